@@ -1,0 +1,81 @@
+// GGUF v2/v3 files, memory-mapped and read-only. Every count, length and offset is checked before use.
+// Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+#pragma once
+
+#include "engine/error.h"
+#include "host/matrix.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace hearth {
+
+/// A file's bytes, mapped read-only. Move-only.
+class MappedFile {
+  public:
+    explicit MappedFile(const std::filesystem::path& path);
+    MappedFile(MappedFile&&) noexcept;
+    ~MappedFile();
+    std::string_view bytes() const { return {data_, size_}; }
+
+  private:
+    const char* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+/// Arrays of strings, of numbers (integers and bools widened to int64_t, floats to double).
+using GgufValue = std::variant<bool, int64_t, uint64_t, double, std::string_view, std::vector<int64_t>, std::vector<double>,
+                               std::vector<std::string_view>>;
+
+struct GgufTensor {
+    std::string_view name;
+    uint32_t type = 0;                // the file format's number; see find_format
+    std::vector<uint64_t> shape;      // ne of the format: shape[0] is the contiguous one
+    const std::byte* data = nullptr;
+    uint64_t bytes = 0;               // 0 where the type is not one of weight_formats
+
+    const std::string type_name() const;    // "F16", or "type 39 (MXFP4)" for known names that this program cannot read
+};
+
+class Gguf {
+  public:
+    /// Throws Error with the path and the first thing that is wrong with the file.
+    explicit Gguf(const std::filesystem::path& path);
+
+    const std::filesystem::path& path() const { return path_; }
+    uint32_t version() const { return version_; }
+    uint64_t file_bytes() const { return file_.bytes().size(); }
+    const std::map<std::string_view, GgufValue>& keys() const { return keys_; }
+    const std::vector<GgufTensor>& tensors() const { return tensors_; }
+
+    const GgufTensor* find(std::string_view name) const;
+
+    /// Keys by type. The first form throws Error (naming file and key) if the key is missing or of another type; the second gives `fallback` if it is missing.
+    uint32_t u32(std::string_view key) const;
+    uint32_t u32(std::string_view key, uint32_t fallback) const;
+    float f32(std::string_view key) const;
+    float f32(std::string_view key, float fallback) const;
+    bool boolean(std::string_view key, bool fallback) const;
+    std::string_view string(std::string_view key) const;
+    std::string_view string(std::string_view key, std::string_view fallback) const;
+    const std::vector<std::string_view>& strings(std::string_view key) const;
+    /// nullptr where the key is missing.
+    const std::vector<double>* floats(std::string_view key) const;
+    const std::vector<int64_t>* integers(std::string_view key) const;
+
+  private:
+    std::filesystem::path path_;
+    MappedFile file_;
+    uint32_t version_ = 0;
+    std::map<std::string_view, GgufValue> keys_;
+    std::vector<GgufTensor> tensors_;
+    std::map<std::string_view, size_t> index_;
+};
+
+}  // namespace hearth

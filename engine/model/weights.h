@@ -1,0 +1,57 @@
+// A model's tensors by meaning, shapes and types checked.
+#pragma once
+
+#include "engine/model/gguf.h"
+#include "host/cold_ffn.h"
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace hearth {
+
+struct Config {
+    std::string architecture;    // "llama"
+    std::string name;            // general.name, or the file's name
+    uint32_t layers = 0;
+    uint32_t dim = 0;            // width of the residual stream
+    uint32_t heads = 0;
+    uint32_t kv_heads = 0;
+    uint32_t head_dim = 0;
+    uint32_t neurons = 0;        // of one feed-forward block
+    uint32_t vocab = 0;
+    uint32_t context = 0;        // positions the model was trained for
+    uint32_t rope_dim = 0;
+    float rope_base = 10000.0f;
+    float norm_eps = 1e-5f;
+    host::Activation activation = host::Activation::silu;
+};
+
+struct LayerWeights {
+    std::vector<float> attn_norm;    // (dim)
+    Matrix q;                        // (heads * head_dim, dim)
+    Matrix k, v;                     // (kv_heads * head_dim, dim)
+    Matrix o;                        // (dim, heads * head_dim)
+    std::vector<float> ffn_norm;     // (dim)
+    host::FfnWeights ffn;            // gate, up, down_t: (neurons, dim)
+};
+
+struct Weights {
+    Config config;
+    Matrix embedding;                  // (vocab, dim)
+    std::vector<LayerWeights> layers;
+    std::vector<float> output_norm;    // (dim)
+    Matrix output;                     // (vocab, dim); the embedding where the head is tied
+    bool transposed = false;           // ffn_down was transposed at load: say so, and how to convert once
+
+    /// The file's tensors (memory stays mapped through `file`) plus what had to be transposed.
+    std::shared_ptr<const Gguf> file;
+    std::deque<std::vector<std::byte>> owned;
+};
+
+/// Reads a model. A plain ffn_down (F32, F16, BF16 keep their type; quantised ones become F16, since a transposed block has other scales) is transposed.
+/// Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong shape (the tensor, what it has, what was expected).
+Weights load_weights(std::shared_ptr<const Gguf> file);
+
+}  // namespace hearth

@@ -1,0 +1,65 @@
+// The CPU's table of contents: every kernel once, with its formula. The best instruction set is chosen at run time.
+#pragma once
+
+#include "host/matrix.h"
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace hearth::host {
+
+/// Activations in fixed point, 32 to a block: x_i = scale[i / 32] * q[i], |q_i| <= 32512.
+/// 16 bits, not 8: with 8 the shipped model's logits move by up to 1.2 % of the largest, with 16 by 0.004 %. The device holds
+/// the same numbers as two int8 planes, q = 256 * high + low.
+inline constexpr uint32_t fixed_block = 32;
+inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
+
+/// One vector, prepared once and read by many rows. q and scale are null where no quantised row will read it.
+struct Input {
+    const float* x;
+    const int16_t* q;
+    const float* scale;
+};
+
+/// What can be done with a row of one weight format. n is the number of weights in the row.
+struct RowKernels {
+    WeightType type;
+    /// sum_i w_i x_i
+    float (*dot)(const std::byte* row, const Input& x, uint32_t n);
+    /// y[t] = sum_i w_i x[t]_i for t < tokens; the same bits as `dot` for every t
+    void (*dot_many)(const std::byte* row, const Input* x, uint32_t tokens, uint32_t n, float* y);
+    /// y_i += a w_i for first <= i < first + count; first and count are multiples of the format's block
+    void (*axpy)(const std::byte* row, float a, float* y, uint32_t first, uint32_t count);
+    /// y_i = w_i
+    void (*decode)(const std::byte* row, float* y, uint32_t n);
+};
+
+enum class Isa { plain, avx2, avx512 };
+
+struct Kernels {
+    Isa isa;
+    std::string_view name;    // "plain C++", "AVX2", "AVX-512"
+    RowKernels rows[std::size(weight_formats)];    // in the order of weight_formats
+
+    /// y_i = w_i x_i / sqrt(mean(x^2) + eps)
+    void (*rmsnorm)(const float* x, const float* w, float* y, uint32_t n, float eps);
+    /// Fixed point of n floats (a multiple of 32; see Input).
+    void (*quantise)(const float* x, int16_t* q, float* scale, uint32_t n);
+    /// sum_i a_i b_i with b in fp16
+    float (*dot_f16)(const float* a, const uint16_t* b, uint32_t n);
+    /// y_i += a b_i with b in fp16
+    void (*axpy_f16)(float a, const uint16_t* b, float* y, uint32_t n);
+    /// y_i = fp16(x_i)
+    void (*to_f16)(const float* x, uint16_t* y, uint32_t n);
+
+    const RowKernels& of(WeightType type) const;
+};
+
+/// The kernels for the best instruction set of this CPU.
+const Kernels& kernels();
+
+/// The kernels of one instruction set; nullptr where this CPU lacks it. For tests.
+const Kernels* kernels(Isa isa);
+
+}  // namespace hearth::host

@@ -1,0 +1,32 @@
+// Matrix times vectors on the CPU.
+#pragma once
+
+#include "host/arena.h"
+#include "host/kernels.h"
+
+#include <span>
+#include <vector>
+
+namespace hearth::host {
+
+/// `tokens` vectors of n floats, prepared for rows of any weight format. Owns its memory; reused from call to call.
+class Inputs {
+  public:
+    /// Prepares x (tokens, n). Fixed-point forms are made only if `quantised` (any row that will read it is of such a format).
+    /// x must outlive the reads.
+    void prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bool quantised);
+
+    std::span<const Input> span() const { return inputs_; }
+    const Input& operator[](uint32_t t) const { return inputs_[t]; }
+    uint32_t tokens() const { return uint32_t(inputs_.size()); }
+
+  private:
+    std::vector<Input> inputs_;
+    std::vector<int16_t> q_;
+    std::vector<float> scale_;
+};
+
+/// y[t][r] = sum_i w[r][i] x[t][i];  y is (x.tokens(), w.rows)
+void multiply(Team& team, const Matrix& w, const Inputs& x, float* y);
+
+}  // namespace hearth::host

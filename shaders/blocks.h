@@ -1,0 +1,61 @@
+// Weight formats: how a row of a matrix lies in a GGUF file, and what its bytes mean.
+// Read by the host's kernels and by everything that loads, copies or measures weights.
+// Source: GGUF specification and ggml's quantisation formats (ggml-common.h); type numbers are the file format's own.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace hearth {
+
+enum class WeightType : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q8_0 = 8, bf16 = 30 };
+
+/// 32 weights: w_i = d * q_i
+struct BlockQ8_0 {
+    uint16_t d;    // fp16
+    int8_t q[32];
+};
+static_assert(sizeof(BlockQ8_0) == 34);
+
+/// 32 weights: w_i = d * (q_i - 8); q_i is the low nibble of byte i for i < 16, the high nibble of byte i - 16 above
+struct BlockQ4_0 {
+    uint16_t d;    // fp16
+    uint8_t q[16];
+};
+static_assert(sizeof(BlockQ4_0) == 18);
+
+struct WeightFormat {
+    WeightType type;
+    std::string_view name;
+    uint32_t block;          // weights in a block
+    uint32_t block_bytes;    // bytes of a block
+};
+
+inline constexpr WeightFormat weight_formats[] = {
+    {WeightType::f32, "F32", 1, 4},
+    {WeightType::f16, "F16", 1, 2},
+    {WeightType::bf16, "BF16", 1, 2},
+    {WeightType::q8_0, "Q8_0", 32, sizeof(BlockQ8_0)},
+    {WeightType::q4_0, "Q4_0", 32, sizeof(BlockQ4_0)},
+};
+
+/// The format of a GGUF type number; nullptr where this program cannot read it.
+constexpr const WeightFormat* find_format(uint32_t type)
+{
+    for (const WeightFormat& f : weight_formats)
+        if (uint32_t(f.type) == type) return &f;
+    return nullptr;
+}
+
+constexpr const WeightFormat& format_of(WeightType type) { return *find_format(uint32_t(type)); }
+
+/// Bytes of a row of n weights; n is a multiple of the format's block.
+constexpr uint64_t row_bytes(WeightType type, uint64_t n)
+{
+    return n / format_of(type).block * format_of(type).block_bytes;
+}
+
+/// Formats whose rows meet the activations in integer arithmetic.
+constexpr bool is_quantised(WeightType type) { return format_of(type).block > 1; }
+
+}  // namespace hearth
