@@ -25,14 +25,14 @@ struct FfnCounts {
 
 /// Memory that `cold_ffn` keeps from call to call.
 struct FfnScratch {
-    std::vector<float> h;            // (tokens, neurons of the ranges)
-    std::vector<uint32_t> active;    // of one token
+    std::vector<uint32_t> neurons;    // of the ranges, one after the other; of one token in the end only those that fired
+    std::vector<float> h;             // (neurons, tokens): act(gate . x) (up . x)
 };
 
 /// y[t] = the ranges' share of the block for x[t]; y is (tokens, dim) and is overwritten (zeros where `ranges` is empty).
-/// skip_inactive (decode of ReLU models): up and down_t rows are touched only where the gate is positive; the sums are the same bits, since what is left
-/// out is exact zeros. The order of addition is fixed, whatever the number of threads.
-/// With one token the rows are read once; with many, each row once for all tokens (dense: the union of what fires is nearly everything).
+/// skip_inactive (ReLU models; no effect with others): up and down_t rows are touched only where the gate is positive; the sums are the same bits, since
+/// what is left out is exact zeros. The order of addition is fixed, whatever the number of threads and tokens.
+/// With many tokens a row is read once for all of them, and skipping saves arithmetic (the union of what fires is nearly everything).
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const NeuronRange> ranges, const Inputs& x, bool skip_inactive, float* y,
                    FfnScratch& scratch);
 

@@ -22,6 +22,9 @@ struct Input {
     const float* scale;
 };
 
+/// Tokens that `dot_many` serves with one pass over the row.
+inline constexpr uint32_t token_block = 4;
+
 /// What can be done with a row of one weight format. n is the number of weights in the row.
 struct RowKernels {
     WeightType type;

@@ -29,7 +29,7 @@ class MappedFile {
     size_t size_ = 0;
 };
 
-/// Arrays of strings, of numbers (integers and bools widened to int64_t, floats to double).
+/// Unsigned integers as uint64_t, signed ones as int64_t, floats as double; in arrays integers and bools as int64_t.
 using GgufValue = std::variant<bool, int64_t, uint64_t, double, std::string_view, std::vector<int64_t>, std::vector<double>,
                                std::vector<std::string_view>>;
 
@@ -37,10 +37,10 @@ struct GgufTensor {
     std::string_view name;
     uint32_t type = 0;                // the file format's number; see find_format
     std::vector<uint64_t> shape;      // ne of the format: shape[0] is the contiguous one
-    const std::byte* data = nullptr;
+    const std::byte* data = nullptr;  // aligned to 8
     uint64_t bytes = 0;               // 0 where the type is not one of weight_formats
 
-    const std::string type_name() const;    // "F16", or "type 39 (MXFP4)" for known names that this program cannot read
+    std::string type_name() const;    // "F16"; "Q4_K" for types that this program cannot read but knows by name; "type 99" for others
 };
 
 class Gguf {
@@ -48,15 +48,20 @@ class Gguf {
     /// Throws Error with the path and the first thing that is wrong with the file.
     explicit Gguf(const std::filesystem::path& path);
 
+    /// A file that is in memory already, aligned to 8 bytes; `bytes` must outlive this. The name is for messages.
+    Gguf(const std::filesystem::path& name, std::string_view bytes);
+
     const std::filesystem::path& path() const { return path_; }
     uint32_t version() const { return version_; }
-    uint64_t file_bytes() const { return file_.bytes().size(); }
+    uint64_t file_bytes() const { return bytes_.size(); }
     const std::map<std::string_view, GgufValue>& keys() const { return keys_; }
     const std::vector<GgufTensor>& tensors() const { return tensors_; }
 
+    /// nullptr where there is no such tensor.
     const GgufTensor* find(std::string_view name) const;
 
-    /// Keys by type. The first form throws Error (naming file and key) if the key is missing or of another type; the second gives `fallback` if it is missing.
+    /// Keys by type: Error (naming file and key) if the value is of another type or, where there is no `fallback`, missing. Every integer type that
+    /// holds the value will do for u32; f32 is finite.
     uint32_t u32(std::string_view key) const;
     uint32_t u32(std::string_view key, uint32_t fallback) const;
     float f32(std::string_view key) const;
@@ -70,8 +75,14 @@ class Gguf {
     const std::vector<int64_t>* integers(std::string_view key) const;
 
   private:
+    void parse();
+    const GgufValue* value(std::string_view key) const;
+    template <class T>
+    const T& get(std::string_view key, const char* expected) const;
+
     std::filesystem::path path_;
-    MappedFile file_;
+    std::optional<MappedFile> file_;    // empty where the bytes were given
+    std::string_view bytes_;
     uint32_t version_ = 0;
     std::map<std::string_view, GgufValue> keys_;
     std::vector<GgufTensor> tensors_;

@@ -1,0 +1,123 @@
+// The only door: an Engine is a loaded model with its plan and devices, a Session one conversation with it.
+#pragma once
+
+#include "engine/model/tokenizer.h"
+#include "engine/model/weights.h"
+#include "engine/plan/placement.h"
+#include "engine/run/sampler.h"
+#include "engine/run/stats.h"
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace hearth {
+
+enum class Sparsity {
+    dense,    // every neuron is computed
+    exact,    // up and down only where the gate is positive: the same result
+};
+
+struct EngineOptions {
+    std::filesystem::path model;
+    std::string device = "auto";              // auto, cpu, an index or a part of a name
+    std::optional<uint64_t> vram_budget;      // bytes; what is free, less a margin, where not given
+    Sparsity sparsity = Sparsity::dense;
+    unsigned threads = 0;                     // 0: one per physical core
+    uint32_t context = 0;                     // positions; 0: the model's, at most 4096
+    uint32_t batch = 256;                     // prompt tokens done at once
+    bool timing = false;                      // time every stage
+    bool without_fp16 = false;                // leave optional abilities of the device unused
+    bool without_int_dot = false;
+    bool validation = false;                  // Vulkan validation layers; messages in Engine::validation_messages
+};
+
+/// A Vulkan device as `hearth devices` shows it.
+struct DeviceDescription {
+    std::string name, driver, kind;
+    uint64_t memory, free_memory;
+    uint32_t subgroup_size, min_subgroup_size, max_subgroup_size;
+    bool fp16, int_dot;
+    std::string unfit;    // why it cannot be used; empty where it can
+};
+
+struct DeviceList {
+    std::vector<DeviceDescription> devices;
+    std::optional<size_t> chosen;    // by --device auto
+    std::string reason;              // why that one, or why none
+};
+
+DeviceList list_devices();
+
+struct Machinery;    // devices, threads, weights on the device; engine.cpp
+
+/// The wanted logits of a batch of tokens: the token's place in what was fed, and its logits (vocab), valid during the call.
+using LogitsSink = std::function<void(size_t, std::span<const float>)>;
+
+class Session {
+  public:
+    /// Runs tokens at the next positions; returns the logits (vocab) of the last one, valid until the next call.
+    /// Throws Error if they do not fit into the context. `stop` is asked between batches; if it says true, the rest is left out and the result is empty.
+    std::span<const float> feed(std::span<const Token> tokens, const std::function<bool()>& stop = {});
+
+    /// The same, with the logits of every token.
+    void feed(std::span<const Token> tokens, const LogitsSink& each);
+
+    uint32_t position() const { return position_; }
+    /// Forgets the conversation.
+    void reset() { position_ = 0; }
+
+    /// Called after each batch.
+    std::function<void(const FeedStats&)> on_stats;
+
+    Session(Session&&) noexcept;
+    ~Session();
+
+  private:
+    friend class Engine;
+    explicit Session(std::shared_ptr<Machinery> machinery);
+    struct State;
+    void check_room(size_t tokens) const;
+
+    std::shared_ptr<Machinery> machinery_;
+    std::unique_ptr<State> state_;
+    uint32_t position_ = 0;
+    std::vector<float> last_;
+};
+
+class Engine {
+  public:
+    /// Loads a model and puts it where the plan says. `progress` hears the share uploaded.
+    explicit Engine(const EngineOptions& options, const std::function<void(double)>& progress = {});
+
+    /// One at a time.
+    Session session();
+
+    const Config& config() const;
+    const Weights& weights() const;
+    const Tokenizer& tokenizer() const;
+    const Plan& plan() const;
+    uint32_t context() const;      // positions of a session
+    uint32_t batch() const;
+    unsigned threads() const;
+    bool on_device() const;
+    uint64_t device_bytes() const; // allocated there now
+
+    /// What everything on the device would take, and the least that is of use.
+    const Needs& needs() const;
+
+    /// One line: model, bits per weight, device, split. And what the user should know of the load, one sentence each.
+    std::string summary() const;
+    const std::vector<std::string>& notes() const;
+
+    std::vector<std::string> take_validation_messages();
+
+  private:
+    std::shared_ptr<Machinery> machinery_;
+};
+
+}  // namespace hearth

@@ -1,0 +1,350 @@
+#include "engine/model/gguf.h"
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#ifdef _WIN32
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#include <windows.h>
+#else
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+namespace hearth {
+
+static_assert(std::endian::native == std::endian::little, "GGUF files are read as they lie");
+
+// ---- the map -----------------------------------------------------------------------------------------------------------
+
+#ifdef _WIN32
+
+MappedFile::MappedFile(const std::filesystem::path& path)
+{
+    const HANDLE file = CreateFileW(path.c_str(), GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
+    const bool opened = file != INVALID_HANDLE_VALUE;
+    LARGE_INTEGER size{};
+    const bool sized = opened && GetFileSizeEx(file, &size);
+    size_ = size_t(size.QuadPart);
+    const HANDLE mapping = size_ ? CreateFileMappingW(file, nullptr, PAGE_READONLY, 0, 0, nullptr) : nullptr;
+    if (mapping) data_ = static_cast<const char*>(MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0));
+    const bool good = sized && (data_ || !size_);
+    const std::error_code error(int(GetLastError()), std::system_category());
+    if (mapping) CloseHandle(mapping);    // the view keeps both alive
+    if (opened) CloseHandle(file);
+    if (!good) throw Error("cannot read {}: {}", path.string(), error.message());
+}
+
+MappedFile::~MappedFile()
+{
+    if (data_) UnmapViewOfFile(data_);
+}
+
+#else
+
+MappedFile::MappedFile(const std::filesystem::path& path)
+{
+    const auto check = [&](bool good) {
+        if (!good) throw Error("cannot read {}: {}", path.string(), std::strerror(errno));
+    };
+    struct stat status;
+    check(stat(path.c_str(), &status) == 0);
+    // Before open, which waits for ever on a pipe that nobody writes to.
+    if (S_ISDIR(status.st_mode)) throw Error("{} is a directory; name the GGUF file in it", path.string());
+    if (!S_ISREG(status.st_mode)) throw Error("{} is not a regular file; a model cannot be read from a pipe or a device", path.string());
+    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    check(file >= 0);
+    size_ = size_t(status.st_size);
+    void* mapped = size_ ? mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0) : nullptr;
+    const int error = errno;
+    close(file);
+    errno = error;
+    check(mapped != MAP_FAILED);
+    data_ = static_cast<const char*>(mapped);
+}
+
+MappedFile::~MappedFile()
+{
+    if (data_) munmap(const_cast<char*>(data_), size_);
+}
+
+#endif
+
+MappedFile::MappedFile(MappedFile&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+// ---- the format --------------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Names of ggml's types, for messages and lists.
+constexpr struct {
+    uint32_t type;
+    std::string_view name;
+} type_names[] = {
+    {0, "F32"},      {1, "F16"},     {2, "Q4_0"},    {3, "Q4_1"},   {6, "Q5_0"},     {7, "Q5_1"},   {8, "Q8_0"},    {9, "Q8_1"},    {10, "Q2_K"},
+    {11, "Q3_K"},    {12, "Q4_K"},   {13, "Q5_K"},   {14, "Q6_K"},  {15, "Q8_K"},    {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
+    {20, "IQ4_NL"},  {21, "IQ3_S"},  {22, "IQ2_S"},  {23, "IQ4_XS"}, {24, "I8"},     {25, "I16"},   {26, "I32"},    {27, "I64"},    {28, "F64"},
+    {29, "IQ1_M"},   {30, "BF16"},   {34, "TQ1_0"},  {35, "TQ2_0"}, {39, "MXFP4"},   {40, "NVFP4"},
+};
+
+enum class Class { unsigned_integer, signed_integer, real, boolean, text, array };
+
+/// The types of values, by their number in the file.
+constexpr struct {
+    Class kind;
+    uint32_t bytes;    // of one number; the least that a text or an array takes
+} value_types[] = {
+    {Class::unsigned_integer, 1}, {Class::signed_integer, 1}, {Class::unsigned_integer, 2}, {Class::signed_integer, 2}, {Class::unsigned_integer, 4},
+    {Class::signed_integer, 4},   {Class::real, 4},           {Class::boolean, 1},          {Class::text, 8},           {Class::array, 12},
+    {Class::unsigned_integer, 8}, {Class::signed_integer, 8}, {Class::real, 8},
+};
+
+constexpr uint64_t least_alignment = 8, most_alignment = 1 << 20;
+
+/// Reads on from where it stands; nothing is believed about a length before the bytes are seen to be there.
+class Reader {
+  public:
+    Reader(const std::string& file, std::string_view bytes) : file_(file), bytes_(bytes) {}
+
+    uint64_t position() const { return at_; }
+
+    std::string_view take(uint64_t n, const char* what)
+    {
+        if (n > bytes_.size() - at_) cut_short(what);
+        at_ += n;
+        return bytes_.substr(at_ - n, n);
+    }
+
+    template <class T>
+    T number(const char* what)
+    {
+        T value;
+        std::memcpy(&value, take(sizeof value, what).data(), sizeof value);
+        return value;
+    }
+
+    std::string_view text(const char* what) { return take(number<uint64_t>(what), what); }
+
+    /// A name that can stand in a message.
+    std::string_view name(const char* what)
+    {
+        const std::string_view s = text(what);
+        const auto control = [](char c) { return uint8_t(c) < 32 || c == 127; };
+        if (s.empty() || std::any_of(s.begin(), s.end(), control))
+            throw Error("{} is damaged: the {} before byte {} is not text; copy or convert it again", file_, what, at_);
+        return s;
+    }
+
+    GgufValue value(std::string_view key)
+    {
+        const uint32_t type = value_type(key);
+        switch (value_types[type].kind) {
+        case Class::unsigned_integer: return integer(type);
+        case Class::signed_integer: return int64_t(integer(type));
+        case Class::boolean: return integer(type) != 0;
+        case Class::real: return real(type);
+        case Class::text: return text("value of a key");
+        case Class::array: break;
+        }
+        return array(key);
+    }
+
+  private:
+    [[noreturn]] void cut_short(const char* what) const
+    {
+        throw Error("{} is cut short or damaged: the {} at byte {} runs past its end; copy or convert it again", file_, what, at_);
+    }
+
+    uint32_t value_type(std::string_view key)
+    {
+        const uint32_t type = number<uint32_t>("value of a key");
+        if (type >= std::size(value_types)) throw Error("{} is damaged: the key {} is of the unknown type {}", file_, key, type);
+        return type;
+    }
+
+    /// An integer or bool, extended to 64 bits.
+    uint64_t integer(uint32_t type)
+    {
+        const auto [kind, bytes] = value_types[type];
+        uint64_t bits = 0;
+        std::memcpy(&bits, take(bytes, "value of a key").data(), bytes);
+        const uint32_t unused = 64 - 8 * bytes;
+        return kind == Class::signed_integer ? uint64_t(int64_t(bits << unused) >> unused) : bits;
+    }
+
+    double real(uint32_t type) { return value_types[type].bytes == 4 ? number<float>("value of a key") : number<double>("value of a key"); }
+
+    GgufValue array(std::string_view key)
+    {
+        const uint32_t type = value_type(key);
+        const auto [kind, bytes] = value_types[type];
+        if (kind == Class::array) throw Error("{}: the key {} is an array of arrays, which this version cannot read", file_, key);
+        const uint64_t count = number<uint64_t>("value of a key");
+        if (count > (bytes_.size() - at_) / bytes) cut_short("array of values");
+        const auto fill = [&](auto values, auto next) {
+            values.reserve(count);
+            for (uint64_t i = 0; i < count; i++) values.push_back(next());
+            return values;
+        };
+        if (kind == Class::text) return fill(std::vector<std::string_view>(), [&] { return text("array of texts"); });
+        if (kind == Class::real) return fill(std::vector<double>(), [&] { return real(type); });
+        return fill(std::vector<int64_t>(), [&] { return int64_t(integer(type)); });
+    }
+
+    const std::string& file_;
+    std::string_view bytes_;
+    uint64_t at_ = 0;
+};
+
+/// a * b; all ones where that does not fit, which is larger than any file.
+uint64_t product(uint64_t a, uint64_t b) { return b && a > UINT64_MAX / b ? UINT64_MAX : a * b; }
+
+}  // namespace
+
+std::string GgufTensor::type_name() const
+{
+    for (const auto& [number, name] : type_names)
+        if (number == type) return std::string(name);
+    return fmt::format("type {}", type);
+}
+
+Gguf::Gguf(const std::filesystem::path& path) : path_(path), file_(std::in_place, path), bytes_(file_->bytes()) { parse(); }
+
+Gguf::Gguf(const std::filesystem::path& name, std::string_view bytes) : path_(name), bytes_(bytes) { parse(); }
+
+void Gguf::parse()
+{
+    const std::string file = path_.string();
+    if (bytes_.empty()) throw Error("{} is empty; copy or convert the model again", file);
+    if (bytes_.starts_with("PWRI"))
+        throw Error("{} is a PowerInfer file (its magic is PWRI), which this version cannot run; give it a GGUF file of the same model", file);
+    if (!bytes_.starts_with("GGUF"))
+        throw Error("{} is not a GGUF file; give a model that ends in .gguf, or make one with tools/convert.py", file);
+
+    Reader reader(file, bytes_);
+    reader.take(4, "magic");
+    version_ = reader.number<uint32_t>("header");
+    if (version_ != 0 && (version_ & 0xffff) == 0) throw Error("{} is a big-endian GGUF file, which this program cannot read; convert the model again", file);
+    if (version_ != 2 && version_ != 3)
+        throw Error("{} is a GGUF file of version {}, and this program reads 2 and 3; convert the model again", file, version_);
+    const uint64_t tensor_count = reader.number<uint64_t>("header");
+    const uint64_t key_count = reader.number<uint64_t>("header");
+
+    for (uint64_t i = 0; i < key_count; i++) {
+        const std::string_view key = reader.name("name of a key");
+        if (!keys_.emplace(key, reader.value(key)).second) throw Error("{} is damaged: it has the key {} twice", file, key);
+    }
+
+    const uint64_t alignment = u32("general.alignment", 32);
+    if (!std::has_single_bit(alignment) || alignment < least_alignment || alignment > most_alignment)
+        throw Error("{}: general.alignment is {}, expected a power of two from {} to {}", file, alignment, least_alignment, most_alignment);
+
+    std::vector<uint64_t> offsets;
+    for (uint64_t i = 0; i < tensor_count; i++) {
+        GgufTensor t;
+        t.name = reader.name("name of a tensor");
+        if (!index_.emplace(t.name, tensors_.size()).second) throw Error("{} is damaged: it has the tensor {} twice", file, t.name);
+        const uint32_t rank = reader.number<uint32_t>("table of tensors");
+        if (rank < 1 || rank > 4) throw Error("{} is damaged: the tensor {} has {} dimensions, expected 1 to 4", file, t.name, rank);
+        for (uint32_t d = 0; d < rank; d++) t.shape.push_back(reader.number<uint64_t>("table of tensors"));
+        t.type = reader.number<uint32_t>("table of tensors");
+        offsets.push_back(reader.number<uint64_t>("table of tensors"));
+        tensors_.push_back(std::move(t));
+    }
+    if (tensors_.empty()) return;
+
+    // Offsets count from the first multiple of the alignment after the table.
+    const uint64_t begin = (reader.position() + alignment - 1) / alignment * alignment;
+    for (size_t i = 0; i < tensors_.size(); i++) {
+        GgufTensor& t = tensors_[i];
+        if (const WeightFormat* format = find_format(t.type)) {
+            if (t.shape[0] % format->block)
+                throw Error("{} is damaged: a row of {} has {} weights, which is not a multiple of {} as {} demands", file, t.name, t.shape[0],
+                            format->block, format->name);
+            t.bytes = product(t.shape[0] / format->block, format->block_bytes);
+            for (size_t d = 1; d < t.shape.size(); d++) t.bytes = product(t.bytes, t.shape[d]);
+        }
+        if (offsets[i] % alignment)
+            throw Error("{} is damaged: {} begins at {}, which is not a multiple of {}", file, t.name, offsets[i], alignment);
+        if (begin > bytes_.size() || offsets[i] > bytes_.size() - begin || t.bytes > bytes_.size() - begin - offsets[i])
+            throw Error("{} is cut short or damaged: the weights of {} run past its end; copy or convert it again", file, t.name);
+        t.data = reinterpret_cast<const std::byte*>(bytes_.data()) + begin + offsets[i];
+    }
+}
+
+// ---- what it holds -----------------------------------------------------------------------------------------------------
+
+const GgufTensor* Gguf::find(std::string_view name) const
+{
+    const auto found = index_.find(name);
+    return found == index_.end() ? nullptr : &tensors_[found->second];
+}
+
+const GgufValue* Gguf::value(std::string_view key) const
+{
+    const auto found = keys_.find(key);
+    return found == keys_.end() ? nullptr : &found->second;
+}
+
+template <class T>
+const T& Gguf::get(std::string_view key, const char* expected) const
+{
+    const GgufValue* v = value(key);
+    if (!v) throw Error("{} has no key {}; convert the model again", path_.string(), key);
+    const T* held = std::get_if<T>(v);
+    if (!held) throw Error("{}: the key {} is not {}; convert the model again", path_.string(), key, expected);
+    return *held;
+}
+
+uint32_t Gguf::u32(std::string_view key) const
+{
+    const GgufValue* v = value(key);
+    const int64_t* number = v ? std::get_if<int64_t>(v) : nullptr;
+    if (number && *number < 0) throw Error("{}: the key {} is {}, expected 0 or more", path_.string(), key, *number);
+    const uint64_t n = number ? uint64_t(*number) : get<uint64_t>(key, "an integer");
+    if (n > UINT32_MAX) throw Error("{}: the key {} is {}, expected less than 2^32", path_.string(), key, n);
+    return uint32_t(n);
+}
+
+float Gguf::f32(std::string_view key) const
+{
+    const double x = get<double>(key, "a number with a point");
+    if (!(std::abs(x) <= FLT_MAX)) throw Error("{}: the key {} is {}, expected a finite number", path_.string(), key, x);
+    return float(x);
+}
+
+std::string_view Gguf::string(std::string_view key) const { return get<std::string_view>(key, "a text"); }
+
+const std::vector<std::string_view>& Gguf::strings(std::string_view key) const
+{
+    return get<std::vector<std::string_view>>(key, "an array of texts");
+}
+
+uint32_t Gguf::u32(std::string_view key, uint32_t fallback) const { return value(key) ? u32(key) : fallback; }
+
+float Gguf::f32(std::string_view key, float fallback) const { return value(key) ? f32(key) : fallback; }
+
+bool Gguf::boolean(std::string_view key, bool fallback) const { return value(key) ? get<bool>(key, "true or false") : fallback; }
+
+std::string_view Gguf::string(std::string_view key, std::string_view fallback) const { return value(key) ? string(key) : fallback; }
+
+const std::vector<double>* Gguf::floats(std::string_view key) const
+{
+    return value(key) ? &get<std::vector<double>>(key, "an array of numbers with a point") : nullptr;
+}
+
+const std::vector<int64_t>* Gguf::integers(std::string_view key) const
+{
+    return value(key) ? &get<std::vector<int64_t>>(key, "an array of integers") : nullptr;
+}
+
+}  // namespace hearth

@@ -1,0 +1,240 @@
+#include "engine/model/weights.h"
+
+#include "host/kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <set>
+
+namespace hearth {
+
+namespace {
+
+/// Model families: what stands in `general.architecture`, and what the family's files leave unsaid.
+struct Family {
+    std::string_view architecture;
+    host::Activation activation;
+};
+
+constexpr Family families[] = {
+    {"llama", host::Activation::silu},
+};
+
+constexpr struct {
+    std::string_view name;
+    host::Activation activation;
+} activations[] = {
+    {"relu", host::Activation::relu},
+    {"silu", host::Activation::silu},
+};
+
+// Far above every model there is; they keep the products of sizes within 64 bits and buffers within reason.
+constexpr uint32_t max_layers = 1000, max_dim = 1 << 17, max_heads = 1 << 12, max_head_dim = 256, max_neurons = 1 << 20, max_vocab = 1 << 24,
+                   max_context = 1 << 24;
+
+const Family& family_of(const Gguf& file)
+{
+    const std::string_view name = file.string("general.architecture");
+    std::string known;
+    for (const Family& family : families) {
+        if (family.architecture == name) return family;
+        known += (known.empty() ? "" : ", ") + std::string(family.architecture);
+    }
+    throw Error("{} is a model of the architecture {:.60}, which this version cannot run; it runs {}", file.path().string(), name, known);
+}
+
+/// A whole number within limits.
+uint32_t checked(const Gguf& file, std::string_view what, uint64_t n, uint32_t most)
+{
+    if (n < 1 || n > most) throw Error("{}: {} is {}, expected 1 to {}", file.path().string(), what, n, most);
+    return uint32_t(n);
+}
+
+host::Activation activation_of(const Gguf& file, const Family& family)
+{
+    if (!file.keys().contains("hearth.activation")) return family.activation;
+    const std::string_view name = file.string("hearth.activation");
+    for (const auto& row : activations)
+        if (row.name == name) return row.activation;
+    throw Error("{}: hearth.activation is {:.60}, which this version does not know; it knows relu and silu", file.path().string(), name);
+}
+
+/// Refuses what would be computed wrongly if it were passed over.
+void refuse_unsupported(const Gguf& file, const std::string& prefix)
+{
+    const std::string path = file.path().string();
+    if (file.u32("split.count", 1) > 1) throw Error("{} is one part of a model; join the parts with llama-gguf-split --merge", path);
+    if (file.u32(prefix + "expert_count", 0) > 0) throw Error("{} is a mixture of experts, which this version cannot run", path);
+    // Scaling is off by name, or by factors of 1 (0 is written for "none"); a factor alone means linear scaling.
+    const std::string_view scaling = file.string(prefix + "rope.scaling.type", "");
+    if (scaling == "none") return;
+    if (!scaling.empty()) throw Error("{} scales its positions ({}rope.scaling.type is {:.60}), which this version cannot do", path, prefix, scaling);
+    for (const char* key : {"rope.scaling.factor", "rope.scale_linear"})
+        if (const float factor = file.f32(prefix + key, 1); factor != 0 && factor != 1)
+            throw Error("{} scales its positions ({}{} is {}), which this version cannot do", path, prefix, key, factor);
+}
+
+Config read_config(const Gguf& file)
+{
+    const Family& family = family_of(file);
+    const std::string path = file.path().string(), prefix = std::string(family.architecture) + ".";
+    refuse_unsupported(file, prefix);
+
+    const auto size = [&](const char* key, uint32_t most) { return checked(file, prefix + key, file.u32(prefix + key), most); };
+    Config c;
+    c.architecture = family.architecture;
+    c.name = file.string("general.name", "");
+    if (c.name.empty()) c.name = file.path().stem().string();
+    c.layers = size("block_count", max_layers);
+    c.dim = size("embedding_length", max_dim);
+    c.neurons = size("feed_forward_length", max_neurons);
+    c.context = size("context_length", max_context);
+    c.heads = size("attention.head_count", max_heads);
+    c.kv_heads = file.u32(prefix + "attention.head_count_kv", c.heads);
+    if (c.kv_heads < 1 || c.heads % c.kv_heads)
+        throw Error("{}: {} heads cannot share {} heads of keys and values", path, c.heads, c.kv_heads);
+    c.head_dim = checked(file, "the width of a head", file.u32(prefix + "attention.key_length", c.dim / c.heads), max_head_dim);
+    if (const uint32_t value = file.u32(prefix + "attention.value_length", c.head_dim); value != c.head_dim)
+        throw Error("{} has keys of width {} and values of width {}, and this version needs them equal", path, c.head_dim, value);
+    c.rope_dim = file.u32(prefix + "rope.dimension_count", c.head_dim);
+    if (c.rope_dim < 2 || c.rope_dim % 2 || c.rope_dim > c.head_dim)
+        throw Error("{}: {}rope.dimension_count is {}, expected an even number from 2 to {}", path, prefix, c.rope_dim, c.head_dim);
+    c.rope_base = file.f32(prefix + "rope.freq_base", 10000.0f);
+    if (!(c.rope_base > 0)) throw Error("{}: {}rope.freq_base is {}, expected more than 0", path, prefix, c.rope_base);
+    c.norm_eps = file.f32(prefix + "attention.layer_norm_rms_epsilon");
+    if (!(c.norm_eps >= 0)) throw Error("{}: {}attention.layer_norm_rms_epsilon is {}, expected 0 or more", path, prefix, c.norm_eps);
+    c.activation = activation_of(file, family);
+    return c;
+}
+
+/// Hands out tensors by name, checked, and remembers which were used.
+class Tensors {
+  public:
+    Tensors(const Gguf& file, std::deque<std::vector<std::byte>>& owned) : file_(file), path_(file.path().string()), owned_(owned) {}
+
+    bool has(const std::string& name) const { return file_.find(name); }
+
+    Matrix matrix(const std::string& name, uint32_t rows, uint32_t cols)
+    {
+        const GgufTensor& t = tensor(name, {cols, rows});
+        return {WeightType(t.type), rows, cols, t.data};
+    }
+
+    std::vector<float> vector(const std::string& name, uint32_t n)
+    {
+        const GgufTensor& t = tensor(name, {n});
+        if (is_quantised(WeightType(t.type))) throw Error("{}: {} is {}, expected F32", path_, name, t.type_name());
+        std::vector<float> x(n);
+        host::kernels().of(WeightType(t.type)).decode(t.data, x.data(), n);
+        return x;
+    }
+
+    /// (rows, cols) from a tensor that is stored as (cols, rows).
+    Matrix transposed(const std::string& name, uint32_t rows, uint32_t cols);
+
+    void refuse_unused() const
+    {
+        for (const GgufTensor& t : file_.tensors())
+            if (!used_.contains(t.name))
+                throw Error("{} has the tensor {}, which this version does not know; without it the text would be wrong", path_, t.name);
+    }
+
+  private:
+    const GgufTensor& tensor(const std::string& name, std::vector<uint64_t> expected)
+    {
+        const GgufTensor* t = file_.find(name);
+        if (!t) throw Error("{} has no tensor {}; convert the model again", path_, name);
+        if (!find_format(t->type))
+            throw Error("{}: {} is {}, which this version cannot read; convert the model to F16, Q8_0 or Q4_0", path_, name, t->type_name());
+        std::vector<uint64_t> shape = t->shape;
+        while (shape.size() > expected.size() && shape.back() == 1) shape.pop_back();
+        if (shape != expected)
+            throw Error("{}: {} is {}, expected {} (columns x rows)", path_, name, fmt::join(t->shape, " x "), fmt::join(expected, " x "));
+        used_.insert(t->name);
+        return *t;
+    }
+
+    const Gguf& file_;
+    std::string path_;
+    std::deque<std::vector<std::byte>>& owned_;
+    std::set<std::string_view> used_;
+};
+
+/// to[c][first + r] = from[r][c] for `count` rows r of `cols` elements; a row of `to` has `stride` elements. Unsigned is what has the element's size.
+template <class Unsigned>
+void transpose(const std::byte* from, uint32_t count, uint32_t cols, std::byte* to, uint32_t first, uint32_t stride)
+{
+    for (uint32_t c = 0; c < cols; c++)
+        for (uint32_t r = 0; r < count; r++)
+            std::memcpy(to + (uint64_t(c) * stride + first + r) * sizeof(Unsigned), from + (uint64_t(r) * cols + c) * sizeof(Unsigned), sizeof(Unsigned));
+}
+
+Matrix Tensors::transposed(const std::string& name, uint32_t rows, uint32_t cols)
+{
+    constexpr uint32_t slab = 32;    // stored rows at a time: what they write into a row of the result is a cache line, and a slab stays in the cache
+    const Matrix stored = matrix(name, cols, rows);
+    const host::Kernels& kernels = host::kernels();
+    const bool convert = is_quantised(stored.type);
+    const WeightType type = convert ? WeightType::f16 : stored.type;
+    std::byte* to = owned_.emplace_back(rows * row_bytes(type, cols)).data();
+
+    std::vector<float> decoded(convert ? rows : 0);
+    std::vector<uint16_t> converted(convert ? uint64_t(slab) * rows : 0);
+    for (uint32_t first = 0; first < stored.rows; first += slab) {
+        const uint32_t count = std::min(slab, stored.rows - first);
+        const std::byte* from = stored.row(first);
+        if (convert) {
+            for (uint32_t r = 0; r < count; r++) {
+                kernels.of(stored.type).decode(stored.row(first + r), decoded.data(), rows);
+                kernels.to_f16(decoded.data(), converted.data() + uint64_t(r) * rows, rows);
+            }
+            from = reinterpret_cast<const std::byte*>(converted.data());
+        }
+        if (type == WeightType::f32) transpose<uint32_t>(from, count, rows, to, first, cols);
+        else transpose<uint16_t>(from, count, rows, to, first, cols);
+    }
+    return {type, rows, cols, to};
+}
+
+}  // namespace
+
+Weights load_weights(std::shared_ptr<const Gguf> file)
+{
+    Weights w;
+    w.file = std::move(file);
+    w.config = read_config(*w.file);
+    Config& c = w.config;
+    Tensors tensors(*w.file, w.owned);
+
+    if (const GgufTensor* t = w.file->find("token_embd.weight"))
+        c.vocab = checked(*w.file, "the number of rows of token_embd.weight", t->shape.size() > 1 ? t->shape[1] : 0, max_vocab);
+    w.embedding = tensors.matrix("token_embd.weight", c.vocab, c.dim);
+    if (w.file->keys().contains("tokenizer.ggml.tokens"))
+        if (const size_t tokens = w.file->strings("tokenizer.ggml.tokens").size(); tokens != c.vocab)
+            throw Error("{}: token_embd.weight has {} rows, and the tokenizer {} tokens; convert the model again", w.file->path().string(), c.vocab, tokens);
+
+    for (uint32_t l = 0; l < c.layers; l++) {
+        const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
+        LayerWeights& layer = w.layers.emplace_back();
+        layer.attn_norm = tensors.vector(name("attn_norm"), c.dim);
+        layer.q = tensors.matrix(name("attn_q"), c.heads * c.head_dim, c.dim);
+        layer.k = tensors.matrix(name("attn_k"), c.kv_heads * c.head_dim, c.dim);
+        layer.v = tensors.matrix(name("attn_v"), c.kv_heads * c.head_dim, c.dim);
+        layer.o = tensors.matrix(name("attn_output"), c.dim, c.heads * c.head_dim);
+        layer.ffn_norm = tensors.vector(name("ffn_norm"), c.dim);
+        layer.ffn.gate = tensors.matrix(name("ffn_gate"), c.neurons, c.dim);
+        layer.ffn.up = tensors.matrix(name("ffn_up"), c.neurons, c.dim);
+        const bool stored_as_down = !tensors.has(name("ffn_down_t")) && tensors.has(name("ffn_down"));
+        layer.ffn.down_t = stored_as_down ? tensors.transposed(name("ffn_down"), c.neurons, c.dim)
+                                          : tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
+        layer.ffn.activation = c.activation;
+        w.transposed |= stored_as_down;
+    }
+    w.output_norm = tensors.vector("output_norm.weight", c.dim);
+    w.output = tensors.has("output.weight") ? tensors.matrix("output.weight", c.vocab, c.dim) : w.embedding;
+    tensors.refuse_unused();
+    return w;
+}
+
+}  // namespace hearth

@@ -1,0 +1,643 @@
+#include "engine/run/gpu_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace hearth {
+
+using vulkan::aligned;
+using vulkan::Commands;
+using vulkan::Groups;
+using vulkan::Kernel;
+using vulkan::Slice;
+
+namespace {
+
+constexpr uint32_t most_slices = 16;    // partial sums of a hot FFN at decode
+
+constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
+
+uint32_t ffn_slices(uint32_t neurons) { return std::clamp(ceil_div(neurons, 128), 1u, most_slices); }
+
+uint64_t matrix_bytes(const Matrix& m) { return uint64_t(m.rows) * row_quads(m.type, m.cols) * 16; }
+
+}  // namespace
+
+// ---- rows on the device ------------------------------------------------------------------------------------------------
+
+uint32_t row_quads(WeightType type, uint32_t n) { return ceil_div(row_bytes(type, n), 16); }    // the layouts only reorder a row's bytes
+
+void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* to)
+{
+    const uint64_t bytes = row_bytes(type, n);
+    if (is_quantised(type)) {    // all quants, then all scales
+        const WeightFormat& f = format_of(type);
+        const uint32_t blocks = n / f.block, quants = f.block_bytes - sizeof(uint16_t);
+        for (uint32_t b = 0; b < blocks; ++b) {
+            std::memcpy(to + b * quants, row + b * f.block_bytes + sizeof(uint16_t), quants);
+            std::memcpy(to + blocks * quants + b * sizeof(uint16_t), row + b * f.block_bytes, sizeof(uint16_t));
+        }
+    } else {
+        std::memcpy(to, row, bytes);
+    }
+    std::memset(to + bytes, 0, row_quads(type, n) * 16 - bytes);
+}
+
+// ---- kernels -----------------------------------------------------------------------------------------------------------
+
+GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, host::Activation activation)
+    : join(device, "join"), quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend"), glu(device, "glu", {uint32_t(activation)}),
+      device_(device), activation_(uint32_t(activation))
+{
+}
+
+bool GpuKernels::reads_planes(WeightType type) const { return is_quantised(type) && device_->features().int_dot; }
+
+namespace {
+
+template <class Key, class Args>
+const Kernel<Args>& compiled(std::map<Key, Kernel<Args>>& kernels, const Key& key, const std::shared_ptr<vulkan::Device>& device, const char* name,
+                             std::initializer_list<uint32_t> constants)
+{
+    const auto found = kernels.find(key);
+    return found != kernels.end() ? found->second : kernels.emplace(key, Kernel<Args>(device, name, constants)).first->second;
+}
+
+}  // namespace
+
+const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type)
+{
+    return compiled(matvec_, type, device_, reads_planes(type) ? "matvec_idot" : "matvec", {uint32_t(type)});
+}
+
+const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed)
+{
+    // Halves hold normalised activations well, but what goes into the down projection may pass 65504.
+    const bool halves = device_->features().fp16 && !transposed;
+    return compiled(matmul_, {type, transposed}, device_, halves ? "matmul_f16" : "matmul", {uint32_t(type), transposed});
+}
+
+const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up)
+{
+    const bool planes = reads_planes(gate) && reads_planes(up);
+    return compiled(ffn_up_, {gate, up}, device_, planes ? "ffn_up_idot" : "ffn_up", {uint32_t(gate), uint32_t(up), activation_});
+}
+
+const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type) { return compiled(ffn_down_, type, device_, "ffn_down", {uint32_t(type)}); }
+
+Groups GpuKernels::row_groups(uint32_t rows) const
+{
+    const uint32_t at_once = 128 / device_->info().subgroup_size;    // subgroups in a workgroup; kernels stride over what is left
+    return {std::min(ceil_div(rows, at_once), 65535u)};
+}
+
+// ---- weights -----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Activations of a batch on the device, each with its floats.
+struct ScratchSizes {
+    uint64_t residual, head_residual, xn, q, k, v, mixed, parts, h, u, high, low, scale;
+
+    ScratchSizes(const Config& c, uint32_t batch)
+    {
+        const uint64_t t = batch, q_width = uint64_t(c.heads) * c.head_dim, kv_width = uint64_t(c.kv_heads) * c.head_dim;
+        const uint64_t neurons = uint64_t(ceil_div(c.neurons, group_neurons)) * group_neurons;
+        const uint64_t widest = std::max<uint64_t>(c.dim, q_width);
+        residual = xn = t * c.dim;
+        head_residual = residual;
+        q = mixed = t * q_width;
+        k = v = t * kv_width;
+        parts = std::max<uint64_t>(t, most_slices) * c.dim;
+        h = u = t * neurons;
+        high = low = ceil_div(widest, 4);
+        scale = ceil_div(widest, 32);
+    }
+    template <class F>
+    void each(F&& f)
+    {
+        for (uint64_t* floats : {&residual, &head_residual, &xn, &q, &k, &v, &mixed, &parts, &h, &u, &high, &low, &scale}) f(*floats * sizeof(float));
+    }
+    uint64_t bytes()
+    {
+        uint64_t sum = 0;
+        each([&](uint64_t b) { sum += aligned(b); });
+        return sum;
+    }
+};
+
+uint64_t kv_bytes(const Config& c, uint32_t context) { return aligned(uint64_t(c.kv_heads) * context * c.head_dim * sizeof(uint16_t)); }
+
+}  // namespace
+
+Needs GpuModel::needs(const Weights& weights, const SessionShape& shape)
+{
+    const Config& c = weights.config;
+    Needs needs;
+    needs.scratch = ScratchSizes(c, shape.batch).bytes();
+    for (const LayerWeights& l : weights.layers) {
+        LayerNeeds n;
+        n.attention = 2 * aligned(c.dim * sizeof(float));
+        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o}) n.attention += aligned(matrix_bytes(*m));
+        n.kv = 2 * kv_bytes(c, shape.context);
+        for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) n.group += uint64_t(group_neurons) * row_quads(m->type, m->cols) * 16;
+        n.groups = ceil_div(c.neurons, group_neurons);
+        needs.layers.push_back(n);
+    }
+    needs.head = aligned(c.dim * sizeof(float)) + aligned(matrix_bytes(weights.output));
+    return needs;
+}
+
+namespace {
+
+/// The neurons that are in none of the resident groups.
+std::vector<host::NeuronRange> cold_ranges(const std::vector<uint32_t>& resident, uint32_t neurons)
+{
+    std::vector<bool> is_resident(ceil_div(neurons, group_neurons));
+    for (const uint32_t group : resident) is_resident[group] = true;
+    std::vector<host::NeuronRange> ranges;
+    for (uint32_t g = 0; g < is_resident.size(); ++g) {
+        if (is_resident[g]) continue;
+        const uint32_t first = g * group_neurons, count = std::min(group_neurons, neurons - first);
+        if (!ranges.empty() && ranges.back().first + ranges.back().count == first) ranges.back().count += count;
+        else ranges.push_back({first, count});
+    }
+    return ranges;
+}
+
+class WeightUpload {
+  public:
+    WeightUpload(std::shared_ptr<vulkan::Device> device, uint64_t total, const Progress& progress) : uploader_(device), total_(total), progress_(progress) {}
+
+    Slice vector(vulkan::Pool& pool, const std::vector<float>& x)
+    {
+        const Slice slice = pool.take(x.size() * sizeof(float));
+        uploader_.upload(slice, 1, slice.bytes, [&](std::byte* to, uint64_t, uint64_t) { std::memcpy(to, x.data(), slice.bytes); });
+        return slice;
+    }
+
+    /// Rows source(0), source(1), ... of m; a row number past the end is a row of zeros.
+    template <class Source>
+    GpuMatrix matrix(vulkan::Pool& pool, const Matrix& m, uint32_t rows, Source&& source)
+    {
+        GpuMatrix out = {.type = m.type, .rows = rows, .cols = m.cols, .stride = row_quads(m.type, m.cols), .memory = {}};
+        if (rows == 0) return out;
+        const uint64_t row_size = uint64_t(out.stride) * 16;
+        out.memory = pool.take(rows * row_size);
+        uploader_.upload(out.memory, rows, row_size, [&](std::byte* to, uint64_t first, uint64_t count) {
+            for (uint64_t r = 0; r < count; ++r) {
+                const uint64_t from = source(first + r);
+                if (from < m.rows) lay_out_row(m.type, m.row(from), m.cols, to + r * row_size);
+                else std::memset(to + r * row_size, 0, row_size);
+            }
+            done_ += count * row_size;
+            if (progress_) progress_(double(done_) / double(total_));
+        });
+        return out;
+    }
+
+    GpuMatrix matrix(vulkan::Pool& pool, const Matrix& m)
+    {
+        return matrix(pool, m, m.rows, [](uint64_t row) { return row; });
+    }
+
+  private:
+    vulkan::Uploader uploader_;
+    uint64_t total_, done_ = 0;
+    const Progress& progress_;
+};
+
+}  // namespace
+
+GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const Progress& progress)
+    : device_(device), weights_(weights), kernels_(device, weights.config.activation)
+{
+    const Needs n = needs(weights, {.batch = 1, .context = 1, .exact = false});    // only the weights' part of it is used
+    WeightUpload upload(device, plan.bytes, progress);
+    for (size_t l = 0; l < plan.layers.size(); ++l) {
+        const LayerWeights& w = weights.layers[l];
+        const std::vector<uint32_t>& resident = plan.layers[l].resident;
+        vulkan::Pool& pool = pools_.emplace_back(device, n.layers[l].attention + resident.size() * n.layers[l].group, vulkan::Use::device,
+                                                 fmt::format("the weights of layer {}", l));
+        const auto slots = [&](const Matrix& m) {
+            return upload.matrix(pool, m, uint32_t(resident.size()) * group_neurons, [&](uint64_t slot_row) {
+                return uint64_t(resident[slot_row / group_neurons]) * group_neurons + slot_row % group_neurons;
+            });
+        };
+        Layer layer;
+        layer.attn_norm = upload.vector(pool, w.attn_norm);
+        layer.ffn_norm = upload.vector(pool, w.ffn_norm);
+        layer.q = upload.matrix(pool, w.q);
+        layer.k = upload.matrix(pool, w.k);
+        layer.v = upload.matrix(pool, w.v);
+        layer.o = upload.matrix(pool, w.o);
+        layer.gate = slots(w.ffn.gate);
+        layer.up = slots(w.ffn.up);
+        layer.down = slots(w.ffn.down_t);
+        layer.cold = cold_ranges(resident, weights.config.neurons);
+        layer.split = !layer.cold.empty();
+        layers_.push_back(std::move(layer));
+    }
+    if (plan.head) {
+        vulkan::Pool& pool = pools_.emplace_back(device, n.head, vulkan::Use::device, "the output matrix");
+        output_norm_ = upload.vector(pool, weights.output_norm);
+        head_ = upload.matrix(pool, weights.output);
+    }
+}
+
+// ---- a session ---------------------------------------------------------------------------------------------------------
+
+GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, bool timing) : model_(model), shape_(shape), timing_(timing), queue_(model.device())
+{
+    using vulkan::Pool, vulkan::Use;
+    const Config& c = model.config();
+    const auto& device = model.device();
+
+    const uint64_t kv = kv_bytes(c, shape.context);
+    kv_pool_ = Pool(device, 2 * kv * model.layers().size(), Use::device, "the KV cache");
+    for (size_t l = 0; l < model.layers().size(); ++l) {
+        keys_.push_back(kv_pool_.take(kv));
+        values_.push_back(kv_pool_.take(kv));
+    }
+
+    ScratchSizes sizes(c, shape.batch);
+    scratch_pool_ = Pool(device, sizes.bytes(), Use::device, "activations");
+    Slice* const scratch[] = {&residual_, &head_residual_, &xn_, &q_, &k_, &v_, &mixed_, &parts_, &h_, &u_, &high_, &low_, &scale_};
+    Slice* const* next = scratch;
+    sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
+
+    const uint64_t x = uint64_t(shape.batch) * c.dim * sizeof(float), rotations = uint64_t(shape.batch) * c.rope_dim * sizeof(float);
+    upload_pool_ = Pool(device, 2 * aligned(x) + aligned(rotations) + aligned(sizeof(gpu::Step)), Use::upload, "the host's results");
+    input_ = upload_pool_.take(x);
+    cold_ = upload_pool_.take(x);
+    angles_ = upload_pool_.take(rotations);
+    step_ = upload_pool_.take(sizeof(gpu::Step));
+
+    const uint64_t logits = uint64_t(std::min(shape.batch, head_rows)) * c.vocab * sizeof(float), counts = model.layers().size() * most_slices * sizeof(uint32_t);
+    readback_pool_ = Pool(device, aligned(x) + aligned(logits) + aligned(counts), Use::readback, "results for the host");
+    published_ = readback_pool_.take(x);
+    logits_ = readback_pool_.take(logits);
+    counts_ = readback_pool_.take(counts);
+
+    for (uint32_t i = 0; i < c.rope_dim; i += 2) frequencies_.push_back(std::pow(double(c.rope_base), -double(i) / c.rope_dim));
+}
+
+void GpuSession::begin(uint32_t position, uint32_t tokens)
+{
+    HEARTH_CHECK(tokens > 0 && tokens <= shape_.batch && position + tokens <= shape_.context);
+    position_ = position;
+    tokens_ = tokens;
+    submits_ = waits_ = 0;
+    head_ran_ = false;
+    float* out = static_cast<float*>(angles_.mapped);
+    for (uint32_t t = 0; t < tokens; ++t)
+        for (const double frequency : frequencies_) {
+            *out++ = float(std::cos((position + t) * frequency));
+            *out++ = float(std::sin((position + t) * frequency));
+        }
+}
+
+/// Writes a batch's commands, in the order of the formula. Two kinds of batch: one token (matrix-vector kernels that skip what is inactive)
+/// and many (matrix-matrix kernels, all neurons).
+class GpuSession::Recorder {
+  public:
+    Recorder(GpuSession& session, uint32_t capacity)
+        : s_(session), kernels_(session.model_.kernels()), c_(session.model_.config()), capacity_(capacity)
+    {
+    }
+
+    Recording record()
+    {
+        Recording out = {.capacity = capacity_, .segments = {}, .head = {}};
+        const auto& layers = s_.model_.layers();
+        Commands commands(s_.model_.device(), s_.timing_);
+        for (uint32_t l = 0; l < layers.size(); ++l) {
+            attention(commands, l);
+            if (!layers[l].split) {
+                ffn(commands, l);
+                continue;
+            }
+            commands.end();
+            std::optional<Commands> hot;
+            if (layers[l].gate.rows > 0) {
+                hot.emplace(s_.model_.device(), s_.timing_);
+                ffn(*hot, l);
+                hot->end();
+            }
+            pending_.cold = true;
+            out.segments.push_back({std::move(commands), std::move(hot), l});
+            commands = Commands(s_.model_.device(), s_.timing_);
+        }
+        if (s_.model_.has_head()) {
+            out.head.emplace(s_.model_.device(), s_.timing_);
+            head(*out.head);
+            out.head->end();
+        } else {
+            join(commands, "join", uint32_t(layers.size()), s_.residual_, layers[0].attn_norm, s_.residual_, gpu::publish_residual);
+        }
+        commands.end();
+        out.segments.push_back({std::move(commands), {}, {}});
+        return out;
+    }
+
+  private:
+    bool decode() const { return capacity_ == 1; }
+
+    /// Adds what is pending to the residual and normalises: r = base + parts + cold; xn = norm(r).
+    void join(Commands& commands, const char* stage, uint32_t l, const Slice& base, const Slice& weight, const Slice& residual, uint32_t publish)
+    {
+        commands.stage(stage, l, uint64_t(capacity_) * c_.dim * sizeof(float) * (3 + pending_.parts + pending_.cold));
+        commands.dispatch(kernels_.join, {capacity_},
+                          {.step = s_.step_.address,
+                           .base = base.address,
+                           .parts = s_.parts_.address,
+                           .cold = s_.cold_.address,
+                           .weight = weight.address,
+                           .residual = residual.address,
+                           .y = s_.xn_.address,
+                           .published = s_.published_.address,
+                           .n = c_.dim,
+                           .part_count = pending_.parts,
+                           .part_stride = capacity_ * c_.dim,
+                           .has_cold = pending_.cold,
+                           .publish = publish,
+                           .head = 0,
+                           .eps = c_.norm_eps});
+        pending_ = {};
+    }
+
+    /// At decode, the two integer planes of x for the matrices that want them.
+    void planes(Commands& commands, uint32_t l, const Slice& x, uint32_t n, std::initializer_list<const GpuMatrix*> readers)
+    {
+        if (!decode() || std::none_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(m->type); })) return;
+        commands.stage("quantise", l, uint64_t(n) * 6);
+        commands.dispatch(kernels_.quantise, {ceil_div(n / 32, 64)},
+                          {.x = x.address, .high = s_.high_.address, .low = s_.low_.address, .scale = s_.scale_.address, .n = n});
+    }
+
+    /// y = w x for every token.
+    void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, bool of_head = false)
+    {
+        if (decode())
+            commands.dispatch(kernels_.matvec(w.type), kernels_.row_groups(w.rows),
+                              {.weight = w.memory.address,
+                               .x = x.address,
+                               .high = s_.high_.address,
+                               .low = s_.low_.address,
+                               .scale = s_.scale_.address,
+                               .y = y.address,
+                               .rows = w.rows,
+                               .cols = w.cols,
+                               .stride = w.stride});
+        else
+            commands.dispatch(kernels_.matmul(w.type, false), {ceil_div(w.rows, 64), ceil_div(of_head ? std::min(capacity_, head_rows) : capacity_, 32)},
+                              {.step = s_.step_.address,
+                               .weight = w.memory.address,
+                               .x = x.address,
+                               .y = y.address,
+                               .rows = w.rows,
+                               .inner = w.cols,
+                               .stride = w.stride,
+                               .x_stride = w.cols,
+                               .y_stride = w.rows,
+                               .head = of_head});
+    }
+
+    void attention(Commands& commands, uint32_t l)
+    {
+        const GpuModel::Layer& w = s_.model_.layers()[l];
+        const uint32_t q_width = c_.heads * c_.head_dim;
+
+        join(commands, "attn_norm", l, l == 0 ? s_.input_ : s_.residual_, w.attn_norm, s_.residual_, gpu::publish_nothing);
+        planes(commands, l, s_.xn_, c_.dim, {&w.q, &w.k, &w.v});
+        commands.stage("qkv", l, w.q.bytes() + w.k.bytes() + w.v.bytes());
+        linear(commands, w.q, s_.xn_, s_.q_);
+        linear(commands, w.k, s_.xn_, s_.k_);
+        linear(commands, w.v, s_.xn_, s_.v_);
+        commands.stage("rope", l, uint64_t(capacity_) * (2 * q_width + 3 * c_.kv_heads * c_.head_dim) * sizeof(float));
+        commands.dispatch(kernels_.rope, {ceil_div(c_.head_dim / 2, 64), c_.heads + c_.kv_heads, capacity_},
+                          {.step = s_.step_.address,
+                           .q = s_.q_.address,
+                           .k = s_.k_.address,
+                           .v = s_.v_.address,
+                           .angles = s_.angles_.address,
+                           .k_cache = s_.keys_[l].address,
+                           .v_cache = s_.values_[l].address,
+                           .heads = c_.heads,
+                           .kv_heads = c_.kv_heads,
+                           .head_dim = c_.head_dim,
+                           .rope_dim = c_.rope_dim,
+                           .context = s_.shape_.context});
+        commands.stage("attend", l, 0);    // its bytes grow with the position: see report
+        commands.dispatch(kernels_.attend, {c_.heads, capacity_},
+                          {.step = s_.step_.address,
+                           .q = s_.q_.address,
+                           .k_cache = s_.keys_[l].address,
+                           .v_cache = s_.values_[l].address,
+                           .y = s_.mixed_.address,
+                           .heads = c_.heads,
+                           .kv_heads = c_.kv_heads,
+                           .head_dim = c_.head_dim,
+                           .context = s_.shape_.context,
+                           .scale = 1.0f / std::sqrt(float(c_.head_dim))});
+        planes(commands, l, s_.mixed_, q_width, {&w.o});
+        commands.stage("attn_out", l, w.o.bytes());
+        linear(commands, w.o, s_.mixed_, s_.parts_);
+        pending_.parts = 1;
+        join(commands, "ffn_norm", l, s_.residual_, w.ffn_norm, s_.residual_, w.split ? gpu::publish_norm : gpu::publish_nothing);
+    }
+
+    /// The resident neurons' share, as parts for the next join.
+    void ffn(Commands& commands, uint32_t l)
+    {
+        const GpuModel::Layer& w = s_.model_.layers()[l];
+        if (decode()) {
+            planes(commands, l, s_.xn_, c_.dim, {&w.gate, &w.up});
+            commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
+            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.type), kernels_.row_groups(w.gate.rows),
+                              {.gate = w.gate.memory.address,
+                               .up = w.up.memory.address,
+                               .x = s_.xn_.address,
+                               .high = s_.high_.address,
+                               .low = s_.low_.address,
+                               .scale = s_.scale_.address,
+                               .h = s_.h_.address,
+                               .neurons = w.gate.rows,
+                               .cols = c_.dim,
+                               .gate_stride = w.gate.stride,
+                               .up_stride = w.up.stride,
+                               .exact = s_.shape_.exact});
+            pending_.parts = ffn_slices(w.down.rows);
+            const uint32_t quad_weights = 16 * format_of(w.down.type).block / (format_of(w.down.type).block_bytes - (is_quantised(w.down.type) ? 2 : 0));
+            commands.stage("ffn_down", l, w.down.bytes());
+            commands.dispatch(kernels_.ffn_down(w.down.type), {ceil_div(c_.dim, 128 * quad_weights), pending_.parts},
+                              {.down = w.down.memory.address,
+                               .h = s_.h_.address,
+                               .parts = s_.parts_.address,
+                               .counts = s_.counts_.address + l * most_slices * sizeof(uint32_t),
+                               .neurons = w.down.rows,
+                               .cols = c_.dim,
+                               .stride = w.down.stride,
+                               .slices = pending_.parts,
+                               .part_stride = c_.dim});
+        } else {
+            commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
+            linear(commands, w.gate, s_.xn_, s_.h_);
+            linear(commands, w.up, s_.xn_, s_.u_);
+            commands.stage("glu", l, uint64_t(capacity_) * w.gate.rows * 3 * sizeof(float));
+            commands.dispatch(kernels_.glu, {ceil_div(w.gate.rows, 128), capacity_},
+                              {.step = s_.step_.address, .h = s_.h_.address, .u = s_.u_.address, .n = w.gate.rows});
+            commands.stage("ffn_down", l, w.down.bytes());
+            commands.dispatch(kernels_.matmul(w.down.type, true), {ceil_div(c_.dim, 64), ceil_div(capacity_, 32)},
+                              {.step = s_.step_.address,
+                               .weight = w.down.memory.address,
+                               .x = s_.h_.address,
+                               .y = s_.parts_.address,
+                               .rows = c_.dim,
+                               .inner = w.down.rows,
+                               .stride = w.down.stride,
+                               .x_stride = w.down.rows,
+                               .y_stride = c_.dim,
+                               .head = 0});
+            pending_.parts = 1;
+        }
+    }
+
+    /// Logits of the wanted tokens. May run several times on one batch, so it leaves the residual as it is.
+    void head(Commands& commands)
+    {
+        const uint32_t l = uint32_t(s_.model_.layers().size()), rows = std::min(capacity_, head_rows);
+        commands.stage("output_norm", l, uint64_t(rows) * c_.dim * sizeof(float) * (3 + pending_.parts + pending_.cold));
+        commands.dispatch(kernels_.join, {rows},
+                          {.step = s_.step_.address,
+                           .base = s_.residual_.address,
+                           .parts = s_.parts_.address,
+                           .cold = s_.cold_.address,
+                           .weight = s_.model_.output_norm().address,
+                           .residual = s_.head_residual_.address,
+                           .y = s_.xn_.address,
+                           .published = s_.published_.address,
+                           .n = c_.dim,
+                           .part_count = pending_.parts,
+                           .part_stride = capacity_ * c_.dim,
+                           .has_cold = pending_.cold,
+                           .publish = gpu::publish_nothing,
+                           .head = 1,
+                           .eps = c_.norm_eps});
+        planes(commands, l, s_.xn_, c_.dim, {&s_.model_.head()});
+        commands.stage("head", l, s_.model_.head().bytes());
+        linear(commands, s_.model_.head(), s_.xn_, s_.logits_, true);
+    }
+
+    GpuSession& s_;
+    GpuKernels& kernels_;
+    const Config& c_;
+    uint32_t capacity_;
+    struct {
+        uint32_t parts = 0;     // partial sums that the next join adds
+        bool cold = false;      // and the host's share
+    } pending_;
+};
+
+// Few sizes, each recorded once: a workgroup of a token that is not there ends at once.
+uint32_t GpuSession::capacity_for(uint32_t tokens) const { return tokens == 1 ? 1 : tokens <= 16 ? std::min(16u, shape_.batch) : shape_.batch; }
+
+GpuSession::Recording& GpuSession::recording(uint32_t tokens)
+{
+    const uint32_t capacity = capacity_for(tokens);
+    auto found = recordings_.find(capacity);
+    if (found == recordings_.end()) found = recordings_.emplace(capacity, Recorder(*this, capacity).record()).first;
+    return found->second;
+}
+
+std::vector<GpuSession::Segment>& GpuSession::segments(uint32_t tokens) { return recording(tokens).segments; }
+
+void GpuSession::submit(Segment& segment, uint32_t head_first, uint32_t head_tokens)
+{
+    HEARTH_CHECK(head_tokens <= head_rows && (head_tokens == 0 || (!segment.split && model_.has_head())));
+    *static_cast<gpu::Step*>(step_.mapped) = {.position = position_, .tokens = tokens_, .head_first = head_first, .head_tokens = head_tokens};
+    std::vector<const Commands*> work = {&segment.attention};
+    if (segment.ffn) work.push_back(&*segment.ffn);
+    if (head_tokens > 0) {
+        work.push_back(&*recording(tokens_).head);
+        head_ran_ = true;
+    }
+    last_work_ = queue_.submit(work);
+    ++submits_;
+}
+
+void GpuSession::submit_head(uint32_t head_first, uint32_t head_tokens)
+{
+    HEARTH_CHECK(head_tokens > 0 && head_tokens <= head_rows);
+    *static_cast<gpu::Step*>(step_.mapped) = {.position = position_, .tokens = tokens_, .head_first = head_first, .head_tokens = head_tokens};
+    const Commands* work[] = {&*recording(tokens_).head};
+    last_work_ = queue_.submit(work);
+    head_ran_ = true;
+    ++submits_;
+}
+
+void GpuSession::wait_published(const Segment& segment)
+{
+    queue_.wait(segment.ffn ? last_work_ - 1 : last_work_);
+    ++waits_;
+}
+
+void GpuSession::wait_all()
+{
+    queue_.wait(last_work_);
+    ++waits_;
+}
+
+void GpuSession::report(FeedStats& stats) const
+{
+    const Recording& recording = recordings_.at(capacity_for(tokens_));
+    const auto& layers = model_.layers();
+    const Config& c = model_.config();
+    stats.submits += submits_;
+    stats.waits += waits_;
+
+    const bool decode = tokens_ == 1;
+    for (uint32_t l = 0; l < layers.size(); ++l) {
+        stats.layers[l].resident = c.neurons;
+        for (const host::NeuronRange& r : layers[l].cold) stats.layers[l].resident -= r.count;
+        stats.layers[l].split = layers[l].split;
+        if (!decode || layers[l].down.rows == 0) continue;
+        const uint32_t* counts = static_cast<const uint32_t*>(counts_.mapped) + l * most_slices;
+        for (uint32_t s = 0; s < ffn_slices(layers[l].down.rows); ++s) stats.layers[l].active_device += counts[s];
+    }
+
+    const auto is_ffn = [](std::string_view name) { return name == "ffn_up" || name == "glu" || name == "ffn_down"; };
+    double hot_start = 0;
+    LayerCounts* hot = nullptr;    // the split layer whose join is still to come
+    const auto add = [&](const Commands& commands) {
+        for (const vulkan::StageTime& t : commands.times()) {
+            if (hot && !is_ffn(t.name)) {    // this is the join: it starts when both shares are there
+                hot->both_us = t.start_us - hot_start;
+                hot = nullptr;
+            }
+            Stage stage = {.name = t.name, .layer = t.index, .on_device = true, .bytes = t.bytes, .us = t.us};
+            if (t.name == "attend")
+                for (uint32_t i = 0; i < tokens_; ++i) stage.bytes += uint64_t(position_ + i + 1) * c.kv_heads * c.head_dim * 2 * sizeof(uint16_t);
+            if (is_ffn(t.name)) {
+                const GpuModel::Layer& w = layers[t.index];
+                LayerCounts& counts = stats.layers[t.index];
+                if (decode && t.name == "ffn_down") stage.bytes = counts.active_device * w.down.stride * 16;    // zeros are never read
+                if (decode && t.name == "ffn_up" && shape_.exact) stage.bytes = w.gate.bytes() + counts.active_device * w.up.stride * 16;
+                if (counts.split && t.name == "ffn_up") {
+                    hot_start = t.start_us;
+                    hot = &counts;
+                }
+                counts.device_us += t.us;
+            }
+            stats.stages.push_back(stage);
+        }
+    };
+    for (const Segment& segment : recording.segments) {
+        add(segment.attention);
+        if (segment.ffn) add(*segment.ffn);
+    }
+    if (head_ran_) add(*recording.head);
+}
+
+}  // namespace hearth

@@ -1,0 +1,124 @@
+// Sources: LLaMA (arXiv 2302.13971), RoFormer (2104.09864), GLU variants (2002.05202).
+#include "engine/run/reference.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace hearth {
+
+namespace {
+
+using Vector = std::vector<float>;
+
+Vector rmsnorm(const Vector& x, const Vector& weight, float eps)    // y_i = w_i x_i / sqrt(mean(x^2) + eps)
+{
+    float squares = 0;
+    for (const float v : x) squares += v * v;
+    const float scale = 1.0f / std::sqrt(squares / float(x.size()) + eps);
+    Vector y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) y[i] = weight[i] * x[i] * scale;
+    return y;
+}
+
+void rope(Vector& x, const Config& c, uint32_t position)    // each pair (2i, 2i + 1) of a head turns by position * base^(-2i / rope_dim)
+{
+    for (size_t head = 0; head < x.size(); head += c.head_dim)
+        for (uint32_t i = 0; i < c.rope_dim; i += 2) {
+            const double angle = position * std::pow(double(c.rope_base), -double(i) / c.rope_dim);
+            const float cosine = float(std::cos(angle)), sine = float(std::sin(angle));
+            const float a = x[head + i], b = x[head + i + 1];
+            x[head + i] = a * cosine - b * sine;
+            x[head + i + 1] = a * sine + b * cosine;
+        }
+}
+
+float activate(host::Activation activation, float x)
+{
+    return activation == host::Activation::relu ? std::max(x, 0.0f) : x / (1.0f + std::exp(-x));
+}
+
+void add(Vector& x, const Vector& y)
+{
+    for (size_t i = 0; i < x.size(); ++i) x[i] += y[i];
+}
+
+}  // namespace
+
+Reference::Dense::Dense(const Matrix& m) : rows(m.rows), cols(m.cols), w(size_t(m.rows) * m.cols)
+{
+    const host::RowKernels& kernels = host::kernels(host::Isa::plain)->of(m.type);
+    for (uint32_t r = 0; r < rows; ++r) kernels.decode(m.row(r), &w[size_t(r) * cols], cols);
+}
+
+Vector Reference::Dense::operator*(const Vector& x) const    // y_r = sum_i w_ri x_i
+{
+    Vector y(rows);
+    for (uint32_t r = 0; r < rows; ++r) {
+        float sum = 0;
+        for (uint32_t i = 0; i < cols; ++i) sum += w[size_t(r) * cols + i] * x[i];
+        y[r] = sum;
+    }
+    return y;
+}
+
+Reference::Reference(const Weights& weights) : weights_(weights), embedding_(weights.embedding), output_(weights.output)
+{
+    for (const LayerWeights& l : weights.layers)
+        layers_.push_back({Dense(l.q), Dense(l.k), Dense(l.v), Dense(l.o), Dense(l.ffn.gate), Dense(l.ffn.up), Dense(l.ffn.down_t), {}, {}});
+    active_.resize(layers_.size());
+}
+
+Vector Reference::feed(Token token)
+{
+    Vector x = embedding_.row(token);
+    for (size_t l = 0; l < layers_.size(); ++l) {
+        add(x, attention(layers_[l], rmsnorm(x, weights_.layers[l].attn_norm, weights_.config.norm_eps)));
+        add(x, feed_forward(layers_[l], rmsnorm(x, weights_.layers[l].ffn_norm, weights_.config.norm_eps), active_[l]));
+    }
+    ++position_;
+    return output_ * rmsnorm(x, weights_.output_norm, weights_.config.norm_eps);
+}
+
+Vector Reference::attention(Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(q . k_p / sqrt(head_dim)) v_p
+{
+    const Config& c = weights_.config;
+    Vector q = layer.q * x, k = layer.k * x;
+    rope(q, c, position_);
+    rope(k, c, position_);
+    layer.keys.push_back(std::move(k));
+    layer.values.push_back(layer.v * x);
+
+    Vector mixed(q.size());
+    for (uint32_t h = 0; h < c.heads; ++h) {
+        const float* query = &q[h * c.head_dim];
+        const uint32_t kv = h / (c.heads / c.kv_heads) * c.head_dim;
+        Vector weight(position_ + 1);
+        for (uint32_t p = 0; p <= position_; ++p) {
+            float score = 0;
+            for (uint32_t i = 0; i < c.head_dim; ++i) score += query[i] * layer.keys[p][kv + i];
+            weight[p] = score / std::sqrt(float(c.head_dim));
+        }
+        const float top = *std::max_element(weight.begin(), weight.end());
+        float total = 0;
+        for (float& w : weight) total += w = std::exp(w - top);
+        for (uint32_t p = 0; p <= position_; ++p)
+            for (uint32_t i = 0; i < c.head_dim; ++i) mixed[h * c.head_dim + i] += weight[p] / total * layer.values[p][kv + i];
+    }
+    return layer.o * mixed;
+}
+
+Vector Reference::feed_forward(const Layer& layer, const Vector& x, uint32_t& active) const    // sum_n act(gate_n . x) (up_n . x) down_n
+{
+    const Vector gate = layer.gate * x, up = layer.up * x;
+    Vector y(x.size());
+    active = 0;
+    for (uint32_t n = 0; n < layer.gate.rows; ++n) {
+        const float h = activate(weights_.config.activation, gate[n]) * up[n];
+        if (h == 0) continue;
+        ++active;
+        for (uint32_t i = 0; i < y.size(); ++i) y[i] += h * layer.down_t.w[size_t(n) * y.size() + i];
+    }
+    return y;
+}
+
+}  // namespace hearth

@@ -1,0 +1,41 @@
+// The plain fp32 forward pass: what a model computes, with no thought of speed. The oracle of all other tests.
+#pragma once
+
+#include "engine/model/tokenizer.h"
+#include "engine/model/weights.h"
+
+namespace hearth {
+
+class Reference {
+  public:
+    explicit Reference(const Weights& weights);
+
+    /// Runs one token at the next position; returns its logits (vocab).
+    std::vector<float> feed(Token token);
+
+    /// Neurons of each layer whose activation was not zero for the last token.
+    const std::vector<uint32_t>& active() const { return active_; }
+
+  private:
+    struct Dense {    // a matrix in fp32
+        uint32_t rows, cols;
+        std::vector<float> w;
+        explicit Dense(const Matrix& m);
+        std::vector<float> operator*(const std::vector<float>& x) const;
+        std::vector<float> row(uint32_t r) const { return {w.begin() + size_t(r) * cols, w.begin() + size_t(r + 1) * cols}; }
+    };
+    struct Layer {
+        Dense q, k, v, o, gate, up, down_t;
+        std::vector<std::vector<float>> keys, values;    // one of (kv_heads * head_dim) per position
+    };
+    std::vector<float> attention(Layer& layer, const std::vector<float>& x) const;
+    std::vector<float> feed_forward(const Layer& layer, const std::vector<float>& x, uint32_t& active) const;
+
+    const Weights& weights_;
+    Dense embedding_, output_;
+    std::vector<Layer> layers_;
+    uint32_t position_ = 0;
+    std::vector<uint32_t> active_;
+};
+
+}  // namespace hearth

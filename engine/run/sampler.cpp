@@ -1,0 +1,71 @@
+#include "engine/run/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace hearth {
+
+namespace {
+
+constexpr size_t penalty_window = 64;
+
+struct Candidate {
+    Token id;
+    float logit;
+    double weight;    // exp(logit - best logit)
+};
+
+/// Best first; equal logits by id, so that the order is always the same.
+bool better(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+
+}  // namespace
+
+void Sampler::accept(Token token)
+{
+    if (recent_.size() == penalty_window) recent_.erase(recent_.begin());
+    recent_.push_back(token);
+}
+
+Token Sampler::sample(std::span<const float> logits)
+{
+    std::vector<Candidate> all(logits.size());
+    for (uint32_t i = 0; i < logits.size(); ++i) all[i] = {i, logits[i], 0};
+
+    if (options_.repeat_penalty != 1.0f) {
+        std::vector<Token> seen = recent_;
+        std::sort(seen.begin(), seen.end());
+        seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+        for (const Token id : seen) {
+            float& logit = all[id].logit;
+            logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+        }
+    }
+
+    Token chosen;
+    if (options_.temperature <= 0) {
+        chosen = std::min_element(all.begin(), all.end(), better)->id;
+    } else {
+        const size_t k = options_.top_k ? std::min<size_t>(options_.top_k, all.size()) : all.size();
+        std::partial_sort(all.begin(), all.begin() + ptrdiff_t(k), all.end(), better);
+        all.resize(k);
+
+        double total = 0;
+        for (Candidate& c : all) total += c.weight = std::exp(double(c.logit) - all[0].logit);
+        double reached = 0;
+        size_t kept = 0;
+        while (kept < all.size() && (kept == 0 || (reached < options_.top_p * total && all[kept].weight >= options_.min_p))) reached += all[kept++].weight;
+        all.resize(kept);
+
+        total = 0;
+        for (Candidate& c : all) total += c.weight = std::exp((double(c.logit) - all[0].logit) / options_.temperature);
+        // 53 random bits as a double in [0, 1): std::uniform_real_distribution differs from library to library.
+        double pick = double(random_() >> 11) * 0x1p-53 * total;
+        size_t i = 0;
+        while (i + 1 < all.size() && (pick -= all[i].weight) >= 0) ++i;
+        chosen = all[i].id;
+    }
+    accept(chosen);
+    return chosen;
+}
+
+}  // namespace hearth

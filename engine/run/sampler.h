@@ -1,0 +1,38 @@
+// From logits to the next token.
+#pragma once
+
+#include "engine/model/tokenizer.h"
+
+#include <random>
+#include <span>
+#include <vector>
+
+namespace hearth {
+
+struct SamplerOptions {
+    float temperature = 0.8f;       // 0: always the most probable token
+    uint32_t top_k = 40;            // only the k most probable; 0: all
+    float top_p = 0.95f;            // only the fewest whose probabilities reach p
+    float min_p = 0.05f;            // only those with at least this share of the best one's probability
+    float repeat_penalty = 1.0f;    // logits of the last 64 tokens are divided (if negative: multiplied) by this
+    uint64_t seed = 0;
+};
+
+/// Same logits, same options, same seed: same tokens, on every platform.
+class Sampler {
+  public:
+    explicit Sampler(const SamplerOptions& options) : options_(options), random_(options.seed) {}
+
+    /// Tokens that the penalty shall know of: the prompt's.
+    void accept(Token token);
+
+    /// Chooses a token and accepts it.
+    Token sample(std::span<const float> logits);
+
+  private:
+    SamplerOptions options_;
+    std::mt19937_64 random_;
+    std::vector<Token> recent_;
+};
+
+}  // namespace hearth

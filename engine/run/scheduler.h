@@ -1,0 +1,36 @@
+// The loop: one batch of tokens through device and host, both at once where a layer is split.
+#pragma once
+
+#include "engine/run/cpu_model.h"
+#include "engine/run/gpu_model.h"
+
+namespace hearth {
+
+/// Which logits of a batch are wanted: of the last `count` tokens.
+struct WantedLogits {
+    uint32_t count = 1;
+    /// Called for each of them in order: the token's place in the batch, and its logits (vocab), valid during the call.
+    std::function<void(uint32_t, std::span<const float>)> take;
+};
+
+class Scheduler {
+  public:
+    /// `gpu` may be null: everything runs on the host. All three must outlive this.
+    Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, host::Team& team, const Config& config);
+
+    /// Runs tokens (no more than the session's batch) at `position`.
+    FeedStats feed(uint32_t position, std::span<const Token> tokens, const WantedLogits& wanted);
+
+  private:
+    void device_layers(std::span<const Token> tokens, const WantedLogits& wanted, FeedStats& stats);
+    void host_layers(const WantedLogits& wanted, FeedStats& stats);
+
+    CpuModel& cpu_;
+    GpuModel* gpu_;
+    GpuSession* session_;
+    host::Team& team_;
+    const Config& config_;
+    std::vector<float> residual_;
+};
+
+}  // namespace hearth

@@ -1,0 +1,47 @@
+// What a batch of tokens did: the counters behind --stats, bench and the closing line.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace hearth {
+
+/// One step on one side. Times are 0 where timing is off.
+struct Stage {
+    std::string_view name;
+    uint32_t layer;      // the number of layers: the head
+    bool on_device;
+    uint64_t bytes;      // of weights and KV cache read, and of activations on the device
+    double us;
+};
+
+struct LayerCounts {
+    uint32_t resident = 0;          // neurons on the device
+    uint64_t active_device = 0;     // of them, how many had an activation that is not zero (decode; a prefill does not count)
+    uint64_t active_host = 0;       // likewise of the others
+    bool split = false;             // part here, part there: one join
+    double device_us = 0;           // the device's share of the feed-forward block
+    double host_us = 0;             // the host's share
+    double both_us = 0;             // from the start of the one to the end of the later, where both ran and timing is on
+};
+
+struct FeedStats {
+    uint32_t position = 0;    // of the first token
+    uint32_t tokens = 0;
+    uint32_t submits = 0;     // vkQueueSubmit2 calls
+    uint32_t waits = 0;       // times the host waited for the device (polling; there are no fences)
+    uint32_t joins = 0;       // layers whose two shares were added
+    double us = 0;            // wall time
+    std::vector<LayerCounts> layers;
+    std::vector<Stage> stages;
+
+    uint64_t bytes() const
+    {
+        uint64_t sum = 0;
+        for (const Stage& s : stages) sum += s.bytes;
+        return sum;
+    }
+};
+
+}  // namespace hearth

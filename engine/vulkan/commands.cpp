@@ -1,0 +1,199 @@
+#include "engine/vulkan/commands.h"
+
+#include <thread>
+#include <utility>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace hearth::vulkan {
+
+namespace {
+
+constexpr uint32_t most_stages = 4096;    // of one command buffer, timestamps included
+
+}  // namespace
+
+Commands::Commands(std::shared_ptr<Device> device, bool timing) : device_(std::move(device))
+{
+    const DeviceApi& api = device_->api();
+    const VkCommandBufferAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                              .commandPool = device_->command_pool(),
+                                              .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                              .commandBufferCount = 1};
+    check_result(api.AllocateCommandBuffers(device_->handle(), &info, &handle_), "vkAllocateCommandBuffers");
+    if (timing && device_->timestamp_ns() > 0) {
+        const VkQueryPoolCreateInfo queries = {.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = most_stages};
+        check_result(api.CreateQueryPool(device_->handle(), &queries, nullptr, &queries_), "vkCreateQueryPool");
+    }
+    const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
+    check_result(api.BeginCommandBuffer(handle_, &begin), "vkBeginCommandBuffer");
+    if (queries_) api.CmdResetQueryPool(handle_, queries_, 0, most_stages);
+}
+
+Commands& Commands::operator=(Commands&& other) noexcept
+{
+    std::swap(device_, other.device_);
+    std::swap(handle_, other.handle_);
+    std::swap(queries_, other.queries_);
+    std::swap(stages_, other.stages_);
+    return *this;
+}
+
+Commands::~Commands()
+{
+    if (queries_) device_->api().DestroyQueryPool(device_->handle(), queries_, nullptr);
+    if (handle_) device_->api().FreeCommandBuffers(device_->handle(), device_->command_pool(), 1, &handle_);
+}
+
+void Commands::timestamp()
+{
+    if (!queries_) return;
+    HEARTH_CHECK(stages_.size() < most_stages);
+    device_->api().CmdWriteTimestamp2(handle_, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, queries_, uint32_t(stages_.size()));
+}
+
+namespace {
+
+void barrier(const Device& device, VkCommandBuffer commands, VkPipelineStageFlags2 from, VkAccessFlags2 writes, VkPipelineStageFlags2 to, VkAccessFlags2 reads)
+{
+    const VkMemoryBarrier2 memory = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
+                                     .srcStageMask = from,
+                                     .srcAccessMask = writes,
+                                     .dstStageMask = to,
+                                     .dstAccessMask = reads};
+    const VkDependencyInfo dependency = {.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO, .memoryBarrierCount = 1, .pMemoryBarriers = &memory};
+    device.api().CmdPipelineBarrier2(commands, &dependency);
+}
+
+constexpr VkPipelineStageFlags2 work_stages = VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT;
+constexpr VkAccessFlags2 work_writes = VK_ACCESS_2_SHADER_WRITE_BIT | VK_ACCESS_2_TRANSFER_WRITE_BIT;
+constexpr VkAccessFlags2 work_accesses = work_writes | VK_ACCESS_2_SHADER_READ_BIT | VK_ACCESS_2_TRANSFER_READ_BIT;
+
+}  // namespace
+
+void Commands::stage(const char* name, uint32_t index, uint64_t bytes)
+{
+    // The barrier reaches back over earlier submits to the same queue; what the host wrote before the submit is visible without one.
+    barrier(*device_, handle_, work_stages, work_writes, work_stages, work_accesses);
+    timestamp();
+    stages_.push_back({name, index, bytes});
+}
+
+void Commands::dispatch_raw(const Pipeline& pipeline, Groups groups, const void* args, uint32_t bytes)
+{
+    const DeviceApi& api = device_->api();
+    api.CmdBindPipeline(handle_, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.handle());
+    api.CmdPushConstants(handle_, pipeline.layout(), VK_SHADER_STAGE_COMPUTE_BIT, 0, bytes, args);
+    api.CmdDispatch(handle_, groups.x, groups.y, groups.z);
+}
+
+void Commands::copy(const Slice& from, const Slice& to, uint64_t bytes)
+{
+    HEARTH_CHECK(bytes <= from.bytes && bytes <= to.bytes);
+    const VkBufferCopy region = {from.offset, to.offset, bytes};
+    device_->api().CmdCopyBuffer(handle_, from.buffer, to.buffer, 1, &region);
+}
+
+void Commands::clear(const Slice& slice) { device_->api().CmdFillBuffer(handle_, slice.buffer, slice.offset, slice.bytes / 4 * 4, 0); }
+
+void Commands::end()
+{
+    timestamp();
+    barrier(*device_, handle_, work_stages, work_writes, VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
+    check_result(device_->api().EndCommandBuffer(handle_), "vkEndCommandBuffer");
+}
+
+std::vector<StageTime> Commands::times() const
+{
+    std::vector<uint64_t> ticks(stages_.size() + 1);
+    if (queries_) {
+        const VkResult result = device_->api().GetQueryPoolResults(device_->handle(), queries_, 0, uint32_t(ticks.size()), ticks.size() * sizeof(uint64_t),
+                                                                   ticks.data(), sizeof(uint64_t), VK_QUERY_RESULT_64_BIT);
+        check_result(result, "vkGetQueryPoolResults");
+    }
+    std::vector<StageTime> times;
+    const double us = device_->timestamp_ns() / 1000;
+    for (size_t i = 0; i < stages_.size(); ++i)
+        times.push_back({stages_[i].name, stages_[i].index, stages_[i].bytes, double(ticks[i]) * us, double(ticks[i + 1] - ticks[i]) * us});
+    return times;
+}
+
+// ---- queue -------------------------------------------------------------------------------------------------------------
+
+Queue::Queue(std::shared_ptr<Device> device) : device_(std::move(device))
+{
+    const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO, .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
+    const VkSemaphoreCreateInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
+    check_result(device_->api().CreateSemaphore(device_->handle(), &info, nullptr, &timeline_), "vkCreateSemaphore");
+}
+
+Queue::~Queue()
+{
+    device_->api().DeviceWaitIdle(device_->handle());    // after an error, work may still be under way; a lost device returns at once
+    device_->api().DestroySemaphore(device_->handle(), timeline_, nullptr);
+}
+
+uint64_t Queue::submit(std::span<const Commands* const> work)
+{
+    constexpr size_t most = 4;
+    HEARTH_CHECK(!work.empty() && work.size() <= most);
+    VkCommandBufferSubmitInfo buffers[most];
+    VkSemaphoreSubmitInfo signals[most];
+    VkSubmitInfo2 submits[most];
+    for (size_t i = 0; i < work.size(); ++i) {
+        buffers[i] = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO, .commandBuffer = work[i]->handle()};
+        signals[i] = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SUBMIT_INFO,
+                      .semaphore = timeline_,
+                      .value = submitted_ + 1 + i,
+                      .stageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT};
+        submits[i] = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
+                      .commandBufferInfoCount = 1,
+                      .pCommandBufferInfos = &buffers[i],
+                      .signalSemaphoreInfoCount = 1,
+                      .pSignalSemaphoreInfos = &signals[i]};
+    }
+    check_result(device_->api().QueueSubmit2(device_->queue(), uint32_t(work.size()), submits, VK_NULL_HANDLE), "vkQueueSubmit2");
+    return submitted_ += work.size();
+}
+
+void Queue::wait(uint64_t number) const
+{
+    // Polling sees the value within microseconds; a fence wait costs 50 and more. After a while the core is offered to others: a software device
+    // computes on it.
+    for (uint32_t polls = 0;; ++polls) {
+        uint64_t done = 0;
+        check_result(device_->api().GetSemaphoreCounterValue(device_->handle(), timeline_, &done), "vkGetSemaphoreCounterValue");
+        if (done >= number) return;
+        if (polls < 100) {
+#if defined(__x86_64__) || defined(_M_X64)
+            _mm_pause();
+#endif
+        } else {
+            std::this_thread::yield();
+        }
+    }
+}
+
+// ---- uploads -----------------------------------------------------------------------------------------------------------
+
+Uploader::Uploader(std::shared_ptr<Device> device)
+    : device_(device), pool_(device, staging_bytes, Use::upload, "the staging buffer"), staging_(pool_.take(staging_bytes)), queue_(device)
+{
+}
+
+void Uploader::send(const Slice& to, uint64_t offset, uint64_t bytes)
+{
+    Commands commands(device_, false);
+    commands.stage("upload", 0, bytes);
+    Slice part = to;
+    part.offset += offset;
+    part.bytes -= offset;
+    commands.copy(staging_, part, bytes);
+    commands.end();
+    const Commands* work[] = {&commands};
+    queue_.wait(queue_.submit(work));
+}
+
+}  // namespace hearth::vulkan

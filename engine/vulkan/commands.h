@@ -1,0 +1,112 @@
+// Command buffers recorded once and submitted again, and the queue they go to.
+#pragma once
+
+#include "engine/vulkan/kernel.h"
+
+#include <span>
+#include <vector>
+
+namespace hearth::vulkan {
+
+struct Groups {
+    uint32_t x = 1, y = 1, z = 1;
+};
+
+/// A step of a command buffer as it ran. Times are of the device's clock, 0 where timing is off.
+struct StageTime {
+    std::string_view name;
+    uint32_t index;      // tells steps of one name apart; as recorded
+    uint64_t bytes;      // read and written; as recorded
+    double start_us, us;
+};
+
+class Commands {
+  public:
+    /// `timing`: every stage gets a timestamp.
+    Commands(std::shared_ptr<Device> device, bool timing);
+    ~Commands();
+    Commands(Commands&& other) noexcept { *this = std::move(other); }
+    Commands& operator=(Commands&& other) noexcept;
+
+    /// A step that must see the writes of all before it: barrier, label, timestamp and byte count in one call.
+    void stage(const char* name, uint32_t index, uint64_t bytes);
+
+    template <class Args>
+    void dispatch(const Kernel<Args>& kernel, Groups groups, const Args& args)
+    {
+        dispatch_raw(kernel.pipeline(), groups, &args, sizeof(Args));
+    }
+    void copy(const Slice& from, const Slice& to, uint64_t bytes);
+    void clear(const Slice& slice);
+
+    /// Ends the recording; what it wrote will be visible to the host once the submit is done.
+    void end();
+
+    VkCommandBuffer handle() const { return handle_; }
+
+    /// Stages of the last submit, which must be done.
+    std::vector<StageTime> times() const;
+
+  private:
+    void dispatch_raw(const Pipeline& pipeline, Groups groups, const void* args, uint32_t bytes);
+    void timestamp();
+    struct Stage {
+        const char* name;
+        uint32_t index;
+        uint64_t bytes;
+    };
+
+    std::shared_ptr<Device> device_;
+    VkCommandBuffer handle_ = VK_NULL_HANDLE;
+    VkQueryPool queries_ = VK_NULL_HANDLE;
+    std::vector<Stage> stages_;
+};
+
+/// The device's queue with one timeline: work is numbered in the order of submission.
+class Queue {
+  public:
+    explicit Queue(std::shared_ptr<Device> device);
+    ~Queue();
+
+    /// One vkQueueSubmit2 of all of `work`, in order. Returns the number of the last; the others are numbered just before it.
+    uint64_t submit(std::span<const Commands* const> work);
+
+    /// Polls until work `number` is done. Throws Error if the device is lost.
+    void wait(uint64_t number) const;
+
+  private:
+    std::shared_ptr<Device> device_;
+    VkSemaphore timeline_ = VK_NULL_HANDLE;
+    uint64_t submitted_ = 0;
+};
+
+/// Copies host data into Use::device memory through a staging buffer.
+class Uploader {
+  public:
+    explicit Uploader(std::shared_ptr<Device> device);
+
+    /// `fill(p, first, count)` writes `count` units, from unit `first` on, to p; `unit` bytes each, `units` in all.
+    template <class Fill>
+    void upload(const Slice& to, uint64_t units, uint64_t unit, Fill&& fill)
+    {
+        HEARTH_CHECK(units * unit <= to.bytes && unit <= staging_bytes);
+        const uint64_t at_once = staging_bytes / unit;
+        for (uint64_t first = 0; first < units; first += at_once) {
+            const uint64_t count = std::min(at_once, units - first);
+            fill(static_cast<std::byte*>(staging_.mapped), first, count);
+            send(to, first * unit, count * unit);
+        }
+    }
+
+    static constexpr uint64_t staging_bytes = 16 << 20;
+
+  private:
+    void send(const Slice& to, uint64_t offset, uint64_t bytes);
+
+    std::shared_ptr<Device> device_;
+    Pool pool_;
+    Slice staging_;
+    Queue queue_;
+};
+
+}  // namespace hearth::vulkan

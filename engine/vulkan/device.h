@@ -1,0 +1,177 @@
+// A thin Vulkan: instance, device, memory by intent. It knows buffers and kernels, no models.
+#pragma once
+
+#include "engine/error.h"
+#include "engine/vulkan/api.h"
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace hearth::vulkan {
+
+/// Throws Error with the call's name and what its result means for the user.
+void check_result(VkResult result, const char* call);
+
+enum class DeviceKind { discrete, integrated, other, software };
+
+/// Optional abilities of a device; each has a fallback and can be switched off by hand.
+struct Features {
+    bool fp16 = false;       // arithmetic in half precision
+    bool int_dot = false;    // integer dot product of packed bytes
+};
+
+struct DeviceInfo {
+    VkPhysicalDevice handle = VK_NULL_HANDLE;
+    std::string name;
+    std::string driver;              // name and version
+    DeviceKind kind = DeviceKind::other;
+    uint64_t memory = 0;             // bytes of the largest device-local heap
+    uint64_t free_memory = 0;        // of it, as the driver reports; `memory` where it does not
+    uint32_t subgroup_size = 0, min_subgroup_size = 0, max_subgroup_size = 0;
+    Features features;
+    std::string unfit;               // why this program cannot use it; empty where it can
+};
+
+std::string_view kind_name(DeviceKind kind);
+
+/// Which of `devices` is meant by `wanted`: "auto" (the best GPU; never a software device), an index, or a part of a name (case does not matter).
+struct DeviceChoice {
+    std::optional<size_t> index;
+    std::string reason;    // one clause: why this one, or why none
+};
+/// Throws Error where `wanted` names no device, an unfit one, or several.
+DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_view wanted);
+
+struct InstanceOptions {
+    bool validation = false;    // Khronos validation with synchronization validation; messages are kept
+};
+
+class Instance {
+  public:
+    /// nullptr, and the reason in `why_not`, where the machine has no Vulkan.
+    static std::shared_ptr<Instance> open(const InstanceOptions& options, std::string& why_not);
+    ~Instance();
+
+    const std::vector<DeviceInfo>& devices() const { return devices_; }
+    const InstanceApi& api() const { return api_; }
+
+    /// What the validation layers said since the last call.
+    std::vector<std::string> take_messages();
+
+  private:
+    Instance() = default;
+    void look_at_devices();
+
+    InstanceApi api_;
+    VkInstance handle_ = VK_NULL_HANDLE;
+    VkDebugUtilsMessengerEXT messenger_ = VK_NULL_HANDLE;
+    std::vector<DeviceInfo> devices_;
+    std::mutex mutex_;
+    std::vector<std::string> messages_;
+    friend struct MessageSink;
+};
+
+/// What a buffer is for; decides the memory it lies in.
+enum class Use {
+    device,      // read and written by kernels: the device's own memory
+    upload,      // written by the host, read by kernels and copies
+    readback,    // written by kernels, read by the host: cached, coherent host memory
+};
+
+class Device;
+
+/// Memory with an address on the device; `mapped` on the host unless Use::device. Move-only.
+class Buffer {
+  public:
+    Buffer() = default;
+    Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::string_view what);
+    Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+    Buffer& operator=(Buffer&& other) noexcept;
+    ~Buffer();
+
+    uint64_t bytes() const { return bytes_; }
+    uint64_t address() const { return address_; }
+    VkBuffer handle() const { return handle_; }
+    template <class T>
+    T* mapped() const
+    {
+        return static_cast<T*>(mapped_);
+    }
+
+  private:
+    std::shared_ptr<Device> device_;
+    VkBuffer handle_ = VK_NULL_HANDLE;
+    VkDeviceMemory memory_ = VK_NULL_HANDLE;
+    uint64_t bytes_ = 0, address_ = 0;
+    void* mapped_ = nullptr;
+};
+
+/// A part of a buffer.
+struct Slice {
+    VkBuffer buffer = VK_NULL_HANDLE;
+    uint64_t offset = 0, bytes = 0, address = 0;
+    void* mapped = nullptr;
+};
+
+inline constexpr uint64_t slice_alignment = 256;
+constexpr uint64_t aligned(uint64_t bytes) { return (bytes + slice_alignment - 1) / slice_alignment * slice_alignment; }
+
+/// One buffer handed out in slices, in order.
+class Pool {
+  public:
+    Pool() = default;
+    Pool(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::string_view what) : buffer_(std::move(device), bytes, use, what) {}
+    Slice take(uint64_t bytes);
+    uint64_t bytes() const { return buffer_.bytes(); }
+
+  private:
+    Buffer buffer_;
+    uint64_t taken_ = 0;
+};
+
+class Device : public std::enable_shared_from_this<Device> {
+  public:
+    /// `features` may switch off what the device has, not add to it.
+    static std::shared_ptr<Device> open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features);
+    ~Device();
+
+    const DeviceInfo& info() const { return info_; }
+    const Features& features() const { return features_; }
+    const DeviceApi& api() const { return api_; }
+    VkDevice handle() const { return handle_; }
+    VkQueue queue() const { return queue_; }
+    VkCommandPool command_pool() const { return command_pool_; }
+    VkPipelineCache pipeline_cache() const { return pipeline_cache_; }
+    Instance& instance() const { return *instance_; }
+    double timestamp_ns() const { return timestamp_ns_; }    // of one tick; 0 where the queue has no timestamps
+
+    /// Bytes of device memory (Use::device) allocated now.
+    uint64_t allocated() const { return allocated_; }
+
+  private:
+    friend class Buffer;
+    Device() = default;
+    void open_pipeline_cache();
+    void save_pipeline_cache() const;
+
+    std::shared_ptr<Instance> instance_;
+    DeviceInfo info_;
+    Features features_;
+    DeviceApi api_;
+    VkDevice handle_ = VK_NULL_HANDLE;
+    VkQueue queue_ = VK_NULL_HANDLE;
+    VkCommandPool command_pool_ = VK_NULL_HANDLE;
+    VkPipelineCache pipeline_cache_ = VK_NULL_HANDLE;
+    std::string cache_path_;
+    size_t cache_bytes_ = 0;
+    double timestamp_ns_ = 0;
+    VkPhysicalDeviceMemoryProperties memory_ = {};
+    uint64_t allocated_ = 0;
+};
+
+}  // namespace hearth::vulkan

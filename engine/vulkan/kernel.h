@@ -1,0 +1,53 @@
+// A compiled kernel together with the type of its arguments, so that the wrong struct does not compile.
+#pragma once
+
+#include "engine/vulkan/device.h"
+#include "shaders/kernels.h"
+
+#include <memory>
+#include <span>
+
+namespace hearth::vulkan {
+
+/// A compute pipeline whose only interface is a push-constant struct.
+class Pipeline {
+  public:
+    /// `constants` are specialization constants 0, 1, ... Throws Error if the driver refuses the kernel.
+    Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants);
+    ~Pipeline();
+    Pipeline(const Pipeline&) = delete;
+    Pipeline& operator=(const Pipeline&) = delete;
+
+    VkPipeline handle() const { return handle_; }
+    VkPipelineLayout layout() const { return layout_; }
+
+  private:
+    std::shared_ptr<Device> device_;
+    VkPipelineLayout layout_ = VK_NULL_HANDLE;
+    VkPipeline handle_ = VK_NULL_HANDLE;
+};
+
+template <class Args>
+class Kernel {
+  public:
+    static_assert(sizeof(Args) <= 128, "push constants of 128 bytes are all that Vulkan guarantees");
+
+    Kernel() = default;
+    Kernel(const std::shared_ptr<Device>& device, std::string_view name, std::initializer_list<uint32_t> constants = {})
+        : pipeline_(std::make_shared<Pipeline>(device, name, uint32_t(sizeof(Args)), std::span(constants.begin(), constants.size())))
+    {
+    }
+    const Pipeline& pipeline() const { return *pipeline_; }
+
+  private:
+    std::shared_ptr<const Pipeline> pipeline_;
+};
+
+/// Name, offset and size of each member of a module's push-constant struct, as the compiler laid it out. For the test that C++ lays it out alike.
+struct ReflectedMember {
+    std::string name;
+    uint32_t offset;
+};
+std::vector<ReflectedMember> reflect_push_constants(std::string_view kernel);
+
+}  // namespace hearth::vulkan

@@ -1,0 +1,120 @@
+// Plain C++: what kernels_body.h needs, on one float. And the choice of the instruction set.
+#include "host/kernels_body.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace hearth::host {
+namespace {
+
+/// Exact. The exponent's bias is 15 in fp16 and 127 in fp32.
+float from_f16(uint16_t h)
+{
+    const uint32_t sign = uint32_t(h & 0x8000) << 16, magnitude = h & 0x7fff, mantissa = h & 0x3ff;
+    if (magnitude > 0x7c00) return std::bit_cast<float>(sign | 0x7fc00000 | mantissa << 13);    // a quiet NaN, as F16C makes it
+    if (magnitude == 0x7c00) return std::bit_cast<float>(sign | 0x7f800000);
+    if (magnitude < 0x400) return std::copysign(float(mantissa) * 0x1p-24f, std::bit_cast<float>(sign));
+    return std::bit_cast<float>(sign | ((magnitude << 13) + (112u << 23)));
+}
+
+/// To nearest, ties to even.
+uint16_t round_to_f16(float x)
+{
+    const uint32_t bits = std::bit_cast<uint32_t>(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return uint16_t(sign | 0x7e00 | (magnitude >> 13 & 0x1ff));
+    if (magnitude >= std::bit_cast<uint32_t>(65520.0f)) return uint16_t(sign | 0x7c00);
+    if (magnitude < std::bit_cast<uint32_t>(0x1p-14f))    // floats next to 0.5 are 2^-24 apart, as subnormal fp16 are: the addition rounds
+        return uint16_t(sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<uint32_t>(0.5f)));
+    return uint16_t(sign | ((magnitude - (112u << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13));
+}
+
+struct Plain {
+    using Vec = float;
+    static constexpr uint32_t lanes = 1;
+    static constexpr uint32_t accumulators = 4;
+
+    static Vec zero() { return 0; }
+    static Vec set(float a) { return a; }
+    static Vec set(F16 a) { return from_f16(a.bits); }
+
+    static Vec load(const float* p) { return *p; }
+    static Vec load(const F16* p) { return from_f16(p->bits); }
+    static Vec load(const Bf16* p) { return std::bit_cast<float>(uint32_t(p->bits) << 16); }
+    static void store(float* p, Vec v) { *p = v; }
+    static void store(F16* p, Vec v) { p->bits = round_to_f16(v); }
+    static void store_rounded(int16_t* p, Vec v) { *p = int16_t(std::lrint(v)); }
+
+    static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }    // rounds twice; without the instruction std::fma is a slow function
+    static Vec mul(Vec a, Vec b) { return a * b; }
+    static Vec add(Vec a, Vec b) { return a + b; }
+    static Vec abs(Vec a) { return std::fabs(a); }
+    static Vec max(Vec a, Vec b) { return std::max(a, b); }
+    static float add_lanes(Vec v) { return v; }
+    static float max_lanes(Vec v) { return v; }
+
+    struct Block {
+        int16_t w[fixed_block];
+    };
+    static Block block(const BlockQ8_0& b)
+    {
+        Block w;
+        for (uint32_t i = 0; i < fixed_block; i++) w.w[i] = b.q[i];
+        return w;
+    }
+    static Block block(const BlockQ4_0& b)
+    {
+        Block w;
+        for (uint32_t i = 0; i < fixed_block / 2; i++) {
+            w.w[i] = int16_t((b.q[i] & 15) - 8);
+            w.w[i + fixed_block / 2] = int16_t((b.q[i] >> 4) - 8);
+        }
+        return w;
+    }
+    static Vec dot(const Block& w, const int16_t* x)
+    {
+        int32_t sum = 0;
+        for (uint32_t i = 0; i < fixed_block; i++) sum += int32_t(w.w[i]) * x[i];
+        return float(sum);
+    }
+    static void floats(const Block& w, Vec* out)
+    {
+        for (uint32_t i = 0; i < fixed_block; i++) out[i] = w.w[i];
+    }
+};
+
+/// Whether CPU and operating system let us use it.
+bool usable(Isa isa)
+{
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    switch (isa) {
+    case Isa::plain: return true;
+    case Isa::avx2: return avx2;
+    case Isa::avx512:
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+    }
+    return false;
+}
+
+}  // namespace
+
+constexpr Kernels plain_kernels = make_kernels<Plain>(Isa::plain, "plain C++");
+
+static_assert(std::ranges::equal(weight_formats, plain_kernels.rows, {}, &WeightFormat::type, &RowKernels::type));
+
+const RowKernels& Kernels::of(WeightType type) const { return *std::ranges::find(rows, type, &RowKernels::type); }
+
+const Kernels* kernels(Isa isa)
+{
+    static constexpr const Kernels* all[] = {&plain_kernels, &avx2_kernels, &avx512_kernels};
+    return usable(isa) ? all[uint32_t(isa)] : nullptr;
+}
+
+const Kernels& kernels()
+{
+    static const Kernels& best = usable(Isa::avx512) ? avx512_kernels : usable(Isa::avx2) ? avx2_kernels : plain_kernels;
+    return best;
+}
+
+}  // namespace hearth::host

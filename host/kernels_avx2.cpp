@@ -1,0 +1,88 @@
+// AVX2, FMA and F16C: what kernels_body.h needs, on 8 floats.
+#include "host/kernels_body.h"
+
+#include <immintrin.h>
+
+namespace hearth::host {
+namespace {
+
+struct Avx2 {
+    using Vec = __m256;
+    static constexpr uint32_t lanes = 8;
+    static constexpr uint32_t accumulators = 3;    // 3 * 4 tokens + a weight = 13 of 16 registers
+
+    static Vec zero() { return _mm256_setzero_ps(); }
+    static Vec set(float a) { return _mm256_set1_ps(a); }
+    static Vec set(F16 a) { return _mm256_cvtph_ps(_mm_set1_epi16(short(a.bits))); }
+
+    static Vec load(const float* p) { return _mm256_loadu_ps(p); }
+    static Vec load(const F16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+    static Vec load(const Bf16* p)
+    {
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+    }
+    static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+    static void store(F16* p, Vec v)
+    {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
+    static void store_rounded(int16_t* p, Vec v)
+    {
+        const __m256i i = _mm256_cvtps_epi32(v);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1)));
+    }
+
+    static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+    static Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+    static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+    static Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+    static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+
+    static float add_lanes(Vec v)
+    {
+        __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+        s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+        return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+    }
+    static float max_lanes(Vec v)
+    {
+        __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+        m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+        return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+    }
+
+    struct Block {
+        __m256i low, high;    // weights 0..15 and 16..31
+    };
+    static Block block(const BlockQ8_0& b)
+    {
+        const __m128i* q = reinterpret_cast<const __m128i*>(b.q);
+        return {_mm256_cvtepi8_epi16(_mm_loadu_si128(q)), _mm256_cvtepi8_epi16(_mm_loadu_si128(q + 1))};
+    }
+    static Block block(const BlockQ4_0& b)
+    {
+        const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b.q)), nibble = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
+        return {_mm256_cvtepi8_epi16(_mm_sub_epi8(_mm_and_si128(q, nibble), eight)),
+                _mm256_cvtepi8_epi16(_mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(q, 4), nibble), eight))};
+    }
+    static Vec dot(const Block& w, const int16_t* x)
+    {
+        const __m256i* q = reinterpret_cast<const __m256i*>(x);
+        return _mm256_cvtepi32_ps(
+            _mm256_add_epi32(_mm256_madd_epi16(w.low, _mm256_loadu_si256(q)), _mm256_madd_epi16(w.high, _mm256_loadu_si256(q + 1))));
+    }
+    static Vec eight(__m128i q) { return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(q)); }
+    static void floats(const Block& w, Vec* out)
+    {
+        out[0] = eight(_mm256_castsi256_si128(w.low));
+        out[1] = eight(_mm256_extracti128_si256(w.low, 1));
+        out[2] = eight(_mm256_castsi256_si128(w.high));
+        out[3] = eight(_mm256_extracti128_si256(w.high, 1));
+    }
+};
+
+}  // namespace
+
+constexpr Kernels avx2_kernels = make_kernels<Avx2>(Isa::avx2, "AVX2");
+
+}  // namespace hearth::host

@@ -1,0 +1,272 @@
+// The CPU's kernels, written once. S is an instruction set; kernels_avx2.cpp, kernels_avx512.cpp and kernels.cpp (plain C++) each define one:
+//
+//   Vec, lanes                      that many floats
+//   accumulators                    independent sums of a float dot; times `token_block` they fit into the registers
+//   zero() set(a)                   every lane 0, a
+//   load(p) store(p, v)             p to float, F16 or (load only) Bf16, of any alignment
+//   store_rounded(p, v)             to int16_t, to nearest
+//   fma(a, b, c) mul(a, b) add(a, b) abs(a) max(a, b)       lane by lane; fma is a b + c
+//   add_lanes(v) max_lanes(v)       to one float
+//   Block, block(b)                 the 32 integers of a BlockQ8_0 or BlockQ4_0, sign extended to int16
+//   dot(block, x)                   32 products with int16_t x[32], added up to one number per lane
+//   floats(block, out)              the same integers as 32 / lanes Vecs
+//
+// S lives in an unnamed namespace, so every template made from it is private to its file: no AVX-512 code can replace a plain function of the
+// same name in the linker. For the same reason nothing here may call a function of the standard library.
+#pragma once
+
+#include "host/kernels.h"
+
+namespace hearth::host {
+
+extern const Kernels plain_kernels, avx2_kernels, avx512_kernels;
+
+struct F16 {
+    uint16_t bits;
+};
+struct Bf16 {
+    uint16_t bits;
+};
+
+// ---- a piece of a row ------------------------------------------------------------------------------------------------
+
+/// Weights in one W.
+template <class W>
+inline constexpr uint32_t elements = 1;
+template <>
+inline constexpr uint32_t elements<BlockQ8_0> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockQ4_0> = fixed_block;
+
+/// S::lanes weights of a float format: W is float, F16 or Bf16. `k` counts pieces.
+template <class S, class W>
+struct Piece {
+    using Vec = typename S::Vec;
+    static constexpr uint32_t weights = S::lanes;
+    static constexpr uint32_t accumulators = S::accumulators;
+    Vec w;
+
+    Piece(const W* row, size_t k) : w(S::load(row + k * weights)) {}
+    Vec fma(const Input& x, size_t k, Vec sum) const { return S::fma(w, S::load(x.x + k * weights), sum); }
+    void decode(Vec* out) const { out[0] = w; }
+};
+
+/// 32 weights d q_i of a block format.
+template <class S, class B>
+struct BlockPiece {
+    using Vec = typename S::Vec;
+    static constexpr uint32_t weights = fixed_block;
+    static constexpr uint32_t accumulators = 2;    // decoding takes longer than two additions
+    typename S::Block q;
+    Vec d;
+
+    BlockPiece(const B* row, size_t k) : q(S::block(row[k])), d(S::set(F16{row[k].d})) {}
+
+    /// The integer sum cannot overflow: 32 * 127 * 32512 < 2^31.
+    Vec fma(const Input& x, size_t k, Vec sum) const { return S::fma(S::dot(q, x.q + k * weights), S::mul(d, S::set(x.scale[k])), sum); }
+
+    /// Exact: 11 bits of d times 8 bits of q fit into a float.
+    void decode(Vec* out) const
+    {
+        S::floats(q, out);
+        for (uint32_t v = 0; v < weights / S::lanes; v++) out[v] = S::mul(out[v], d);
+    }
+};
+
+template <class S>
+struct Piece<S, BlockQ8_0> : BlockPiece<S, BlockQ8_0> {
+    using BlockPiece<S, BlockQ8_0>::BlockPiece;
+};
+template <class S>
+struct Piece<S, BlockQ4_0> : BlockPiece<S, BlockQ4_0> {
+    using BlockPiece<S, BlockQ4_0>::BlockPiece;
+};
+
+/// The last `count` < S::lanes elements at p; the other lanes are 0.
+template <class S, class T>
+typename S::Vec load_some(const T* p, uint32_t count)
+{
+    T padded[S::lanes] = {};
+    for (uint32_t i = 0; i < count; i++) padded[i] = p[i];
+    return S::load(padded);
+}
+
+template <class S, class T>
+void store_some(T* p, typename S::Vec v, uint32_t count)
+{
+    T padded[S::lanes];
+    S::store(padded, v);
+    for (uint32_t i = 0; i < count; i++) p[i] = padded[i];
+}
+
+// ---- rows ------------------------------------------------------------------------------------------------------------
+
+/// y[t] = sum_i w_i x[t]_i for t < T. The order of addition is the same for every T.
+template <class S, class W, uint32_t T>
+void dot_tokens(const W* row, const Input* x, uint32_t n, float* y)
+{
+    using P = Piece<S, W>;
+    constexpr uint32_t A = P::accumulators;
+    typename S::Vec sum[A][T];
+    for (uint32_t a = 0; a < A; a++)
+        for (uint32_t t = 0; t < T; t++) sum[a][t] = S::zero();
+
+    const size_t pieces = n / P::weights;
+    size_t k = 0;
+    for (; k + A <= pieces; k += A)
+#pragma GCC unroll 4
+        for (uint32_t a = 0; a < A; a++) {
+            const P w(row, k + a);
+#pragma GCC unroll 4
+            for (uint32_t t = 0; t < T; t++) sum[a][t] = w.fma(x[t], k + a, sum[a][t]);
+        }
+    for (; k < pieces; k++) {
+        const P w(row, k);
+#pragma GCC unroll 4
+        for (uint32_t t = 0; t < T; t++) sum[0][t] = w.fma(x[t], k, sum[0][t]);
+    }
+    if constexpr (P::weights == S::lanes)    // a block format has no rest
+        if (const uint32_t rest = n % S::lanes) {
+            const typename S::Vec w = load_some<S>(row + n - rest, rest);
+            for (uint32_t t = 0; t < T; t++) sum[0][t] = S::fma(w, load_some<S>(x[t].x + n - rest, rest), sum[0][t]);
+        }
+
+    for (uint32_t t = 0; t < T; t++) {
+        for (uint32_t a = 1; a < A; a++) sum[0][t] = S::add(sum[0][t], sum[a][t]);
+        y[t] = S::add_lanes(sum[0][t]);
+    }
+}
+
+template <class S, class W>
+float dot(const std::byte* row, const Input& x, uint32_t n)
+{
+    float y;
+    dot_tokens<S, W, 1>(reinterpret_cast<const W*>(row), &x, n, &y);
+    return y;
+}
+
+template <class S, class W>
+void dot_many(const std::byte* row, const Input* x, uint32_t tokens, uint32_t n, float* y)
+{
+    const W* w = reinterpret_cast<const W*>(row);
+    uint32_t t = 0;
+    for (; t + token_block <= tokens; t += token_block) dot_tokens<S, W, token_block>(w, x + t, n, y + t);
+    for (; t < tokens; t++) dot_tokens<S, W, 1>(w, x + t, n, y + t);
+}
+
+/// y_i += a w_i. Every element is one multiplication and one addition, so cutting a row into slices changes no bit.
+template <class S, class W>
+void axpy(const std::byte* row, float a, float* y, uint32_t first, uint32_t count)
+{
+    using P = Piece<S, W>;
+    const W* w = reinterpret_cast<const W*>(row) + first / elements<W>;
+    const typename S::Vec factor = S::set(a);
+    y += first;
+    for (size_t k = 0; k < count / P::weights; k++) {
+        typename S::Vec part[P::weights / S::lanes];
+        P(w, k).decode(part);
+        for (uint32_t v = 0; v < P::weights / S::lanes; v++) {
+            float* out = y + k * P::weights + v * S::lanes;
+            S::store(out, S::fma(factor, part[v], S::load(out)));
+        }
+    }
+    if constexpr (P::weights == S::lanes)
+        if (const uint32_t rest = count % S::lanes) {
+            float* out = y + count - rest;
+            store_some<S>(out, S::fma(factor, load_some<S>(w + count - rest, rest), load_some<S>(out, rest)), rest);
+        }
+}
+
+/// y_i = w_i
+template <class S, class W>
+void decode(const std::byte* row, float* y, uint32_t n)
+{
+    using P = Piece<S, W>;
+    const W* w = reinterpret_cast<const W*>(row);
+    for (size_t k = 0; k < n / P::weights; k++) {
+        typename S::Vec part[P::weights / S::lanes];
+        P(w, k).decode(part);
+        for (uint32_t v = 0; v < P::weights / S::lanes; v++) S::store(y + k * P::weights + v * S::lanes, part[v]);
+    }
+    if constexpr (P::weights == S::lanes)
+        if (const uint32_t rest = n % S::lanes) store_some<S>(y + n - rest, load_some<S>(w + n - rest, rest), rest);
+}
+
+// ---- vectors ---------------------------------------------------------------------------------------------------------
+
+/// y_i = w_i x_i / sqrt(mean(x^2) + eps)
+template <class S>
+void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
+{
+    const Input self{x, nullptr, nullptr};
+    float squares;
+    dot_tokens<S, float, 1>(x, &self, n, &squares);
+    const typename S::Vec r = S::set(1.0f / __builtin_sqrtf(squares / float(n) + eps));
+    uint32_t i = 0;
+    for (; i + S::lanes <= n; i += S::lanes) S::store(y + i, S::mul(S::load(w + i), S::mul(S::load(x + i), r)));
+    if (i < n) store_some<S>(y + i, S::mul(load_some<S>(w + i, n - i), S::mul(load_some<S>(x + i, n - i), r)), n - i);
+}
+
+/// scale = max |x_i| / 32512,  q_i = round(x_i / scale)
+template <class S>
+void quantise(const float* x, int16_t* q, float* scale, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += fixed_block) {
+        typename S::Vec m = S::zero();
+        for (uint32_t v = 0; v < fixed_block; v += S::lanes) m = S::max(m, S::abs(S::load(x + i + v)));
+        const float largest = S::max_lanes(m);
+        const bool zero = largest < 1e-30f;    // below about 1e-34 its reciprocal is no float
+        scale[i / fixed_block] = zero ? 0.0f : largest / fixed_max;
+        const typename S::Vec r = S::set(zero ? 0.0f : fixed_max / largest);
+        for (uint32_t v = 0; v < fixed_block; v += S::lanes) S::store_rounded(q + i + v, S::mul(S::load(x + i + v), r));
+    }
+}
+
+/// y_i = fp16(x_i)
+template <class S>
+void to_f16(const float* x, uint16_t* y, uint32_t n)
+{
+    F16* half = reinterpret_cast<F16*>(y);
+    uint32_t i = 0;
+    for (; i + S::lanes <= n; i += S::lanes) S::store(half + i, S::load(x + i));
+    if (i < n) store_some<S>(half + i, load_some<S>(x + i, n - i), n - i);
+}
+
+template <class S>
+float dot_f16(const float* a, const uint16_t* b, uint32_t n)
+{
+    const Input x{a, nullptr, nullptr};
+    float y;
+    dot_tokens<S, F16, 1>(reinterpret_cast<const F16*>(b), &x, n, &y);
+    return y;
+}
+
+template <class S>
+void axpy_f16(float a, const uint16_t* b, float* y, uint32_t n)
+{
+    axpy<S, F16>(reinterpret_cast<const std::byte*>(b), a, y, 0, n);
+}
+
+// ---- the table -------------------------------------------------------------------------------------------------------
+
+template <class S, class W>
+constexpr RowKernels row_kernels(WeightType type)
+{
+    return {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>};
+}
+
+template <class S>
+constexpr Kernels make_kernels(Isa isa, std::string_view name)
+{
+    return {isa,
+            name,
+            {row_kernels<S, float>(WeightType::f32), row_kernels<S, F16>(WeightType::f16), row_kernels<S, Bf16>(WeightType::bf16),
+             row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0)},
+            rmsnorm<S>,
+            quantise<S>,
+            dot_f16<S>,
+            axpy_f16<S>,
+            to_f16<S>};
+}
+
+}  // namespace hearth::host

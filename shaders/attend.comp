@@ -1,0 +1,85 @@
+// y_th = sum_p softmax_p(scale q_th . k_p) v_p, online: tiles of 128 positions, one running maximum and sum
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "kernels.h"
+
+const uint lanes = 128, max_head_dim = 256;
+const float lowest = -3.0e38;    // finite: exp(lowest - x) is zero on every device, infinities need not be
+layout(local_size_x = 128) in;
+layout(push_constant, scalar) uniform Push { Attend a; };
+
+shared vec2 query[max_head_dim / 2];
+shared float weight[lanes];
+shared float reduced[lanes];
+shared vec2 mixed[lanes];
+
+float workgroup_max(float x)
+{
+    reduced[gl_LocalInvocationID.x] = x;
+    for (uint half_way = lanes / 2; half_way > 0; half_way /= 2) {
+        barrier();
+        if (gl_LocalInvocationID.x < half_way)
+            reduced[gl_LocalInvocationID.x] = max(reduced[gl_LocalInvocationID.x], reduced[gl_LocalInvocationID.x + half_way]);
+    }
+    barrier();
+    const float result = reduced[0];
+    barrier();
+    return result;
+}
+
+float workgroup_sum(float x)
+{
+    reduced[gl_LocalInvocationID.x] = x;
+    for (uint half_way = lanes / 2; half_way > 0; half_way /= 2) {
+        barrier();
+        if (gl_LocalInvocationID.x < half_way) reduced[gl_LocalInvocationID.x] += reduced[gl_LocalInvocationID.x + half_way];
+    }
+    barrier();
+    const float result = reduced[0];
+    barrier();
+    return result;
+}
+
+void main()
+{
+    const Step step = a.step.at;
+    const uint me = gl_LocalInvocationID.x, head = gl_WorkGroupID.x, t = gl_WorkGroupID.y;
+    if (t >= step.tokens) return;
+    const uint pairs = a.head_dim / 2;
+    const uint q_row = (t * a.heads + head) * a.head_dim;
+    const uint cache = head / (a.heads / a.kv_heads) * a.context * pairs;
+    const uint positions = step.position + t + 1;
+
+    for (uint i = me; i < pairs; i += lanes) query[i] = vec2(a.q.at[q_row + 2 * i], a.q.at[q_row + 2 * i + 1]);
+
+    // For the sum over v an invocation owns a pair of columns and every groups-th position.
+    const uint groups = lanes / pairs, group = me / pairs, pair = me % pairs;
+    float top = lowest, total = 0;
+    vec2 sum = vec2(0);
+    for (uint first = 0; first < positions; first += lanes) {
+        barrier();
+        float score = lowest;
+        if (first + me < positions) {
+            vec2 s = vec2(0);
+            for (uint i = 0; i < pairs; ++i) s += query[i] * unpackHalf2x16(a.k_cache.at[cache + (first + me) * pairs + i]);
+            score = a.scale * (s.x + s.y);
+        }
+        const float new_top = max(top, workgroup_max(score));
+        const float kept = exp(top - new_top);
+        weight[me] = exp(score - new_top);
+        total = total * kept + workgroup_sum(weight[me]);
+        sum *= kept;
+        top = new_top;
+        if (group < groups)
+            for (uint p = group; p < min(lanes, positions - first); p += groups)
+                sum += weight[p] * unpackHalf2x16(a.v_cache.at[cache + (first + p) * pairs + pair]);
+    }
+
+    mixed[me] = sum;
+    barrier();
+    if (me < pairs) {
+        for (uint g = 1; g < groups; ++g) sum += mixed[g * pairs + me];
+        a.y.at[q_row + 2 * me] = sum.x / total;
+        a.y.at[q_row + 2 * me + 1] = sum.y / total;
+    }
+}

@@ -1,0 +1,17 @@
+// h_tn = act(h_tn) u_tn
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "kernels.h"
+#include "activation.glsl"
+
+layout(local_size_x = 128) in;
+layout(constant_id = 0) const uint activation = 0;
+layout(push_constant, scalar) uniform Push { Glu a; };
+
+void main()
+{
+    const uint n = gl_GlobalInvocationID.x, t = gl_WorkGroupID.y;
+    if (n >= a.n || t >= a.step.at.tokens) return;
+    const uint i = t * a.n + n;
+    a.h.at[i] = activate(activation, a.h.at[i]) * a.u.at[i];
+}

@@ -1,0 +1,114 @@
+// The GPU's table of contents: every kernel with its formula and its arguments.
+// Compiles as GLSL and as C++ (shared.h). The structs are push constants, at most 128 bytes. Buffers are device addresses; (a, b) after a name is
+// its shape, the last index contiguous. A row of weights starts on 16 bytes; `stride` counts uvec4 from row to row (see row.glsl).
+//
+// A command buffer is recorded once for a number of tokens at most; how many there are this time, and where, stands in the Step that every kernel
+// with a `step` reads.
+#ifndef HEARTH_KERNELS_H
+#define HEARTH_KERNELS_H
+
+#include "shared.h"
+
+HEARTH_GPU_BEGIN
+
+struct Step {              // written by the host before each submit
+    uint position;         // of the first token in the context
+    uint tokens;           // in this batch
+    uint head_first;       // first token whose logits are wanted
+    uint head_tokens;      // how many, from there on
+};
+
+#ifndef __cplusplus
+layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Steps { Step at; };
+#endif
+
+// What a join hands to the host (Join::publish).
+const uint publish_nothing = 0;
+const uint publish_norm = 1;
+const uint publish_residual = 2;
+
+struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / sqrt(mean(r^2) + eps).  One workgroup per token.
+    Steps step;
+    Floats base;           // (tokens, n)
+    Floats parts;          // (part_count, part_stride): token t at t n
+    Floats cold;           // (tokens, n), the host's share; read if has_cold
+    Floats weight;         // (n)
+    Floats residual;       // (tokens, n): r; may be base
+    Floats y;              // (tokens, n)
+    Floats published;      // (tokens, n) in host memory
+    uint n, part_count, part_stride;
+    uint has_cold;
+    uint publish;          // publish_nothing, publish_norm or publish_residual
+    uint head;             // 1: only the tokens of step.head_*, y counted from the first of them
+    float eps;
+};
+
+struct Quantise {          // x_i = scale[i / 32] (256 high_i + low_i), scale = max |x| of the block / 32512
+    Floats x;              // (n)
+    Words high, low;       // (n) int8, four to a word
+    Floats scale;          // (n / 32)
+    uint n;
+};
+
+struct MatVec {            // y_r = sum_i w_ri x_i.  One subgroup per row.
+    Quads weight;          // (rows, cols)
+    Floats x;              // (cols)
+    Words high, low;       // x as of Quantise, for the integer variant
+    Floats scale;
+    Floats y;              // (rows)
+    uint rows, cols, stride;
+};
+
+struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = sum_i w_ir x_ti.  A tile of 64 rows x 32 tokens per workgroup.
+    Steps step;
+    Quads weight;          // (rows, inner), TRANSPOSED: (inner, rows)
+    Floats x;              // (tokens, x_stride)
+    Floats y;              // (tokens, y_stride)
+    uint rows, inner, stride, x_stride, y_stride;
+    uint head;             // 1: as many tokens as step.head_tokens, else step.tokens
+};
+
+struct Rope {              // q, k rotated by (cos, sin); k, v appended to the cache in fp16
+    Steps step;
+    Floats q;              // (tokens, heads, head_dim), in place
+    Floats k, v;           // (tokens, kv_heads, head_dim)
+    Floats angles;         // (tokens, rope_dim / 2, 2): cos and sin for pair (2i, 2i + 1), computed by the host in double
+    Words k_cache, v_cache;    // (kv_heads, context, head_dim) fp16, two to a word
+    uint heads, kv_heads, head_dim, rope_dim, context;
+};
+
+struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over p <= position of t.  One workgroup per head and token.
+    Steps step;
+    Floats q;              // (tokens, heads, head_dim)
+    Words k_cache, v_cache;
+    Floats y;              // (tokens, heads, head_dim)
+    uint heads, kv_heads, head_dim, context;
+    float scale;
+};
+
+struct FfnUp {             // h_n = act(gate_n . x) (up_n . x).  One subgroup per neuron.
+    Quads gate, up;        // (neurons, cols)
+    Floats x;              // (cols)
+    Words high, low;       // x as of Quantise, for the integer variant
+    Floats scale;
+    Floats h;              // (neurons)
+    uint neurons, cols, gate_stride, up_stride;
+    uint exact;            // 1: up_n is read only where act(gate_n . x) is not zero
+};
+
+struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  neurons whose h is zero are not read
+    Quads down;            // (neurons, cols)
+    Floats h;              // (neurons)
+    Floats parts;          // (slices, part_stride)
+    Words counts;          // (slices): neurons with h not zero
+    uint neurons, cols, stride, slices, part_stride;
+};
+
+struct Glu {               // h_tn = act(h_tn) u_tn, in place
+    Steps step;
+    Floats h, u;           // (tokens, n)
+    uint n;
+};
+
+HEARTH_GPU_END
+#endif

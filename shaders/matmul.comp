@@ -1,0 +1,77 @@
+// y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = sum_i w_ir x_ti
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "kernels.h"
+#include "row.glsl"
+
+// A workgroup makes 64 rows x 32 tokens in steps of 32 along the inner dimension; an invocation makes 4 x 4 of them. The tiles lie in shared memory
+// as floats, or as halves where the device computes with them (half the shared memory); sums are fp32 in both.
+#ifdef FP16
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#define Tile float16_t
+#else
+#define Tile float
+#endif
+
+const uint tile_rows = 64, tile_tokens = 32, tile_inner = 32, lanes = 128;
+layout(local_size_x = 128) in;
+layout(constant_id = 0) const uint type = 0;
+layout(constant_id = 1) const bool TRANSPOSED = false;
+layout(push_constant, scalar) uniform Push { MatMul a; };
+
+// One column of padding keeps neighbouring rows in different banks.
+shared Tile w_tile[tile_rows][tile_inner + 1];
+shared Tile x_tile[tile_tokens][tile_inner + 1];
+
+void load_weights(uint first_row, uint first_inner)
+{
+    // The tile's stored rows: tile_rows of tile_inner weights, TRANSPOSED tile_inner of tile_rows.
+    const uint chunk = quad_weights(type), stored_cols = TRANSPOSED ? a.rows : a.inner, stored_rows = TRANSPOSED ? a.inner : a.rows;
+    const uint width = TRANSPOSED ? tile_rows : tile_inner, height = TRANSPOSED ? tile_inner : tile_rows;
+    const uint row0 = TRANSPOSED ? first_inner : first_row, col0 = TRANSPOSED ? first_row : first_inner;
+    for (uint i = gl_LocalInvocationID.x; i < height * (width / chunk); i += lanes) {
+        const uint r = i / (width / chunk), c = i % (width / chunk) * chunk;
+        const bool inside = row0 + r < stored_rows && col0 + c < stored_cols;
+        const uint row = (row0 + r) * a.stride;
+        const uvec4 quad = inside ? a.weight.at[row + (col0 + c) / chunk] : uvec4(0);
+        const float scale = !inside ? 0.0 : type == Q8_0 || type == Q4_0 ? row_scale(a.weight, type, row, col0 + c, stored_cols) : 1.0;
+        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
+            const vec4 four = scale * quad_part(type, quad, j);
+            [[unroll]] for (uint k = 0; k < 4; ++k) {
+                const uint at = c + 4 * j + k;
+                if (TRANSPOSED) w_tile[at][r] = Tile(four[k]);
+                else w_tile[r][at] = Tile(four[k]);
+            }
+        }
+    }
+}
+
+void main()
+{
+    const uint tokens = a.head != 0 ? a.step.at.head_tokens : a.step.at.tokens;
+    const uint first_row = gl_WorkGroupID.x * tile_rows, first_token = gl_WorkGroupID.y * tile_tokens;
+    if (first_token >= tokens) return;
+    const uint r0 = gl_LocalInvocationID.x % 16, t0 = gl_LocalInvocationID.x / 16;    // rows r0 + 16 i, tokens t0 + 8 j
+
+    vec4 sum[4];
+    [[unroll]] for (uint i = 0; i < 4; ++i) sum[i] = vec4(0);
+    for (uint first_inner = 0; first_inner < a.inner; first_inner += tile_inner) {
+        barrier();
+        load_weights(first_row, first_inner);
+        for (uint i = gl_LocalInvocationID.x; i < tile_tokens * tile_inner; i += lanes) {
+            const uint t = first_token + i / tile_inner, k = first_inner + i % tile_inner;
+            x_tile[i / tile_inner][i % tile_inner] = Tile(t < tokens && k < a.inner ? a.x.at[t * a.x_stride + k] : 0);
+        }
+        barrier();
+        for (uint k = 0; k < tile_inner; ++k) {
+            const vec4 x = vec4(x_tile[t0][k], x_tile[t0 + 8][k], x_tile[t0 + 16][k], x_tile[t0 + 24][k]);
+            [[unroll]] for (uint i = 0; i < 4; ++i) sum[i] += float(w_tile[r0 + 16 * i][k]) * x;
+        }
+    }
+
+    [[unroll]] for (uint i = 0; i < 4; ++i)
+        [[unroll]] for (uint j = 0; j < 4; ++j) {
+            const uint r = first_row + r0 + 16 * i, t = first_token + t0 + 8 * j;
+            if (r < a.rows && t < tokens) a.y.at[t * a.y_stride + r] = sum[i][j];
+        }
+}

@@ -1,0 +1,95 @@
+// Rows of weights as the device holds them, and their dot product with a vector.
+//
+// A row starts on 16 bytes and is read by uvec4 ("quads"):
+//   F32, F16, BF16   4, 8, 8 weights per quad
+//   Q8_0             16 weights per quad: all quants of the row, then one fp16 scale per 32 weights
+//   Q4_0             32 weights per quad (word k: weights 4k.. in the low nibbles, 16 + 4k.. in the high ones), then the scales
+// What a row has behind its last weight is zero.
+
+const uint F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, BF16 = 30;    // the file format's type numbers (blocks.h)
+
+uint quad_weights(uint type)
+{
+    return type == F32 ? 4 : type == Q8_0 ? 16 : type == Q4_0 ? 32 : 8;
+}
+
+// The fp16 scale of the block that weight i of a row belongs to; `row` is the row's first quad.
+float row_scale(Quads w, uint type, uint row, uint i, uint n)
+{
+    const uint first = row * 4 + (type == Q8_0 ? n / 4 : n / 8);    // in words
+    const vec2 pair = unpackHalf2x16(Words(w).at[first + i / 64]);
+    return (i / 32 & 1) == 0 ? pair.x : pair.y;
+}
+
+vec4 unpack_s8(uint word)
+{
+    return vec4(int(word << 24) >> 24, int(word << 16) >> 24, int(word << 8) >> 24, int(word) >> 24);
+}
+
+vec4 unpack_nibbles(uint word)    // the low nibbles of four bytes, less 8
+{
+    return vec4(word & 15, word >> 8 & 15, word >> 16 & 15, word >> 24 & 15) - 8.0;
+}
+
+// Weights 4j .. 4j + 3 of a quad, without the scale.
+vec4 quad_part(uint type, uvec4 quad, uint j)
+{
+    if (type == F32) return uintBitsToFloat(quad);
+    if (type == F16) return vec4(unpackHalf2x16(quad[2 * j]), unpackHalf2x16(quad[2 * j + 1]));
+    if (type == BF16) return uintBitsToFloat(uvec4(quad[2 * j] << 16, quad[2 * j] & 0xffff0000u, quad[2 * j + 1] << 16, quad[2 * j + 1] & 0xffff0000u));
+    if (type == Q8_0) return unpack_s8(quad[j]);
+    return unpack_nibbles(j < 4 ? quad[j] : quad[j - 4] >> 4);
+}
+
+vec4 load4(Floats x, uint i, uint n)    // x_i .. x_{i+3}, zero from n on; i is a multiple of 4
+{
+    if (i + 4 <= n) return Floats4(x).at[i / 4];
+    return vec4(i < n ? x.at[i] : 0, i + 1 < n ? x.at[i + 1] : 0, i + 2 < n ? x.at[i + 2] : 0, 0);
+}
+
+// This invocation's share of sum_i w_i x_i: quads lane, lane + lanes, ...
+float row_dot(Quads w, uint type, uint row, Floats x, uint n, uint lane, uint lanes)
+{
+    float sum = 0;
+    const uint chunk = quad_weights(type);
+    for (uint i = lane * chunk; i < n; i += lanes * chunk) {
+        const uvec4 quad = w.at[row + i / chunk];
+        float part = 0;
+        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) part += dot(quad_part(type, quad, j), load4(x, i + 4 * j, n));
+        sum += type == Q8_0 || type == Q4_0 ? part * row_scale(w, type, row, i, n) : part;
+    }
+    return sum;
+}
+
+#ifdef INT_DOT
+#extension GL_EXT_spirv_intrinsics : require
+// OpSDotKHR on four packed int8; the GLSL extension for it is younger than the compilers we build with.
+spirv_instruction(extensions = ["SPV_KHR_integer_dot_product"], capabilities = [6019, 6018], id = 4450)
+int sdot4(uint a, uint b, spirv_literal int format);
+
+int dot4(uint a, uint b) { return sdot4(a, b, 0); }
+
+uint nibbles_to_s8(uint word)    // the low nibbles of four bytes, less 8, as int8: (v ^ 8) sign-extended from bit 3
+{
+    const uint v = (word & 0x0f0f0f0fu) ^ 0x08080808u;
+    return v | (v & 0x08080808u) * 30u;
+}
+
+// The same for Q8_0 and Q4_0 in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32 bits.
+float row_dot_int(Quads w, uint type, uint row, Words high, Words low, Floats scale, uint n, uint lane, uint lanes)
+{
+    float sum = 0;
+    const uint chunk = quad_weights(type);
+    for (uint i = lane * chunk; i < n; i += lanes * chunk) {
+        const uvec4 quad = w.at[row + i / chunk];
+        int h = 0, l = 0;
+        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
+            const uint four = type == Q8_0 ? quad[j & 3] : nibbles_to_s8(j < 4 ? quad[j & 3] : quad[j & 3] >> 4);
+            h += dot4(four, high.at[i / 4 + j]);
+            l += dot4(four, low.at[i / 4 + j]);
+        }
+        sum += float(256 * h + l) * (row_scale(w, type, row, i, n) * scale.at[i / 32]);
+    }
+    return sum;
+}
+#endif

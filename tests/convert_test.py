@@ -1,0 +1,502 @@
+#!/usr/bin/env python3
+"""tools/convert.py against tiny checkpoints made here with numpy, and against the shipped model's expected results.
+
+    python3 tests/convert_test.py          (packages: tools/requirements.txt)
+"""
+
+import contextlib
+import io
+import json
+import struct
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from gguf import GGUFReader, quants
+from safetensors.numpy import save_file
+
+TESTS = Path(__file__).resolve().parent
+DATA = TESTS / "data"
+sys.path.insert(0, str(TESTS.parent / "tools"))
+import convert  # noqa: E402
+
+VOCAB = 4096    # of the shipped tokenizer.model
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+def tiny_config(**changes):
+    config = {"architectures": ["LlamaForCausalLM"], "hidden_act": "relu", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 5000.0,
+              "vocab_size": VOCAB, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False, "rope_scaling": None,
+              "bos_token_id": 1, "eos_token_id": 2}
+    config.update(changes)
+    return config
+
+
+def random_tensors(config, seed=1):
+    rng = np.random.default_rng(seed)
+    dim, neurons, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    head_dim = config.get("head_dim") or dim // heads
+    q, kv = heads * head_dim, config["num_key_value_heads"] * head_dim
+
+    def matrix(rows, columns):
+        return rng.normal(0, columns ** -0.5, (rows, columns)).astype(np.float32)
+
+    def norm():
+        return rng.uniform(0.5, 1.5, dim).astype(np.float32)
+
+    t = {"model.embed_tokens.weight": matrix(config["vocab_size"], dim), "model.norm.weight": norm()}
+    if not config["tie_word_embeddings"]:
+        t["lm_head.weight"] = matrix(config["vocab_size"], dim)
+    for n in range(config["num_hidden_layers"]):
+        p = f"model.layers.{n}."
+        t |= {p + "input_layernorm.weight": norm(), p + "post_attention_layernorm.weight": norm(),
+              p + "self_attn.q_proj.weight": matrix(q, dim), p + "self_attn.k_proj.weight": matrix(kv, dim),
+              p + "self_attn.v_proj.weight": matrix(kv, dim), p + "self_attn.o_proj.weight": matrix(dim, q),
+              p + "mlp.gate_proj.weight": matrix(neurons, dim), p + "mlp.up_proj.weight": matrix(neurons, dim),
+              p + "mlp.down_proj.weight": matrix(dim, neurons)}
+    return t
+
+
+def save_bf16(tensors, path):
+    """The safetensors package has no bf16 for numpy. The values must be exact in bf16 (see to_bf16)."""
+    header, data = {}, b""
+    for name, w in tensors.items():
+        raw = (w.view(np.uint32) >> 16).astype("<u2").tobytes()
+        header[name] = {"dtype": "BF16", "shape": list(w.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def to_bf16(w):
+    return (w.view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = Path(scratch.name) / "tiny"
+        self.folder.mkdir()
+        self.out = Path(scratch.name) / "tiny.gguf"
+
+    def write(self, config, tensors, tokenizer=DATA / "tokenizer.model"):
+        (self.folder / "config.json").write_text(json.dumps(config))
+        save_file(tensors, self.folder / "model.safetensors")
+        (self.folder / "tokenizer.model").write_bytes(tokenizer.read_bytes())
+
+    def run_convert(self, *options):
+        """Exit code and what went to stderr."""
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err):
+            try:
+                code = convert.main([str(self.folder), str(self.out), *options])
+            except SystemExit as e:    # argparse
+                code = e.code
+        return code, err.getvalue()
+
+    def converted(self, *options):
+        code, err = self.run_convert(*options)
+        self.assertEqual(code, 0, err)
+        self.assertEqual(sorted(p.name for p in self.out.parent.iterdir()), ["tiny", "tiny.gguf"])
+        return read_gguf(self.out)
+
+
+def read_gguf(path):
+    """Keys, fp32 values and type names of a GGUF file."""
+    reader = GGUFReader(path)
+    keys = {name: field.contents() for name, field in reader.fields.items()}
+    values = {t.name: quants.dequantize(t.data, t.tensor_type).reshape(tuple(reversed(t.shape.tolist()))).astype(np.float32) for t in reader.tensors}
+    types = {t.name: t.tensor_type.name for t in reader.tensors}
+    return keys, values, types
+
+
+# ---- a forward pass, once for each layout ------------------------------------------------------------------------------
+
+def angles(positions, head_dim, base):
+    return np.outer(np.arange(positions), base ** (-np.arange(0, head_dim, 2) / head_dim))[:, None, :]    # (positions, 1, head_dim / 2)
+
+
+def rope_halves(x, base):
+    """Hugging Face: element i turns with element i + head_dim/2."""
+    a = angles(x.shape[0], x.shape[2], base)
+    left, right = np.split(x, 2, axis=2)
+    return np.concatenate([left * np.cos(a) - right * np.sin(a), right * np.cos(a) + left * np.sin(a)], axis=2)
+
+
+def rope_neighbours(x, base):
+    """GGUF: element 2i turns with element 2i + 1."""
+    a = angles(x.shape[0], x.shape[2], base)
+    even, odd = x[:, :, 0::2], x[:, :, 1::2]
+    return np.stack([even * np.cos(a) - odd * np.sin(a), odd * np.cos(a) + even * np.sin(a)], axis=3).reshape(x.shape)
+
+
+def forward(w, ids, rope, layers, heads, kv_heads, head_dim, eps, base, activation):
+    """Logits of all positions. w(name, layer) gives a matrix in GGUF's naming, with `ffn_down` as (dim, neurons)."""
+    def norm(x, weight):
+        return x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + eps) * weight
+
+    act = {"relu": lambda g: np.maximum(g, 0), "silu": lambda g: g / (1 + np.exp(-g))}[activation]
+    n = len(ids)
+    x = w("token_embd")[ids].astype(np.float64)
+    for layer in range(layers):
+        h = norm(x, w("attn_norm", layer))
+        q = rope((h @ w("attn_q", layer).T).reshape(n, heads, head_dim), base)
+        k = rope((h @ w("attn_k", layer).T).reshape(n, kv_heads, head_dim), base)
+        v = (h @ w("attn_v", layer).T).reshape(n, kv_heads, head_dim)
+        k, v = (np.repeat(a, heads // kv_heads, axis=1) for a in (k, v))
+        scores = np.einsum("ihd,jhd->hij", q, k) / np.sqrt(head_dim)
+        scores += np.triu(np.full((n, n), -np.inf), 1)
+        scores = np.exp(scores - scores.max(axis=2, keepdims=True))
+        scores /= scores.sum(axis=2, keepdims=True)
+        x = x + np.einsum("hij,jhd->ihd", scores, v).reshape(n, -1) @ w("attn_output", layer).T
+        h = norm(x, w("ffn_norm", layer))
+        x = x + (act(h @ w("ffn_gate", layer).T) * (h @ w("ffn_up", layer).T)) @ w("ffn_down", layer).T
+    return norm(x, w("output_norm")) @ w("output").T
+
+
+def source_logits(config, tensors, ids):
+    names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head", "attn_norm": "input_layernorm",
+             "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+             "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+
+    def w(name, layer=None):
+        if name == "output" and config["tie_word_embeddings"]:
+            name = "token_embd"
+        return tensors[("" if layer is None else f"model.layers.{layer}.") + names[name] + ".weight"]
+
+    heads = config["num_attention_heads"]
+    return forward(w, ids, rope_halves, config["num_hidden_layers"], heads, config["num_key_value_heads"],
+                   config.get("head_dim") or config["hidden_size"] // heads, config["rms_norm_eps"], config["rope_theta"], config["hidden_act"])
+
+
+def gguf_logits(keys, values, ids):
+    def w(name, layer=None):
+        if name == "output" and "output.weight" not in values:
+            name = "token_embd"
+        if name == "ffn_down":
+            return values[f"blk.{layer}.ffn_down_t.weight"].T
+        return values[("" if layer is None else f"blk.{layer}.") + name + ".weight"]
+
+    return forward(w, ids, rope_neighbours, keys["llama.block_count"], keys["llama.attention.head_count"], keys["llama.attention.head_count_kv"],
+                   keys["llama.attention.key_length"], keys["llama.attention.layer_norm_rms_epsilon"], keys["llama.rope.freq_base"],
+                   keys["hearth.activation"])
+
+
+# ---- what is written ---------------------------------------------------------------------------------------------------
+
+class Content(Case):
+    def check_forward(self, config, tensors, keys, values):
+        ids = np.random.default_rng(2).integers(0, config["vocab_size"], 20)
+        expected = source_logits(config, tensors, ids)
+        self.assertLess(np.abs(gguf_logits(keys, values, ids) - expected).max(), 1e-5 * max(1, np.abs(expected).max()))
+
+    def test_the_forward_pass_in_either_layout_is_the_same(self):
+        variants = {
+            "grouped queries, untied, relu": {},
+            "tied, silu": {"tie_word_embeddings": True, "hidden_act": "silu"},
+            "head width that is not dim / heads": {"head_dim": 24},
+            "one key-value head": {"num_key_value_heads": 1},
+            "as many key-value heads as heads": {"num_key_value_heads": 4},
+            "mistral": {"architectures": ["MistralForCausalLM"], "sliding_window": None, "hidden_act": "silu"},
+        }
+        for name, changes in variants.items():
+            with self.subTest(name):
+                config = tiny_config(**changes)
+                tensors = random_tensors(config)
+                self.write(config, tensors)
+                keys, values, _ = self.converted("--type", "f32")
+                self.check_forward(config, tensors, keys, values)
+
+    def test_rows_of_q_and_k_are_interleaved_and_down_is_transposed(self):
+        config = tiny_config()
+        tensors = random_tensors(config)
+        self.write(config, tensors)
+        _, values, _ = self.converted("--type", "f32")
+        head_dim = 16
+        for source, name, heads in (("q_proj", "attn_q", 4), ("k_proj", "attn_k", 2)):
+            w = tensors[f"model.layers.1.self_attn.{source}.weight"]
+            for head in range(heads):
+                for i in range(head_dim):
+                    row = head * head_dim + i // 2 + i % 2 * head_dim // 2
+                    np.testing.assert_array_equal(values[f"blk.1.{name}.weight"][head * head_dim + i], w[row])
+        np.testing.assert_array_equal(values["blk.1.ffn_down_t.weight"], tensors["model.layers.1.mlp.down_proj.weight"].T)
+        np.testing.assert_array_equal(values["blk.1.ffn_up.weight"], tensors["model.layers.1.mlp.up_proj.weight"])
+        np.testing.assert_array_equal(values["output.weight"], tensors["lm_head.weight"])
+
+    def test_the_keys_say_what_config_json_says(self):
+        config = tiny_config(head_dim=24)
+        self.write(config, random_tensors(config))
+        keys, values, _ = self.converted()
+        expected = {"general.architecture": "llama", "general.name": "tiny", "general.file_type": 1, "general.quantization_version": 2,
+                    "llama.block_count": 2, "llama.context_length": 128, "llama.embedding_length": 64, "llama.feed_forward_length": 96,
+                    "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2, "llama.attention.key_length": 24,
+                    "llama.attention.value_length": 24, "llama.rope.dimension_count": 24, "llama.rope.freq_base": 5000.0, "llama.vocab_size": VOCAB,
+                    "hearth.activation": "relu"}
+        self.assertEqual({key: keys.get(key) for key in expected}, expected)
+        self.assertAlmostEqual(keys["llama.attention.layer_norm_rms_epsilon"], 1e-5)
+        self.assertEqual(len(values), 3 + 2 * 9)
+
+    def test_a_tied_head_is_written_once(self):
+        config = tiny_config(tie_word_embeddings=True)
+        tensors = random_tensors(config)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]    # some checkpoints keep the copy
+        self.write(config, tensors)
+        _, values, _ = self.converted()
+        self.assertNotIn("output.weight", values)
+
+    def test_newer_configs_keep_the_rope_base_in_rope_parameters(self):
+        config = tiny_config(rope_parameters={"rope_theta": 777.0, "rope_type": "default"})
+        del config["rope_theta"], config["rope_scaling"]
+        self.write(config, random_tensors(config))
+        self.assertEqual(self.converted()[0]["llama.rope.freq_base"], 777.0)
+
+    def test_sharded_bf16_checkpoints_are_read_exactly(self):
+        config = tiny_config()
+        tensors = {name: to_bf16(w) for name, w in random_tensors(config).items()}
+        self.write(config, tensors)
+        _, expected, _ = self.converted("--type", "f32")
+
+        (self.folder / "model.safetensors").unlink()
+        names, weight_map = sorted(tensors), {}
+        for shard in range(3):
+            file = f"model-{shard + 1:05}-of-00003.safetensors"
+            part = {name: tensors[name] for name in names[shard::3]}
+            save_bf16(part, self.folder / file)
+            weight_map |= dict.fromkeys(part, file)
+        (self.folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        keys, values, types = self.converted("--type", "bf16")
+        self.check_forward(config, tensors, keys, values)
+        self.assertEqual(values.keys(), expected.keys())
+        for name, w in values.items():
+            np.testing.assert_array_equal(w, expected[name], name)
+            self.assertEqual(types[name], "BF16" if w.ndim == 2 else "F32")
+
+    def test_fp16_checkpoints_pass_unchanged(self):
+        config = tiny_config()
+        tensors = {name: w.astype(np.float16) for name, w in random_tensors(config).items()}
+        self.write(config, tensors)
+        keys, values, types = self.converted()
+        self.check_forward(config, {name: w.astype(np.float32) for name, w in tensors.items()}, keys, values)
+        self.assertEqual({t for name, t in types.items() if values[name].ndim == 2}, {"F16"})
+
+    def test_every_type_is_within_its_rounding_of_the_source(self):
+        config = tiny_config()
+        self.write(config, random_tensors(config))
+        _, exact, _ = self.converted("--type", "f32")
+        for type_name, file_type in (("f16", 1), ("bf16", 32), ("q8_0", 7), ("q4_0", 2)):
+            with self.subTest(type_name):
+                keys, values, types = self.converted("--type", type_name)
+                self.assertEqual(keys["general.file_type"], file_type)
+                for name, w in exact.items():
+                    if w.ndim == 1:
+                        self.assertEqual(types[name], "F32")
+                        np.testing.assert_array_equal(values[name], w, name)
+                        continue
+                    self.assertEqual(types[name], type_name.upper())
+                    error = np.abs(values[name] - w)
+                    largest = np.abs(w.reshape(-1, 32)).max(axis=1, keepdims=True).repeat(32, axis=1).reshape(w.shape)    # of each block
+                    bound = {"f16": np.abs(w) / 2048 + 1e-7, "bf16": np.abs(w) / 256,
+                             "q8_0": largest / 127 * 0.57,    # half a step, and the fp16 scale's rounding times 127 steps
+                             "q4_0": largest / 8 * 1.01}[type_name]    # a whole step: 16 levels of which one is spent on the largest value's sign
+                    self.assertTrue((error <= bound).all(), name)
+                    self.assertGreater(error.max(), 0, name)
+
+    def test_old_inv_freq_tables_are_ignored(self):
+        config = tiny_config()
+        tensors = random_tensors(config)
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
+        self.write(config, tensors)
+        self.converted()
+
+
+class TokenizerContent(Case):
+    def keys(self, vocab=VOCAB, settings=None, added=None, **config):
+        config = tiny_config(vocab_size=vocab, **config)
+        self.write(config, random_tensors(config))
+        if settings is not None:
+            (self.folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        if added is not None:
+            (self.folder / "added_tokens.json").write_text(json.dumps(added))
+        return self.converted()[0]
+
+    def test_the_vocabulary_is_that_of_tokenizer_model(self):
+        keys = self.keys()
+        tokens, kinds = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
+        self.assertEqual(tokens[:4], ["<unk>", "<s>", "</s>", "<0x00>"])
+        self.assertEqual((len(tokens), len(kinds), len(keys["tokenizer.ggml.scores"])), (VOCAB,) * 3)
+        self.assertEqual(kinds[:259], [2, 3, 3] + [6] * 256)
+        self.assertEqual(set(kinds[259:]), {1})
+        ranks = keys["tokenizer.ggml.scores"][259:]
+        self.assertEqual(ranks, sorted(ranks, reverse=True))
+        expected = {"model": "llama", "bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0, "add_bos_token": True, "add_eos_token": False,
+                    "add_space_prefix": True}
+        self.assertEqual({key: keys[f"tokenizer.ggml.{key}"] for key in expected}, expected)
+
+    def test_the_pieces_of_known_ids_spell_the_text(self):
+        tokens = self.keys()["tokenizer.ggml.tokens"]
+        for case in json.loads((DATA / "expected/tokens.json").read_text()):
+            spelled = b""
+            for i in case["ids"]:
+                byte = 3 <= i < 259
+                spelled += bytes([int(tokens[i][3:5], 16)]) if byte else tokens[i].replace("\u2581", " ").encode()
+            if case["ids"]:    # the leading space is the tokenizer's, and it reads its own sign for a space as one
+                self.assertEqual(spelled.decode(), " " + case["text"].replace("\u2581", " "))
+
+    def test_added_tokens_come_in_with_their_kind(self):
+        keys = self.keys(vocab=VOCAB + 4, added={"<word>": VOCAB},
+                         settings={"eos_token": {"content": "<|end|>"}, "bos_token": "<s>", "add_bos_token": False, "chat_template": "{{ x }}",
+                                   "added_tokens_decoder": {"1": {"content": "<s>", "special": True},
+                                                            str(VOCAB + 2): {"content": "<|end|>", "special": True},
+                                                            str(VOCAB + 9): {"content": "<beyond>", "special": True}}})
+        self.assertEqual(keys["tokenizer.ggml.tokens"][VOCAB:], ["<word>", f"<unused {VOCAB + 1}>", "<|end|>", f"<unused {VOCAB + 3}>"])
+        self.assertEqual(keys["tokenizer.ggml.token_type"][VOCAB:], [4, 5, 3, 5])
+        self.assertEqual(keys["tokenizer.ggml.token_type"][:4], [2, 3, 3, 6])
+        self.assertEqual(keys["tokenizer.ggml.eos_token_id"], VOCAB + 2)
+        self.assertFalse(keys["tokenizer.ggml.add_bos_token"])
+        self.assertEqual(keys["tokenizer.chat_template"], "{{ x }}")
+
+    def test_a_list_of_ends_gives_its_first(self):
+        self.assertEqual(self.keys(eos_token_id=[7, 2])["tokenizer.ggml.eos_token_id"], 7)
+
+
+class ShippedModel(unittest.TestCase):
+    def test_the_shipped_file_gives_the_expected_logits(self):
+        keys, values, _ = read_gguf(DATA / "fairytale-7m.gguf")
+        for case in json.loads((DATA / "expected/logits.json").read_text()):
+            logits = gguf_logits(keys, values, np.array(case["ids"]))[-1]
+            self.assertLess(np.abs(logits - np.array(case["logits"])).max(), 1e-3)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------------
+
+class Refusals(Case):
+    def refused(self, message, *options, code=1):
+        self.out.write_text("what was here before")
+        actual, err = self.run_convert(*options)
+        self.assertEqual(actual, code, err)
+        self.assertIn(message, err)
+        self.assertEqual(err.count("\n"), 1, err)    # one sentence
+        self.assertEqual(self.out.read_text(), "what was here before")
+        self.assertFalse(self.out.with_name("tiny.gguf.part").exists())
+
+    def start(self, **changes):
+        config = tiny_config(**changes)
+        tensors = random_tensors(config)
+        self.write(config, tensors)
+        return tensors
+
+    def test_configs_of_other_models(self):
+        cases = [
+            ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel is not supported"),
+            ({"architectures": None}, "architecture none is not supported"),
+            ({"attention_bias": True}, "attention_bias is true"),
+            ({"mlp_bias": True}, "mlp_bias is true"),
+            ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling of type linear"),
+            ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "rope_scaling of type llama3"),
+            ({"rope_parameters": {"rope_type": "yarn"}}, "rope_scaling of type yarn"),
+            ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+            ({"hidden_act": "gelu"}, "hidden_act gelu is not supported"),
+            ({"sliding_window": 64}, "a sliding window (64 of 128 positions)"),
+            ({"quantization_config": {"bits": 4}}, "already quantised"),
+            ({"num_hidden_layers": 0}, "num_hidden_layers in config.json is 0"),
+            ({"vocab_size": None}, "vocab_size in config.json is null"),
+        ]
+        self.start()
+        for changes, message in cases:
+            with self.subTest(message):
+                (self.folder / "config.json").write_text(json.dumps(tiny_config(**changes)))
+                self.refused(message)
+
+    def test_tensors_that_do_not_fit_the_config(self):
+        gate, bias, surplus = "model.layers.1.mlp.gate_proj.weight", "model.layers.0.self_attn.q_proj.bias", "model.layers.2.mlp.up_proj.weight"
+        cases = {
+            f"lacks the tensor {gate}": lambda t: t.pop(gate),
+            "lacks the tensor lm_head.weight": lambda t: t.pop("lm_head.weight"),
+            f"has the tensor {bias}, which": lambda t: t.update({bias: np.ones(64, "f4")}),
+            f"has the tensor {surplus}, which": lambda t: t.update({surplus: np.ones((96, 64), "f4")}),
+            f"{gate} has the shape [64, 96], but config.json implies [96, 64]": lambda t: t.update({gate: np.ascontiguousarray(t[gate].T)}),
+            f"{gate} has the type I8": lambda t: t.update({gate: t[gate].astype(np.int8)}),
+            f"{gate} has values that are not finite": lambda t: t[gate].__setitem__((3, 3), np.nan),
+            f"{gate} has values beyond the range of f16": lambda t: t[gate].__setitem__((3, 3), 1e6),
+        }
+        for message, damage in cases.items():
+            with self.subTest(message):
+                tensors = self.start()
+                damage(tensors)
+                save_file(tensors, self.folder / "model.safetensors")
+                self.refused(message)
+
+    def test_widths_that_quantised_types_cannot_hold(self):
+        self.start(hidden_size=80, head_dim=16)
+        self.refused("rows of 80 weights, which is not a multiple of 32", "--type", "q8_0")
+        self.start(head_dim=12)    # o_proj's rows are heads * head_dim wide
+        self.refused("blk.0.attn_output.weight has rows of 48 weights", "--type", "q4_0")
+
+    def test_tokenizers_of_other_kinds(self):
+        self.start()
+        model = self.folder / "tokenizer.model"
+        good = model.read_bytes()
+        model.unlink()
+        self.refused("has no tokenizer.model (SentencePiece); there is no tokenizer at all")
+        (self.folder / "tokenizer.json").write_text("{}")
+        self.refused("there is tokenizer.json, and tokenizer.json is not supported yet")
+        # In protobuf the last value of a field wins, so a setting is changed by appending a message (its number, its length, field and value).
+        trainer, normalizer = (lambda b: b"\x12" + bytes([len(b)]) + b), (lambda b: b"\x1a" + bytes([len(b)]) + b)
+        for data, message in ((good + trainer(b"\x18\x01"), "not a BPE model"), (good + trainer(b"\x18\x02"), "no byte fallback"),
+                              (good + normalizer(b"\x20\x01"), "normalises text"), (good[:1000], "not a SentencePiece model"),
+                              (b"\xff" * 100, "not a SentencePiece model"), (b"", "has no tokens")):
+            with self.subTest(message):
+                model.write_bytes(data)
+                self.refused(message)
+
+    def test_more_tokens_than_the_model_has_rows(self):
+        self.start(vocab_size=4000)
+        self.refused("has 4096 tokens, but vocab_size in config.json is 4000")
+
+    def test_folders_that_are_not_models(self):
+        self.refused("has no config.json")
+        self.start()
+        weights = self.folder / "model.safetensors"
+        good = weights.read_bytes()
+        for data, message in ((good[:-5], "is cut short"), (good[:100], "is cut short"), (b"", "is cut short"),
+                              (b"\x02" + bytes(7) + b"[]", "no valid safetensors header")):
+            weights.write_bytes(data)
+            self.refused(message)
+        weights.unlink()
+        self.refused("has neither model.safetensors nor model.safetensors.index.json")
+        index = self.folder / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": {"model.norm.weight": "lost.safetensors"}}))
+        self.refused("names the shard lost.safetensors, which is not in the folder")
+        index.write_text(json.dumps({"weight_map": {"model.norm.weight": "../tiny/config.json"}}))
+        self.refused("which is not in the folder")
+        (self.folder / "config.json").write_text("{")
+        self.refused("config.json is not valid JSON")
+
+    def test_an_unknown_type_is_a_usage_error(self):
+        self.start()
+        self.assertEqual(self.run_convert("--type", "q3_k")[0], 2)
+
+    def test_nothing_half_written_stays(self):
+        self.start()
+        for error, code, message in ((KeyboardInterrupt(), 130, "interrupted"), (OSError(28, "No space left on device"), 1, "No space left")):
+            written = []
+
+            def stops_at_the_fifth(target, *rest, encode=convert.encode, error=error, written=written):
+                if len(written) == 4:
+                    raise error
+                written.append(target)
+                return encode(target, *rest)
+
+            with self.subTest(message), mock.patch.object(convert, "encode", stops_at_the_fifth):
+                self.refused(message, code=code)
+                self.assertEqual(len(written), 4)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,416 @@
+// The file format: what is written reads back, and whatever else stands in a file gives an Error and nothing worse.
+#include "engine/model/gguf.h"
+#include "engine/model/tokenizer.h"
+#include "engine/model/weights.h"
+#include "tests/random_model.h"
+
+#include <doctest/doctest.h>
+
+#include <cfloat>
+#include <climits>
+#include <functional>
+#include <memory>
+
+using namespace hearth;
+
+TEST_SUITE_BEGIN("model");
+
+namespace {
+
+/// The message of the Error that a file in memory gives; empty where it opens.
+std::string refusal(const std::string& bytes)
+{
+    try {
+        Gguf file("file.gguf", bytes);
+        return "";
+    } catch (const Error& error) {
+        return error.what();
+    }
+}
+
+std::string refusal(const std::filesystem::path& path)
+{
+    try {
+        Gguf file(path);
+        return "";
+    } catch (const Error& error) {
+        return error.what();
+    }
+}
+
+template <class T>
+std::string raw(T value)
+{
+    return std::string(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+/// A directory of the test's own, removed at its end.
+struct TemporaryDirectory {
+    std::filesystem::path path;
+    TemporaryDirectory()
+    {
+        path = std::filesystem::temp_directory_path() / fmt::format("hearth-gguf-test-{}", static_cast<const void*>(this));
+        std::filesystem::create_directories(path);
+    }
+    ~TemporaryDirectory() { std::filesystem::remove_all(path); }
+};
+
+}  // namespace
+
+TEST_CASE("keys of every type read back as they were written")
+{
+    GgufWriter w;
+    w.key("u8", uint8_t(255));
+    w.key("i8", int8_t(-128));
+    w.key("u16", uint16_t(65535));
+    w.key("i16", int16_t(-32768));
+    w.key("u32", UINT32_MAX);
+    w.key("i32", INT32_MIN);
+    w.key("u64", UINT64_MAX);
+    w.key("i64", INT64_MIN);
+    w.key("f32", 0.1f);
+    w.key("f64", 0.1);
+    w.key("yes", true);
+    w.key("no", false);
+    w.key("text", "grüße\n");
+    w.key("empty", "");
+    w.key("texts", std::vector<std::string>{"a", "", "ccc"});
+    w.key("i8s", std::vector<int8_t>{-1, 2});
+    w.key("u16s", std::vector<uint16_t>{1, 65535});
+    w.key("i64s", std::vector<int64_t>{INT64_MIN, INT64_MAX});
+    w.key("bools", std::vector<bool>{true, false});
+    w.key("f32s", std::vector<float>{-0.5f, FLT_MAX});
+    w.key("f64s", std::vector<double>{DBL_MAX});
+    w.key("nothing", std::vector<float>{});
+    for (uint32_t version : {2u, 3u}) {
+        w.version = version;
+        const std::string bytes = w.bytes();
+        const Gguf file("file.gguf", bytes);
+        CHECK(file.version() == version);
+        CHECK(file.keys().size() == 22);
+        CHECK(file.u32("u8") == 255);
+        CHECK(file.u32("u16") == 65535);
+        CHECK(file.u32("u32") == UINT32_MAX);
+        CHECK(std::get<int64_t>(file.keys().at("i8")) == -128);
+        CHECK(std::get<int64_t>(file.keys().at("i16")) == -32768);
+        CHECK(std::get<int64_t>(file.keys().at("i32")) == INT32_MIN);
+        CHECK(std::get<int64_t>(file.keys().at("i64")) == INT64_MIN);
+        CHECK(std::get<uint64_t>(file.keys().at("u64")) == UINT64_MAX);
+        CHECK(file.f32("f32") == 0.1f);
+        CHECK(std::get<double>(file.keys().at("f64")) == 0.1);
+        CHECK(file.boolean("yes", false));
+        CHECK_FALSE(file.boolean("no", true));
+        CHECK(file.string("text") == "grüße\n");
+        CHECK(file.string("empty", "x") == "");
+        CHECK(file.strings("texts") == std::vector<std::string_view>{"a", "", "ccc"});
+        CHECK(*file.integers("i8s") == std::vector<int64_t>{-1, 2});
+        CHECK(*file.integers("u16s") == std::vector<int64_t>{1, 65535});
+        CHECK(*file.integers("i64s") == std::vector<int64_t>{INT64_MIN, INT64_MAX});
+        CHECK(*file.integers("bools") == std::vector<int64_t>{1, 0});
+        CHECK(*file.floats("f32s") == std::vector<double>{-0.5, FLT_MAX});
+        CHECK(*file.floats("f64s") == std::vector<double>{DBL_MAX});
+        CHECK(file.floats("nothing")->empty());
+    }
+}
+
+TEST_CASE("a key that is missing or of another type is an error that names it, unless there is a fallback for the missing one")
+{
+    GgufWriter w;
+    w.key("text", "x");
+    w.key("negative", int32_t(-1));
+    w.key("large", uint64_t(1) << 32);
+    w.key("huge", DBL_MAX);
+    const std::string bytes = w.bytes();
+    const Gguf file("file.gguf", bytes);
+    CHECK(file.u32("none", 7) == 7);
+    CHECK(file.f32("none", 0.5f) == 0.5f);
+    CHECK(file.boolean("none", true));
+    CHECK(file.string("none", "x") == "x");
+    CHECK(file.floats("none") == nullptr);
+    CHECK(file.integers("none") == nullptr);
+    CHECK(file.find("none") == nullptr);
+    CHECK_THROWS_WITH_AS(file.u32("none"), doctest::Contains("file.gguf has no key none"), Error);
+    CHECK_THROWS_WITH_AS(file.strings("none"), doctest::Contains("none"), Error);
+    CHECK_THROWS_WITH_AS(file.u32("text", 1), doctest::Contains("the key text is not an integer"), Error);
+    CHECK_THROWS_WITH_AS(file.f32("text"), doctest::Contains("text"), Error);
+    CHECK_THROWS_WITH_AS(file.boolean("text", true), doctest::Contains("text"), Error);
+    CHECK_THROWS_WITH_AS(file.floats("text"), doctest::Contains("text"), Error);
+    CHECK_THROWS_WITH_AS(file.u32("negative"), doctest::Contains("negative is -1"), Error);
+    CHECK_THROWS_WITH_AS(file.u32("large"), doctest::Contains("large is 4294967296"), Error);
+    CHECK_THROWS_WITH_AS(file.f32("huge"), doctest::Contains("huge"), Error);
+}
+
+TEST_CASE("tensors of every format lie where the table of tensors says, at every alignment")
+{
+    const std::vector<float> x = [] {
+        RandomNormal normal(3);
+        std::vector<float> values(3 * 64);
+        for (float& v : values) v = normal();
+        return values;
+    }();
+    for (uint32_t alignment : {8u, 32u, 4096u}) {
+        GgufWriter w;
+        w.alignment = alignment;
+        for (const WeightFormat& format : weight_formats) w.tensor(format.name, format.type, 3, 64, x);
+        w.tensor("vector", WeightType::f32, 0, 192, x);
+        w.tensor("Q4_K", 12, {256, 2}, std::string(288, 'k'));
+        w.tensor("new", 99, {5}, "?");
+        w.tensor("empty", 0, {0}, "");
+        const std::string bytes = w.bytes();
+        const Gguf file("file.gguf", bytes);
+        REQUIRE(file.tensors().size() == std::size(weight_formats) + 4);
+        for (const WeightFormat& format : weight_formats) {
+            const GgufTensor* t = file.find(format.name);
+            REQUIRE(t);
+            CHECK(t->type_name() == format.name);
+            CHECK(t->shape == std::vector<uint64_t>{64, 3});
+            const std::string expected = encode_rows(format.type, x, 64);
+            CHECK(std::string(reinterpret_cast<const char*>(t->data), t->bytes) == expected);
+        }
+        CHECK(file.find("vector")->shape == std::vector<uint64_t>{192});
+        CHECK(file.find("Q4_K")->type_name() == "Q4_K");
+        CHECK(file.find("Q4_K")->bytes == 0);
+        CHECK(file.find("new")->type_name() == "type 99");
+    }
+}
+
+TEST_CASE("a file on disk reads as the same bytes in memory do")
+{
+    const TemporaryDirectory directory;
+    const std::filesystem::path path = directory.path / "m\u00f6del.gguf";
+    const GgufWriter w = random_model({});
+    w.write(path);
+    const std::string bytes = w.bytes();
+    const Gguf mapped(path), given("x", bytes);
+    CHECK(mapped.path() == path);
+    CHECK(mapped.file_bytes() == bytes.size());
+    CHECK(mapped.keys() == given.keys());
+    REQUIRE(mapped.tensors().size() == given.tensors().size());
+    for (size_t i = 0; i < given.tensors().size(); i++) {
+        const GgufTensor &a = mapped.tensors()[i], &b = given.tensors()[i];
+        CHECK(a.name == b.name);
+        CHECK(std::string_view((const char*)a.data, a.bytes) == std::string_view((const char*)b.data, b.bytes));
+    }
+    const auto moved = std::make_unique<Gguf>(Gguf(path));
+    CHECK(moved->find("output_norm.weight")->bytes == 64 * 4);
+}
+
+TEST_CASE("what is not a readable file is refused by name")
+{
+    const TemporaryDirectory directory;
+    const auto write = [&](const char* name, std::string_view text) {
+        std::ofstream(directory.path / name, std::ios::binary) << text;
+        return directory.path / name;
+    };
+    CHECK(refusal(directory.path / "none.gguf").starts_with("cannot read " + (directory.path / "none.gguf").string() + ": "));
+    CHECK(refusal(directory.path).find("is a directory") != std::string::npos);
+    CHECK(refusal(write("empty", "")).find("empty is empty") != std::string::npos);
+    CHECK(refusal(write("text", "Once upon a time")).find("text is not a GGUF file") != std::string::npos);
+    CHECK(refusal(write("short", "GG")).find("short is not a GGUF file") != std::string::npos);
+    CHECK(refusal(write("cut", "GGUF")).find("cut is cut short") != std::string::npos);
+#ifndef _WIN32
+    CHECK(refusal(std::filesystem::path("/dev/null")).find("/dev/null is not a regular file") != std::string::npos);
+    const std::filesystem::path secret = write("secret", "GGUF");
+    std::filesystem::permissions(secret, std::filesystem::perms::none);
+    if (!std::ifstream(secret)) CHECK(refusal(secret).find("Permission denied") != std::string::npos);    // root reads everything
+#endif
+}
+
+TEST_CASE("other kinds of model files are refused by what they are")
+{
+    GgufWriter w;
+    w.magic = "PWRI";
+    CHECK(refusal(w.bytes()).find("PowerInfer") != std::string::npos);
+    w.magic = "ggjt";
+    CHECK(refusal(w.bytes()).find("not a GGUF file") != std::string::npos);
+    w.magic = "GGUF";
+    w.version = 1;
+    CHECK(refusal(w.bytes()).find("version 1") != std::string::npos);
+    w.version = 4;
+    CHECK(refusal(w.bytes()).find("version 4") != std::string::npos);
+    w.version = 0x03000000;
+    CHECK(refusal(w.bytes()).find("big-endian") != std::string::npos);
+    w.version = 3;
+    CHECK(refusal(w.bytes()) == "");
+}
+
+TEST_CASE("counts, lengths and offsets that cannot be are refused before anything is allocated")
+{
+    constexpr uint64_t huge = uint64_t(1) << 60;
+    const std::string head = "GGUF" + raw(uint32_t(3));
+    const auto text = [](std::string_view s) { return raw(uint64_t(s.size())) + std::string(s); };
+    const auto one_key = [&](std::string value) { return head + raw(uint64_t(0)) + raw(uint64_t(1)) + text("k") + value; };
+    const auto array = [&](uint32_t type, uint64_t count) { return one_key(raw(uint32_t(9)) + raw(type) + raw(count) + std::string(64, '\0')); };
+    const auto one_tensor = [&](std::vector<uint64_t> shape, uint32_t type, uint64_t offset) {
+        std::string s = head + raw(uint64_t(1)) + raw(uint64_t(0)) + text("t") + raw(uint32_t(shape.size()));
+        for (uint64_t n : shape) s += raw(n);
+        return s + raw(type) + raw(offset) + std::string(256, '\0');
+    };
+    const auto says = [](const std::string& bytes, const char* part) {
+        INFO(part);
+        CHECK(refusal(bytes).find(part) != std::string::npos);
+    };
+
+    says(head + raw(uint64_t(0)) + raw(huge), "cut short");
+    says(head + raw(huge) + raw(uint64_t(0)), "cut short");
+    says(head + raw(UINT64_MAX) + raw(UINT64_MAX), "cut short");
+    says(head + raw(uint64_t(0)) + raw(uint64_t(1)) + raw(huge) + "k", "cut short");
+    says(one_key(raw(uint32_t(8)) + raw(UINT64_MAX) + "text"), "cut short");
+    for (uint32_t type = 0; type < 13; type++)
+        for (uint64_t count : {huge, UINT64_MAX, uint64_t(65)}) says(array(type, count), type == 9 ? "array of arrays" : "cut short");
+    says(array(13, 0), "unknown type 13");
+    says(one_key(raw(uint32_t(13))), "unknown type 13");
+    says(one_key(raw(UINT32_MAX)), "unknown type");
+    says(head + raw(uint64_t(0)) + raw(uint64_t(1)) + text("") + raw(uint32_t(0)) + "x", "is not text");
+    says(head + raw(uint64_t(0)) + raw(uint64_t(1)) + text("a\nb") + raw(uint32_t(0)) + "x", "is not text");
+
+    CHECK(refusal(one_tensor({4, 4}, 0, 0)) == "");
+    says(one_tensor({4, 4}, 0, huge), "run past its end");
+    says(one_tensor({4, 4}, 0, UINT64_MAX - 31), "run past its end");
+    says(one_tensor({4, 4}, 0, 1024), "run past its end");
+    says(one_tensor({4, 4}, 0, 4), "not a multiple of 32");
+    says(one_tensor({huge, huge}, 0, 0), "run past its end");
+    says(one_tensor({uint64_t(1) << 62}, 0, 0), "run past its end");    // times 4 bytes is 0 in 64 bits
+    says(one_tensor({uint64_t(1) << 32, uint64_t(1) << 32}, 1, 0), "run past its end");
+    says(one_tensor({65536, 65536, 65536, 65536}, 8, 0), "run past its end");
+    says(one_tensor({33}, 8, 0), "not a multiple of 32");
+    says(one_tensor({}, 0, 0), "0 dimensions");
+    says(one_tensor({1, 1, 1, 1, 1}, 0, 0), "5 dimensions");
+    CHECK(refusal(one_tensor({0, 5}, 0, 0)) == "");
+
+    for (uint32_t alignment : {0u, 1u, 4u, 24u, 1u << 21}) {
+        GgufWriter w;
+        w.key("general.alignment", alignment);
+        says(w.bytes(), "general.alignment");
+    }
+    GgufWriter w;
+    w.key("general.alignment", "32");
+    says(w.bytes(), "general.alignment");
+}
+
+TEST_CASE("a name that occurs twice is refused")
+{
+    GgufWriter keys, tensors;
+    keys.key("k", 1);
+    keys.key("k", 2);
+    CHECK(refusal(keys.bytes()).find("key k twice") != std::string::npos);
+    tensors.tensor("t", WeightType::f32, 0, 1, {1});
+    tensors.tensor("t", WeightType::f32, 0, 1, {1});
+    CHECK(refusal(tensors.bytes()).find("tensor t twice") != std::string::npos);
+}
+
+// ---- damaged files -----------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Does all that a program does with a model file when it opens it. True if it loads; false if it gives an Error. What it loads must be sound:
+/// weights inside the file, a tokenizer that works.
+bool opens(std::string_view bytes)
+{
+    // Memory of the exact size, so that a sanitizer sees a read beyond it.
+    const std::unique_ptr<char[]> copy(new char[bytes.size()]);
+    std::copy(bytes.begin(), bytes.end(), copy.get());
+    try {
+        const auto file = std::make_shared<const Gguf>("damaged.gguf", std::string_view(copy.get(), bytes.size()));
+        bool sound = true;
+        for (const GgufTensor& t : file->tensors()) {
+            const uint64_t begin = uint64_t((const char*)t.data - copy.get());
+            sound &= begin <= bytes.size() && t.bytes <= bytes.size() - begin;
+            t.type_name();
+        }
+        const Tokenizer tokenizer(*file);
+        std::vector<Token> ids = tokenizer.encode("the \xff tale<s>\u2603", true);
+        for (Token id : ids) sound &= id < tokenizer.size();
+        for (Token id = 0; id < tokenizer.size(); id += 1 + tokenizer.size() / 64) ids.push_back(id);
+        tokenizer.decode(ids);
+        const Weights w = load_weights(file);
+        float sum = 0;
+        for (const LayerWeights& layer : w.layers)
+            for (const Matrix& m : {layer.q, layer.k, layer.v, layer.o, layer.ffn.gate, layer.ffn.up, layer.ffn.down_t})
+                sum += float(m.data[0]) + float(m.data[m.bytes() - 1]);
+        sum += float(w.embedding.row(w.config.vocab - 1)[0]) + float(w.output.data[w.output.bytes() - 1]);
+        sound &= sum >= 0;
+        CHECK(sound);
+        return true;
+    } catch (const Error& error) {
+        CHECK(std::string_view(error.what()).starts_with("damaged.gguf"));
+        return false;
+    }
+}
+
+struct Sample {
+    std::string name, bytes;
+    size_t header;    // bytes before the weights
+};
+
+std::vector<Sample> samples()
+{
+    std::vector<Sample> all;
+    const RandomModel small{.layers = 1, .dim = 32, .heads = 2, .kv_heads = 1, .neurons = 64, .vocab = 270};
+    RandomModel transposed = small, quantised = small;
+    transposed.tied_head = true;
+    quantised.type = WeightType::q8_0;
+    quantised.down_transposed = false;
+    for (const auto& [name, options] : {std::pair("F16", transposed), std::pair("Q8_0 with ffn_down", quantised)}) {
+        const GgufWriter w = random_model(options);
+        all.push_back({name, w.bytes(), w.header().size()});
+    }
+    return all;
+}
+
+}  // namespace
+
+TEST_CASE("a model file cut short at any byte is refused")
+{
+    for (const Sample& sample : samples()) {
+        INFO(sample.name);
+        REQUIRE(opens(sample.bytes));
+        const size_t dense = 4096, step = std::max<size_t>(1, (sample.bytes.size() - dense) / 1000);
+        size_t opened = 0;
+        for (size_t n = 0; n < sample.bytes.size() - 32; n += n < dense ? 1 : step) opened += opens(std::string_view(sample.bytes).substr(0, n));
+        CHECK(opened == 0);
+    }
+}
+
+TEST_CASE("a model file with any byte of its header changed loads soundly or is refused")
+{
+    for (const Sample& sample : samples()) {
+        INFO(sample.name);
+        std::string bytes = sample.bytes;
+        size_t opened = 0;
+        for (size_t i = 0; i < sample.header; i++)
+            for (uint8_t flip : {0x01, 0x80, 0xff}) {
+                bytes[i] = char(uint8_t(bytes[i]) ^ flip);
+                opened += opens(bytes);
+                bytes[i] = sample.bytes[i];
+            }
+        CHECK(opened > 0);    // a letter of a token, a score
+        CHECK(opened < 3 * sample.header);
+    }
+}
+
+TEST_CASE("the shipped model, cut short or with a byte changed, loads soundly or is refused")
+{
+    const MappedFile file(std::filesystem::path(HEARTH_SOURCE) / "tests/data/fairytale-7m.gguf");
+    const uint64_t begin = [&] {
+        const Gguf whole("fairytale", file.bytes());
+        uint64_t first = file.bytes().size();
+        for (const GgufTensor& t : whole.tensors()) first = std::min(first, uint64_t((const char*)t.data - file.bytes().data()));
+        return first;
+    }();
+    REQUIRE(opens(file.bytes()));
+    for (uint64_t i = 1; i <= 100; i++) CHECK_FALSE(opens(file.bytes().substr(0, begin * i / 100)));
+    CHECK_FALSE(opens(file.bytes().substr(0, file.bytes().size() - 64)));
+
+    std::string bytes(file.bytes());
+    for (uint64_t i = 0; i < 100; i++) {    // most of the header is the vocabulary; the two ends are keys and the table of tensors
+        const uint64_t at = i % 2 ? begin - 1 - 37 * i : 31 * i;
+        for (uint8_t flip : {0x01, 0xff}) {
+            bytes[at] = char(uint8_t(bytes[at]) ^ flip);
+            opens(bytes);
+            bytes[at] = file.bytes()[at];
+        }
+    }
+}
+
+TEST_SUITE_END();

@@ -1,0 +1,253 @@
+// Writes GGUF files for tests: keys of every type, tensors of any type with raw bytes or encoded from floats.
+// It shares no code with the reader. Rounding is ggml's (quantize_row_q8_0_ref, quantize_row_q4_0_ref), so that files equal those of other tools.
+#pragma once
+
+#include "shaders/blocks.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace hearth {
+
+/// Nearest fp16, ties to even.
+inline uint16_t to_f16(float x)
+{
+    const uint32_t bits = std::bit_cast<uint32_t>(x), sign = bits >> 16 & 0x8000u, a = bits & 0x7fffffffu;
+    if (a > 0x7f800000u) return uint16_t(sign | 0x7e00u);     // NaN
+    if (a >= 0x477ff000u) return uint16_t(sign | 0x7c00u);    // 65520 and above round to infinity
+    if (a < 0x38800000u) {                                    // below 2^-14: a multiple of 2^-24, which is what 0.5f has to spare
+        const float shifted = std::bit_cast<float>(a) + 0.5f;
+        return uint16_t(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));
+    }
+    return uint16_t(sign | ((a - 0x38000000u + 0xfffu + (a >> 13 & 1u)) >> 13));
+}
+
+inline float from_f16(uint16_t h)
+{
+    const uint32_t exponent = h >> 10 & 31u, mantissa = h & 0x3ffu;
+    float a = exponent == 31 ? (mantissa ? NAN : INFINITY)
+              : exponent == 0 ? std::ldexp(float(mantissa), -24)
+                              : std::ldexp(float(mantissa | 0x400u), int(exponent) - 25);
+    return h & 0x8000u ? -a : a;
+}
+
+/// Nearest bf16, ties to even.
+inline uint16_t to_bf16(float x)
+{
+    const uint32_t bits = std::bit_cast<uint32_t>(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t(bits >> 16 | 64u);
+    return uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+inline BlockQ8_0 to_q8_0(const float* x)
+{
+    float amax = 0;
+    for (int i = 0; i < 32; i++) amax = std::max(amax, std::fabs(x[i]));
+    const float d = amax / 127, inverse = d != 0 ? 1 / d : 0;
+    BlockQ8_0 block;
+    block.d = to_f16(d);
+    for (int i = 0; i < 32; i++) block.q[i] = int8_t(std::round(x[i] * inverse));
+    return block;
+}
+
+inline BlockQ4_0 to_q4_0(const float* x)
+{
+    float largest = 0;    // in magnitude, with its sign
+    for (int i = 0; i < 32; i++)
+        if (std::fabs(x[i]) > std::fabs(largest)) largest = x[i];
+    const float d = largest / -8, inverse = d != 0 ? 1 / d : 0;
+    const auto nibble = [&](float v) { return uint8_t(std::min(15, int(v * inverse + 8.5f))); };
+    BlockQ4_0 block;
+    block.d = to_f16(d);
+    for (int i = 0; i < 16; i++) block.q[i] = uint8_t(nibble(x[i]) | nibble(x[i + 16]) << 4);
+    return block;
+}
+
+/// A matrix of floats (rows, cols) in a weight format; cols is a multiple of the format's block. `append` adds to what is there.
+inline void append_rows(std::string& bytes, WeightType type, const float* x, uint64_t rows, uint64_t cols)
+{
+    if (cols % format_of(type).block) throw std::logic_error("a row must be a whole number of blocks");
+    const uint64_t n = rows * cols, begin = bytes.size();
+    bytes.resize(begin + rows * row_bytes(type, cols));
+    char* out = bytes.data() + begin;
+    const auto put = [&](const auto& value) {
+        std::memcpy(out, &value, sizeof value);
+        out += sizeof value;
+    };
+    switch (type) {
+    case WeightType::f32: std::memcpy(out, x, n * sizeof(float)); break;
+    case WeightType::f16: for (uint64_t i = 0; i < n; i++) put(to_f16(x[i])); break;
+    case WeightType::bf16: for (uint64_t i = 0; i < n; i++) put(to_bf16(x[i])); break;
+    case WeightType::q8_0: for (uint64_t i = 0; i < n; i += 32) put(to_q8_0(x + i)); break;
+    case WeightType::q4_0: for (uint64_t i = 0; i < n; i += 32) put(to_q4_0(x + i)); break;
+    }
+}
+
+inline std::string encode_rows(WeightType type, const std::vector<float>& x, uint64_t cols)
+{
+    std::string bytes;
+    append_rows(bytes, type, x.data(), x.size() / cols, cols);
+    return bytes;
+}
+
+class GgufWriter {
+  public:
+    std::string magic = "GGUF";
+    uint32_t version = 3;
+    uint32_t alignment = 32;    // `general.alignment` is written where it is another number
+
+    /// A key: bool, any integer or float type, text, or a std::vector of one of those.
+    template <class T>
+    void key(std::string_view name, const T& value)
+    {
+        std::string bytes;
+        typed(bytes, value);
+        raw_key(name, std::move(bytes));
+    }
+
+    /// A key with its type and value as they stand in the file.
+    void raw_key(std::string_view name, std::string bytes) { keys_.push_back({std::string(name), std::move(bytes)}); }
+
+    /// A tensor as raw bytes. shape[0] is the contiguous dimension (the columns).
+    void tensor(std::string_view name, uint32_t type, std::vector<uint64_t> shape, std::string bytes)
+    {
+        tensors_.push_back({std::string(name), type, std::move(shape), std::move(bytes)});
+    }
+
+    /// A matrix (rows, cols), or a vector where rows is 0.
+    void tensor(std::string_view name, WeightType type, uint64_t rows, uint64_t cols, const std::vector<float>& x)
+    {
+        std::vector<uint64_t> shape{cols};
+        if (rows) shape.push_back(rows);
+        tensor(name, uint32_t(type), std::move(shape), encode_rows(type, x, cols));
+    }
+
+    /// Takes keys and tensors of this name out again; false where there are none.
+    bool remove(std::string_view name)
+    {
+        const auto named = [&](const auto& entry) { return entry.name == name; };
+        return std::erase_if(keys_, named) + std::erase_if(tensors_, named) > 0;
+    }
+
+    /// Everything before the tensors' data, padded to the alignment.
+    std::string header() const
+    {
+        std::string out = magic;
+        number(out, version);
+        number(out, uint64_t(tensors_.size()));
+        number(out, uint64_t(keys_.size() + (alignment != 32)));
+        for (const Key& key : keys_) {
+            text(out, key.name);
+            out += key.value;
+        }
+        if (alignment != 32) {
+            text(out, "general.alignment");
+            typed(out, alignment);
+        }
+        uint64_t offset = 0;
+        for (const Tensor& t : tensors_) {
+            text(out, t.name);
+            number(out, uint32_t(t.shape.size()));
+            for (uint64_t n : t.shape) number(out, n);
+            number(out, t.type);
+            number(out, offset);
+            offset = padded(offset + t.bytes.size());
+        }
+        out.resize(padded(out.size()));
+        return out;
+    }
+
+    /// The whole file.
+    std::string bytes() const
+    {
+        std::string out = header();
+        for (const Tensor& t : tensors_) {
+            out += t.bytes;
+            out.resize(padded(out.size()));
+        }
+        return out;
+    }
+
+    void write(const std::filesystem::path& path) const
+    {
+        std::ofstream file(path, std::ios::binary);
+        file << header();
+        for (const Tensor& t : tensors_) file << t.bytes << std::string(padded(t.bytes.size()) - t.bytes.size(), '\0');
+        file.close();
+        if (!file) throw std::runtime_error("cannot write " + path.string());
+    }
+
+  private:
+    struct Key {
+        std::string name, value;
+    };
+    struct Tensor {
+        std::string name;
+        uint32_t type;
+        std::vector<uint64_t> shape;
+        std::string bytes;
+    };
+
+    template <class T>
+    static constexpr uint32_t type_number()
+    {
+        if constexpr (std::is_same_v<T, bool>) return 7;
+        else if constexpr (std::is_same_v<T, float>) return 6;
+        else if constexpr (std::is_same_v<T, double>) return 12;
+        else if constexpr (std::is_integral_v<T>) {
+            constexpr uint32_t by_size[] = {0, 2, 4, 10};    // of the unsigned type; the signed one follows it
+            return by_size[std::bit_width(sizeof(T)) - 1] + std::is_signed_v<T>;
+        } else return 8;
+    }
+
+    uint64_t padded(uint64_t n) const { return (n + alignment - 1) / alignment * alignment; }
+
+    template <class T>
+    static void number(std::string& out, T value)
+    {
+        out.append(reinterpret_cast<const char*>(&value), sizeof value);
+    }
+
+    static void text(std::string& out, std::string_view s)
+    {
+        number(out, uint64_t(s.size()));
+        out += s;
+    }
+
+    template <class T>
+    static void plain(std::string& out, const T& value)
+    {
+        if constexpr (std::is_arithmetic_v<T>) number(out, value);
+        else text(out, value);
+    }
+
+    template <class T>
+    static void typed(std::string& out, const T& value)
+    {
+        number(out, type_number<T>());
+        plain(out, value);
+    }
+
+    template <class T>
+    static void typed(std::string& out, const std::vector<T>& values)
+    {
+        number(out, uint32_t(9));
+        number(out, type_number<T>());
+        number(out, uint64_t(values.size()));
+        for (const T& value : values) plain(out, value);
+    }
+
+    std::vector<Key> keys_;
+    std::vector<Tensor> tensors_;
+};
+
+}  // namespace hearth

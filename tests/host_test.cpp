@@ -1,0 +1,702 @@
+#include "host/attention.h"
+#include "host/cold_ffn.h"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+
+using namespace hearth;
+using namespace hearth::host;
+
+namespace {
+
+// ---- weights and their meaning, independent of the kernels ------------------------------------------------------------
+
+double half(uint16_t h)
+{
+    const int exponent = h >> 10 & 31, mantissa = h & 1023;
+    const double magnitude = exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24);
+    return h & 0x8000 ? -magnitude : magnitude;
+}
+
+class Random {
+  public:
+    explicit Random(uint32_t seed) : bits_(seed) {}
+    uint32_t bits() { return bits_(); }
+    float normal() { return normal_(bits_); }
+    std::vector<float> vector(size_t n)
+    {
+        std::vector<float> v(n);
+        for (float& x : v) x = normal();
+        return v;
+    }
+
+  private:
+    std::mt19937 bits_;
+    std::normal_distribution<float> normal_;
+};
+
+/// A random matrix in some format, and its weights as numbers.
+struct Sample {
+    std::vector<std::byte> bytes;
+    std::vector<double> w;
+    Matrix matrix;
+
+    Sample(WeightType type, uint32_t rows, uint32_t cols, Random& random)
+        : bytes(rows * row_bytes(type, cols)), w(size_t(rows) * cols), matrix{type, rows, cols, bytes.data()}
+    {
+        const WeightFormat& f = format_of(type);
+        std::byte* p = bytes.data();
+        for (size_t i = 0; i < w.size(); i += f.block, p += f.block_bytes) {
+            const float x = random.normal();
+            const uint16_t small = uint16_t((random.bits() & 0x8000) | (0x2000 + random.bits() % 0x0c00));    // fp16 of 2^-7 to 2^-4
+            if (type == WeightType::f32) {
+                std::memcpy(p, &x, 4);
+                w[i] = x;
+            } else if (type == WeightType::f16) {
+                std::memcpy(p, &small, 2);
+                w[i] = half(small);
+            } else if (type == WeightType::bf16) {
+                const uint32_t top = std::bit_cast<uint32_t>(x) & 0xffff0000;
+                const uint16_t stored = uint16_t(top >> 16);
+                std::memcpy(p, &stored, 2);
+                w[i] = std::bit_cast<float>(top);
+            } else if (type == WeightType::q8_0) {
+                BlockQ8_0 b{small, {}};
+                for (uint32_t k = 0; k < 32; k++) {
+                    b.q[k] = int8_t(random.bits() % 255 - 127);
+                    w[i + k] = half(small) * b.q[k];
+                }
+                std::memcpy(p, &b, sizeof(b));
+            } else {
+                BlockQ4_0 b{small, {}};
+                for (uint32_t k = 0; k < 16; k++) {
+                    b.q[k] = uint8_t(random.bits());
+                    w[i + k] = half(small) * ((b.q[k] & 15) - 8);
+                    w[i + k + 16] = half(small) * ((b.q[k] >> 4) - 8);
+                }
+                std::memcpy(p, &b, sizeof(b));
+            }
+        }
+    }
+
+    const double* row(size_t r) const { return &w[r * matrix.cols]; }
+};
+
+std::vector<uint32_t> sizes(WeightType type)
+{
+    if (is_quantised(type)) return {32, 64, 96, 288, 4096};
+    return {1, 31, 33, 257};
+}
+
+/// What a row of this format sees of x: fixed point for the quantised ones.
+double seen(const Input& x, WeightType type, uint32_t i) { return is_quantised(type) ? double(x.scale[i / 32]) * x.q[i] : x.x[i]; }
+
+/// Vectors with their fixed-point form, from one instruction set.
+struct Vectors {
+    std::vector<float> x, scale;
+    std::vector<int16_t> q;
+    std::vector<Input> inputs;
+
+    Vectors(const Kernels& cpu, uint32_t tokens, uint32_t n, Random& random) : x(random.vector(size_t(tokens) * n))
+    {
+        const bool blocks = n % fixed_block == 0;
+        if (blocks) {
+            q.resize(x.size());
+            scale.resize(x.size() / fixed_block);
+            cpu.quantise(x.data(), q.data(), scale.data(), uint32_t(x.size()));
+        }
+        for (size_t t = 0; t < tokens; t++)
+            inputs.push_back({&x[t * n], blocks ? &q[t * n] : nullptr, blocks ? &scale[t * n / fixed_block] : nullptr});
+    }
+};
+
+// ---- one operator on every path ---------------------------------------------------------------------------------------
+
+template <class F>
+void on_every_path(F test)
+{
+    for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512})
+        if (const Kernels* cpu = kernels(isa)) {
+            CAPTURE(cpu->name);
+            test(*cpu);
+        }
+}
+
+template <class F>
+void on_every_row_kernel(F test)
+{
+    on_every_path([&](const Kernels& cpu) {
+        for (const WeightFormat& f : weight_formats)
+            for (uint32_t n : sizes(f.type)) {
+                CAPTURE(f.name);
+                CAPTURE(n);
+                test(cpu, cpu.of(f.type), n);
+            }
+    });
+}
+
+/// max_i |got_i - want_i| / max_i |want_i|
+template <class G, class W>
+double worst_error(const G& got, const W& want)
+{
+    REQUIRE(got.size() == want.size());
+    double error = 0, largest = 1e-30;
+    for (size_t i = 0; i < got.size(); i++) {
+        if (!std::isfinite(got[i])) return INFINITY;
+        error = std::max(error, std::fabs(double(got[i]) - double(want[i])));
+        largest = std::max(largest, std::fabs(double(want[i])));
+    }
+    return error / largest;
+}
+
+/// The same bits, so that also 0 and -0 or two NaN are told apart.
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b)
+{
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+// ---- a feed-forward block and its meaning ------------------------------------------------------------------------------
+
+struct Block {
+    Sample gate, up, down_t;
+    FfnWeights weights;
+
+    Block(WeightType type, uint32_t neurons, uint32_t dim, Activation activation, Random& random)
+        : gate(type, neurons, dim, random), up(type, neurons, dim, random), down_t(type, neurons, dim, random),
+          weights{gate.matrix, up.matrix, down_t.matrix, activation}
+    {
+    }
+
+    std::vector<double> apply(std::span<const NeuronRange> ranges, const Inputs& x) const
+    {
+        const uint32_t dim = gate.matrix.cols;
+        std::vector<double> y(size_t(x.tokens()) * dim, 0.0);
+        for (uint32_t t = 0; t < x.tokens(); t++)
+            for (const NeuronRange& range : ranges)
+                for (uint32_t r = range.first; r < range.first + range.count; r++) {
+                    double g = 0, u = 0;
+                    for (uint32_t i = 0; i < dim; i++) {
+                        g += gate.row(r)[i] * seen(x[t], gate.matrix.type, i);
+                        u += up.row(r)[i] * seen(x[t], up.matrix.type, i);
+                    }
+                    const double h = (weights.activation == Activation::relu ? std::max(g, 0.0) : g / (1 + std::exp(-g))) * u;
+                    for (uint32_t i = 0; i < dim; i++) y[size_t(t) * dim + i] += h * down_t.row(r)[i];
+                }
+        return y;
+    }
+};
+
+struct FfnResult {
+    std::vector<float> y;
+    FfnCounts counts;
+};
+
+FfnResult run(Team& team, const Block& block, std::span<const NeuronRange> ranges, const Inputs& x, bool skip_inactive)
+{
+    FfnResult result{std::vector<float>(size_t(x.tokens()) * block.gate.matrix.cols, NAN), {}};
+    FfnScratch scratch;
+    result.counts = cold_ffn(team, block.weights, ranges, x, skip_inactive, result.y.data(), scratch);
+    return result;
+}
+
+// ---- attention and its meaning ------------------------------------------------------------------------------------------
+
+std::vector<double> rotated(const float* x, uint32_t heads, uint32_t head_dim, uint32_t rope_dim, double base, uint32_t position)
+{
+    std::vector<double> y(x, x + size_t(heads) * head_dim);
+    for (uint32_t h = 0; h < heads; h++)
+        for (uint32_t i = 0; i < rope_dim / 2; i++) {
+            const double angle = position * std::pow(base, -2.0 * i / rope_dim);
+            double &a = y[h * head_dim + 2 * i], &b = y[h * head_dim + 2 * i + 1];
+            const double was_a = a, was_b = b;
+            a = was_a * std::cos(angle) - was_b * std::sin(angle);
+            b = was_a * std::sin(angle) + was_b * std::cos(angle);
+        }
+    return y;
+}
+
+/// A conversation of some tokens, not yet rotated.
+struct Conversation {
+    AttentionShape shape;
+    uint32_t tokens;
+    std::vector<float> q, k, v;
+
+    Conversation(const AttentionShape& shape, uint32_t tokens, Random& random)
+        : shape(shape), tokens(tokens), q(random.vector(size_t(tokens) * shape.heads * shape.head_dim)),
+          k(random.vector(size_t(tokens) * shape.kv_heads * shape.head_dim)), v(random.vector(k.size()))
+    {
+    }
+
+    /// `attend` in batches of that many tokens.
+    std::vector<float> run(Team& team, uint32_t batch) const
+    {
+        const size_t q_size = size_t(shape.heads) * shape.head_dim, kv_size = size_t(shape.kv_heads) * shape.head_dim;
+        std::vector<float> q = this->q, k = this->k, y(q.size(), NAN);
+        std::vector<uint16_t> k_cache(shape.context * kv_size, 0x7e00), v_cache = k_cache;    // NaN: what is not written must not be read
+        for (uint32_t t = 0; t < tokens; t += batch)
+            attend(team, shape, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size], &v[t * kv_size], k_cache.data(), v_cache.data(),
+                   &y[t * q_size]);
+        return y;
+    }
+
+    std::vector<double> meaning() const
+    {
+        const AttentionShape& s = shape;
+        const size_t d = s.head_dim, q_size = s.heads * d, kv_size = s.kv_heads * d;
+        std::vector<double> keys, y(q.size(), 0.0);
+        for (uint32_t t = 0; t < tokens; t++)
+            for (double x : rotated(&k[t * kv_size], s.kv_heads, s.head_dim, s.rope_dim, s.rope_base, t)) keys.push_back(x);
+        for (uint32_t t = 0; t < tokens; t++) {
+            const std::vector<double> query = rotated(&q[t * q_size], s.heads, s.head_dim, s.rope_dim, s.rope_base, t);
+            for (uint32_t h = 0; h < s.heads; h++) {
+                const size_t kv = h / (s.heads / s.kv_heads) * d;
+                std::vector<double> e(t + 1, 0.0);
+                double sum = 0;
+                for (size_t p = 0; p <= t; p++) {
+                    for (size_t i = 0; i < d; i++) e[p] += query[h * d + i] * keys[p * kv_size + kv + i] / std::sqrt(double(d));
+                    sum += e[p] = std::exp(e[p]);
+                }
+                for (size_t p = 0; p <= t; p++)
+                    for (size_t i = 0; i < d; i++) y[t * q_size + h * d + i] += e[p] / sum * v[p * kv_size + kv + i];
+            }
+        }
+        return y;
+    }
+};
+
+const WeightType all_types[] = {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::q8_0, WeightType::q4_0};
+
+}  // namespace
+
+TEST_SUITE("host")
+{
+    TEST_CASE("this CPU's kernels are those of its best instruction set")
+    {
+        Isa best = Isa::plain;
+        on_every_path([&](const Kernels& cpu) { best = cpu.isa; });
+        CHECK(kernels().isa == best);
+        CHECK(kernels(Isa::plain) != nullptr);
+    }
+
+    TEST_CASE("dot is the sum of products of the decoded weights")
+    {
+        Random random(1);
+        on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
+            const Sample w(row.type, 5, n, random);
+            const Vectors x(cpu, 1, n, random);
+            std::vector<float> got;
+            std::vector<double> want;
+            double size = 0;    // of the largest sum of magnitudes: what rounding errors scale with
+            for (uint32_t r = 0; r < w.matrix.rows; r++) {
+                got.push_back(row.dot(w.matrix.row(r), x.inputs[0], n));
+                double sum = 0, magnitudes = 0;
+                for (uint32_t i = 0; i < n; i++) {
+                    sum += w.row(r)[i] * seen(x.inputs[0], row.type, i);
+                    magnitudes += std::fabs(w.row(r)[i] * seen(x.inputs[0], row.type, i));
+                }
+                want.push_back(sum);
+                size = std::max(size, magnitudes);
+            }
+            want.push_back(size);
+            got.push_back(float(size));
+            CHECK(worst_error(got, want) < 2e-6);
+        });
+    }
+
+    TEST_CASE("the largest integers of a block do not overflow")
+    {
+        on_every_path([&](const Kernels& cpu) {
+            const uint32_t n = 64;
+            std::vector<float> x(n, -3.0f), scale(2);
+            std::vector<int16_t> q(n);
+            cpu.quantise(x.data(), q.data(), scale.data(), n);
+            BlockQ8_0 row[2] = {{0x3c00, {}}, {0x3c00, {}}};
+            for (BlockQ8_0& b : row) std::fill_n(b.q, 32, int8_t(-127));
+            const float y = cpu.of(WeightType::q8_0).dot(reinterpret_cast<const std::byte*>(row), {x.data(), q.data(), scale.data()}, n);
+            CHECK(y == doctest::Approx(64 * 127 * 3.0));
+        });
+    }
+
+    TEST_CASE("dot_many gives each token the bits of dot")
+    {
+        Random random(2);
+        on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
+            const Sample w(row.type, 1, n, random);
+            for (uint32_t tokens : {1u, 3u, 4u, 9u}) {
+                const Vectors x(cpu, tokens, n, random);
+                std::vector<float> many(tokens), one;
+                row.dot_many(w.matrix.data, x.inputs.data(), tokens, n, many.data());
+                for (const Input& input : x.inputs) one.push_back(row.dot(w.matrix.data, input, n));
+                CHECK(same_bits(many, one));
+            }
+        });
+    }
+
+    TEST_CASE("decode gives every weight exactly")
+    {
+        Random random(3);
+        on_every_row_kernel([&](const Kernels&, const RowKernels& row, uint32_t n) {
+            const Sample w(row.type, 1, n, random);
+            std::vector<float> got(n + 1, 7.0f);
+            row.decode(w.matrix.data, got.data(), n);
+            CHECK(got.back() == 7.0f);
+            got.pop_back();
+            CHECK(worst_error(got, w.w) == 0);
+        });
+    }
+
+    TEST_CASE("axpy adds a slice of a row, and slices make the bits of the whole")
+    {
+        Random random(4);
+        on_every_row_kernel([&](const Kernels&, const RowKernels& row, uint32_t n) {
+            const Sample w(row.type, 1, n, random);
+            const uint32_t block = format_of(row.type).block;
+            const uint32_t cut = n / 3 / block * block;
+            const std::vector<float> before = random.vector(n + 1);
+
+            std::vector<float> whole = before, slices = before;
+            row.axpy(w.matrix.data, 0.7f, whole.data(), 0, n);
+            row.axpy(w.matrix.data, 0.7f, slices.data(), cut, n - cut);
+            CHECK(std::equal(slices.begin(), slices.begin() + cut, before.begin()));
+            row.axpy(w.matrix.data, 0.7f, slices.data(), 0, cut);
+            CHECK(same_bits(whole, slices));
+
+            std::vector<double> want;
+            for (uint32_t i = 0; i < n; i++) want.push_back(before[i] + double(0.7f) * w.w[i]);
+            want.push_back(before[n]);
+            CHECK(worst_error(whole, want) < 2e-7);
+        });
+    }
+
+    TEST_CASE("adding a decoded row gives the bits of adding the row")
+    {
+        Random random(5);
+        on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
+            const Sample w(row.type, 1, n, random);
+            std::vector<float> direct = random.vector(n), by_floats = direct, decoded(n);
+            row.axpy(w.matrix.data, -1.3f, direct.data(), 0, n);
+            row.decode(w.matrix.data, decoded.data(), n);
+            cpu.of(WeightType::f32).axpy(reinterpret_cast<const std::byte*>(decoded.data()), -1.3f, by_floats.data(), 0, n);
+            CHECK(same_bits(direct, by_floats));
+        });
+    }
+
+    TEST_CASE("rmsnorm divides by the root of the mean square")
+    {
+        Random random(6);
+        on_every_path([&](const Kernels& cpu) {
+            for (uint32_t n : {1u, 31u, 33u, 257u, 4096u}) {
+                const std::vector<float> x = random.vector(n), w = random.vector(n);
+                std::vector<float> y(n);
+                cpu.rmsnorm(x.data(), w.data(), y.data(), n, 1e-5f);
+                double squares = 0;
+                for (float v : x) squares += double(v) * v;
+                std::vector<double> want;
+                for (uint32_t i = 0; i < n; i++) want.push_back(w[i] * x[i] / std::sqrt(squares / n + 1e-5));
+                CAPTURE(n);
+                CHECK(worst_error(y, want) < 1e-6);
+
+                std::vector<float> in_place = x;
+                cpu.rmsnorm(in_place.data(), w.data(), in_place.data(), n, 1e-5f);
+                CHECK(same_bits(in_place, y));
+            }
+        });
+    }
+
+    TEST_CASE("fixed point is within half a step, reaches its largest number and knows zero")
+    {
+        Random random(7);
+        const uint32_t n = 32 * 9;
+        std::vector<float> x = random.vector(n);
+        for (uint32_t i = 0; i < 32; i++) {
+            x[32 + i] = 0;
+            x[64 + i] *= 1e-36f;    // its reciprocal is no float
+            x[96 + i] *= 1e30f;
+        }
+        x[5] = -9;    // the largest of its block
+        std::vector<int16_t> first_q;
+        on_every_path([&](const Kernels& cpu) {
+            std::vector<int16_t> q(n, 99);
+            std::vector<float> scale(n / 32, NAN);
+            cpu.quantise(x.data(), q.data(), scale.data(), n);
+            CHECK(q[5] == -32512);
+            CHECK(scale[0] == 9 / fixed_max);
+            CHECK(scale[1] == 0);
+            CHECK(std::count(q.begin() + 32, q.begin() + 64, 0) == 32);
+            double worst = 0;    // in steps
+            for (uint32_t i = 0; i < n; i++) {
+                CHECK(std::abs(q[i]) <= 32512);
+                if (scale[i / 32] > 0) worst = std::max(worst, std::fabs(x[i] / double(scale[i / 32]) - q[i]));
+            }
+            CHECK(worst < 0.51);    // half, and the rounding of a float of 15 bits
+            if (first_q.empty()) first_q = q;
+            CHECK(same_bits(q, first_q));
+        });
+    }
+
+    TEST_CASE("every fp16 number survives the way to fp32 and back")
+    {
+        std::vector<uint16_t> halves(1 << 16);
+        for (uint32_t i = 0; i < halves.size(); i++) halves[i] = uint16_t(i);
+        on_every_path([&](const Kernels& cpu) {
+            std::vector<float> floats(halves.size());
+            std::vector<uint16_t> back(halves.size());
+            cpu.of(WeightType::f16).decode(reinterpret_cast<const std::byte*>(halves.data()), floats.data(), uint32_t(halves.size()));
+            cpu.to_f16(floats.data(), back.data(), uint32_t(floats.size()));
+            int wrong = 0;
+            for (uint32_t i = 0; i < halves.size(); i++) {
+                const bool nan = (i & 0x7fff) > 0x7c00;
+                if (nan)
+                    wrong += !std::isnan(floats[i]) || back[i] != (i | 0x200);    // made quiet
+                else if ((i & 0x7fff) == 0x7c00)
+                    wrong += floats[i] != (i & 0x8000 ? -INFINITY : INFINITY) || back[i] != i;
+                else
+                    wrong += floats[i] != half(halves[i]) || std::signbit(floats[i]) != (i >= 0x8000) || back[i] != i;
+            }
+            CHECK(wrong == 0);
+        });
+    }
+
+    TEST_CASE("fp32 is rounded to the nearest fp16, ties to even")
+    {
+        Random random(8);
+        std::vector<float> x = {0.0f, -0.0f, 65504, 65519.996f, 65520, -65520, 1e30f, INFINITY, -INFINITY, 1e-30f, 0x1p-25f, 0x1.000002p-25f, 0x3p-25f};
+        std::vector<uint16_t> want = {0, 0x8000, 0x7bff, 0x7bff, 0x7c00, 0xfc00, 0x7c00, 0x7c00, 0xfc00, 0, 0, 1, 2};
+        for (uint32_t h = 0; h < 0x7bff; h++) {    // between neighbours: the middle, and a little to either side
+            const float low = float(half(uint16_t(h))), middle = float((half(uint16_t(h)) + half(uint16_t(h + 1))) / 2);
+            x.insert(x.end(), {low, std::nextafter(middle, 0.0f), middle, -std::nextafter(middle, INFINITY)});
+            want.insert(want.end(), {uint16_t(h), uint16_t(h), uint16_t(h + (h & 1)), uint16_t(0x8000 | (h + 1))});
+        }
+        on_every_path([&](const Kernels& cpu) {
+            std::vector<uint16_t> got(x.size());
+            cpu.to_f16(x.data(), got.data(), uint32_t(x.size()));
+            CHECK(got == want);
+            const float nan = NAN;
+            cpu.to_f16(&nan, got.data(), 1);
+            CHECK((got[0] & 0x7fff) > 0x7c00);
+        });
+    }
+
+    TEST_CASE("a cached row of fp16 is read by dot_f16 and axpy_f16")
+    {
+        Random random(9);
+        on_every_path([&](const Kernels& cpu) {
+            for (uint32_t n : {1u, 31u, 33u, 128u, 257u}) {
+                const Sample b(WeightType::f16, 1, n, random);
+                const uint16_t* stored = reinterpret_cast<const uint16_t*>(b.bytes.data());
+                const std::vector<float> a = random.vector(n);
+                std::vector<float> y = a;
+                cpu.axpy_f16(0.3f, stored, y.data(), n);
+                double dot = 0, magnitudes = 0;
+                std::vector<double> want;
+                for (uint32_t i = 0; i < n; i++) {
+                    dot += a[i] * b.w[i];
+                    magnitudes += std::fabs(a[i] * b.w[i]);
+                    want.push_back(a[i] + double(0.3f) * b.w[i]);
+                }
+                CAPTURE(n);
+                CHECK(worst_error(y, want) < 2e-7);
+                CHECK(std::fabs(cpu.dot_f16(a.data(), stored, n) - dot) < 1e-6 * magnitudes);
+            }
+        });
+    }
+
+    TEST_CASE("chunks of rows cover a matrix once, and a small matrix is one chunk")
+    {
+        Team team(3);
+        for (uint32_t rows : {0u, 1u, 5u, 1000u, 30000u})
+            for (uint64_t bytes : {1ull, 272ull, 4352ull, 1ull << 20}) {
+                std::vector<int> count(rows, 0);
+                std::atomic<int> chunks = 0;
+                parallel_rows(team, rows, bytes, [&](uint32_t first, uint32_t last) {
+                    chunks++;
+                    for (uint32_t r = first; r < last; r++) count[r]++;
+                });
+                CHECK(count == std::vector<int>(rows, 1));
+                if (rows * bytes < 8192) CHECK(chunks <= 1);
+            }
+    }
+
+    TEST_CASE("a matrix meets one token or many, on one thread or several, with the same bits")
+    {
+        Random random(10);
+        for (WeightType type : all_types) {
+            const uint32_t rows = 301, cols = 320, tokens = 7;
+            const Sample w(type, rows, cols, random);
+            const std::vector<float> x = random.vector(size_t(tokens) * cols);
+            std::vector<float> together(size_t(tokens) * rows), alone = together;
+
+            Team team(3), single(1);
+            Inputs inputs;
+            inputs.prepare(team, x.data(), tokens, cols, is_quantised(type));
+            multiply(team, w.matrix, inputs, together.data());
+
+            std::vector<double> want;
+            for (uint32_t t = 0; t < tokens; t++)
+                for (uint32_t r = 0; r < rows; r++) {
+                    double sum = 0;
+                    for (uint32_t i = 0; i < cols; i++) sum += w.row(r)[i] * seen(inputs[t], type, i);
+                    want.push_back(sum);
+                }
+            CAPTURE(format_of(type).name);
+            CHECK(worst_error(together, want) < 2e-6);
+
+            for (uint32_t t = 0; t < tokens; t++) {
+                inputs.prepare(single, &x[size_t(t) * cols], 1, cols, is_quantised(type));
+                multiply(single, w.matrix, inputs, &alone[size_t(t) * rows]);
+            }
+            CHECK(same_bits(together, alone));
+        }
+    }
+
+    TEST_CASE("the cold feed-forward block is its formula, for every format, activation and number of tokens")
+    {
+        Random random(11);
+        Team team(2);
+        for (WeightType type : all_types)
+            for (Activation activation : {Activation::relu, Activation::silu})
+                for (uint32_t tokens : {1u, 6u}) {
+                    const uint32_t neurons = 150, dim = is_quantised(type) ? 96 : 100;
+                    const Block block(type, neurons, dim, activation, random);
+                    const std::vector<float> x = random.vector(size_t(tokens) * dim);
+                    Inputs inputs;
+                    inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
+                    const NeuronRange ranges[] = {{3, 17}, {20, 1}, {64, 86}};
+                    CAPTURE(format_of(type).name);
+                    CAPTURE(tokens);
+                    CHECK(worst_error(run(team, block, ranges, inputs, false).y, block.apply(ranges, inputs)) < 3e-6);
+                }
+    }
+
+    TEST_CASE("skipping inactive neurons, threads and batches of tokens change no bit of the cold feed-forward block")
+    {
+        Random random(12);
+        Team one(1), two(2), four(4);
+        for (WeightType type : all_types) {
+            const uint32_t neurons = 400, dim = 640, tokens = 5;
+            const Block block(type, neurons, dim, Activation::relu, random);
+            const std::vector<float> x = random.vector(size_t(tokens) * dim);
+            const NeuronRange ranges[] = {{0, 100}, {101, 299}};
+            Inputs inputs;
+            inputs.prepare(one, x.data(), tokens, dim, is_quantised(type));
+            const std::vector<float> dense = run(one, block, ranges, inputs, false).y;
+            CAPTURE(format_of(type).name);
+            for (Team* team : {&one, &two, &four})
+                for (bool skip : {false, true}) {
+                    CHECK(same_bits(run(*team, block, ranges, inputs, skip).y, dense));
+                    std::vector<float> one_by_one;
+                    for (uint32_t t = 0; t < tokens; t++) {
+                        Inputs token;
+                        token.prepare(*team, &x[size_t(t) * dim], 1, dim, is_quantised(type));
+                        const std::vector<float> y = run(*team, block, ranges, token, skip).y;
+                        one_by_one.insert(one_by_one.end(), y.begin(), y.end());
+                    }
+                    CHECK(same_bits(one_by_one, dense));
+                }
+        }
+    }
+
+    TEST_CASE("the cold feed-forward block counts what was active and which bytes it read")
+    {
+        Random random(13);
+        Team team(2);
+        const uint32_t neurons = 64, dim = 32;
+        const Block block(WeightType::f32, neurons, dim, Activation::relu, random);
+        const std::vector<float> x = random.vector(dim);
+        Inputs inputs;
+        inputs.prepare(team, x.data(), 1, dim, false);
+        uint64_t active = 0;
+        for (uint32_t r = 0; r < neurons; r++) {
+            double g = 0;
+            for (uint32_t i = 0; i < dim; i++) g += block.gate.row(r)[i] * x[i];
+            active += g > 0;
+        }
+        const NeuronRange all[] = {{0, neurons}};
+        const FfnCounts dense = run(team, block, all, inputs, false).counts, skipping = run(team, block, all, inputs, true).counts;
+        CHECK(dense.active == active);
+        CHECK(skipping.active == active);
+        CHECK(dense.bytes == 3 * neurons * dim * 4);
+        CHECK(skipping.bytes == (neurons + 2 * active) * dim * 4);
+
+        const Block silu(WeightType::f32, neurons, dim, Activation::silu, random);
+        CHECK(same_bits(run(team, silu, all, inputs, true).y, run(team, silu, all, inputs, false).y));
+    }
+
+    TEST_CASE("no neurons make zeros")
+    {
+        Random random(14);
+        Team team(2);
+        const Block block(WeightType::q8_0, 8, 64, Activation::relu, random);
+        for (uint32_t tokens : {1u, 3u}) {
+            const std::vector<float> x = random.vector(size_t(tokens) * 64);
+            Inputs inputs;
+            inputs.prepare(team, x.data(), tokens, 64, true);
+            const FfnResult result = run(team, block, {}, inputs, true);
+            CHECK(result.y == std::vector<float>(x.size(), 0.0f));
+            CHECK(result.counts.active == 0);
+            CHECK(result.counts.bytes == 0);
+        }
+    }
+
+    TEST_CASE("any split of the neurons adds up to the whole block")
+    {
+        Random random(15);
+        Team team(2);
+        const uint32_t neurons = 96, dim = 64;
+        const Block block(WeightType::q4_0, neurons, dim, Activation::relu, random);
+        const std::vector<float> x = random.vector(dim);
+        Inputs inputs;
+        inputs.prepare(team, x.data(), 1, dim, true);
+        const NeuronRange all[] = {{0, neurons}};
+        const std::vector<float> whole = run(team, block, all, inputs, true).y;
+        for (uint32_t cut : {1u, 16u, 50u, 95u}) {
+            const NeuronRange left[] = {{0, cut}}, right[] = {{cut, neurons - cut}};
+            std::vector<float> sum = run(team, block, left, inputs, true).y;
+            const std::vector<float> rest = run(team, block, right, inputs, true).y;
+            for (uint32_t i = 0; i < dim; i++) sum[i] += rest[i];
+            CHECK(worst_error(sum, whole) < 1e-6);
+        }
+    }
+
+    TEST_CASE("rope turns pairs by position times frequency and leaves the rest of a head alone")
+    {
+        Random random(16);
+        for (uint32_t position : {0u, 1u, 4095u})
+            for (uint32_t rope_dim : {0u, 2u, 20u, 48u}) {
+                std::vector<float> x = random.vector(3 * 48);
+                const std::vector<double> want = rotated(x.data(), 3, 48, rope_dim, 10000, position);
+                rope(x.data(), 3, 48, rope_dim, 10000, position);
+                CAPTURE(position);
+                CAPTURE(rope_dim);
+                CHECK(worst_error(x, want) < 3e-7);
+            }
+    }
+
+    TEST_CASE("attention is its formula, with heads that share keys and odd head sizes")
+    {
+        Random random(17);
+        Team team(2);
+        for (AttentionShape shape : {AttentionShape{4, 4, 64, 40, 64, 10000}, {6, 2, 80, 40, 20, 500000}, {3, 1, 33, 33, 32, 10000}}) {
+            const Conversation talk(shape, 33, random);
+            CAPTURE(shape.head_dim);
+            CHECK(worst_error(talk.run(team, talk.tokens), talk.meaning()) < 2e-3);    // fp16 keys and values
+        }
+    }
+
+    TEST_CASE("threads and batches of tokens change no bit of attention")
+    {
+        Random random(18);
+        const Conversation talk({8, 2, 64, 100, 64, 10000}, 90, random);
+        Team one(1), three(3);
+        const std::vector<float> y = talk.run(one, 1);
+        for (Team* team : {&one, &three})
+            for (uint32_t batch : {1u, 7u, 90u}) CHECK(same_bits(talk.run(*team, batch), y));
+    }
+}

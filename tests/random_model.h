@@ -1,0 +1,155 @@
+// A Llama model of any size with random weights, for tests that need a shape and not a story. The same options give the same bytes.
+#pragma once
+
+#include "host/cold_ffn.h"
+#include "tests/gguf_writer.h"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace hearth {
+
+struct RandomModel {
+    uint32_t layers = 2;
+    uint32_t dim = 64;
+    uint32_t heads = 4;
+    uint32_t kv_heads = 2;
+    uint32_t head_dim = 0;    // 0: dim / heads
+    uint32_t neurons = 128;
+    uint32_t vocab = 320;     // 3 special tokens, 256 bytes, the rest are letters and words
+    uint32_t context = 256;
+    WeightType type = WeightType::f16;    // of every matrix; norms are F32
+    host::Activation activation = host::Activation::relu;
+    bool tied_head = false;
+    bool down_transposed = true;    // ffn_down_t as our own converter writes it; false: ffn_down as other tools do
+    uint64_t seed = 1;
+};
+
+/// Numbers with mean 0 and variance 1: the sum of four uniform ones, which is as good as a normal one here and costs one step of splitmix64.
+class RandomNormal {
+  public:
+    explicit RandomNormal(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u) {}
+
+    float operator()()
+    {
+        uint64_t z = state_ += 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        z ^= z >> 31;
+        const int sum = int(z & 0xffff) + int(z >> 16 & 0xffff) + int(z >> 32 & 0xffff) + int(z >> 48);
+        return float(sum - 2 * 65535) / 37837.2f;    // 65536 sqrt(4 / 12)
+    }
+
+  private:
+    uint64_t state_;
+};
+
+/// The keys of a tokenizer whose vocabulary is: <unk> <s> </s>, the 256 bytes, then ▁, letters and short strings of letters, most frequent first.
+inline void write_tiny_tokenizer(GgufWriter& file, uint32_t vocab)
+{
+    const std::string space = "\u2581";
+    std::vector<std::string> pieces{"<unk>", "<s>", "</s>"};
+    std::vector<int32_t> kinds{2, 3, 3};
+    for (int byte = 0; byte < 256; byte++) {
+        const char* hex = "0123456789ABCDEF";
+        pieces.push_back(std::string("<0x") + hex[byte / 16] + hex[byte % 16] + ">");
+        kinds.push_back(6);
+    }
+    std::vector<std::string> words{""}, longer;
+    pieces.push_back(space);
+    for (int length = 1; length <= 3 && pieces.size() < vocab; length++) {
+        longer.clear();
+        for (const std::string& word : words)
+            for (char letter : std::string_view("etaoinshrdlucmfwypvbgkjqxz")) longer.push_back(word + letter);
+        words = longer;
+        for (const std::string& word : words) {
+            pieces.push_back(word);
+            pieces.push_back(space + word);
+        }
+    }
+    kinds.resize(pieces.size(), 1);
+    while (pieces.size() < vocab) {
+        pieces.push_back("<unused" + std::to_string(pieces.size()) + ">");
+        kinds.push_back(5);
+    }
+    pieces.resize(vocab);
+    kinds.resize(vocab);
+    std::vector<float> scores(vocab, 0.0f);
+    for (uint32_t i = 259; i < vocab; i++) scores[i] = -float(i - 259);
+
+    file.key("tokenizer.ggml.model", "llama");
+    file.key("tokenizer.ggml.tokens", pieces);
+    file.key("tokenizer.ggml.scores", scores);
+    file.key("tokenizer.ggml.token_type", kinds);
+    file.key("tokenizer.ggml.bos_token_id", uint32_t(1));
+    file.key("tokenizer.ggml.eos_token_id", uint32_t(2));
+    file.key("tokenizer.ggml.unknown_token_id", uint32_t(0));
+    file.key("tokenizer.ggml.add_bos_token", true);
+}
+
+/// The model as a GGUF in memory. Matrices have a standard deviation of 1 / sqrt(what they sum over), so that activations keep their size.
+inline GgufWriter random_model(const RandomModel& m)
+{
+    GgufWriter file;
+    const uint32_t head_dim = m.head_dim ? m.head_dim : m.dim / m.heads;
+    file.key("general.architecture", "llama");
+    file.key("general.name", "random");
+    file.key("llama.block_count", m.layers);
+    file.key("llama.embedding_length", m.dim);
+    file.key("llama.feed_forward_length", m.neurons);
+    file.key("llama.context_length", m.context);
+    file.key("llama.attention.head_count", m.heads);
+    file.key("llama.attention.head_count_kv", m.kv_heads);
+    file.key("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    if (m.head_dim) {
+        file.key("llama.attention.key_length", head_dim);
+        file.key("llama.attention.value_length", head_dim);
+    }
+    if (m.activation == host::Activation::relu) file.key("hearth.activation", "relu");
+    write_tiny_tokenizer(file, m.vocab);
+
+    RandomNormal normal(m.seed);
+    const auto matrix = [&](const std::string& name, uint32_t rows, uint32_t cols, uint32_t summed) {
+        std::string bytes;
+        bytes.reserve(rows * row_bytes(m.type, cols));
+        std::vector<float> row(cols);
+        const float scale = 1 / std::sqrt(float(summed));
+        for (uint32_t r = 0; r < rows; r++) {
+            for (float& w : row) w = scale * normal();
+            append_rows(bytes, m.type, row.data(), 1, cols);
+        }
+        file.tensor(name, uint32_t(m.type), {cols, rows}, std::move(bytes));
+    };
+    const auto norm = [&](const std::string& name) {
+        std::vector<float> weight(m.dim);
+        for (float& w : weight) w = 1 + 0.1f * normal();
+        file.tensor(name, WeightType::f32, 0, m.dim, weight);
+    };
+
+    matrix("token_embd.weight", m.vocab, m.dim, m.dim);
+    for (uint32_t l = 0; l < m.layers; l++) {
+        const std::string layer = "blk." + std::to_string(l) + ".";
+        norm(layer + "attn_norm.weight");
+        matrix(layer + "attn_q.weight", m.heads * head_dim, m.dim, m.dim);
+        matrix(layer + "attn_k.weight", m.kv_heads * head_dim, m.dim, m.dim);
+        matrix(layer + "attn_v.weight", m.kv_heads * head_dim, m.dim, m.dim);
+        matrix(layer + "attn_output.weight", m.dim, m.heads * head_dim, m.heads * head_dim);
+        norm(layer + "ffn_norm.weight");
+        matrix(layer + "ffn_gate.weight", m.neurons, m.dim, m.dim);
+        matrix(layer + "ffn_up.weight", m.neurons, m.dim, m.dim);
+        if (m.down_transposed) matrix(layer + "ffn_down_t.weight", m.neurons, m.dim, m.neurons);
+        else matrix(layer + "ffn_down.weight", m.dim, m.neurons, m.neurons);
+    }
+    norm("output_norm.weight");
+    if (!m.tied_head) matrix("output.weight", m.vocab, m.dim, m.dim);
+    return file;
+}
+
+inline std::filesystem::path write_random_model(const std::filesystem::path& path, const RandomModel& options)
+{
+    random_model(options).write(path);
+    return path;
+}
+
+}  // namespace hearth

@@ -1,0 +1,269 @@
+// From tensors by name to tensors by meaning.
+#include "engine/model/weights.h"
+#include "host/kernels.h"
+#include "tests/random_model.h"
+
+#include <doctest/doctest.h>
+
+#include <memory>
+
+using namespace hearth;
+
+TEST_SUITE_BEGIN("model");
+
+namespace {
+
+/// A model in memory, loaded. The bytes must stay where they are.
+struct Loaded {
+    std::string bytes;
+    Weights weights;
+
+    explicit Loaded(const GgufWriter& file) : bytes(file.bytes()), weights(load_weights(std::make_shared<const Gguf>("model.gguf", bytes))) {}
+};
+
+std::string refusal(const GgufWriter& file)
+{
+    try {
+        Loaded loaded(file);
+        return "";
+    } catch (const Error& error) {
+        return error.what();
+    }
+}
+
+template <class T>
+GgufWriter with_key(std::string_view name, const T& value)
+{
+    GgufWriter file = random_model({});
+    file.remove(name);
+    file.key(name, value);
+    return file;
+}
+
+GgufWriter with_tensor(std::string_view name, WeightType type, uint64_t rows, uint64_t cols)
+{
+    GgufWriter file = random_model({});
+    file.remove(name);
+    file.tensor(name, type, rows, cols, std::vector<float>(std::max<uint64_t>(rows, 1) * cols, 1.0f));
+    return file;
+}
+
+std::vector<float> decoded(const Matrix& m)
+{
+    std::vector<float> x(uint64_t(m.rows) * m.cols);
+    for (uint32_t r = 0; r < m.rows; r++) host::kernels().of(m.type).decode(m.row(r), &x[uint64_t(r) * m.cols], m.cols);
+    return x;
+}
+
+}  // namespace
+
+TEST_CASE("a model of every weight format loads with the shapes of its configuration")
+{
+    for (const WeightFormat& format : weight_formats)
+        for (bool down_transposed : {true, false}) {
+            INFO(format.name, " ", down_transposed);
+            const Loaded loaded(random_model({.layers = 3,
+                                              .dim = 96,
+                                              .heads = 6,
+                                              .kv_heads = 2,
+                                              .head_dim = 32,
+                                              .neurons = 160,
+                                              .vocab = 300,
+                                              .context = 77,
+                                              .type = format.type,
+                                              .down_transposed = down_transposed}));
+            const Weights& w = loaded.weights;
+            CHECK(w.config.architecture == "llama");
+            CHECK(w.config.name == "random");
+            CHECK(w.config.layers == 3);
+            CHECK(w.config.dim == 96);
+            CHECK(w.config.heads == 6);
+            CHECK(w.config.kv_heads == 2);
+            CHECK(w.config.head_dim == 32);
+            CHECK(w.config.rope_dim == 32);
+            CHECK(w.config.neurons == 160);
+            CHECK(w.config.vocab == 300);
+            CHECK(w.config.context == 77);
+            CHECK(w.config.rope_base == 10000.0f);
+            CHECK(w.config.norm_eps == 1e-5f);
+            CHECK(w.config.activation == host::Activation::relu);
+            CHECK(w.transposed == !down_transposed);
+            CHECK(w.owned.size() == (down_transposed ? 0 : 3));
+            const auto is = [&](const Matrix& m, uint32_t rows, uint32_t cols) { return m.rows == rows && m.cols == cols && m.type == format.type && m.data; };
+            CHECK(is(w.embedding, 300, 96));
+            CHECK(is(w.output, 300, 96));
+            CHECK(w.output.data != w.embedding.data);
+            CHECK(w.output_norm.size() == 96);
+            REQUIRE(w.layers.size() == 3);
+            for (const LayerWeights& layer : w.layers) {
+                CHECK(layer.attn_norm.size() == 96);
+                CHECK(layer.ffn_norm.size() == 96);
+                CHECK(is(layer.q, 192, 96));
+                CHECK(is(layer.k, 64, 96));
+                CHECK(is(layer.v, 64, 96));
+                CHECK(is(layer.o, 96, 192));
+                CHECK(is(layer.ffn.gate, 160, 96));
+                CHECK(is(layer.ffn.up, 160, 96));
+                CHECK(layer.ffn.down_t.rows == 160);
+                CHECK(layer.ffn.down_t.cols == 96);
+                CHECK(layer.ffn.down_t.type == (!down_transposed && is_quantised(format.type) ? WeightType::f16 : format.type));
+                CHECK(layer.ffn.activation == host::Activation::relu);
+            }
+        }
+}
+
+TEST_CASE("a plain ffn_down comes out transposed, value by value")
+{
+    // The widths are no multiples of the slabs that the transposition works in.
+    const uint32_t dim = 52, neurons = 224;
+    RandomNormal normal(9);
+    std::vector<float> down(dim * neurons);
+    for (float& w : down) w = normal();
+    for (const WeightFormat& format : weight_formats) {
+        INFO(format.name);
+        GgufWriter file = random_model({.layers = 1, .dim = dim, .heads = 2, .kv_heads = 2, .neurons = neurons, .type = WeightType::f16, .down_transposed = false});
+        file.remove("blk.0.ffn_down.weight");
+        file.tensor("blk.0.ffn_down.weight", format.type, dim, neurons, down);
+        const Loaded loaded(file);
+        const std::string stored = encode_rows(format.type, down, neurons);
+        const std::vector<float> expected = decoded({format.type, dim, neurons, reinterpret_cast<const std::byte*>(stored.data())});
+        const std::vector<float> got = decoded(loaded.weights.layers[0].ffn.down_t);
+        REQUIRE(got.size() == expected.size());
+        uint32_t wrong = 0;
+        for (uint32_t i = 0; i < neurons; i++)
+            for (uint32_t d = 0; d < dim; d++) {
+                const float e = expected[d * neurons + i];
+                wrong += got[i * dim + d] != (is_quantised(format.type) ? from_f16(to_f16(e)) : e);
+            }
+        CHECK(wrong == 0);
+    }
+}
+
+TEST_CASE("what a file leaves unsaid takes its usual value")
+{
+    GgufWriter file = random_model({.dim = 64, .heads = 4, .kv_heads = 4, .activation = host::Activation::silu, .tied_head = true});
+    CHECK(file.remove("llama.attention.head_count_kv"));
+    CHECK(file.remove("general.name"));
+    for (const char* key : {"tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"}) CHECK(file.remove(key));
+    const Loaded loaded(file);
+    const Weights& w = loaded.weights;
+    CHECK(w.config.kv_heads == 4);
+    CHECK(w.config.head_dim == 16);
+    CHECK(w.config.name == "model");
+    CHECK(w.config.activation == host::Activation::silu);
+    CHECK(w.output.data == w.embedding.data);
+    CHECK_FALSE(w.transposed);
+
+    CHECK(Loaded(with_key("hearth.activation", "silu")).weights.config.activation == host::Activation::silu);
+    CHECK(Loaded(with_key("llama.rope.dimension_count", 8)).weights.config.rope_dim == 8);
+    CHECK(Loaded(with_key("llama.rope.freq_base", 5e5f)).weights.config.rope_base == 5e5f);
+}
+
+TEST_CASE("norms in half precision are widened")
+{
+    for (WeightType type : {WeightType::f16, WeightType::bf16}) {
+        GgufWriter file = with_tensor("output_norm.weight", type, 0, 64);
+        CHECK(Loaded(file).weights.output_norm == std::vector<float>(64, 1.0f));
+    }
+    CHECK(refusal(with_tensor("output_norm.weight", WeightType::q8_0, 0, 64)) == "model.gguf: output_norm.weight is Q8_0, expected F32");
+}
+
+TEST_CASE("a configuration that cannot be is refused with the key and the value")
+{
+    const auto says = [](const GgufWriter& file, const char* part) {
+        const std::string message = refusal(file);
+        INFO(message);
+        INFO(part);
+        CHECK(message.find(part) != std::string::npos);
+        CHECK(message.starts_with("model.gguf"));
+    };
+    says(with_key("general.architecture", "falcon"), "architecture falcon, which this version cannot run; it runs llama");
+    says(with_key("hearth.activation", "gelu"), "hearth.activation is gelu");
+    says(with_key("hearth.activation", 1), "hearth.activation is not a text");
+    says(with_key("llama.block_count", 0), "llama.block_count is 0, expected 1 to 1000");
+    says(with_key("llama.block_count", 1001), "llama.block_count is 1001");
+    says(with_key("llama.block_count", 3), "no tensor blk.2.attn_norm.weight");
+    says(with_key("llama.block_count", 1), "the tensor blk.1.attn_norm.weight, which this version does not know");
+    says(with_key("llama.embedding_length", 0), "llama.embedding_length is 0");
+    says(with_key("llama.embedding_length", 128), "token_embd.weight is 64 x 320, expected 128 x 320");
+    says(with_key("llama.feed_forward_length", UINT32_MAX), "llama.feed_forward_length is 4294967295");
+    says(with_key("llama.feed_forward_length", std::vector<int>{128, 128}), "llama.feed_forward_length is not an integer");
+    says(with_key("llama.context_length", 0), "llama.context_length is 0");
+    says(with_key("llama.attention.head_count", 0), "llama.attention.head_count is 0");
+    says(with_key("llama.attention.head_count", 65), "65 heads cannot share 2");
+    says(with_key("llama.attention.head_count", 66), "the width of a head is 0");
+    says(with_key("llama.attention.head_count_kv", 3), "4 heads cannot share 3");
+    says(with_key("llama.attention.head_count_kv", 0), "4 heads cannot share 0");
+    says(with_key("llama.attention.head_count_kv", 4), "blk.0.attn_k.weight is 64 x 32, expected 64 x 64");
+    says(with_key("llama.attention.key_length", 257), "the width of a head is 257");
+    says(with_key("llama.attention.value_length", 8), "keys of width 16 and values of width 8");
+    says(with_key("llama.rope.dimension_count", 7), "llama.rope.dimension_count is 7");
+    says(with_key("llama.rope.dimension_count", 18), "expected an even number from 2 to 16");
+    says(with_key("llama.rope.dimension_count", 0), "llama.rope.dimension_count is 0");
+    says(with_key("llama.rope.freq_base", 0.0f), "llama.rope.freq_base is 0");
+    says(with_key("llama.rope.freq_base", INFINITY), "llama.rope.freq_base is inf");
+    says(with_key("llama.attention.layer_norm_rms_epsilon", NAN), "layer_norm_rms_epsilon is nan");
+    says(with_key("llama.attention.layer_norm_rms_epsilon", -1.0f), "layer_norm_rms_epsilon is -1");
+    says(with_key("llama.expert_count", 8), "mixture of experts");
+    says(with_key("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.type is yarn");
+    says(with_key("llama.rope.scaling.factor", 4.0f), "llama.rope.scaling.factor is 4");
+    says(with_key("llama.rope.scale_linear", 2.0f), "llama.rope.scale_linear is 2");
+    says(with_key("split.count", uint16_t(3)), "llama-gguf-split");
+    says(with_key("tokenizer.ggml.tokens", std::vector<std::string>{"a"}), "token_embd.weight has 320 rows, and the tokenizer 1 tokens");
+
+    CHECK(refusal(with_key("llama.rope.scaling.type", "none")) == "");
+    CHECK(refusal(with_key("llama.rope.scale_linear", 1.0f)) == "");
+    CHECK(refusal(with_key("llama.expert_count", 0)) == "");
+}
+
+TEST_CASE("a tensor that is missing, unused, of another shape or of an unknown type is refused by name")
+{
+    const auto says = [](const GgufWriter& file, const char* message) { CHECK(refusal(file) == std::string("model.gguf") + message); };
+    for (const char* name : {"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight", "blk.1.ffn_gate.weight",
+                             "blk.0.ffn_down_t.weight"}) {
+        GgufWriter file = random_model({});
+        CHECK(file.remove(name));
+        says(file, fmt::format(" has no tensor {}; convert the model again", name).c_str());
+    }
+    says(with_tensor("blk.0.attn_q.bias", WeightType::f32, 0, 64),
+         " has the tensor blk.0.attn_q.bias, which this version does not know; without it the text would be wrong");
+    says(with_tensor("rope_freqs.weight", WeightType::f32, 0, 8),
+         " has the tensor rope_freqs.weight, which this version does not know; without it the text would be wrong");
+    says(with_tensor("blk.1.ffn_down.weight", WeightType::f32, 64, 128),    // beside ffn_down_t
+         " has the tensor blk.1.ffn_down.weight, which this version does not know; without it the text would be wrong");
+    says(with_tensor("blk.1.ffn_up.weight", WeightType::f32, 64, 128), ": blk.1.ffn_up.weight is 128 x 64, expected 64 x 128 (columns x rows)");
+    says(with_tensor("blk.0.ffn_norm.weight", WeightType::f32, 0, 65), ": blk.0.ffn_norm.weight is 65, expected 64 (columns x rows)");
+    says(with_tensor("token_embd.weight", WeightType::f32, 0, 64), ": the number of rows of token_embd.weight is 0, expected 1 to 16777216");
+    says(with_tensor("output.weight", WeightType::f32, 319, 64), ": output.weight is 64 x 319, expected 64 x 320 (columns x rows)");
+
+    GgufWriter extra = random_model({});
+    extra.remove("output_norm.weight");
+    extra.tensor("output_norm.weight", 0, {64, 1}, std::string(256, '\0'));
+    CHECK(refusal(extra) == "");
+
+    GgufWriter k_quant = random_model({});
+    k_quant.remove("blk.0.ffn_gate.weight");
+    k_quant.tensor("blk.0.ffn_gate.weight", 12, {64, 128}, std::string(4608, '\0'));
+    says(k_quant, ": blk.0.ffn_gate.weight is Q4_K, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    k_quant.remove("blk.0.ffn_gate.weight");
+    k_quant.tensor("blk.0.ffn_gate.weight", 1000, {64, 128}, std::string(4608, '\0'));
+    says(k_quant, ": blk.0.ffn_gate.weight is type 1000, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+}
+
+TEST_CASE("the shipped model loads as what its card says")
+{
+    const auto file = std::make_shared<const Gguf>(std::filesystem::path(HEARTH_SOURCE) / "tests/data/fairytale-7m.gguf");
+    const Weights w = load_weights(file);
+    CHECK(w.config.layers == 6);
+    CHECK(w.config.dim == 256);
+    CHECK(w.config.heads == 4);
+    CHECK(w.config.kv_heads == 2);
+    CHECK(w.config.neurons == 1024);
+    CHECK(w.config.vocab == 4096);
+    CHECK(w.config.context == 1024);
+    CHECK(w.config.activation == host::Activation::relu);
+    CHECK(w.output.data == w.embedding.data);
+    CHECK_FALSE(w.transposed);
+}
+
+TEST_SUITE_END();

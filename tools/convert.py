@@ -1,0 +1,490 @@
+#!/usr/bin/env python3
+"""Converts a Hugging Face folder of the Llama family to a GGUF file for Hearth.
+
+    python3 tools/convert.py FOLDER OUT.gguf [--type f16|f32|bf16|q8_0|q4_0]
+
+The folder holds config.json, model.safetensors (or its shards with their index) and tokenizer.model. One tensor at a time is in memory, so a large
+model needs little of it. What this program does not know, it refuses: a file that loads but computes something else would be worse than none.
+
+Two layouts differ from the source:
+* Rows of Q and K within a head are reordered. Hugging Face rotates element i with element i + head_dim/2; a GGUF of the Llama family rotates
+  neighbours, so the source's halves are interleaved.
+* The down projection is stored transposed (`ffn_down_t`), one row per neuron, so that a neuron's three rows can be skipped or moved together.
+"""
+
+import argparse
+import json
+import os
+import signal
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+from gguf import TokenType
+
+ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM"}
+ACTIVATIONS = {"relu": "relu", "silu": "silu", "swish": "silu"}    # config.json's word: ours
+TYPES = {
+    "f32": (Type.F32, gguf.LlamaFileType.ALL_F32),
+    "f16": (Type.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "bf16": (Type.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+    "q8_0": (Type.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+    "q4_0": (Type.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
+}
+
+
+class Refusal(Exception):
+    """What the user is told, in one sentence."""
+
+
+def read_json(path):
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise Refusal(f"{path} is not valid JSON: {e}") from None
+    if not isinstance(value, dict):
+        raise Refusal(f"{path} does not hold a JSON object")
+    return value
+
+
+# ---- safetensors -----------------------------------------------------------------------------------------------------
+# Read by hand, because numpy has no bf16: eight bytes of header length, a JSON header, then the tensors' bytes.
+# Format: https://huggingface.co/docs/safetensors
+
+@dataclass
+class SourceTensor:
+    path: Path
+    dtype: str
+    shape: tuple
+    offset: int    # in the file
+
+    def read(self):
+        """The values in fp32 (every dtype here fits in it exactly)."""
+        raw = np.memmap(self.path, DTYPES[self.dtype], "r", self.offset, self.shape)
+        if self.dtype == "BF16":    # the upper half of an fp32
+            return (raw.astype("<u4") << 16).view("<f4")
+        return raw.astype("<f4")
+
+
+DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+
+
+def read_header(path):
+    """Name -> SourceTensor of one safetensors file."""
+    size = path.stat().st_size
+    with open(path, "rb") as f:
+        length = struct.unpack("<Q", f.read(8).ljust(8, b"\0"))[0]
+        if size < 8 or length > size - 8:
+            raise Refusal(f"{path} is not a safetensors file, or is cut short")
+        header = f.read(length)
+    try:
+        entries = json.loads(header)
+        entries.pop("__metadata__", None)
+        tensors = {}
+        for name, entry in entries.items():
+            begin, end = entry["data_offsets"]
+            dtype, shape = entry["dtype"], tuple(entry["shape"])
+            if not 0 <= begin <= end <= size - 8 - length:
+                raise Refusal(f"{path} is cut short: tensor {name} ends beyond the file's end")
+            if dtype in DTYPES and int(np.prod(shape)) * DTYPES[dtype].itemsize != end - begin:
+                raise Refusal(f"{path}: tensor {name} has {end - begin} bytes, which do not fit its shape {list(shape)} of {dtype}")
+            tensors[name] = SourceTensor(path, dtype, shape, 8 + length + begin)
+        return tensors
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Refusal(f"{path} has no valid safetensors header") from None
+
+
+def read_checkpoint(folder):
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        single = folder / "model.safetensors"
+        if not single.exists():
+            raise Refusal(f"{folder} has neither model.safetensors nor model.safetensors.index.json (other checkpoint formats are not supported)")
+        return read_header(single)
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise Refusal(f"{index} has no weight_map")
+    tensors = {}
+    for file in sorted(set(weight_map.values())):
+        if Path(file).name != file or not (folder / file).is_file():
+            raise Refusal(f"{index} names the shard {file}, which is not in the folder")
+        tensors.update(read_header(folder / file))
+    for name, file in weight_map.items():
+        if name not in tensors:
+            raise Refusal(f"{index} promises tensor {name} in {file}, which does not have it")
+    return tensors
+
+
+# ---- config.json -----------------------------------------------------------------------------------------------------
+
+@dataclass
+class Config:
+    layers: int
+    dim: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    neurons: int
+    vocab: int
+    context: int
+    norm_eps: float
+    rope_base: float
+    activation: str
+    tied: bool
+    raw: dict
+
+
+def read_config(folder):
+    path = folder / "config.json"
+    if not path.is_file():
+        raise Refusal(f"{folder} has no config.json; the folder of a Hugging Face model is expected")
+    c = read_json(path)
+
+    architecture = (c.get("architectures") or ["none"])[0]
+    if architecture not in ARCHITECTURES:
+        raise Refusal(f"architecture {architecture} is not supported (supported: {', '.join(sorted(ARCHITECTURES))})")
+    for key in ("attention_bias", "mlp_bias"):
+        if c.get(key):
+            raise Refusal(f"{key} is true in config.json, and biases are not supported")
+    # "default" is transformers' word for plain RoPE. Newer configs keep the base in rope_parameters, older ones at the top level.
+    rope = c.get("rope_parameters") or c.get("rope_scaling") or {"rope_type": "default"}
+    rope_type = rope.get("rope_type", rope.get("type", "unnamed"))
+    if rope_type != "default":
+        raise Refusal(f"rope_scaling of type {rope_type} in config.json is not supported")
+    if c.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1)) != 1:
+        raise Refusal("partial_rotary_factor in config.json is not supported")
+    if c.get("hidden_act", "silu") not in ACTIVATIONS:
+        raise Refusal(f"hidden_act {c['hidden_act']} is not supported (supported: {', '.join(ACTIVATIONS)})")
+    if c.get("quantization_config"):
+        raise Refusal("the checkpoint is already quantised (quantization_config in config.json); convert the original one")
+
+    def integer(key, default=None):
+        value = c.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or value <= 0:
+            raise Refusal(f"{key} in config.json is {json.dumps(value)}, not a positive integer")
+        return value
+
+    dim, heads, context = integer("hidden_size"), integer("num_attention_heads"), integer("max_position_embeddings")
+    # A window at least as long as the context never cuts anything off.
+    if (c.get("sliding_window") or context) < context:
+        raise Refusal(f"a sliding window ({c['sliding_window']} of {context} positions) is not supported")
+    kv_heads = integer("num_key_value_heads", heads)
+    head_dim = integer("head_dim", dim // heads)
+    if heads % kv_heads or head_dim % 2:
+        raise Refusal(f"{heads} heads, {kv_heads} key-value heads and a head width of {head_dim} do not fit together")
+    return Config(layers=integer("num_hidden_layers"), dim=dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+                  neurons=integer("intermediate_size"), vocab=integer("vocab_size"), context=context,
+                  norm_eps=float(c.get("rms_norm_eps", 1e-6)), rope_base=float(c.get("rope_theta") or rope.get("rope_theta", 10000.0)),
+                  activation=ACTIVATIONS[c.get("hidden_act", "silu")], tied=bool(c.get("tie_word_embeddings", False)), raw=c)
+
+
+# ---- tokenizer.model -------------------------------------------------------------------------------------------------
+# A protobuf message (sentencepiece_model.proto). The few fields needed are read by hand: the generated reader would need the protobuf runtime.
+
+def protobuf_fields(data):
+    """Yields (field number, value) of one message: int for varints, bytes for the rest."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        key = varint()
+        kind = key & 7
+        if kind == 0:
+            yield key >> 3, varint()
+            continue
+        length = {1: 8, 5: 4}.get(kind)
+        if kind == 2:
+            length = varint()
+        if length is None or at + length > len(data):
+            raise ValueError("not a protobuf message")
+        yield key >> 3, data[at:at + length]
+        at += length
+
+
+# ModelProto.SentencePiece.Type has the same numbers as GGUF's token types.
+@dataclass
+class Piece:
+    text: str
+    score: float
+    kind: int
+
+
+@dataclass
+class Tokenizer:
+    pieces: list
+    bos: int
+    eos: int
+    unk: int
+    add_bos: bool
+    add_eos: bool
+    space_prefix: bool
+    chat_template: str | None
+
+
+def read_sentencepiece(path):
+    """The pieces, TrainerSpec and NormalizerSpec of a tokenizer.model, the two specs as {field number: value}."""
+    try:
+        pieces, trainer, normalizer = [], {}, {}
+        for field, value in protobuf_fields(path.read_bytes()):
+            if field == 1:
+                piece = dict(protobuf_fields(value))
+                pieces.append(Piece(piece[1].decode(), struct.unpack("<f", piece.get(2, bytes(4)))[0], piece.get(3, int(TokenType.NORMAL))))
+            elif field == 2:
+                trainer = dict(protobuf_fields(value))
+            elif field == 3:
+                normalizer = dict(protobuf_fields(value))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error):
+        raise Refusal(f"{path} is not a SentencePiece model") from None
+    if not pieces:
+        raise Refusal(f"{path} has no tokens")
+    return pieces, trainer, normalizer
+
+
+def read_tokenizer(folder, config):
+    path = folder / "tokenizer.model"
+    if not path.is_file():
+        there = sorted(p.name for p in folder.iterdir() if "tok" in p.name or "vocab" in p.name or "merges" in p.name)
+        raise Refusal(f"{folder} has no tokenizer.model (SentencePiece); there is {', '.join(there) or 'no tokenizer at all'}"
+                      + (", and tokenizer.json is not supported yet" if "tokenizer.json" in there else ""))
+    pieces, trainer, normalizer = read_sentencepiece(path)
+    # Field numbers and defaults of sentencepiece_model.proto. These are the settings of every Llama tokenizer; others change the ids.
+    if trainer.get(3, 1) != 2:
+        raise Refusal(f"{path} is not a BPE model, and only BPE is supported")
+    if not trainer.get(35, 0):
+        raise Refusal(f"{path} has no byte fallback, which is not supported")
+    if trainer.get(24, 0) or not normalizer.get(5, 1) or normalizer.get(4, 1) or normalizer.get(2):
+        raise Refusal(f"{path} normalises text in a way that is not supported (only an optional leading space is)")
+
+    if len(pieces) > config.vocab:
+        raise Refusal(f"{path} has {len(pieces)} tokens, but vocab_size in config.json is {config.vocab}")
+
+    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    added = {}    # id -> (text, control?)
+    if (folder / "added_tokens.json").is_file():
+        added = {int(i): (text, False) for text, i in read_json(folder / "added_tokens.json").items()}
+    for i, token in settings.get("added_tokens_decoder", {}).items():
+        added[int(i)] = (token["content"], bool(token.get("special")))
+    for i in sorted(added):
+        text, control = added[i]
+        if i >= config.vocab:
+            print(f"convert: left out the added token {text} (id {i}): the model has no row for it", file=sys.stderr)
+        elif i >= len(pieces) or pieces[i].text != text:
+            fill_up(pieces, i + 1)
+            pieces[i] = Piece(text, 0.0, int(TokenType.CONTROL if control else TokenType.USER_DEFINED))
+    fill_up(pieces, config.vocab)    # rows added to round the matrix up
+
+    ids = {piece.text: i for i, piece in enumerate(pieces)}
+
+    def special(name, trainer_field, default):
+        """The text in tokenizer_config.json goes first, as in transformers; then config.json's id; then the SentencePiece model's."""
+        text = settings.get(f"{name}_token")
+        text = text.get("content") if isinstance(text, dict) else text
+        i = config.raw.get(f"{name}_token_id")
+        i = i[0] if isinstance(i, list) and i else i
+        i = ids.get(text, i if isinstance(i, int) else trainer.get(trainer_field, default))
+        if not 0 <= i < config.vocab:
+            raise Refusal(f"the tokenizer's {name} token has the id {i}, which is outside the vocabulary")
+        return i
+
+    template = settings.get("chat_template")
+    return Tokenizer(pieces, bos=special("bos", 41, 1), eos=special("eos", 42, 2), unk=special("unk", 40, 0),
+                     add_bos=bool(settings.get("add_bos_token", True)), add_eos=bool(settings.get("add_eos_token", False)),
+                     space_prefix=bool(normalizer.get(3, 1)), chat_template=template if isinstance(template, str) else None)
+
+
+def fill_up(pieces, count):
+    pieces.extend(Piece(f"<unused {i}>", 0.0, int(TokenType.UNUSED)) for i in range(len(pieces), count))
+
+
+# ---- tensors ---------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Target:
+    name: str
+    source: str
+    shape: tuple           # of the source
+    heads: int = 0         # Q and K: heads whose rows are interleaved
+    transposed: bool = False
+
+    def stored_shape(self):
+        return self.shape[::-1] if self.transposed else self.shape
+
+    def stored(self, w):
+        """The source's values in the file's layout."""
+        if self.heads:
+            rows, columns = w.shape
+            w = w.reshape(self.heads, 2, rows // self.heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+        if self.transposed:
+            w = w.T
+        return np.ascontiguousarray(w)
+
+
+def targets_of(c):
+    """The file's tensors, in its order."""
+    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    result = [Target("token_embd.weight", "model.embed_tokens.weight", (c.vocab, c.dim))]
+    for n in range(c.layers):
+        to, of = f"blk.{n}.", f"model.layers.{n}."
+        result += [
+            Target(to + "attn_norm.weight", of + "input_layernorm.weight", (c.dim,)),
+            Target(to + "attn_q.weight", of + "self_attn.q_proj.weight", (q, c.dim), heads=c.heads),
+            Target(to + "attn_k.weight", of + "self_attn.k_proj.weight", (kv, c.dim), heads=c.kv_heads),
+            Target(to + "attn_v.weight", of + "self_attn.v_proj.weight", (kv, c.dim)),
+            Target(to + "attn_output.weight", of + "self_attn.o_proj.weight", (c.dim, q)),
+            Target(to + "ffn_norm.weight", of + "post_attention_layernorm.weight", (c.dim,)),
+            Target(to + "ffn_gate.weight", of + "mlp.gate_proj.weight", (c.neurons, c.dim)),
+            Target(to + "ffn_up.weight", of + "mlp.up_proj.weight", (c.neurons, c.dim)),
+            Target(to + "ffn_down_t.weight", of + "mlp.down_proj.weight", (c.dim, c.neurons), transposed=True),
+        ]
+    result.append(Target("output_norm.weight", "model.norm.weight", (c.dim,)))
+    if not c.tied:
+        result.append(Target("output.weight", "lm_head.weight", (c.vocab, c.dim)))
+    return result
+
+
+def check_tensors(targets, tensors, config, weight_type):
+    for target in targets:
+        source = tensors.get(target.source)
+        if source is None:
+            raise Refusal(f"the checkpoint lacks the tensor {target.source}")
+        if source.dtype not in DTYPES:
+            raise Refusal(f"tensor {target.source} has the type {source.dtype}, which is not supported (supported: {', '.join(DTYPES)})")
+        if source.shape != target.shape:
+            raise Refusal(f"tensor {target.source} has the shape {list(source.shape)}, but config.json implies {list(target.shape)}")
+        width, block = target.stored_shape()[-1], gguf.GGML_QUANT_SIZES[weight_type][0]
+        if len(target.shape) == 2 and width % block:
+            raise Refusal(f"{target.name} has rows of {width} weights, which is not a multiple of {block} as {weight_type.name} needs")
+    used = {target.source for target in targets}
+    if config.tied:
+        used.add("lm_head.weight")    # a copy of the embedding, which transformers does not read either
+    for name in sorted(tensors):
+        # inv_freq is a table that old versions of transformers saved; it follows from rope_theta.
+        if name not in used and not name.endswith("rotary_emb.inv_freq"):
+            raise Refusal(f"the checkpoint has the tensor {name}, which this program does not know")
+
+
+def encode(target, w, weight_type):
+    """fp32 values -> the bytes of the file."""
+    if not np.isfinite(w).all():
+        raise Refusal(f"tensor {target.source} has values that are not finite")
+    with np.errstate(over="ignore"):
+        data = gguf.quants.quantize(w, weight_type)
+    if weight_type == Type.F16 and not np.isfinite(data).all():
+        raise Refusal(f"tensor {target.source} has values beyond the range of f16; use --type bf16")
+    return data
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+def add_keys(writer, name, c, tokenizer, file_type):
+    writer.add_name(name)
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_block_count(c.layers)
+    writer.add_context_length(c.context)
+    writer.add_embedding_length(c.dim)
+    writer.add_feed_forward_length(c.neurons)
+    writer.add_head_count(c.heads)
+    writer.add_head_count_kv(c.kv_heads)
+    writer.add_key_length(c.head_dim)
+    writer.add_value_length(c.head_dim)
+    writer.add_layer_norm_rms_eps(c.norm_eps)
+    writer.add_rope_dimension_count(c.head_dim)
+    writer.add_rope_freq_base(c.rope_base)
+    writer.add_vocab_size(c.vocab)
+    writer.add_string("hearth.activation", c.activation)    # GGUF's llama architecture implies SiLU and has no key for it
+
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([p.text for p in tokenizer.pieces])
+    writer.add_token_scores([p.score for p in tokenizer.pieces])
+    writer.add_token_types([p.kind for p in tokenizer.pieces])
+    writer.add_bos_token_id(tokenizer.bos)
+    writer.add_eos_token_id(tokenizer.eos)
+    writer.add_unk_token_id(tokenizer.unk)
+    writer.add_add_bos_token(tokenizer.add_bos)
+    writer.add_add_eos_token(tokenizer.add_eos)
+    writer.add_add_space_prefix(tokenizer.space_prefix)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def convert(folder, out, type_name):
+    weight_type, file_type = TYPES[type_name]
+    if not folder.is_dir():
+        raise Refusal(f"{folder} is not a folder")
+    if out.is_dir():
+        raise Refusal(f"{out} is a folder; the name of a file is expected")
+    config = read_config(folder)
+    tensors = read_checkpoint(folder)
+    targets = targets_of(config)
+    check_tensors(targets, tensors, config, weight_type)
+    tokenizer = read_tokenizer(folder, config)
+
+    part = out.with_name(out.name + ".part")
+    writer = gguf.GGUFWriter(part, "llama")
+    try:
+        add_keys(writer, folder.resolve().name, config, tokenizer, file_type)
+        total = 0
+        for target in targets:
+            target_type = weight_type if len(target.shape) == 2 else Type.F32    # norms
+            block, block_bytes = gguf.GGML_QUANT_SIZES[target_type]
+            size = int(np.prod(target.shape)) // block * block_bytes
+            writer.add_tensor_info(target.name, target.stored_shape(), np.float32, size, raw_dtype=target_type)
+            total += size
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+
+        written = 0
+        for target in targets:
+            target_type = weight_type if len(target.shape) == 2 else Type.F32
+            data = encode(target, target.stored(tensors[target.source].read()), target_type)
+            writer.write_tensor_data(data)
+            written += data.nbytes
+            if sys.stderr.isatty():
+                print(f"\r{written * 100 // total:3d} %  {target.name:32}", end="", file=sys.stderr, flush=True)
+        writer.close()
+        os.replace(part, out)
+    finally:
+        if sys.stderr.isatty():
+            print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
+        writer.close()
+        part.unlink(missing_ok=True)
+    print(f"{out}: {len(targets)} tensors, {weight_type.name}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Converts a Hugging Face folder of the Llama family to a GGUF file for Hearth.")
+    parser.add_argument("folder", type=Path, help="with config.json, model.safetensors and tokenizer.model")
+    parser.add_argument("out", type=Path, help="the GGUF file to write")
+    parser.add_argument("--type", choices=TYPES, default="f16", help="of the matrices (norms stay f32); default %(default)s")
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)    # cleans up like Ctrl-C
+    try:
+        convert(args.folder, args.out, args.type)
+    except (Refusal, OSError) as e:
+        print(f"convert: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("convert: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
