@@ -21,7 +21,18 @@ uint64_t parameters(const Weights& w)
     return sum;
 }
 
+SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch, bool exact)
+{
+    const uint32_t positions = context ? context : std::min(c.context, 4096u);
+    return {.batch = std::min(batch, positions), .context = positions, .exact = exact};
+}
+
 }  // namespace
+
+Needs device_needs(const Weights& weights, uint32_t context, uint32_t batch)
+{
+    return GpuModel::needs(weights, session_shape(weights.config, context, batch, false));
+}
 
 DeviceList list_devices()
 {
@@ -69,11 +80,10 @@ struct Machinery {
         const Config& c = weights.config;
         if (o.sparsity == Sparsity::exact && c.activation != host::Activation::relu)
             throw Error("--sparsity exact needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense", c.name);
+        if (o.batch == 0) throw Error("a batch of 0 tokens cannot be run: use -b 1 or more");
         if (o.context > c.context)
             throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, o.context, c.context);
-        if (o.batch == 0) throw Error("a batch of 0 tokens cannot be run: use -b 1 or more");
-        shape = {.batch = o.batch, .context = o.context ? o.context : std::min(c.context, 4096u), .exact = o.sparsity == Sparsity::exact};
-        shape.batch = std::min(shape.batch, shape.context);
+        shape = session_shape(c, o.context, o.batch, o.sparsity == Sparsity::exact);
         needs = GpuModel::needs(weights, shape);
         if (weights.transposed)
             notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; tools/convert.py writes files that "
@@ -135,7 +145,7 @@ Engine::Engine(const EngineOptions& options, const std::function<void(double)>& 
     machinery_->place_model(progress);
 }
 
-Session Engine::session() { return Session(machinery_); }
+Session Engine::session(bool timing) { return Session(machinery_, timing); }
 
 const Config& Engine::config() const { return machinery_->weights.config; }
 const Weights& Engine::weights() const { return machinery_->weights; }
@@ -168,15 +178,15 @@ struct Session::State {
     std::optional<GpuSession> gpu;
     Scheduler scheduler;
 
-    explicit State(Machinery& m)
+    State(Machinery& m, bool timing)
         : cpu(m.weights, m.team, m.gpu ? uint32_t(m.gpu->layers().size()) : 0, m.shape.batch, m.shape.context, m.shape.exact),
-          gpu(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, m.options.timing) : std::nullopt),
+          gpu(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, timing) : std::nullopt),
           scheduler(cpu, m.gpu.get(), gpu ? &*gpu : nullptr, m.team, m.weights.config)
     {
     }
 };
 
-Session::Session(std::shared_ptr<Machinery> machinery) : machinery_(std::move(machinery)), state_(std::make_unique<State>(*machinery_)) {}
+Session::Session(std::shared_ptr<Machinery> machinery, bool timing) : machinery_(std::move(machinery)), state_(std::make_unique<State>(*machinery_, timing)) {}
 Session::Session(Session&&) noexcept = default;
 Session::~Session() = default;
 

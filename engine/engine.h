@@ -30,7 +30,6 @@ struct EngineOptions {
     unsigned threads = 0;                     // 0: one per physical core
     uint32_t context = 0;                     // positions; 0: the model's, at most 4096
     uint32_t batch = 256;                     // prompt tokens done at once
-    bool timing = false;                      // time every stage
     bool without_fp16 = false;                // leave optional abilities of the device unused
     bool without_int_dot = false;
     bool validation = false;                  // Vulkan validation layers; messages in Engine::validation_messages
@@ -52,6 +51,9 @@ struct DeviceList {
 };
 
 DeviceList list_devices();
+
+/// Device memory for all of a model, by pieces; context 0: the model's, at most 4096.
+Needs device_needs(const Weights& weights, uint32_t context = 0, uint32_t batch = EngineOptions().batch);
 
 struct Machinery;    // devices, threads, weights on the device; engine.cpp
 
@@ -79,7 +81,7 @@ class Session {
 
   private:
     friend class Engine;
-    explicit Session(std::shared_ptr<Machinery> machinery);
+    Session(std::shared_ptr<Machinery> machinery, bool timing);
     struct State;
     void check_room(size_t tokens) const;
 
@@ -94,8 +96,8 @@ class Engine {
     /// Loads a model and puts it where the plan says. `progress` hears the share uploaded.
     explicit Engine(const EngineOptions& options, const std::function<void(double)>& progress = {});
 
-    /// One at a time.
-    Session session();
+    /// One at a time. `timing`: every stage on the device gets timestamps.
+    Session session(bool timing = false);
 
     const Config& config() const;
     const Weights& weights() const;

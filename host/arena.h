@@ -19,7 +19,8 @@ class Team {
     unsigned size() const;
 
     /// Runs `body` on the calling thread while the other workers stand ready for `parallel`. Typically one token.
-    /// Workers that TBB delivers late join late; nothing waits for them. An exception of `body` is rethrown here.
+    /// Workers that TBB delivers late join late; nothing waits for them. An exception of `body` is rethrown here. Inside another `hold` it only runs
+    /// `body`. Neither `body` nor a chunk may wait for TBB tasks of its own: the wait could pick up a worker's loop, which ends with the region.
     void hold(const std::function<void()>& body);
 
     /// Calls fn(i) once for every i < chunks, on any worker, and returns when all are done. Which thread gets which chunk

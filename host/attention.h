@@ -20,7 +20,8 @@ void rope(float* x, uint32_t heads, uint32_t head_dim, uint32_t rope_dim, float 
 
 /// For tokens at positions [first, first + tokens): rotates q and k, appends k and v to the cache, then
 /// y[t][h] = sum_p softmax_p(q[t][h] . k[p] / sqrt(head_dim)) v[p] over p <= first + t.
-/// q (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim) are floats, q and k are overwritten; the caches are (kv_heads, context, head_dim) fp16; y is (tokens, heads, head_dim).
+/// q (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim) are floats, q and k are overwritten;
+/// the caches are (kv_heads, context, head_dim) fp16; y is (tokens, heads, head_dim).
 void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens, float* q, float* k, const float* v, uint16_t* k_cache,
             uint16_t* v_cache, float* y);
 

@@ -105,7 +105,6 @@ void Share::down_many(float* y) const
 {
     constexpr uint32_t tile_rows = 16, tile_cols = 256;    // 16 KB: half of L1
     const auto decode = kernels().of(w.down_t.type).decode;
-    const auto axpy = kernels().of(WeightType::f32).axpy;
     const uint32_t tokens = x.tokens(), dim = w.down_t.cols, width = std::min(slice_width(neurons.size() * tokens), tile_cols);
     team.parallel((dim + width - 1) / width, [&](uint32_t slice) {
         const uint32_t first = slice * width, count = std::min(width, dim - first);
@@ -115,11 +114,17 @@ void Share::down_many(float* y) const
         for (size_t p = 0; p < neurons.size(); p += tile_rows) {
             const size_t rows = std::min<size_t>(tile_rows, neurons.size() - p);
             for (size_t r = 0; r < rows; r++) decode(w.down_t.row(neurons[p + r]) + offset, tile[r], count);
-            for (size_t t = 0; t < tokens; t++)
+            for (size_t t = 0; t < tokens; t++) {
+                const float* fired[tile_rows];
+                float factor[tile_rows];
+                uint32_t n = 0;
                 for (size_t r = 0; r < rows; r++) {
-                    const float a = h[(p + r) * tokens + t];
-                    if (a != 0 || !skip) axpy(reinterpret_cast<const std::byte*>(tile[r]), a, y + t * dim + first, 0, count);
+                    fired[n] = tile[r];
+                    factor[n] = h[(p + r) * tokens + t];
+                    n += !skip || factor[n] != 0;
                 }
+                kernels().axpy_rows(fired, factor, n, y + t * dim + first, count);
+            }
         }
     });
 }

@@ -30,8 +30,8 @@ struct FfnScratch {
 };
 
 /// y[t] = the ranges' share of the block for x[t]; y is (tokens, dim) and is overwritten (zeros where `ranges` is empty).
-/// skip_inactive (ReLU models; no effect with others): up and down_t rows are touched only where the gate is positive; the sums are the same bits, since
-/// what is left out is exact zeros. The order of addition is fixed, whatever the number of threads and tokens.
+/// skip_inactive (ReLU models; no effect with others): up and down_t rows are touched only where the gate is positive; the sums are the same bits,
+/// since what is left out is exact zeros. The order of addition is fixed, whatever the number of threads and tokens.
 /// With many tokens a row is read once for all of them, and skipping saves arithmetic (the union of what fires is nearly everything).
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const NeuronRange> ranges, const Inputs& x, bool skip_inactive, float* y,
                    FfnScratch& scratch);

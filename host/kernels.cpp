@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cpuid.h>
 
 namespace hearth::host {
 namespace {
@@ -83,10 +84,17 @@ struct Plain {
     }
 };
 
+/// Clang before 18 does not know this one by name. That the operating system saves the registers is part of "avx2".
+bool has_f16c()
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+
 /// Whether CPU and operating system let us use it.
 bool usable(Isa isa)
 {
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     switch (isa) {
     case Isa::plain: return true;
     case Isa::avx2: return avx2;

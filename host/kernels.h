@@ -49,6 +49,8 @@ struct Kernels {
     void (*rmsnorm)(const float* x, const float* w, float* y, uint32_t n, float eps);
     /// Fixed point of n floats (a multiple of 32; see Input).
     void (*quantise)(const float* x, int16_t* q, float* scale, uint32_t n);
+    /// y_i += sum_r a_r w[r]_i in ascending order of r < rows: the bits of so many axpy, y being read and written once
+    void (*axpy_rows)(const float* const* w, const float* a, uint32_t rows, float* y, uint32_t n);
     /// sum_i a_i b_i with b in fp16
     float (*dot_f16)(const float* a, const uint16_t* b, uint32_t n);
     /// y_i += a b_i with b in fp16

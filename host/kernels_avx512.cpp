@@ -4,8 +4,10 @@
 #include <immintrin.h>
 
 // GCC before 13 warns of its own _mm512_undefined_*() (bug 105593).
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 namespace hearth::host {
 namespace {

@@ -10,8 +10,8 @@
 
 namespace hearth::host {
 
-/// Calls fn(first, last) for chunks that cover [0, rows): each large enough to pay for handing it out, enough of them to balance. A small matrix stays
-/// on the calling thread.
+/// Calls fn(first, last) for chunks that cover [0, rows): each large enough to pay for handing it out, enough of them to balance. A small matrix
+/// stays on the calling thread.
 void parallel_rows(Team& team, uint32_t rows, uint64_t row_bytes, const std::function<void(uint32_t first, uint32_t last)>& fn);
 
 /// `tokens` vectors of n floats, prepared for rows of any weight format. Owns its memory; reused from call to call.

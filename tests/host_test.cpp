@@ -201,7 +201,7 @@ struct FfnResult {
 FfnResult run(Team& team, const Block& block, std::span<const NeuronRange> ranges, const Inputs& x, bool skip_inactive)
 {
     FfnResult result{std::vector<float>(size_t(x.tokens()) * block.gate.matrix.cols, NAN), {}};
-    FfnScratch scratch;
+    FfnScratch scratch{std::vector<uint32_t>(9, ~0u), std::vector<float>(1 << 16, NAN)};    // what an earlier call left must not matter
     result.counts = cold_ffn(team, block.weights, ranges, x, skip_inactive, result.y.data(), scratch);
     return result;
 }
@@ -388,6 +388,26 @@ TEST_SUITE("host")
         });
     }
 
+    TEST_CASE("adding many rows at once gives the bits of adding them one by one")
+    {
+        Random random(19);
+        on_every_path([&](const Kernels& cpu) {
+            for (uint32_t n : {1u, 31u, 33u, 257u})
+                for (uint32_t rows : {0u, 1u, 16u}) {
+                    const Sample w(WeightType::f32, 16, n, random);
+                    const std::vector<float> a = random.vector(16);
+                    std::vector<const float*> row;
+                    std::vector<float> together = random.vector(n), one_by_one = together;
+                    for (uint32_t r = 0; r < rows; r++) {
+                        row.push_back(reinterpret_cast<const float*>(w.matrix.row(r)));
+                        cpu.of(WeightType::f32).axpy(w.matrix.row(r), a[r], one_by_one.data(), 0, n);
+                    }
+                    cpu.axpy_rows(row.data(), a.data(), rows, together.data(), n);
+                    CHECK(same_bits(together, one_by_one));
+                }
+        });
+    }
+
     TEST_CASE("rmsnorm divides by the root of the mean square")
     {
         Random random(6);
@@ -467,7 +487,8 @@ TEST_SUITE("host")
     TEST_CASE("fp32 is rounded to the nearest fp16, ties to even")
     {
         Random random(8);
-        std::vector<float> x = {0.0f, -0.0f, 65504, 65519.996f, 65520, -65520, 1e30f, INFINITY, -INFINITY, 1e-30f, 0x1p-25f, 0x1.000002p-25f, 0x3p-25f};
+        std::vector<float> x = {0.0f, -0.0f, 65504, 65519.996f, 65520, -65520, 1e30f, INFINITY, -INFINITY,
+                                1e-30f, 0x1p-25f, 0x1.000002p-25f, 0x3p-25f};
         std::vector<uint16_t> want = {0, 0x8000, 0x7bff, 0x7bff, 0x7c00, 0xfc00, 0x7c00, 0x7c00, 0xfc00, 0, 0, 1, 2};
         for (uint32_t h = 0; h < 0x7bff; h++) {    // between neighbours: the middle, and a little to either side
             const float low = float(half(uint16_t(h))), middle = float((half(uint16_t(h)) + half(uint16_t(h + 1))) / 2);

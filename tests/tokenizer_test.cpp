@@ -13,7 +13,8 @@ namespace {
 
 enum Kind : int32_t { normal = 1, unknown, control, user_defined, unused, byte };
 
-/// A tokenizer made of a list of tokens. Token 0 is <unk>, 1 is <s>, 2 is </s>, then the 256 bytes (from 3 on) unless left out, then the list (from 259 on).
+/// A tokenizer made of a list of tokens. Token 0 is <unk>, 1 is <s>, 2 is </s>, then come the 256 bytes (from 3 on) unless left out, then the list
+/// (from 259 on).
 struct Vocabulary {
     std::vector<std::string> texts{"<unk>", "<s>", "</s>"};
     std::vector<float> scores{0, 0, 0};
@@ -237,7 +238,8 @@ TEST_CASE("invalid UTF-8 is replaced by maximal subparts")
         {"\xf4\x90\x80\x80", r + r + r + r},        // above U+10FFFF
         {"\xf0\x9f\x99" "A", r + "A"},
         {"\xe2\x98" "\xe2\x98\x83", r + "\u2603"},
-        {"\x61\xf1\x80\x80\xe1\x80\xc2\x62\x80\x63\x80\xbf\x64", "a" + r + r + r + "b" + r + "c" + r + r + "d"},    // the Unicode standard's table 3-8
+        // the Unicode standard's table 3-8
+        {"\x61\xf1\x80\x80\xe1\x80\xc2\x62\x80\x63\x80\xbf\x64", "a" + r + r + r + "b" + r + "c" + r + r + "d"},
     };
     for (const auto& [bytes, expected] : cases) {
         std::vector<Token> ids;
@@ -269,7 +271,8 @@ TEST_CASE("a tokenizer of another kind, or one that contradicts itself, is refus
     CHECK(with("a", INFINITY, normal).find("score of token 259 is inf") != std::string::npos);
     CHECK(with("a", 0, 0).find("token 259 is of the unknown type 0") != std::string::npos);
     CHECK(with("a", 0, 7).find("token 259 is of the unknown type 7") != std::string::npos);
-    for (const char* text : {"", "a", "<0x4>", "<0xG0>", "<0x-1>", "<0x411>"}) CHECK(with(text, 0, byte).find("expected <0x00> to <0xFF>") != std::string::npos);
+    for (const char* text : {"", "a", "<0x4>", "<0xG0>", "<0x-1>", "<0x411>"})
+        CHECK(with(text, 0, byte).find("expected <0x00> to <0xFF>") != std::string::npos);
 }
 
 TEST_CASE("odd vocabularies work: empty, equal and non-UTF-8 pieces")

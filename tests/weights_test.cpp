@@ -89,7 +89,9 @@ TEST_CASE("a model of every weight format loads with the shapes of its configura
             CHECK(w.config.activation == host::Activation::relu);
             CHECK(w.transposed == !down_transposed);
             CHECK(w.owned.size() == (down_transposed ? 0 : 3));
-            const auto is = [&](const Matrix& m, uint32_t rows, uint32_t cols) { return m.rows == rows && m.cols == cols && m.type == format.type && m.data; };
+            const auto is = [&](const Matrix& m, uint32_t rows, uint32_t cols) {
+                return m.rows == rows && m.cols == cols && m.type == format.type && m.data;
+            };
             CHECK(is(w.embedding, 300, 96));
             CHECK(is(w.output, 300, 96));
             CHECK(w.output.data != w.embedding.data);
@@ -121,7 +123,7 @@ TEST_CASE("a plain ffn_down comes out transposed, value by value")
     for (float& w : down) w = normal();
     for (const WeightFormat& format : weight_formats) {
         INFO(format.name);
-        GgufWriter file = random_model({.layers = 1, .dim = dim, .heads = 2, .kv_heads = 2, .neurons = neurons, .type = WeightType::f16, .down_transposed = false});
+        GgufWriter file = random_model({.layers = 1, .dim = dim, .heads = 2, .kv_heads = 2, .neurons = neurons, .down_transposed = false});
         file.remove("blk.0.ffn_down.weight");
         file.tensor("blk.0.ffn_down.weight", format.type, dim, neurons, down);
         const Loaded loaded(file);
@@ -144,7 +146,8 @@ TEST_CASE("what a file leaves unsaid takes its usual value")
     GgufWriter file = random_model({.dim = 64, .heads = 4, .kv_heads = 4, .activation = host::Activation::silu, .tied_head = true});
     CHECK(file.remove("llama.attention.head_count_kv"));
     CHECK(file.remove("general.name"));
-    for (const char* key : {"tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"}) CHECK(file.remove(key));
+    for (const char* key : {"tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"})
+        CHECK(file.remove(key));
     const Loaded loaded(file);
     const Weights& w = loaded.weights;
     CHECK(w.config.kv_heads == 4);

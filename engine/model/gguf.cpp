@@ -233,7 +233,8 @@ void Gguf::parse()
     Reader reader(file, bytes_);
     reader.take(4, "magic");
     version_ = reader.number<uint32_t>("header");
-    if (version_ != 0 && (version_ & 0xffff) == 0) throw Error("{} is a big-endian GGUF file, which this program cannot read; convert the model again", file);
+    if (version_ != 0 && (version_ & 0xffff) == 0)
+        throw Error("{} is a big-endian GGUF file, which this program cannot read; convert the model again", file);
     if (version_ != 2 && version_ != 3)
         throw Error("{} is a GGUF file of version {}, and this program reads 2 and 3; convert the model again", file, version_);
     const uint64_t tensor_count = reader.number<uint64_t>("header");

@@ -18,7 +18,7 @@ class Tokenizer {
     /// Throws Error if the file has no tokenizer, one of a kind that this program does not know (named), or one that contradicts itself.
     explicit Tokenizer(const Gguf& file);
 
-    /// Ids of a UTF-8 text, without BOS; time grows as n log n. Bytes of invalid UTF-8 and characters that the vocabulary lacks go through byte fallback.
+    /// Ids of a UTF-8 text, without BOS, in n log n. Bytes of invalid UTF-8 and characters that the vocabulary lacks go through byte fallback.
     /// User-defined tokens written out in the text are always recognised, as SentencePiece does; control tokens ("<s>") only if `special`, and the
     /// text after one is tokenised on its own.
     std::vector<Token> encode(std::string_view text, bool special = false) const;

@@ -161,13 +161,13 @@ class Tensors {
     std::set<std::string_view> used_;
 };
 
-/// to[c][first + r] = from[r][c] for `count` rows r of `cols` elements; a row of `to` has `stride` elements. Unsigned is what has the element's size.
-template <class Unsigned>
+/// to[c][first + r] = from[r][c] for `count` rows r of `cols` elements of `size` bytes; a row of `to` has `stride` elements.
+template <size_t size>
 void transpose(const std::byte* from, uint32_t count, uint32_t cols, std::byte* to, uint32_t first, uint32_t stride)
 {
     for (uint32_t c = 0; c < cols; c++)
         for (uint32_t r = 0; r < count; r++)
-            std::memcpy(to + (uint64_t(c) * stride + first + r) * sizeof(Unsigned), from + (uint64_t(r) * cols + c) * sizeof(Unsigned), sizeof(Unsigned));
+            std::memcpy(to + (uint64_t(c) * stride + first + r) * size, from + (uint64_t(r) * cols + c) * size, size);
 }
 
 Matrix Tensors::transposed(const std::string& name, uint32_t rows, uint32_t cols)
@@ -191,8 +191,8 @@ Matrix Tensors::transposed(const std::string& name, uint32_t rows, uint32_t cols
             }
             from = reinterpret_cast<const std::byte*>(converted.data());
         }
-        if (type == WeightType::f32) transpose<uint32_t>(from, count, rows, to, first, cols);
-        else transpose<uint16_t>(from, count, rows, to, first, cols);
+        if (type == WeightType::f32) transpose<4>(from, count, rows, to, first, cols);
+        else transpose<2>(from, count, rows, to, first, cols);
     }
     return {type, rows, cols, to};
 }
@@ -212,7 +212,8 @@ Weights load_weights(std::shared_ptr<const Gguf> file)
     w.embedding = tensors.matrix("token_embd.weight", c.vocab, c.dim);
     if (w.file->keys().contains("tokenizer.ggml.tokens"))
         if (const size_t tokens = w.file->strings("tokenizer.ggml.tokens").size(); tokens != c.vocab)
-            throw Error("{}: token_embd.weight has {} rows, and the tokenizer {} tokens; convert the model again", w.file->path().string(), c.vocab, tokens);
+            throw Error("{}: token_embd.weight has {} rows, and the tokenizer {} tokens; convert the model again", w.file->path().string(), c.vocab,
+                        tokens);
 
     for (uint32_t l = 0; l < c.layers; l++) {
         const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };

@@ -1,0 +1,440 @@
+// The whole model on every path, against the expected results and the reference.
+#include "engine/run/reference.h"
+#include "tests/support.h"
+
+#include <map>
+
+using namespace hearth;
+using namespace hearth::tests;
+
+namespace {
+
+/// Where and how a model runs.
+struct Path {
+    std::string device;    // "cpu", or the test device
+    double resident = 1;   // share of the neurons on the device
+    Sparsity sparsity = Sparsity::dense;
+    bool without_fp16 = false, without_int_dot = false;
+
+    std::string name() const
+    {
+        return fmt::format("{}, {:.0f} % resident, {}{}{}", device, resident * 100, sparsity == Sparsity::exact ? "exact" : "dense", without_fp16 ? ", without fp16" : "",
+                           without_int_dot ? ", without integer dot" : "");
+    }
+};
+
+/// The budget with which `place` puts just this share of the neurons on the device.
+uint64_t budget_for(const Needs& needs, double resident)
+{
+    uint64_t sum = needs.scratch + needs.head;
+    for (const LayerNeeds& l : needs.layers) sum += l.attention + l.kv + uint64_t(std::lround(l.groups * resident)) * l.group;
+    return sum;
+}
+
+EngineOptions options_for(const std::filesystem::path& model, const Path& path)
+{
+    EngineOptions o = {.model = model, .device = path.device, .sparsity = path.sparsity, .threads = 2, .without_fp16 = path.without_fp16, .without_int_dot = path.without_int_dot,
+                       .validation = validation};
+    if (path.device != "cpu") o.vram_budget = budget_for(device_needs(load_weights(std::make_shared<Gguf>(model))), path.resident);
+    return o;
+}
+
+void check_silence(Engine& engine)
+{
+    for (const std::string& message : engine.take_validation_messages()) FAIL_CHECK(message);
+}
+
+std::vector<Token> greedy(Engine& engine, const std::vector<Token>& prompt, size_t count)
+{
+    Session session = engine.session();
+    Sampler sampler({.temperature = 0});
+    std::vector<Token> ids;
+    std::span<const float> logits = session.feed(prompt);
+    while (ids.size() < count) {
+        ids.push_back(sampler.sample(logits));
+        logits = session.feed(std::span(&ids.back(), 1));
+    }
+    return ids;
+}
+
+void check_greedy(const Path& path)
+{
+    INFO(path.name());
+    Engine engine(options_for(shipped_model(), path));
+    CHECK(engine.on_device() == (path.device != "cpu"));
+    for (const auto& c : expected("greedy.json")) {
+        const auto want = c["ids"].get<std::vector<Token>>();
+        const auto prompt = c["prompt_ids"].get<std::vector<Token>>();
+        CHECK(greedy(engine, prompt, want.size()) == want);
+    }
+    check_silence(engine);
+}
+
+/// Last-token logits, through prefill and, for the shorter half, token by token.
+void check_logits(const Path& path, const std::filesystem::path& model, const std::vector<std::pair<std::vector<Token>, std::vector<float>>>& cases, double tolerance)
+{
+    INFO(path.name());
+    Engine engine(options_for(model, path));
+    for (const auto& [ids, want] : cases) {
+        Session session = engine.session();
+        CHECK(worst_error(session.feed(ids), want) < tolerance);
+        if (ids.size() > 64) continue;
+        Session again = engine.session();
+        std::span<const float> logits;
+        for (const Token& id : ids) logits = again.feed(std::span(&id, 1));
+        CHECK(worst_error(logits, want) < tolerance);
+    }
+    check_silence(engine);
+}
+
+std::vector<std::pair<std::vector<Token>, std::vector<float>>> expected_logits()
+{
+    std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+    for (const auto& c : expected("logits.json")) cases.emplace_back(c["ids"].get<std::vector<Token>>(), c["logits"].get<std::vector<float>>());
+    return cases;
+}
+
+std::vector<float> reference_logits(const std::filesystem::path& model, const std::vector<Token>& ids)
+{
+    const Weights weights = load_weights(std::make_shared<Gguf>(model));
+    Reference reference(weights);
+    std::vector<float> logits;
+    for (const Token id : ids) logits = reference.feed(id);
+    return logits;
+}
+
+std::vector<Token> random_ids(uint32_t vocab, size_t count, uint64_t seed)
+{
+    std::mt19937_64 random(seed);
+    std::vector<Token> ids(count);
+    for (Token& id : ids) id = Token(random() % vocab);
+    return ids;
+}
+
+/// Shapes that differ from the shipped model's in every way that a file can say.
+std::vector<RandomModel> odd_models()
+{
+    return {
+        {.layers = 3, .dim = 96, .heads = 3, .kv_heads = 1, .head_dim = 48, .neurons = 200, .vocab = 333, .type = WeightType::f16, .activation = host::Activation::silu},
+        {.layers = 2, .dim = 64, .heads = 4, .kv_heads = 4, .neurons = 130, .vocab = 300, .type = WeightType::bf16, .tied_head = true, .down_transposed = false},
+        {.layers = 2, .dim = 128, .heads = 2, .kv_heads = 2, .neurons = 96, .vocab = 320, .type = WeightType::f32, .seed = 3},
+        {.layers = 2, .dim = 160, .heads = 5, .kv_heads = 5, .neurons = 352, .vocab = 320, .type = WeightType::q8_0, .down_transposed = false, .seed = 4},
+        {.layers = 2, .dim = 256, .heads = 8, .kv_heads = 2, .neurons = 512, .vocab = 320, .type = WeightType::q4_0, .activation = host::Activation::silu, .seed = 5},
+    };
+}
+
+/// The reference on the very weights of each, at a short text and at one longer than a batch of the device's smaller recording.
+void check_odd_models(const std::vector<Path>& paths)
+{
+    TemporaryFolder folder;
+    for (const RandomModel& m : odd_models()) {
+        const auto model = write_random_model(folder / "random.gguf", m);
+        std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+        for (const size_t length : {1, 7, 40}) {
+            const std::vector<Token> ids = random_ids(m.vocab, length, length);
+            cases.emplace_back(ids, reference_logits(model, ids));
+        }
+        INFO(format_of(m.type).name);
+        for (Path path : paths) {
+            if (m.activation != host::Activation::relu) path.sparsity = Sparsity::dense;
+            check_logits(path, model, cases, is_quantised(m.type) ? 2e-3 : 1.5e-3);
+        }
+    }
+}
+
+}  // namespace
+
+TEST_SUITE("engine")
+{
+    TEST_CASE("the reference gives the expected logits")
+    {
+        for (const auto& [ids, want] : expected_logits())
+            if (ids.size() < 100) CHECK(worst_error(reference_logits(shipped_model(), ids), want) < 1e-5);
+    }
+
+    TEST_CASE("the CPU writes the expected greedy text, dense and exact")
+    {
+        check_greedy({.device = "cpu"});
+        check_greedy({.device = "cpu", .sparsity = Sparsity::exact});
+    }
+
+    TEST_CASE("the CPU gives the expected logits, also of 600 tokens in batches")
+    {
+        check_logits({.device = "cpu"}, shipped_model(), expected_logits(), 1e-3);
+        check_logits({.device = "cpu", .sparsity = Sparsity::exact}, shipped_model(), expected_logits(), 1e-3);
+    }
+
+    TEST_CASE("the CPU gives the reference's logits on quantised weights")
+    {
+        TemporaryFolder folder;
+        for (const WeightType type : {WeightType::q8_0, WeightType::q4_0}) {
+            const auto model = with_type(shipped_model(), type, folder / "quantised.gguf");
+            std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+            for (const auto& [ids, logits] : expected_logits())
+                if (ids.size() < 100) cases.emplace_back(ids, reference_logits(model, ids));
+            check_logits({.device = "cpu"}, model, cases, 2e-3);
+            check_logits({.device = "cpu", .sparsity = Sparsity::exact}, model, cases, 2e-3);
+        }
+    }
+
+    TEST_CASE("models of odd shapes and every weight type give the reference's logits on the CPU") { check_odd_models({{.device = "cpu"}}); }
+
+    TEST_CASE("perplexity's windows over the held-out books give the expected value on the CPU")
+    {
+        // The first 5,100 tokens only; the whole text is measured through the program. The reference stands in for the expected value.
+        Engine engine(options_for(shipped_model(), {.device = "cpu"}));
+        const std::vector<Token> ids = engine.tokenizer().encode(read_file(data("fairytales-valid.txt")).substr(0, 2000));
+        Reference reference(engine.weights());
+        Session session = engine.session();
+        std::vector<std::vector<float>> got;
+        session.feed(ids, [&](size_t t, std::span<const float> logits) {
+            CHECK(t == got.size());
+            got.emplace_back(logits.begin(), logits.end());
+        });
+        REQUIRE(got.size() == ids.size());
+        for (size_t t = 0; t < ids.size(); ++t) REQUIRE(worst_error(got[t], reference.feed(ids[t])) < 1e-3);
+    }
+
+    TEST_CASE("exact reads only the rows of neurons that fire, as the reference counts them")
+    {
+        Engine engine(options_for(shipped_model(), {.device = "cpu", .sparsity = Sparsity::exact}));
+        const std::vector<Token> ids = engine.tokenizer().encode("Once upon a time there was a king who had three daughters.");
+        Reference reference(engine.weights());
+        Session session = engine.session();
+        FeedStats stats;
+        session.on_stats = [&](const FeedStats& s) { stats = s; };
+        const uint64_t row = row_bytes(WeightType::f16, engine.config().dim);
+        for (const Token& id : ids) {
+            session.feed(std::span(&id, 1));
+            reference.feed(id);
+            for (const Stage& stage : stats.stages) {
+                if (stage.name != "cold_ffn") continue;
+                const uint32_t active = reference.active()[stage.layer];
+                // A gate within rounding of zero may fall on either side.
+                CHECK(std::abs(int(stats.layers[stage.layer].active_host) - int(active)) <= 1);
+                CHECK(stage.bytes == (engine.config().neurons + 2 * stats.layers[stage.layer].active_host) * row);
+            }
+        }
+    }
+
+    TEST_CASE("two runs give the same bits, with any number of threads")
+    {
+        const std::vector<Token> ids = random_ids(4096, 300, 1);
+        std::vector<float> first;
+        for (const unsigned threads : {1u, 2u, 2u, 3u}) {
+            EngineOptions options = options_for(shipped_model(), {.device = "cpu", .sparsity = Sparsity::exact});
+            options.threads = threads;
+            Engine engine(options);
+            Session session = engine.session();
+            session.feed(std::span(ids).first(280));
+            std::vector<float> logits;
+            for (const Token& id : std::span(ids).subspan(280)) {
+                const auto now = session.feed(std::span(&id, 1));
+                logits.assign(now.begin(), now.end());
+            }
+            if (first.empty()) first = logits;
+            CHECK(logits == first);
+        }
+    }
+
+    TEST_CASE("a text longer than the context is refused and a session can be used again")
+    {
+        EngineOptions options = options_for(shipped_model(), {.device = "cpu"});
+        options.context = 32;
+        Engine engine(options);
+        Session session = engine.session();
+        const std::vector<Token> ids = random_ids(4096, 33, 1);
+        CHECK_THROWS_WITH_AS(session.feed(ids), "the text needs 33 positions and the context has 32: use -c 33 or more", Error);
+        session.feed(std::span(ids).first(32));
+        CHECK(session.position() == 32);
+        CHECK_THROWS_AS(session.feed(std::span(ids).first(1)), Error);
+        session.reset();
+        session.feed(std::span(ids).first(1));
+    }
+
+    TEST_CASE("what cannot be run is refused with a sentence that says what to do")
+    {
+        TemporaryFolder folder;
+        EngineOptions options = {.model = shipped_model(), .device = "cpu"};
+        options.context = 5000;
+        CHECK_THROWS_AS(Engine{options}, Error);
+        options.context = 0;
+        options.batch = 0;
+        CHECK_THROWS_AS(Engine{options}, Error);
+        options = {.model = write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}), .device = "cpu", .sparsity = Sparsity::exact};
+        CHECK_THROWS_AS(Engine{options}, Error);
+        options = {.model = shipped_model(), .device = "no such device"};
+        CHECK_THROWS_AS(Engine{options}, Error);
+    }
+}
+
+TEST_SUITE("device")
+{
+    TEST_CASE("the device writes the expected greedy text with every share of the neurons resident, dense and exact")
+    {
+        for (const double resident : {1.0, 0.75, 0.5, 0.25, 0.0})
+            for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) check_greedy({.device = device_name, .resident = resident, .sparsity = sparsity});
+    }
+
+    TEST_CASE("any split of neurons between CPU and device gives the expected logits")
+    {
+        for (const double resident : {1.0, 0.75, 0.5, 0.25, 0.0})
+            for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact})
+                check_logits({.device = device_name, .resident = resident, .sparsity = sparsity}, shipped_model(), expected_logits(), 1e-3);
+    }
+
+    TEST_CASE("the expected logits come without fp16 arithmetic too")
+    {
+        check_logits({.device = device_name, .resident = 0.5, .without_fp16 = true}, shipped_model(), expected_logits(), 1e-3);
+    }
+
+    TEST_CASE("quantised weights give the reference's logits, with and without integer dot products")
+    {
+        TemporaryFolder folder;
+        for (const WeightType type : {WeightType::q8_0, WeightType::q4_0}) {
+            const auto model = with_type(shipped_model(), type, folder / "quantised.gguf");
+            std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+            for (const auto& [ids, logits] : expected_logits())
+                if (ids.size() < 100) cases.emplace_back(ids, reference_logits(model, ids));
+            for (const double resident : {1.0, 0.5, 0.0})
+                for (const bool without_int_dot : {false, true})
+                    check_logits({.device = device_name, .resident = resident, .sparsity = Sparsity::exact, .without_int_dot = without_int_dot}, model, cases, 2e-3);
+        }
+    }
+
+    TEST_CASE("models of odd shapes and every weight type give the reference's logits on the device")
+    {
+        check_odd_models({{.device = device_name}, {.device = device_name, .resident = 0.4, .sparsity = Sparsity::exact}});
+    }
+
+    TEST_CASE("exact gives what dense gives")
+    {
+        const std::vector<Token> ids = random_ids(4096, 40, 2);
+        for (const double resident : {1.0, 0.5}) {
+            std::vector<std::vector<float>> results;
+            for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) {
+                Engine engine(options_for(shipped_model(), {.device = device_name, .resident = resident, .sparsity = sparsity}));
+                Session session = engine.session();
+                std::span<const float> logits;
+                for (const Token& id : ids) logits = session.feed(std::span(&id, 1));
+                results.emplace_back(logits.begin(), logits.end());
+            }
+            CHECK(worst_error(results[1], results[0]) < 1e-5);
+        }
+    }
+
+    TEST_CASE("layers that do not fit stay on the host, and the logits stay the same")
+    {
+        const Needs needs = device_needs(load_weights(std::make_shared<Gguf>(shipped_model())));
+        uint64_t budget = needs.scratch;
+        for (size_t l = 0; l < needs.layers.size(); ++l) {
+            budget += needs.layers[l].attention + needs.layers[l].kv;
+            EngineOptions options = options_for(shipped_model(), {.device = device_name});
+            options.vram_budget = budget;
+            Engine engine(options);
+            CHECK(engine.plan().layers.size() == l + 1);
+            CHECK(!engine.plan().head);
+            for (const auto& [ids, want] : expected_logits()) {
+                Session session = engine.session();
+                if (ids.size() < 100) CHECK(worst_error(session.feed(ids), want) < 1e-3);
+            }
+            check_silence(engine);
+        }
+    }
+
+    TEST_CASE("a session takes no more device memory than the budget")
+    {
+        const Needs needs = device_needs(load_weights(std::make_shared<Gguf>(shipped_model())));
+        const uint64_t least = least_budget(needs), all = budget_for(needs, 1);
+        for (int i = 0; i <= 10; ++i) {
+            EngineOptions options = options_for(shipped_model(), {.device = device_name});
+            options.vram_budget = least + (all - least) * i / 10;
+            Engine engine(options);
+            Session session = engine.session();
+            const Token bos = 1;
+            session.feed(std::span(&bos, 1));
+            CHECK(engine.device_bytes() <= *options.vram_budget);
+            CHECK(engine.device_bytes() == engine.plan().bytes);
+        }
+        EngineOptions options = options_for(shipped_model(), {.device = device_name});
+        options.vram_budget = least - 1;
+        CHECK_THROWS_AS(Engine{options}, Error);
+    }
+
+    TEST_CASE("a resident model decodes with one submit and one wait, a split layer costs one join")
+    {
+        for (const double resident : {1.0, 0.5, 0.0}) {
+            Engine engine(options_for(shipped_model(), {.device = device_name, .resident = resident}));
+            Session session = engine.session(true);
+            FeedStats stats;
+            session.on_stats = [&](const FeedStats& s) { stats = s; };
+            const uint32_t layers = engine.config().layers;
+            for (const Token& id : random_ids(4096, 5, 1)) {
+                session.feed(std::span(&id, 1));
+                CHECK(stats.joins == (resident == 1 ? 0 : layers));
+                CHECK(stats.submits == stats.joins + 1);
+                CHECK(stats.waits == stats.joins + 1);
+                for (const LayerCounts& l : stats.layers) {
+                    CHECK(l.resident == uint32_t(1024 * resident));
+                    CHECK(l.split == (resident < 1));
+                }
+            }
+        }
+    }
+
+    TEST_CASE("the device counts the neurons that fire, and exact reads only their rows")
+    {
+        for (const double resident : {1.0, 0.5}) {
+            Engine engine(options_for(shipped_model(), {.device = device_name, .resident = resident, .sparsity = Sparsity::exact}));
+            Reference reference(engine.weights());
+            Session session = engine.session(true);
+            FeedStats stats;
+            session.on_stats = [&](const FeedStats& s) { stats = s; };
+            const uint64_t row = row_bytes(WeightType::f16, engine.config().dim);
+            for (const Token& id : engine.tokenizer().encode("The old woman looked at the fox and said")) {
+                session.feed(std::span(&id, 1));
+                reference.feed(id);
+                for (uint32_t l = 0; l < engine.config().layers; ++l) {
+                    const LayerCounts& c = stats.layers[l];
+                    CHECK(std::abs(int(c.active_device + c.active_host) - int(reference.active()[l])) <= 1);
+                    for (const Stage& s : stats.stages) {
+                        if (s.layer != l) continue;
+                        if (s.name == "ffn_up") CHECK(s.bytes == (c.resident + c.active_device) * row);
+                        if (s.name == "ffn_down") CHECK(s.bytes == c.active_device * row);
+                        if (s.name == "cold_ffn") CHECK(s.bytes == (1024 - c.resident + 2 * c.active_host) * row);
+                    }
+                }
+            }
+        }
+    }
+
+    TEST_CASE("two runs on the device give the same bits")
+    {
+        const std::vector<Token> ids = random_ids(4096, 300, 3);
+        for (const double resident : {1.0, 0.5}) {
+            Engine engine(options_for(shipped_model(), {.device = device_name, .resident = resident, .sparsity = Sparsity::exact}));
+            std::vector<std::vector<float>> results;
+            for (int run = 0; run < 2; ++run) {
+                Session session = engine.session();
+                session.feed(std::span(ids).first(290));
+                std::span<const float> logits;
+                for (const Token& id : std::span(ids).subspan(290)) logits = session.feed(std::span(&id, 1));
+                results.emplace_back(logits.begin(), logits.end());
+            }
+            CHECK(results[0] == results[1]);
+        }
+    }
+
+    TEST_CASE("the logits of every token of a batch are those of the tokens one by one")
+    {
+        Engine engine(options_for(shipped_model(), {.device = device_name, .resident = 0.5}));
+        const std::vector<Token> ids = random_ids(4096, 75, 4);
+        Reference reference(engine.weights());
+        Session session = engine.session();
+        std::vector<std::vector<float>> got;
+        session.feed(ids, [&](size_t, std::span<const float> logits) { got.emplace_back(logits.begin(), logits.end()); });
+        REQUIRE(got.size() == ids.size());
+        for (size_t t = 0; t < ids.size(); ++t) CHECK(worst_error(got[t], reference.feed(ids[t])) < 1e-3);
+        check_silence(engine);
+    }
+}

@@ -1,0 +1,83 @@
+// The one-way includes of the rooms: shaders <- host <- engine <- tools; inside engine: error <- model <- plan <- run <- engine.h, error <- vulkan <- run.
+#include "tests/support.h"
+
+#include <map>
+#include <regex>
+#include <set>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The room of a source file, by its path from the top.
+std::string room(const std::string& path)
+{
+    if (path == "engine/error.h" || path == "engine/error.cpp") return "engine/error";
+    if (path == "engine/engine.h" || path == "engine/engine.cpp") return "engine/door";
+    const size_t first = path.find('/'), second = path.find('/', first + 1);
+    return path.starts_with("engine/") ? path.substr(0, second) : path.substr(0, first);
+}
+
+const std::map<std::string, std::set<std::string>> may_include = {
+    {"shaders", {}},
+    {"host", {"shaders"}},
+    {"engine/error", {}},
+    {"engine/model", {"shaders", "host", "engine/error"}},
+    {"engine/plan", {"engine/error", "engine/model"}},
+    {"engine/vulkan", {"shaders", "engine/error"}},
+    {"engine/run", {"shaders", "host", "engine/error", "engine/model", "engine/plan", "engine/vulkan"}},
+    {"engine/door", {"shaders", "host", "engine/error", "engine/model", "engine/plan", "engine/vulkan", "engine/run"}},
+    {"tools", {"engine/door", "engine/error", "engine/model", "engine/plan"}},
+};
+
+}  // namespace
+
+TEST_SUITE("layout")
+{
+    TEST_CASE("includes go one way through the rooms")
+    {
+        const fs::path top = HEARTH_SOURCE;
+        const std::regex include("^\\s*#include \"([^\"]+)\"");
+        int files = 0;
+        for (const char* folder : {"shaders", "host", "engine", "tools"}) {
+            for (const auto& entry : fs::recursive_directory_iterator(top / folder)) {
+                const std::string extension = entry.path().extension().string();
+                if (extension != ".h" && extension != ".cpp" && extension != ".comp" && extension != ".glsl") continue;
+                ++files;
+                const std::string file = fs::relative(entry.path(), top).generic_string();
+                std::ifstream in(entry.path());
+                for (std::string line; std::getline(in, line);) {
+                    std::smatch match;
+                    if (!std::regex_search(line, match, include)) continue;
+                    const std::string from = room(file);
+                    const std::string to = from == "shaders" ? (fs::exists(top / "shaders" / match[1].str()) ? "shaders" : room(match[1])) : room(match[1]);
+                    INFO(file << " includes " << match[1].str());
+                    CHECK((to == from || may_include.at(from).contains(to)));
+                }
+            }
+        }
+        CHECK(files > 30);
+    }
+
+    TEST_CASE("the top level holds the seven names of the design and nothing else")
+    {
+        const std::set<std::string> allowed = {"CMakeLists.txt", "engine", "shaders", "host", "tests", "tools", "README.md", "LICENSE", "CMakePresets.json"};
+        for (const auto& entry : fs::directory_iterator(HEARTH_SOURCE)) {
+            const std::string name = entry.path().filename().string();
+            INFO(name);
+            CHECK((name.starts_with('.') || name == "build" || allowed.contains(name)));
+        }
+    }
+
+    TEST_CASE("the README names the files of the reading order, and they exist")
+    {
+        const std::string readme = hearth::tests::read_file(fs::path(HEARTH_SOURCE) / "README.md");
+        for (const char* file : {"engine/run/reference.cpp", "shaders/kernels.h", "host/", "engine/plan/placement.h", "engine/run/scheduler.cpp", "engine/engine.h",
+                                 "tools/main.cpp"}) {
+            INFO(file);
+            CHECK(readme.find(file) != std::string::npos);
+            CHECK(fs::exists(fs::path(HEARTH_SOURCE) / file));
+        }
+        CHECK(std::count(readme.begin(), readme.end(), '\n') <= 150);
+    }
+}

@@ -1,0 +1,22 @@
+// The test program. Beside doctest's options: --device=NAME (default llvmpipe) for the device suite, --no-validation where the machine has no layers.
+#define DOCTEST_CONFIG_IMPLEMENT
+#include "tests/support.h"
+
+#include <cstring>
+
+namespace hearth::tests {
+
+std::string device_name = "llvmpipe";
+bool validation = true;
+
+}  // namespace hearth::tests
+
+int main(int argc, char** argv)
+{
+    for (int i = 1; i < argc; ++i) {
+        if (std::strncmp(argv[i], "--device=", 9) == 0) hearth::tests::device_name = argv[i] + 9;
+        if (std::strcmp(argv[i], "--no-validation") == 0) hearth::tests::validation = false;
+    }
+    doctest::Context context(argc, argv);
+    return context.run();
+}

@@ -1,0 +1,288 @@
+// Every kernel of the device against its formula in double, at odd sizes, with and without the optional features.
+#include "engine/run/gpu_model.h"
+#include "host/attention.h"
+#include "tests/device_support.h"
+
+using namespace hearth;
+using namespace hearth::tests;
+
+namespace {
+
+struct TestMatrix {
+    uint32_t rows, cols;
+    std::vector<double> w;    // as stored, decoded
+    std::unique_ptr<Shared<uint8_t>> device;
+    uint32_t stride;
+
+    TestMatrix(const std::shared_ptr<vulkan::Device>& d, WeightType type, uint32_t rows_, uint32_t cols_, uint64_t seed) : rows(rows_), cols(cols_), stride(row_quads(type, cols_))
+    {
+        const std::string bytes = encode_rows(type, random_floats(size_t(rows) * cols, seed), cols);
+        device = std::make_unique<Shared<uint8_t>>(d, size_t(rows) * stride * 16);
+        std::vector<float> row(cols);
+        for (uint32_t r = 0; r < rows; ++r) {
+            const auto* from = reinterpret_cast<const std::byte*>(bytes.data()) + r * row_bytes(type, cols);
+            lay_out_row(type, from, cols, reinterpret_cast<std::byte*>(device->begin()) + size_t(r) * stride * 16);
+            host::kernels(host::Isa::plain)->of(type).decode(from, row.data(), cols);
+            w.insert(w.end(), row.begin(), row.end());
+        }
+    }
+    double at(uint32_t r, uint32_t c) const { return w[size_t(r) * cols + c]; }
+    std::vector<double> times(std::span<const float> x) const
+    {
+        std::vector<double> y(rows);
+        for (uint32_t r = 0; r < rows; ++r)
+            for (uint32_t c = 0; c < cols; ++c) y[r] += at(r, c) * x[c];
+        return y;
+    }
+};
+
+std::vector<uint32_t> odd_sizes(WeightType type) { return is_quantised(type) ? std::vector<uint32_t>{32, 96, 288, 1024} : std::vector<uint32_t>{1, 31, 33, 257, 1024}; }
+
+/// x on the device, with the two integer planes that kernels of quantised rows may want.
+struct TestInput {
+    Shared<float> x;
+    Shared<uint32_t> high, low;
+    Shared<float> scale;
+    TestInput(const std::shared_ptr<vulkan::Device>& d, const std::vector<float>& values)
+        : x(d, values), high(d, values.size() / 4 + 1), low(d, values.size() / 4 + 1), scale(d, values.size() / 32 + 1)
+    {
+        const uint32_t n = uint32_t(values.size());
+        const vulkan::Kernel<gpu::Quantise> quantise(d, "quantise");
+        if (n % 32 == 0) run(d, quantise, {(n / 32 + 63) / 64}, {.x = x.address(), .high = high.address(), .low = low.address(), .scale = scale.address(), .n = n});
+    }
+};
+
+template <class F>
+void for_each_feature_set(F&& f)
+{
+    for (const vulkan::Features& features : feature_sets) {
+        CAPTURE(features.fp16);
+        CAPTURE(features.int_dot);
+        f(test_device(features));
+    }
+    check_silence();
+}
+
+}  // namespace
+
+TEST_SUITE("device")
+{
+    TEST_CASE("quantise keeps x to one part in 32512 of each block's largest")
+    {
+        const auto device = test_device();
+        const std::vector<float> x = random_floats(32 * 67, 5);
+        TestInput input(device, x);
+        std::vector<float> back;
+        for (size_t i = 0; i < x.size(); ++i) {
+            const int high = int8_t(input.high[i / 4] >> 8 * (i % 4)), low = int8_t(input.low[i / 4] >> 8 * (i % 4));
+            back.push_back(input.scale[i / 32] * float(256 * high + low));
+        }
+        for (size_t b = 0; b < x.size(); b += 32)
+            CHECK(worst_error(std::span(back).subspan(b, 32), std::span(x).subspan(b, 32)) < 0.6 / 32512);
+        check_silence();
+    }
+
+    TEST_CASE("matvec is the product of every weight type at odd sizes")
+    {
+        for_each_feature_set([](const auto& device) {
+            GpuKernels kernels(device, host::Activation::relu);
+            for (const WeightFormat& format : weight_formats)
+                for (const uint32_t cols : odd_sizes(format.type))
+                    for (const uint32_t rows : {1u, 31u, 257u}) {
+                        TestMatrix w(device, format.type, rows, cols, rows + cols);
+                        const std::vector<float> x = random_floats(cols, 7);
+                        TestInput input(device, x);
+                        Shared<float> y(device, rows);
+                        run(device, kernels.matvec(format.type), kernels.row_groups(rows),
+                            {.weight = w.device->address(), .x = input.x.address(), .high = input.high.address(), .low = input.low.address(), .scale = input.scale.address(),
+                             .y = y.address(), .rows = rows, .cols = cols, .stride = w.stride});
+                        INFO(format.name << " " << rows << " x " << cols);
+                        // One row of one weight has no largest to compare with but itself.
+                        CHECK(worst_error(y.values(), w.times(x)) < (kernels.reads_planes(format.type) ? 2e-4 : 2e-6 * std::sqrt(cols) + 1e-6));
+                    }
+        });
+    }
+
+    TEST_CASE("matmul is the product for many tokens, along rows and along columns")
+    {
+        for_each_feature_set([](const auto& device) {
+            GpuKernels kernels(device, host::Activation::relu);
+            for (const WeightFormat& format : weight_formats)
+                for (const bool transposed : {false, true})
+                    for (const uint32_t cols : odd_sizes(format.type)) {
+                        if (cols > 300) continue;
+                        const uint32_t rows = 67;
+                        const uint32_t inner = transposed ? rows : cols, outer = transposed ? cols : rows;
+                        TestMatrix w(device, format.type, rows, cols, cols);
+                        for (const uint32_t tokens : {1u, 3u, 33u}) {
+                            const std::vector<float> x = random_floats(size_t(tokens) * inner, 9);
+                            Shared<float> dx(device, x), y(device, size_t(tokens) * outer + 1);
+                            y[size_t(tokens) * outer] = 12345;
+                            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
+                            run(device, kernels.matmul(format.type, transposed), {(outer + 63) / 64, 2},
+                                {.step = step.address(), .weight = w.device->address(), .x = dx.address(), .y = y.address(), .rows = outer, .inner = inner,
+                                 .stride = w.stride, .x_stride = inner, .y_stride = outer, .head = 0});
+                            std::vector<double> want;
+                            for (uint32_t t = 0; t < tokens; ++t)
+                                for (uint32_t o = 0; o < outer; ++o) {
+                                    double sum = 0;
+                                    for (uint32_t i = 0; i < inner; ++i) sum += (transposed ? w.at(i, o) : w.at(o, i)) * x[size_t(t) * inner + i];
+                                    want.push_back(sum);
+                                }
+                            INFO(format.name << (transposed ? " transposed " : " ") << rows << " x " << cols << ", " << tokens << " tokens");
+                            // Halves round both factors to 11 bits.
+                            CHECK(worst_error(y.values(0, want.size()), want) < (device->features().fp16 && !transposed ? 1.5e-3 : 1e-5));
+                            CHECK(y[size_t(tokens) * outer] == 12345);    // and nothing behind its end
+                        }
+                    }
+        });
+    }
+
+    TEST_CASE("join adds parts and the host's share, normalises, and publishes what was asked for")
+    {
+        const auto device = test_device();
+        GpuKernels kernels(device, host::Activation::relu);
+        for (const uint32_t n : {1u, 31u, 33u, 257u, 4096u})
+            for (const uint32_t publish : {gpu::publish_nothing, gpu::publish_norm, gpu::publish_residual})
+                for (const bool cold : {false, true})
+                    for (const bool head : {false, true}) {
+                        const uint32_t tokens = 5, parts = 3;
+                        Shared<float> base(device, random_floats(tokens * n, 1)), part(device, random_floats(parts * tokens * n, 2)), host(device, random_floats(tokens * n, 3)),
+                            weight(device, random_floats(n, 4)), residual(device, tokens * n), y(device, tokens * n), published(device, tokens * n);
+                        const gpu::Step where = {.position = 0, .tokens = tokens, .head_first = 2, .head_tokens = 2};
+                        Shared<gpu::Step> step(device, std::vector<gpu::Step>{where});
+                        run(device, kernels.join, {tokens + 1},
+                            {.step = step.address(), .base = base.address(), .parts = part.address(), .cold = host.address(), .weight = weight.address(),
+                             .residual = residual.address(), .y = y.address(), .published = published.address(), .n = n, .part_count = parts, .part_stride = tokens * n,
+                             .has_cold = cold, .publish = publish, .head = head, .eps = 1e-5f});
+                        const uint32_t first = head ? where.head_first : 0, count = head ? where.head_tokens : tokens;
+                        std::vector<double> r, norm;
+                        for (uint32_t t = first; t < first + count; ++t) {
+                            double squares = 0;
+                            for (uint32_t i = 0; i < n; ++i) {
+                                double sum = base[t * n + i] + (cold ? double(host[t * n + i]) : 0);
+                                for (uint32_t p = 0; p < parts; ++p) sum += part[(p * tokens + t) * n + i];
+                                r.push_back(sum);
+                                squares += sum * sum;
+                            }
+                            for (uint32_t i = 0; i < n; ++i) norm.push_back(weight[i] * r[r.size() - n + i] / std::sqrt(squares / n + 1e-5));
+                        }
+                        CAPTURE(n);
+                        CHECK(worst_error(residual.values(first * n, count * n), r) < 1e-6);
+                        CHECK(worst_error(y.values(0, count * n), norm) < 1e-5);
+                        if (publish == gpu::publish_norm && !head) CHECK(worst_error(published.values(0, count * n), norm) < 1e-5);
+                        if (publish == gpu::publish_residual) CHECK(worst_error(published.values(first * n, count * n), r) < 1e-6);
+                        if (publish == gpu::publish_nothing) CHECK(published.values() == std::vector<float>(tokens * n));
+                    }
+        check_silence();
+    }
+
+    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths and partly rotated heads")
+    {
+        const auto device = test_device();
+        GpuKernels kernels(device, host::Activation::relu);
+        struct Case {
+            uint32_t heads, kv_heads, head_dim, rope_dim, earlier, tokens;
+        };
+        for (const Case& c : {Case{1, 1, 2, 2, 0, 1}, Case{4, 2, 64, 64, 0, 5}, Case{6, 2, 48, 32, 130, 3}, Case{4, 1, 128, 128, 257, 1}, Case{2, 2, 256, 256, 31, 33}, Case{3, 3, 34, 34, 127, 2}}) {
+            const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim, cells = kv_width * context;
+            host::Team team(1);
+            const host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, context, c.rope_dim, 10000.0f};
+            std::vector<uint16_t> host_k(cells), host_v(cells);
+            Shared<uint32_t> keys(device, cells / 2), values(device, cells / 2);
+            std::vector<float> want;
+            Shared<float> y(device, c.tokens * q_width);
+            // Two batches: the earlier positions, then those under test.
+            for (const auto& [first, tokens] : {std::pair(0u, c.earlier), std::pair(c.earlier, c.tokens)}) {
+                if (tokens == 0) continue;
+                std::vector<float> q = random_floats(tokens * q_width, 11), k = random_floats(tokens * kv_width, first), v = random_floats(tokens * kv_width, 13);
+                std::vector<float> angles;
+                for (uint32_t t = 0; t < tokens; ++t)
+                    for (uint32_t i = 0; i < c.rope_dim; i += 2) {
+                        const double angle = (first + t) * std::pow(10000.0, -double(i) / c.rope_dim);
+                        angles.push_back(float(std::cos(angle)));
+                        angles.push_back(float(std::sin(angle)));
+                    }
+                Shared<float> dq(device, q), dk(device, k), dv(device, v), turn(device, angles);
+                Shared<float> out(device, tokens * q_width);
+                Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = first, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
+                run(device, kernels.rope, {(c.head_dim / 2 + 63) / 64, c.heads + c.kv_heads, tokens},
+                    {.step = step.address(), .q = dq.address(), .k = dk.address(), .v = dv.address(), .angles = turn.address(), .k_cache = keys.address(),
+                     .v_cache = values.address(), .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .rope_dim = c.rope_dim, .context = context});
+                run(device, kernels.attend, {c.heads, tokens},
+                    {.step = step.address(), .q = dq.address(), .k_cache = keys.address(), .v_cache = values.address(), .y = out.address(), .heads = c.heads,
+                     .kv_heads = c.kv_heads, .head_dim = c.head_dim, .context = context, .scale = 1 / std::sqrt(float(c.head_dim))});
+                want.assign(tokens * q_width, 0);
+                host::attend(team, shape, first, tokens, q.data(), k.data(), v.data(), host_k.data(), host_v.data(), want.data());
+                if (first == c.earlier) y = std::move(out);
+            }
+            CAPTURE(c.head_dim);
+            CAPTURE(c.earlier);
+            CHECK(worst_error(y.values(), want) < 1e-3);    // both caches round to fp16, the sums run in other orders
+        }
+        check_silence();
+    }
+
+    TEST_CASE("the hot FFN's two kernels are the formula, dense and exact give the same bits, and the count is of what fires")
+    {
+        for_each_feature_set([](const auto& device) {
+            for (const host::Activation activation : {host::Activation::relu, host::Activation::silu})
+                for (const WeightFormat& format : weight_formats)
+                    for (const uint32_t neurons : {1u, 31u, 257u}) {
+                        GpuKernels kernels(device, activation);
+                        const uint32_t cols = 288, slices = 3;
+                        TestMatrix gate(device, format.type, neurons, cols, 1), up(device, format.type, neurons, cols, 2), down(device, format.type, neurons, cols, 3);
+                        const std::vector<float> x = random_floats(cols, 4);
+                        TestInput input(device, x);
+                        Shared<float> h(device, neurons);
+                        Shared<uint32_t> counts(device, slices);
+                        std::vector<std::vector<float>> results;
+                        for (const uint32_t exact : {0u, 1u}) {
+                            Shared<float> parts(device, slices * cols);
+                            run(device, kernels.ffn_up(format.type, format.type), kernels.row_groups(neurons),
+                                {.gate = gate.device->address(), .up = up.device->address(), .x = input.x.address(), .high = input.high.address(), .low = input.low.address(),
+                                 .scale = input.scale.address(), .h = h.address(), .neurons = neurons, .cols = cols, .gate_stride = gate.stride, .up_stride = up.stride,
+                                 .exact = exact});
+                            run(device, kernels.ffn_down(format.type), {1, slices},
+                                {.down = down.device->address(), .h = h.address(), .parts = parts.address(), .counts = counts.address(), .neurons = neurons, .cols = cols,
+                                 .stride = down.stride, .slices = slices, .part_stride = cols});
+                            results.push_back(parts.values());
+                        }
+                        const std::vector<double> g = gate.times(x), u = up.times(x);
+                        std::vector<double> want(cols), got(cols);
+                        uint32_t fired = 0;
+                        for (uint32_t n = 0; n < neurons; ++n) {
+                            const double a = activation == host::Activation::relu ? std::max(g[n], 0.0) : g[n] / (1 + std::exp(-g[n]));
+                            fired += a != 0;
+                            for (uint32_t c = 0; c < cols; ++c) want[c] += a * u[n] * down.at(n, c);
+                        }
+                        for (uint32_t s = 0; s < slices; ++s)
+                            for (uint32_t c = 0; c < cols; ++c) got[c] += results[0][s * cols + c];
+                        INFO(format.name << ", " << neurons << " neurons");
+                        CHECK(worst_error(got, want) < (kernels.reads_planes(format.type) ? 5e-4 : 2e-5));
+                        CHECK(results[0] == results[1]);
+                        CHECK(counts[0] + counts[1] + counts[2] == fired);
+                    }
+        });
+    }
+
+    TEST_CASE("glu is act(h) u for every token that is there")
+    {
+        const auto device = test_device();
+        for (const host::Activation activation : {host::Activation::relu, host::Activation::silu}) {
+            GpuKernels kernels(device, activation);
+            const uint32_t n = 257, tokens = 3;
+            const std::vector<float> a = random_floats(n * (tokens + 1), 1), b = random_floats(n * (tokens + 1), 2);
+            Shared<float> h(device, a), u(device, b);
+            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
+            run(device, kernels.glu, {3, tokens + 1}, {.step = step.address(), .h = h.address(), .u = u.address(), .n = n});
+            std::vector<double> want;
+            for (uint32_t i = 0; i < n * (tokens + 1); ++i) {
+                const double act = activation == host::Activation::relu ? std::max(double(a[i]), 0.0) : a[i] / (1 + std::exp(-double(a[i])));
+                want.push_back(i < n * tokens ? act * b[i] : a[i]);
+            }
+            CHECK(worst_error(h.values(), want) < 1e-5);
+        }
+        check_silence();
+    }
+}

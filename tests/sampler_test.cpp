@@ -1,0 +1,67 @@
+#include "engine/run/sampler.h"
+#include "tests/support.h"
+
+#include <set>
+
+using namespace hearth;
+
+TEST_SUITE("sampler")
+{
+    TEST_CASE("temperature 0 takes the most probable token, the first of equals")
+    {
+        Sampler sampler({.temperature = 0});
+        CHECK(sampler.sample(std::vector<float>{1, 5, 3, 5}) == 1);
+    }
+
+    TEST_CASE("a seed gives the same tokens again, another seed others")
+    {
+        const std::vector<float> logits = tests::random_floats(500, 1);
+        const auto draw = [&](uint64_t seed) {
+            Sampler sampler({.seed = seed});
+            std::vector<Token> ids;
+            for (int i = 0; i < 50; ++i) ids.push_back(sampler.sample(logits));
+            return ids;
+        };
+        CHECK(draw(1) == draw(1));
+        CHECK(draw(1) != draw(2));
+    }
+
+    TEST_CASE("tokens come as often as their probabilities say")
+    {
+        const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
+        Sampler sampler({.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0});
+        int counts[3] = {};
+        for (int i = 0; i < 30000; ++i) ++counts[sampler.sample(logits)];
+        CHECK(std::abs(counts[0] - 15000) < 400);
+        CHECK(std::abs(counts[1] - 9000) < 400);
+        CHECK(std::abs(counts[2] - 6000) < 400);
+    }
+
+    TEST_CASE("top-k, top-p and min-p each leave out what they promise")
+    {
+        const std::vector<float> logits = {std::log(0.4f), std::log(0.3f), std::log(0.2f), std::log(0.1f)};
+        const auto drawn = [&](SamplerOptions options) {
+            options.temperature = 1;
+            Sampler sampler(options);
+            std::set<Token> ids;
+            for (int i = 0; i < 2000; ++i) ids.insert(sampler.sample(logits));
+            return ids;
+        };
+        CHECK(drawn({.top_k = 2, .top_p = 1, .min_p = 0}) == std::set<Token>{0, 1});
+        CHECK(drawn({.top_k = 0, .top_p = 0.6f, .min_p = 0}) == std::set<Token>{0, 1});
+        CHECK(drawn({.top_k = 0, .top_p = 1, .min_p = 0.45f}) == std::set<Token>{0, 1, 2});
+        CHECK(drawn({.top_k = 0, .top_p = 0, .min_p = 0}) == std::set<Token>{0});
+    }
+
+    TEST_CASE("the repeat penalty makes a token of the last 64 less probable, whatever the sign of its logit")
+    {
+        Sampler sampler({.temperature = 0, .repeat_penalty = 2});
+        sampler.accept(0);
+        CHECK(sampler.sample(std::vector<float>{4, 3}) == 1);
+        Sampler negative({.temperature = 0, .repeat_penalty = 2});
+        negative.accept(0);
+        CHECK(negative.sample(std::vector<float>{-2, -3}) == 1);
+        for (int i = 0; i < 64; ++i) negative.accept(1);
+        CHECK(negative.sample(std::vector<float>{4, 3}) == 0);
+    }
+}

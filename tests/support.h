@@ -1,0 +1,123 @@
+// What several tests need: where the data lies, temporary folders, errors of whole arrays.
+#pragma once
+
+#include "engine/engine.h"
+#include "tests/random_model.h"
+
+#include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <span>
+#include <string>
+
+namespace hearth::tests {
+
+extern std::string device_name;
+extern bool validation;
+
+/// tests/data: beside the sources, or where HEARTH_TEST_DATA says, for a test program carried to another machine.
+inline std::filesystem::path data(const std::string& name)
+{
+    const char* folder = std::getenv("HEARTH_TEST_DATA");
+    return (folder ? std::filesystem::path(folder) : std::filesystem::path(HEARTH_SOURCE) / "tests" / "data") / name;
+}
+
+inline std::filesystem::path shipped_model() { return data("fairytale-7m.gguf"); }
+
+inline nlohmann::json expected(const std::string& name)
+{
+    std::ifstream file(data("expected/" + name));
+    REQUIRE(file);
+    return nlohmann::json::parse(file);
+}
+
+inline std::string read_file(const std::filesystem::path& path)
+{
+    std::ifstream file(path, std::ios::binary);
+    REQUIRE(file);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// A folder of its own, gone at the end.
+class TemporaryFolder {
+  public:
+    TemporaryFolder()
+    {
+        std::string name = (std::filesystem::temp_directory_path() / "hearth-test-XXXXXX").string();
+        REQUIRE(mkdtemp(name.data()));
+        path_ = name;
+    }
+    ~TemporaryFolder()
+    {
+        std::error_code ec;
+        std::filesystem::remove_all(path_, ec);
+    }
+    std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+
+  private:
+    std::filesystem::path path_;
+};
+
+/// The largest difference, relative to the largest magnitude of `want`.
+template <class A, class B>
+double worst_error(const A& got, const B& want)
+{
+    REQUIRE(std::size(got) == std::size(want));
+    double worst = 0, largest = 0;
+    for (size_t i = 0; i < std::size(got); ++i) {
+        const double difference = std::abs(double(got[i]) - double(want[i]));
+        worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
+        largest = std::max(largest, std::abs(double(want[i])));
+    }
+    return largest > 0 ? worst / largest : worst;
+}
+
+inline std::vector<float> random_floats(size_t n, uint64_t seed)
+{
+    RandomNormal normal(seed);
+    std::vector<float> x(n);
+    for (float& v : x) v = normal();
+    return x;
+}
+
+/// A model's tensors in another type; norms stay F32.
+inline std::filesystem::path with_type(const std::filesystem::path& model, WeightType type, const std::filesystem::path& to)
+{
+    const Gguf from(model);
+    GgufWriter out;
+    for (const auto& [key, value] : from.keys()) {
+        if (key == "general.alignment") continue;
+        std::visit(
+            [&, name = key](const auto& v) {
+                using T = std::decay_t<decltype(v)>;
+                if constexpr (std::is_same_v<T, uint64_t>) out.key(name, uint32_t(v));
+                else if constexpr (std::is_same_v<T, int64_t>) out.key(name, int32_t(v));
+                else if constexpr (std::is_same_v<T, double>) out.key(name, float(v));
+                else if constexpr (std::is_same_v<T, std::vector<int64_t>>) out.key(name, std::vector<int32_t>(v.begin(), v.end()));
+                else if constexpr (std::is_same_v<T, std::vector<double>>) out.key(name, std::vector<float>(v.begin(), v.end()));
+                else if constexpr (std::is_same_v<T, std::string_view>) out.key(name, std::string(v));
+                else if constexpr (std::is_same_v<T, std::vector<std::string_view>>) out.key(name, std::vector<std::string>(v.begin(), v.end()));
+                else out.key(name, v);
+            },
+            value);
+    }
+    for (const GgufTensor& t : from.tensors()) {
+        const bool matrix = t.shape.size() == 2;
+        uint64_t n = 1;
+        for (const uint64_t d : t.shape) n *= d;
+        std::vector<float> x(n);
+        const uint32_t cols = uint32_t(t.shape[0]);
+        const auto& kernels = host::kernels(host::Isa::plain)->of(WeightType(t.type));
+        for (uint64_t r = 0; r < n / cols; ++r) kernels.decode(t.data + r * row_bytes(WeightType(t.type), cols), &x[r * cols], cols);
+        out.tensor(t.name, matrix ? type : WeightType::f32, matrix ? t.shape[1] : 0, cols, x);
+    }
+    out.write(to);
+    return to;
+}
+
+}  // namespace hearth::tests

@@ -1,0 +1,186 @@
+#include "tests/device_support.h"
+
+#include <cstddef>
+
+using namespace hearth;
+using namespace hearth::tests;
+using vulkan::DeviceInfo;
+using vulkan::DeviceKind;
+
+namespace {
+
+DeviceInfo device(std::string name, DeviceKind kind, uint64_t memory, std::string unfit = "")
+{
+    DeviceInfo d;
+    d.name = std::move(name);
+    d.kind = kind;
+    d.memory = memory;
+    d.unfit = std::move(unfit);
+    return d;
+}
+
+/// Checks that the compiler of the kernels laid a struct out as C++ did: REFLECTS("join", Join, step, base, ...)
+struct Member {
+    const char* name;
+    size_t offset;
+};
+
+void check_layout(const char* kernel, std::initializer_list<Member> members)
+{
+    const auto reflected = vulkan::reflect_push_constants(kernel);
+    INFO(kernel);
+    REQUIRE(reflected.size() == members.size());
+    for (const Member& m : members) {
+        const auto found = std::find_if(reflected.begin(), reflected.end(), [&](const auto& r) { return r.name == m.name; });
+        INFO(m.name);
+        REQUIRE(found != reflected.end());
+        CHECK(found->offset == m.offset);
+    }
+}
+
+}  // namespace
+
+TEST_SUITE("vulkan")
+{
+    TEST_CASE("auto takes a discrete GPU before an integrated one, more memory before less, and never software")
+    {
+        const std::vector<DeviceInfo> all = {device("llvmpipe", DeviceKind::software, 64), device("Iris", DeviceKind::integrated, 32), device("Small", DeviceKind::discrete, 8),
+                                             device("Large", DeviceKind::discrete, 24), device("Old", DeviceKind::discrete, 48, "speaks Vulkan 1.1 and 1.3 is needed")};
+        CHECK(vulkan::choose_device(all, "auto").index == 3);
+        CHECK(vulkan::choose_device({all[0], all[1]}, "auto").index == 1);
+        const auto none = vulkan::choose_device({all[0], all[4]}, "auto");
+        CHECK(!none.index);
+        CHECK(none.reason.find("llvmpipe is a software device") != std::string::npos);
+        CHECK(none.reason.find("Old speaks Vulkan 1.1") != std::string::npos);
+        CHECK(!vulkan::choose_device({}, "auto").index);
+    }
+
+    TEST_CASE("a device is named by index or by part of its name, and a bad name is an error that helps")
+    {
+        const std::vector<DeviceInfo> all = {device("AMD Radeon RX 6600", DeviceKind::discrete, 8), device("AMD Radeon 680M", DeviceKind::integrated, 8),
+                                             device("Old", DeviceKind::discrete, 4, "lacks timeline semaphores")};
+        CHECK(vulkan::choose_device(all, "1").index == 1);
+        CHECK(vulkan::choose_device(all, "rx 66").index == 0);
+        CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "radeon"), "'radeon' names 2 devices: use an index of `hearth devices`", Error);
+        CHECK_THROWS_AS(vulkan::choose_device(all, "7"), Error);
+        CHECK_THROWS_AS(vulkan::choose_device(all, "nvidia"), Error);
+        CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "old"), "Old cannot be used: it lacks timeline semaphores; update its driver or use --device cpu", Error);
+    }
+
+#define M(type, name) {#name, offsetof(gpu::type, name)}
+    TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
+    {
+        check_layout("join", {M(Join, step), M(Join, base), M(Join, parts), M(Join, cold), M(Join, weight), M(Join, residual), M(Join, y), M(Join, published), M(Join, n),
+                              M(Join, part_count), M(Join, part_stride), M(Join, has_cold), M(Join, publish), M(Join, head), M(Join, eps)});
+        check_layout("quantise", {M(Quantise, x), M(Quantise, high), M(Quantise, low), M(Quantise, scale), M(Quantise, n)});
+        for (const char* kernel : {"matvec", "matvec_idot"})
+            check_layout(kernel, {M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low), M(MatVec, scale), M(MatVec, y), M(MatVec, rows), M(MatVec, cols), M(MatVec, stride)});
+        for (const char* kernel : {"matmul", "matmul_f16"})
+            check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, y), M(MatMul, rows), M(MatMul, inner), M(MatMul, stride), M(MatMul, x_stride),
+                                  M(MatMul, y_stride), M(MatMul, head)});
+        check_layout("rope", {M(Rope, step), M(Rope, q), M(Rope, k), M(Rope, v), M(Rope, angles), M(Rope, k_cache), M(Rope, v_cache), M(Rope, heads), M(Rope, kv_heads),
+                              M(Rope, head_dim), M(Rope, rope_dim), M(Rope, context)});
+        check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y), M(Attend, heads), M(Attend, kv_heads), M(Attend, head_dim),
+                                M(Attend, context), M(Attend, scale)});
+        for (const char* kernel : {"ffn_up", "ffn_up_idot"})
+            check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h), M(FfnUp, neurons), M(FfnUp, cols),
+                                  M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, exact)});
+        check_layout("ffn_down", {M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, counts), M(FfnDown, neurons), M(FfnDown, cols), M(FfnDown, stride),
+                                  M(FfnDown, slices), M(FfnDown, part_stride)});
+        check_layout("glu", {M(Glu, step), M(Glu, h), M(Glu, u), M(Glu, n)});
+    }
+#undef M
+}
+
+TEST_SUITE("device")
+{
+    TEST_CASE("uploads arrive whole, also when they are larger than the staging buffer")
+    {
+        const auto device = test_device();
+        const uint64_t words = vulkan::Uploader::staging_bytes / 4 * 2 + 1000;
+        vulkan::Pool pool(device, words * 4, vulkan::Use::device, "a test");
+        const vulkan::Slice slice = pool.take(words * 4);
+        vulkan::Uploader(device).upload(slice, words, 4, [](std::byte* to, uint64_t first, uint64_t count) {
+            for (uint64_t i = 0; i < count; ++i) reinterpret_cast<uint32_t*>(to)[i] = uint32_t((first + i) * 2654435761u);
+        });
+        vulkan::Pool back(device, words * 4, vulkan::Use::readback, "a test");
+        const vulkan::Slice read = back.take(words * 4);
+        vulkan::Commands commands(device, false);
+        commands.stage("read", 0, words * 4);
+        commands.copy(slice, read, words * 4);
+        commands.end();
+        vulkan::Queue queue(device);
+        const vulkan::Commands* work[] = {&commands};
+        queue.wait(queue.submit(work));
+        uint64_t wrong = 0;
+        for (uint64_t i = 0; i < words; ++i) wrong += static_cast<uint32_t*>(read.mapped)[i] != uint32_t(i * 2654435761u);
+        CHECK(wrong == 0);
+        check_silence();
+    }
+
+    TEST_CASE("device memory is counted while it is held")
+    {
+        const auto device = test_device();
+        const uint64_t before = device->allocated();
+        {
+            vulkan::Pool pool(device, 12345, vulkan::Use::device, "a test");
+            vulkan::Pool host(device, 777, vulkan::Use::upload, "a test");
+            CHECK(device->allocated() == before + 12345);
+        }
+        CHECK(device->allocated() == before);
+    }
+
+    TEST_CASE("memory that no device has is an error that names what it was for")
+    {
+        const auto device = test_device();
+        std::string message;
+        try {
+            vulkan::Buffer buffer(device, uint64_t(1) << 46, vulkan::Use::device, "the moon");
+        } catch (const Error& e) {
+            message = e.what();
+        }
+        CHECK(message.find("has no room for the moon") != std::string::npos);
+        test_instance()->take_messages();    // the layers rightly complain of the size
+    }
+
+    TEST_CASE("stages are timed in order and keep their names and byte counts")
+    {
+        const auto device = test_device();
+        vulkan::Pool pool(device, 1 << 20, vulkan::Use::device, "a test");
+        const vulkan::Slice a = pool.take(1 << 19), b = pool.take(1 << 19);
+        vulkan::Commands commands(device, true);
+        commands.stage("clear", 3, 11);
+        commands.clear(a);
+        commands.stage("copy", 4, 22);
+        commands.copy(a, b, 1 << 19);
+        commands.end();
+        vulkan::Queue queue(device);
+        const vulkan::Commands* work[] = {&commands};
+        for (int again = 0; again < 3; ++again) queue.wait(queue.submit(work));    // recorded once, submitted again
+        const auto times = commands.times();
+        REQUIRE(times.size() == 2);
+        CHECK(times[0].name == "clear");
+        CHECK(times[1].index == 4);
+        CHECK(times[1].bytes == 22);
+        CHECK(times[1].start_us >= times[0].start_us);
+        CHECK(times[1].us > 0);
+        check_silence();
+    }
+
+    TEST_CASE("the validation layers are listening: a missing barrier is reported")
+    {
+        if (!validation) return;
+        const auto device = test_device();
+        test_instance()->take_messages();
+        vulkan::Pool pool(device, 1 << 16, vulkan::Use::device, "a test");
+        const vulkan::Slice a = pool.take(1 << 14), b = pool.take(1 << 14), c = pool.take(1 << 14);
+        vulkan::Commands commands(device, false);
+        commands.stage("wrong on purpose", 0, 0);
+        commands.copy(a, b, 1 << 14);
+        commands.copy(b, c, 1 << 14);    // reads what the copy before it writes
+        commands.end();
+        const auto messages = test_instance()->take_messages();
+        REQUIRE(!messages.empty());
+        CHECK(messages[0].find("SYNC-HAZARD-READ-AFTER-WRITE") != std::string::npos);
+    }
+}

@@ -1,0 +1,154 @@
+// hearth bench: tokens/s of prefill and decode over several runs, then one timed run for GB/s per stage.
+#include "tools/cli.h"
+
+#include <cmath>
+#include <random>
+
+namespace hearth::tools {
+
+namespace {
+
+struct BenchOptions {
+    EngineOptions engine;
+    uint32_t prompt = 512, count = 128, repetitions = 5;
+    std::string format = "md";
+};
+
+struct Series {
+    std::string name;
+    uint32_t tokens;
+    std::vector<double> tokens_per_s;
+    double bytes_per_token = 0;
+
+    double mean() const
+    {
+        double sum = 0;
+        for (const double x : tokens_per_s) sum += x;
+        return sum / double(tokens_per_s.size());
+    }
+    double deviation() const
+    {
+        double sum = 0;
+        for (const double x : tokens_per_s) sum += (x - mean()) * (x - mean());
+        return tokens_per_s.size() > 1 ? std::sqrt(sum / double(tokens_per_s.size() - 1)) : 0;
+    }
+    double gb_per_s() const { return bytes_per_token * mean() / 1e9; }
+};
+
+/// A stage of the timed run, all layers together, per token.
+struct StageRow {
+    std::string test, name;
+    bool on_device;
+    double us, bytes;
+};
+
+/// What `work` does, as the totals of its batches.
+StatsTotals measure(Session& session, const std::function<void()>& work)
+{
+    StatsTotals totals;
+    session.on_stats = [&](const FeedStats& s) { totals.add(s); };
+    work();
+    session.on_stats = {};
+    return totals;
+}
+
+void bench(const BenchOptions& o)
+{
+    EngineOptions options = o.engine;
+    if (options.context == 0) options.context = std::max(o.prompt, o.count + 1);
+    Engine engine = load_engine(options);
+    if (std::max(o.prompt, o.count + 1) > engine.context())
+        throw Error("{} positions are wanted and the context has {}: use smaller -p and -n, or a larger -c", std::max(o.prompt, o.count + 1), engine.context());
+
+    // Random tokens for the prompt; the answer is the model's own, so that its neurons fire as they do in use.
+    std::mt19937_64 random(0);
+    std::vector<Token> prompt = {engine.tokenizer().bos()};
+    while (prompt.size() < o.prompt) prompt.push_back(Token(random() % engine.config().vocab));
+    const auto prefill = [&](Session& s) {
+        s.reset();
+        s.feed(std::span<const Token>(prompt).first(o.prompt));
+    };
+    const auto decode = [&](Session& s) {
+        s.reset();
+        Sampler sampler({.seed = 1});
+        Token next = engine.tokenizer().bos();
+        for (uint32_t i = 0; i < o.count; ++i) next = sampler.sample(s.feed(std::span(&next, 1)));
+    };
+
+    struct Test {
+        const char* name;
+        uint32_t tokens;
+        std::function<void(Session&)> work;
+    };
+    const Test tests[] = {{"prefill", o.prompt, prefill}, {"decode", o.count, decode}};
+    std::vector<Series> results;
+    std::vector<StageRow> stages;
+    catch_interrupt();
+    for (const Test& test : tests) {
+        if (test.tokens == 0) continue;
+        Series series = {.name = test.name, .tokens = test.tokens, .tokens_per_s = {}};
+        {
+            Session session = engine.session();
+            test.work(session);    // warm caches, compiled kernels
+            for (uint32_t r = 0; r < o.repetitions && !interrupted(); ++r) {
+                const StatsTotals totals = measure(session, [&] { test.work(session); });
+                series.tokens_per_s.push_back(double(totals.tokens) * 1e6 / totals.us);
+                series.bytes_per_token = double(totals.bytes) / double(totals.tokens);
+            }
+        }
+        if (interrupted()) throw Error("interrupted");
+        results.push_back(series);
+
+        Session session = engine.session(true);
+        test.work(session);
+        const StatsTotals totals = measure(session, [&] { test.work(session); });
+        std::map<std::pair<bool, std::string>, StageRow> rows;
+        for (const auto& [key, total] : totals.stages) {
+            const auto& [on_device, name, layer] = key;
+            StageRow& row = rows.try_emplace({on_device, name}, StageRow{test.name, name, on_device, 0, 0}).first->second;
+            row.us += total.us / double(totals.tokens);
+            row.bytes += double(total.bytes) / double(totals.tokens);
+        }
+        for (const auto& [key, row] : rows) stages.push_back(row);
+    }
+
+    const auto gb_per_s = [](const StageRow& s) { return s.us > 0 ? s.bytes / s.us / 1000 : 0; };
+    std::string out;
+    if (o.format == "json") {
+        nlohmann::json json = {{"model", engine.config().name}, {"summary", engine.summary()}, {"threads", engine.threads()}, {"results", nlohmann::json::array()}, {"stages", nlohmann::json::array()}};
+        for (const Series& s : results)
+            json["results"].push_back({{"test", s.name}, {"tokens", s.tokens}, {"tokens_per_s", s.mean()}, {"deviation", s.deviation()}, {"runs", s.tokens_per_s}, {"bytes_per_token", s.bytes_per_token}, {"gb_per_s", s.gb_per_s()}});
+        for (const StageRow& s : stages)
+            json["stages"].push_back({{"test", s.test}, {"stage", s.name}, {"on", s.on_device ? "device" : "host"}, {"us_per_token", s.us}, {"bytes_per_token", s.bytes}, {"gb_per_s", gb_per_s(s)}});
+        out = json.dump(1) + "\n";
+    } else if (o.format == "csv") {
+        out = "test,stage,on,tokens,tokens_per_s,deviation,us_per_token,bytes_per_token,gb_per_s\n";
+        for (const Series& s : results)
+            out += fmt::format("{},all,both,{},{:.3f},{:.3f},{:.3f},{:.0f},{:.3f}\n", s.name, s.tokens, s.mean(), s.deviation(), 1e6 / s.mean(), s.bytes_per_token, s.gb_per_s());
+        for (const StageRow& s : stages)
+            out += fmt::format("{},{},{},,,,{:.3f},{:.0f},{:.3f}\n", s.test, s.name, s.on_device ? "device" : "host", s.us, s.bytes, gb_per_s(s));
+    } else {
+        out = fmt::format("{}\n\n| test | tokens | tokens/s | MB/token | GB/s |\n|---|---:|---:|---:|---:|\n", engine.summary());
+        for (const Series& s : results)
+            out += fmt::format("| {} | {} | {:.2f} ± {:.2f} | {:.2f} | {:.2f} |\n", s.name, s.tokens, s.mean(), s.deviation(), s.bytes_per_token / 1e6, s.gb_per_s());
+        out += "\n| test | stage | on | us/token | MB/token | GB/s |\n|---|---|---|---:|---:|---:|\n";
+        for (const StageRow& s : stages)
+            out += fmt::format("| {} | {} | {} | {:.1f} | {:.3f} | {:.2f} |\n", s.test, s.name, s.on_device ? "device" : "host", s.us, s.bytes / 1e6, gb_per_s(s));
+    }
+    print(out);
+}
+
+}  // namespace
+
+Command add_bench(CLI::App& app)
+{
+    auto o = std::make_shared<BenchOptions>();
+    add_engine_options(app, o->engine);
+    app.add_option("-p,--prompt", o->prompt, "tokens of the prompt; 0: no prefill test")->capture_default_str();
+    app.add_option("-n,--predict", o->count, "tokens of the answer; 0: no decode test")->capture_default_str();
+    app.add_option("-r,--repetitions", o->repetitions, "runs of each test, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
+    app.add_option("-o,--output", o->format, "md, json or csv")->capture_default_str()->check(CLI::IsMember({"md", "json", "csv"}));
+    return [o] { bench(*o); };
+}
+
+}  // namespace hearth::tools

@@ -1,0 +1,239 @@
+#include "tools/cli.h"
+
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#ifdef _WIN32
+#include <io.h>
+#define isatty _isatty
+#define fileno _fileno
+#else
+#include <unistd.h>
+#endif
+
+namespace hearth::tools {
+
+uint64_t parse_size(const std::string& text)
+{
+    double number = 0;
+    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), number);
+    const std::string_view unit(end, size_t(text.data() + text.size() - end));
+    static constexpr struct {
+        std::string_view name;
+        double bytes;
+    } units[] = {{"", 0x1p30}, {"GiB", 0x1p30}, {"G", 0x1p30}, {"MiB", 0x1p20}, {"M", 0x1p20}, {"KiB", 0x1p10}, {"K", 0x1p10}, {"GB", 1e9}, {"MB", 1e6}, {"KB", 1e3}, {"B", 1}};
+    if (ec == std::errc() && std::isfinite(number) && number >= 0)
+        for (const auto& u : units)
+            if (unit == u.name && number * u.bytes < 0x1p62) return uint64_t(number * u.bytes);
+    throw CLI::ValidationError(text, "is not a size: write 6GiB, 512MiB or a plain number of GiB");
+}
+
+void add_engine_options(CLI::App& app, EngineOptions& o)
+{
+    app.add_option("MODEL", o.model, "the model, a GGUF file")->required();
+    app.add_option("-c,--ctx-size", o.context, "positions in the context (default: the model's, at most 4096)");
+    app.add_option("-t,--threads", o.threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
+    app.add_option("-b,--batch-size", o.batch, "prompt tokens done at once")->capture_default_str();
+    app.add_option("--device", o.device, "auto (the best GPU), cpu, or an index or part of a name of `hearth devices`")->capture_default_str();
+    app.add_option_function<std::string>(
+        "--vram-budget", [&o](const std::string& text) { o.vram_budget = parse_size(text); },
+        "GPU memory to use, such as 6GiB or 512MiB (default: what is free, less a margin)");
+    static const std::map<std::string, Sparsity> modes = {{"dense", Sparsity::dense}, {"exact", Sparsity::exact}};
+    app.add_option("--sparsity", o.sparsity,
+                   "dense: every neuron; exact: up and down projections only of neurons that fire, the same result (ReLU models)")
+        ->transform(CLI::CheckedTransformer(modes, CLI::ignore_case))
+        ->default_str("dense");
+    app.add_flag("--without-fp16", o.without_fp16, "do not use the GPU's half-precision arithmetic");
+    app.add_flag("--without-int-dot", o.without_int_dot, "do not use the GPU's integer dot products");
+}
+
+void add_text_options(CLI::App& app, TextOptions& o)
+{
+    auto* text = app.add_option("-p,--prompt", o.text, "the text");
+    auto* file = app.add_option("-f,--file", o.file, "a file with the text; - is standard input");
+    text->excludes(file);
+    app.parse_complete_callback([text, file] {
+        if (text->empty() && file->empty()) throw CLI::RequiredError("-p TEXT or -f FILE");
+    });
+}
+
+std::string read_text(const TextOptions& o)
+{
+    if (o.file.empty()) return o.text;
+    if (o.file == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+    std::error_code ec;
+    if (std::filesystem::is_directory(o.file, ec)) throw Error("{} is a directory, not a text: name a file", o.file);
+    std::ifstream file(o.file, std::ios::binary);
+    if (!file) throw Error("{} cannot be read: {}", o.file, std::generic_category().message(errno));
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+Engine load_engine(const EngineOptions& options)
+{
+    ProgressBar bar("loading");
+    Engine engine(options, [&](double share) { bar.show(share); });
+    for (const std::string& note : engine.notes()) fmt::print(stderr, "note: {}\n", note);
+    fmt::print(stderr, "{}\n", engine.summary());
+    return engine;
+}
+
+// ---- interruption ------------------------------------------------------------------------------------------------------
+
+namespace {
+
+volatile std::sig_atomic_t interrupt_seen = 0;
+
+void on_interrupt(int)
+{
+    interrupt_seen = 1;
+    std::signal(SIGINT, SIG_DFL);
+}
+
+}  // namespace
+
+void catch_interrupt() { std::signal(SIGINT, on_interrupt); }
+bool interrupted() { return interrupt_seen != 0; }
+
+// ---- progress ----------------------------------------------------------------------------------------------------------
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+ProgressBar::ProgressBar(std::string what) : what_(std::move(what)), start_(seconds()) {}
+
+ProgressBar::~ProgressBar()
+{
+    if (visible_) fmt::print(stderr, "\r\x1b[K");
+}
+
+void ProgressBar::show(double share)
+{
+    const double now = seconds();
+    if (now - start_ < 2 || now - drawn_ < 0.1 || !isatty(fileno(stderr))) return;
+    constexpr int width = 30;
+    const int full = int(share * width);
+    fmt::print(stderr, "\r{} [{:#<{}}{:.<{}}] {:3.0f} %", what_, "", full, "", width - full, share * 100);
+    std::fflush(stderr);
+    drawn_ = now;
+    visible_ = true;
+}
+
+// ---- output ------------------------------------------------------------------------------------------------------------
+
+void print(std::string_view text)
+{
+    if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
+        throw Error("standard output cannot be written: {}", std::generic_category().message(errno));
+}
+
+OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path)), part_(path_.string() + ".part"), file_(std::fopen(part_.string().c_str(), "wb"))
+{
+    std::error_code ec;
+    const bool directory = std::filesystem::is_directory(path_, ec);
+    if (file_ && !directory) return;
+    const std::string why = directory ? "it is a directory" : std::generic_category().message(errno);
+    if (file_) {
+        std::fclose(file_);
+        std::filesystem::remove(part_, ec);
+    }
+    throw Error("{} cannot be written: {}; name a file in a folder that you may write to", path_.string(), why);
+}
+
+OutputFile::~OutputFile()
+{
+    if (!file_) return;
+    std::fclose(file_);
+    std::error_code ec;
+    std::filesystem::remove(part_, ec);
+}
+
+void OutputFile::finish(std::string_view text)
+{
+    bool good = std::fwrite(text.data(), 1, text.size(), file_) == text.size();
+    good = std::fclose(std::exchange(file_, nullptr)) == 0 && good;
+    std::error_code ec;
+    if (good) std::filesystem::rename(part_, path_, ec);
+    if (!good || ec) {
+        const std::string why = ec ? ec.message() : std::generic_category().message(errno);
+        std::filesystem::remove(part_, ec);
+        throw Error("{} cannot be written: {}", path_.string(), why);
+    }
+}
+
+// ---- statistics --------------------------------------------------------------------------------------------------------
+
+void StatsTotals::add(const FeedStats& s)
+{
+    tokens += s.tokens;
+    feeds += 1;
+    submits += s.submits;
+    waits += s.waits;
+    joins += s.joins;
+    us += s.us;
+    bytes += s.bytes();
+    for (const Stage& stage : s.stages) {
+        StageTotal& total = stages[{stage.on_device, std::string(stage.name), stage.layer}];
+        total.count += 1;
+        total.bytes += stage.bytes;
+        total.us += stage.us;
+    }
+    layers.resize(s.layers.size());
+    for (size_t l = 0; l < s.layers.size(); ++l) {
+        LayerCounts& sum = layers[l];
+        const LayerCounts& add = s.layers[l];
+        sum.resident = add.resident;
+        sum.split = add.split;
+        sum.active_device += add.active_device;
+        sum.active_host += add.active_host;
+        sum.device_us += add.device_us;
+        sum.host_us += add.host_us;
+        sum.both_us += add.both_us;
+    }
+}
+
+namespace {
+
+nlohmann::json layers_json(const std::vector<LayerCounts>& layers)
+{
+    nlohmann::json out = nlohmann::json::array();
+    for (const LayerCounts& l : layers)
+        out.push_back({{"resident", l.resident},
+                       {"split", l.split},
+                       {"active_device", l.active_device},
+                       {"active_host", l.active_host},
+                       {"device_us", l.device_us},
+                       {"host_us", l.host_us},
+                       {"both_us", l.both_us}});
+    return out;
+}
+
+}  // namespace
+
+nlohmann::json StatsTotals::json() const
+{
+    nlohmann::json list = nlohmann::json::array();
+    for (const auto& [key, total] : stages)
+        list.push_back({{"name", std::get<1>(key)},
+                        {"layer", std::get<2>(key)},
+                        {"on", std::get<0>(key) ? "device" : "host"},
+                        {"count", total.count},
+                        {"bytes", total.bytes},
+                        {"us", total.us}});
+    return {{"tokens", tokens}, {"batches", feeds}, {"submits", submits}, {"waits", waits},           {"joins", joins},
+            {"bytes", bytes},   {"us", us},         {"stages", list},     {"layers", layers_json(layers)}};
+}
+
+nlohmann::json to_json(const FeedStats& s)
+{
+    nlohmann::json list = nlohmann::json::array();
+    for (const Stage& stage : s.stages)
+        list.push_back({{"name", stage.name}, {"layer", stage.layer}, {"on", stage.on_device ? "device" : "host"}, {"bytes", stage.bytes}, {"us", stage.us}});
+    return {{"position", s.position}, {"tokens", s.tokens}, {"submits", s.submits}, {"waits", s.waits},           {"joins", s.joins},
+            {"bytes", s.bytes()},     {"us", s.us},         {"stages", list},       {"layers", layers_json(s.layers)}};
+}
+
+}  // namespace hearth::tools

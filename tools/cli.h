@@ -1,0 +1,99 @@
+// What the subcommands share: their table, options, files, progress, interruption.
+#pragma once
+
+#include "engine/engine.h"
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <cstdio>
+#include <functional>
+
+namespace hearth::tools {
+
+/// A subcommand adds its options to `app`; what it returns runs after parsing.
+using Command = std::function<void()>;
+struct Subcommand {
+    const char* name;
+    const char* help;
+    Command (*add)(CLI::App& app);
+};
+
+Command add_run(CLI::App& app);
+Command add_perplexity(CLI::App& app);
+Command add_bench(CLI::App& app);
+Command add_tokenize(CLI::App& app);
+Command add_devices(CLI::App& app);
+Command add_inspect(CLI::App& app);
+
+/// MODEL and the options of every subcommand that runs a model.
+void add_engine_options(CLI::App& app, EngineOptions& options);
+
+/// "6GiB", "512MiB", "6" (GiB, as PowerInfer's users type it). Throws CLI::ValidationError.
+uint64_t parse_size(const std::string& text);
+
+/// A text given by -p or -f ("-": standard input).
+struct TextOptions {
+    std::string text, file;
+};
+void add_text_options(CLI::App& app, TextOptions& options);
+std::string read_text(const TextOptions& options);
+
+/// Loads the model with a progress bar; says on stderr what was loaded where.
+Engine load_engine(const EngineOptions& options);
+
+/// True once Ctrl-C was pressed; a second Ctrl-C ends the program at once.
+void catch_interrupt();
+bool interrupted();
+
+/// One line on stderr, redrawn, once something takes longer than two seconds; on a terminal only.
+class ProgressBar {
+  public:
+    explicit ProgressBar(std::string what);
+    ~ProgressBar();
+    void show(double share);
+
+  private:
+    std::string what_;
+    double start_, drawn_ = 0;
+    bool visible_ = false;
+};
+
+double seconds();    // of a steady clock
+
+/// Writes to stdout; throws Error if it cannot be written.
+void print(std::string_view text);
+
+/// A file that appears whole or not at all. Opened at once, so that a path that cannot be written is an error before the work, not after.
+class OutputFile {
+  public:
+    explicit OutputFile(std::filesystem::path path);
+    ~OutputFile();
+    OutputFile(const OutputFile&) = delete;
+    OutputFile& operator=(const OutputFile&) = delete;
+    void finish(std::string_view text);
+
+  private:
+    std::filesystem::path path_, part_;
+    std::FILE* file_;
+};
+
+/// Sums of what batches did, by stage and layer.
+class StatsTotals {
+  public:
+    void add(const FeedStats& stats);
+    uint64_t tokens = 0, feeds = 0, submits = 0, waits = 0, joins = 0, bytes = 0;
+    double us = 0;
+    struct StageTotal {
+        uint64_t count = 0, bytes = 0;
+        double us = 0;
+    };
+    std::map<std::tuple<bool, std::string, uint32_t>, StageTotal> stages;    // by (on the device, name, layer)
+    std::vector<LayerCounts> layers;
+
+    nlohmann::json json() const;
+};
+
+nlohmann::json to_json(const FeedStats& stats);
+
+}  // namespace hearth::tools

@@ -1,0 +1,44 @@
+// hearth: the table of subcommands, and the one catch.
+#include "tools/cli.h"
+
+using namespace hearth;
+
+namespace {
+
+constexpr tools::Subcommand subcommands[] = {
+    {"run", "continue a text", tools::add_run},
+    {"perplexity", "how well a model predicts a text", tools::add_perplexity},
+    {"bench", "speed of prefill and decode, and of every stage", tools::add_bench},
+    {"tokenize", "the tokens of a text", tools::add_tokenize},
+    {"devices", "the GPUs that can be used", tools::add_devices},
+    {"inspect", "what is in a model file", tools::add_inspect},
+};
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    CLI::App app("Hearth runs language models that are larger than the graphics card.", "hearth");
+    app.set_version_flag("--version", "hearth " HEARTH_VERSION);
+    app.require_subcommand(1);
+    tools::Command chosen;
+    for (const tools::Subcommand& s : subcommands) {
+        CLI::App* sub = app.add_subcommand(s.name, s.help);
+        sub->final_callback([&chosen, command = s.add(*sub)] { chosen = command; });
+    }
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& e) {
+        return app.exit(e, std::cout, std::cerr) == 0 ? 0 : 2;
+    }
+    try {
+        chosen();
+    } catch (const Error& e) {
+        fmt::print(stderr, "hearth: {}\n", e.what());
+        return 1;
+    } catch (const std::bad_alloc&) {
+        fmt::print(stderr, "hearth: out of memory: close other programs, or use a smaller model or context (-c)\n");
+        return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,96 @@
+// hearth run: continues a text.
+#include "tools/cli.h"
+
+namespace hearth::tools {
+
+namespace {
+
+struct RunOptions {
+    EngineOptions engine;
+    TextOptions prompt;
+    SamplerOptions sampler;
+    int64_t count = 128;
+    bool ignore_eos = false;
+    std::string stats;
+};
+
+/// "12.3 tokens/s", or nothing where there is nothing to divide.
+std::string rate(uint64_t tokens, double us) { return us > 0 ? fmt::format("{:.1f} tokens/s", double(tokens) * 1e6 / us) : "-"; }
+
+void run(const RunOptions& o)
+{
+    std::optional<OutputFile> stats_file;
+    if (!o.stats.empty()) stats_file.emplace(o.stats);
+    std::string prompt = read_text(o.prompt);
+    if (!o.prompt.file.empty() && prompt.ends_with('\n')) prompt.pop_back();    // editors end files with one; it is not part of the text
+
+    catch_interrupt();
+    Engine engine = load_engine(o.engine);
+    const Tokenizer& tokenizer = engine.tokenizer();
+    std::vector<Token> tokens = tokenizer.encode(prompt);
+    if (tokenizer.add_bos() || tokens.empty()) tokens.insert(tokens.begin(), tokenizer.bos());
+
+    Session session = engine.session(stats_file.has_value());
+    StatsTotals prefill, decode;
+    nlohmann::json each = nlohmann::json::array();
+    StatsTotals* phase = &prefill;
+    session.on_stats = [&](const FeedStats& s) {
+        phase->add(s);
+        if (stats_file) each.push_back(to_json(s));
+    };
+
+    Sampler sampler(o.sampler);
+    for (const Token t : tokens) sampler.accept(t);
+    std::span<const float> logits = session.feed(tokens, interrupted);
+
+    Decoder decoder(tokenizer);
+    for (const Token t : tokens) print(decoder.push(t));
+    phase = &decode;
+    std::string why_stopped;
+    for (int64_t i = 0; (o.count < 0 || i < o.count) && !logits.empty(); ++i) {
+        const Token next = sampler.sample(logits);
+        if (next == tokenizer.eos() && !o.ignore_eos) break;
+        print(decoder.push(next));
+        if (i + 1 == o.count) break;    // nobody would read the logits after the last token
+        if (session.position() == engine.context()) {
+            why_stopped = fmt::format("; the context of {} positions is full", engine.context());
+            break;
+        }
+        if (interrupted()) break;
+        const Token input[] = {next};
+        logits = session.feed(input);
+    }
+    print(decoder.finish() + "\n");
+    if (interrupted()) why_stopped = "; interrupted";
+
+    const double n = double(std::max<uint64_t>(decode.feeds, 1));
+    fmt::print(stderr, "prompt: {} tokens, {}; answer: {} tokens, {}, {:.2f} GB/s, {:.1f} submits and {:.1f} joins per token{}\n", prefill.tokens,
+               rate(prefill.tokens, prefill.us), decode.tokens, rate(decode.tokens, decode.us), decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0,
+               double(decode.submits) / n, double(decode.joins) / n, why_stopped);
+    if (stats_file) {
+        const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()}, {"threads", engine.threads()},
+                                    {"prefill", prefill.json()},     {"decode", decode.json()},     {"batches", each}};
+        stats_file->finish(all.dump(1) + "\n");
+    }
+}
+
+}  // namespace
+
+Command add_run(CLI::App& app)
+{
+    auto o = std::make_shared<RunOptions>();
+    add_engine_options(app, o->engine);
+    add_text_options(app, o->prompt);
+    app.add_option("-n,--predict", o->count, "tokens to write; -1: until the model ends or the context is full")->capture_default_str();
+    app.add_option("-s,--seed", o->sampler.seed, "seed of the random choice")->capture_default_str();
+    app.add_option("--temp", o->sampler.temperature, "temperature; 0: always the most probable token")->capture_default_str()->check(CLI::NonNegativeNumber);
+    app.add_option("--top-k", o->sampler.top_k, "choose among the k most probable; 0: all")->capture_default_str();
+    app.add_option("--top-p", o->sampler.top_p, "choose among the fewest that have this probability together")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+    app.add_option("--min-p", o->sampler.min_p, "leave out those less probable than this share of the best")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+    app.add_option("--repeat-penalty", o->sampler.repeat_penalty, "make the last 64 tokens less probable; 1: do not")->capture_default_str()->check(CLI::PositiveNumber);
+    app.add_flag("--ignore-eos", o->ignore_eos, "go on when the model ends the text");
+    app.add_option("--stats", o->stats, "write counters and times per token, layer and stage to a JSON file");
+    return [o] { run(*o); };
+}
+
+}  // namespace hearth::tools

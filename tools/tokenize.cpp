@@ -1,0 +1,33 @@
+// hearth tokenize: ids and pieces of a text, without BOS.
+#include "tools/cli.h"
+
+namespace hearth::tools {
+
+Command add_tokenize(CLI::App& app)
+{
+    struct Options {
+        std::string model;
+        TextOptions text;
+        bool json = false;
+    };
+    auto o = std::make_shared<Options>();
+    app.add_option("MODEL", o->model, "the model, a GGUF file")->required();
+    add_text_options(app, o->text);
+    app.add_flag("--json", o->json, "ids, pieces and the text that they give back, as JSON");
+    return [o] {
+        const Gguf file(o->model);
+        const Tokenizer tokenizer(file);
+        const std::vector<Token> ids = tokenizer.encode(read_text(o->text));
+        if (o->json) {
+            nlohmann::json json = {{"ids", ids}, {"pieces", nlohmann::json::array()}, {"text", tokenizer.decode(ids)}};
+            for (const Token id : ids) json["pieces"].push_back(tokenizer.piece(id));
+            print(json.dump() + "\n");
+            return;
+        }
+        std::string out;
+        for (const Token id : ids) out += fmt::format("{:7} {}\n", id, tokenizer.piece(id));
+        print(out);
+    };
+}
+
+}  // namespace hearth::tools
