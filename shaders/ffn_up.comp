@@ -11,21 +11,31 @@ layout(constant_id = 1) const uint up_type = 0;
 layout(constant_id = 2) const uint activation = 0;
 layout(push_constant, scalar) uniform Push { FfnUp a; };
 
-float neuron_dot(Quads w, uint type, uint row)
+void rows(Quads w, uint type, uint n, uint stride, uint last, out float part[rows_at_once])
 {
 #ifdef INT_DOT
-    return subgroupAdd(row_dot_int(w, type, row, a.high, a.low, a.scale, a.cols, gl_SubgroupInvocationID, gl_SubgroupSize));
+    rows_dot_int(w, type, n * stride, stride, last, a.high, a.low, a.scale, a.cols, gl_SubgroupInvocationID, gl_SubgroupSize, part);
 #else
-    return subgroupAdd(row_dot(w, type, row, a.x, a.cols, gl_SubgroupInvocationID, gl_SubgroupSize));
+    rows_dot(w, type, n * stride, stride, last, a.x, a.cols, gl_SubgroupInvocationID, gl_SubgroupSize, part);
 #endif
 }
 
 void main()
 {
-    for (uint n = gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID; n < a.neurons; n += gl_NumWorkGroups.x * gl_NumSubgroups) {
-        const float gate = activate(activation, neuron_dot(a.gate, gate_type, n * a.gate_stride));
-        float h = 0;
-        if (a.exact == 0 || gate != 0) h = gate * neuron_dot(a.up, up_type, n * a.up_stride);    // uniform in the subgroup
-        if (subgroupElect()) a.h.at[n] = h;
+    const uint step = gl_NumWorkGroups.x * gl_NumSubgroups * rows_at_once;
+    for (uint n = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; n < a.neurons; n += step) {
+        float gate[rows_at_once], up[rows_at_once];
+        rows(a.gate, gate_type, n, a.gate_stride, a.neurons - 1 - n, gate);
+        [[unroll]] for (uint i = 0; i < rows_at_once; ++i) gate[i] = activate(activation, subgroupAdd(gate[i]));
+        if (a.exact == 0) rows(a.up, up_type, n, a.up_stride, a.neurons - 1 - n, up);
+        [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
+            float h = 0;
+            if (a.exact == 0) h = gate[i] * subgroupAdd(up[i]);
+            else if (gate[i] != 0 && n + i < a.neurons) {    // uniform in the subgroup
+                rows(a.up, up_type, n + i, a.up_stride, 0, up);
+                h = gate[i] * subgroupAdd(up[0]);
+            }
+            if (subgroupElect() && n + i < a.neurons) a.h.at[n + i] = h;
+        }
     }
 }

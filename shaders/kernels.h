@@ -50,7 +50,7 @@ struct Quantise {          // x_i = scale[i / 32] (256 high_i + low_i), scale = 
     uint n;
 };
 
-struct MatVec {            // y_r = sum_i w_ri x_i.  One subgroup per row.
+struct MatVec {            // y_r = sum_i w_ri x_i.  A subgroup per row, or per few rows.
     Quads weight;          // (rows, cols)
     Floats x;              // (cols)
     Words high, low;       // x as of Quantise, for the integer variant
@@ -86,7 +86,7 @@ struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over 
     float scale;
 };
 
-struct FfnUp {             // h_n = act(gate_n . x) (up_n . x).  One subgroup per neuron.
+struct FfnUp {             // h_n = act(gate_n . x) (up_n . x).  A subgroup per neuron, or per few.
     Quads gate, up;        // (neurons, cols)
     Floats x;              // (cols)
     Words high, low;       // x as of Quantise, for the integer variant

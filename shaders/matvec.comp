@@ -10,13 +10,17 @@ layout(push_constant, scalar) uniform Push { MatVec a; };
 
 void main()
 {
-    for (uint r = gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID; r < a.rows; r += gl_NumWorkGroups.x * gl_NumSubgroups) {
+    const uint step = gl_NumWorkGroups.x * gl_NumSubgroups * rows_at_once;
+    for (uint r = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; r < a.rows; r += step) {
+        float part[rows_at_once];
 #ifdef INT_DOT
-        const float part = row_dot_int(a.weight, type, r * a.stride, a.high, a.low, a.scale, a.cols, gl_SubgroupInvocationID, gl_SubgroupSize);
+        rows_dot_int(a.weight, type, r * a.stride, a.stride, a.rows - 1 - r, a.high, a.low, a.scale, a.cols, gl_SubgroupInvocationID, gl_SubgroupSize, part);
 #else
-        const float part = row_dot(a.weight, type, r * a.stride, a.x, a.cols, gl_SubgroupInvocationID, gl_SubgroupSize);
+        rows_dot(a.weight, type, r * a.stride, a.stride, a.rows - 1 - r, a.x, a.cols, gl_SubgroupInvocationID, gl_SubgroupSize, part);
 #endif
-        const float sum = subgroupAdd(part);
-        if (subgroupElect()) a.y.at[r] = sum;
+        [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
+            const float sum = subgroupAdd(part[i]);
+            if (subgroupElect() && r + i < a.rows) a.y.at[r + i] = sum;
+        }
     }
 }

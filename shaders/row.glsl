@@ -41,24 +41,35 @@ vec4 quad_part(uint type, uvec4 quad, uint j)
     return unpack_nibbles(j < 4 ? quad[j] : quad[j - 4] >> 4);
 }
 
-vec4 load4(Floats x, uint i, uint n)    // x_i .. x_{i+3}, zero from n on; i is a multiple of 4
-{
-    if (i + 4 <= n) return Floats4(x).at[i / 4];
-    return vec4(i < n ? x.at[i] : 0, i + 1 < n ? x.at[i + 1] : 0, i + 2 < n ? x.at[i + 2] : 0, 0);
-}
+// Rows that a subgroup takes at once: x is then read once for all of them. A software device gains most, a large GPU wants more subgroups instead.
+layout(constant_id = 3) const uint rows_at_once = 1;
 
-// This invocation's share of sum_i w_i x_i: quads lane, lane + lanes, ...
-float row_dot(Quads w, uint type, uint row, Floats x, uint n, uint lane, uint lanes)
+float quad_scale(Quads w, uint type, uint row, uint i, uint n) { return type == Q8_0 || type == Q4_0 ? row_scale(w, type, row, i, n) : 1.0; }
+
+// This invocation's share of sum_i w_ri x_i for rows_at_once rows from `first` on (in quads, stride apart): quads lane, lane + lanes, ...
+// Rows behind the `last`-th are taken for it.
+void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint n, uint lane, uint lanes, out float sum[rows_at_once])
 {
-    float sum = 0;
-    const uint chunk = quad_weights(type);
-    for (uint i = lane * chunk; i < n; i += lanes * chunk) {
-        const uvec4 quad = w.at[row + i / chunk];
-        float part = 0;
-        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) part += dot(quad_part(type, quad, j), load4(x, i + 4 * j, n));
-        sum += type == Q8_0 || type == Q4_0 ? part * row_scale(w, type, row, i, n) : part;
+    const uint chunk = quad_weights(type), whole = n / chunk;
+    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) sum[r] = 0;
+    for (uint q = lane; q < whole; q += lanes) {
+        vec4 part[rows_at_once];
+        uvec4 quad[rows_at_once];
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
+            quad[r] = w.at[first + min(r, last) * stride + q];
+            part[r] = vec4(0);
+        }
+        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
+            const vec4 four = Floats4(x).at[q * (chunk / 4) + j];
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r] += quad_part(type, quad[r], j) * four;
+        }
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+            sum[r] += quad_scale(w, type, first + min(r, last) * stride, q * chunk, n) * (part[r].x + part[r].y + part[r].z + part[r].w);
     }
-    return sum;
+    // What is left of a row of odd length, a weight per invocation; x ends with the row.
+    for (uint i = whole * chunk + lane; i < n; i += lanes)
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+            sum[r] += quad_part(type, w.at[first + min(r, last) * stride + whole], (i - whole * chunk) / 4)[i & 3] * x.at[i];
 }
 
 #ifdef INT_DOT
@@ -76,20 +87,28 @@ uint nibbles_to_s8(uint word)    // the low nibbles of four bytes, less 8, as in
 }
 
 // The same for Q8_0 and Q4_0 in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32 bits.
-float row_dot_int(Quads w, uint type, uint row, Words high, Words low, Floats scale, uint n, uint lane, uint lanes)
+void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale, uint n, uint lane, uint lanes, out float sum[rows_at_once])
 {
-    float sum = 0;
     const uint chunk = quad_weights(type);
-    for (uint i = lane * chunk; i < n; i += lanes * chunk) {
-        const uvec4 quad = w.at[row + i / chunk];
-        int h = 0, l = 0;
-        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
-            const uint four = type == Q8_0 ? quad[j & 3] : nibbles_to_s8(j < 4 ? quad[j & 3] : quad[j & 3] >> 4);
-            h += dot4(four, high.at[i / 4 + j]);
-            l += dot4(four, low.at[i / 4 + j]);
+    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) sum[r] = 0;
+    for (uint q = lane; q < n / chunk; q += lanes) {
+        int h[rows_at_once], l[rows_at_once];
+        uvec4 quad[rows_at_once];
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
+            quad[r] = w.at[first + min(r, last) * stride + q];
+            h[r] = l[r] = 0;
         }
-        sum += float(256 * h + l) * (row_scale(w, type, row, i, n) * scale.at[i / 32]);
+        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
+            const uint x_high = high.at[q * (chunk / 4) + j], x_low = low.at[q * (chunk / 4) + j];
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
+                const uint four = type == Q8_0 ? quad[r][j & 3] : nibbles_to_s8(j < 4 ? quad[r][j & 3] : quad[r][j & 3] >> 4);
+                h[r] += dot4(four, x_high);
+                l[r] += dot4(four, x_low);
+            }
+        }
+        const float x_scale = scale.at[q * chunk / 32];
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+            sum[r] += float(256 * h[r] + l[r]) * (row_scale(w, type, first + min(r, last) * stride, q * chunk, n) * x_scale);
     }
-    return sum;
 }
 #endif

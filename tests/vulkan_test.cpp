@@ -135,7 +135,7 @@ TEST_SUITE("device")
         const auto device = test_device();
         std::string message;
         try {
-            vulkan::Buffer buffer(device, uint64_t(1) << 46, vulkan::Use::device, "the moon");
+            vulkan::Buffer buffer(device, uint64_t(1) << 60, vulkan::Use::device, "the moon");
         } catch (const Error& e) {
             message = e.what();
         }

@@ -52,6 +52,9 @@ GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, host::Activation 
 {
 }
 
+// Until a device's best number is measured: x costs a software device as much as the weights do, a GPU has it in the nearest cache.
+uint32_t GpuKernels::rows_at_once() const { return device_->info().kind == vulkan::DeviceKind::software ? 4 : 1; }
+
 bool GpuKernels::reads_planes(WeightType type) const { return is_quantised(type) && device_->features().int_dot; }
 
 namespace {
@@ -68,7 +71,7 @@ const Kernel<Args>& compiled(std::map<Key, Kernel<Args>>& kernels, const Key& ke
 
 const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type)
 {
-    return compiled(matvec_, type, device_, reads_planes(type) ? "matvec_idot" : "matvec", {uint32_t(type)});
+    return compiled(matvec_, type, device_, reads_planes(type) ? "matvec_idot" : "matvec", {uint32_t(type), 0, 0, rows_at_once()});
 }
 
 const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed)
@@ -81,14 +84,15 @@ const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed)
 const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up)
 {
     const bool planes = reads_planes(gate) && reads_planes(up);
-    return compiled(ffn_up_, {gate, up}, device_, planes ? "ffn_up_idot" : "ffn_up", {uint32_t(gate), uint32_t(up), activation_});
+    return compiled(ffn_up_, {gate, up}, device_, planes ? "ffn_up_idot" : "ffn_up", {uint32_t(gate), uint32_t(up), activation_, rows_at_once()});
 }
 
 const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type) { return compiled(ffn_down_, type, device_, "ffn_down", {uint32_t(type)}); }
 
 Groups GpuKernels::row_groups(uint32_t rows) const
 {
-    const uint32_t at_once = 128 / device_->info().subgroup_size;    // subgroups in a workgroup; kernels stride over what is left
+    // Rows of a workgroup; kernels stride over what is left.
+    const uint32_t at_once = 128 / device_->info().subgroup_size * rows_at_once();
     return {std::min(ceil_div(rows, at_once), 65535u)};
 }
 

@@ -56,10 +56,12 @@ class GpuKernels {
     const vulkan::Kernel<gpu::Attend> attend;
     const vulkan::Kernel<gpu::Glu> glu;
 
-    /// Workgroups for `rows` rows, a subgroup each.
+    /// Workgroups for the row kernels over `rows` rows.
     vulkan::Groups row_groups(uint32_t rows) const;
 
   private:
+    uint32_t rows_at_once() const;
+
     std::shared_ptr<vulkan::Device> device_;
     uint32_t activation_;
     std::map<WeightType, vulkan::Kernel<gpu::MatVec>> matvec_;
