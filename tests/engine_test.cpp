@@ -444,3 +444,36 @@ TEST_SUITE("device")
         check_silence(engine);
     }
 }
+
+TEST_SUITE("timing")    // never in CI: run by hand on an idle machine, with -ns (--no-skip)
+{
+    // With the software device: LP_NUM_THREADS=1 build/release/tests -ns -ts=timing; it and the host then have a core each.
+    TEST_CASE("host and device work on a split layer at once" * doctest::skip())
+    {
+        TemporaryFolder folder;
+        const auto model = write_random_model(folder / "wide.gguf", {.layers = 4, .dim = 1024, .heads = 8, .kv_heads = 8, .neurons = 8192, .vocab = 512});
+        double best = INFINITY;
+        for (const double resident : {0.02, 0.04, 0.08, 0.16, 0.5}) {    // the shares that take equally long are not known beforehand
+            EngineOptions options = options_for(model, {.device = device_name, .resident = resident});
+            options.threads = 1;
+            options.validation = false;
+            Engine engine(options);
+            Session session = engine.session(true);
+            LayerCounts sum;
+            session.on_stats = [&](const FeedStats& s) {
+                for (const LayerCounts& l : s.layers) {
+                    if (s.position < 3) continue;    // warming up
+                    sum.device_us += l.device_us;
+                    sum.host_us += l.host_us;
+                    sum.both_us += l.both_us;
+                }
+            };
+            for (const Token& id : random_ids(512, 20, 1)) session.feed(std::span(&id, 1));
+            const double share = sum.both_us / (sum.device_us + sum.host_us);
+            MESSAGE(fmt::format("{:.0f} % resident: device {:.0f} us, host {:.0f} us, both {:.0f} us, {:.2f} of the sum", resident * 100, sum.device_us / 68,
+                                sum.host_us / 68, sum.both_us / 68, share));
+            best = std::min(best, share);
+        }
+        CHECK(best < 0.8);
+    }
+}
