@@ -13,31 +13,27 @@ shared float weight[lanes];
 shared float reduced[lanes];
 shared vec2 mixed[lanes];
 
+// Both leave `reduced` free for the next call. A workgroup has 2 to 32 subgroups.
 float workgroup_max(float x)
 {
-    reduced[gl_LocalInvocationID.x] = x;
-    for (uint half_way = lanes / 2; half_way > 0; half_way /= 2) {
-        barrier();
-        if (gl_LocalInvocationID.x < half_way)
-            reduced[gl_LocalInvocationID.x] = max(reduced[gl_LocalInvocationID.x], reduced[gl_LocalInvocationID.x + half_way]);
-    }
+    const float mine = subgroupMax(x);
+    if (subgroupElect()) reduced[gl_SubgroupID] = mine;
     barrier();
-    const float result = reduced[0];
+    float all = reduced[0];
+    for (uint i = 1; i < gl_NumSubgroups; ++i) all = max(all, reduced[i]);
     barrier();
-    return result;
+    return all;
 }
 
 float workgroup_sum(float x)
 {
-    reduced[gl_LocalInvocationID.x] = x;
-    for (uint half_way = lanes / 2; half_way > 0; half_way /= 2) {
-        barrier();
-        if (gl_LocalInvocationID.x < half_way) reduced[gl_LocalInvocationID.x] += reduced[gl_LocalInvocationID.x + half_way];
-    }
+    const float mine = subgroupAdd(x);
+    if (subgroupElect()) reduced[gl_SubgroupID] = mine;
     barrier();
-    const float result = reduced[0];
+    float all = 0;
+    for (uint i = 0; i < gl_NumSubgroups; ++i) all += reduced[i];
     barrier();
-    return result;
+    return all;
 }
 
 void main()

@@ -6,7 +6,7 @@
 layout(local_size_x = 128) in;
 layout(push_constant, scalar) uniform Push { Join a; };
 
-shared float partial[128];
+shared float partial[128];    // one per subgroup
 
 void main()
 {
@@ -24,13 +24,12 @@ void main()
         if (a.publish == publish_residual) a.published.at[in_row + i] = r;
         squares += r * r;
     }
-    partial[gl_LocalInvocationID.x] = squares;
-    for (uint half_way = 64; half_way > 0; half_way /= 2) {
-        barrier();
-        if (gl_LocalInvocationID.x < half_way) partial[gl_LocalInvocationID.x] += partial[gl_LocalInvocationID.x + half_way];
-    }
+    const float mine = subgroupAdd(squares);
+    if (subgroupElect()) partial[gl_SubgroupID] = mine;
     barrier();
-    const float scale = 1.0 / sqrt(partial[0] / float(a.n) + a.eps);
+    squares = 0;
+    for (uint i = 0; i < gl_NumSubgroups; ++i) squares += partial[i];
+    const float scale = 1.0 / sqrt(squares / float(a.n) + a.eps);
 
     for (uint i = gl_LocalInvocationID.x; i < a.n; i += 128) {
         const float y = a.weight.at[i] * (a.residual.at[in_row + i] * scale);

@@ -59,7 +59,7 @@ struct MatVec {            // y_r = sum_i w_ri x_i.  A subgroup per row, or per 
     uint rows, cols, stride;
 };
 
-struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = sum_i w_ir x_ti.  A tile of 64 rows x 32 tokens per workgroup.
+struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = sum_i w_ir x_ti.  A tile of 64 rows x 64 tokens per workgroup.
     Steps step;
     Quads weight;          // (rows, inner), TRANSPOSED: (inner, rows)
     Floats x;              // (tokens, x_stride)

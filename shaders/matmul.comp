@@ -4,8 +4,8 @@
 #include "kernels.h"
 #include "row.glsl"
 
-// A workgroup makes 64 rows x 32 tokens in steps of 32 along the inner dimension; an invocation makes 4 x 4 of them. The tiles lie in shared memory
-// as floats, or as halves where the device computes with them (half the shared memory); sums are fp32 in both.
+// A workgroup makes 64 rows x 64 tokens in steps of 32 along the inner dimension; an invocation makes 8 x 8 of them, so that each value read from
+// shared memory serves eight products. The tiles lie there as floats, or as halves where the device computes with them; sums are fp32 in both.
 #ifdef FP16
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #define Tile float16_t
@@ -13,8 +13,8 @@
 #define Tile float
 #endif
 
-const uint tile_rows = 64, tile_tokens = 32, tile_inner = 32, lanes = 128;
-layout(local_size_x = 128) in;
+const uint tile_rows = 64, tile_tokens = 64, tile_inner = 32, lanes = 64;
+layout(local_size_x = 64) in;
 layout(constant_id = 0) const uint type = 0;
 layout(constant_id = 1) const bool TRANSPOSED = false;
 layout(push_constant, scalar) uniform Push { MatMul a; };
@@ -51,10 +51,10 @@ void main()
     const uint tokens = a.head != 0 ? a.step.at.head_tokens : a.step.at.tokens;
     const uint first_row = gl_WorkGroupID.x * tile_rows, first_token = gl_WorkGroupID.y * tile_tokens;
     if (first_token >= tokens) return;
-    const uint r0 = gl_LocalInvocationID.x % 16, t0 = gl_LocalInvocationID.x / 16;    // rows r0 + 16 i, tokens t0 + 8 j
+    const uint r0 = gl_LocalInvocationID.x % 8, t0 = gl_LocalInvocationID.x / 8;    // rows r0 + 8 i, tokens t0 + 8 j
 
-    vec4 sum[4];
-    [[unroll]] for (uint i = 0; i < 4; ++i) sum[i] = vec4(0);
+    vec4 sum[8][2];
+    [[unroll]] for (uint i = 0; i < 8; ++i) sum[i][0] = sum[i][1] = vec4(0);
     for (uint first_inner = 0; first_inner < a.inner; first_inner += tile_inner) {
         barrier();
         load_weights(first_row, first_inner);
@@ -64,14 +64,19 @@ void main()
         }
         barrier();
         for (uint k = 0; k < tile_inner; ++k) {
-            const vec4 x = vec4(x_tile[t0][k], x_tile[t0 + 8][k], x_tile[t0 + 16][k], x_tile[t0 + 24][k]);
-            [[unroll]] for (uint i = 0; i < 4; ++i) sum[i] += float(w_tile[r0 + 16 * i][k]) * x;
+            const vec4 x0 = vec4(x_tile[t0][k], x_tile[t0 + 8][k], x_tile[t0 + 16][k], x_tile[t0 + 24][k]);
+            const vec4 x1 = vec4(x_tile[t0 + 32][k], x_tile[t0 + 40][k], x_tile[t0 + 48][k], x_tile[t0 + 56][k]);
+            [[unroll]] for (uint i = 0; i < 8; ++i) {
+                const float w = float(w_tile[r0 + 8 * i][k]);
+                sum[i][0] += w * x0;
+                sum[i][1] += w * x1;
+            }
         }
     }
 
-    [[unroll]] for (uint i = 0; i < 4; ++i)
-        [[unroll]] for (uint j = 0; j < 4; ++j) {
-            const uint r = first_row + r0 + 16 * i, t = first_token + t0 + 8 * j;
-            if (r < a.rows && t < tokens) a.y.at[t * a.y_stride + r] = sum[i][j];
+    [[unroll]] for (uint i = 0; i < 8; ++i)
+        [[unroll]] for (uint j = 0; j < 8; ++j) {
+            const uint r = first_row + r0 + 8 * i, t = first_token + t0 + 8 * j;
+            if (r < a.rows && t < tokens) a.y.at[t * a.y_stride + r] = sum[i][j / 4][j % 4];
         }
 }

@@ -14,6 +14,7 @@ using vulkan::Slice;
 
 namespace {
 
+constexpr uint32_t matmul_tile = 64;    // rows and tokens of a workgroup of matmul.comp
 constexpr uint32_t most_slices = 16;    // partial sums of a hot FFN at decode
 
 constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
@@ -395,7 +396,7 @@ class GpuSession::Recorder {
                                .cols = w.cols,
                                .stride = w.stride});
         else
-            commands.dispatch(kernels_.matmul(w.type, false), {ceil_div(w.rows, 64), ceil_div(of_head ? std::min(capacity_, head_rows) : capacity_, 32)},
+            commands.dispatch(kernels_.matmul(w.type, false), {ceil_div(w.rows, matmul_tile), ceil_div(of_head ? std::min(capacity_, head_rows) : capacity_, matmul_tile)},
                               {.step = s_.step_.address,
                                .weight = w.memory.address,
                                .x = x.address,
@@ -493,7 +494,7 @@ class GpuSession::Recorder {
             commands.dispatch(kernels_.glu, {ceil_div(w.gate.rows, 128), capacity_},
                               {.step = s_.step_.address, .h = s_.h_.address, .u = s_.u_.address, .n = w.gate.rows});
             commands.stage("ffn_down", l, w.down.bytes());
-            commands.dispatch(kernels_.matmul(w.down.type, true), {ceil_div(c_.dim, 64), ceil_div(capacity_, 32)},
+            commands.dispatch(kernels_.matmul(w.down.type, true), {ceil_div(c_.dim, matmul_tile), ceil_div(capacity_, matmul_tile)},
                               {.step = s_.step_.address,
                                .weight = w.down.memory.address,
                                .x = s_.h_.address,
