@@ -9,6 +9,7 @@ namespace hearth {
 namespace {
 
 constexpr double mib = 1 << 20;
+constexpr uint32_t most_batch = 4096;    // far below what a dispatch may have of workgroups in one direction
 
 vulkan::Features allowed_features(const EngineOptions& options) { return {.fp16 = !options.without_fp16, .int_dot = !options.without_int_dot}; }
 
@@ -75,16 +76,17 @@ struct Machinery {
     std::vector<std::string> notes;
 
     explicit Machinery(const EngineOptions& o)
-        : options(o), file(std::make_shared<Gguf>(o.model)), tokenizer(*file), weights(load_weights(file)), team(o.threads)
+        : options(o), file(std::make_shared<Gguf>(o.model)), tokenizer(*file), weights(describe_weights(file)), team(o.threads)
     {
         const Config& c = weights.config;
         if (o.sparsity == Sparsity::exact && c.activation != host::Activation::relu)
             throw Error("--sparsity exact needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense", c.name);
-        if (o.batch == 0) throw Error("a batch of 0 tokens cannot be run: use -b 1 or more");
+        if (o.batch == 0 || o.batch > most_batch) throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", o.batch, most_batch);
         if (o.context > c.context)
             throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, o.context, c.context);
         shape = session_shape(c, o.context, o.batch, o.sparsity == Sparsity::exact);
         needs = GpuModel::needs(weights, shape);
+        weights = load_weights(file);    // now that nothing speaks against it
         if (weights.transposed)
             notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; tools/convert.py writes files that "
                                         "need no transposing",

@@ -162,14 +162,14 @@ void Team::hold(const std::function<void()>& body)
     s.arena.execute([&] {
         tbb::task_group workers;
         __tsan_release(&s);
-        for (unsigned i = 1; i < s.size; i++)
-            workers.run([&s]() __attribute__((no_sanitize("thread"))) {
-                __tsan_acquire(&s);
-                s.work();
-                __tsan_release(&s);
-            });
         s.held = true;
         try {
+            for (unsigned i = 1; i < s.size; i++)
+                workers.run([&s]() __attribute__((no_sanitize("thread"))) {
+                    __tsan_acquire(&s);
+                    s.work();
+                    __tsan_release(&s);
+                });
             body();
         } catch (...) {
             error = std::current_exception();

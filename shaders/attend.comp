@@ -57,7 +57,15 @@ void main()
         float score = lowest;
         if (first + me < positions) {
             vec2 s = vec2(0);
-            for (uint i = 0; i < pairs; ++i) s += query[i] * unpackHalf2x16(a.k_cache.at[cache + (first + me) * pairs + i]);
+            const uint row = cache + (first + me) * pairs;
+            if (pairs % 4 == 0) {
+                for (uint i = 0; i < pairs; i += 4) {
+                    const uvec4 k = Quads(a.k_cache).at[(row + i) / 4];
+                    s += query[i] * unpackHalf2x16(k.x) + query[i + 1] * unpackHalf2x16(k.y) + query[i + 2] * unpackHalf2x16(k.z) + query[i + 3] * unpackHalf2x16(k.w);
+                }
+            } else {
+                for (uint i = 0; i < pairs; ++i) s += query[i] * unpackHalf2x16(a.k_cache.at[row + i]);
+            }
             score = a.scale * (s.x + s.y);
         }
         const float new_top = max(top, workgroup_max(score));

@@ -4,19 +4,22 @@
 #include "kernels.h"
 #include "row.glsl"
 
-const uint lanes = 128;
+// A workgroup has four teams of ffn_down_quads invocations. All teams own the same columns, a quad per invocation, and take every fourth neuron each.
+const uint teams = 4, lanes = teams * ffn_down_quads, at_once = 2;
 layout(local_size_x = 128) in;
 layout(constant_id = 0) const uint type = 0;
 layout(push_constant, scalar) uniform Push { FfnDown a; };
 
-shared uint fires[lanes / 32];      // a bit per neuron: atomicOr commutes, so the list below is always the same
-shared uint neuron[lanes];
-shared float strength[lanes];
+const uint words = lanes / 32;
+shared uint fires[words];                              // a bit per neuron: atomicOr commutes, so the list below is always the same
+shared uint neuron[lanes + teams * at_once];           // of those that fire, in order; filled up with neurons of no strength
+shared float strength[lanes + teams * at_once];
+shared vec4 other_teams[lanes];
 
-void main()    // x: columns, a quad per invocation; y: slices
+void main()    // x: columns; y: slices
 {
-    const uint me = gl_LocalInvocationID.x, slice = gl_WorkGroupID.y;
-    const uint chunk = quad_weights(type), column = gl_GlobalInvocationID.x * chunk;
+    const uint me = gl_LocalInvocationID.x, slice = gl_WorkGroupID.y, team = me / ffn_down_quads;
+    const uint chunk = quad_weights(type), column = (gl_WorkGroupID.x * ffn_down_quads + me % ffn_down_quads) * chunk;
     const uint per_slice = (a.neurons + a.slices - 1) / a.slices;
     const uint end = min((slice + 1) * per_slice, a.neurons);
 
@@ -24,15 +27,15 @@ void main()    // x: columns, a quad per invocation; y: slices
     [[unroll]] for (uint j = 0; j < 8; ++j) sum[j] = vec4(0);
     uint fired = 0;
     for (uint first = slice * per_slice; first < end; first += lanes) {
-        // Compact the neurons that fire into a list, in order.
+        // Compact the neurons that fire into a list.
         barrier();
-        if (me < lanes / 32) fires[me] = 0;
+        if (me < words) fires[me] = 0;
         barrier();
         const float h = first + me < end ? a.h.at[first + me] : 0;
         if (h != 0) atomicOr(fires[me / 32], 1u << (me & 31));
         barrier();
         uint before = bitCount(fires[me / 32] & ((1u << (me & 31)) - 1)), count = 0;
-        for (uint i = 0; i < lanes / 32; ++i) {
+        for (uint i = 0; i < words; ++i) {
             if (i < me / 32) before += bitCount(fires[i]);
             count += bitCount(fires[i]);
         }
@@ -40,22 +43,40 @@ void main()    // x: columns, a quad per invocation; y: slices
             neuron[before] = first + me;
             strength[before] = h;
         }
+        if (me < teams * at_once) {
+            neuron[count + me] = first;
+            strength[count + me] = 0;
+        }
         barrier();
         fired += count;
 
         if (column < a.cols) {
-            for (uint k = 0; k < count; ++k) {
-                const uint row = neuron[k] * a.stride;
-                const uvec4 quad = a.down.at[row + column / chunk];
-                float h = strength[k];
-                if (type == Q8_0 || type == Q4_0) h *= row_scale(a.down, type, row, column, a.cols);
-                [[unroll]] for (uint j = 0; j < chunk / 4; ++j) sum[j] += h * quad_part(type, quad, j);
+            for (uint k = team; k < count; k += teams * at_once) {
+                uint row[at_once];
+                uvec4 quad[at_once];
+                [[unroll]] for (uint i = 0; i < at_once; ++i) {    // all loads first, so that they are under way together
+                    row[i] = neuron[k + i * teams] * a.stride;
+                    quad[i] = a.down.at[row[i] + column / chunk];
+                }
+                [[unroll]] for (uint i = 0; i < at_once; ++i) {
+                    float h = strength[k + i * teams];
+                    if (type == Q8_0 || type == Q4_0) h *= row_scale(a.down, type, row[i], column, a.cols);
+                    [[unroll]] for (uint j = 0; j < chunk / 4; ++j) sum[j] += h * quad_part(type, quad[i], j);
+                }
             }
         }
     }
 
-    [[unroll]] for (uint j = 0; j < chunk / 4; ++j)
-        [[unroll]] for (uint k = 0; k < 4; ++k)
-            if (column + 4 * j + k < a.cols) a.parts.at[slice * a.part_stride + column + 4 * j + k] = sum[j][k];
+    // Add the teams in order.
+    [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
+        barrier();
+        other_teams[me] = sum[j];
+        barrier();
+        if (team == 0) {
+            for (uint t = 1; t < teams; ++t) sum[j] += other_teams[t * ffn_down_quads + me];
+            [[unroll]] for (uint k = 0; k < 4; ++k)
+                if (column + 4 * j + k < a.cols) a.parts.at[slice * a.part_stride + column + 4 * j + k] = sum[j][k];
+        }
+    }
     if (gl_WorkGroupID.x == 0 && me == 0) a.counts.at[slice] = fired;
 }

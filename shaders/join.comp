@@ -3,7 +3,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
 
-layout(local_size_x = 128) in;
+layout(local_size_x_id = 0) in;    // 128 to 512
 layout(push_constant, scalar) uniform Push { Join a; };
 
 shared float partial[128];    // one per subgroup
@@ -16,10 +16,10 @@ void main()
     const uint in_row = (a.head != 0 ? step.head_first + row : row) * a.n, out_row = row * a.n;
 
     float squares = 0;
-    for (uint i = gl_LocalInvocationID.x; i < a.n; i += 128) {
+    for (uint i = gl_LocalInvocationID.x; i < a.n; i += gl_WorkGroupSize.x) {
         float r = a.base.at[in_row + i];
-        for (uint p = 0; p < a.part_count; ++p) r += a.parts.at[p * a.part_stride + in_row + i];
         if (a.has_cold != 0) r += a.cold.at[in_row + i];
+        [[unroll]] for (uint p = 0; p < a.part_count; ++p) r += a.parts.at[p * a.part_stride + in_row + i];
         a.residual.at[in_row + i] = r;
         if (a.publish == publish_residual) a.published.at[in_row + i] = r;
         squares += r * r;
@@ -31,7 +31,7 @@ void main()
     for (uint i = 0; i < gl_NumSubgroups; ++i) squares += partial[i];
     const float scale = 1.0 / sqrt(squares / float(a.n) + a.eps);
 
-    for (uint i = gl_LocalInvocationID.x; i < a.n; i += 128) {
+    for (uint i = gl_LocalInvocationID.x; i < a.n; i += gl_WorkGroupSize.x) {
         const float y = a.weight.at[i] * (a.residual.at[in_row + i] * scale);
         a.y.at[out_row + i] = y;
         if (a.publish == publish_norm) a.published.at[out_row + i] = y;

@@ -22,6 +22,10 @@ struct Step {              // written by the host before each submit
 layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Steps { Step at; };
 #endif
 
+// Sizes that the host needs to know of a kernel's workgroup.
+const uint matmul_tile = 64;       // rows and tokens
+const uint ffn_down_quads = 32;    // quads of a row of down
+
 // What a join hands to the host (Join::publish).
 const uint publish_nothing = 0;
 const uint publish_norm = 1;

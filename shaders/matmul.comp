@@ -13,7 +13,7 @@
 #define Tile float
 #endif
 
-const uint tile_rows = 64, tile_tokens = 64, tile_inner = 32, lanes = 64;
+const uint tile_rows = matmul_tile, tile_tokens = matmul_tile, tile_inner = 32, lanes = 64;
 layout(local_size_x = 64) in;
 layout(constant_id = 0) const uint type = 0;
 layout(constant_id = 1) const bool TRANSPOSED = false;

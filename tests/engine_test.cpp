@@ -35,7 +35,7 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
 {
     EngineOptions o = {.model = model, .device = path.device, .sparsity = path.sparsity, .threads = 2, .without_fp16 = path.without_fp16, .without_int_dot = path.without_int_dot,
                        .validation = validation};
-    if (path.device != "cpu") o.vram_budget = budget_for(device_needs(load_weights(std::make_shared<Gguf>(model))), path.resident);
+    if (path.device != "cpu") o.vram_budget = budget_for(device_needs(describe_weights(std::make_shared<Gguf>(model))), path.resident);
     return o;
 }
 
@@ -331,7 +331,7 @@ TEST_SUITE("device")
 
     TEST_CASE("layers that do not fit stay on the host, and the logits stay the same")
     {
-        const Needs needs = device_needs(load_weights(std::make_shared<Gguf>(shipped_model())));
+        const Needs needs = device_needs(describe_weights(std::make_shared<Gguf>(shipped_model())));
         uint64_t budget = needs.scratch;
         for (size_t l = 0; l < needs.layers.size(); ++l) {
             budget += needs.layers[l].attention + needs.layers[l].kv;
@@ -350,7 +350,7 @@ TEST_SUITE("device")
 
     TEST_CASE("a session takes no more device memory than the budget")
     {
-        const Needs needs = device_needs(load_weights(std::make_shared<Gguf>(shipped_model())));
+        const Needs needs = device_needs(describe_weights(std::make_shared<Gguf>(shipped_model())));
         const uint64_t least = least_budget(needs), all = budget_for(needs, 1);
         for (int i = 0; i <= 10; ++i) {
             EngineOptions options = options_for(shipped_model(), {.device = device_name});

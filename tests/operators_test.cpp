@@ -85,7 +85,7 @@ TEST_SUITE("device")
     TEST_CASE("matvec is the product of every weight type at odd sizes")
     {
         for_each_feature_set([](const auto& device) {
-            GpuKernels kernels(device, host::Activation::relu);
+            GpuKernels kernels(device, 257, host::Activation::relu);
             for (const WeightFormat& format : weight_formats)
                 for (const uint32_t cols : odd_sizes(format.type))
                     for (const uint32_t rows : {1u, 31u, 257u}) {
@@ -106,7 +106,7 @@ TEST_SUITE("device")
     TEST_CASE("matmul is the product for many tokens, along rows and along columns")
     {
         for_each_feature_set([](const auto& device) {
-            GpuKernels kernels(device, host::Activation::relu);
+            GpuKernels kernels(device, 257, host::Activation::relu);
             for (const WeightFormat& format : weight_formats)
                 for (const bool transposed : {false, true})
                     for (const uint32_t cols : odd_sizes(format.type)) {
@@ -141,7 +141,7 @@ TEST_SUITE("device")
     TEST_CASE("join adds parts and the host's share, normalises, and publishes what was asked for")
     {
         const auto device = test_device();
-        GpuKernels kernels(device, host::Activation::relu);
+        GpuKernels kernels(device, 257, host::Activation::relu);
         for (const uint32_t n : {1u, 31u, 33u, 257u, 4096u})
             for (const uint32_t publish : {gpu::publish_nothing, gpu::publish_norm, gpu::publish_residual})
                 for (const bool cold : {false, true})
@@ -180,7 +180,7 @@ TEST_SUITE("device")
     TEST_CASE("rope and attention are the host's, for grouped heads, odd widths and partly rotated heads")
     {
         const auto device = test_device();
-        GpuKernels kernels(device, host::Activation::relu);
+        GpuKernels kernels(device, 257, host::Activation::relu);
         struct Case {
             uint32_t heads, kv_heads, head_dim, rope_dim, earlier, tokens;
         };
@@ -229,7 +229,7 @@ TEST_SUITE("device")
             for (const host::Activation activation : {host::Activation::relu, host::Activation::silu})
                 for (const WeightFormat& format : weight_formats)
                     for (const uint32_t neurons : {1u, 31u, 257u}) {
-                        GpuKernels kernels(device, activation);
+                        GpuKernels kernels(device, 288, activation);
                         const uint32_t cols = 288, slices = 3;
                         TestMatrix gate(device, format.type, neurons, cols, 1), up(device, format.type, neurons, cols, 2), down(device, format.type, neurons, cols, 3);
                         const std::vector<float> x = random_floats(cols, 4);
@@ -243,7 +243,7 @@ TEST_SUITE("device")
                                 {.gate = gate.device->address(), .up = up.device->address(), .x = input.x.address(), .high = input.high.address(), .low = input.low.address(),
                                  .scale = input.scale.address(), .h = h.address(), .neurons = neurons, .cols = cols, .gate_stride = gate.stride, .up_stride = up.stride,
                                  .exact = exact});
-                            run(device, kernels.ffn_down(format.type), {1, slices},
+                            run(device, kernels.ffn_down(format.type), {3, slices},
                                 {.down = down.device->address(), .h = h.address(), .parts = parts.address(), .counts = counts.address(), .neurons = neurons, .cols = cols,
                                  .stride = down.stride, .slices = slices, .part_stride = cols});
                             results.push_back(parts.values());
@@ -270,7 +270,7 @@ TEST_SUITE("device")
     {
         const auto device = test_device();
         for (const host::Activation activation : {host::Activation::relu, host::Activation::silu}) {
-            GpuKernels kernels(device, activation);
+            GpuKernels kernels(device, 288, activation);
             const uint32_t n = 257, tokens = 3;
             const std::vector<float> a = random_floats(n * (tokens + 1), 1), b = random_floats(n * (tokens + 1), 2);
             Shared<float> h(device, a), u(device, b);

@@ -42,15 +42,18 @@ TEST_SUITE("plan")
         }
     }
 
-    TEST_CASE("attention comes before the head, and the head before neurons")
+    TEST_CASE("attention comes before the head and neurons, and neurons leave the head its room")
     {
         std::mt19937_64 random(2);
         for (int i = 0; i < 2000; ++i) {
             const Needs needs = random_needs(random);
-            const Plan plan = place(needs, random() % 40000);
-            if (plan.head) REQUIRE(plan.layers.size() == needs.layers.size());
+            const uint64_t budget = random() % 40000;
+            const Plan plan = place(needs, budget);
+            uint64_t attention = needs.scratch;
+            for (const LayerNeeds& l : needs.layers) attention += l.attention + l.kv;
+            REQUIRE(plan.head == (budget >= attention + needs.head));
             for (const LayerPlan& l : plan.layers)
-                if (!l.resident.empty()) REQUIRE(plan.head);
+                if (!l.resident.empty()) REQUIRE(plan.layers.size() == needs.layers.size());
         }
     }
 

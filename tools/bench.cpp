@@ -120,7 +120,7 @@ void bench(const BenchOptions& o)
             json["results"].push_back({{"test", s.name}, {"tokens", s.tokens}, {"tokens_per_s", s.mean()}, {"deviation", s.deviation()}, {"runs", s.tokens_per_s}, {"bytes_per_token", s.bytes_per_token}, {"gb_per_s", s.gb_per_s()}});
         for (const StageRow& s : stages)
             json["stages"].push_back({{"test", s.test}, {"stage", s.name}, {"on", s.on_device ? "device" : "host"}, {"us_per_token", s.us}, {"bytes_per_token", s.bytes}, {"gb_per_s", gb_per_s(s)}});
-        out = json.dump(1) + "\n";
+        out = dump(json);
     } else if (o.format == "csv") {
         out = "test,stage,on,tokens,tokens_per_s,deviation,us_per_token,bytes_per_token,gb_per_s\n";
         for (const Series& s : results)

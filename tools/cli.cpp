@@ -77,8 +77,8 @@ Engine load_engine(const EngineOptions& options)
 {
     ProgressBar bar("loading");
     Engine engine(options, [&](double share) { bar.show(share); });
-    for (const std::string& note : engine.notes()) fmt::print(stderr, "note: {}\n", note);
-    fmt::print(stderr, "{}\n", engine.summary());
+    for (const std::string& note : engine.notes()) say("note: {}", note);
+    say("{}", engine.summary());
     return engine;
 }
 
@@ -107,7 +107,7 @@ ProgressBar::ProgressBar(std::string what) : what_(std::move(what)), start_(seco
 
 ProgressBar::~ProgressBar()
 {
-    if (visible_) fmt::print(stderr, "\r\x1b[K");
+    if (visible_) std::fputs("\r\x1b[K", stderr);
 }
 
 void ProgressBar::show(double share)
@@ -116,13 +116,15 @@ void ProgressBar::show(double share)
     if (now - start_ < 2 || now - drawn_ < 0.1 || !isatty(fileno(stderr))) return;
     constexpr int width = 30;
     const int full = int(share * width);
-    fmt::print(stderr, "\r{} [{:#<{}}{:.<{}}] {:3.0f} %", what_, "", full, "", width - full, share * 100);
-    std::fflush(stderr);
+    const std::string line = fmt::format("\r{} [{:#<{}}{:.<{}}] {:3.0f} %", what_, "", full, "", width - full, share * 100);
+    std::fputs(line.c_str(), stderr);
     drawn_ = now;
     visible_ = true;
 }
 
 // ---- output ------------------------------------------------------------------------------------------------------------
+
+std::string dump(const nlohmann::json& json) { return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"; }
 
 void print(std::string_view text)
 {

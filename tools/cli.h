@@ -61,6 +61,16 @@ class ProgressBar {
 
 double seconds();    // of a steady clock
 
+/// A line on stderr; nobody minds if stderr is closed.
+template <class... Args>
+void say(fmt::format_string<Args...> format, Args&&... args)
+{
+    std::fputs((fmt::format(format, std::forward<Args>(args)...) + "\n").c_str(), stderr);
+}
+
+/// JSON as text with a newline; names in files need not be valid UTF-8.
+std::string dump(const nlohmann::json& json);
+
 /// Writes to stdout; throws Error if it cannot be written.
 void print(std::string_view text);
 

@@ -49,7 +49,7 @@ void inspect(const std::string& path, uint32_t context, bool as_json)
     std::optional<Needs> needs;
     std::string unfit;
     try {
-        needs = device_needs(load_weights(file), context);
+        needs = device_needs(describe_weights(file), context);
     } catch (const Error& e) {
         unfit = e.what();
     }
@@ -70,7 +70,7 @@ void inspect(const std::string& path, uint32_t context, bool as_json)
         } else {
             json["cannot_run"] = unfit;
         }
-        print(json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+        print(dump(json));
         return;
     }
     std::string out = fmt::format("GGUF v{}, {} bytes, {} keys, {} tensors\n\n", file->version(), file->file_bytes(), file->keys().size(), file->tensors().size());

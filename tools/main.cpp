@@ -34,10 +34,13 @@ int main(int argc, char** argv)
     try {
         chosen();
     } catch (const Error& e) {
-        fmt::print(stderr, "hearth: {}\n", e.what());
+        tools::say("hearth: {}", e.what());
         return 1;
     } catch (const std::bad_alloc&) {
-        fmt::print(stderr, "hearth: out of memory: close other programs, or use a smaller model or context (-c)\n");
+        tools::say("hearth: out of memory: close other programs, or use a smaller model or context (-c)");
+        return 1;
+    } catch (const std::exception& e) {
+        tools::say("hearth: unexpected: {}; please report this", e.what());
         return 1;
     }
     return 0;

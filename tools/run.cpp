@@ -64,13 +64,13 @@ void run(const RunOptions& o)
     if (interrupted()) why_stopped = "; interrupted";
 
     const double n = double(std::max<uint64_t>(decode.feeds, 1));
-    fmt::print(stderr, "prompt: {} tokens, {}; answer: {} tokens, {}, {:.2f} GB/s, {:.1f} submits and {:.1f} joins per token{}\n", prefill.tokens,
+    say("prompt: {} tokens, {}; answer: {} tokens, {}, {:.2f} GB/s, {:.1f} submits and {:.1f} joins per token{}", prefill.tokens,
                rate(prefill.tokens, prefill.us), decode.tokens, rate(decode.tokens, decode.us), decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0,
                double(decode.submits) / n, double(decode.joins) / n, why_stopped);
     if (stats_file) {
         const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()}, {"threads", engine.threads()},
                                     {"prefill", prefill.json()},     {"decode", decode.json()},     {"batches", each}};
-        stats_file->finish(all.dump(1) + "\n");
+        stats_file->finish(dump(all));
     }
 }
 

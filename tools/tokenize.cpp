@@ -21,7 +21,7 @@ Command add_tokenize(CLI::App& app)
         if (o->json) {
             nlohmann::json json = {{"ids", ids}, {"pieces", nlohmann::json::array()}, {"text", tokenizer.decode(ids)}};
             for (const Token id : ids) json["pieces"].push_back(tokenizer.piece(id));
-            print(json.dump() + "\n");
+            print(dump(json));
             return;
         }
         std::string out;

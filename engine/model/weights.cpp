@@ -30,7 +30,7 @@ constexpr struct {
 };
 
 // Far above every model there is; they keep the products of sizes within 64 bits and buffers within reason.
-constexpr uint32_t max_layers = 1000, max_dim = 1 << 17, max_heads = 1 << 12, max_head_dim = 256, max_neurons = 1 << 20, max_vocab = 1 << 24,
+constexpr uint32_t max_layers = 300, max_dim = 1 << 17, max_heads = 1 << 12, max_head_dim = 256, max_neurons = 1 << 20, max_vocab = 1 << 24,
                    max_context = 1 << 24;
 
 const Family& family_of(const Gguf& file)
@@ -95,6 +95,7 @@ Config read_config(const Gguf& file)
     if (c.kv_heads < 1 || c.heads % c.kv_heads)
         throw Error("{}: {} heads cannot share {} heads of keys and values", path, c.heads, c.kv_heads);
     c.head_dim = checked(file, "the width of a head", file.u32(prefix + "attention.key_length", c.dim / c.heads), max_head_dim);
+    if (c.head_dim % 2) throw Error("{} has heads of width {}, and this version needs an even width", path, c.head_dim);
     if (const uint32_t value = file.u32(prefix + "attention.value_length", c.head_dim); value != c.head_dim)
         throw Error("{} has keys of width {} and values of width {}, and this version needs them equal", path, c.head_dim, value);
     c.rope_dim = file.u32(prefix + "rope.dimension_count", c.head_dim);
@@ -111,7 +112,11 @@ Config read_config(const Gguf& file)
 /// Hands out tensors by name, checked, and remembers which were used.
 class Tensors {
   public:
-    Tensors(const Gguf& file, std::deque<std::vector<std::byte>>& owned) : file_(file), path_(file.path().string()), owned_(owned) {}
+    /// Where `transposing` is off, what would have to be transposed has a type and a shape, but no data.
+    Tensors(const Gguf& file, std::deque<std::vector<std::byte>>& owned, bool transposing)
+        : file_(file), path_(file.path().string()), owned_(owned), transposing_(transposing)
+    {
+    }
 
     bool has(const std::string& name) const { return file_.find(name); }
 
@@ -158,6 +163,7 @@ class Tensors {
     const Gguf& file_;
     std::string path_;
     std::deque<std::vector<std::byte>>& owned_;
+    bool transposing_;
     std::set<std::string_view> used_;
 };
 
@@ -177,6 +183,7 @@ Matrix Tensors::transposed(const std::string& name, uint32_t rows, uint32_t cols
     const host::Kernels& kernels = host::kernels();
     const bool convert = is_quantised(stored.type);
     const WeightType type = convert ? WeightType::f16 : stored.type;
+    if (!transposing_) return {type, rows, cols, nullptr};
     std::byte* to = owned_.emplace_back(rows * row_bytes(type, cols)).data();
 
     std::vector<float> decoded(convert ? rows : 0);
@@ -197,15 +204,13 @@ Matrix Tensors::transposed(const std::string& name, uint32_t rows, uint32_t cols
     return {type, rows, cols, to};
 }
 
-}  // namespace
-
-Weights load_weights(std::shared_ptr<const Gguf> file)
+Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
 {
     Weights w;
     w.file = std::move(file);
     w.config = read_config(*w.file);
     Config& c = w.config;
-    Tensors tensors(*w.file, w.owned);
+    Tensors tensors(*w.file, w.owned, transposing);
 
     if (const GgufTensor* t = w.file->find("token_embd.weight"))
         c.vocab = checked(*w.file, "the number of rows of token_embd.weight", t->shape.size() > 1 ? t->shape[1] : 0, max_vocab);
@@ -237,5 +242,10 @@ Weights load_weights(std::shared_ptr<const Gguf> file)
     tensors.refuse_unused();
     return w;
 }
+
+}  // namespace
+
+Weights load_weights(std::shared_ptr<const Gguf> file) { return read_weights(std::move(file), true); }
+Weights describe_weights(std::shared_ptr<const Gguf> file) { return read_weights(std::move(file), false); }
 
 }  // namespace hearth

@@ -54,4 +54,7 @@ struct Weights {
 /// Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong shape (the tensor, what it has, what was expected).
 Weights load_weights(std::shared_ptr<const Gguf> file);
 
+/// The same without the work: what would have to be transposed has its type and shape, but no data. For questions about sizes.
+Weights describe_weights(std::shared_ptr<const Gguf> file);
+
 }  // namespace hearth

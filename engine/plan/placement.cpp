@@ -22,7 +22,6 @@ Plan place(const Needs& needs, uint64_t budget)
         plan.layers.emplace_back();
     }
     plan.head = take(needs.head);
-    if (!plan.head) return plan;
 
     for (bool more = true; more;) {
         more = false;

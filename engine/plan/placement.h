@@ -35,7 +35,7 @@ struct Plan {
     uint64_t bytes = 0;        // of device memory; never more than the budget
 };
 
-/// Attention and KV come first (layer by layer), then the head, then neuron groups: in file order, evenly over the layers.
+/// Attention and KV come first (layer by layer), then the head if it fits, then neuron groups: in file order, evenly over the layers.
 /// A plan without layers means that the budget is too small for any.
 Plan place(const Needs& needs, uint64_t budget);
 

@@ -36,7 +36,10 @@ CpuModel::CpuModel(const Weights& weights, host::Team& team, uint32_t first_laye
 void CpuModel::embed(std::span<const Token> tokens, float* x) const
 {
     const Matrix& e = weights_.embedding;
-    for (size_t t = 0; t < tokens.size(); ++t) host::kernels().of(e.type).decode(e.row(tokens[t]), x + t * e.cols, e.cols);
+    for (size_t t = 0; t < tokens.size(); ++t) {
+        HEARTH_CHECK(tokens[t] < e.rows);
+        host::kernels().of(e.type).decode(e.row(tokens[t]), x + t * e.cols, e.cols);
+    }
 }
 
 void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats)
@@ -63,25 +66,25 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     host::multiply(team_, w.o, inputs_, out_.data());
     for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
 
-    uint64_t kv = 0;
-    for (uint32_t t = 0; t < tokens; ++t) kv += uint64_t(position + t + 1) * c.kv_heads * c.head_dim * 2 * sizeof(uint16_t);
+    const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * c.head_dim);
     stats.stages.push_back({.name = "attention", .layer = l, .on_device = false, .bytes = w.q.bytes() + w.k.bytes() + w.v.bytes() + w.o.bytes() + kv, .us = watch.us()});
 
     for (uint32_t t = 0; t < tokens; ++t) host::kernels().rmsnorm(x + size_t(t) * c.dim, w.ffn_norm.data(), &norm_[size_t(t) * c.dim], c.dim, c.norm_eps);
     const host::NeuronRange all[] = {{0, c.neurons}};
-    cold_ffn(l, all, tokens, norm_.data(), out_.data(), stats);
+    cold_ffn(l, all, tokens, norm_.data(), stats);
     for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
 }
 
-void CpuModel::cold_ffn(uint32_t l, std::span<const host::NeuronRange> ranges, uint32_t tokens, const float* x, float* y, FeedStats& stats)
+std::span<const float> CpuModel::cold_ffn(uint32_t l, std::span<const host::NeuronRange> ranges, uint32_t tokens, const float* x, FeedStats& stats)
 {
     const host::FfnWeights& w = weights_.layers[l].ffn;
     const Stopwatch watch;
     inputs_.prepare(team_, x, tokens, weights_.config.dim, is_quantised(w.gate.type) || is_quantised(w.up.type));
-    const host::FfnCounts counts = host::cold_ffn(team_, w, ranges, inputs_, exact_ && tokens == 1, y, scratch_);
+    const host::FfnCounts counts = host::cold_ffn(team_, w, ranges, inputs_, exact_ && tokens == 1, out_.data(), scratch_);
     stats.layers[l].active_host += counts.active;
     stats.layers[l].host_us += watch.us();
     stats.stages.push_back({.name = "cold_ffn", .layer = l, .on_device = false, .bytes = counts.bytes, .us = watch.us()});
+    return std::span(out_).first(size_t(tokens) * weights_.config.dim);
 }
 
 std::span<const float> CpuModel::head(const float* x, FeedStats& stats)

@@ -21,8 +21,8 @@ class CpuModel {
     /// A whole layer in place: x is the residual stream (tokens, dim), the first token at `position`.
     void layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats);
 
-    /// y[t] = the share of the neurons in `ranges` of layer l's feed-forward block; x is normalised; x and y are (tokens, dim).
-    void cold_ffn(uint32_t l, std::span<const host::NeuronRange> ranges, uint32_t tokens, const float* x, float* y, FeedStats& stats);
+    /// The share of the neurons in `ranges` of layer l's feed-forward block; x is normalised; x and the result, valid until the next call, are (tokens, dim).
+    std::span<const float> cold_ffn(uint32_t l, std::span<const host::NeuronRange> ranges, uint32_t tokens, const float* x, FeedStats& stats);
 
     /// Logits of one token from the end of the residual stream.
     std::span<const float> head(const float* x, FeedStats& stats);

@@ -14,12 +14,18 @@ using vulkan::Slice;
 
 namespace {
 
-constexpr uint32_t matmul_tile = 64;    // rows and tokens of a workgroup of matmul.comp
 constexpr uint32_t most_slices = 16;    // partial sums of a hot FFN at decode
 
 constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
 
 uint32_t ffn_slices(uint32_t neurons) { return std::clamp(ceil_div(neurons, 128), 1u, most_slices); }
+
+/// Weights in a uvec4 of a row; row.glsl knows the same.
+uint32_t quad_weights(WeightType type)
+{
+    const WeightFormat& f = format_of(type);
+    return is_quantised(type) ? 16 * f.block / (f.block_bytes - sizeof(uint16_t)) : 16 / f.block_bytes;
+}
 
 uint64_t matrix_bytes(const Matrix& m) { return uint64_t(m.rows) * row_quads(m.type, m.cols) * 16; }
 
@@ -47,8 +53,8 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 
 // ---- kernels -----------------------------------------------------------------------------------------------------------
 
-GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, host::Activation activation)
-    : join(device, "join"), quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend"), glu(device, "glu", {uint32_t(activation)}),
+GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, uint32_t dim, host::Activation activation)
+    : join(device, "join", {std::clamp(ceil_div(dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}), quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend"), glu(device, "glu", {uint32_t(activation)}),
       device_(device), activation_(uint32_t(activation))
 {
 }
@@ -216,10 +222,12 @@ class WeightUpload {
 }  // namespace
 
 GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const Progress& progress)
-    : device_(device), weights_(weights), kernels_(device, weights.config.activation)
+    : device_(device), weights_(weights), kernels_(device, weights.config.dim, weights.config.activation)
 {
     const Needs n = needs(weights, {.batch = 1, .context = 1, .exact = false});    // only the weights' part of it is used
-    WeightUpload upload(device, plan.bytes, progress);
+    uint64_t total = plan.head ? n.head : 0;
+    for (size_t l = 0; l < plan.layers.size(); ++l) total += n.layers[l].attention + plan.layers[l].resident.size() * n.layers[l].group;
+    WeightUpload upload(device, total, progress);
     for (size_t l = 0; l < plan.layers.size(); ++l) {
         const LayerWeights& w = weights.layers[l];
         const std::vector<uint32_t>& resident = plan.layers[l].resident;
@@ -260,10 +268,10 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, bool timing) 
     const auto& device = model.device();
 
     const uint64_t kv = kv_bytes(c, shape.context);
-    kv_pool_ = Pool(device, 2 * kv * model.layers().size(), Use::device, "the KV cache");
     for (size_t l = 0; l < model.layers().size(); ++l) {
-        keys_.push_back(kv_pool_.take(kv));
-        values_.push_back(kv_pool_.take(kv));
+        Pool& pool = kv_pools_.emplace_back(device, 2 * kv, Use::device, "the KV cache");
+        keys_.push_back(pool.take(kv));
+        values_.push_back(pool.take(kv));
     }
 
     ScratchSizes sizes(c, shape.batch);
@@ -288,13 +296,16 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, bool timing) 
     for (uint32_t i = 0; i < c.rope_dim; i += 2) frequencies_.push_back(std::pow(double(c.rope_base), -double(i) / c.rope_dim));
 }
 
-void GpuSession::begin(uint32_t position, uint32_t tokens)
+void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, uint32_t head_tokens)
 {
-    HEARTH_CHECK(tokens > 0 && tokens <= shape_.batch && position + tokens <= shape_.context);
+    HEARTH_CHECK(tokens > 0 && tokens <= shape_.batch && position + tokens <= shape_.context && head_first + head_tokens <= tokens);
+    HEARTH_CHECK(head_tokens <= head_rows && (head_tokens == 0 || model_.has_head()));
+    queue_.wait(last_work_);    // after an error, a batch may have been left under way
+    *static_cast<gpu::Step*>(step_.mapped) = {.position = position, .tokens = tokens, .head_first = head_first, .head_tokens = head_tokens};
     position_ = position;
     tokens_ = tokens;
     submits_ = waits_ = 0;
-    head_ran_ = false;
+    head_ran_ = head_tokens > 0;
     float* out = static_cast<float*>(angles_.mapped);
     for (uint32_t t = 0; t < tokens; ++t)
         for (const double frequency : frequencies_) {
@@ -319,19 +330,22 @@ class GpuSession::Recorder {
         Commands commands(s_.model_.device(), s_.timing_);
         for (uint32_t l = 0; l < layers.size(); ++l) {
             attention(commands, l);
+            std::optional<uint32_t> split;
+            std::optional<Commands> hot;
             if (!layers[l].split) {
                 ffn(commands, l);
-                continue;
+                if (decode()) continue;    // many tokens: a submit per layer, since drivers reset a GPU that is busy too long
+            } else {
+                split = l;
             }
             commands.end();
-            std::optional<Commands> hot;
-            if (layers[l].gate.rows > 0) {
+            if (split && layers[l].gate.rows > 0) {
                 hot.emplace(s_.model_.device(), s_.timing_);
                 ffn(*hot, l);
                 hot->end();
             }
-            pending_.cold = true;
-            out.segments.push_back({std::move(commands), std::move(hot), l});
+            if (split) pending_.cold = true;
+            out.segments.push_back({std::move(commands), std::move(hot), split});
             commands = Commands(s_.model_.device(), s_.timing_);
         }
         if (s_.model_.has_head()) {
@@ -396,7 +410,7 @@ class GpuSession::Recorder {
                                .cols = w.cols,
                                .stride = w.stride});
         else
-            commands.dispatch(kernels_.matmul(w.type, false), {ceil_div(w.rows, matmul_tile), ceil_div(of_head ? std::min(capacity_, head_rows) : capacity_, matmul_tile)},
+            commands.dispatch(kernels_.matmul(w.type, false), {ceil_div(w.rows, gpu::matmul_tile), ceil_div(of_head ? std::min(capacity_, head_rows) : capacity_, gpu::matmul_tile)},
                               {.step = s_.step_.address,
                                .weight = w.memory.address,
                                .x = x.address,
@@ -474,9 +488,8 @@ class GpuSession::Recorder {
                                .up_stride = w.up.stride,
                                .exact = s_.shape_.exact});
             pending_.parts = ffn_slices(w.down.rows);
-            const uint32_t quad_weights = 16 * format_of(w.down.type).block / (format_of(w.down.type).block_bytes - (is_quantised(w.down.type) ? 2 : 0));
             commands.stage("ffn_down", l, w.down.bytes());
-            commands.dispatch(kernels_.ffn_down(w.down.type), {ceil_div(c_.dim, 128 * quad_weights), pending_.parts},
+            commands.dispatch(kernels_.ffn_down(w.down.type), {ceil_div(c_.dim, gpu::ffn_down_quads * quad_weights(w.down.type)), pending_.parts},
                               {.down = w.down.memory.address,
                                .h = s_.h_.address,
                                .parts = s_.parts_.address,
@@ -494,7 +507,7 @@ class GpuSession::Recorder {
             commands.dispatch(kernels_.glu, {ceil_div(w.gate.rows, 128), capacity_},
                               {.step = s_.step_.address, .h = s_.h_.address, .u = s_.u_.address, .n = w.gate.rows});
             commands.stage("ffn_down", l, w.down.bytes());
-            commands.dispatch(kernels_.matmul(w.down.type, true), {ceil_div(c_.dim, matmul_tile), ceil_div(capacity_, matmul_tile)},
+            commands.dispatch(kernels_.matmul(w.down.type, true), {ceil_div(c_.dim, gpu::matmul_tile), ceil_div(capacity_, gpu::matmul_tile)},
                               {.step = s_.step_.address,
                                .weight = w.down.memory.address,
                                .x = s_.h_.address,
@@ -558,27 +571,23 @@ GpuSession::Recording& GpuSession::recording(uint32_t tokens)
 
 std::vector<GpuSession::Segment>& GpuSession::segments(uint32_t tokens) { return recording(tokens).segments; }
 
-void GpuSession::submit(Segment& segment, uint32_t head_first, uint32_t head_tokens)
+void GpuSession::submit(Segment& segment)
 {
-    HEARTH_CHECK(head_tokens <= head_rows && (head_tokens == 0 || (!segment.split && model_.has_head())));
-    *static_cast<gpu::Step*>(step_.mapped) = {.position = position_, .tokens = tokens_, .head_first = head_first, .head_tokens = head_tokens};
-    std::vector<const Commands*> work = {&segment.attention};
-    if (segment.ffn) work.push_back(&*segment.ffn);
-    if (head_tokens > 0) {
-        work.push_back(&*recording(tokens_).head);
-        head_ran_ = true;
-    }
-    last_work_ = queue_.submit(work);
+    Recording& recording = this->recording(tokens_);
+    const Commands* work[3] = {&segment.attention};
+    size_t count = 1;
+    if (segment.ffn) work[count++] = &*segment.ffn;
+    if (&segment == &recording.segments.back() && head_ran_) work[count++] = &*recording.head;
+    last_work_ = queue_.submit({work, count});
     ++submits_;
 }
 
 void GpuSession::submit_head(uint32_t head_first, uint32_t head_tokens)
 {
-    HEARTH_CHECK(head_tokens > 0 && head_tokens <= head_rows);
+    HEARTH_CHECK(head_tokens > 0 && head_tokens <= head_rows && head_first + head_tokens <= tokens_);
     *static_cast<gpu::Step*>(step_.mapped) = {.position = position_, .tokens = tokens_, .head_first = head_first, .head_tokens = head_tokens};
     const Commands* work[] = {&*recording(tokens_).head};
     last_work_ = queue_.submit(work);
-    head_ran_ = true;
     ++submits_;
 }
 
@@ -622,8 +631,7 @@ void GpuSession::report(FeedStats& stats) const
                 hot = nullptr;
             }
             Stage stage = {.name = t.name, .layer = t.index, .on_device = true, .bytes = t.bytes, .us = t.us};
-            if (t.name == "attend")
-                for (uint32_t i = 0; i < tokens_; ++i) stage.bytes += uint64_t(position_ + i + 1) * c.kv_heads * c.head_dim * 2 * sizeof(uint16_t);
+            if (t.name == "attend") stage.bytes = kv_bytes_read(position_, tokens_, c.kv_heads * c.head_dim);
             if (is_ffn(t.name)) {
                 const GpuModel::Layer& w = layers[t.index];
                 LayerCounts& counts = stats.layers[t.index];

@@ -41,7 +41,8 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 /// The kernels, compiled when first used, by the weight types that they read.
 class GpuKernels {
   public:
-    GpuKernels(std::shared_ptr<vulkan::Device> device, host::Activation activation);
+    /// `dim`: width of the vectors that `join` normalises; its workgroup grows with it.
+    GpuKernels(std::shared_ptr<vulkan::Device> device, uint32_t dim, host::Activation activation);
 
     /// Whether rows of this type are met in integers, from the two planes of `quantise`.
     bool reads_planes(WeightType type) const;
@@ -114,20 +115,21 @@ class GpuSession {
 
     /// From the join of the layer before up to where the host is needed.
     struct Segment {
-        vulkan::Commands attention;              // ends with x published to the host, or with the last thing the device does
+        vulkan::Commands attention;              // whole layers, and the attention of `split`, which ends with x published to the host
         std::optional<vulkan::Commands> ffn;     // the hot FFN of `split`, while the host does the cold one
-        std::optional<uint32_t> split;           // the layer whose cold share the host owes after this segment; none: the last segment
+        std::optional<uint32_t> split;           // the layer whose cold share the host owes after this segment
     };
 
-    /// Starts a batch: positions, and cos and sin of its rotations. The caller then fills `input`.
-    void begin(uint32_t position, uint32_t tokens);
+    /// Starts a batch: positions, and cos and sin of its rotations; head_tokens > 0: logits of tokens [head_first, head_first + head_tokens) are
+    /// wanted with it. The caller then fills `input`.
+    void begin(uint32_t position, uint32_t tokens, uint32_t head_first, uint32_t head_tokens);
 
     /// The segments for a batch of this size, recorded when first asked for.
     std::vector<Segment>& segments(uint32_t tokens);
 
-    /// Submits a segment; with head_tokens > 0, which the last segment allows, the logits of tokens [head_first, head_first + head_tokens) too.
-    void submit(Segment& segment, uint32_t head_first, uint32_t head_tokens);
-    /// Logits of further tokens of the same batch.
+    /// Submits the next segment, with the last one the wanted logits too.
+    void submit(Segment& segment);
+    /// Logits of further tokens of the same batch, after wait_all.
     void submit_head(uint32_t head_first, uint32_t head_tokens);
 
     /// Waits for x of a split segment, or for all of the last.
@@ -156,8 +158,8 @@ class GpuSession {
     GpuModel& model_;
     SessionShape shape_;
     bool timing_;
-    vulkan::Queue queue_;
-    vulkan::Pool kv_pool_, scratch_pool_, upload_pool_, readback_pool_;
+    std::vector<vulkan::Pool> kv_pools_;    // one per layer: all together may be larger than a driver allocates at once
+    vulkan::Pool scratch_pool_, upload_pool_, readback_pool_;
     std::vector<vulkan::Slice> keys_, values_;    // per device layer
     vulkan::Slice residual_, head_residual_, xn_, q_, k_, v_, mixed_, parts_, h_, u_, high_, low_, scale_;
     vulkan::Slice input_, cold_, angles_, step_;
@@ -170,6 +172,8 @@ class GpuSession {
     uint32_t submits_ = 0, waits_ = 0;
     uint64_t last_work_ = 0;
     bool head_ran_ = false;
+
+    vulkan::Queue queue_;    // last, so that it goes first: it waits for what is under way in all of the above
 };
 
 }  // namespace hearth

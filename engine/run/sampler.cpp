@@ -9,15 +9,6 @@ namespace {
 
 constexpr size_t penalty_window = 64;
 
-struct Candidate {
-    Token id;
-    float logit;
-    double weight;    // exp(logit - best logit)
-};
-
-/// Best first; equal logits by id, so that the order is always the same.
-bool better(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
-
 }  // namespace
 
 void Sampler::accept(Token token)
@@ -28,7 +19,8 @@ void Sampler::accept(Token token)
 
 Token Sampler::sample(std::span<const float> logits)
 {
-    std::vector<Candidate> all(logits.size());
+    std::vector<Candidate>& all = all_;
+    all.resize(logits.size());
     for (uint32_t i = 0; i < logits.size(); ++i) all[i] = {i, logits[i], 0};
 
     if (options_.repeat_penalty != 1.0f) {

@@ -33,6 +33,15 @@ class Sampler {
     SamplerOptions options_;
     std::mt19937_64 random_;
     std::vector<Token> recent_;
+
+    struct Candidate {
+        Token id;
+        float logit;
+        double weight;    // exp(logit - best logit)
+    };
+    /// Best first; equal logits by id, so that the order is always the same.
+    static bool better(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+    std::vector<Candidate> all_;    // kept from call to call
 };
 
 }  // namespace hearth

@@ -34,18 +34,16 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     uint32_t next = count - wanted.count;    // the next token whose logits are wanted
     uint32_t rows = head ? std::min(wanted.count, head_rows) : 0;
 
-    session_->begin(stats.position, count);
+    session_->begin(stats.position, count, next, rows);
     cpu_.embed(tokens, session_->input());
     for (GpuSession::Segment& segment : session_->segments(count)) {
-        if (!segment.split) {
-            session_->submit(segment, next, rows);
-            break;
-        }
-        session_->submit(segment, 0, 0);    // the hot FFN runs on while the host ...
-        session_->wait_published(segment);
+        session_->submit(segment);
+        if (!segment.split) continue;
+        session_->wait_published(segment);    // the hot FFN runs on while the host ...
         const uint32_t l = *segment.split;
-        cpu_.cold_ffn(l, gpu_->layers()[l].cold, count, session_->published(), session_->cold(), stats);    // ... does the cold one
-        ++stats.joins;                      // by the next segment
+        const std::span<const float> cold = cpu_.cold_ffn(l, gpu_->layers()[l].cold, count, session_->published(), stats);    // ... does the cold one
+        std::copy(cold.begin(), cold.end(), session_->cold());
+        ++stats.joins;    // by the next segment
     }
     session_->wait_all();
 

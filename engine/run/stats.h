@@ -26,6 +26,12 @@ struct LayerCounts {
     double both_us = 0;             // from the start of the one to the end of the later, where both ran and timing is on
 };
 
+/// Bytes of the fp16 KV cache of one layer that tokens at `position` and after read; `width`: of k and of v, in numbers.
+inline uint64_t kv_bytes_read(uint32_t position, uint32_t tokens, uint32_t width)
+{
+    return (uint64_t(position) * tokens + uint64_t(tokens) * (tokens + 1) / 2) * width * 2 * sizeof(uint16_t);
+}
+
 struct FeedStats {
     uint32_t position = 0;    // of the first token
     uint32_t tokens = 0;

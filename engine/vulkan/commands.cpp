@@ -15,7 +15,7 @@ constexpr uint32_t most_stages = 4096;    // of one command buffer, timestamps i
 
 }  // namespace
 
-Commands::Commands(std::shared_ptr<Device> device, bool timing) : device_(std::move(device))
+Commands::Commands(std::shared_ptr<Device> device, bool timing) : Commands(std::move(device))
 {
     const DeviceApi& api = device_->api();
     const VkCommandBufferAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
@@ -96,8 +96,6 @@ void Commands::copy(const Slice& from, const Slice& to, uint64_t bytes)
     device_->api().CmdCopyBuffer(handle_, from.buffer, to.buffer, 1, &region);
 }
 
-void Commands::clear(const Slice& slice) { device_->api().CmdFillBuffer(handle_, slice.buffer, slice.offset, slice.bytes / 4 * 4, 0); }
-
 void Commands::end()
 {
     timestamp();
@@ -116,7 +114,7 @@ std::vector<StageTime> Commands::times() const
     std::vector<StageTime> times;
     const double us = device_->timestamp_ns() / 1000;
     for (size_t i = 0; i < stages_.size(); ++i)
-        times.push_back({stages_[i].name, stages_[i].index, stages_[i].bytes, double(ticks[i]) * us, double(ticks[i + 1] - ticks[i]) * us});
+        times.push_back({stages_[i].name, stages_[i].index, stages_[i].bytes, double(ticks[i]) * us, double((ticks[i + 1] - ticks[i]) & device_->timestamp_mask()) * us});
     return times;
 }
 
@@ -166,7 +164,12 @@ void Queue::wait(uint64_t number) const
         uint64_t done = 0;
         check_result(device_->api().GetSemaphoreCounterValue(device_->handle(), timeline_, &done), "vkGetSemaphoreCounterValue");
         if (done >= number) return;
-        if (polls < 100) {
+        if (polls > 0 && polls % 65536 == 0) {
+            // Long work, or a lost device, which some drivers only tell to those who wait.
+            const VkSemaphoreWaitInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &timeline_, .pValues = &number};
+            const VkResult result = device_->api().WaitSemaphores(device_->handle(), &info, 100'000'000);
+            if (result != VK_TIMEOUT) check_result(result, "vkWaitSemaphores");
+        } else if (polls < 100) {
 #if defined(__x86_64__) || defined(_M_X64)
             _mm_pause();
 #endif

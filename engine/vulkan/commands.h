@@ -37,7 +37,6 @@ class Commands {
         dispatch_raw(kernel.pipeline(), groups, &args, sizeof(Args));
     }
     void copy(const Slice& from, const Slice& to, uint64_t bytes);
-    void clear(const Slice& slice);
 
     /// Ends the recording; what it wrote will be visible to the host once the submit is done.
     void end();
@@ -48,6 +47,7 @@ class Commands {
     std::vector<StageTime> times() const;
 
   private:
+    explicit Commands(std::shared_ptr<Device> device) : device_(std::move(device)) {}    // whole, if empty: its destructor runs if the rest throws
     void dispatch_raw(const Pipeline& pipeline, Groups groups, const void* args, uint32_t bytes);
     void timestamp();
     struct Stage {
@@ -71,7 +71,7 @@ class Queue {
     /// One vkQueueSubmit2 of all of `work`, in order. Returns the number of the last; the others are numbered just before it.
     uint64_t submit(std::span<const Commands* const> work);
 
-    /// Polls until work `number` is done. Throws Error if the device is lost.
+    /// Polls until work `number` is done; 0 is done. Throws Error if the device is lost.
     void wait(uint64_t number) const;
 
   private:

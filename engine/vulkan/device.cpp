@@ -150,8 +150,7 @@ std::shared_ptr<Instance> Instance::open(const InstanceOptions& options, std::st
         };
         check_result(api.CreateDebugUtilsMessengerEXT(self->handle_, &messenger, nullptr, &self->messenger_), "vkCreateDebugUtilsMessengerEXT");
     }
-    self->look_at_devices();
-    return self;
+    return self->look_at_devices(why_not) ? self : nullptr;
 }
 
 Instance::~Instance()
@@ -171,9 +170,9 @@ namespace {
 bool has_extension(const InstanceApi& api, VkPhysicalDevice device, std::string_view name)
 {
     uint32_t count = 0;
-    check_result(api.EnumerateDeviceExtensionProperties(device, nullptr, &count, nullptr), "vkEnumerateDeviceExtensionProperties");
+    if (api.EnumerateDeviceExtensionProperties(device, nullptr, &count, nullptr) != VK_SUCCESS) return false;
     std::vector<VkExtensionProperties> all(count);
-    check_result(api.EnumerateDeviceExtensionProperties(device, nullptr, &count, all.data()), "vkEnumerateDeviceExtensionProperties");
+    if (api.EnumerateDeviceExtensionProperties(device, nullptr, &count, all.data()) != VK_SUCCESS) return false;
     return std::any_of(all.begin(), all.end(), [&](const VkExtensionProperties& e) { return name == e.extensionName; });
 }
 
@@ -195,12 +194,16 @@ std::optional<uint32_t> compute_family(const InstanceApi& api, VkPhysicalDevice 
 
 }  // namespace
 
-void Instance::look_at_devices()
+bool Instance::look_at_devices(std::string& why_not)
 {
     uint32_t count = 0;
-    check_result(api_.EnumeratePhysicalDevices(handle_, &count, nullptr), "vkEnumeratePhysicalDevices");
+    VkResult result = api_.EnumeratePhysicalDevices(handle_, &count, nullptr);
     std::vector<VkPhysicalDevice> handles(count);
-    check_result(api_.EnumeratePhysicalDevices(handle_, &count, handles.data()), "vkEnumeratePhysicalDevices");
+    if (result == VK_SUCCESS && count > 0) result = api_.EnumeratePhysicalDevices(handle_, &count, handles.data());
+    if (result != VK_SUCCESS) {    // a driver without its GPU is often answered so
+        why_not = fmt::format("Vulkan finds no device (error {})", int(result));
+        return false;
+    }
 
     for (VkPhysicalDevice handle : handles) {
         VkPhysicalDeviceVulkan13Properties v13 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_PROPERTIES};
@@ -245,6 +248,10 @@ void Instance::look_at_devices()
         VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &f12};
         api_.GetPhysicalDeviceFeatures2(handle, &features);
         d.features = {.fp16 = bool(f12.shaderFloat16), .int_dot = bool(f13.shaderIntegerDotProduct)};
+        // Every Vulkan 1.3 device has the instruction; those that only emulate it are faster with floats. A software device keeps it, for the tests.
+        d.features.int_dot &= v13.integerDotProduct4x8BitPackedSignedAccelerated || d.kind == DeviceKind::software;
+        d.max_workgroup = properties.properties.limits.maxComputeWorkGroupInvocations;
+        d.max_buffer = std::min<uint64_t>(v13.maxBufferSize, v11.maxMemoryAllocationSize);
 
         uint32_t timestamp_bits = 0;
         const struct {
@@ -258,12 +265,14 @@ void Instance::look_at_devices()
             {bool(f13.computeFullSubgroups), "full subgroups"},
             {(v11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) && (v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT),
              "subgroup arithmetic in compute shaders"},
+            {d.max_subgroup_size <= 64, "subgroups of at most 64"},
             {compute_family(api_, handle, timestamp_bits).has_value(), "a compute queue"},
         };
         for (const auto& need : needs)
             if (!need.there) d.unfit += fmt::format("{}{}", d.unfit.empty() ? "lacks " : ", ", need.what);
         devices_.push_back(d);
     }
+    return true;
 }
 
 // ---- device ------------------------------------------------------------------------------------------------------------
@@ -307,6 +316,7 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
     VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2};
     api.GetPhysicalDeviceProperties2(info.handle, &properties);
     self->timestamp_ns_ = timestamp_bits ? properties.properties.limits.timestampPeriod : 0;
+    self->timestamp_mask_ = timestamp_bits < 64 ? (uint64_t(1) << timestamp_bits) - 1 : ~uint64_t(0);
 
     const VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO, .queueFamilyIndex = family};
     check_result(self->api_.CreateCommandPool(self->handle_, &pool, nullptr, &self->command_pool_), "vkCreateCommandPool");
@@ -409,9 +419,14 @@ std::optional<uint32_t> find_memory(const VkPhysicalDeviceMemoryProperties& memo
 
 }  // namespace
 
-Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::string_view what) : device_(std::move(device)), bytes_(bytes)
+// The delegation makes it whole before anything can throw, so that its destructor runs.
+Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::string_view what) : Buffer()
 {
     HEARTH_CHECK(bytes > 0);
+    device_ = std::move(device);
+    if (bytes > device_->info().max_buffer)
+        throw Error("{} has no room for {} ({:.1f} MiB): its buffers end at {:.1f} MiB; use a smaller context (-c), or --device cpu", device_->info().name, what,
+                    double(bytes) / (1 << 20), double(device_->info().max_buffer) / (1 << 20));
     const DeviceApi& api = device_->api();
     const VkBufferCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
@@ -428,7 +443,6 @@ Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::str
     const VkMemoryAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, .pNext = &flags, .allocationSize = needs.size, .memoryTypeIndex = *type};
     const VkResult result = api.AllocateMemory(device_->handle(), &allocate, nullptr, &memory_);
     if (result != VK_SUCCESS) {
-        api.DestroyBuffer(device_->handle(), std::exchange(handle_, VK_NULL_HANDLE), nullptr);
         if (result == VK_ERROR_OUT_OF_DEVICE_MEMORY || result == VK_ERROR_OUT_OF_HOST_MEMORY)
             throw Error("{} has no room for {} ({:.1f} MiB): use a smaller --vram-budget or context (-c)", device_->info().name, what, double(bytes) / (1 << 20));
         check_result(result, "vkAllocateMemory");
@@ -437,8 +451,9 @@ Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::str
     if (use != Use::device) check_result(api.MapMemory(device_->handle(), memory_, 0, VK_WHOLE_SIZE, 0, &mapped_), "vkMapMemory");
     const VkBufferDeviceAddressInfo address = {.sType = VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO, .buffer = handle_};
     address_ = api.GetBufferDeviceAddress(device_->handle(), &address);
-    if (use == Use::device) device_->allocated_ += bytes_;
-    else std::memset(mapped_, 0, bytes_);
+    if (mapped_) std::memset(mapped_, 0, bytes);
+    bytes_ = bytes;
+    if (use == Use::device) device_->allocated_ += bytes;
 }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept
@@ -455,7 +470,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept
 Buffer::~Buffer()
 {
     if (!handle_) return;
-    if (!mapped_) device_->allocated_ -= bytes_;
+    if (!mapped_) device_->allocated_ -= bytes_;    // 0 if it never came to be
     device_->api().DestroyBuffer(device_->handle(), handle_, nullptr);
     device_->api().FreeMemory(device_->handle(), memory_, nullptr);
 }

@@ -34,6 +34,8 @@ struct DeviceInfo {
     uint64_t free_memory = 0;        // of it, as the driver reports; `memory` where it does not
     uint32_t subgroup_size = 0, min_subgroup_size = 0, max_subgroup_size = 0;
     Features features;
+    uint32_t max_workgroup = 0;      // invocations
+    uint64_t max_buffer = 0;         // bytes of one buffer
     std::string unfit;               // why this program cannot use it; empty where it can
 };
 
@@ -65,7 +67,7 @@ class Instance {
 
   private:
     Instance() = default;
-    void look_at_devices();
+    bool look_at_devices(std::string& why_not);
 
     InstanceApi api_;
     VkInstance handle_ = VK_NULL_HANDLE;
@@ -134,7 +136,7 @@ class Pool {
     uint64_t taken_ = 0;
 };
 
-class Device : public std::enable_shared_from_this<Device> {
+class Device {
   public:
     /// `features` may switch off what the device has, not add to it.
     static std::shared_ptr<Device> open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features);
@@ -147,8 +149,8 @@ class Device : public std::enable_shared_from_this<Device> {
     VkQueue queue() const { return queue_; }
     VkCommandPool command_pool() const { return command_pool_; }
     VkPipelineCache pipeline_cache() const { return pipeline_cache_; }
-    Instance& instance() const { return *instance_; }
-    double timestamp_ns() const { return timestamp_ns_; }    // of one tick; 0 where the queue has no timestamps
+    double timestamp_ns() const { return timestamp_ns_; }       // of one tick; 0 where the queue has no timestamps
+    uint64_t timestamp_mask() const { return timestamp_mask_; } // the bits that count
 
     /// Bytes of device memory (Use::device) allocated now.
     uint64_t allocated() const { return allocated_; }
@@ -170,6 +172,7 @@ class Device : public std::enable_shared_from_this<Device> {
     std::string cache_path_;
     size_t cache_bytes_ = 0;
     double timestamp_ns_ = 0;
+    uint64_t timestamp_mask_ = 0;
     VkPhysicalDeviceMemoryProperties memory_ = {};
     uint64_t allocated_ = 0;
 };

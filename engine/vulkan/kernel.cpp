@@ -20,18 +20,18 @@ const Spirv& find_module(std::string_view name)
 }  // namespace
 
 Pipeline::Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants)
-    : device_(std::move(device))
+    : Pipeline(std::move(device))
 {
     const DeviceApi& api = device_->api();
     const Spirv& spirv = find_module(name);
-    const VkShaderModuleCreateInfo module_info = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = spirv.bytes, .pCode = spirv.words};
-    VkShaderModule module;
-    check_result(api.CreateShaderModule(device_->handle(), &module_info, nullptr, &module), "vkCreateShaderModule");
-
     const VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, args_bytes};
     const VkPipelineLayoutCreateInfo layout_info = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .pushConstantRangeCount = 1, .pPushConstantRanges = &range};
     check_result(api.CreatePipelineLayout(device_->handle(), &layout_info, nullptr, &layout_), "vkCreatePipelineLayout");
+
+    const VkShaderModuleCreateInfo module_info = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = spirv.bytes, .pCode = spirv.words};
+    VkShaderModule module;
+    check_result(api.CreateShaderModule(device_->handle(), &module_info, nullptr, &module), "vkCreateShaderModule");
 
     std::vector<VkSpecializationMapEntry> entries;
     for (uint32_t i = 0; i < constants.size(); ++i) entries.push_back({i, uint32_t(i * sizeof(uint32_t)), sizeof(uint32_t)});

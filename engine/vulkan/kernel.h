@@ -22,6 +22,7 @@ class Pipeline {
     VkPipelineLayout layout() const { return layout_; }
 
   private:
+    explicit Pipeline(std::shared_ptr<Device> device) : device_(std::move(device)) {}    // whole, if empty: its destructor runs if the rest throws
     std::shared_ptr<Device> device_;
     VkPipelineLayout layout_ = VK_NULL_HANDLE;
     VkPipeline handle_ = VK_NULL_HANDLE;
@@ -43,7 +44,7 @@ class Kernel {
     std::shared_ptr<const Pipeline> pipeline_;
 };
 
-/// Name, offset and size of each member of a module's push-constant struct, as the compiler laid it out. For the test that C++ lays it out alike.
+/// Name and offset of each member of a module's push-constant struct, as the compiler laid it out. For the test that C++ lays it out alike.
 struct ReflectedMember {
     std::string name;
     uint32_t offset;
