@@ -183,7 +183,7 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
     says(with_key("general.architecture", "falcon"), "architecture falcon, which this version cannot run; it runs llama");
     says(with_key("hearth.activation", "gelu"), "hearth.activation is gelu");
     says(with_key("hearth.activation", 1), "hearth.activation is not a text");
-    says(with_key("llama.block_count", 0), "llama.block_count is 0, expected 1 to 1000");
+    says(with_key("llama.block_count", 0), "llama.block_count is 0, expected 1 to 300");
     says(with_key("llama.block_count", 1001), "llama.block_count is 1001");
     says(with_key("llama.block_count", 3), "no tensor blk.2.attn_norm.weight");
     says(with_key("llama.block_count", 1), "the tensor blk.1.attn_norm.weight, which this version does not know");
