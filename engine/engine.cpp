@@ -24,6 +24,8 @@ uint64_t parameters(const Weights& w)
 
 SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch, bool exact)
 {
+    if (batch == 0 || batch > most_batch) throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", batch, most_batch);
+    if (context > c.context) throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
     const uint32_t positions = context ? context : std::min(c.context, 4096u);
     return {.batch = std::min(batch, positions), .context = positions, .exact = exact};
 }
@@ -81,9 +83,6 @@ struct Machinery {
         const Config& c = weights.config;
         if (o.sparsity == Sparsity::exact && c.activation != host::Activation::relu)
             throw Error("--sparsity exact needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense", c.name);
-        if (o.batch == 0 || o.batch > most_batch) throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", o.batch, most_batch);
-        if (o.context > c.context)
-            throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, o.context, c.context);
         shape = session_shape(c, o.context, o.batch, o.sparsity == Sparsity::exact);
         needs = GpuModel::needs(weights, shape);
         weights = load_weights(file);    // now that nothing speaks against it
@@ -115,7 +114,10 @@ struct Machinery {
 
     void place_model(const std::function<void(double)>& progress)
     {
-        if (!device) return;
+        if (!device) {
+            if (options.vram_budget) notes.push_back("--vram-budget does nothing on the CPU");
+            return;
+        }
         // The margin is for the desktop, and for what the driver allocates by itself.
         const uint64_t free = device->info().free_memory, margin = std::max<uint64_t>(256 << 20, free / 20);
         const uint64_t budget = options.vram_budget ? *options.vram_budget : free - std::min(free, margin);

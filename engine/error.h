@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace hearth {
 
@@ -17,6 +18,9 @@ class Error : public std::runtime_error {
     {
     }
 };
+
+/// A text from a file or a command line as part of a one-line message: control characters and invalid UTF-8 become '?'.
+std::string printable(std::string_view text);
 
 [[noreturn]] void broken(const char* what, const char* file, int line);
 

@@ -55,10 +55,15 @@ StatsTotals measure(Session& session, const std::function<void()>& work)
 void bench(const BenchOptions& o)
 {
     EngineOptions options = o.engine;
-    if (options.context == 0) options.context = std::max(o.prompt, o.count + 1);
+    const uint32_t wanted = std::max(o.prompt, o.count);
+    if (wanted == 0) throw Error("-p 0 and -n 0 leave nothing to measure: give one of them");
+    if (options.context == 0) {
+        options.context = std::max(wanted, 2u);
+        const uint32_t most = describe_weights(std::make_shared<Gguf>(options.model)).config.context;
+        if (wanted > most) throw Error("-p {} and -n {} need {} positions, and the model has {}: use smaller numbers", o.prompt, o.count, wanted, most);
+    }
     Engine engine = load_engine(options);
-    if (std::max(o.prompt, o.count + 1) > engine.context())
-        throw Error("{} positions are wanted and the context has {}: use smaller -p and -n, or a larger -c", std::max(o.prompt, o.count + 1), engine.context());
+    if (wanted > engine.context()) throw Error("-p {} and -n {} need {} positions, and -c gives {}: use a larger -c", o.prompt, o.count, wanted, engine.context());
 
     // Random tokens for the prompt; the answer is the model's own, so that its neurons fire as they do in use.
     std::mt19937_64 random(0);

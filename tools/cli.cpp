@@ -13,12 +13,13 @@
 #define isatty _isatty
 #define fileno _fileno
 #else
+#include <fcntl.h>
 #include <unistd.h>
 #endif
 
 namespace hearth::tools {
 
-uint64_t parse_size(const std::string& text)
+uint64_t parse_size(const std::string& option, const std::string& text)
 {
     double number = 0;
     const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -30,23 +31,38 @@ uint64_t parse_size(const std::string& text)
     if (ec == std::errc() && std::isfinite(number) && number >= 0)
         for (const auto& u : units)
             if (unit == u.name && number * u.bytes < 0x1p62) return uint64_t(number * u.bytes);
-    throw CLI::ValidationError(text, "is not a size: write 6GiB, 512MiB or a plain number of GiB");
+    throw CLI::ValidationError(option, fmt::format("'{}' is not a size: write 6GiB, 512MiB or a plain number of GiB", text));
+}
+
+CLI::Validator not_empty()
+{
+    return {[](std::string& text) { return text.empty() ? std::string("must not be empty") : std::string(); }, ""};
+}
+
+CLI::Validator number_between(double least, double most)
+{
+    const auto check = [least, most](std::string& text) {
+        double x = 0;
+        const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), x);
+        return ec == std::errc() && end == text.data() + text.size() && x >= least && x <= most ? std::string() : fmt::format("{} is not a number from {} to {}", text, least, most);
+    };
+    return {check, ""};
 }
 
 void add_engine_options(CLI::App& app, EngineOptions& o)
 {
-    app.add_option("MODEL", o.model, "the model, a GGUF file")->required();
+    app.add_option("MODEL", o.model, "the model, a GGUF file")->required()->check(not_empty());
     app.add_option("-c,--ctx-size", o.context, "positions in the context (default: the model's, at most 4096)");
     app.add_option("-t,--threads", o.threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
     app.add_option("-b,--batch-size", o.batch, "prompt tokens done at once")->capture_default_str();
-    app.add_option("--device", o.device, "auto (the best GPU), cpu, or an index or part of a name of `hearth devices`")->capture_default_str();
+    app.add_option("--device", o.device, "auto (the best GPU), cpu, or an index or part of a name of `hearth devices`")->capture_default_str()->check(not_empty());
     app.add_option_function<std::string>(
-        "--vram-budget", [&o](const std::string& text) { o.vram_budget = parse_size(text); },
+        "--vram-budget", [&o](const std::string& text) { o.vram_budget = parse_size("--vram-budget", text); },
         "GPU memory to use, such as 6GiB or 512MiB (default: what is free, less a margin)");
-    static const std::map<std::string, Sparsity> modes = {{"dense", Sparsity::dense}, {"exact", Sparsity::exact}};
-    app.add_option("--sparsity", o.sparsity,
-                   "dense: every neuron; exact: up and down projections only of neurons that fire, the same result (ReLU models)")
-        ->transform(CLI::CheckedTransformer(modes, CLI::ignore_case))
+    app.add_option_function<std::string>(
+           "--sparsity", [&o](const std::string& text) { o.sparsity = text == "exact" ? Sparsity::exact : Sparsity::dense; },
+           "dense: every neuron; exact: up and down projections only of neurons that fire, the same result (ReLU models)")
+        ->check(CLI::IsMember({"dense", "exact"}))
         ->default_str("dense");
     app.add_flag("--without-fp16", o.without_fp16, "do not use the GPU's half-precision arithmetic");
     app.add_flag("--without-int-dot", o.without_int_dot, "do not use the GPU's integer dot products");
@@ -55,7 +71,7 @@ void add_engine_options(CLI::App& app, EngineOptions& o)
 void add_text_options(CLI::App& app, TextOptions& o)
 {
     auto* text = app.add_option("-p,--prompt", o.text, "the text");
-    auto* file = app.add_option("-f,--file", o.file, "a file with the text; - is standard input");
+    auto* file = app.add_option("-f,--file", o.file, "a file with the text; - is standard input")->check(not_empty());
     text->excludes(file);
     app.parse_complete_callback([text, file] {
         if (text->empty() && file->empty()) throw CLI::RequiredError("-p TEXT or -f FILE");
@@ -65,12 +81,19 @@ void add_text_options(CLI::App& app, TextOptions& o)
 std::string read_text(const TextOptions& o)
 {
     if (o.file.empty()) return o.text;
-    if (o.file == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+    const auto all = [&](std::istream& in) -> std::string {
+        try {
+            return {std::istreambuf_iterator<char>(in), {}};
+        } catch (const std::ios_base::failure&) {
+            throw Error("{} cannot be read to its end: {}", o.file, std::generic_category().message(errno));
+        }
+    };
+    if (o.file == "-") return all(std::cin);
     std::error_code ec;
     if (std::filesystem::is_directory(o.file, ec)) throw Error("{} is a directory, not a text: name a file", o.file);
     std::ifstream file(o.file, std::ios::binary);
     if (!file) throw Error("{} cannot be read: {}", o.file, std::generic_category().message(errno));
-    return {std::istreambuf_iterator<char>(file), {}};
+    return all(file);
 }
 
 Engine load_engine(const EngineOptions& options)
@@ -80,6 +103,15 @@ Engine load_engine(const EngineOptions& options)
     for (const std::string& note : engine.notes()) say("note: {}", note);
     say("{}", engine.summary());
     return engine;
+}
+
+void prepare_streams()
+{
+#ifndef _WIN32
+    for (const int fd : {0, 1, 2})
+        if (fcntl(fd, F_GETFD) == -1) open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);    // the wrong way round: to use it is an error
+    std::signal(SIGPIPE, SIG_IGN);
+#endif
 }
 
 // ---- interruption ------------------------------------------------------------------------------------------------------
@@ -132,17 +164,15 @@ void print(std::string_view text)
         throw Error("standard output cannot be written: {}", std::generic_category().message(errno));
 }
 
-OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path)), part_(path_.string() + ".part"), file_(std::fopen(part_.string().c_str(), "wb"))
+OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path))
 {
     std::error_code ec;
-    const bool directory = std::filesystem::is_directory(path_, ec);
-    if (file_ && !directory) return;
-    const std::string why = directory ? "it is a directory" : std::generic_category().message(errno);
-    if (file_) {
-        std::fclose(file_);
-        std::filesystem::remove(part_, ec);
-    }
-    throw Error("{} cannot be written: {}; name a file in a folder that you may write to", path_.string(), why);
+    if (std::filesystem::is_directory(path_, ec)) throw Error("{} cannot be written: it is a directory; name a file", path_.string());
+    if (std::filesystem::is_symlink(path_, ec)) path_ = std::filesystem::weakly_canonical(path_, ec);
+    const bool straight = std::filesystem::exists(path_, ec) && !std::filesystem::is_regular_file(path_, ec);
+    part_ = straight ? path_ : std::filesystem::path(path_.string() + ".part");
+    file_ = std::fopen(part_.string().c_str(), "wb");
+    if (!file_) throw Error("{} cannot be written: {}; name a file in a folder that you may write to", path_.string(), std::generic_category().message(errno));
 }
 
 OutputFile::~OutputFile()
@@ -150,7 +180,7 @@ OutputFile::~OutputFile()
     if (!file_) return;
     std::fclose(file_);
     std::error_code ec;
-    std::filesystem::remove(part_, ec);
+    if (part_ != path_) std::filesystem::remove(part_, ec);
 }
 
 void OutputFile::finish(std::string_view text)
@@ -158,10 +188,10 @@ void OutputFile::finish(std::string_view text)
     bool good = std::fwrite(text.data(), 1, text.size(), file_) == text.size();
     good = std::fclose(std::exchange(file_, nullptr)) == 0 && good;
     std::error_code ec;
-    if (good) std::filesystem::rename(part_, path_, ec);
+    if (good && part_ != path_) std::filesystem::rename(part_, path_, ec);
     if (!good || ec) {
         const std::string why = ec ? ec.message() : std::generic_category().message(errno);
-        std::filesystem::remove(part_, ec);
+        if (part_ != path_) std::filesystem::remove(part_, ec);
         throw Error("{} cannot be written: {}", path_.string(), why);
     }
 }

@@ -26,11 +26,15 @@ Command add_tokenize(CLI::App& app);
 Command add_devices(CLI::App& app);
 Command add_inspect(CLI::App& app);
 
+/// Checks of option values: a name that is not empty; a number from `least` to `most`, which NaN is not.
+CLI::Validator not_empty();
+CLI::Validator number_between(double least, double most);
+
 /// MODEL and the options of every subcommand that runs a model.
 void add_engine_options(CLI::App& app, EngineOptions& options);
 
 /// "6GiB", "512MiB", "6" (GiB, as PowerInfer's users type it). Throws CLI::ValidationError.
-uint64_t parse_size(const std::string& text);
+uint64_t parse_size(const std::string& option, const std::string& text);
 
 /// A text given by -p or -f ("-": standard input).
 struct TextOptions {
@@ -41,6 +45,10 @@ std::string read_text(const TextOptions& options);
 
 /// Loads the model with a progress bar; says on stderr what was loaded where.
 Engine load_engine(const EngineOptions& options);
+
+/// At the very start: a closed stdin, stdout or stderr stays closed instead of naming the next file opened, and a reader that went away is an error of
+/// the write, not the end of the program.
+void prepare_streams();
 
 /// True once Ctrl-C was pressed; a second Ctrl-C ends the program at once.
 void catch_interrupt();
@@ -75,6 +83,7 @@ std::string dump(const nlohmann::json& json);
 void print(std::string_view text);
 
 /// A file that appears whole or not at all. Opened at once, so that a path that cannot be written is an error before the work, not after.
+/// What is no ordinary file (a pipe, a device) is written straight; a link is followed.
 class OutputFile {
   public:
     explicit OutputFile(std::filesystem::path path);
@@ -85,7 +94,7 @@ class OutputFile {
 
   private:
     std::filesystem::path path_, part_;
-    std::FILE* file_;
+    std::FILE* file_ = nullptr;
 };
 
 /// Sums of what batches did, by stage and layer.

@@ -8,9 +8,7 @@ namespace {
 std::string shorten(std::string text)
 {
     constexpr size_t most = 60;
-    for (char& c : text)
-        if (c == '\n') c = ' ';
-    return text.size() > most ? text.substr(0, most) + "..." : text;
+    return printable(text.size() > most ? text.substr(0, most) + "..." : text);
 }
 
 struct Shown {    // a key's value for reading: long arrays by their length
@@ -46,13 +44,15 @@ void inspect(const std::string& path, uint32_t context, bool as_json)
     const auto file = std::make_shared<const Gguf>(path);
 
     // A file can be listed even where the model cannot be run; then the reason takes the place of its needs.
+    std::optional<Weights> weights;
     std::optional<Needs> needs;
     std::string unfit;
     try {
-        needs = device_needs(describe_weights(file), context);
+        weights = describe_weights(file);
     } catch (const Error& e) {
         unfit = e.what();
     }
+    if (weights) needs = device_needs(*weights, context);
     uint64_t all = 0;
     if (needs) {
         all = needs->scratch + needs->head;
@@ -94,7 +94,7 @@ Command add_inspect(CLI::App& app)
         bool json = false;
     };
     auto o = std::make_shared<Options>();
-    app.add_option("MODEL", o->model, "the model, a GGUF file")->required();
+    app.add_option("MODEL", o->model, "the model, a GGUF file")->required()->check(not_empty());
     app.add_option("-c,--ctx-size", o->context, "positions in the context, for the memory needed (default: the model's, at most 4096)");
     app.add_flag("--json", o->json, "everything, as JSON");
     return [o] { inspect(o->model, o->context, o->json); };

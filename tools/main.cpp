@@ -1,6 +1,8 @@
 // hearth: the table of subcommands, and the one catch.
 #include "tools/cli.h"
 
+#include <sstream>
+
 using namespace hearth;
 
 namespace {
@@ -18,6 +20,7 @@ constexpr tools::Subcommand subcommands[] = {
 
 int main(int argc, char** argv)
 {
+    tools::prepare_streams();
     CLI::App app("Hearth runs language models that are larger than the graphics card.", "hearth");
     app.set_version_flag("--version", "hearth " HEARTH_VERSION);
     app.require_subcommand(1);
@@ -29,7 +32,13 @@ int main(int argc, char** argv)
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& e) {
-        return app.exit(e, std::cout, std::cerr) == 0 ? 0 : 2;
+        if (argc > 1 && argv[1][0] != '-' && app.get_subcommands([&](CLI::App* sub) { return sub->get_name() == argv[1]; }).empty()) {
+            tools::say("hearth: there is no subcommand '{}': `hearth --help` lists them", printable(argv[1]));
+            return 2;
+        }
+        std::ostringstream help;
+        if (app.exit(e, help, std::cerr) != 0) return 2;
+        chosen = [text = help.str()] { tools::print(text); };
     }
     try {
         chosen();

@@ -12,7 +12,7 @@ namespace {
 struct PerplexityOptions {
     EngineOptions engine;
     std::string file, stats;
-    uint64_t limit = 0;
+    int64_t limit = 0;
 };
 
 /// -log softmax_id(logits)
@@ -32,7 +32,7 @@ void perplexity(const PerplexityOptions& o)
     catch_interrupt();
     Engine engine = load_engine(o.engine);
     std::vector<Token> tokens = engine.tokenizer().encode(text);
-    if (o.limit) tokens.resize(std::min<size_t>(tokens.size(), o.limit));
+    if (o.limit) tokens.resize(std::min(tokens.size(), size_t(o.limit)));
     if (tokens.empty()) throw Error("{} has no tokens to predict: name a file with a text", o.file);
     if (engine.context() < 2) throw Error("windows of {} tokens predict nothing: use -c 2 or more", engine.context());
 
@@ -56,7 +56,7 @@ void perplexity(const PerplexityOptions& o)
         });
         bar.show(double(done) / double(tokens.size()));
     }
-    if (done == 0) return;
+    if (done == 0) return say("interrupted before the first window was done");
     const double n = double(done), mean = sum / n;
     const double error = n > 1 ? std::sqrt(std::max(squares / n - mean * mean, 0.0) / (n - 1)) : 0;
     print(fmt::format("ppl = {:.4f} +- {:.4f}\n", std::exp(mean), std::exp(mean) * error));
@@ -76,9 +76,9 @@ Command add_perplexity(CLI::App& app)
     o->engine.context = 256;
     add_engine_options(app, o->engine);
     app.get_option("-c")->description("tokens in a window, BOS included")->capture_default_str();
-    app.add_option("-f,--file", o->file, "the text; - is standard input")->required();
-    app.add_option("-n,--tokens", o->limit, "only the first n tokens of the text");
-    app.add_option("--stats", o->stats, "write counters and times per layer and stage to a JSON file");
+    app.add_option("-f,--file", o->file, "the text; - is standard input")->required()->check(not_empty());
+    app.add_option("-n,--tokens", o->limit, "only the first n tokens of the text")->check(CLI::Range(int64_t(1), int64_t(1) << 40));
+    app.add_option("--stats", o->stats, "write counters and times per layer and stage to a JSON file")->check(not_empty());
     return [o] { perplexity(*o); };
 }
 

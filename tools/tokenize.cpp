@@ -11,7 +11,7 @@ Command add_tokenize(CLI::App& app)
         bool json = false;
     };
     auto o = std::make_shared<Options>();
-    app.add_option("MODEL", o->model, "the model, a GGUF file")->required();
+    app.add_option("MODEL", o->model, "the model, a GGUF file")->required()->check(not_empty());
     add_text_options(app, o->text);
     app.add_flag("--json", o->json, "ids, pieces and the text that they give back, as JSON");
     return [o] {

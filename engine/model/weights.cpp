@@ -84,8 +84,8 @@ Config read_config(const Gguf& file)
     const auto size = [&](const char* key, uint32_t most) { return checked(file, prefix + key, file.u32(prefix + key), most); };
     Config c;
     c.architecture = family.architecture;
-    c.name = file.string("general.name", "");
-    if (c.name.empty()) c.name = file.path().stem().string();
+    c.name = printable(file.string("general.name", ""));
+    if (c.name.empty()) c.name = printable(file.path().stem().string());
     c.layers = size("block_count", max_layers);
     c.dim = size("embedding_length", max_dim);
     c.neurons = size("feed_forward_length", max_neurons);

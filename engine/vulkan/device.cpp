@@ -127,7 +127,7 @@ std::shared_ptr<Instance> Instance::open(const InstanceOptions& options, std::st
     const VkResult result = create(&info, nullptr, &self->handle_);
     if (result == VK_ERROR_LAYER_NOT_PRESENT) throw Error("the Vulkan validation layers are not installed (Debian: vulkan-validationlayers)");
     if (result != VK_SUCCESS) {
-        why_not = fmt::format("Vulkan does not start (error {})", int(result));
+        why_not = result == VK_ERROR_INCOMPATIBLE_DRIVER ? "this machine has no Vulkan driver" : fmt::format("Vulkan does not start (error {})", int(result));
         return nullptr;
     }
     InstanceApi& api = self->api_;
