@@ -8,23 +8,28 @@
 
 namespace hearth::tests {
 
+/// What the tests share. Closed by main: by the time static objects die, the driver may have gone before them.
+struct OpenDevices {
+    std::shared_ptr<vulkan::Instance> instance;
+    std::map<std::pair<bool, bool>, std::shared_ptr<vulkan::Device>> devices;
+};
+inline OpenDevices open_devices;
+
 inline std::shared_ptr<vulkan::Instance> test_instance()
 {
-    static const std::shared_ptr<vulkan::Instance> instance = [] {
+    if (!open_devices.instance) {
         std::string why_not;
-        auto opened = vulkan::Instance::open({.validation = validation}, why_not);
+        open_devices.instance = vulkan::Instance::open({.validation = validation}, why_not);
         INFO(why_not);
-        REQUIRE(opened);
-        return opened;
-    }();
-    return instance;
+        REQUIRE(open_devices.instance);
+    }
+    return open_devices.instance;
 }
 
 /// One device per set of features, open until the end.
 inline std::shared_ptr<vulkan::Device> test_device(vulkan::Features features = {true, true})
 {
-    static std::map<std::pair<bool, bool>, std::shared_ptr<vulkan::Device>> devices;
-    auto& device = devices[{features.fp16, features.int_dot}];
+    auto& device = open_devices.devices[{features.fp16, features.int_dot}];
     if (!device) {
         const auto instance = test_instance();
         const auto choice = vulkan::choose_device(instance->devices(), device_name);

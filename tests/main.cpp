@@ -1,6 +1,6 @@
 // The test program. Beside doctest's options: --device=NAME (default llvmpipe) for the device suite, --no-validation where the machine has no layers.
 #define DOCTEST_CONFIG_IMPLEMENT
-#include "tests/support.h"
+#include "tests/device_support.h"
 
 #include <cstring>
 
@@ -18,5 +18,7 @@ int main(int argc, char** argv)
         if (std::strcmp(argv[i], "--no-validation") == 0) hearth::tests::validation = false;
     }
     doctest::Context context(argc, argv);
-    return context.run();
+    const int result = context.run();
+    hearth::tests::open_devices = {};
+    return result;
 }

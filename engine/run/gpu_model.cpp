@@ -605,52 +605,63 @@ void GpuSession::wait_all()
 
 void GpuSession::report(FeedStats& stats) const
 {
-    const Recording& recording = recordings_.at(capacity_for(tokens_));
-    const auto& layers = model_.layers();
-    const Config& c = model_.config();
     stats.submits += submits_;
     stats.waits += waits_;
-
-    const bool decode = tokens_ == 1;
-    for (uint32_t l = 0; l < layers.size(); ++l) {
-        stats.layers[l].resident = c.neurons;
-        for (const host::NeuronRange& r : layers[l].cold) stats.layers[l].resident -= r.count;
-        stats.layers[l].split = layers[l].split;
-        if (!decode || layers[l].down.rows == 0) continue;
-        const uint32_t* counts = static_cast<const uint32_t*>(counts_.mapped) + l * most_slices;
-        for (uint32_t s = 0; s < ffn_slices(layers[l].down.rows); ++s) stats.layers[l].active_device += counts[s];
-    }
-
-    const auto is_ffn = [](std::string_view name) { return name == "ffn_up" || name == "glu" || name == "ffn_down"; };
-    double hot_start = 0;
-    LayerCounts* hot = nullptr;    // the split layer whose join is still to come
+    count_neurons(stats);
+    const Recording& recording = recordings_.at(capacity_for(tokens_));
+    std::vector<vulkan::StageTime> times;
     const auto add = [&](const Commands& commands) {
-        for (const vulkan::StageTime& t : commands.times()) {
-            if (hot && !is_ffn(t.name)) {    // this is the join: it starts when both shares are there
-                hot->both_us = t.start_us - hot_start;
-                hot = nullptr;
-            }
-            Stage stage = {.name = t.name, .layer = t.index, .on_device = true, .bytes = t.bytes, .us = t.us};
-            if (t.name == "attend") stage.bytes = kv_bytes_read(position_, tokens_, c.kv_heads * c.head_dim);
-            if (is_ffn(t.name)) {
-                const GpuModel::Layer& w = layers[t.index];
-                LayerCounts& counts = stats.layers[t.index];
-                if (decode && t.name == "ffn_down") stage.bytes = counts.active_device * w.down.stride * 16;    // zeros are never read
-                if (decode && t.name == "ffn_up" && shape_.exact) stage.bytes = w.gate.bytes() + counts.active_device * w.up.stride * 16;
-                if (counts.split && t.name == "ffn_up") {
-                    hot_start = t.start_us;
-                    hot = &counts;
-                }
-                counts.device_us += t.us;
-            }
-            stats.stages.push_back(stage);
-        }
+        for (const vulkan::StageTime& t : commands.times()) times.push_back(t);
     };
     for (const Segment& segment : recording.segments) {
         add(segment.attention);
         if (segment.ffn) add(*segment.ffn);
     }
     if (head_ran_) add(*recording.head);
+    add_stages(times, stats);
+}
+
+void GpuSession::count_neurons(FeedStats& stats) const
+{
+    const auto& layers = model_.layers();
+    for (uint32_t l = 0; l < layers.size(); ++l) {
+        LayerCounts& layer = stats.layers[l];
+        layer.split = layers[l].split;
+        layer.resident = model_.config().neurons;
+        for (const host::NeuronRange& r : layers[l].cold) layer.resident -= r.count;
+        if (tokens_ > 1 || layers[l].down.rows == 0) continue;
+        const uint32_t* counts = static_cast<const uint32_t*>(counts_.mapped) + l * most_slices;
+        for (uint32_t s = 0; s < ffn_slices(layers[l].down.rows); ++s) layer.active_device += counts[s];
+    }
+}
+
+/// The recorded byte counts are of the most that a stage can read; here they become what it did read.
+void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedStats& stats) const
+{
+    const Config& c = model_.config();
+    double hot_start = 0;
+    LayerCounts* hot = nullptr;    // the split layer whose join is still to come
+    for (const vulkan::StageTime& t : times) {
+        Stage stage = {.name = t.name, .layer = t.index, .on_device = true, .bytes = t.bytes, .us = t.us};
+        const bool of_ffn = t.name == "ffn_up" || t.name == "glu" || t.name == "ffn_down";
+        if (hot && !of_ffn) {    // the join: it starts when both shares are there
+            hot->both_us = t.start_us - hot_start;
+            hot = nullptr;
+        }
+        if (t.name == "attend") stage.bytes = kv_bytes_read(position_, tokens_, c.kv_heads * c.head_dim);
+        if (of_ffn) {
+            const GpuModel::Layer& w = model_.layers()[t.index];
+            LayerCounts& layer = stats.layers[t.index];
+            if (tokens_ == 1 && t.name == "ffn_down") stage.bytes = layer.active_device * w.down.stride * 16;    // zeros are never read
+            if (tokens_ == 1 && t.name == "ffn_up" && shape_.exact) stage.bytes = w.gate.bytes() + layer.active_device * w.up.stride * 16;
+            if (layer.split && t.name == "ffn_up") {
+                hot_start = t.start_us;
+                hot = &layer;
+            }
+            layer.device_us += t.us;
+        }
+        stats.stages.push_back(stage);
+    }
 }
 
 }  // namespace hearth

@@ -154,6 +154,8 @@ class GpuSession {
     class Recorder;
     uint32_t capacity_for(uint32_t tokens) const;
     Recording& recording(uint32_t tokens);
+    void count_neurons(FeedStats& stats) const;
+    void add_stages(const std::vector<vulkan::StageTime>& times, FeedStats& stats) const;
 
     GpuModel& model_;
     SessionShape shape_;
