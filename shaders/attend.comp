@@ -3,12 +3,14 @@
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
 
-const uint lanes = 128, max_head_dim = 256;
+const uint lanes = 128;
 const float lowest = -3.0e38;    // finite: exp(lowest - x) is zero on every device, infinities need not be
 layout(local_size_x = 128) in;
+layout(constant_id = 0) const uint head_dim = 64;    // known to the compiler, so that the query can be read without indices
 layout(push_constant, scalar) uniform Push { Attend a; };
 
-shared vec2 query[max_head_dim / 2];
+const uint pairs = head_dim / 2;
+shared vec2 query[pairs];
 shared float weight[lanes];
 shared float reduced[lanes];
 shared vec2 mixed[lanes];
@@ -41,8 +43,7 @@ void main()
     const Step step = a.step.at;
     const uint me = gl_LocalInvocationID.x, head = gl_WorkGroupID.x, t = gl_WorkGroupID.y;
     if (t >= step.tokens) return;
-    const uint pairs = a.head_dim / 2;
-    const uint q_row = (t * a.heads + head) * a.head_dim;
+    const uint q_row = (t * a.heads + head) * head_dim;
     const uint cache = head / (a.heads / a.kv_heads) * a.context * pairs;
     const uint positions = step.position + t + 1;
 
@@ -59,12 +60,12 @@ void main()
             vec2 s = vec2(0);
             const uint row = cache + (first + me) * pairs;
             if (pairs % 4 == 0) {
-                for (uint i = 0; i < pairs; i += 4) {
+                [[unroll]] for (uint i = 0; i < pairs; i += 4) {
                     const uvec4 k = Quads(a.k_cache).at[(row + i) / 4];
                     s += query[i] * unpackHalf2x16(k.x) + query[i + 1] * unpackHalf2x16(k.y) + query[i + 2] * unpackHalf2x16(k.z) + query[i + 3] * unpackHalf2x16(k.w);
                 }
             } else {
-                for (uint i = 0; i < pairs; ++i) s += query[i] * unpackHalf2x16(a.k_cache.at[row + i]);
+                [[unroll]] for (uint i = 0; i < pairs; ++i) s += query[i] * unpackHalf2x16(a.k_cache.at[row + i]);
             }
             score = a.scale * (s.x + s.y);
         }

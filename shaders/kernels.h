@@ -85,8 +85,8 @@ struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over 
     Steps step;
     Floats q;              // (tokens, heads, head_dim)
     Words k_cache, v_cache;
-    Floats y;              // (tokens, heads, head_dim)
-    uint heads, kv_heads, head_dim, context;
+    Floats y;              // (tokens, heads, head_dim); head_dim is a specialization constant
+    uint heads, kv_heads, context;
     float scale;
 };
 

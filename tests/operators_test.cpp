@@ -8,6 +8,16 @@ using namespace hearth::tests;
 
 namespace {
 
+/// What the kernels are specialised for.
+Config shape(host::Activation activation = host::Activation::relu, uint32_t head_dim = 64)
+{
+    Config c;
+    c.dim = 600;
+    c.head_dim = head_dim;
+    c.activation = activation;
+    return c;
+}
+
 struct TestMatrix {
     uint32_t rows, cols;
     std::vector<double> w;    // as stored, decoded
@@ -85,7 +95,7 @@ TEST_SUITE("device")
     TEST_CASE("matvec is the product of every weight type at odd sizes")
     {
         for_each_feature_set([](const auto& device) {
-            GpuKernels kernels(device, 257, host::Activation::relu);
+            GpuKernels kernels(device, shape());
             for (const WeightFormat& format : weight_formats)
                 for (const uint32_t cols : odd_sizes(format.type))
                     for (const uint32_t rows : {1u, 31u, 257u}) {
@@ -106,7 +116,7 @@ TEST_SUITE("device")
     TEST_CASE("matmul is the product for many tokens, along rows and along columns")
     {
         for_each_feature_set([](const auto& device) {
-            GpuKernels kernels(device, 257, host::Activation::relu);
+            GpuKernels kernels(device, shape());
             for (const WeightFormat& format : weight_formats)
                 for (const bool transposed : {false, true})
                     for (const uint32_t cols : odd_sizes(format.type)) {
@@ -141,7 +151,7 @@ TEST_SUITE("device")
     TEST_CASE("join adds parts and the host's share, normalises, and publishes what was asked for")
     {
         const auto device = test_device();
-        GpuKernels kernels(device, 257, host::Activation::relu);
+        GpuKernels kernels(device, shape());
         for (const uint32_t n : {1u, 31u, 33u, 257u, 4096u})
             for (const uint32_t publish : {gpu::publish_nothing, gpu::publish_norm, gpu::publish_residual})
                 for (const bool cold : {false, true})
@@ -180,12 +190,12 @@ TEST_SUITE("device")
     TEST_CASE("rope and attention are the host's, for grouped heads, odd widths and partly rotated heads")
     {
         const auto device = test_device();
-        GpuKernels kernels(device, 257, host::Activation::relu);
         struct Case {
             uint32_t heads, kv_heads, head_dim, rope_dim, earlier, tokens;
         };
         for (const Case& c : {Case{1, 1, 2, 2, 0, 1}, Case{4, 2, 64, 64, 0, 5}, Case{6, 2, 48, 32, 130, 3}, Case{4, 1, 128, 128, 257, 1}, Case{2, 2, 256, 256, 31, 33}, Case{3, 3, 34, 34, 127, 2}}) {
             const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim, cells = kv_width * context;
+            GpuKernels kernels(device, shape(host::Activation::relu, c.head_dim));
             host::Team team(1);
             const host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, context, c.rope_dim, 10000.0f};
             std::vector<uint16_t> host_k(cells), host_v(cells);
@@ -211,7 +221,7 @@ TEST_SUITE("device")
                      .v_cache = values.address(), .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .rope_dim = c.rope_dim, .context = context});
                 run(device, kernels.attend, {c.heads, tokens},
                     {.step = step.address(), .q = dq.address(), .k_cache = keys.address(), .v_cache = values.address(), .y = out.address(), .heads = c.heads,
-                     .kv_heads = c.kv_heads, .head_dim = c.head_dim, .context = context, .scale = 1 / std::sqrt(float(c.head_dim))});
+                     .kv_heads = c.kv_heads, .context = context, .scale = 1 / std::sqrt(float(c.head_dim))});
                 want.assign(tokens * q_width, 0);
                 host::attend(team, shape, first, tokens, q.data(), k.data(), v.data(), host_k.data(), host_v.data(), want.data());
                 if (first == c.earlier) y = std::move(out);
@@ -229,7 +239,7 @@ TEST_SUITE("device")
             for (const host::Activation activation : {host::Activation::relu, host::Activation::silu})
                 for (const WeightFormat& format : weight_formats)
                     for (const uint32_t neurons : {1u, 31u, 257u}) {
-                        GpuKernels kernels(device, 288, activation);
+                        GpuKernels kernels(device, shape(activation));
                         const uint32_t cols = 288, slices = 3;
                         TestMatrix gate(device, format.type, neurons, cols, 1), up(device, format.type, neurons, cols, 2), down(device, format.type, neurons, cols, 3);
                         const std::vector<float> x = random_floats(cols, 4);
@@ -270,7 +280,7 @@ TEST_SUITE("device")
     {
         const auto device = test_device();
         for (const host::Activation activation : {host::Activation::relu, host::Activation::silu}) {
-            GpuKernels kernels(device, 288, activation);
+            GpuKernels kernels(device, shape(activation));
             const uint32_t n = 257, tokens = 3;
             const std::vector<float> a = random_floats(n * (tokens + 1), 1), b = random_floats(n * (tokens + 1), 2);
             Shared<float> h(device, a), u(device, b);

@@ -80,7 +80,7 @@ TEST_SUITE("vulkan")
                                   M(MatMul, y_stride), M(MatMul, head)});
         check_layout("rope", {M(Rope, step), M(Rope, q), M(Rope, k), M(Rope, v), M(Rope, angles), M(Rope, k_cache), M(Rope, v_cache), M(Rope, heads), M(Rope, kv_heads),
                               M(Rope, head_dim), M(Rope, rope_dim), M(Rope, context)});
-        check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y), M(Attend, heads), M(Attend, kv_heads), M(Attend, head_dim),
+        check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y), M(Attend, heads), M(Attend, kv_heads),
                                 M(Attend, context), M(Attend, scale)});
         for (const char* kernel : {"ffn_up", "ffn_up_idot"})
             check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h), M(FfnUp, neurons), M(FfnUp, cols),

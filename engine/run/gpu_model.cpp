@@ -53,9 +53,9 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 
 // ---- kernels -----------------------------------------------------------------------------------------------------------
 
-GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, uint32_t dim, host::Activation activation)
-    : join(device, "join", {std::clamp(ceil_div(dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}), quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend"), glu(device, "glu", {uint32_t(activation)}),
-      device_(device), activation_(uint32_t(activation))
+GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c)
+    : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}), quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend", {c.head_dim}), glu(device, "glu", {uint32_t(c.activation)}),
+      device_(device), activation_(uint32_t(c.activation))
 {
 }
 
@@ -222,7 +222,7 @@ class WeightUpload {
 }  // namespace
 
 GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const Progress& progress)
-    : device_(device), weights_(weights), kernels_(device, weights.config.dim, weights.config.activation)
+    : device_(device), weights_(weights), kernels_(device, weights.config)
 {
     const Needs n = needs(weights, {.batch = 1, .context = 1, .exact = false});    // only the weights' part of it is used
     uint64_t total = plan.head ? n.head : 0;
@@ -457,7 +457,6 @@ class GpuSession::Recorder {
                            .y = s_.mixed_.address,
                            .heads = c_.heads,
                            .kv_heads = c_.kv_heads,
-                           .head_dim = c_.head_dim,
                            .context = s_.shape_.context,
                            .scale = 1.0f / std::sqrt(float(c_.head_dim))});
         planes(commands, l, s_.mixed_, q_width, {&w.o});

@@ -41,8 +41,7 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 /// The kernels, compiled when first used, by the weight types that they read.
 class GpuKernels {
   public:
-    /// `dim`: width of the vectors that `join` normalises; its workgroup grows with it.
-    GpuKernels(std::shared_ptr<vulkan::Device> device, uint32_t dim, host::Activation activation);
+    GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& config);
 
     /// Whether rows of this type are met in integers, from the two planes of `quantise`.
     bool reads_planes(WeightType type) const;
