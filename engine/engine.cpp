@@ -25,12 +25,13 @@ uint64_t parameters(const Weights& w)
 SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch, bool exact)
 {
     if (batch == 0 || batch > most_batch) throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", batch, most_batch);
-    if (context > c.context) throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
+    if (context > c.context)
+        throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
     const uint32_t positions = context ? context : std::min(c.context, 4096u);
     return {.batch = std::min(batch, positions), .context = positions, .exact = exact};
 }
 
-}  // namespace
+}    // namespace
 
 Needs device_needs(const Weights& weights, uint32_t context, uint32_t batch)
 {
@@ -74,7 +75,7 @@ struct Machinery {
     std::shared_ptr<vulkan::Instance> instance;
     std::shared_ptr<vulkan::Device> device;
     std::unique_ptr<GpuModel> gpu;
-    std::string place;                  // "on the CPU (why)" or "on DEVICE ..."
+    std::string place;    // "on the CPU (why)" or "on DEVICE ..."
     std::vector<std::string> notes;
 
     explicit Machinery(const EngineOptions& o)
@@ -124,10 +125,12 @@ struct Machinery {
         plan = hearth::place(needs, budget);
         const std::string& name = device->info().name;
         if (plan.layers.empty() && options.vram_budget)
-            throw Error("--vram-budget {:.1f} MiB is too small for anything: activations and the first layer need {:.1f} MiB; give more, or use --device cpu",
-                        double(budget) / mib, double(least_budget(needs)) / mib);
+            throw Error(
+                "--vram-budget {:.1f} MiB is too small for anything: activations and the first layer need {:.1f} MiB; give more, or use --device cpu",
+                double(budget) / mib, double(least_budget(needs)) / mib);
         if (plan.layers.empty()) {
-            place = fmt::format("on the CPU ({} has {:.0f} MiB free, and {:.0f} are the least that help)", name, double(free) / mib, double(least_budget(needs)) / mib);
+            place = fmt::format("on the CPU ({} has {:.0f} MiB free, and {:.0f} are the least that help)", name, double(free) / mib,
+                                double(least_budget(needs)) / mib);
             return;
         }
         gpu = std::make_unique<GpuModel>(device, weights, plan, progress);
@@ -137,8 +140,9 @@ struct Machinery {
             all += needs.layers[l].groups;
             if (l < plan.layers.size()) resident += plan.layers[l].resident.size();
         }
-        place = fmt::format("on {}: attention of {} of {} layers, {:.0f} % of the neurons{}, {:.1f} of {:.1f} MiB; the rest on the CPU", name, plan.layers.size(),
-                            needs.layers.size(), 100.0 * double(resident) / double(all), plan.head ? ", head" : "", double(plan.bytes) / mib, double(budget) / mib);
+        place = fmt::format("on {}: attention of {} of {} layers, {:.0f} % of the neurons{}, {:.1f} of {:.1f} MiB; the rest on the CPU", name,
+                            plan.layers.size(), needs.layers.size(), 100.0 * double(resident) / double(all), plan.head ? ", head" : "",
+                            double(plan.bytes) / mib, double(budget) / mib);
         if (resident == all) place = fmt::format("on {}, all of it: {:.1f} of {:.1f} MiB", name, double(plan.bytes) / mib, double(budget) / mib);
     }
 };
@@ -190,7 +194,10 @@ struct Session::State {
     }
 };
 
-Session::Session(std::shared_ptr<Machinery> machinery, bool timing) : machinery_(std::move(machinery)), state_(std::make_unique<State>(*machinery_, timing)) {}
+Session::Session(std::shared_ptr<Machinery> machinery, bool timing)
+    : machinery_(std::move(machinery)), state_(std::make_unique<State>(*machinery_, timing))
+{
+}
 Session::Session(Session&&) noexcept = default;
 Session::~Session() = default;
 
@@ -199,7 +206,8 @@ void Session::check_room(size_t tokens) const
     const uint32_t context = machinery_->shape.context, most = machinery_->weights.config.context;
     if (position_ + tokens <= context) return;
     throw Error("the text needs {} positions and the context has {}: {}", position_ + tokens, context,
-                position_ + tokens <= most ? fmt::format("use -c {} or more", position_ + tokens) : fmt::format("shorten it to {}, all that this model knows", most));
+                position_ + tokens <= most ? fmt::format("use -c {} or more", position_ + tokens)
+                                           : fmt::format("shorten it to {}, all that this model knows", most));
 }
 
 std::span<const float> Session::feed(std::span<const Token> tokens, const std::function<bool()>& stop)
@@ -209,9 +217,9 @@ std::span<const float> Session::feed(std::span<const Token> tokens, const std::f
         if (stop && stop()) return {};
         const auto batch = tokens.subspan(first, std::min<size_t>(machinery_->shape.batch, tokens.size() - first));
         const bool last = first + batch.size() == tokens.size();
-        const FeedStats stats = state_->scheduler.feed(position_, batch, {.count = last ? 1u : 0u, .take = [&](uint32_t, std::span<const float> logits) {
-                                                                               last_.assign(logits.begin(), logits.end());
-                                                                           }});
+        const FeedStats stats = state_->scheduler.feed(
+            position_, batch,
+            {.count = last ? 1u : 0u, .take = [&](uint32_t, std::span<const float> logits) { last_.assign(logits.begin(), logits.end()); }});
         position_ += uint32_t(batch.size());
         if (on_stats) on_stats(stats);
     }
@@ -223,12 +231,11 @@ void Session::feed(std::span<const Token> tokens, const LogitsSink& each)
     check_room(tokens.size());
     for (size_t first = 0; first < tokens.size(); first += machinery_->shape.batch) {
         const auto batch = tokens.subspan(first, std::min<size_t>(machinery_->shape.batch, tokens.size() - first));
-        const FeedStats stats = state_->scheduler.feed(position_, batch, {.count = uint32_t(batch.size()), .take = [&](uint32_t t, std::span<const float> logits) {
-                                                                               each(first + t, logits);
-                                                                           }});
+        const FeedStats stats = state_->scheduler.feed(
+            position_, batch, {.count = uint32_t(batch.size()), .take = [&](uint32_t t, std::span<const float> logits) { each(first + t, logits); }});
         position_ += uint32_t(batch.size());
         if (on_stats) on_stats(stats);
     }
 }
 
-}  // namespace hearth
+}    // namespace hearth

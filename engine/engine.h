@@ -24,15 +24,15 @@ enum class Sparsity {
 
 struct EngineOptions {
     std::filesystem::path model;
-    std::string device = "auto";              // auto, cpu, an index or a part of a name
-    std::optional<uint64_t> vram_budget;      // bytes; what is free, less a margin, where not given
+    std::string device = "auto";            // auto, cpu, an index or a part of a name
+    std::optional<uint64_t> vram_budget;    // bytes; what is free, less a margin, where not given
     Sparsity sparsity = Sparsity::dense;
-    unsigned threads = 0;                     // 0: one per physical core
-    uint32_t context = 0;                     // positions; 0: the model's, at most 4096
-    uint32_t batch = 256;                     // prompt tokens done at once
-    bool without_fp16 = false;                // leave optional abilities of the device unused
+    unsigned threads = 0;         // 0: one per physical core
+    uint32_t context = 0;         // positions; 0: the model's, at most 4096
+    uint32_t batch = 256;         // prompt tokens done at once
+    bool without_fp16 = false;    // leave optional abilities of the device unused
     bool without_int_dot = false;
-    bool validation = false;                  // Vulkan validation layers; messages in Engine::validation_messages
+    bool validation = false;    // Vulkan validation layers; messages in Engine::validation_messages
 };
 
 /// A Vulkan device as `hearth devices` shows it.
@@ -63,7 +63,8 @@ using LogitsSink = std::function<void(size_t, std::span<const float>)>;
 class Session {
   public:
     /// Runs tokens at the next positions; returns the logits (vocab) of the last one, valid until the next call.
-    /// Throws Error if they do not fit into the context. `stop` is asked between batches; if it says true, the rest is left out and the result is empty.
+    /// Throws Error if they do not fit into the context. `stop` is asked between batches; if it says true, the rest is left out and the result is
+    /// empty.
     std::span<const float> feed(std::span<const Token> tokens, const std::function<bool()>& stop = {});
 
     /// The same, with the logits of every token.
@@ -103,11 +104,11 @@ class Engine {
     const Weights& weights() const;
     const Tokenizer& tokenizer() const;
     const Plan& plan() const;
-    uint32_t context() const;      // positions of a session
+    uint32_t context() const;    // positions of a session
     uint32_t batch() const;
     unsigned threads() const;
     bool on_device() const;
-    uint64_t device_bytes() const; // allocated there now
+    uint64_t device_bytes() const;    // allocated there now
 
     /// What everything on the device would take, and the least that is of use.
     const Needs& needs() const;
@@ -122,4 +123,4 @@ class Engine {
     std::shared_ptr<Machinery> machinery_;
 };
 
-}  // namespace hearth
+}    // namespace hearth

@@ -27,4 +27,4 @@ void broken(const char* what, const char* file, int line)
     std::abort();
 }
 
-}  // namespace hearth
+}    // namespace hearth

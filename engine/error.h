@@ -13,8 +13,7 @@ namespace hearth {
 class Error : public std::runtime_error {
   public:
     template <class... Args>
-    explicit Error(fmt::format_string<Args...> format, Args&&... args)
-        : std::runtime_error(fmt::format(format, std::forward<Args>(args)...))
+    explicit Error(fmt::format_string<Args...> format, Args&&... args) : std::runtime_error(fmt::format(format, std::forward<Args>(args)...))
     {
     }
 };
@@ -27,4 +26,4 @@ std::string printable(std::string_view text);
 /// A promise of our own code, held in release builds too. A failure is a bug in Hearth: message and abort.
 #define HEARTH_CHECK(condition) ((condition) ? void() : ::hearth::broken(#condition, __FILE__, __LINE__))
 
-}  // namespace hearth
+}    // namespace hearth

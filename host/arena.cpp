@@ -77,7 +77,7 @@ class Patience {
     clock::time_point since_ = clock::now();
 };
 
-}  // namespace
+}    // namespace
 
 struct Team::State {
     explicit State(unsigned size) : size(size), arena(int(size), 1)
@@ -189,10 +189,8 @@ void Team::parallel(uint32_t chunks, const std::function<void(uint32_t)>& fn)
     State& s = *state_;
     if (s.size == 1 || chunks <= 1)
         for (uint32_t i = 0; i < chunks; i++) fn(i);
-    else if (s.held)
-        s.lead(chunks, fn);
-    else
-        hold([&] { s.lead(chunks, fn); });
+    else if (s.held) s.lead(chunks, fn);
+    else hold([&] { s.lead(chunks, fn); });
 }
 
-}  // namespace hearth::host
+}    // namespace hearth::host

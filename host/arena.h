@@ -33,4 +33,4 @@ class Team {
     std::unique_ptr<State> state_;
 };
 
-}  // namespace hearth::host
+}    // namespace hearth::host

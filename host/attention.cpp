@@ -53,7 +53,7 @@ void attend_head(const float* q, const uint16_t* k, const uint16_t* v, uint32_t 
     for (uint32_t i = 0; i < n; i++) y[i] /= sum;
 }
 
-}  // namespace
+}    // namespace
 
 void rope(float* x, uint32_t heads, uint32_t head_dim, uint32_t rope_dim, float base, uint32_t position)
 {
@@ -88,4 +88,4 @@ void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens
     });
 }
 
-}  // namespace hearth::host
+}    // namespace hearth::host

@@ -9,8 +9,8 @@ namespace hearth::host {
 /// Shapes of one attention block.
 struct AttentionShape {
     uint32_t heads, kv_heads, head_dim;
-    uint32_t context;       // positions in the cache
-    uint32_t rope_dim;      // leading elements of a head that are rotated
+    uint32_t context;     // positions in the cache
+    uint32_t rope_dim;    // leading elements of a head that are rotated
     float rope_base;
 };
 
@@ -25,4 +25,4 @@ void rope(float* x, uint32_t heads, uint32_t head_dim, uint32_t rope_dim, float 
 void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens, float* q, float* k, const float* v, uint16_t* k_cache,
             uint16_t* v_cache, float* y);
 
-}  // namespace hearth::host
+}    // namespace hearth::host

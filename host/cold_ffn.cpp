@@ -8,10 +8,7 @@
 namespace hearth::host {
 namespace {
 
-float activate(Activation a, float x)
-{
-    return a == Activation::relu ? std::max(x, 0.0f) : x / (1.0f + std::exp(-x));
-}
+float activate(Activation a, float x) { return a == Activation::relu ? std::max(x, 0.0f) : x / (1.0f + std::exp(-x)); }
 
 void prefetch(const std::byte* p, uint64_t bytes)
 {
@@ -129,7 +126,7 @@ void Share::down_many(float* y) const
     });
 }
 
-}  // namespace
+}    // namespace
 
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const NeuronRange> ranges, const Inputs& x, bool skip_inactive, float* y,
                    FfnScratch& scratch)
@@ -161,4 +158,4 @@ FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const NeuronRange>
     return counts;
 }
 
-}  // namespace hearth::host
+}    // namespace hearth::host

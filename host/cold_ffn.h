@@ -36,4 +36,4 @@ struct FfnScratch {
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const NeuronRange> ranges, const Inputs& x, bool skip_inactive, float* y,
                    FfnScratch& scratch);
 
-}  // namespace hearth::host
+}    // namespace hearth::host

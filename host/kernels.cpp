@@ -105,7 +105,7 @@ bool usable(Isa isa)
     return false;
 }
 
-}  // namespace
+}    // namespace
 
 constexpr Kernels plain_kernels = make_kernels<Plain>(Isa::plain, "plain C++");
 
@@ -125,4 +125,4 @@ const Kernels& kernels()
     return best;
 }
 
-}  // namespace hearth::host
+}    // namespace hearth::host

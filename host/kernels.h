@@ -42,7 +42,7 @@ enum class Isa { plain, avx2, avx512 };
 
 struct Kernels {
     Isa isa;
-    std::string_view name;    // "plain C++", "AVX2", "AVX-512"
+    std::string_view name;                         // "plain C++", "AVX2", "AVX-512"
     RowKernels rows[std::size(weight_formats)];    // in the order of weight_formats
 
     /// y_i = w_i x_i / sqrt(mean(x^2) + eps)
@@ -67,4 +67,4 @@ const Kernels& kernels();
 /// The kernels of one instruction set; nullptr where this CPU lacks it. For tests.
 const Kernels* kernels(Isa isa);
 
-}  // namespace hearth::host
+}    // namespace hearth::host

@@ -81,8 +81,8 @@ struct Avx2 {
     }
 };
 
-}  // namespace
+}    // namespace
 
 constexpr Kernels avx2_kernels = make_kernels<Avx2>(Isa::avx2, "AVX2");
 
-}  // namespace hearth::host
+}    // namespace hearth::host

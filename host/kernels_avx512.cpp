@@ -62,8 +62,8 @@ struct Avx512 {
     }
 };
 
-}  // namespace
+}    // namespace
 
 constexpr Kernels avx512_kernels = make_kernels<Avx512>(Isa::avx512, "AVX-512");
 
-}  // namespace hearth::host
+}    // namespace hearth::host

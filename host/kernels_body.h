@@ -292,4 +292,4 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
             to_f16<S>};
 }
 
-}  // namespace hearth::host
+}    // namespace hearth::host

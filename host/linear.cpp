@@ -21,8 +21,7 @@ void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bo
     q_.resize(quantised ? size_t(tokens) * n : 0);
     scale_.resize(quantised ? tokens * blocks : 0);
     inputs_.resize(tokens);
-    for (size_t t = 0; t < tokens; t++)
-        inputs_[t] = {x + t * n, quantised ? &q_[t * n] : nullptr, quantised ? &scale_[t * blocks] : nullptr};
+    for (size_t t = 0; t < tokens; t++) inputs_[t] = {x + t * n, quantised ? &q_[t * n] : nullptr, quantised ? &scale_[t * blocks] : nullptr};
     if (quantised)
         parallel_rows(team, tokens, n * sizeof(float), [&](uint32_t first, uint32_t last) {
             kernels().quantise(x + size_t(first) * n, &q_[size_t(first) * n], &scale_[first * blocks], (last - first) * n);
@@ -44,4 +43,4 @@ void multiply(Team& team, const Matrix& w, const Inputs& x, float* y)
     });
 }
 
-}  // namespace hearth::host
+}    // namespace hearth::host

@@ -34,4 +34,4 @@ class Inputs {
 /// y[t][r] = sum_i w[r][i] x[t][i];  y is (x.tokens(), w.rows)
 void multiply(Team& team, const Matrix& w, const Inputs& x, float* y);
 
-}  // namespace hearth::host
+}    // namespace hearth::host

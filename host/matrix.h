@@ -17,4 +17,4 @@ struct Matrix {
     uint64_t bytes() const { return rows * row_bytes(type, cols); }
 };
 
-}  // namespace hearth
+}    // namespace hearth

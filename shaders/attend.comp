@@ -62,7 +62,8 @@ void main()
             if (pairs % 4 == 0) {
                 [[unroll]] for (uint i = 0; i < pairs; i += 4) {
                     const uvec4 k = Quads(a.k_cache).at[(row + i) / 4];
-                    s += query[i] * unpackHalf2x16(k.x) + query[i + 1] * unpackHalf2x16(k.y) + query[i + 2] * unpackHalf2x16(k.z) + query[i + 3] * unpackHalf2x16(k.w);
+                    s += query[i] * unpackHalf2x16(k.x) + query[i + 1] * unpackHalf2x16(k.y);
+                    s += query[i + 2] * unpackHalf2x16(k.z) + query[i + 3] * unpackHalf2x16(k.w);
                 }
             } else {
                 [[unroll]] for (uint i = 0; i < pairs; ++i) s += query[i] * unpackHalf2x16(a.k_cache.at[row + i]);

@@ -36,7 +36,10 @@ vec4 quad_part(uint type, uvec4 quad, uint j)
 {
     if (type == F32) return uintBitsToFloat(quad);
     if (type == F16) return vec4(unpackHalf2x16(quad[2 * j]), unpackHalf2x16(quad[2 * j + 1]));
-    if (type == BF16) return uintBitsToFloat(uvec4(quad[2 * j] << 16, quad[2 * j] & 0xffff0000u, quad[2 * j + 1] << 16, quad[2 * j + 1] & 0xffff0000u));
+    if (type == BF16) {
+        const uint a = quad[2 * j], b = quad[2 * j + 1];
+        return uintBitsToFloat(uvec4(a << 16, a & 0xffff0000u, b << 16, b & 0xffff0000u));
+    }
     if (type == Q8_0) return unpack_s8(quad[j]);
     return unpack_nibbles(j < 4 ? quad[j] : quad[j - 4] >> 4);
 }
@@ -46,13 +49,13 @@ layout(constant_id = 3) const uint rows_at_once = 1;
 
 float quad_scale(Quads w, uint type, uint row, uint i, uint n) { return type == Q8_0 || type == Q4_0 ? row_scale(w, type, row, i, n) : 1.0; }
 
-// This invocation's share of sum_i w_ri x_i for rows_at_once rows from `first` on (in quads, stride apart): quads lane, lane + lanes, ...
-// Rows behind the `last`-th are taken for it.
-void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint n, uint lane, uint lanes, out float sum[rows_at_once])
+// This invocation's share of sum_i w_ri x_i for rows_at_once rows from `first` on (in quads, stride apart), a quad in turn with the
+// others of its subgroup. Rows behind the `last`-th are taken for it.
+void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint n, out float sum[rows_at_once])
 {
     const uint chunk = quad_weights(type), whole = n / chunk;
     [[unroll]] for (uint r = 0; r < rows_at_once; ++r) sum[r] = 0;
-    for (uint q = lane; q < whole; q += lanes) {
+    for (uint q = gl_SubgroupInvocationID; q < whole; q += gl_SubgroupSize) {
         vec4 part[rows_at_once];
         uvec4 quad[rows_at_once];
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
@@ -67,7 +70,7 @@ void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, 
             sum[r] += quad_scale(w, type, first + min(r, last) * stride, q * chunk, n) * (part[r].x + part[r].y + part[r].z + part[r].w);
     }
     // What is left of a row of odd length, a weight per invocation; x ends with the row.
-    for (uint i = whole * chunk + lane; i < n; i += lanes)
+    for (uint i = whole * chunk + gl_SubgroupInvocationID; i < n; i += gl_SubgroupSize)
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
             sum[r] += quad_part(type, w.at[first + min(r, last) * stride + whole], (i - whole * chunk) / 4)[i & 3] * x.at[i];
 }
@@ -87,11 +90,11 @@ uint nibbles_to_s8(uint word)    // the low nibbles of four bytes, less 8, as in
 }
 
 // The same for Q8_0 and Q4_0 in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32 bits.
-void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale, uint n, uint lane, uint lanes, out float sum[rows_at_once])
+void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale, uint n, out float sum[rows_at_once])
 {
     const uint chunk = quad_weights(type);
     [[unroll]] for (uint r = 0; r < rows_at_once; ++r) sum[r] = 0;
-    for (uint q = lane; q < n / chunk; q += lanes) {
+    for (uint q = gl_SubgroupInvocationID; q < n / chunk; q += gl_SubgroupSize) {
         int h[rows_at_once], l[rows_at_once];
         uvec4 quad[rows_at_once];
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {

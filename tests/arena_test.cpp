@@ -20,7 +20,7 @@ std::vector<int> calls(Team& team, uint32_t n)
     return count;
 }
 
-}  // namespace
+}    // namespace
 
 TEST_SUITE("host")
 {
@@ -95,7 +95,11 @@ TEST_SUITE("host")
     {
         for (unsigned threads : {1u, 3u}) {
             Team team(threads);
-            CHECK_THROWS_WITH(team.parallel(100, [](uint32_t i) { if (i == 5) throw std::runtime_error("five"); }), "five");
+            CHECK_THROWS_WITH(team.parallel(100,
+                                            [](uint32_t i) {
+                                                if (i == 5) throw std::runtime_error("five");
+                                            }),
+                              "five");
             CHECK(calls(team, 10) == std::vector<int>(10, 1));
             team.hold([&] {
                 CHECK_THROWS_WITH(team.parallel(100, [](uint32_t) { throw std::runtime_error("all"); }), "all");
@@ -125,8 +129,7 @@ TEST_SUITE("host")
     {
         Team team(3);
         CHECK_THROWS_WITH(team.hold([] { throw std::runtime_error("body"); }), "body");
-        for (int round = 0; round < 20; round++)
-            team.hold([&] { CHECK(calls(team, 5) == std::vector<int>(5, 1)); });
+        for (int round = 0; round < 20; round++) team.hold([&] { CHECK(calls(team, 5) == std::vector<int>(5, 1)); });
     }
 
     TEST_CASE("hold inside hold is one region")

@@ -50,7 +50,10 @@ inline constexpr vulkan::Features feature_sets[] = {{true, true}, {false, true},
 template <class T>
 class Shared {
   public:
-    Shared(const std::shared_ptr<vulkan::Device>& device, size_t count) : buffer_(device, std::max<size_t>(count, 4) * sizeof(T), vulkan::Use::readback, "a test"), count_(count) {}
+    Shared(const std::shared_ptr<vulkan::Device>& device, size_t count)
+        : buffer_(device, std::max<size_t>(count, 4) * sizeof(T), vulkan::Use::readback, "a test"), count_(count)
+    {
+    }
     Shared(const std::shared_ptr<vulkan::Device>& device, const std::vector<T>& values) : Shared(device, values.size())
     {
         std::copy(values.begin(), values.end(), begin());
@@ -79,4 +82,4 @@ void run(const std::shared_ptr<vulkan::Device>& device, const vulkan::Kernel<Arg
     queue.wait(queue.submit(work));
 }
 
-}  // namespace hearth::tests
+}    // namespace hearth::tests

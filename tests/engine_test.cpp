@@ -12,15 +12,15 @@ namespace {
 
 /// Where and how a model runs.
 struct Path {
-    std::string device;    // "cpu", or the test device
-    double resident = 1;   // share of the neurons on the device
+    std::string device;     // "cpu", or the test device
+    double resident = 1;    // share of the neurons on the device
     Sparsity sparsity = Sparsity::dense;
     bool without_fp16 = false, without_int_dot = false;
 
     std::string name() const
     {
-        return fmt::format("{}, {:.0f} % resident, {}{}{}", device, resident * 100, sparsity == Sparsity::exact ? "exact" : "dense", without_fp16 ? ", without fp16" : "",
-                           without_int_dot ? ", without integer dot" : "");
+        return fmt::format("{}, {:.0f} % resident, {}{}{}", device, resident * 100, sparsity == Sparsity::exact ? "exact" : "dense",
+                           without_fp16 ? ", without fp16" : "", without_int_dot ? ", without integer dot" : "");
     }
 };
 
@@ -34,7 +34,12 @@ uint64_t budget_for(const Needs& needs, double resident)
 
 EngineOptions options_for(const std::filesystem::path& model, const Path& path)
 {
-    EngineOptions o = {.model = model, .device = path.device, .sparsity = path.sparsity, .threads = 2, .without_fp16 = path.without_fp16, .without_int_dot = path.without_int_dot,
+    EngineOptions o = {.model = model,
+                       .device = path.device,
+                       .sparsity = path.sparsity,
+                       .threads = 2,
+                       .without_fp16 = path.without_fp16,
+                       .without_int_dot = path.without_int_dot,
                        .validation = validation};
     if (path.device != "cpu") o.vram_budget = budget_for(device_needs(describe_weights(std::make_shared<Gguf>(model))), path.resident);
     return o;
@@ -74,7 +79,8 @@ void check_greedy(const Path& path, size_t prompts = 100)
 }
 
 /// Last-token logits, through prefill and, for the shorter half, token by token.
-void check_logits(const Path& path, const std::filesystem::path& model, const std::vector<std::pair<std::vector<Token>, std::vector<float>>>& cases, double tolerance)
+void check_logits(const Path& path, const std::filesystem::path& model, const std::vector<std::pair<std::vector<Token>, std::vector<float>>>& cases,
+                  double tolerance)
 {
     INFO(path.name());
     Engine engine(options_for(model, path));
@@ -120,11 +126,43 @@ std::vector<Token> random_ids(uint32_t vocab, size_t count, uint64_t seed)
 std::vector<RandomModel> odd_models()
 {
     return {
-        {.layers = 3, .dim = 96, .heads = 3, .kv_heads = 1, .head_dim = 48, .neurons = 200, .vocab = 333, .type = WeightType::f16, .activation = host::Activation::silu},
-        {.layers = 2, .dim = 64, .heads = 4, .kv_heads = 4, .neurons = 130, .vocab = 300, .type = WeightType::bf16, .tied_head = true, .down_transposed = false},
+        {.layers = 3,
+         .dim = 96,
+         .heads = 3,
+         .kv_heads = 1,
+         .head_dim = 48,
+         .neurons = 200,
+         .vocab = 333,
+         .type = WeightType::f16,
+         .activation = host::Activation::silu},
+        {.layers = 2,
+         .dim = 64,
+         .heads = 4,
+         .kv_heads = 4,
+         .neurons = 130,
+         .vocab = 300,
+         .type = WeightType::bf16,
+         .tied_head = true,
+         .down_transposed = false},
         {.layers = 2, .dim = 128, .heads = 2, .kv_heads = 2, .neurons = 96, .vocab = 320, .type = WeightType::f32, .seed = 3},
-        {.layers = 2, .dim = 160, .heads = 5, .kv_heads = 5, .neurons = 352, .vocab = 320, .type = WeightType::q8_0, .down_transposed = false, .seed = 4},
-        {.layers = 2, .dim = 256, .heads = 8, .kv_heads = 2, .neurons = 512, .vocab = 320, .type = WeightType::q4_0, .activation = host::Activation::silu, .seed = 5},
+        {.layers = 2,
+         .dim = 160,
+         .heads = 5,
+         .kv_heads = 5,
+         .neurons = 352,
+         .vocab = 320,
+         .type = WeightType::q8_0,
+         .down_transposed = false,
+         .seed = 4},
+        {.layers = 2,
+         .dim = 256,
+         .heads = 8,
+         .kv_heads = 2,
+         .neurons = 512,
+         .vocab = 320,
+         .type = WeightType::q4_0,
+         .activation = host::Activation::silu,
+         .seed = 5},
     };
 }
 
@@ -147,7 +185,7 @@ void check_odd_models(const std::vector<Path>& paths)
     }
 }
 
-}  // namespace
+}    // namespace
 
 TEST_SUITE("engine")
 {
@@ -263,7 +301,8 @@ TEST_SUITE("engine")
         options.context = 0;
         options.batch = 0;
         CHECK_THROWS_AS(Engine{options}, Error);
-        options = {.model = write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}), .device = "cpu", .sparsity = Sparsity::exact};
+        options = {
+            .model = write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}), .device = "cpu", .sparsity = Sparsity::exact};
         CHECK_THROWS_AS(Engine{options}, Error);
         options = {.model = shipped_model(), .device = "no such device"};
         CHECK_THROWS_AS(Engine{options}, Error);
@@ -275,7 +314,8 @@ TEST_SUITE("device")
     TEST_CASE("the device writes the expected greedy text with every share of the neurons resident, dense and exact")
     {
         for (const double resident : {1.0, 0.75, 0.5, 0.25, 0.0})
-            for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) check_greedy({.device = device_name, .resident = resident, .sparsity = sparsity}, 1);
+            for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact})
+                check_greedy({.device = device_name, .resident = resident, .sparsity = sparsity}, 1);
         check_greedy({.device = device_name, .resident = 0.5, .sparsity = Sparsity::exact});
     }
 
@@ -288,7 +328,8 @@ TEST_SUITE("device")
 
     TEST_CASE("600 tokens in batches give the expected logits on the device and on a split")
     {
-        for (const double resident : {1.0, 0.5}) check_logits({.device = device_name, .resident = resident}, shipped_model(), expected_logits(600), 1e-3);
+        for (const double resident : {1.0, 0.5})
+            check_logits({.device = device_name, .resident = resident}, shipped_model(), expected_logits(600), 1e-3);
     }
 
     TEST_CASE("the expected logits come without fp16 arithmetic too")
@@ -305,7 +346,8 @@ TEST_SUITE("device")
             for (const auto& [ids, logits] : expected_logits()) cases.emplace_back(ids, reference_logits(model, ids));
             for (const double resident : {1.0, 0.5, 0.0})
                 for (const bool without_int_dot : {false, true})
-                    check_logits({.device = device_name, .resident = resident, .sparsity = Sparsity::exact, .without_int_dot = without_int_dot}, model, cases, 2e-3);
+                    check_logits({.device = device_name, .resident = resident, .sparsity = Sparsity::exact, .without_int_dot = without_int_dot},
+                                 model, cases, 2e-3);
         }
     }
 
@@ -475,7 +517,8 @@ TEST_SUITE("timing")    // never in CI: run by hand on an idle machine, with -ns
     TEST_CASE("host and device work on a split layer at once" * doctest::skip())
     {
         TemporaryFolder folder;
-        const auto model = write_random_model(folder / "wide.gguf", {.layers = 4, .dim = 1024, .heads = 8, .kv_heads = 8, .neurons = 8192, .vocab = 512});
+        const auto model =
+            write_random_model(folder / "wide.gguf", {.layers = 4, .dim = 1024, .heads = 8, .kv_heads = 8, .neurons = 8192, .vocab = 512});
         double best = INFINITY;
         for (const double resident : {0.02, 0.04, 0.08, 0.16, 0.5}) {    // the shares that take equally long are not known beforehand
             EngineOptions options = options_for(model, {.device = device_name, .resident = resident});
@@ -494,8 +537,8 @@ TEST_SUITE("timing")    // never in CI: run by hand on an idle machine, with -ns
             };
             for (const Token& id : random_ids(512, 20, 1)) session.feed(std::span(&id, 1));
             const double share = sum.both_us / (sum.device_us + sum.host_us);
-            MESSAGE(fmt::format("{:.0f} % resident: device {:.0f} us, host {:.0f} us, both {:.0f} us, {:.2f} of the sum", resident * 100, sum.device_us / 68,
-                                sum.host_us / 68, sum.both_us / 68, share));
+            MESSAGE(fmt::format("{:.0f} % resident: device {:.0f} us, host {:.0f} us, both {:.0f} us, {:.2f} of the sum", resident * 100,
+                                sum.device_us / 68, sum.host_us / 68, sum.both_us / 68, share));
             best = std::min(best, share);
         }
         CHECK(best < 0.8);

@@ -55,7 +55,7 @@ struct TemporaryDirectory {
     ~TemporaryDirectory() { std::filesystem::remove_all(path); }
 };
 
-}  // namespace
+}    // namespace
 
 TEST_CASE("keys of every type read back as they were written")
 {
@@ -358,7 +358,7 @@ std::vector<Sample> samples()
     return all;
 }
 
-}  // namespace
+}    // namespace
 
 TEST_CASE("a model file cut short at any byte is refused")
 {

@@ -34,7 +34,7 @@ inline uint16_t to_f16(float x)
 inline float from_f16(uint16_t h)
 {
     const uint32_t exponent = h >> 10 & 31u, mantissa = h & 0x3ffu;
-    float a = exponent == 31 ? (mantissa ? NAN : INFINITY)
+    float a = exponent == 31  ? (mantissa ? NAN : INFINITY)
               : exponent == 0 ? std::ldexp(float(mantissa), -24)
                               : std::ldexp(float(mantissa | 0x400u), int(exponent) - 25);
     return h & 0x8000u ? -a : a;
@@ -85,10 +85,18 @@ inline void append_rows(std::string& bytes, WeightType type, const float* x, uin
     };
     switch (type) {
     case WeightType::f32: std::memcpy(out, x, n * sizeof(float)); break;
-    case WeightType::f16: for (uint64_t i = 0; i < n; i++) put(to_f16(x[i])); break;
-    case WeightType::bf16: for (uint64_t i = 0; i < n; i++) put(to_bf16(x[i])); break;
-    case WeightType::q8_0: for (uint64_t i = 0; i < n; i += 32) put(to_q8_0(x + i)); break;
-    case WeightType::q4_0: for (uint64_t i = 0; i < n; i += 32) put(to_q4_0(x + i)); break;
+    case WeightType::f16:
+        for (uint64_t i = 0; i < n; i++) put(to_f16(x[i]));
+        break;
+    case WeightType::bf16:
+        for (uint64_t i = 0; i < n; i++) put(to_bf16(x[i]));
+        break;
+    case WeightType::q8_0:
+        for (uint64_t i = 0; i < n; i += 32) put(to_q8_0(x + i));
+        break;
+    case WeightType::q4_0:
+        for (uint64_t i = 0; i < n; i += 32) put(to_q4_0(x + i));
+        break;
     }
 }
 
@@ -250,4 +258,4 @@ class GgufWriter {
     std::vector<Tensor> tensors_;
 };
 
-}  // namespace hearth
+}    // namespace hearth

@@ -169,8 +169,8 @@ struct Block {
     FfnWeights weights;
 
     Block(WeightType type, uint32_t neurons, uint32_t dim, Activation activation, Random& random)
-        : gate(type, neurons, dim, random), up(type, neurons, dim, random), down_t(type, neurons, dim, random),
-          weights{gate.matrix, up.matrix, down_t.matrix, activation}
+        : gate(type, neurons, dim, random), up(type, neurons, dim, random),
+          down_t(type, neurons, dim, random), weights{gate.matrix, up.matrix, down_t.matrix, activation}
     {
     }
 
@@ -273,7 +273,7 @@ struct Conversation {
 
 const WeightType all_types[] = {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::q8_0, WeightType::q4_0};
 
-}  // namespace
+}    // namespace
 
 TEST_SUITE("host")
 {
@@ -473,12 +473,9 @@ TEST_SUITE("host")
             int wrong = 0;
             for (uint32_t i = 0; i < halves.size(); i++) {
                 const bool nan = (i & 0x7fff) > 0x7c00;
-                if (nan)
-                    wrong += !std::isnan(floats[i]) || back[i] != (i | 0x200);    // made quiet
-                else if ((i & 0x7fff) == 0x7c00)
-                    wrong += floats[i] != (i & 0x8000 ? -INFINITY : INFINITY) || back[i] != i;
-                else
-                    wrong += floats[i] != half(halves[i]) || std::signbit(floats[i]) != (i >= 0x8000) || back[i] != i;
+                if (nan) wrong += !std::isnan(floats[i]) || back[i] != (i | 0x200);    // made quiet
+                else if ((i & 0x7fff) == 0x7c00) wrong += floats[i] != (i & 0x8000 ? -INFINITY : INFINITY) || back[i] != i;
+                else wrong += floats[i] != half(halves[i]) || std::signbit(floats[i]) != (i >= 0x8000) || back[i] != i;
             }
             CHECK(wrong == 0);
         });
@@ -487,8 +484,8 @@ TEST_SUITE("host")
     TEST_CASE("fp32 is rounded to the nearest fp16, ties to even")
     {
         Random random(8);
-        std::vector<float> x = {0.0f, -0.0f, 65504, 65519.996f, 65520, -65520, 1e30f, INFINITY, -INFINITY,
-                                1e-30f, 0x1p-25f, 0x1.000002p-25f, 0x3p-25f};
+        std::vector<float> x = {0.0f,     -0.0f,     65504,  65519.996f, 65520,           -65520,  1e30f,
+                                INFINITY, -INFINITY, 1e-30f, 0x1p-25f,   0x1.000002p-25f, 0x3p-25f};
         std::vector<uint16_t> want = {0, 0x8000, 0x7bff, 0x7bff, 0x7c00, 0xfc00, 0x7c00, 0x7c00, 0xfc00, 0, 0, 1, 2};
         for (uint32_t h = 0; h < 0x7bff; h++) {    // between neighbours: the middle, and a little to either side
             const float low = float(half(uint16_t(h))), middle = float((half(uint16_t(h)) + half(uint16_t(h + 1))) / 2);

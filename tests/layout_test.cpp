@@ -1,4 +1,5 @@
-// The one-way includes of the rooms: shaders <- host <- engine <- tools; inside engine: error <- model <- plan <- run <- engine.h, error <- vulkan <- run.
+// The one-way includes of the rooms: shaders <- host <- engine <- tools; inside engine: error <- model <- plan <- run <- engine.h, and
+// error <- vulkan <- run.
 #include "tests/support.h"
 
 #include <map>
@@ -29,7 +30,7 @@ const std::map<std::string, std::set<std::string>> may_include = {
     {"tools", {"engine/door", "engine/error", "engine/model", "engine/plan"}},
 };
 
-}  // namespace
+}    // namespace
 
 TEST_SUITE("layout")
 {
@@ -49,7 +50,8 @@ TEST_SUITE("layout")
                     if (!line.starts_with(start)) continue;
                     const std::string name = line.substr(start.size(), line.find('"', start.size()) - start.size());
                     const std::string from = room(file);
-                    const std::string to = from == "shaders" && fs::exists(top / "shaders" / name) ? "shaders" : room(name);    // GLSL names its neighbours only
+                    const std::string to =
+                        from == "shaders" && fs::exists(top / "shaders" / name) ? "shaders" : room(name);    // GLSL names its neighbours only
                     INFO(file << " includes " << name);
                     CHECK((to == from || may_include.at(from).contains(to)));
                 }
@@ -60,7 +62,8 @@ TEST_SUITE("layout")
 
     TEST_CASE("the top level holds the seven names of the design and nothing else")
     {
-        const std::set<std::string> allowed = {"CMakeLists.txt", "engine", "shaders", "host", "tests", "tools", "README.md", "LICENSE", "CMakePresets.json"};
+        const std::set<std::string> allowed = {"CMakeLists.txt", "engine",  "shaders",          "host", "tests", "tools",
+                                               "README.md",      "LICENSE", "CMakePresets.json"};
         for (const auto& entry : fs::directory_iterator(HEARTH_SOURCE)) {
             const std::string name = entry.path().filename().string();
             INFO(name);
@@ -71,8 +74,8 @@ TEST_SUITE("layout")
     TEST_CASE("the README names the files of the reading order, and they exist")
     {
         const std::string readme = hearth::tests::read_file(fs::path(HEARTH_SOURCE) / "README.md");
-        for (const char* file : {"engine/run/reference.cpp", "shaders/kernels.h", "host/", "engine/plan/placement.h", "engine/run/scheduler.cpp", "engine/engine.h",
-                                 "tools/main.cpp"}) {
+        for (const char* file : {"engine/run/reference.cpp", "shaders/kernels.h", "host/", "engine/plan/placement.h", "engine/run/scheduler.cpp",
+                                 "engine/engine.h", "tools/main.cpp"}) {
             INFO(file);
             CHECK(readme.find(file) != std::string::npos);
             CHECK(fs::exists(fs::path(HEARTH_SOURCE) / file));

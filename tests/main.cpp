@@ -9,7 +9,7 @@ namespace hearth::tests {
 std::string device_name = "llvmpipe";
 bool validation = true;
 
-}  // namespace hearth::tests
+}    // namespace hearth::tests
 
 int main(int argc, char** argv)
 {

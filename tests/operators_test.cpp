@@ -24,7 +24,8 @@ struct TestMatrix {
     std::unique_ptr<Shared<uint8_t>> device;
     uint32_t stride;
 
-    TestMatrix(const std::shared_ptr<vulkan::Device>& d, WeightType type, uint32_t rows_, uint32_t cols_, uint64_t seed) : rows(rows_), cols(cols_), stride(row_quads(type, cols_))
+    TestMatrix(const std::shared_ptr<vulkan::Device>& d, WeightType type, uint32_t rows_, uint32_t cols_, uint64_t seed)
+        : rows(rows_), cols(cols_), stride(row_quads(type, cols_))
     {
         const std::string bytes = encode_rows(type, random_floats(size_t(rows) * cols, seed), cols);
         device = std::make_unique<Shared<uint8_t>>(d, size_t(rows) * stride * 16);
@@ -46,7 +47,10 @@ struct TestMatrix {
     }
 };
 
-std::vector<uint32_t> odd_sizes(WeightType type) { return is_quantised(type) ? std::vector<uint32_t>{32, 96, 288, 1024} : std::vector<uint32_t>{1, 31, 33, 257, 1024}; }
+std::vector<uint32_t> odd_sizes(WeightType type)
+{
+    return is_quantised(type) ? std::vector<uint32_t>{32, 96, 288, 1024} : std::vector<uint32_t>{1, 31, 33, 257, 1024};
+}
 
 /// x on the device, with the two integer planes that kernels of quantised rows may want.
 struct TestInput {
@@ -58,7 +62,9 @@ struct TestInput {
     {
         const uint32_t n = uint32_t(values.size());
         const vulkan::Kernel<gpu::Quantise> quantise(d, "quantise");
-        if (n % 32 == 0) run(d, quantise, {(n / 32 + 63) / 64}, {.x = x.address(), .high = high.address(), .low = low.address(), .scale = scale.address(), .n = n});
+        if (n % 32 == 0)
+            run(d, quantise, {(n / 32 + 63) / 64},
+                {.x = x.address(), .high = high.address(), .low = low.address(), .scale = scale.address(), .n = n});
     }
 };
 
@@ -73,7 +79,7 @@ void for_each_feature_set(F&& f)
     check_silence();
 }
 
-}  // namespace
+}    // namespace
 
 TEST_SUITE("device")
 {
@@ -87,8 +93,7 @@ TEST_SUITE("device")
             const int high = int8_t(input.high[i / 4] >> 8 * (i % 4)), low = int8_t(input.low[i / 4] >> 8 * (i % 4));
             back.push_back(input.scale[i / 32] * float(256 * high + low));
         }
-        for (size_t b = 0; b < x.size(); b += 32)
-            CHECK(worst_error(std::span(back).subspan(b, 32), std::span(x).subspan(b, 32)) < 0.6 / 32512);
+        for (size_t b = 0; b < x.size(); b += 32) CHECK(worst_error(std::span(back).subspan(b, 32), std::span(x).subspan(b, 32)) < 0.6 / 32512);
         check_silence();
     }
 
@@ -104,8 +109,15 @@ TEST_SUITE("device")
                         TestInput input(device, x);
                         Shared<float> y(device, rows);
                         run(device, kernels.matvec(format.type), kernels.row_groups(rows),
-                            {.weight = w.device->address(), .x = input.x.address(), .high = input.high.address(), .low = input.low.address(), .scale = input.scale.address(),
-                             .y = y.address(), .rows = rows, .cols = cols, .stride = w.stride});
+                            {.weight = w.device->address(),
+                             .x = input.x.address(),
+                             .high = input.high.address(),
+                             .low = input.low.address(),
+                             .scale = input.scale.address(),
+                             .y = y.address(),
+                             .rows = rows,
+                             .cols = cols,
+                             .stride = w.stride});
                         INFO(format.name << " " << rows << " x " << cols);
                         // One row of one weight has no largest to compare with but itself.
                         CHECK(worst_error(y.values(), w.times(x)) < (kernels.reads_planes(format.type) ? 2e-4 : 2e-6 * std::sqrt(cols) + 1e-6));
@@ -128,10 +140,19 @@ TEST_SUITE("device")
                             const std::vector<float> x = random_floats(size_t(tokens) * inner, 9);
                             Shared<float> dx(device, x), y(device, size_t(tokens) * outer + 1);
                             y[size_t(tokens) * outer] = 12345;
-                            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
+                            Shared<gpu::Step> step(device,
+                                                   std::vector<gpu::Step>{{.position = 0, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
                             run(device, kernels.matmul(format.type, transposed), {(outer + 63) / 64, 2},
-                                {.step = step.address(), .weight = w.device->address(), .x = dx.address(), .y = y.address(), .rows = outer, .inner = inner,
-                                 .stride = w.stride, .x_stride = inner, .y_stride = outer, .head = 0});
+                                {.step = step.address(),
+                                 .weight = w.device->address(),
+                                 .x = dx.address(),
+                                 .y = y.address(),
+                                 .rows = outer,
+                                 .inner = inner,
+                                 .stride = w.stride,
+                                 .x_stride = inner,
+                                 .y_stride = outer,
+                                 .head = 0});
                             std::vector<double> want;
                             for (uint32_t t = 0; t < tokens; ++t)
                                 for (uint32_t o = 0; o < outer; ++o) {
@@ -157,14 +178,27 @@ TEST_SUITE("device")
                 for (const bool cold : {false, true})
                     for (const bool head : {false, true}) {
                         const uint32_t tokens = 5, parts = 3;
-                        Shared<float> base(device, random_floats(tokens * n, 1)), part(device, random_floats(parts * tokens * n, 2)), host(device, random_floats(tokens * n, 3)),
-                            weight(device, random_floats(n, 4)), residual(device, tokens * n), y(device, tokens * n), published(device, tokens * n);
+                        Shared<float> base(device, random_floats(tokens * n, 1)), part(device, random_floats(parts * tokens * n, 2)),
+                            host(device, random_floats(tokens * n, 3)), weight(device, random_floats(n, 4)), residual(device, tokens * n),
+                            y(device, tokens * n), published(device, tokens * n);
                         const gpu::Step where = {.position = 0, .tokens = tokens, .head_first = 2, .head_tokens = 2};
                         Shared<gpu::Step> step(device, std::vector<gpu::Step>{where});
                         run(device, kernels.join, {tokens + 1},
-                            {.step = step.address(), .base = base.address(), .parts = part.address(), .cold = host.address(), .weight = weight.address(),
-                             .residual = residual.address(), .y = y.address(), .published = published.address(), .n = n, .part_count = parts, .part_stride = tokens * n,
-                             .has_cold = cold, .publish = publish, .head = head, .eps = 1e-5f});
+                            {.step = step.address(),
+                             .base = base.address(),
+                             .parts = part.address(),
+                             .cold = host.address(),
+                             .weight = weight.address(),
+                             .residual = residual.address(),
+                             .y = y.address(),
+                             .published = published.address(),
+                             .n = n,
+                             .part_count = parts,
+                             .part_stride = tokens * n,
+                             .has_cold = cold,
+                             .publish = publish,
+                             .head = head,
+                             .eps = 1e-5f});
                         const uint32_t first = head ? where.head_first : 0, count = head ? where.head_tokens : tokens;
                         std::vector<double> r, norm;
                         for (uint32_t t = first; t < first + count; ++t) {
@@ -193,8 +227,10 @@ TEST_SUITE("device")
         struct Case {
             uint32_t heads, kv_heads, head_dim, rope_dim, earlier, tokens;
         };
-        for (const Case& c : {Case{1, 1, 2, 2, 0, 1}, Case{4, 2, 64, 64, 0, 5}, Case{6, 2, 48, 32, 130, 3}, Case{4, 1, 128, 128, 257, 1}, Case{2, 2, 256, 256, 31, 33}, Case{3, 3, 34, 34, 127, 2}}) {
-            const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim, cells = kv_width * context;
+        for (const Case& c : {Case{1, 1, 2, 2, 0, 1}, Case{4, 2, 64, 64, 0, 5}, Case{6, 2, 48, 32, 130, 3}, Case{4, 1, 128, 128, 257, 1},
+                              Case{2, 2, 256, 256, 31, 33}, Case{3, 3, 34, 34, 127, 2}}) {
+            const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim,
+                           cells = kv_width * context;
             GpuKernels kernels(device, shape(host::Activation::relu, c.head_dim));
             host::Team team(1);
             const host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, context, c.rope_dim, 10000.0f};
@@ -205,7 +241,8 @@ TEST_SUITE("device")
             // Two batches: the earlier positions, then those under test.
             for (const auto& [first, tokens] : {std::pair(0u, c.earlier), std::pair(c.earlier, c.tokens)}) {
                 if (tokens == 0) continue;
-                std::vector<float> q = random_floats(tokens * q_width, 11), k = random_floats(tokens * kv_width, first), v = random_floats(tokens * kv_width, 13);
+                std::vector<float> q = random_floats(tokens * q_width, 11), k = random_floats(tokens * kv_width, first),
+                                   v = random_floats(tokens * kv_width, 13);
                 std::vector<float> angles;
                 for (uint32_t t = 0; t < tokens; ++t)
                     for (uint32_t i = 0; i < c.rope_dim; i += 2) {
@@ -217,11 +254,28 @@ TEST_SUITE("device")
                 Shared<float> out(device, tokens * q_width);
                 Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = first, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
                 run(device, kernels.rope, {(c.head_dim / 2 + 63) / 64, c.heads + c.kv_heads, tokens},
-                    {.step = step.address(), .q = dq.address(), .k = dk.address(), .v = dv.address(), .angles = turn.address(), .k_cache = keys.address(),
-                     .v_cache = values.address(), .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .rope_dim = c.rope_dim, .context = context});
+                    {.step = step.address(),
+                     .q = dq.address(),
+                     .k = dk.address(),
+                     .v = dv.address(),
+                     .angles = turn.address(),
+                     .k_cache = keys.address(),
+                     .v_cache = values.address(),
+                     .heads = c.heads,
+                     .kv_heads = c.kv_heads,
+                     .head_dim = c.head_dim,
+                     .rope_dim = c.rope_dim,
+                     .context = context});
                 run(device, kernels.attend, {c.heads, tokens},
-                    {.step = step.address(), .q = dq.address(), .k_cache = keys.address(), .v_cache = values.address(), .y = out.address(), .heads = c.heads,
-                     .kv_heads = c.kv_heads, .context = context, .scale = 1 / std::sqrt(float(c.head_dim))});
+                    {.step = step.address(),
+                     .q = dq.address(),
+                     .k_cache = keys.address(),
+                     .v_cache = values.address(),
+                     .y = out.address(),
+                     .heads = c.heads,
+                     .kv_heads = c.kv_heads,
+                     .context = context,
+                     .scale = 1 / std::sqrt(float(c.head_dim))});
                 want.assign(tokens * q_width, 0);
                 host::attend(team, shape, first, tokens, q.data(), k.data(), v.data(), host_k.data(), host_v.data(), want.data());
                 if (first == c.earlier) y = std::move(out);
@@ -241,7 +295,8 @@ TEST_SUITE("device")
                     for (const uint32_t neurons : {1u, 31u, 257u}) {
                         GpuKernels kernels(device, shape(activation));
                         const uint32_t cols = 288, slices = 3;
-                        TestMatrix gate(device, format.type, neurons, cols, 1), up(device, format.type, neurons, cols, 2), down(device, format.type, neurons, cols, 3);
+                        TestMatrix gate(device, format.type, neurons, cols, 1), up(device, format.type, neurons, cols, 2),
+                            down(device, format.type, neurons, cols, 3);
                         const std::vector<float> x = random_floats(cols, 4);
                         TestInput input(device, x);
                         Shared<float> h(device, neurons);
@@ -250,12 +305,28 @@ TEST_SUITE("device")
                         for (const uint32_t exact : {0u, 1u}) {
                             Shared<float> parts(device, slices * cols);
                             run(device, kernels.ffn_up(format.type, format.type), kernels.row_groups(neurons),
-                                {.gate = gate.device->address(), .up = up.device->address(), .x = input.x.address(), .high = input.high.address(), .low = input.low.address(),
-                                 .scale = input.scale.address(), .h = h.address(), .neurons = neurons, .cols = cols, .gate_stride = gate.stride, .up_stride = up.stride,
+                                {.gate = gate.device->address(),
+                                 .up = up.device->address(),
+                                 .x = input.x.address(),
+                                 .high = input.high.address(),
+                                 .low = input.low.address(),
+                                 .scale = input.scale.address(),
+                                 .h = h.address(),
+                                 .neurons = neurons,
+                                 .cols = cols,
+                                 .gate_stride = gate.stride,
+                                 .up_stride = up.stride,
                                  .exact = exact});
                             run(device, kernels.ffn_down(format.type), {3, slices},
-                                {.down = down.device->address(), .h = h.address(), .parts = parts.address(), .counts = counts.address(), .neurons = neurons, .cols = cols,
-                                 .stride = down.stride, .slices = slices, .part_stride = cols});
+                                {.down = down.device->address(),
+                                 .h = h.address(),
+                                 .parts = parts.address(),
+                                 .counts = counts.address(),
+                                 .neurons = neurons,
+                                 .cols = cols,
+                                 .stride = down.stride,
+                                 .slices = slices,
+                                 .part_stride = cols});
                             results.push_back(parts.values());
                         }
                         const std::vector<double> g = gate.times(x), u = up.times(x);

@@ -27,7 +27,7 @@ TEST_SUITE("plan")
         return sum;
     }
 
-    }  // namespace
+    }    // namespace
 
     TEST_CASE("a plan never exceeds its budget and says what it costs")
     {
@@ -74,7 +74,8 @@ TEST_SUITE("plan")
                 size_t now = 0;
                 for (const LayerPlan& l : plan.layers) now += l.resident.size();
                 // Where groups differ in size, a large one may take the room of several small ones.
-                if (std::all_of(needs.layers.begin(), needs.layers.end(), [&](const LayerNeeds& n) { return n.group == needs.layers[0].group; })) REQUIRE(now >= groups);
+                if (std::all_of(needs.layers.begin(), needs.layers.end(), [&](const LayerNeeds& n) { return n.group == needs.layers[0].group; }))
+                    REQUIRE(now >= groups);
                 groups = now;
             }
         }

@@ -17,7 +17,7 @@ struct RandomModel {
     uint32_t kv_heads = 2;
     uint32_t head_dim = 0;    // 0: dim / heads
     uint32_t neurons = 128;
-    uint32_t vocab = 320;     // 3 special tokens, 256 bytes, the rest are letters and words
+    uint32_t vocab = 320;    // 3 special tokens, 256 bytes, the rest are letters and words
     uint32_t context = 256;
     WeightType type = WeightType::f16;    // of every matrix; norms are F32
     host::Activation activation = host::Activation::relu;
@@ -152,4 +152,4 @@ inline std::filesystem::path write_random_model(const std::filesystem::path& pat
     return path;
 }
 
-}  // namespace hearth
+}    // namespace hearth

@@ -120,4 +120,4 @@ inline std::filesystem::path with_type(const std::filesystem::path& model, Weigh
     return to;
 }
 
-}  // namespace hearth::tests
+}    // namespace hearth::tests

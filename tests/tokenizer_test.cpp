@@ -77,7 +77,7 @@ const Gguf& fairytale()
     return file;
 }
 
-}  // namespace
+}    // namespace
 
 TEST_CASE("texts become the ids that SentencePiece gives, and come back")
 {
@@ -171,7 +171,7 @@ TEST_CASE("user-defined tokens are matched before anything merges, the longest f
     const Owned t(v);
     CHECK(t.cut("a<|x|>a") == "\u2581a|<|x|>|a");
     CHECK(t.cut("<|xa") == "\u2581|<|x|a");
-    CHECK(t.cut("ab b") == "\u2581a|b b");          // as converters of added tokens write them: with spaces
+    CHECK(t.cut("ab b") == "\u2581a|b b");                      // as converters of added tokens write them: with spaces
     CHECK(t.cut("a   a") == "\u2581a|\u2581\u2581\u2581|a");    // as SentencePiece has them: with marks
     CHECK(t.cut("a<s>") == "\u2581a|<s|>");
     CHECK(t.cut("<s>a</s>b", true) == "<s>|\u2581a|</s>|\u2581|b");
@@ -213,7 +213,8 @@ TEST_CASE("a decoder holds back the bytes of an unfinished character")
     CHECK(d.push(byte_token(0x99)) == "");
     CHECK(d.push(byte_token(0x82)) == "\U0001F642");
     CHECK(d.push(byte_token(0xe2)) == "");
-    CHECK(d.push(260) == "\uFFFD" "b");    // cut off by another character
+    CHECK(d.push(260) == "\uFFFD"
+                         "b");    // cut off by another character
     CHECK(d.push(259) == " a");
     CHECK(d.push(byte_token(0xe2)) == "");
     CHECK(d.push(byte_token(0x98)) == "");
@@ -232,12 +233,16 @@ TEST_CASE("invalid UTF-8 is replaced by maximal subparts")
     } cases[] = {
         {"\x80", r},
         {"\xff\xfe", r + r},
-        {"\xc0\x80", r + r},                        // overlong
-        {"\xe0\x80\x80", r + r + r},                // overlong
-        {"\xed\xa0\x80", r + r + r},                // a surrogate
-        {"\xf4\x90\x80\x80", r + r + r + r},        // above U+10FFFF
-        {"\xf0\x9f\x99" "A", r + "A"},
-        {"\xe2\x98" "\xe2\x98\x83", r + "\u2603"},
+        {"\xc0\x80", r + r},                    // overlong
+        {"\xe0\x80\x80", r + r + r},            // overlong
+        {"\xed\xa0\x80", r + r + r},            // a surrogate
+        {"\xf4\x90\x80\x80", r + r + r + r},    // above U+10FFFF
+        {"\xf0\x9f\x99"
+         "A",
+         r + "A"},
+        {"\xe2\x98"
+         "\xe2\x98\x83",
+         r + "\u2603"},
         // the Unicode standard's table 3-8
         {"\x61\xf1\x80\x80\xe1\x80\xc2\x62\x80\x63\x80\xbf\x64", "a" + r + r + r + "b" + r + "c" + r + r + "d"},
     };

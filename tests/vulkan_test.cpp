@@ -38,57 +38,58 @@ void check_layout(const char* kernel, std::initializer_list<Member> members)
     }
 }
 
-}  // namespace
+}    // namespace
 
-TEST_SUITE("vulkan")
+TEST_SUITE("vulkan"){TEST_CASE("auto takes a discrete GPU before an integrated one, more memory before less, and never software"){
+    const std::vector<DeviceInfo> all = {device("llvmpipe", DeviceKind::software, 64), device("Iris", DeviceKind::integrated, 32),
+                                         device("Small", DeviceKind::discrete, 8), device("Large", DeviceKind::discrete, 24),
+                                         device("Old", DeviceKind::discrete, 48, "speaks Vulkan 1.1 and 1.3 is needed")};
+CHECK(vulkan::choose_device(all, "auto").index == 3);
+CHECK(vulkan::choose_device({all[0], all[1]}, "auto").index == 1);
+const auto none = vulkan::choose_device({all[0], all[4]}, "auto");
+CHECK(!none.index);
+CHECK(none.reason.find("llvmpipe is a software device") != std::string::npos);
+CHECK(none.reason.find("Old speaks Vulkan 1.1") != std::string::npos);
+CHECK(!vulkan::choose_device({}, "auto").index);
+}
+
+TEST_CASE("a device is named by index or by part of its name, and a bad name is an error that helps")
 {
-    TEST_CASE("auto takes a discrete GPU before an integrated one, more memory before less, and never software")
-    {
-        const std::vector<DeviceInfo> all = {device("llvmpipe", DeviceKind::software, 64), device("Iris", DeviceKind::integrated, 32), device("Small", DeviceKind::discrete, 8),
-                                             device("Large", DeviceKind::discrete, 24), device("Old", DeviceKind::discrete, 48, "speaks Vulkan 1.1 and 1.3 is needed")};
-        CHECK(vulkan::choose_device(all, "auto").index == 3);
-        CHECK(vulkan::choose_device({all[0], all[1]}, "auto").index == 1);
-        const auto none = vulkan::choose_device({all[0], all[4]}, "auto");
-        CHECK(!none.index);
-        CHECK(none.reason.find("llvmpipe is a software device") != std::string::npos);
-        CHECK(none.reason.find("Old speaks Vulkan 1.1") != std::string::npos);
-        CHECK(!vulkan::choose_device({}, "auto").index);
-    }
-
-    TEST_CASE("a device is named by index or by part of its name, and a bad name is an error that helps")
-    {
-        const std::vector<DeviceInfo> all = {device("AMD Radeon RX 6600", DeviceKind::discrete, 8), device("AMD Radeon 680M", DeviceKind::integrated, 8),
-                                             device("Old", DeviceKind::discrete, 4, "lacks timeline semaphores")};
-        CHECK(vulkan::choose_device(all, "1").index == 1);
-        CHECK(vulkan::choose_device(all, "rx 66").index == 0);
-        CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "radeon"), "'radeon' names 2 devices: use an index of `hearth devices`", Error);
-        CHECK_THROWS_AS(vulkan::choose_device(all, "7"), Error);
-        CHECK_THROWS_AS(vulkan::choose_device(all, "nvidia"), Error);
-        CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "old"), "Old cannot be used: it lacks timeline semaphores; update its driver or use --device cpu", Error);
-    }
+    const std::vector<DeviceInfo> all = {device("AMD Radeon RX 6600", DeviceKind::discrete, 8), device("AMD Radeon 680M", DeviceKind::integrated, 8),
+                                         device("Old", DeviceKind::discrete, 4, "lacks timeline semaphores")};
+    CHECK(vulkan::choose_device(all, "1").index == 1);
+    CHECK(vulkan::choose_device(all, "rx 66").index == 0);
+    CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "radeon"), "'radeon' names 2 devices: use an index of `hearth devices`", Error);
+    CHECK_THROWS_AS(vulkan::choose_device(all, "7"), Error);
+    CHECK_THROWS_AS(vulkan::choose_device(all, "nvidia"), Error);
+    CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "old"), "Old cannot be used: it lacks timeline semaphores; update its driver or use --device cpu",
+                         Error);
+}
 
 #define M(type, name) {#name, offsetof(gpu::type, name)}
-    TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
-    {
-        check_layout("join", {M(Join, step), M(Join, base), M(Join, parts), M(Join, cold), M(Join, weight), M(Join, residual), M(Join, y), M(Join, published), M(Join, n),
-                              M(Join, part_count), M(Join, part_stride), M(Join, has_cold), M(Join, publish), M(Join, head), M(Join, eps)});
-        check_layout("quantise", {M(Quantise, x), M(Quantise, high), M(Quantise, low), M(Quantise, scale), M(Quantise, n)});
-        for (const char* kernel : {"matvec", "matvec_idot"})
-            check_layout(kernel, {M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low), M(MatVec, scale), M(MatVec, y), M(MatVec, rows), M(MatVec, cols), M(MatVec, stride)});
-        for (const char* kernel : {"matmul", "matmul_f16"})
-            check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, y), M(MatMul, rows), M(MatMul, inner), M(MatMul, stride), M(MatMul, x_stride),
-                                  M(MatMul, y_stride), M(MatMul, head)});
-        check_layout("rope", {M(Rope, step), M(Rope, q), M(Rope, k), M(Rope, v), M(Rope, angles), M(Rope, k_cache), M(Rope, v_cache), M(Rope, heads), M(Rope, kv_heads),
-                              M(Rope, head_dim), M(Rope, rope_dim), M(Rope, context)});
-        check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y), M(Attend, heads), M(Attend, kv_heads),
-                                M(Attend, context), M(Attend, scale)});
-        for (const char* kernel : {"ffn_up", "ffn_up_idot"})
-            check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h), M(FfnUp, neurons), M(FfnUp, cols),
-                                  M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, exact)});
-        check_layout("ffn_down", {M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, counts), M(FfnDown, neurons), M(FfnDown, cols), M(FfnDown, stride),
-                                  M(FfnDown, slices), M(FfnDown, part_stride)});
-        check_layout("glu", {M(Glu, step), M(Glu, h), M(Glu, u), M(Glu, n)});
-    }
+TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
+{
+    check_layout("join",
+                 {M(Join, step), M(Join, base), M(Join, parts), M(Join, cold), M(Join, weight), M(Join, residual), M(Join, y), M(Join, published),
+                  M(Join, n), M(Join, part_count), M(Join, part_stride), M(Join, has_cold), M(Join, publish), M(Join, head), M(Join, eps)});
+    check_layout("quantise", {M(Quantise, x), M(Quantise, high), M(Quantise, low), M(Quantise, scale), M(Quantise, n)});
+    for (const char* kernel : {"matvec", "matvec_idot"})
+        check_layout(kernel, {M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low), M(MatVec, scale), M(MatVec, y), M(MatVec, rows),
+                              M(MatVec, cols), M(MatVec, stride)});
+    for (const char* kernel : {"matmul", "matmul_f16"})
+        check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, y), M(MatMul, rows), M(MatMul, inner), M(MatMul, stride),
+                              M(MatMul, x_stride), M(MatMul, y_stride), M(MatMul, head)});
+    check_layout("rope", {M(Rope, step), M(Rope, q), M(Rope, k), M(Rope, v), M(Rope, angles), M(Rope, k_cache), M(Rope, v_cache), M(Rope, heads),
+                          M(Rope, kv_heads), M(Rope, head_dim), M(Rope, rope_dim), M(Rope, context)});
+    check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y), M(Attend, heads),
+                            M(Attend, kv_heads), M(Attend, context), M(Attend, scale)});
+    for (const char* kernel : {"ffn_up", "ffn_up_idot"})
+        check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h),
+                              M(FfnUp, neurons), M(FfnUp, cols), M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, exact)});
+    check_layout("ffn_down", {M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, counts), M(FfnDown, neurons), M(FfnDown, cols),
+                              M(FfnDown, stride), M(FfnDown, slices), M(FfnDown, part_stride)});
+    check_layout("glu", {M(Glu, step), M(Glu, h), M(Glu, u), M(Glu, n)});
+}
 #undef M
 }
 

@@ -55,7 +55,7 @@ std::vector<float> decoded(const Matrix& m)
     return x;
 }
 
-}  // namespace
+}    // namespace
 
 TEST_CASE("a model of every weight format loads with the shapes of its configuration")
 {

@@ -57,25 +57,43 @@ std::string report(const std::string& format, const Engine& engine, const std::v
     const auto gb_per_s = [](const StageRow& s) { return s.us > 0 ? s.bytes / s.us / 1000 : 0; };
     std::string out;
     if (format == "json") {
-        nlohmann::json json = {{"model", engine.config().name}, {"summary", engine.summary()}, {"threads", engine.threads()}, {"results", nlohmann::json::array()}, {"stages", nlohmann::json::array()}};
+        nlohmann::json json = {{"model", engine.config().name},
+                               {"summary", engine.summary()},
+                               {"threads", engine.threads()},
+                               {"results", nlohmann::json::array()},
+                               {"stages", nlohmann::json::array()}};
         for (const Series& s : results)
-            json["results"].push_back({{"test", s.name}, {"tokens", s.tokens}, {"tokens_per_s", s.mean()}, {"deviation", s.deviation()}, {"runs", s.tokens_per_s}, {"bytes_per_token", s.bytes_per_token}, {"gb_per_s", s.gb_per_s()}});
+            json["results"].push_back({{"test", s.name},
+                                       {"tokens", s.tokens},
+                                       {"tokens_per_s", s.mean()},
+                                       {"deviation", s.deviation()},
+                                       {"runs", s.tokens_per_s},
+                                       {"bytes_per_token", s.bytes_per_token},
+                                       {"gb_per_s", s.gb_per_s()}});
         for (const StageRow& s : stages)
-            json["stages"].push_back({{"test", s.test}, {"stage", s.name}, {"on", s.on_device ? "device" : "host"}, {"us_per_token", s.us}, {"bytes_per_token", s.bytes}, {"gb_per_s", gb_per_s(s)}});
+            json["stages"].push_back({{"test", s.test},
+                                      {"stage", s.name},
+                                      {"on", s.on_device ? "device" : "host"},
+                                      {"us_per_token", s.us},
+                                      {"bytes_per_token", s.bytes},
+                                      {"gb_per_s", gb_per_s(s)}});
         out = dump(json);
     } else if (format == "csv") {
         out = "test,stage,on,tokens,tokens_per_s,deviation,us_per_token,bytes_per_token,gb_per_s\n";
         for (const Series& s : results)
-            out += fmt::format("{},all,both,{},{:.3f},{:.3f},{:.3f},{:.0f},{:.3f}\n", s.name, s.tokens, s.mean(), s.deviation(), 1e6 / s.mean(), s.bytes_per_token, s.gb_per_s());
+            out += fmt::format("{},all,both,{},{:.3f},{:.3f},{:.3f},{:.0f},{:.3f}\n", s.name, s.tokens, s.mean(), s.deviation(), 1e6 / s.mean(),
+                               s.bytes_per_token, s.gb_per_s());
         for (const StageRow& s : stages)
             out += fmt::format("{},{},{},,,,{:.3f},{:.0f},{:.3f}\n", s.test, s.name, s.on_device ? "device" : "host", s.us, s.bytes, gb_per_s(s));
     } else {
         out = fmt::format("{}\n\n| test | tokens | tokens/s | MB/token | GB/s |\n|---|---:|---:|---:|---:|\n", engine.summary());
         for (const Series& s : results)
-            out += fmt::format("| {} | {} | {:.2f} ± {:.2f} | {:.2f} | {:.2f} |\n", s.name, s.tokens, s.mean(), s.deviation(), s.bytes_per_token / 1e6, s.gb_per_s());
+            out += fmt::format("| {} | {} | {:.2f} ± {:.2f} | {:.2f} | {:.2f} |\n", s.name, s.tokens, s.mean(), s.deviation(),
+                               s.bytes_per_token / 1e6, s.gb_per_s());
         out += "\n| test | stage | on | us/token | MB/token | GB/s |\n|---|---|---|---:|---:|---:|\n";
         for (const StageRow& s : stages)
-            out += fmt::format("| {} | {} | {} | {:.1f} | {:.3f} | {:.2f} |\n", s.test, s.name, s.on_device ? "device" : "host", s.us, s.bytes / 1e6, gb_per_s(s));
+            out += fmt::format("| {} | {} | {} | {:.1f} | {:.3f} | {:.2f} |\n", s.test, s.name, s.on_device ? "device" : "host", s.us, s.bytes / 1e6,
+                               gb_per_s(s));
     }
     return out;
 }
@@ -88,10 +106,12 @@ void bench(const BenchOptions& o)
     if (options.context == 0) {
         options.context = std::max(wanted, 2u);
         const uint32_t most = describe_weights(std::make_shared<Gguf>(options.model)).config.context;
-        if (wanted > most) throw Error("-p {} and -n {} need {} positions, and the model has {}: use smaller numbers", o.prompt, o.count, wanted, most);
+        if (wanted > most)
+            throw Error("-p {} and -n {} need {} positions, and the model has {}: use smaller numbers", o.prompt, o.count, wanted, most);
     }
     Engine engine = load_engine(options);
-    if (wanted > engine.context()) throw Error("-p {} and -n {} need {} positions, and -c gives {}: use a larger -c", o.prompt, o.count, wanted, engine.context());
+    if (wanted > engine.context())
+        throw Error("-p {} and -n {} need {} positions, and -c gives {}: use a larger -c", o.prompt, o.count, wanted, engine.context());
 
     // Random tokens for the prompt; the answer is the model's own, so that its neurons fire as they do in use.
     std::mt19937_64 random(0);
@@ -148,7 +168,7 @@ void bench(const BenchOptions& o)
     print(report(o.format, engine, results, stages));
 }
 
-}  // namespace
+}    // namespace
 
 Command add_bench(CLI::App& app)
 {
@@ -161,4 +181,4 @@ Command add_bench(CLI::App& app)
     return [o] { bench(*o); };
 }
 
-}  // namespace hearth::tools
+}    // namespace hearth::tools

@@ -27,7 +27,8 @@ uint64_t parse_size(const std::string& option, const std::string& text)
     static constexpr struct {
         std::string_view name;
         double bytes;
-    } units[] = {{"", 0x1p30}, {"GiB", 0x1p30}, {"G", 0x1p30}, {"MiB", 0x1p20}, {"M", 0x1p20}, {"KiB", 0x1p10}, {"K", 0x1p10}, {"GB", 1e9}, {"MB", 1e6}, {"KB", 1e3}, {"B", 1}};
+    } units[] = {{"", 0x1p30},  {"GiB", 0x1p30}, {"G", 0x1p30}, {"MiB", 0x1p20}, {"M", 0x1p20}, {"KiB", 0x1p10},
+                 {"K", 0x1p10}, {"GB", 1e9},     {"MB", 1e6},   {"KB", 1e3},     {"B", 1}};
     if (ec == std::errc() && std::isfinite(number) && number >= 0)
         for (const auto& u : units)
             if (unit == u.name && number * u.bytes < 0x1p62) return uint64_t(number * u.bytes);
@@ -44,7 +45,9 @@ CLI::Validator number_between(double least, double most)
     const auto check = [least, most](std::string& text) {
         double x = 0;
         const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), x);
-        return ec == std::errc() && end == text.data() + text.size() && x >= least && x <= most ? std::string() : fmt::format("{} is not a number from {} to {}", text, least, most);
+        return ec == std::errc() && end == text.data() + text.size() && x >= least && x <= most
+                   ? std::string()
+                   : fmt::format("{} is not a number from {} to {}", text, least, most);
     };
     return {check, ""};
 }
@@ -55,7 +58,9 @@ void add_engine_options(CLI::App& app, EngineOptions& o)
     app.add_option("-c,--ctx-size", o.context, "positions in the context (default: the model's, at most 4096)");
     app.add_option("-t,--threads", o.threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
     app.add_option("-b,--batch-size", o.batch, "prompt tokens done at once")->capture_default_str();
-    app.add_option("--device", o.device, "auto (the best GPU), cpu, or an index or part of a name of `hearth devices`")->capture_default_str()->check(not_empty());
+    app.add_option("--device", o.device, "auto (the best GPU), cpu, or an index or part of a name of `hearth devices`")
+        ->capture_default_str()
+        ->check(not_empty());
     app.add_option_function<std::string>(
         "--vram-budget", [&o](const std::string& text) { o.vram_budget = parse_size("--vram-budget", text); },
         "GPU memory to use, such as 6GiB or 512MiB (default: what is free, less a margin)");
@@ -126,7 +131,7 @@ void on_interrupt(int)
     std::signal(SIGINT, SIG_DFL);
 }
 
-}  // namespace
+}    // namespace
 
 void catch_interrupt() { std::signal(SIGINT, on_interrupt); }
 bool interrupted() { return interrupt_seen != 0; }
@@ -172,7 +177,9 @@ OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path))
     const bool straight = std::filesystem::exists(path_, ec) && !std::filesystem::is_regular_file(path_, ec);
     part_ = straight ? path_ : std::filesystem::path(path_.string() + ".part");
     file_ = std::fopen(part_.string().c_str(), "wb");
-    if (!file_) throw Error("{} cannot be written: {}; name a file in a folder that you may write to", path_.string(), std::generic_category().message(errno));
+    if (!file_)
+        throw Error("{} cannot be written: {}; name a file in a folder that you may write to", path_.string(),
+                    std::generic_category().message(errno));
 }
 
 OutputFile::~OutputFile()
@@ -243,7 +250,7 @@ nlohmann::json layers_json(const std::vector<LayerCounts>& layers)
     return out;
 }
 
-}  // namespace
+}    // namespace
 
 nlohmann::json StatsTotals::json() const
 {
@@ -255,17 +262,25 @@ nlohmann::json StatsTotals::json() const
                         {"count", total.count},
                         {"bytes", total.bytes},
                         {"us", total.us}});
-    return {{"tokens", tokens}, {"batches", feeds}, {"submits", submits}, {"waits", waits},           {"joins", joins},
-            {"bytes", bytes},   {"us", us},         {"stages", list},     {"layers", layers_json(layers)}};
+    return {{"tokens", tokens}, {"batches", feeds}, {"submits", submits},           {"waits", waits}, {"joins", joins}, {"bytes", bytes},
+            {"us", us},         {"stages", list},   {"layers", layers_json(layers)}};
 }
 
 nlohmann::json to_json(const FeedStats& s)
 {
     nlohmann::json list = nlohmann::json::array();
     for (const Stage& stage : s.stages)
-        list.push_back({{"name", stage.name}, {"layer", stage.layer}, {"on", stage.on_device ? "device" : "host"}, {"bytes", stage.bytes}, {"us", stage.us}});
-    return {{"position", s.position}, {"tokens", s.tokens}, {"submits", s.submits}, {"waits", s.waits},           {"joins", s.joins},
-            {"bytes", s.bytes()},     {"us", s.us},         {"stages", list},       {"layers", layers_json(s.layers)}};
+        list.push_back(
+            {{"name", stage.name}, {"layer", stage.layer}, {"on", stage.on_device ? "device" : "host"}, {"bytes", stage.bytes}, {"us", stage.us}});
+    return {{"position", s.position},
+            {"tokens", s.tokens},
+            {"submits", s.submits},
+            {"waits", s.waits},
+            {"joins", s.joins},
+            {"bytes", s.bytes()},
+            {"us", s.us},
+            {"stages", list},
+            {"layers", layers_json(s.layers)}};
 }
 
-}  // namespace hearth::tools
+}    // namespace hearth::tools

@@ -10,7 +10,9 @@ Command add_devices(CLI::App& app)
     return [json] {
         const DeviceList list = list_devices();
         if (*json) {
-            nlohmann::json out = {{"devices", nlohmann::json::array()}, {"auto", list.chosen ? nlohmann::json(*list.chosen) : nlohmann::json()}, {"reason", list.reason}};
+            nlohmann::json out = {{"devices", nlohmann::json::array()},
+                                  {"auto", list.chosen ? nlohmann::json(*list.chosen) : nlohmann::json()},
+                                  {"reason", list.reason}};
             for (const DeviceDescription& d : list.devices)
                 out["devices"].push_back({{"name", d.name},
                                           {"driver", d.driver},
@@ -34,7 +36,8 @@ Command add_devices(CLI::App& app)
                 out += fmt::format(", cannot be used: it {}\n", d.unfit);
                 continue;
             }
-            out += fmt::format(", {:.1f} of {:.1f} GiB free, subgroups of {}", double(d.free_memory) / 0x1p30, double(d.memory) / 0x1p30, d.subgroup_size);
+            out += fmt::format(", {:.1f} of {:.1f} GiB free, subgroups of {}", double(d.free_memory) / 0x1p30, double(d.memory) / 0x1p30,
+                               d.subgroup_size);
             if (d.min_subgroup_size != d.max_subgroup_size) out += fmt::format(" ({} to {})", d.min_subgroup_size, d.max_subgroup_size);
             out += fmt::format("{}{}, {}\n", d.fp16 ? ", fp16" : "", d.int_dot ? ", integer dot" : "", d.driver);
         }
@@ -43,4 +46,4 @@ Command add_devices(CLI::App& app)
     };
 }
 
-}  // namespace hearth::tools
+}    // namespace hearth::tools

@@ -60,31 +60,36 @@ void inspect(const std::string& path, uint32_t context, bool as_json)
     }
 
     if (as_json) {
-        nlohmann::json json = {{"version", file->version()}, {"bytes", file->file_bytes()}, {"keys", nlohmann::json::object()}, {"tensors", nlohmann::json::array()}};
+        nlohmann::json json = {
+            {"version", file->version()}, {"bytes", file->file_bytes()}, {"keys", nlohmann::json::object()}, {"tensors", nlohmann::json::array()}};
         for (const auto& [key, value] : file->keys()) json["keys"][std::string(key)] = std::visit(AsJson(), value);
-        for (const GgufTensor& t : file->tensors()) json["tensors"].push_back({{"name", t.name}, {"type", t.type_name()}, {"shape", t.shape}, {"bytes", t.bytes}});
+        for (const GgufTensor& t : file->tensors())
+            json["tensors"].push_back({{"name", t.name}, {"type", t.type_name()}, {"shape", t.shape}, {"bytes", t.bytes}});
         if (needs) {
             nlohmann::json layers = nlohmann::json::array();
-            for (const LayerNeeds& l : needs->layers) layers.push_back({{"attention", l.attention}, {"kv", l.kv}, {"group", l.group}, {"groups", l.groups}});
-            json["device_memory"] = {{"all", all}, {"least", least_budget(*needs)}, {"scratch", needs->scratch}, {"head", needs->head}, {"layers", layers}};
+            for (const LayerNeeds& l : needs->layers)
+                layers.push_back({{"attention", l.attention}, {"kv", l.kv}, {"group", l.group}, {"groups", l.groups}});
+            json["device_memory"] = {
+                {"all", all}, {"least", least_budget(*needs)}, {"scratch", needs->scratch}, {"head", needs->head}, {"layers", layers}};
         } else {
             json["cannot_run"] = unfit;
         }
         print(dump(json));
         return;
     }
-    std::string out = fmt::format("GGUF v{}, {} bytes, {} keys, {} tensors\n\n", file->version(), file->file_bytes(), file->keys().size(), file->tensors().size());
+    std::string out =
+        fmt::format("GGUF v{}, {} bytes, {} keys, {} tensors\n\n", file->version(), file->file_bytes(), file->keys().size(), file->tensors().size());
     for (const auto& [key, value] : file->keys()) out += fmt::format("{:44} {}\n", key, std::visit(Shown(), value));
     out += "\n";
     for (const GgufTensor& t : file->tensors()) out += fmt::format("{:32} {:8} {:20} {:>12} bytes\n", t.name, t.type_name(), shape_text(t), t.bytes);
     if (needs)
-        out += fmt::format("\nGPU memory: {:.1f} MiB for all of it, {:.1f} MiB are the least that help\n", double(all) / 0x1p20, double(least_budget(*needs)) / 0x1p20);
-    else
-        out += fmt::format("\ncannot be run: {}\n", unfit);
+        out += fmt::format("\nGPU memory: {:.1f} MiB for all of it, {:.1f} MiB are the least that help\n", double(all) / 0x1p20,
+                           double(least_budget(*needs)) / 0x1p20);
+    else out += fmt::format("\ncannot be run: {}\n", unfit);
     print(out);
 }
 
-}  // namespace
+}    // namespace
 
 Command add_inspect(CLI::App& app)
 {
@@ -100,4 +105,4 @@ Command add_inspect(CLI::App& app)
     return [o] { inspect(o->model, o->context, o->json); };
 }
 
-}  // namespace hearth::tools
+}    // namespace hearth::tools

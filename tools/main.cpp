@@ -16,7 +16,7 @@ constexpr tools::Subcommand subcommands[] = {
     {"inspect", "what is in a model file", tools::add_inspect},
 };
 
-}  // namespace
+}    // namespace
 
 int main(int argc, char** argv)
 {

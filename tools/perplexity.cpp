@@ -61,14 +61,14 @@ void perplexity(const PerplexityOptions& o)
     const double error = n > 1 ? std::sqrt(std::max(squares / n - mean * mean, 0.0) / (n - 1)) : 0;
     print(fmt::format("ppl = {:.4f} +- {:.4f}\n", std::exp(mean), std::exp(mean) * error));
     say("{} tokens in windows of {}, mean negative log likelihood {:.6f} +- {:.6f}, {:.1f} tokens/s{}", done, engine.context(), mean, error,
-               double(totals.tokens) * 1e6 / totals.us, interrupted() ? "; interrupted" : "");
+        double(totals.tokens) * 1e6 / totals.us, interrupted() ? "; interrupted" : "");
     if (stats_file) {
         const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()}, {"mean_nll", mean}, {"totals", totals.json()}};
         stats_file->finish(dump(all));
     }
 }
 
-}  // namespace
+}    // namespace
 
 Command add_perplexity(CLI::App& app)
 {
@@ -82,4 +82,4 @@ Command add_perplexity(CLI::App& app)
     return [o] { perplexity(*o); };
 }
 
-}  // namespace hearth::tools
+}    // namespace hearth::tools

@@ -67,8 +67,8 @@ void run(const RunOptions& o)
 
     const double n = double(std::max<uint64_t>(decode.feeds, 1));
     say("prompt: {} tokens, {}; answer: {} tokens, {}, {:.2f} GB/s, {:.1f} submits and {:.1f} joins per token{}", prefill.tokens,
-               rate(prefill.tokens, prefill.us), written, rate(decode.tokens, decode.us), decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0,
-               double(decode.submits) / n, double(decode.joins) / n, why_stopped);
+        rate(prefill.tokens, prefill.us), written, rate(decode.tokens, decode.us), decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0,
+        double(decode.submits) / n, double(decode.joins) / n, why_stopped);
     if (stats_file) {
         const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()}, {"threads", engine.threads()},
                                     {"prefill", prefill.json()},     {"decode", decode.json()},     {"batches", each}};
@@ -76,7 +76,7 @@ void run(const RunOptions& o)
     }
 }
 
-}  // namespace
+}    // namespace
 
 Command add_run(CLI::App& app)
 {
@@ -85,14 +85,22 @@ Command add_run(CLI::App& app)
     add_text_options(app, o->prompt);
     app.add_option("-n,--predict", o->count, "tokens to write; -1: until the model ends or the context is full")->capture_default_str();
     app.add_option("-s,--seed", o->sampler.seed, "seed of the random choice")->capture_default_str();
-    app.add_option("--temp", o->sampler.temperature, "temperature; 0: always the most probable token")->capture_default_str()->check(number_between(0, 1e6));
+    app.add_option("--temp", o->sampler.temperature, "temperature; 0: always the most probable token")
+        ->capture_default_str()
+        ->check(number_between(0, 1e6));
     app.add_option("--top-k", o->sampler.top_k, "choose among the k most probable; 0: all")->capture_default_str();
-    app.add_option("--top-p", o->sampler.top_p, "choose among the fewest that have this probability together")->capture_default_str()->check(number_between(0, 1));
-    app.add_option("--min-p", o->sampler.min_p, "leave out those less probable than this share of the best")->capture_default_str()->check(number_between(0, 1));
-    app.add_option("--repeat-penalty", o->sampler.repeat_penalty, "make the last 64 tokens less probable; 1: do not")->capture_default_str()->check(number_between(0.01, 100));
+    app.add_option("--top-p", o->sampler.top_p, "choose among the fewest that have this probability together")
+        ->capture_default_str()
+        ->check(number_between(0, 1));
+    app.add_option("--min-p", o->sampler.min_p, "leave out those less probable than this share of the best")
+        ->capture_default_str()
+        ->check(number_between(0, 1));
+    app.add_option("--repeat-penalty", o->sampler.repeat_penalty, "make the last 64 tokens less probable; 1: do not")
+        ->capture_default_str()
+        ->check(number_between(0.01, 100));
     app.add_flag("--ignore-eos", o->ignore_eos, "go on when the model ends the text");
     app.add_option("--stats", o->stats, "write counters and times per token, layer and stage to a JSON file")->check(not_empty());
     return [o] { run(*o); };
 }
 
-}  // namespace hearth::tools
+}    // namespace hearth::tools

@@ -30,4 +30,4 @@ Command add_tokenize(CLI::App& app)
     };
 }
 
-}  // namespace hearth::tools
+}    // namespace hearth::tools

@@ -90,10 +90,10 @@ constexpr struct {
     uint32_t type;
     std::string_view name;
 } type_names[] = {
-    {0, "F32"},      {1, "F16"},     {2, "Q4_0"},    {3, "Q4_1"},   {6, "Q5_0"},     {7, "Q5_1"},   {8, "Q8_0"},    {9, "Q8_1"},    {10, "Q2_K"},
-    {11, "Q3_K"},    {12, "Q4_K"},   {13, "Q5_K"},   {14, "Q6_K"},  {15, "Q8_K"},    {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
-    {20, "IQ4_NL"},  {21, "IQ3_S"},  {22, "IQ2_S"},  {23, "IQ4_XS"}, {24, "I8"},     {25, "I16"},   {26, "I32"},    {27, "I64"},    {28, "F64"},
-    {29, "IQ1_M"},   {30, "BF16"},   {34, "TQ1_0"},  {35, "TQ2_0"}, {39, "MXFP4"},   {40, "NVFP4"},
+    {0, "F32"},     {1, "F16"},    {2, "Q4_0"},   {3, "Q4_1"},    {6, "Q5_0"},   {7, "Q5_1"},     {8, "Q8_0"},    {9, "Q8_1"},     {10, "Q2_K"},
+    {11, "Q3_K"},   {12, "Q4_K"},  {13, "Q5_K"},  {14, "Q6_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
+    {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"}, {24, "I8"},    {25, "I16"},     {26, "I32"},    {27, "I64"},     {28, "F64"},
+    {29, "IQ1_M"},  {30, "BF16"},  {34, "TQ1_0"}, {35, "TQ2_0"},  {39, "MXFP4"}, {40, "NVFP4"},
 };
 
 enum class Class { unsigned_integer, signed_integer, real, boolean, text, array };
@@ -103,9 +103,19 @@ constexpr struct {
     Class kind;
     uint32_t bytes;    // of one number; the least that a text or an array takes
 } value_types[] = {
-    {Class::unsigned_integer, 1}, {Class::signed_integer, 1}, {Class::unsigned_integer, 2}, {Class::signed_integer, 2}, {Class::unsigned_integer, 4},
-    {Class::signed_integer, 4},   {Class::real, 4},           {Class::boolean, 1},          {Class::text, 8},           {Class::array, 12},
-    {Class::unsigned_integer, 8}, {Class::signed_integer, 8}, {Class::real, 8},
+    {Class::unsigned_integer, 1},
+    {Class::signed_integer, 1},
+    {Class::unsigned_integer, 2},
+    {Class::signed_integer, 2},
+    {Class::unsigned_integer, 4},
+    {Class::signed_integer, 4},
+    {Class::real, 4},
+    {Class::boolean, 1},
+    {Class::text, 8},
+    {Class::array, 12},
+    {Class::unsigned_integer, 8},
+    {Class::signed_integer, 8},
+    {Class::real, 8},
 };
 
 constexpr uint64_t least_alignment = 8, most_alignment = 1 << 20;
@@ -208,7 +218,7 @@ class Reader {
 /// a * b; all ones where that does not fit, which is larger than any file.
 uint64_t product(uint64_t a, uint64_t b) { return b && a > UINT64_MAX / b ? UINT64_MAX : a * b; }
 
-}  // namespace
+}    // namespace
 
 std::string GgufTensor::type_name() const
 {
@@ -227,8 +237,7 @@ void Gguf::parse()
     if (bytes_.empty()) throw Error("{} is empty; copy or convert the model again", file);
     if (bytes_.starts_with("PWRI"))
         throw Error("{} is a PowerInfer file (its magic is PWRI), which this version cannot run; give it a GGUF file of the same model", file);
-    if (!bytes_.starts_with("GGUF"))
-        throw Error("{} is not a GGUF file; give a model that ends in .gguf, or make one with tools/convert.py", file);
+    if (!bytes_.starts_with("GGUF")) throw Error("{} is not a GGUF file; give a model that ends in .gguf, or make one with tools/convert.py", file);
 
     Reader reader(file, bytes_);
     reader.take(4, "magic");
@@ -274,8 +283,7 @@ void Gguf::parse()
             t.bytes = product(t.shape[0] / format->block, format->block_bytes);
             for (size_t d = 1; d < t.shape.size(); d++) t.bytes = product(t.bytes, t.shape[d]);
         }
-        if (offsets[i] % alignment)
-            throw Error("{} is damaged: {} begins at {}, which is not a multiple of {}", file, t.name, offsets[i], alignment);
+        if (offsets[i] % alignment) throw Error("{} is damaged: {} begins at {}, which is not a multiple of {}", file, t.name, offsets[i], alignment);
         if (begin > bytes_.size() || offsets[i] > bytes_.size() - begin || t.bytes > bytes_.size() - begin - offsets[i])
             throw Error("{} is cut short or damaged: the weights of {} run past its end; copy or convert it again", file, t.name);
         t.data = reinterpret_cast<const std::byte*>(bytes_.data()) + begin + offsets[i];
@@ -348,4 +356,4 @@ const std::vector<int64_t>* Gguf::integers(std::string_view key) const
     return value(key) ? &get<std::vector<int64_t>>(key, "an array of integers") : nullptr;
 }
 
-}  // namespace hearth
+}    // namespace hearth

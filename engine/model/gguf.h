@@ -30,15 +30,15 @@ class MappedFile {
 };
 
 /// Unsigned integers as uint64_t, signed ones as int64_t, floats as double; in arrays integers and bools as int64_t.
-using GgufValue = std::variant<bool, int64_t, uint64_t, double, std::string_view, std::vector<int64_t>, std::vector<double>,
-                               std::vector<std::string_view>>;
+using GgufValue =
+    std::variant<bool, int64_t, uint64_t, double, std::string_view, std::vector<int64_t>, std::vector<double>, std::vector<std::string_view>>;
 
 struct GgufTensor {
     std::string_view name;
-    uint32_t type = 0;                // the file format's number; see find_format
-    std::vector<uint64_t> shape;      // ne of the format: shape[0] is the contiguous one
-    const std::byte* data = nullptr;  // aligned to 8
-    uint64_t bytes = 0;               // 0 where the type is not one of weight_formats
+    uint32_t type = 0;                  // the file format's number; see find_format
+    std::vector<uint64_t> shape;        // ne of the format: shape[0] is the contiguous one
+    const std::byte* data = nullptr;    // aligned to 8
+    uint64_t bytes = 0;                 // 0 where the type is not one of weight_formats
 
     std::string type_name() const;    // "F16"; "Q4_K" for types that this program cannot read but knows by name; "type 99" for others
 };
@@ -89,4 +89,4 @@ class Gguf {
     std::map<std::string_view, size_t> index_;
 };
 
-}  // namespace hearth
+}    // namespace hearth

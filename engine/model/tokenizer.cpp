@@ -10,9 +10,9 @@ namespace hearth {
 
 namespace {
 
-constexpr std::string_view space_mark = "\u2581";      // how a space stands in the vocabulary
-constexpr std::string_view replacement = "\uFFFD";     // for bytes that are not UTF-8
-constexpr std::string_view unknown_mark = " \u2047 ";  // how SentencePiece shows its unknown token
+constexpr std::string_view space_mark = "\u2581";        // how a space stands in the vocabulary
+constexpr std::string_view replacement = "\uFFFD";       // for bytes that are not UTF-8
+constexpr std::string_view unknown_mark = " \u2047 ";    // how SentencePiece shows its unknown token
 
 enum class Utf8 { whole, unfinished, invalid };
 
@@ -57,7 +57,7 @@ struct Symbol {
     bool fixed;    // a user-defined token, which does not merge
 };
 
-}  // namespace
+}    // namespace
 
 Tokenizer::Tokenizer(const Gguf& file)
 {
@@ -112,8 +112,7 @@ Tokenizer::Tokenizer(const Gguf& file)
             added_[uint8_t(piece.text[0])].push_back(Token(i));
         pieces_.push_back(piece);
     }
-    for (auto& tokens : added_)
-        std::stable_sort(tokens.begin(), tokens.end(), [&](Token a, Token b) { return piece(a).size() > piece(b).size(); });
+    for (auto& tokens : added_) std::stable_sort(tokens.begin(), tokens.end(), [&](Token a, Token b) { return piece(a).size() > piece(b).size(); });
 }
 
 /// The longest user-defined (or, if `special`, control) token that the text begins with; nullptr if there is none.
@@ -274,4 +273,4 @@ std::string Decoder::finish()
     return std::string(unfinished ? replacement : "");
 }
 
-}  // namespace hearth
+}    // namespace hearth

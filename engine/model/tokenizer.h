@@ -76,4 +76,4 @@ class Decoder {
     std::string held_;
 };
 
-}  // namespace hearth
+}    // namespace hearth

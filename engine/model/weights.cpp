@@ -92,8 +92,7 @@ Config read_config(const Gguf& file)
     c.context = size("context_length", max_context);
     c.heads = size("attention.head_count", max_heads);
     c.kv_heads = file.u32(prefix + "attention.head_count_kv", c.heads);
-    if (c.kv_heads < 1 || c.heads % c.kv_heads)
-        throw Error("{}: {} heads cannot share {} heads of keys and values", path, c.heads, c.kv_heads);
+    if (c.kv_heads < 1 || c.heads % c.kv_heads) throw Error("{}: {} heads cannot share {} heads of keys and values", path, c.heads, c.kv_heads);
     c.head_dim = checked(file, "the width of a head", file.u32(prefix + "attention.key_length", c.dim / c.heads), max_head_dim);
     if (c.head_dim % 2) throw Error("{} has heads of width {}, and this version needs an even width", path, c.head_dim);
     if (const uint32_t value = file.u32(prefix + "attention.value_length", c.head_dim); value != c.head_dim)
@@ -232,8 +231,8 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
         layer.ffn.gate = tensors.matrix(name("ffn_gate"), c.neurons, c.dim);
         layer.ffn.up = tensors.matrix(name("ffn_up"), c.neurons, c.dim);
         const bool stored_as_down = !tensors.has(name("ffn_down_t")) && tensors.has(name("ffn_down"));
-        layer.ffn.down_t = stored_as_down ? tensors.transposed(name("ffn_down"), c.neurons, c.dim)
-                                          : tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
+        layer.ffn.down_t =
+            stored_as_down ? tensors.transposed(name("ffn_down"), c.neurons, c.dim) : tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
         layer.ffn.activation = c.activation;
         w.transposed |= stored_as_down;
     }
@@ -243,9 +242,9 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
     return w;
 }
 
-}  // namespace
+}    // namespace
 
 Weights load_weights(std::shared_ptr<const Gguf> file) { return read_weights(std::move(file), true); }
 Weights describe_weights(std::shared_ptr<const Gguf> file) { return read_weights(std::move(file), false); }
 
-}  // namespace hearth
+}    // namespace hearth

@@ -15,13 +15,13 @@ struct Config {
     std::string architecture;    // "llama"
     std::string name;            // general.name, or the file's name
     uint32_t layers = 0;
-    uint32_t dim = 0;            // width of the residual stream
+    uint32_t dim = 0;    // width of the residual stream
     uint32_t heads = 0;
     uint32_t kv_heads = 0;
     uint32_t head_dim = 0;
-    uint32_t neurons = 0;        // of one feed-forward block
+    uint32_t neurons = 0;    // of one feed-forward block
     uint32_t vocab = 0;
-    uint32_t context = 0;        // positions the model was trained for
+    uint32_t context = 0;    // positions the model was trained for
     uint32_t rope_dim = 0;
     float rope_base = 10000.0f;
     float norm_eps = 1e-5f;
@@ -39,7 +39,7 @@ struct LayerWeights {
 
 struct Weights {
     Config config;
-    Matrix embedding;                  // (vocab, dim)
+    Matrix embedding;    // (vocab, dim)
     std::vector<LayerWeights> layers;
     std::vector<float> output_norm;    // (dim)
     Matrix output;                     // (vocab, dim); the embedding where the head is tied
@@ -50,11 +50,12 @@ struct Weights {
     std::deque<std::vector<std::byte>> owned;
 };
 
-/// Reads a model. A plain ffn_down (F32, F16, BF16 keep their type; quantised ones become F16, since a transposed block has other scales) is transposed.
-/// Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong shape (the tensor, what it has, what was expected).
+/// Reads a model. A plain ffn_down is transposed (F32, F16, BF16 keep their type; quantised ones become F16, since a transposed block has other
+/// scales). Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong shape (the tensor, what it has, what was
+/// expected).
 Weights load_weights(std::shared_ptr<const Gguf> file);
 
 /// The same without the work: what would have to be transposed has its type and shape, but no data. For questions about sizes.
 Weights describe_weights(std::shared_ptr<const Gguf> file);
 
-}  // namespace hearth
+}    // namespace hearth

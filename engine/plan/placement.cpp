@@ -35,4 +35,4 @@ Plan place(const Needs& needs, uint64_t budget)
     return plan;
 }
 
-}  // namespace hearth
+}    // namespace hearth

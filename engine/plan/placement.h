@@ -19,9 +19,9 @@ struct LayerNeeds {
 
 /// What a model wants on the device, in bytes.
 struct Needs {
-    uint64_t scratch = 0;      // activations; needed as soon as anything runs there
+    uint64_t scratch = 0;    // activations; needed as soon as anything runs there
     std::vector<LayerNeeds> layers;
-    uint64_t head = 0;         // output norm and matrix
+    uint64_t head = 0;    // output norm and matrix
 };
 
 struct LayerPlan {
@@ -31,8 +31,8 @@ struct LayerPlan {
 /// The device runs attention of layers 0 .. layers.size() - 1 and their resident groups, the host everything else.
 struct Plan {
     std::vector<LayerPlan> layers;
-    bool head = false;         // on the device; only if all layers are
-    uint64_t bytes = 0;        // of device memory; never more than the budget
+    bool head = false;     // on the device; only if all layers are
+    uint64_t bytes = 0;    // of device memory; never more than the budget
 };
 
 /// Attention and KV come first (layer by layer), then the head if it fits, then neuron groups: in file order, evenly over the layers.
@@ -42,4 +42,4 @@ Plan place(const Needs& needs, uint64_t budget);
 /// The least budget with which `place` puts anything on the device.
 uint64_t least_budget(const Needs& needs);
 
-}  // namespace hearth
+}    // namespace hearth

@@ -15,7 +15,7 @@ class Stopwatch {
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-}  // namespace
+}    // namespace
 
 CpuModel::CpuModel(const Weights& weights, host::Team& team, uint32_t first_layer, uint32_t batch, uint32_t context, bool exact)
     : weights_(weights), team_(team), first_layer_(first_layer), context_(context), exact_(exact)
@@ -49,27 +49,27 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     const LayerWeights& w = weights_.layers[l];
     const Stopwatch watch;
 
-    for (uint32_t t = 0; t < tokens; ++t) host::kernels().rmsnorm(x + size_t(t) * c.dim, w.attn_norm.data(), &norm_[size_t(t) * c.dim], c.dim, c.norm_eps);
+    for (uint32_t t = 0; t < tokens; ++t)
+        host::kernels().rmsnorm(x + size_t(t) * c.dim, w.attn_norm.data(), &norm_[size_t(t) * c.dim], c.dim, c.norm_eps);
     inputs_.prepare(team_, norm_.data(), tokens, c.dim, is_quantised(w.q.type) || is_quantised(w.k.type) || is_quantised(w.v.type));
     host::multiply(team_, w.q, inputs_, q_.data());
     host::multiply(team_, w.k, inputs_, k_.data());
     host::multiply(team_, w.v, inputs_, v_.data());
 
-    const host::AttentionShape shape = {.heads = c.heads,
-                                        .kv_heads = c.kv_heads,
-                                        .head_dim = c.head_dim,
-                                        .context = context_,
-                                        .rope_dim = c.rope_dim,
-                                        .rope_base = c.rope_base};
-    host::attend(team_, shape, position, tokens, q_.data(), k_.data(), v_.data(), keys_[l - first_layer_].data(), values_[l - first_layer_].data(), mixed_.data());
+    const host::AttentionShape shape = {
+        .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .context = context_, .rope_dim = c.rope_dim, .rope_base = c.rope_base};
+    host::attend(team_, shape, position, tokens, q_.data(), k_.data(), v_.data(), keys_[l - first_layer_].data(), values_[l - first_layer_].data(),
+                 mixed_.data());
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));
     host::multiply(team_, w.o, inputs_, out_.data());
     for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
 
     const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * c.head_dim);
-    stats.stages.push_back({.name = "attention", .layer = l, .on_device = false, .bytes = w.q.bytes() + w.k.bytes() + w.v.bytes() + w.o.bytes() + kv, .us = watch.us()});
+    stats.stages.push_back(
+        {.name = "attention", .layer = l, .on_device = false, .bytes = w.q.bytes() + w.k.bytes() + w.v.bytes() + w.o.bytes() + kv, .us = watch.us()});
 
-    for (uint32_t t = 0; t < tokens; ++t) host::kernels().rmsnorm(x + size_t(t) * c.dim, w.ffn_norm.data(), &norm_[size_t(t) * c.dim], c.dim, c.norm_eps);
+    for (uint32_t t = 0; t < tokens; ++t)
+        host::kernels().rmsnorm(x + size_t(t) * c.dim, w.ffn_norm.data(), &norm_[size_t(t) * c.dim], c.dim, c.norm_eps);
     const host::NeuronRange all[] = {{0, c.neurons}};
     cold_ffn(l, all, tokens, norm_.data(), stats);
     for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
@@ -98,4 +98,4 @@ std::span<const float> CpuModel::head(const float* x, FeedStats& stats)
     return logits_;
 }
 
-}  // namespace hearth
+}    // namespace hearth

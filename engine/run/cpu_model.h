@@ -21,7 +21,8 @@ class CpuModel {
     /// A whole layer in place: x is the residual stream (tokens, dim), the first token at `position`.
     void layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats);
 
-    /// The share of the neurons in `ranges` of layer l's feed-forward block; x is normalised; x and the result, valid until the next call, are (tokens, dim).
+    /// The share of the neurons in `ranges` of layer l's feed-forward block, valid until the next call; it and x, which is normalised, are
+    /// (tokens, dim).
     std::span<const float> cold_ffn(uint32_t l, std::span<const host::NeuronRange> ranges, uint32_t tokens, const float* x, FeedStats& stats);
 
     /// Logits of one token from the end of the residual stream.
@@ -38,4 +39,4 @@ class CpuModel {
     host::FfnScratch scratch_;
 };
 
-}  // namespace hearth
+}    // namespace hearth

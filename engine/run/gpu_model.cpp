@@ -29,7 +29,7 @@ uint32_t quad_weights(WeightType type)
 
 uint64_t matrix_bytes(const Matrix& m) { return uint64_t(m.rows) * row_quads(m.type, m.cols) * 16; }
 
-}  // namespace
+}    // namespace
 
 // ---- rows on the device ------------------------------------------------------------------------------------------------
 
@@ -54,7 +54,8 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 // ---- kernels -----------------------------------------------------------------------------------------------------------
 
 GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c)
-    : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}), quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend", {c.head_dim}), glu(device, "glu", {uint32_t(c.activation)}),
+    : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
+      quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend", {c.head_dim}), glu(device, "glu", {uint32_t(c.activation)}),
       device_(device), activation_(uint32_t(c.activation))
 {
 }
@@ -74,7 +75,7 @@ const Kernel<Args>& compiled(std::map<Key, Kernel<Args>>& kernels, const Key& ke
     return found != kernels.end() ? found->second : kernels.emplace(key, Kernel<Args>(device, name, constants)).first->second;
 }
 
-}  // namespace
+}    // namespace
 
 const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type)
 {
@@ -140,7 +141,7 @@ struct ScratchSizes {
 
 uint64_t kv_bytes(const Config& c, uint32_t context) { return aligned(uint64_t(c.kv_heads) * context * c.head_dim * sizeof(uint16_t)); }
 
-}  // namespace
+}    // namespace
 
 Needs GpuModel::needs(const Weights& weights, const SessionShape& shape)
 {
@@ -179,7 +180,10 @@ std::vector<host::NeuronRange> cold_ranges(const std::vector<uint32_t>& resident
 
 class WeightUpload {
   public:
-    WeightUpload(std::shared_ptr<vulkan::Device> device, uint64_t total, const Progress& progress) : uploader_(device), total_(total), progress_(progress) {}
+    WeightUpload(std::shared_ptr<vulkan::Device> device, uint64_t total, const Progress& progress)
+        : uploader_(device), total_(total), progress_(progress)
+    {
+    }
 
     Slice vector(vulkan::Pool& pool, const std::vector<float>& x)
     {
@@ -219,7 +223,7 @@ class WeightUpload {
     const Progress& progress_;
 };
 
-}  // namespace
+}    // namespace
 
 GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const Progress& progress)
     : device_(device), weights_(weights), kernels_(device, weights.config)
@@ -261,7 +265,8 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
 
 // ---- a session ---------------------------------------------------------------------------------------------------------
 
-GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, bool timing) : model_(model), shape_(shape), timing_(timing), queue_(model.device())
+GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, bool timing)
+    : model_(model), shape_(shape), timing_(timing), queue_(model.device())
 {
     using vulkan::Pool, vulkan::Use;
     const Config& c = model.config();
@@ -287,7 +292,8 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, bool timing) 
     angles_ = upload_pool_.take(rotations);
     step_ = upload_pool_.take(sizeof(gpu::Step));
 
-    const uint64_t logits = uint64_t(std::min(shape.batch, head_rows)) * c.vocab * sizeof(float), counts = model.layers().size() * most_slices * sizeof(uint32_t);
+    const uint64_t logits = uint64_t(std::min(shape.batch, head_rows)) * c.vocab * sizeof(float),
+                   counts = model.layers().size() * most_slices * sizeof(uint32_t);
     readback_pool_ = Pool(device, aligned(x) + aligned(logits) + aligned(counts), Use::readback, "results for the host");
     published_ = readback_pool_.take(x);
     logits_ = readback_pool_.take(logits);
@@ -389,7 +395,9 @@ class GpuSession::Recorder {
     /// At decode, the two integer planes of x for the matrices that want them.
     void planes(Commands& commands, uint32_t l, const Slice& x, uint32_t n, std::initializer_list<const GpuMatrix*> readers)
     {
-        if (!decode() || std::none_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(m->type); })) return;
+        if (!decode() ||
+            std::none_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(m->type); }))
+            return;
         commands.stage("quantise", l, uint64_t(n) * 6);
         commands.dispatch(kernels_.quantise, {ceil_div(n / 32, 64)},
                           {.x = x.address, .high = s_.high_.address, .low = s_.low_.address, .scale = s_.scale_.address, .n = n});
@@ -410,7 +418,8 @@ class GpuSession::Recorder {
                                .cols = w.cols,
                                .stride = w.stride});
         else
-            commands.dispatch(kernels_.matmul(w.type, false), {ceil_div(w.rows, gpu::matmul_tile), ceil_div(of_head ? std::min(capacity_, head_rows) : capacity_, gpu::matmul_tile)},
+            commands.dispatch(kernels_.matmul(w.type, false),
+                              {ceil_div(w.rows, gpu::matmul_tile), ceil_div(of_head ? std::min(capacity_, head_rows) : capacity_, gpu::matmul_tile)},
                               {.step = s_.step_.address,
                                .weight = w.memory.address,
                                .x = x.address,
@@ -552,8 +561,8 @@ class GpuSession::Recorder {
     const Config& c_;
     uint32_t capacity_;
     struct {
-        uint32_t parts = 0;     // partial sums that the next join adds
-        bool cold = false;      // and the host's share
+        uint32_t parts = 0;    // partial sums that the next join adds
+        bool cold = false;     // and the host's share
     } pending_;
 };
 
@@ -663,4 +672,4 @@ void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedSta
     }
 }
 
-}  // namespace hearth
+}    // namespace hearth

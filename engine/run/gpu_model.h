@@ -84,8 +84,8 @@ class GpuModel {
     struct Layer {
         vulkan::Slice attn_norm, ffn_norm;
         GpuMatrix q, k, v, o;
-        GpuMatrix gate, up, down;    // (slots * group_neurons, dim): slot s holds the rows of group `resident[s]`
-        bool split;                  // some neurons are the host's
+        GpuMatrix gate, up, down;               // (slots * group_neurons, dim): slot s holds the rows of group `resident[s]`
+        bool split;                             // some neurons are the host's
         std::vector<host::NeuronRange> cold;    // which
     };
 
@@ -114,9 +114,9 @@ class GpuSession {
 
     /// From the join of the layer before up to where the host is needed.
     struct Segment {
-        vulkan::Commands attention;              // whole layers, and the attention of `split`, which ends with x published to the host
-        std::optional<vulkan::Commands> ffn;     // the hot FFN of `split`, while the host does the cold one
-        std::optional<uint32_t> split;           // the layer whose cold share the host owes after this segment
+        vulkan::Commands attention;             // whole layers, and the attention of `split`, which ends with x published to the host
+        std::optional<vulkan::Commands> ffn;    // the hot FFN of `split`, while the host does the cold one
+        std::optional<uint32_t> split;          // the layer whose cold share the host owes after this segment
     };
 
     /// Starts a batch: positions, and cos and sin of its rotations; head_tokens > 0: logits of tokens [head_first, head_first + head_tokens) are
@@ -177,4 +177,4 @@ class GpuSession {
     vulkan::Queue queue_;    // last, so that it goes first: it waits for what is under way in all of the above
 };
 
-}  // namespace hearth
+}    // namespace hearth

@@ -32,17 +32,14 @@ void rope(Vector& x, const Config& c, uint32_t position)    // each pair (2i, 2i
         }
 }
 
-float activate(host::Activation activation, float x)
-{
-    return activation == host::Activation::relu ? std::max(x, 0.0f) : x / (1.0f + std::exp(-x));
-}
+float activate(host::Activation activation, float x) { return activation == host::Activation::relu ? std::max(x, 0.0f) : x / (1.0f + std::exp(-x)); }
 
 void add(Vector& x, const Vector& y)
 {
     for (size_t i = 0; i < x.size(); ++i) x[i] += y[i];
 }
 
-}  // namespace
+}    // namespace
 
 Reference::Dense::Dense(const Matrix& m) : rows(m.rows), cols(m.cols), w(size_t(m.rows) * m.cols)
 {
@@ -121,4 +118,4 @@ Vector Reference::feed_forward(const Layer& layer, const Vector& x, uint32_t& ac
     return y;
 }
 
-}  // namespace hearth
+}    // namespace hearth

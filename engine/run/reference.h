@@ -38,4 +38,4 @@ class Reference {
     std::vector<uint32_t> active_;
 };
 
-}  // namespace hearth
+}    // namespace hearth

@@ -9,7 +9,7 @@ namespace {
 
 constexpr size_t penalty_window = 64;
 
-}  // namespace
+}    // namespace
 
 void Sampler::accept(Token token)
 {
@@ -45,7 +45,8 @@ Token Sampler::sample(std::span<const float> logits)
         for (Candidate& c : all) total += c.weight = std::exp(double(c.logit) - all[0].logit);
         double reached = 0;
         size_t kept = 0;
-        while (kept < all.size() && (kept == 0 || (reached < options_.top_p * total && all[kept].weight >= options_.min_p))) reached += all[kept++].weight;
+        while (kept < all.size() && (kept == 0 || (reached < options_.top_p * total && all[kept].weight >= options_.min_p)))
+            reached += all[kept++].weight;
         all.resize(kept);
 
         total = 0;
@@ -60,4 +61,4 @@ Token Sampler::sample(std::span<const float> logits)
     return chosen;
 }
 
-}  // namespace hearth
+}    // namespace hearth

@@ -44,4 +44,4 @@ class Sampler {
     std::vector<Candidate> all_;    // kept from call to call
 };
 
-}  // namespace hearth
+}    // namespace hearth

@@ -62,8 +62,10 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
 
 void Scheduler::host_layers(const WantedLogits& wanted, FeedStats& stats)
 {
-    for (uint32_t l = gpu_ ? uint32_t(gpu_->layers().size()) : 0; l < config_.layers; ++l) cpu_.layer(l, stats.position, stats.tokens, residual_.data(), stats);
-    for (uint32_t t = stats.tokens - wanted.count; t < stats.tokens; ++t) wanted.take(t, cpu_.head(residual_.data() + size_t(t) * config_.dim, stats));
+    for (uint32_t l = gpu_ ? uint32_t(gpu_->layers().size()) : 0; l < config_.layers; ++l)
+        cpu_.layer(l, stats.position, stats.tokens, residual_.data(), stats);
+    for (uint32_t t = stats.tokens - wanted.count; t < stats.tokens; ++t)
+        wanted.take(t, cpu_.head(residual_.data() + size_t(t) * config_.dim, stats));
 }
 
-}  // namespace hearth
+}    // namespace hearth

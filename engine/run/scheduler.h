@@ -33,4 +33,4 @@ class Scheduler {
     std::vector<float> residual_;
 };
 
-}  // namespace hearth
+}    // namespace hearth

@@ -10,20 +10,20 @@ namespace hearth {
 /// One step on one side. Times are 0 where timing is off.
 struct Stage {
     std::string_view name;
-    uint32_t layer;      // the number of layers: the head
+    uint32_t layer;    // the number of layers: the head
     bool on_device;
-    uint64_t bytes;      // of weights and KV cache read, and of activations on the device
+    uint64_t bytes;    // of weights and KV cache read, and of activations on the device
     double us;
 };
 
 struct LayerCounts {
-    uint32_t resident = 0;          // neurons on the device
-    uint64_t active_device = 0;     // of them, how many had an activation that is not zero (decode; a prefill does not count)
-    uint64_t active_host = 0;       // likewise of the others
-    bool split = false;             // part here, part there: one join
-    double device_us = 0;           // the device's share of the feed-forward block
-    double host_us = 0;             // the host's share
-    double both_us = 0;             // from the start of the one to the end of the later, where both ran and timing is on
+    uint32_t resident = 0;         // neurons on the device
+    uint64_t active_device = 0;    // of them, how many had an activation that is not zero (decode; a prefill does not count)
+    uint64_t active_host = 0;      // likewise of the others
+    bool split = false;            // part here, part there: one join
+    double device_us = 0;          // the device's share of the feed-forward block
+    double host_us = 0;            // the host's share
+    double both_us = 0;            // from the start of the one to the end of the later, where both ran and timing is on
 };
 
 /// Bytes of the fp16 KV cache of one layer that tokens at `position` and after read; `width`: of k and of v, in numbers.
@@ -35,10 +35,10 @@ inline uint64_t kv_bytes_read(uint32_t position, uint32_t tokens, uint32_t width
 struct FeedStats {
     uint32_t position = 0;    // of the first token
     uint32_t tokens = 0;
-    uint32_t submits = 0;     // vkQueueSubmit2 calls
-    uint32_t waits = 0;       // times the host waited for the device (polling; there are no fences)
-    uint32_t joins = 0;       // layers whose two shares were added
-    double us = 0;            // wall time
+    uint32_t submits = 0;    // vkQueueSubmit2 calls
+    uint32_t waits = 0;      // times the host waited for the device (polling; there are no fences)
+    uint32_t joins = 0;      // layers whose two shares were added
+    double us = 0;           // wall time
     std::vector<LayerCounts> layers;
     std::vector<Stage> stages;
 
@@ -50,4 +50,4 @@ struct FeedStats {
     }
 };
 
-}  // namespace hearth
+}    // namespace hearth

@@ -21,4 +21,4 @@ PFN_vkGetInstanceProcAddr open_loader()
 #endif
 }
 
-}  // namespace hearth::vulkan
+}    // namespace hearth::vulkan

@@ -8,6 +8,7 @@
 
 namespace hearth::vulkan {
 
+// clang-format off
 #define HEARTH_INSTANCE_FUNCTIONS(X)                                                                                                                 \
     X(DestroyInstance) X(EnumeratePhysicalDevices) X(GetPhysicalDeviceProperties2) X(GetPhysicalDeviceFeatures2)                                    \
     X(GetPhysicalDeviceMemoryProperties2) X(GetPhysicalDeviceQueueFamilyProperties) X(EnumerateDeviceExtensionProperties)                            \
@@ -21,12 +22,13 @@ namespace hearth::vulkan {
     X(CmdBindPipeline) X(CmdPushConstants) X(CmdDispatch) X(CmdPipelineBarrier2) X(CmdCopyBuffer) X(CmdResetQueryPool)              \
     X(CmdWriteTimestamp2) X(CreateQueryPool) X(DestroyQueryPool) X(GetQueryPoolResults) X(CreateSemaphore) X(DestroySemaphore)                       \
     X(GetSemaphoreCounterValue) X(WaitSemaphores) X(QueueSubmit2) X(DeviceWaitIdle)
+// clang-format on
 
 struct InstanceApi {
 #define X(name) PFN_vk##name name = nullptr;
     HEARTH_INSTANCE_FUNCTIONS(X)
 #undef X
-    PFN_vkCreateDebugUtilsMessengerEXT CreateDebugUtilsMessengerEXT = nullptr;      // with the validation layers only
+    PFN_vkCreateDebugUtilsMessengerEXT CreateDebugUtilsMessengerEXT = nullptr;    // with the validation layers only
     PFN_vkDestroyDebugUtilsMessengerEXT DestroyDebugUtilsMessengerEXT = nullptr;
 };
 
@@ -39,4 +41,4 @@ struct DeviceApi {
 /// The entry point of the system's Vulkan loader; nullptr where there is none.
 PFN_vkGetInstanceProcAddr open_loader();
 
-}  // namespace hearth::vulkan
+}    // namespace hearth::vulkan

@@ -13,7 +13,7 @@ namespace {
 
 constexpr uint32_t most_stages = 4096;    // of one command buffer, timestamps included
 
-}  // namespace
+}    // namespace
 
 Commands::Commands(std::shared_ptr<Device> device, bool timing) : Commands(std::move(device))
 {
@@ -24,7 +24,8 @@ Commands::Commands(std::shared_ptr<Device> device, bool timing) : Commands(std::
                                               .commandBufferCount = 1};
     check_result(api.AllocateCommandBuffers(device_->handle(), &info, &handle_), "vkAllocateCommandBuffers");
     if (timing && device_->timestamp_ns() > 0) {
-        const VkQueryPoolCreateInfo queries = {.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = most_stages};
+        const VkQueryPoolCreateInfo queries = {
+            .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = most_stages};
         check_result(api.CreateQueryPool(device_->handle(), &queries, nullptr, &queries_), "vkCreateQueryPool");
     }
     const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
@@ -56,13 +57,11 @@ void Commands::timestamp()
 
 namespace {
 
-void barrier(const Device& device, VkCommandBuffer commands, VkPipelineStageFlags2 from, VkAccessFlags2 writes, VkPipelineStageFlags2 to, VkAccessFlags2 reads)
+void barrier(const Device& device, VkCommandBuffer commands, VkPipelineStageFlags2 from, VkAccessFlags2 writes, VkPipelineStageFlags2 to,
+             VkAccessFlags2 reads)
 {
-    const VkMemoryBarrier2 memory = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
-                                     .srcStageMask = from,
-                                     .srcAccessMask = writes,
-                                     .dstStageMask = to,
-                                     .dstAccessMask = reads};
+    const VkMemoryBarrier2 memory = {
+        .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2, .srcStageMask = from, .srcAccessMask = writes, .dstStageMask = to, .dstAccessMask = reads};
     const VkDependencyInfo dependency = {.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO, .memoryBarrierCount = 1, .pMemoryBarriers = &memory};
     device.api().CmdPipelineBarrier2(commands, &dependency);
 }
@@ -71,7 +70,7 @@ constexpr VkPipelineStageFlags2 work_stages = VK_PIPELINE_STAGE_2_COMPUTE_SHADER
 constexpr VkAccessFlags2 work_writes = VK_ACCESS_2_SHADER_WRITE_BIT | VK_ACCESS_2_TRANSFER_WRITE_BIT;
 constexpr VkAccessFlags2 work_accesses = work_writes | VK_ACCESS_2_SHADER_READ_BIT | VK_ACCESS_2_TRANSFER_READ_BIT;
 
-}  // namespace
+}    // namespace
 
 void Commands::stage(const char* name, uint32_t index, uint64_t bytes)
 {
@@ -107,14 +106,16 @@ std::vector<StageTime> Commands::times() const
 {
     std::vector<uint64_t> ticks(stages_.size() + 1);
     if (queries_) {
-        const VkResult result = device_->api().GetQueryPoolResults(device_->handle(), queries_, 0, uint32_t(ticks.size()), ticks.size() * sizeof(uint64_t),
-                                                                   ticks.data(), sizeof(uint64_t), VK_QUERY_RESULT_64_BIT);
+        const VkResult result =
+            device_->api().GetQueryPoolResults(device_->handle(), queries_, 0, uint32_t(ticks.size()), ticks.size() * sizeof(uint64_t), ticks.data(),
+                                               sizeof(uint64_t), VK_QUERY_RESULT_64_BIT);
         check_result(result, "vkGetQueryPoolResults");
     }
     std::vector<StageTime> times;
     const double us = device_->timestamp_ns() / 1000;
     for (size_t i = 0; i < stages_.size(); ++i)
-        times.push_back({stages_[i].name, stages_[i].index, stages_[i].bytes, double(ticks[i]) * us, double((ticks[i + 1] - ticks[i]) & device_->timestamp_mask()) * us});
+        times.push_back({stages_[i].name, stages_[i].index, stages_[i].bytes, double(ticks[i]) * us,
+                         double((ticks[i + 1] - ticks[i]) & device_->timestamp_mask()) * us});
     return times;
 }
 
@@ -166,7 +167,8 @@ void Queue::wait(uint64_t number) const
         if (done >= number) return;
         if (polls > 0 && polls % 65536 == 0) {
             // Long work, or a lost device, which some drivers only tell to those who wait.
-            const VkSemaphoreWaitInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &timeline_, .pValues = &number};
+            const VkSemaphoreWaitInfo info = {
+                .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &timeline_, .pValues = &number};
             const VkResult result = device_->api().WaitSemaphores(device_->handle(), &info, 100'000'000);
             if (result != VK_TIMEOUT) check_result(result, "vkWaitSemaphores");
         } else if (polls < 100) {
@@ -199,4 +201,4 @@ void Uploader::send(const Slice& to, uint64_t offset, uint64_t bytes)
     queue_.wait(queue_.submit(work));
 }
 
-}  // namespace hearth::vulkan
+}    // namespace hearth::vulkan

@@ -15,8 +15,8 @@ struct Groups {
 /// A step of a command buffer as it ran. Times are of the device's clock, 0 where timing is off.
 struct StageTime {
     std::string_view name;
-    uint32_t index;      // tells steps of one name apart; as recorded
-    uint64_t bytes;      // read and written; as recorded
+    uint32_t index;    // tells steps of one name apart; as recorded
+    uint64_t bytes;    // read and written; as recorded
     double start_us, us;
 };
 
@@ -109,4 +109,4 @@ class Uploader {
     Queue queue_;
 };
 
-}  // namespace hearth::vulkan
+}    // namespace hearth::vulkan

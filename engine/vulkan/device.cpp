@@ -42,9 +42,8 @@ namespace {
 
 bool contains_ignoring_case(std::string_view text, std::string_view part)
 {
-    return std::search(text.begin(), text.end(), part.begin(), part.end(), [](unsigned char a, unsigned char b) {
-               return std::tolower(a) == std::tolower(b);
-           }) != text.end();
+    return std::search(text.begin(), text.end(), part.begin(), part.end(),
+                       [](unsigned char a, unsigned char b) { return std::tolower(a) == std::tolower(b); }) != text.end();
 }
 
 DeviceChoice choose_best(const std::vector<DeviceInfo>& devices)
@@ -64,7 +63,7 @@ DeviceChoice choose_best(const std::vector<DeviceInfo>& devices)
     return choice;
 }
 
-}  // namespace
+}    // namespace
 
 DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_view wanted)
 {
@@ -112,8 +111,10 @@ std::shared_ptr<Instance> Instance::open(const InstanceOptions& options, std::st
     const char* layer = "VK_LAYER_KHRONOS_validation";
     const char* extension = VK_EXT_DEBUG_UTILS_EXTENSION_NAME;
     const VkValidationFeatureEnableEXT enable = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT;
-    VkValidationFeaturesEXT validation = {.sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT, .enabledValidationFeatureCount = 1, .pEnabledValidationFeatures = &enable};
-    const VkApplicationInfo application = {.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO, .pApplicationName = "hearth", .apiVersion = VK_API_VERSION_1_3};
+    VkValidationFeaturesEXT validation = {
+        .sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT, .enabledValidationFeatureCount = 1, .pEnabledValidationFeatures = &enable};
+    const VkApplicationInfo application = {
+        .sType = VK_STRUCTURE_TYPE_APPLICATION_INFO, .pApplicationName = "hearth", .apiVersion = VK_API_VERSION_1_3};
     VkInstanceCreateInfo info = {.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO, .pApplicationInfo = &application};
     if (options.validation) {
         info.pNext = &validation;
@@ -127,7 +128,8 @@ std::shared_ptr<Instance> Instance::open(const InstanceOptions& options, std::st
     const VkResult result = create(&info, nullptr, &self->handle_);
     if (result == VK_ERROR_LAYER_NOT_PRESENT) throw Error("the Vulkan validation layers are not installed (Debian: vulkan-validationlayers)");
     if (result != VK_SUCCESS) {
-        why_not = result == VK_ERROR_INCOMPATIBLE_DRIVER ? "this machine has no Vulkan driver" : fmt::format("Vulkan does not start (error {})", int(result));
+        why_not = result == VK_ERROR_INCOMPATIBLE_DRIVER ? "this machine has no Vulkan driver"
+                                                         : fmt::format("Vulkan does not start (error {})", int(result));
         return nullptr;
     }
     InstanceApi& api = self->api_;
@@ -137,8 +139,7 @@ std::shared_ptr<Instance> Instance::open(const InstanceOptions& options, std::st
     HEARTH_INSTANCE_FUNCTIONS(X)
 #undef X
     if (options.validation) {
-        api.CreateDebugUtilsMessengerEXT =
-            reinterpret_cast<PFN_vkCreateDebugUtilsMessengerEXT>(get(self->handle_, "vkCreateDebugUtilsMessengerEXT"));
+        api.CreateDebugUtilsMessengerEXT = reinterpret_cast<PFN_vkCreateDebugUtilsMessengerEXT>(get(self->handle_, "vkCreateDebugUtilsMessengerEXT"));
         api.DestroyDebugUtilsMessengerEXT =
             reinterpret_cast<PFN_vkDestroyDebugUtilsMessengerEXT>(get(self->handle_, "vkDestroyDebugUtilsMessengerEXT"));
         const VkDebugUtilsMessengerCreateInfoEXT messenger = {
@@ -192,7 +193,7 @@ std::optional<uint32_t> compute_family(const InstanceApi& api, VkPhysicalDevice 
     return {};
 }
 
-}  // namespace
+}    // namespace
 
 bool Instance::look_at_devices(std::string& why_not)
 {
@@ -234,7 +235,8 @@ bool Instance::look_at_devices(std::string& why_not)
 
         VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
         const bool has_budget = has_extension(api_, handle, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
-        VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2, .pNext = has_budget ? &budget : nullptr};
+        VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
+                                                    .pNext = has_budget ? &budget : nullptr};
         api_.GetPhysicalDeviceMemoryProperties2(handle, &memory);
         for (uint32_t i = 0; i < memory.memoryProperties.memoryHeapCount; ++i) {
             const VkMemoryHeap& heap = memory.memoryProperties.memoryHeaps[i];
@@ -301,7 +303,8 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
                                             .scalarBlockLayout = VK_TRUE,
                                             .timelineSemaphore = VK_TRUE,
                                             .bufferDeviceAddress = VK_TRUE};
-    const VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO, .pNext = &f12, .queueCreateInfoCount = 1, .pQueueCreateInfos = &queue};
+    const VkDeviceCreateInfo create = {
+        .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO, .pNext = &f12, .queueCreateInfoCount = 1, .pQueueCreateInfos = &queue};
     check_result(api.CreateDevice(info.handle, &create, nullptr, &self->handle_), "vkCreateDevice");
 #define X(name)                                                                                                                                      \
     self->api_.name = reinterpret_cast<PFN_vk##name>(api.GetDeviceProcAddr(self->handle_, "vk" #name));                                              \
@@ -350,7 +353,7 @@ std::filesystem::path cache_folder()
 #endif
 }
 
-}  // namespace
+}    // namespace
 
 // The cache only saves compile time: where it cannot be read or written, nothing else changes, so failures are silent.
 void Device::open_pipeline_cache()
@@ -368,7 +371,8 @@ void Device::open_pipeline_cache()
         if (std::ifstream file(cache_path_, std::ios::binary); file) data.assign(std::istreambuf_iterator<char>(file), {});
     }
     cache_bytes_ = data.size();
-    VkPipelineCacheCreateInfo info = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO, .initialDataSize = data.size(), .pInitialData = data.data()};
+    VkPipelineCacheCreateInfo info = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO, .initialDataSize = data.size(), .pInitialData = data.data()};
     if (api_.CreatePipelineCache(handle_, &info, nullptr, &pipeline_cache_) == VK_SUCCESS) return;
     info.initialDataSize = 0;
     check_result(api_.CreatePipelineCache(handle_, &info, nullptr, &pipeline_cache_), "vkCreatePipelineCache");
@@ -405,8 +409,8 @@ std::optional<uint32_t> find_memory(const VkPhysicalDeviceMemoryProperties& memo
         VkMemoryPropertyFlags wanted, avoided;
     };
     static const std::vector<Wish> wishes[] = {
-        {{local, visible}, {local, 0}, {0, 0}},                                            // Use::device
-        {{visible | coherent, local}, {visible | coherent, 0}},                            // Use::upload
+        {{local, visible}, {local, 0}, {0, 0}},                                                               // Use::device
+        {{visible | coherent, local}, {visible | coherent, 0}},                                               // Use::upload
         {{visible | coherent | cached, local}, {visible | coherent | cached, 0}, {visible | coherent, 0}},    // Use::readback
     };
     for (const Wish& wish : wishes[size_t(use)])
@@ -417,7 +421,7 @@ std::optional<uint32_t> find_memory(const VkPhysicalDeviceMemoryProperties& memo
     return {};
 }
 
-}  // namespace
+}    // namespace
 
 // The delegation makes it whole before anything can throw, so that its destructor runs.
 Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::string_view what) : Buffer()
@@ -425,13 +429,14 @@ Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::str
     HEARTH_CHECK(bytes > 0);
     device_ = std::move(device);
     if (bytes > device_->info().max_buffer)
-        throw Error("{} has no room for {} ({:.1f} MiB): its buffers end at {:.1f} MiB; use a smaller context (-c), or --device cpu", device_->info().name, what,
-                    double(bytes) / (1 << 20), double(device_->info().max_buffer) / (1 << 20));
+        throw Error("{} has no room for {} ({:.1f} MiB): its buffers end at {:.1f} MiB; use a smaller context (-c), or --device cpu",
+                    device_->info().name, what, double(bytes) / (1 << 20), double(device_->info().max_buffer) / (1 << 20));
     const DeviceApi& api = device_->api();
     const VkBufferCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
         .size = bytes,
-        .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT,
+        .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
+                 VK_BUFFER_USAGE_TRANSFER_DST_BIT,
     };
     check_result(api.CreateBuffer(device_->handle(), &info, nullptr, &handle_), "vkCreateBuffer");
     VkMemoryRequirements needs;
@@ -440,11 +445,13 @@ Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::str
     if (!type) throw Error("{} offers no memory for {}: use --device cpu", device_->info().name, what);
 
     const VkMemoryAllocateFlagsInfo flags = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_FLAGS_INFO, .flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT};
-    const VkMemoryAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, .pNext = &flags, .allocationSize = needs.size, .memoryTypeIndex = *type};
+    const VkMemoryAllocateInfo allocate = {
+        .sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, .pNext = &flags, .allocationSize = needs.size, .memoryTypeIndex = *type};
     const VkResult result = api.AllocateMemory(device_->handle(), &allocate, nullptr, &memory_);
     if (result != VK_SUCCESS) {
         if (result == VK_ERROR_OUT_OF_DEVICE_MEMORY || result == VK_ERROR_OUT_OF_HOST_MEMORY)
-            throw Error("{} has no room for {} ({:.1f} MiB): use a smaller --vram-budget or context (-c)", device_->info().name, what, double(bytes) / (1 << 20));
+            throw Error("{} has no room for {} ({:.1f} MiB): use a smaller --vram-budget or context (-c)", device_->info().name, what,
+                        double(bytes) / (1 << 20));
         check_result(result, "vkAllocateMemory");
     }
     check_result(api.BindBufferMemory(device_->handle(), handle_, memory_, 0), "vkBindBufferMemory");
@@ -487,4 +494,4 @@ Slice Pool::take(uint64_t bytes)
     return slice;
 }
 
-}  // namespace hearth::vulkan
+}    // namespace hearth::vulkan

@@ -28,15 +28,15 @@ struct Features {
 struct DeviceInfo {
     VkPhysicalDevice handle = VK_NULL_HANDLE;
     std::string name;
-    std::string driver;              // name and version
+    std::string driver;    // name and version
     DeviceKind kind = DeviceKind::other;
-    uint64_t memory = 0;             // bytes of the largest device-local heap
-    uint64_t free_memory = 0;        // of it, as the driver reports; `memory` where it does not
+    uint64_t memory = 0;         // bytes of the largest device-local heap
+    uint64_t free_memory = 0;    // of it, as the driver reports; `memory` where it does not
     uint32_t subgroup_size = 0, min_subgroup_size = 0, max_subgroup_size = 0;
     Features features;
-    uint32_t max_workgroup = 0;      // invocations
-    uint64_t max_buffer = 0;         // bytes of one buffer
-    std::string unfit;               // why this program cannot use it; empty where it can
+    uint32_t max_workgroup = 0;    // invocations
+    uint64_t max_buffer = 0;       // bytes of one buffer
+    std::string unfit;             // why this program cannot use it; empty where it can
 };
 
 std::string_view kind_name(DeviceKind kind);
@@ -149,8 +149,8 @@ class Device {
     VkQueue queue() const { return queue_; }
     VkCommandPool command_pool() const { return command_pool_; }
     VkPipelineCache pipeline_cache() const { return pipeline_cache_; }
-    double timestamp_ns() const { return timestamp_ns_; }       // of one tick; 0 where the queue has no timestamps
-    uint64_t timestamp_mask() const { return timestamp_mask_; } // the bits that count
+    double timestamp_ns() const { return timestamp_ns_; }          // of one tick; 0 where the queue has no timestamps
+    uint64_t timestamp_mask() const { return timestamp_mask_; }    // the bits that count
 
     /// Bytes of device memory (Use::device) allocated now.
     uint64_t allocated() const { return allocated_; }
@@ -177,4 +177,4 @@ class Device {
     uint64_t allocated_ = 0;
 };
 
-}  // namespace hearth::vulkan
+}    // namespace hearth::vulkan

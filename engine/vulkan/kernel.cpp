@@ -17,7 +17,7 @@ const Spirv& find_module(std::string_view name)
     return *found;
 }
 
-}  // namespace
+}    // namespace
 
 Pipeline::Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants)
     : Pipeline(std::move(device))
@@ -29,7 +29,8 @@ Pipeline::Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32
         .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .pushConstantRangeCount = 1, .pPushConstantRanges = &range};
     check_result(api.CreatePipelineLayout(device_->handle(), &layout_info, nullptr, &layout_), "vkCreatePipelineLayout");
 
-    const VkShaderModuleCreateInfo module_info = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = spirv.bytes, .pCode = spirv.words};
+    const VkShaderModuleCreateInfo module_info = {
+        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = spirv.bytes, .pCode = spirv.words};
     VkShaderModule module;
     check_result(api.CreateShaderModule(device_->handle(), &module_info, nullptr, &module), "vkCreateShaderModule");
 
@@ -48,7 +49,9 @@ Pipeline::Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32
     };
     const VkResult result = api.CreateComputePipelines(device_->handle(), device_->pipeline_cache(), 1, &info, nullptr, &handle_);
     api.DestroyShaderModule(device_->handle(), module, nullptr);
-    if (result != VK_SUCCESS) throw Error("the driver of {} refuses the kernel {} (Vulkan error {}): update it or use --device cpu", device_->info().name, name, int(result));
+    if (result != VK_SUCCESS)
+        throw Error("the driver of {} refuses the kernel {} (Vulkan error {}): update it or use --device cpu", device_->info().name, name,
+                    int(result));
 }
 
 Pipeline::~Pipeline()
@@ -88,4 +91,4 @@ std::vector<ReflectedMember> reflect_push_constants(std::string_view kernel)
     return members;
 }
 
-}  // namespace hearth::vulkan
+}    // namespace hearth::vulkan

@@ -51,4 +51,4 @@ struct ReflectedMember {
 };
 std::vector<ReflectedMember> reflect_push_constants(std::string_view kernel);
 
-}  // namespace hearth::vulkan
+}    // namespace hearth::vulkan

@@ -15,4 +15,4 @@ struct Spirv {
 extern const Spirv spirv_modules[];
 extern const unsigned spirv_module_count;
 
-}  // namespace hearth::vulkan
+}    // namespace hearth::vulkan
