@@ -359,7 +359,9 @@ class GpuSession::Recorder {
             head(*out.head);
             out.head->end();
         } else {
-            join(commands, "join", uint32_t(layers.size()), s_.residual_, layers[0].attn_norm, s_.residual_, gpu::publish_residual);
+            gpu::Join residual = pending_join(layers[0].attn_norm);    // its norm is not used
+            residual.publish = gpu::publish_residual;
+            join(commands, "join", uint32_t(layers.size()), capacity_, residual);
         }
         commands.end();
         out.segments.push_back({std::move(commands), {}, {}});
@@ -369,26 +371,30 @@ class GpuSession::Recorder {
   private:
     bool decode() const { return capacity_ == 1; }
 
-    /// Adds what is pending to the residual and normalises: r = base + parts + cold; xn = norm(r).
-    void join(Commands& commands, const char* stage, uint32_t l, const Slice& base, const Slice& weight, const Slice& residual, uint32_t publish)
+    /// r = residual + what is pending; xn = weight r / rms(r). The caller says what else it wants.
+    gpu::Join pending_join(const Slice& weight) const
     {
-        commands.stage(stage, l, uint64_t(capacity_) * c_.dim * sizeof(float) * (3 + pending_.parts + pending_.cold));
-        commands.dispatch(kernels_.join, {capacity_},
-                          {.step = s_.step_.address,
-                           .base = base.address,
-                           .parts = s_.parts_.address,
-                           .cold = s_.cold_.address,
-                           .weight = weight.address,
-                           .residual = residual.address,
-                           .y = s_.xn_.address,
-                           .published = s_.published_.address,
-                           .n = c_.dim,
-                           .part_count = pending_.parts,
-                           .part_stride = capacity_ * c_.dim,
-                           .has_cold = pending_.cold,
-                           .publish = publish,
-                           .head = 0,
-                           .eps = c_.norm_eps});
+        return {.step = s_.step_.address,
+                .base = s_.residual_.address,
+                .parts = s_.parts_.address,
+                .cold = s_.cold_.address,
+                .weight = weight.address,
+                .residual = s_.residual_.address,
+                .y = s_.xn_.address,
+                .published = s_.published_.address,
+                .n = c_.dim,
+                .part_count = pending_.parts,
+                .part_stride = capacity_ * c_.dim,
+                .has_cold = pending_.cold,
+                .publish = gpu::publish_nothing,
+                .head = 0,
+                .eps = c_.norm_eps};
+    }
+
+    void join(Commands& commands, const char* stage, uint32_t l, uint32_t rows, const gpu::Join& args)
+    {
+        commands.stage(stage, l, uint64_t(rows) * c_.dim * sizeof(float) * (3 + args.part_count + args.has_cold));
+        commands.dispatch(kernels_.join, {rows}, args);
         pending_ = {};
     }
 
@@ -437,7 +443,9 @@ class GpuSession::Recorder {
         const GpuModel::Layer& w = s_.model_.layers()[l];
         const uint32_t q_width = c_.heads * c_.head_dim;
 
-        join(commands, "attn_norm", l, l == 0 ? s_.input_ : s_.residual_, w.attn_norm, s_.residual_, gpu::publish_nothing);
+        gpu::Join before = pending_join(w.attn_norm);
+        if (l == 0) before.base = s_.input_.address;
+        join(commands, "attn_norm", l, capacity_, before);
         planes(commands, l, s_.xn_, c_.dim, {&w.q, &w.k, &w.v});
         commands.stage("qkv", l, w.q.bytes() + w.k.bytes() + w.v.bytes());
         linear(commands, w.q, s_.xn_, s_.q_);
@@ -472,7 +480,9 @@ class GpuSession::Recorder {
         commands.stage("attn_out", l, w.o.bytes());
         linear(commands, w.o, s_.mixed_, s_.parts_);
         pending_.parts = 1;
-        join(commands, "ffn_norm", l, s_.residual_, w.ffn_norm, s_.residual_, w.split ? gpu::publish_norm : gpu::publish_nothing);
+        gpu::Join after = pending_join(w.ffn_norm);
+        if (w.split) after.publish = gpu::publish_norm;
+        join(commands, "ffn_norm", l, capacity_, after);
     }
 
     /// The resident neurons' share, as parts for the next join.
@@ -533,24 +543,11 @@ class GpuSession::Recorder {
     /// Logits of the wanted tokens. May run several times on one batch, so it leaves the residual as it is.
     void head(Commands& commands)
     {
-        const uint32_t l = uint32_t(s_.model_.layers().size()), rows = std::min(capacity_, head_rows);
-        commands.stage("output_norm", l, uint64_t(rows) * c_.dim * sizeof(float) * (3 + pending_.parts + pending_.cold));
-        commands.dispatch(kernels_.join, {rows},
-                          {.step = s_.step_.address,
-                           .base = s_.residual_.address,
-                           .parts = s_.parts_.address,
-                           .cold = s_.cold_.address,
-                           .weight = s_.model_.output_norm().address,
-                           .residual = s_.head_residual_.address,
-                           .y = s_.xn_.address,
-                           .published = s_.published_.address,
-                           .n = c_.dim,
-                           .part_count = pending_.parts,
-                           .part_stride = capacity_ * c_.dim,
-                           .has_cold = pending_.cold,
-                           .publish = gpu::publish_nothing,
-                           .head = 1,
-                           .eps = c_.norm_eps});
+        const uint32_t l = uint32_t(s_.model_.layers().size());
+        gpu::Join norm = pending_join(s_.model_.output_norm());
+        norm.residual = s_.head_residual_.address;
+        norm.head = 1;
+        join(commands, "output_norm", l, std::min(capacity_, head_rows), norm);
         planes(commands, l, s_.xn_, c_.dim, {&s_.model_.head()});
         commands.stage("head", l, s_.model_.head().bytes());
         linear(commands, s_.model_.head(), s_.xn_, s_.logits_, true);
