@@ -35,7 +35,7 @@ SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch, bo
 
 Needs device_needs(const Weights& weights, uint32_t context, uint32_t batch)
 {
-    return GpuModel::needs(weights, session_shape(weights.config, context, batch, false));
+    return GpuSession::needs(weights, session_shape(weights.config, context, batch, false));
 }
 
 DeviceList list_devices()
@@ -85,7 +85,7 @@ struct Machinery {
         if (o.sparsity == Sparsity::exact && c.activation != host::Activation::relu)
             throw Error("--sparsity exact needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense", c.name);
         shape = session_shape(c, o.context, o.batch, o.sparsity == Sparsity::exact);
-        needs = GpuModel::needs(weights, shape);
+        needs = GpuSession::needs(weights, shape);
         weights = load_weights(file);    // now that nothing speaks against it
         if (weights.transposed)
             notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; tools/convert.py writes files that "

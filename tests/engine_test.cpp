@@ -1,5 +1,5 @@
 // The whole model on every path, against the expected results and the reference.
-#include "engine/run/gpu_model.h"
+#include "engine/run/gpu_session.h"
 #include "engine/run/reference.h"
 #include "tests/device_support.h"
 
@@ -462,7 +462,7 @@ TEST_SUITE("device")
         const auto file = std::make_shared<Gguf>(shipped_model());
         const Weights weights = load_weights(file);
         const SessionShape shape = {.batch = 16, .context = 64, .exact = false};
-        const Needs needs = GpuModel::needs(weights, shape);
+        const Needs needs = GpuSession::needs(weights, shape);
         GpuModel model(test_device(), weights, place(needs, budget_for(needs, 0.5)), {});
         std::vector<float> first;
         {

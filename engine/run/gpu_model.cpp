@@ -1,31 +1,16 @@
 #include "engine/run/gpu_model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 namespace hearth {
 
 using vulkan::aligned;
-using vulkan::Commands;
 using vulkan::Groups;
 using vulkan::Kernel;
 using vulkan::Slice;
 
 namespace {
-
-constexpr uint32_t most_slices = 16;    // partial sums of a hot FFN at decode
-
-constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
-
-uint32_t ffn_slices(uint32_t neurons) { return std::clamp(ceil_div(neurons, 128), 1u, most_slices); }
-
-/// Weights in a uvec4 of a row; row.glsl knows the same.
-uint32_t quad_weights(WeightType type)
-{
-    const WeightFormat& f = format_of(type);
-    return is_quantised(type) ? 16 * f.block / (f.block_bytes - sizeof(uint16_t)) : 16 / f.block_bytes;
-}
 
 uint64_t matrix_bytes(const Matrix& m) { return uint64_t(m.rows) * row_quads(m.type, m.cols) * 16; }
 
@@ -34,6 +19,12 @@ uint64_t matrix_bytes(const Matrix& m) { return uint64_t(m.rows) * row_quads(m.t
 // ---- rows on the device ------------------------------------------------------------------------------------------------
 
 uint32_t row_quads(WeightType type, uint32_t n) { return ceil_div(row_bytes(type, n), 16); }    // the layouts only reorder a row's bytes
+
+uint32_t quad_weights(WeightType type)
+{
+    const WeightFormat& f = format_of(type);
+    return is_quantised(type) ? 16 * f.block / (f.block_bytes - sizeof(uint16_t)) : 16 / f.block_bytes;
+}
 
 void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* to)
 {
@@ -106,53 +97,14 @@ Groups GpuKernels::row_groups(uint32_t rows) const
 
 // ---- weights -----------------------------------------------------------------------------------------------------------
 
-namespace {
-
-/// Activations of a batch on the device, each with its floats.
-struct ScratchSizes {
-    uint64_t residual, head_residual, xn, q, k, v, mixed, parts, h, u, high, low, scale;
-
-    ScratchSizes(const Config& c, uint32_t batch)
-    {
-        const uint64_t t = batch, q_width = uint64_t(c.heads) * c.head_dim, kv_width = uint64_t(c.kv_heads) * c.head_dim;
-        const uint64_t neurons = uint64_t(ceil_div(c.neurons, group_neurons)) * group_neurons;
-        const uint64_t widest = std::max<uint64_t>(c.dim, q_width);
-        residual = xn = t * c.dim;
-        head_residual = residual;
-        q = mixed = t * q_width;
-        k = v = t * kv_width;
-        parts = std::max<uint64_t>(t, most_slices) * c.dim;
-        h = u = t * neurons;
-        high = low = ceil_div(widest, 4);
-        scale = ceil_div(widest, 32);
-    }
-    template <class F>
-    void each(F&& f)
-    {
-        for (uint64_t* floats : {&residual, &head_residual, &xn, &q, &k, &v, &mixed, &parts, &h, &u, &high, &low, &scale}) f(*floats * sizeof(float));
-    }
-    uint64_t bytes()
-    {
-        uint64_t sum = 0;
-        each([&](uint64_t b) { sum += aligned(b); });
-        return sum;
-    }
-};
-
-uint64_t kv_bytes(const Config& c, uint32_t context) { return aligned(uint64_t(c.kv_heads) * context * c.head_dim * sizeof(uint16_t)); }
-
-}    // namespace
-
-Needs GpuModel::needs(const Weights& weights, const SessionShape& shape)
+Needs GpuModel::needs(const Weights& weights)
 {
     const Config& c = weights.config;
     Needs needs;
-    needs.scratch = ScratchSizes(c, shape.batch).bytes();
     for (const LayerWeights& l : weights.layers) {
         LayerNeeds n;
         n.attention = 2 * aligned(c.dim * sizeof(float));
         for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o}) n.attention += aligned(matrix_bytes(*m));
-        n.kv = 2 * kv_bytes(c, shape.context);
         for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) n.group += uint64_t(group_neurons) * row_quads(m->type, m->cols) * 16;
         n.groups = ceil_div(c.neurons, group_neurons);
         needs.layers.push_back(n);
@@ -228,7 +180,7 @@ class WeightUpload {
 GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const Progress& progress)
     : device_(device), weights_(weights), kernels_(device, weights.config)
 {
-    const Needs n = needs(weights, {.batch = 1, .context = 1, .exact = false});    // only the weights' part of it is used
+    const Needs n = needs(weights);
     uint64_t total = plan.head ? n.head : 0;
     for (size_t l = 0; l < plan.layers.size(); ++l) total += n.layers[l].attention + plan.layers[l].resident.size() * n.layers[l].group;
     WeightUpload upload(device, total, progress);
@@ -260,412 +212,6 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         vulkan::Pool& pool = pools_.emplace_back(device, n.head, vulkan::Use::device, "the output matrix");
         output_norm_ = upload.vector(pool, weights.output_norm);
         head_ = upload.matrix(pool, weights.output);
-    }
-}
-
-// ---- a session ---------------------------------------------------------------------------------------------------------
-
-GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, bool timing)
-    : model_(model), shape_(shape), timing_(timing), queue_(model.device())
-{
-    using vulkan::Pool, vulkan::Use;
-    const Config& c = model.config();
-    const auto& device = model.device();
-
-    const uint64_t kv = kv_bytes(c, shape.context);
-    for (size_t l = 0; l < model.layers().size(); ++l) {
-        Pool& pool = kv_pools_.emplace_back(device, 2 * kv, Use::device, "the KV cache");
-        keys_.push_back(pool.take(kv));
-        values_.push_back(pool.take(kv));
-    }
-
-    ScratchSizes sizes(c, shape.batch);
-    scratch_pool_ = Pool(device, sizes.bytes(), Use::device, "activations");
-    Slice* const scratch[] = {&residual_, &head_residual_, &xn_, &q_, &k_, &v_, &mixed_, &parts_, &h_, &u_, &high_, &low_, &scale_};
-    Slice* const* next = scratch;
-    sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
-
-    const uint64_t x = uint64_t(shape.batch) * c.dim * sizeof(float), rotations = uint64_t(shape.batch) * c.rope_dim * sizeof(float);
-    upload_pool_ = Pool(device, 2 * aligned(x) + aligned(rotations) + aligned(sizeof(gpu::Step)), Use::upload, "the host's results");
-    input_ = upload_pool_.take(x);
-    cold_ = upload_pool_.take(x);
-    angles_ = upload_pool_.take(rotations);
-    step_ = upload_pool_.take(sizeof(gpu::Step));
-
-    const uint64_t logits = uint64_t(std::min(shape.batch, head_rows)) * c.vocab * sizeof(float),
-                   counts = model.layers().size() * most_slices * sizeof(uint32_t);
-    readback_pool_ = Pool(device, aligned(x) + aligned(logits) + aligned(counts), Use::readback, "results for the host");
-    published_ = readback_pool_.take(x);
-    logits_ = readback_pool_.take(logits);
-    counts_ = readback_pool_.take(counts);
-
-    for (uint32_t i = 0; i < c.rope_dim; i += 2) frequencies_.push_back(std::pow(double(c.rope_base), -double(i) / c.rope_dim));
-}
-
-void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, uint32_t head_tokens)
-{
-    HEARTH_CHECK(tokens > 0 && tokens <= shape_.batch && position + tokens <= shape_.context && head_first + head_tokens <= tokens);
-    HEARTH_CHECK(head_tokens <= head_rows && (head_tokens == 0 || model_.has_head()));
-    queue_.wait(last_work_);    // after an error, a batch may have been left under way
-    *static_cast<gpu::Step*>(step_.mapped) = {.position = position, .tokens = tokens, .head_first = head_first, .head_tokens = head_tokens};
-    position_ = position;
-    tokens_ = tokens;
-    submits_ = waits_ = 0;
-    head_ran_ = head_tokens > 0;
-    float* out = static_cast<float*>(angles_.mapped);
-    for (uint32_t t = 0; t < tokens; ++t)
-        for (const double frequency : frequencies_) {
-            *out++ = float(std::cos((position + t) * frequency));
-            *out++ = float(std::sin((position + t) * frequency));
-        }
-}
-
-/// Writes a batch's commands, in the order of the formula. Two kinds of batch: one token (matrix-vector kernels that skip what is inactive)
-/// and many (matrix-matrix kernels, all neurons).
-class GpuSession::Recorder {
-  public:
-    Recorder(GpuSession& session, uint32_t capacity)
-        : s_(session), kernels_(session.model_.kernels()), c_(session.model_.config()), capacity_(capacity)
-    {
-    }
-
-    Recording record()
-    {
-        Recording out = {.capacity = capacity_, .segments = {}, .head = {}};
-        const auto& layers = s_.model_.layers();
-        Commands commands(s_.model_.device(), s_.timing_);
-        for (uint32_t l = 0; l < layers.size(); ++l) {
-            attention(commands, l);
-            std::optional<uint32_t> split;
-            std::optional<Commands> hot;
-            if (!layers[l].split) {
-                ffn(commands, l);
-                if (decode()) continue;    // many tokens: a submit per layer, since drivers reset a GPU that is busy too long
-            } else {
-                split = l;
-            }
-            commands.end();
-            if (split && layers[l].gate.rows > 0) {
-                hot.emplace(s_.model_.device(), s_.timing_);
-                ffn(*hot, l);
-                hot->end();
-            }
-            if (split) pending_.cold = true;
-            out.segments.push_back({std::move(commands), std::move(hot), split});
-            commands = Commands(s_.model_.device(), s_.timing_);
-        }
-        if (s_.model_.has_head()) {
-            out.head.emplace(s_.model_.device(), s_.timing_);
-            head(*out.head);
-            out.head->end();
-        } else {
-            gpu::Join residual = pending_join(layers[0].attn_norm);    // its norm is not used
-            residual.publish = gpu::publish_residual;
-            join(commands, "join", uint32_t(layers.size()), capacity_, residual);
-        }
-        commands.end();
-        out.segments.push_back({std::move(commands), {}, {}});
-        return out;
-    }
-
-  private:
-    bool decode() const { return capacity_ == 1; }
-
-    /// r = residual + what is pending; xn = weight r / rms(r). The caller says what else it wants.
-    gpu::Join pending_join(const Slice& weight) const
-    {
-        return {.step = s_.step_.address,
-                .base = s_.residual_.address,
-                .parts = s_.parts_.address,
-                .cold = s_.cold_.address,
-                .weight = weight.address,
-                .residual = s_.residual_.address,
-                .y = s_.xn_.address,
-                .published = s_.published_.address,
-                .n = c_.dim,
-                .part_count = pending_.parts,
-                .part_stride = capacity_ * c_.dim,
-                .has_cold = pending_.cold,
-                .publish = gpu::publish_nothing,
-                .head = 0,
-                .eps = c_.norm_eps};
-    }
-
-    void join(Commands& commands, const char* stage, uint32_t l, uint32_t rows, const gpu::Join& args)
-    {
-        commands.stage(stage, l, uint64_t(rows) * c_.dim * sizeof(float) * (3 + args.part_count + args.has_cold));
-        commands.dispatch(kernels_.join, {rows}, args);
-        pending_ = {};
-    }
-
-    /// At decode, the two integer planes of x for the matrices that want them.
-    void planes(Commands& commands, uint32_t l, const Slice& x, uint32_t n, std::initializer_list<const GpuMatrix*> readers)
-    {
-        if (!decode() ||
-            std::none_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(m->type); }))
-            return;
-        commands.stage("quantise", l, uint64_t(n) * 6);
-        commands.dispatch(kernels_.quantise, {ceil_div(n / 32, 64)},
-                          {.x = x.address, .high = s_.high_.address, .low = s_.low_.address, .scale = s_.scale_.address, .n = n});
-    }
-
-    /// y = w x for every token.
-    void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, bool of_head = false)
-    {
-        if (decode())
-            commands.dispatch(kernels_.matvec(w.type), kernels_.row_groups(w.rows),
-                              {.weight = w.memory.address,
-                               .x = x.address,
-                               .high = s_.high_.address,
-                               .low = s_.low_.address,
-                               .scale = s_.scale_.address,
-                               .y = y.address,
-                               .rows = w.rows,
-                               .cols = w.cols,
-                               .stride = w.stride});
-        else
-            commands.dispatch(kernels_.matmul(w.type, false),
-                              {ceil_div(w.rows, gpu::matmul_tile), ceil_div(of_head ? std::min(capacity_, head_rows) : capacity_, gpu::matmul_tile)},
-                              {.step = s_.step_.address,
-                               .weight = w.memory.address,
-                               .x = x.address,
-                               .y = y.address,
-                               .rows = w.rows,
-                               .inner = w.cols,
-                               .stride = w.stride,
-                               .x_stride = w.cols,
-                               .y_stride = w.rows,
-                               .head = of_head});
-    }
-
-    void attention(Commands& commands, uint32_t l)
-    {
-        const GpuModel::Layer& w = s_.model_.layers()[l];
-        const uint32_t q_width = c_.heads * c_.head_dim;
-
-        gpu::Join before = pending_join(w.attn_norm);
-        if (l == 0) before.base = s_.input_.address;
-        join(commands, "attn_norm", l, capacity_, before);
-        planes(commands, l, s_.xn_, c_.dim, {&w.q, &w.k, &w.v});
-        commands.stage("qkv", l, w.q.bytes() + w.k.bytes() + w.v.bytes());
-        linear(commands, w.q, s_.xn_, s_.q_);
-        linear(commands, w.k, s_.xn_, s_.k_);
-        linear(commands, w.v, s_.xn_, s_.v_);
-        commands.stage("rope", l, uint64_t(capacity_) * (2 * q_width + 3 * c_.kv_heads * c_.head_dim) * sizeof(float));
-        commands.dispatch(kernels_.rope, {ceil_div(c_.head_dim / 2, 64), c_.heads + c_.kv_heads, capacity_},
-                          {.step = s_.step_.address,
-                           .q = s_.q_.address,
-                           .k = s_.k_.address,
-                           .v = s_.v_.address,
-                           .angles = s_.angles_.address,
-                           .k_cache = s_.keys_[l].address,
-                           .v_cache = s_.values_[l].address,
-                           .heads = c_.heads,
-                           .kv_heads = c_.kv_heads,
-                           .head_dim = c_.head_dim,
-                           .rope_dim = c_.rope_dim,
-                           .context = s_.shape_.context});
-        commands.stage("attend", l, 0);    // its bytes grow with the position: see report
-        commands.dispatch(kernels_.attend, {c_.heads, capacity_},
-                          {.step = s_.step_.address,
-                           .q = s_.q_.address,
-                           .k_cache = s_.keys_[l].address,
-                           .v_cache = s_.values_[l].address,
-                           .y = s_.mixed_.address,
-                           .heads = c_.heads,
-                           .kv_heads = c_.kv_heads,
-                           .context = s_.shape_.context,
-                           .scale = 1.0f / std::sqrt(float(c_.head_dim))});
-        planes(commands, l, s_.mixed_, q_width, {&w.o});
-        commands.stage("attn_out", l, w.o.bytes());
-        linear(commands, w.o, s_.mixed_, s_.parts_);
-        pending_.parts = 1;
-        gpu::Join after = pending_join(w.ffn_norm);
-        if (w.split) after.publish = gpu::publish_norm;
-        join(commands, "ffn_norm", l, capacity_, after);
-    }
-
-    /// The resident neurons' share, as parts for the next join.
-    void ffn(Commands& commands, uint32_t l)
-    {
-        const GpuModel::Layer& w = s_.model_.layers()[l];
-        if (decode()) {
-            planes(commands, l, s_.xn_, c_.dim, {&w.gate, &w.up});
-            commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
-            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.type), kernels_.row_groups(w.gate.rows),
-                              {.gate = w.gate.memory.address,
-                               .up = w.up.memory.address,
-                               .x = s_.xn_.address,
-                               .high = s_.high_.address,
-                               .low = s_.low_.address,
-                               .scale = s_.scale_.address,
-                               .h = s_.h_.address,
-                               .neurons = w.gate.rows,
-                               .cols = c_.dim,
-                               .gate_stride = w.gate.stride,
-                               .up_stride = w.up.stride,
-                               .exact = s_.shape_.exact});
-            pending_.parts = ffn_slices(w.down.rows);
-            commands.stage("ffn_down", l, w.down.bytes());
-            commands.dispatch(kernels_.ffn_down(w.down.type), {ceil_div(c_.dim, gpu::ffn_down_quads * quad_weights(w.down.type)), pending_.parts},
-                              {.down = w.down.memory.address,
-                               .h = s_.h_.address,
-                               .parts = s_.parts_.address,
-                               .counts = s_.counts_.address + l * most_slices * sizeof(uint32_t),
-                               .neurons = w.down.rows,
-                               .cols = c_.dim,
-                               .stride = w.down.stride,
-                               .slices = pending_.parts,
-                               .part_stride = c_.dim});
-        } else {
-            commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
-            linear(commands, w.gate, s_.xn_, s_.h_);
-            linear(commands, w.up, s_.xn_, s_.u_);
-            commands.stage("glu", l, uint64_t(capacity_) * w.gate.rows * 3 * sizeof(float));
-            commands.dispatch(kernels_.glu, {ceil_div(w.gate.rows, 128), capacity_},
-                              {.step = s_.step_.address, .h = s_.h_.address, .u = s_.u_.address, .n = w.gate.rows});
-            commands.stage("ffn_down", l, w.down.bytes());
-            commands.dispatch(kernels_.matmul(w.down.type, true), {ceil_div(c_.dim, gpu::matmul_tile), ceil_div(capacity_, gpu::matmul_tile)},
-                              {.step = s_.step_.address,
-                               .weight = w.down.memory.address,
-                               .x = s_.h_.address,
-                               .y = s_.parts_.address,
-                               .rows = c_.dim,
-                               .inner = w.down.rows,
-                               .stride = w.down.stride,
-                               .x_stride = w.down.rows,
-                               .y_stride = c_.dim,
-                               .head = 0});
-            pending_.parts = 1;
-        }
-    }
-
-    /// Logits of the wanted tokens. May run several times on one batch, so it leaves the residual as it is.
-    void head(Commands& commands)
-    {
-        const uint32_t l = uint32_t(s_.model_.layers().size());
-        gpu::Join norm = pending_join(s_.model_.output_norm());
-        norm.residual = s_.head_residual_.address;
-        norm.head = 1;
-        join(commands, "output_norm", l, std::min(capacity_, head_rows), norm);
-        planes(commands, l, s_.xn_, c_.dim, {&s_.model_.head()});
-        commands.stage("head", l, s_.model_.head().bytes());
-        linear(commands, s_.model_.head(), s_.xn_, s_.logits_, true);
-    }
-
-    GpuSession& s_;
-    GpuKernels& kernels_;
-    const Config& c_;
-    uint32_t capacity_;
-    struct {
-        uint32_t parts = 0;    // partial sums that the next join adds
-        bool cold = false;     // and the host's share
-    } pending_;
-};
-
-// Few sizes, each recorded once: a workgroup of a token that is not there ends at once.
-uint32_t GpuSession::capacity_for(uint32_t tokens) const { return tokens == 1 ? 1 : tokens <= 16 ? std::min(16u, shape_.batch) : shape_.batch; }
-
-GpuSession::Recording& GpuSession::recording(uint32_t tokens)
-{
-    const uint32_t capacity = capacity_for(tokens);
-    auto found = recordings_.find(capacity);
-    if (found == recordings_.end()) found = recordings_.emplace(capacity, Recorder(*this, capacity).record()).first;
-    return found->second;
-}
-
-std::vector<GpuSession::Segment>& GpuSession::segments(uint32_t tokens) { return recording(tokens).segments; }
-
-void GpuSession::submit(Segment& segment)
-{
-    Recording& recording = this->recording(tokens_);
-    const Commands* work[3] = {&segment.attention};
-    size_t count = 1;
-    if (segment.ffn) work[count++] = &*segment.ffn;
-    if (&segment == &recording.segments.back() && head_ran_) work[count++] = &*recording.head;
-    last_work_ = queue_.submit({work, count});
-    ++submits_;
-}
-
-void GpuSession::submit_head(uint32_t head_first, uint32_t head_tokens)
-{
-    HEARTH_CHECK(head_tokens > 0 && head_tokens <= head_rows && head_first + head_tokens <= tokens_);
-    *static_cast<gpu::Step*>(step_.mapped) = {.position = position_, .tokens = tokens_, .head_first = head_first, .head_tokens = head_tokens};
-    const Commands* work[] = {&*recording(tokens_).head};
-    last_work_ = queue_.submit(work);
-    ++submits_;
-}
-
-void GpuSession::wait_published(const Segment& segment)
-{
-    queue_.wait(segment.ffn ? last_work_ - 1 : last_work_);
-    ++waits_;
-}
-
-void GpuSession::wait_all()
-{
-    queue_.wait(last_work_);
-    ++waits_;
-}
-
-void GpuSession::report(FeedStats& stats) const
-{
-    stats.submits += submits_;
-    stats.waits += waits_;
-    count_neurons(stats);
-    const Recording& recording = recordings_.at(capacity_for(tokens_));
-    std::vector<vulkan::StageTime> times;
-    const auto add = [&](const Commands& commands) {
-        for (const vulkan::StageTime& t : commands.times()) times.push_back(t);
-    };
-    for (const Segment& segment : recording.segments) {
-        add(segment.attention);
-        if (segment.ffn) add(*segment.ffn);
-    }
-    if (head_ran_) add(*recording.head);
-    add_stages(times, stats);
-}
-
-void GpuSession::count_neurons(FeedStats& stats) const
-{
-    const auto& layers = model_.layers();
-    for (uint32_t l = 0; l < layers.size(); ++l) {
-        LayerCounts& layer = stats.layers[l];
-        layer.split = layers[l].split;
-        layer.resident = model_.config().neurons;
-        for (const host::NeuronRange& r : layers[l].cold) layer.resident -= r.count;
-        if (tokens_ > 1 || layers[l].down.rows == 0) continue;
-        const uint32_t* counts = static_cast<const uint32_t*>(counts_.mapped) + l * most_slices;
-        for (uint32_t s = 0; s < ffn_slices(layers[l].down.rows); ++s) layer.active_device += counts[s];
-    }
-}
-
-/// The recorded byte counts are of the most that a stage can read; here they become what it did read.
-void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedStats& stats) const
-{
-    const Config& c = model_.config();
-    double hot_start = 0;
-    LayerCounts* hot = nullptr;    // the split layer whose join is still to come
-    for (const vulkan::StageTime& t : times) {
-        Stage stage = {.name = t.name, .layer = t.index, .on_device = true, .bytes = t.bytes, .us = t.us};
-        const bool of_ffn = t.name == "ffn_up" || t.name == "glu" || t.name == "ffn_down";
-        if (hot && !of_ffn) {    // the join: it starts when both shares are there
-            hot->both_us = t.start_us - hot_start;
-            hot = nullptr;
-        }
-        if (t.name == "attend") stage.bytes = kv_bytes_read(position_, tokens_, c.kv_heads * c.head_dim);
-        if (of_ffn) {
-            const GpuModel::Layer& w = model_.layers()[t.index];
-            LayerCounts& layer = stats.layers[t.index];
-            if (tokens_ == 1 && t.name == "ffn_down") stage.bytes = layer.active_device * w.down.stride * 16;    // zeros are never read
-            if (tokens_ == 1 && t.name == "ffn_up" && shape_.exact) stage.bytes = w.gate.bytes() + layer.active_device * w.up.stride * 16;
-            if (layer.split && t.name == "ffn_up") {
-                hot_start = t.start_us;
-                hot = &layer;
-            }
-            layer.device_us += t.us;
-        }
-        stats.stages.push_back(stage);
     }
 }
 

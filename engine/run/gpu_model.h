@@ -1,26 +1,16 @@
-// A model on the device: its weights, and the recorded commands that run it.
+// A model on the device: its weights and kernels.
 #pragma once
 
 #include "engine/model/weights.h"
 #include "engine/plan/placement.h"
-#include "engine/run/stats.h"
 #include "engine/vulkan/commands.h"
 
 #include <functional>
 #include <map>
-#include <optional>
 
 namespace hearth {
 
-/// Tokens done at once at the most, positions in the KV cache, and whether inactive neurons are skipped.
-struct SessionShape {
-    uint32_t batch;
-    uint32_t context;
-    bool exact;    // --sparsity exact: at decode, up and down rows of inactive neurons are not read
-};
-
-/// Rows of logits that one submit computes.
-inline constexpr uint32_t head_rows = 32;
+constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
 
 /// A matrix in device memory, in the row layout of shaders/row.glsl.
 struct GpuMatrix {
@@ -34,6 +24,9 @@ struct GpuMatrix {
 
 /// uvec4 that a row of n weights takes on the device.
 uint32_t row_quads(WeightType type, uint32_t n);
+
+/// Weights in one of them; row.glsl knows the same.
+uint32_t quad_weights(WeightType type);
 
 /// Writes a row as the file has it (row_bytes) to `to` as the device wants it (row_quads uvec4).
 void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* to);
@@ -75,8 +68,8 @@ using Progress = std::function<void(double)>;
 
 class GpuModel {
   public:
-    /// Device memory that a model and one session of this shape take, piece by piece.
-    static Needs needs(const Weights& weights, const SessionShape& shape);
+    /// Device memory that a model's weights take, piece by piece.
+    static Needs needs(const Weights& weights);
 
     /// Uploads what the plan puts on the device. `weights` must outlive this.
     GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const Progress& progress);
@@ -105,76 +98,6 @@ class GpuModel {
     std::vector<Layer> layers_;
     vulkan::Slice output_norm_;
     GpuMatrix head_;
-};
-
-/// One conversation on the device: KV cache, activations and the commands recorded for them.
-class GpuSession {
-  public:
-    GpuSession(GpuModel& model, const SessionShape& shape, bool timing);
-
-    /// From the join of the layer before up to where the host is needed.
-    struct Segment {
-        vulkan::Commands attention;             // whole layers, and the attention of `split`, which ends with x published to the host
-        std::optional<vulkan::Commands> ffn;    // the hot FFN of `split`, while the host does the cold one
-        std::optional<uint32_t> split;          // the layer whose cold share the host owes after this segment
-    };
-
-    /// Starts a batch: positions, and cos and sin of its rotations; head_tokens > 0: logits of tokens [head_first, head_first + head_tokens) are
-    /// wanted with it. The caller then fills `input`.
-    void begin(uint32_t position, uint32_t tokens, uint32_t head_first, uint32_t head_tokens);
-
-    /// The segments for a batch of this size, recorded when first asked for.
-    std::vector<Segment>& segments(uint32_t tokens);
-
-    /// Submits the next segment, with the last one the wanted logits too.
-    void submit(Segment& segment);
-    /// Logits of further tokens of the same batch, after wait_all.
-    void submit_head(uint32_t head_first, uint32_t head_tokens);
-
-    /// Waits for x of a split segment, or for all of the last.
-    void wait_published(const Segment& segment);
-    void wait_all();
-
-    /// Host memory that the device reads and writes; (batch, dim) each, logits (head_rows, vocab).
-    float* input() const { return static_cast<float*>(input_.mapped); }
-    float* cold() const { return static_cast<float*>(cold_.mapped); }
-    const float* published() const { return static_cast<const float*>(published_.mapped); }
-    const float* logits() const { return static_cast<const float*>(logits_.mapped); }
-
-    /// Adds what the device did in this batch to `stats`; call after wait_all.
-    void report(FeedStats& stats) const;
-
-  private:
-    struct Recording {
-        uint32_t capacity;    // tokens at the most
-        std::vector<Segment> segments;
-        std::optional<vulkan::Commands> head;
-    };
-    class Recorder;
-    uint32_t capacity_for(uint32_t tokens) const;
-    Recording& recording(uint32_t tokens);
-    void count_neurons(FeedStats& stats) const;
-    void add_stages(const std::vector<vulkan::StageTime>& times, FeedStats& stats) const;
-
-    GpuModel& model_;
-    SessionShape shape_;
-    bool timing_;
-    std::vector<vulkan::Pool> kv_pools_;    // one per layer: all together may be larger than a driver allocates at once
-    vulkan::Pool scratch_pool_, upload_pool_, readback_pool_;
-    std::vector<vulkan::Slice> keys_, values_;    // per device layer
-    vulkan::Slice residual_, head_residual_, xn_, q_, k_, v_, mixed_, parts_, h_, u_, high_, low_, scale_;
-    vulkan::Slice input_, cold_, angles_, step_;
-    vulkan::Slice published_, logits_, counts_;
-    std::vector<double> frequencies_;    // of rope, per pair
-    std::map<uint32_t, Recording> recordings_;
-
-    // of the batch under way
-    uint32_t position_ = 0, tokens_ = 0;
-    uint32_t submits_ = 0, waits_ = 0;
-    uint64_t last_work_ = 0;
-    bool head_ran_ = false;
-
-    vulkan::Queue queue_;    // last, so that it goes first: it waits for what is under way in all of the above
 };
 
 }    // namespace hearth

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "engine/run/cpu_model.h"
-#include "engine/run/gpu_model.h"
+#include "engine/run/gpu_session.h"
 
 namespace hearth {
 
