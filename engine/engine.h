@@ -32,7 +32,7 @@ struct EngineOptions {
     uint32_t batch = 256;         // prompt tokens done at once
     bool without_fp16 = false;    // leave optional abilities of the device unused
     bool without_int_dot = false;
-    bool validation = false;    // Vulkan validation layers; messages in Engine::validation_messages
+    bool validation = false;    // Vulkan validation layers; what they say: Engine::take_validation_messages
 };
 
 /// A Vulkan device as `hearth devices` shows it.
