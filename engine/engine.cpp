@@ -22,20 +22,20 @@ uint64_t parameters(const Weights& w)
     return sum;
 }
 
-SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch, bool exact)
+SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch)
 {
     if (batch == 0 || batch > most_batch) throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", batch, most_batch);
     if (context > c.context)
         throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
     const uint32_t positions = context ? context : std::min(c.context, 4096u);
-    return {.batch = std::min(batch, positions), .context = positions, .exact = exact};
+    return {.batch = std::min(batch, positions), .context = positions, .sparsity = std::vector<LayerSparsity>(c.layers)};
 }
 
 }    // namespace
 
 Needs device_needs(const Weights& weights, uint32_t context, uint32_t batch)
 {
-    return GpuSession::needs(weights, session_shape(weights.config, context, batch, false));
+    return GpuSession::needs(weights, session_shape(weights.config, context, batch));
 }
 
 DeviceList list_devices()
@@ -71,6 +71,7 @@ struct Machinery {
     SessionShape shape;
     host::Team team;
     Needs needs;
+    std::vector<std::vector<uint32_t>> orders;    // placement order of every layer's neurons
     Plan plan;
     std::shared_ptr<vulkan::Instance> instance;
     std::shared_ptr<vulkan::Device> device;
@@ -84,7 +85,10 @@ struct Machinery {
         const Config& c = weights.config;
         if (o.sparsity == Sparsity::exact && c.activation != host::Activation::relu)
             throw Error("--sparsity exact needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense", c.name);
-        shape = session_shape(c, o.context, o.batch, o.sparsity == Sparsity::exact);
+        shape = session_shape(c, o.context, o.batch);
+        if (o.sparsity == Sparsity::exact)
+            for (LayerSparsity& l : shape.sparsity) l.cut = 0;
+        orders.assign(c.layers, LayerResidency::file_order(c.neurons));
         needs = GpuSession::needs(weights, shape);
         weights = load_weights(file);    // now that nothing speaks against it
         if (weights.transposed)
@@ -133,7 +137,7 @@ struct Machinery {
                                 double(least_budget(needs)) / mib);
             return;
         }
-        gpu = std::make_unique<GpuModel>(device, weights, plan, progress);
+        gpu = std::make_unique<GpuModel>(device, weights, plan, orders, progress);
 
         uint64_t resident = 0, all = 0;
         for (size_t l = 0; l < needs.layers.size(); ++l) {
@@ -153,7 +157,14 @@ Engine::Engine(const EngineOptions& options, const std::function<void(double)>& 
     machinery_->place_model(progress);
 }
 
-Session Engine::session(bool timing) { return Session(machinery_, timing); }
+Session Engine::session(bool timing) { return Session(machinery_, {.timing = timing}); }
+
+Session Engine::profiling_session(ActivitySink watch)
+{
+    Session session(machinery_, {.activity = true});
+    session.watch(std::move(watch));
+    return session;
+}
 
 const Config& Engine::config() const { return machinery_->weights.config; }
 const Weights& Engine::weights() const { return machinery_->weights; }
@@ -186,18 +197,24 @@ struct Session::State {
     std::optional<GpuSession> gpu;
     Scheduler scheduler;
 
-    State(Machinery& m, bool timing)
-        : cpu(m.weights, m.team, m.gpu ? uint32_t(m.gpu->layers().size()) : 0, m.shape.batch, m.shape.context, m.shape.exact),
-          gpu(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, timing) : std::nullopt),
+    State(Machinery& m, Watching watching)
+        : cpu(m.weights, m.team,
+              {.first_layer = m.gpu ? uint32_t(m.gpu->layers().size()) : 0,
+               .batch = m.shape.batch,
+               .context = m.shape.context,
+               .sparsity = m.shape.sparsity,
+               .check_predictor = m.options.check_predictor}),
+          gpu(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, watching) : std::nullopt),
           scheduler(cpu, m.gpu.get(), gpu ? &*gpu : nullptr, m.team, m.weights.config)
     {
     }
 };
 
-Session::Session(std::shared_ptr<Machinery> machinery, bool timing)
-    : machinery_(std::move(machinery)), state_(std::make_unique<State>(*machinery_, timing))
+Session::Session(std::shared_ptr<Machinery> machinery, Watching watching)
+    : machinery_(std::move(machinery)), state_(std::make_unique<State>(*machinery_, watching))
 {
 }
+void Session::watch(ActivitySink sink) { state_->cpu.watch = std::move(sink); }
 Session::Session(Session&&) noexcept = default;
 Session::~Session() = default;
 
@@ -210,32 +227,34 @@ void Session::check_room(size_t tokens) const
                                            : fmt::format("shorten it to {}, all that this model knows", most));
 }
 
-std::span<const float> Session::feed(std::span<const Token> tokens, const std::function<bool()>& stop)
+bool Session::each_batch(std::span<const Token> tokens, const std::function<bool()>& stop, const std::function<WantedLogits(size_t, size_t)>& wanted)
 {
     check_room(tokens.size());
     for (size_t first = 0; first < tokens.size(); first += machinery_->shape.batch) {
-        if (stop && stop()) return {};
+        if (stop && stop()) return false;
         const auto batch = tokens.subspan(first, std::min<size_t>(machinery_->shape.batch, tokens.size() - first));
-        const bool last = first + batch.size() == tokens.size();
-        const FeedStats stats = state_->scheduler.feed(
-            position_, batch,
-            {.count = last ? 1u : 0u, .take = [&](uint32_t, std::span<const float> logits) { last_.assign(logits.begin(), logits.end()); }});
+        const FeedStats stats = state_->scheduler.feed(position_, batch, wanted(first, batch.size()));
         position_ += uint32_t(batch.size());
         if (on_stats) on_stats(stats);
     }
+    return true;
+}
+
+std::span<const float> Session::feed(std::span<const Token> tokens, const std::function<bool()>& stop)
+{
+    const auto last_one = [&](size_t first, size_t count) -> WantedLogits {
+        return {.count = first + count == tokens.size() ? 1u : 0u,
+                .take = [&](uint32_t, std::span<const float> logits) { last_.assign(logits.begin(), logits.end()); }};
+    };
+    if (!each_batch(tokens, stop, last_one)) return {};
     return last_;
 }
 
 void Session::feed(std::span<const Token> tokens, const LogitsSink& each)
 {
-    check_room(tokens.size());
-    for (size_t first = 0; first < tokens.size(); first += machinery_->shape.batch) {
-        const auto batch = tokens.subspan(first, std::min<size_t>(machinery_->shape.batch, tokens.size() - first));
-        const FeedStats stats = state_->scheduler.feed(
-            position_, batch, {.count = uint32_t(batch.size()), .take = [&](uint32_t t, std::span<const float> logits) { each(first + t, logits); }});
-        position_ += uint32_t(batch.size());
-        if (on_stats) on_stats(stats);
-    }
+    each_batch(tokens, {}, [&](size_t first, size_t count) -> WantedLogits {
+        return {.count = uint32_t(count), .take = [&each, first](uint32_t t, std::span<const float> logits) { each(first + t, logits); }};
+    });
 }
 
 }    // namespace hearth

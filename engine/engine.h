@@ -4,6 +4,7 @@
 #include "engine/model/tokenizer.h"
 #include "engine/model/weights.h"
 #include "engine/plan/placement.h"
+#include "engine/run/activity.h"
 #include "engine/run/sampler.h"
 #include "engine/run/stats.h"
 
@@ -32,7 +33,8 @@ struct EngineOptions {
     uint32_t batch = 256;         // prompt tokens done at once
     bool without_fp16 = false;    // leave optional abilities of the device unused
     bool without_int_dot = false;
-    bool validation = false;    // Vulkan validation layers; what they say: Engine::take_validation_messages
+    bool check_predictor = false;    // count what the predictor misses; slower
+    bool validation = false;         // Vulkan validation layers; what they say: Engine::take_validation_messages
 };
 
 /// A Vulkan device as `hearth devices` shows it.
@@ -55,6 +57,8 @@ DeviceList list_devices();
 /// Device memory for all of a model, by pieces; context 0: the model's, at most 4096.
 Needs device_needs(const Weights& weights, uint32_t context = 0, uint32_t batch = EngineOptions().batch);
 
+struct Watching;
+struct WantedLogits;
 struct Machinery;    // devices, threads, weights on the device; engine.cpp
 
 /// The wanted logits of a batch of tokens: the token's place in what was fed, and its logits (vocab), valid during the call.
@@ -82,9 +86,12 @@ class Session {
 
   private:
     friend class Engine;
-    Session(std::shared_ptr<Machinery> machinery, bool timing);
+    Session(std::shared_ptr<Machinery> machinery, Watching watching);
     struct State;
+    void watch(ActivitySink sink);
     void check_room(size_t tokens) const;
+    /// Runs tokens in batches; wanted(first, count) says which logits of a batch are wanted. False if `stop` said so.
+    bool each_batch(std::span<const Token> tokens, const std::function<bool()>& stop, const std::function<WantedLogits(size_t, size_t)>& wanted);
 
     std::shared_ptr<Machinery> machinery_;
     std::unique_ptr<State> state_;
@@ -99,6 +106,9 @@ class Engine {
 
     /// One at a time. `timing`: every stage on the device gets timestamps.
     Session session(bool timing = false);
+
+    /// A session whose every batch, layer by layer, is shown to `watch`: inputs and gates of the feed-forward blocks. Slower.
+    Session profiling_session(ActivitySink watch);
 
     const Config& config() const;
     const Weights& weights() const;

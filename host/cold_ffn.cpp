@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <numeric>
 
 namespace hearth::host {
 namespace {
@@ -15,15 +14,16 @@ void prefetch(const std::byte* p, uint64_t bytes)
     for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
 }
 
-/// One call: `neurons` are the ranges' neurons in their order, place p of h belongs to neurons[p].
+/// One call: place p of h belongs to neurons[p].
 struct Share {
     Team& team;
     const FfnWeights& w;
     const Inputs& x;
-    bool skip;    // what is exactly zero
+    float cut;
     std::vector<uint32_t>& neurons;
     std::vector<float>& h;    // (neurons, tokens)
 
+    bool skips() const { return cut >= 0; }
     FfnCounts gate_and_up() const;
     uint32_t slice_width(uint64_t rows) const;
     void down_one(float* y) const;
@@ -38,7 +38,7 @@ FfnCounts Share::gate_and_up() const
     const auto gate_dots = kernels().of(w.gate.type).dot_many, up_dots = kernels().of(w.up.type).dot_many;
     std::atomic<uint64_t> active = 0, touched = 0;
 
-    parallel_rows(team, uint32_t(neurons.size()), gate_bytes + (skip ? 0 : up_bytes), [&](uint32_t first, uint32_t last) {
+    parallel_rows(team, uint32_t(neurons.size()), gate_bytes + (skips() ? 0 : up_bytes), [&](uint32_t first, uint32_t last) {
         for (uint32_t t = 0; t < tokens; t += token_block)
             for (uint32_t p = first; p < last; p++) {
                 float gate[token_block], up[token_block];
@@ -49,13 +49,14 @@ FfnCounts Share::gate_and_up() const
                 gate_dots(w.gate.row(neurons[p]), &x[t], together, dim, gate);
                 for (uint32_t i = 0; i < together; i++) {
                     out[i] = 0;
-                    if (skip && !(gate[i] > 0)) continue;
+                    gate[i] = activate(w.activation, gate[i]);
+                    if (std::abs(gate[i]) <= cut) continue;
                     fired[count] = x[t + i];
                     which[count++] = i;
                 }
                 if (count == 0) continue;
                 up_dots(w.up.row(neurons[p]), fired, count, dim, up);
-                for (uint32_t i = 0; i < count; i++) out[which[i]] = activate(w.activation, gate[which[i]]) * up[i];
+                for (uint32_t i = 0; i < count; i++) out[which[i]] = gate[which[i]] * up[i];
             }
 
         uint64_t chunk_active = 0, chunk_touched = 0;
@@ -63,7 +64,7 @@ FfnCounts Share::gate_and_up() const
             const float* row = &h[size_t(p) * tokens];
             const uint64_t nonzero = uint64_t(tokens - std::count(row, row + tokens, 0.0f));
             chunk_active += nonzero;
-            chunk_touched += nonzero > 0 || !skip;
+            chunk_touched += nonzero > 0 || !skips();
         }
         active.fetch_add(chunk_active, std::memory_order_relaxed);
         touched.fetch_add(chunk_touched, std::memory_order_relaxed);
@@ -118,7 +119,7 @@ void Share::down_many(float* y) const
                 for (size_t r = 0; r < rows; r++) {
                     fired[n] = tile[r];
                     factor[n] = h[(p + r) * tokens + t];
-                    n += !skip || factor[n] != 0;
+                    n += !skips() || factor[n] != 0;
                 }
                 kernels().axpy_rows(fired, factor, n, y + t * dim + first, count);
             }
@@ -128,24 +129,19 @@ void Share::down_many(float* y) const
 
 }    // namespace
 
-FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const NeuronRange> ranges, const Inputs& x, bool skip_inactive, float* y,
-                   FfnScratch& scratch)
+FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wanted, const Inputs& x, float cut, float* y, FfnScratch& scratch)
 {
     std::vector<uint32_t>& neurons = scratch.neurons;
-    neurons.clear();
-    for (const NeuronRange& r : ranges) {
-        neurons.resize(neurons.size() + r.count);
-        std::iota(neurons.end() - r.count, neurons.end(), r.first);
-    }
+    neurons.assign(wanted.begin(), wanted.end());
     scratch.h.resize(neurons.size() * x.tokens());
 
-    const Share share{team, w, x, skip_inactive && w.activation == Activation::relu, neurons, scratch.h};
+    const Share share{team, w, x, cut, neurons, scratch.h};
     const FfnCounts counts = share.gate_and_up();
     if (x.tokens() != 1) {
         share.down_many(y);
         return counts;
     }
-    if (share.skip) {    // keep those that fired, in order; without a branch that would be mispredicted at every fifth neuron
+    if (share.skips()) {    // keep those that fired, in order; without a branch that would be mispredicted at every fifth neuron
         size_t kept = 0;
         for (size_t p = 0; p < neurons.size(); p++) {
             neurons[kept] = neurons[p];

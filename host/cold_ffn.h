@@ -13,10 +13,9 @@ struct FfnWeights {
     Activation activation;
 };
 
-/// Neurons [first, first + count).
-struct NeuronRange {
-    uint32_t first, count;
-};
+/// A neuron is left out at decode if |act(gate . x)| is no more than this: 0 leaves out exact zeros (the same result), more is an approximation, and
+/// less leaves out none.
+inline constexpr float no_cut = -1;
 
 struct FfnCounts {
     uint64_t active = 0;    // (token, neuron) pairs whose activation is not zero
@@ -25,15 +24,13 @@ struct FfnCounts {
 
 /// Memory that `cold_ffn` keeps from call to call.
 struct FfnScratch {
-    std::vector<uint32_t> neurons;    // of the ranges, one after the other; of one token in the end only those that fired
+    std::vector<uint32_t> neurons;    // in their order; of one token, with a cut, in the end only those that fired
     std::vector<float> h;             // (neurons, tokens): act(gate . x) (up . x)
 };
 
-/// y[t] = the ranges' share of the block for x[t]; y is (tokens, dim) and is overwritten (zeros where `ranges` is empty).
-/// skip_inactive (ReLU models; no effect with others): up and down_t rows are touched only where the gate is positive; the sums are the same bits,
-/// since what is left out is exact zeros. The order of addition is fixed, whatever the number of threads and tokens.
-/// With many tokens a row is read once for all of them, and skipping saves arithmetic (the union of what fires is nearly everything).
-FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const NeuronRange> ranges, const Inputs& x, bool skip_inactive, float* y,
-                   FfnScratch& scratch);
+/// y[t] = the share of `neurons` for x[t]; y is (tokens, dim) and is overwritten (zeros where there are no neurons).
+/// up and down_t rows are touched only where |act(gate . x)| > cut (see no_cut). The order of addition is that of `neurons`, whatever the number of
+/// threads and tokens. With many tokens a row is read once for all of them, and skipping saves arithmetic only.
+FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut, float* y, FfnScratch& scratch);
 
 }    // namespace hearth::host

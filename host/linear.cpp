@@ -28,19 +28,37 @@ void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bo
         });
 }
 
-void multiply(Team& team, const Matrix& w, const Inputs& x, float* y)
+namespace {
+
+/// y[t][j] = sum_i w[row(j)][i] x[t][i] for j < rows
+template <class Row>
+void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, const Inputs& x, float* y)
 {
     const auto dot_many = kernels().of(w.type).dot_many;
-    parallel_rows(team, w.rows, row_bytes(w.type, w.cols), [&](uint32_t first, uint32_t last) {
+    parallel_rows(team, rows, row_bytes(w.type, w.cols), [&](uint32_t first, uint32_t last) {
         float products[token_block];    // four tokens of 4096 in fixed point are 32 KB: they stay in L1 while the rows come from L2
         for (uint32_t t = 0; t < x.tokens(); t += token_block) {
             const uint32_t count = std::min(token_block, x.tokens() - t);
             for (uint32_t r = first; r < last; r++) {
-                dot_many(w.row(r), &x[t], count, w.cols, products);
-                for (uint32_t i = 0; i < count; i++) y[size_t(t + i) * w.rows + r] = products[i];
+                dot_many(w.row(row(r)), &x[t], count, w.cols, products);
+                for (uint32_t i = 0; i < count; i++) y[size_t(t + i) * rows + r] = products[i];
             }
         }
     });
+}
+
+}    // namespace
+
+void multiply(Team& team, const Matrix& w, const Inputs& x, float* y)
+{
+    multiply_each(
+        team, w, w.rows, [](uint32_t r) { return r; }, x, y);
+}
+
+void multiply_rows(Team& team, const Matrix& w, std::span<const uint32_t> rows, const Inputs& x, float* y)
+{
+    multiply_each(
+        team, w, uint32_t(rows.size()), [rows](uint32_t j) { return rows[j]; }, x, y);
 }
 
 }    // namespace hearth::host

@@ -34,4 +34,7 @@ class Inputs {
 /// y[t][r] = sum_i w[r][i] x[t][i];  y is (x.tokens(), w.rows)
 void multiply(Team& team, const Matrix& w, const Inputs& x, float* y);
 
+/// The same for some rows: y[t][j] = sum_i w[rows[j]][i] x[t][i];  y is (x.tokens(), rows.size())
+void multiply_rows(Team& team, const Matrix& w, std::span<const uint32_t> rows, const Inputs& x, float* y);
+
 }    // namespace hearth::host

@@ -20,12 +20,11 @@ void main()    // x: columns; y: slices
 {
     const uint me = gl_LocalInvocationID.x, slice = gl_WorkGroupID.y, team = me / ffn_down_quads;
     const uint chunk = quad_weights(type), column = (gl_WorkGroupID.x * ffn_down_quads + me % ffn_down_quads) * chunk;
-    const uint per_slice = (a.neurons + a.slices - 1) / a.slices;
+    const uint per_slice = ((a.neurons + a.slices - 1) / a.slices + 31) / 32 * 32;    // whole words of `fired`
     const uint end = min((slice + 1) * per_slice, a.neurons);
 
     vec4 sum[8];
     [[unroll]] for (uint j = 0; j < 8; ++j) sum[j] = vec4(0);
-    uint fired = 0;
     for (uint first = slice * per_slice; first < end; first += lanes) {
         // Compact the neurons that fire into a list.
         barrier();
@@ -48,7 +47,7 @@ void main()    // x: columns; y: slices
             strength[count + me] = 0;
         }
         barrier();
-        fired += count;
+        if (gl_WorkGroupID.x == 0 && me < words && first + 32 * me < end) a.fired.at[first / 32 + me] = fires[me];
 
         if (column < a.cols) {
             for (uint k = team; k < count; k += teams * at_once) {
@@ -78,5 +77,4 @@ void main()    // x: columns; y: slices
                 if (column + 4 * j + k < a.cols) a.parts.at[slice * a.part_stride + column + 4 * j + k] = sum[j][k];
         }
     }
-    if (gl_WorkGroupID.x == 0 && me == 0) a.counts.at[slice] = fired;
 }

@@ -27,11 +27,11 @@ void main()
         float gate[rows_at_once], up[rows_at_once];
         rows(a.gate, gate_type, n, a.gate_stride, a.neurons - 1 - n, gate);
         [[unroll]] for (uint i = 0; i < rows_at_once; ++i) gate[i] = activate(activation, subgroupAdd(gate[i]));
-        if (a.exact == 0) rows(a.up, up_type, n, a.up_stride, a.neurons - 1 - n, up);
+        if (a.cut < 0) rows(a.up, up_type, n, a.up_stride, a.neurons - 1 - n, up);
         [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
             float h = 0;
-            if (a.exact == 0) h = gate[i] * subgroupAdd(up[i]);
-            else if (gate[i] != 0 && n + i < a.neurons) {    // uniform in the subgroup
+            if (a.cut < 0) h = gate[i] * subgroupAdd(up[i]);
+            else if (!(abs(gate[i]) <= a.cut) && n + i < a.neurons) {    // uniform in the subgroup
                 rows(a.up, up_type, n + i, a.up_stride, 0, up);
                 h = gate[i] * subgroupAdd(up[0]);
             }

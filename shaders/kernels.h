@@ -97,14 +97,14 @@ struct FfnUp {             // h_n = act(gate_n . x) (up_n . x).  A subgroup per 
     Floats scale;
     Floats h;              // (neurons)
     uint neurons, cols, gate_stride, up_stride;
-    uint exact;            // 1: up_n is read only where act(gate_n . x) is not zero
+    float cut;             // h_n = 0, and up_n is not read, where |act(gate_n . x)| <= cut; less than 0: nowhere
 };
 
 struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  neurons whose h is zero are not read
     Quads down;            // (neurons, cols)
     Floats h;              // (neurons)
     Floats parts;          // (slices, part_stride)
-    Words counts;          // (slices): neurons with h not zero
+    Words fired;           // (neurons / 32) in host memory: bit n % 32 of word n / 32: h_n is not zero
     uint neurons, cols, stride, slices, part_stride;
 };
 

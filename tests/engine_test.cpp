@@ -461,12 +461,13 @@ TEST_SUITE("device")
     {
         const auto file = std::make_shared<Gguf>(shipped_model());
         const Weights weights = load_weights(file);
-        const SessionShape shape = {.batch = 16, .context = 64, .exact = false};
+        const SessionShape shape = {.batch = 16, .context = 64, .sparsity = std::vector<LayerSparsity>(6)};
         const Needs needs = GpuSession::needs(weights, shape);
-        GpuModel model(test_device(), weights, place(needs, budget_for(needs, 0.5)), {});
+        const std::vector<std::vector<uint32_t>> orders(6, LayerResidency::file_order(1024));
+        GpuModel model(test_device(), weights, place(needs, budget_for(needs, 0.5)), orders, {});
         std::vector<float> first;
         {
-            GpuSession session(model, shape, false);
+            GpuSession session(model, shape, Watching());
             for (int again = 0; again < 2; ++again) {
                 session.begin(0, 1, 0, 1);
                 std::fill(session.input(), session.input() + weights.config.dim, 1.0f);

@@ -174,35 +174,42 @@ struct Block {
     {
     }
 
-    std::vector<double> apply(std::span<const NeuronRange> ranges, const Inputs& x) const
+    std::vector<double> apply(std::span<const uint32_t> neurons, const Inputs& x) const
     {
         const uint32_t dim = gate.matrix.cols;
         std::vector<double> y(size_t(x.tokens()) * dim, 0.0);
         for (uint32_t t = 0; t < x.tokens(); t++)
-            for (const NeuronRange& range : ranges)
-                for (uint32_t r = range.first; r < range.first + range.count; r++) {
-                    double g = 0, u = 0;
-                    for (uint32_t i = 0; i < dim; i++) {
-                        g += gate.row(r)[i] * seen(x[t], gate.matrix.type, i);
-                        u += up.row(r)[i] * seen(x[t], up.matrix.type, i);
-                    }
-                    const double h = (weights.activation == Activation::relu ? std::max(g, 0.0) : g / (1 + std::exp(-g))) * u;
-                    for (uint32_t i = 0; i < dim; i++) y[size_t(t) * dim + i] += h * down_t.row(r)[i];
+            for (const uint32_t r : neurons) {
+                double g = 0, u = 0;
+                for (uint32_t i = 0; i < dim; i++) {
+                    g += gate.row(r)[i] * seen(x[t], gate.matrix.type, i);
+                    u += up.row(r)[i] * seen(x[t], up.matrix.type, i);
                 }
+                const double h = (weights.activation == Activation::relu ? std::max(g, 0.0) : g / (1 + std::exp(-g))) * u;
+                for (uint32_t i = 0; i < dim; i++) y[size_t(t) * dim + i] += h * down_t.row(r)[i];
+            }
         return y;
     }
 };
+
+/// Neurons first, first + 1, ...
+std::vector<uint32_t> neurons_from(uint32_t first, uint32_t count)
+{
+    std::vector<uint32_t> neurons(count);
+    std::iota(neurons.begin(), neurons.end(), first);
+    return neurons;
+}
 
 struct FfnResult {
     std::vector<float> y;
     FfnCounts counts;
 };
 
-FfnResult run(Team& team, const Block& block, std::span<const NeuronRange> ranges, const Inputs& x, bool skip_inactive)
+FfnResult run(Team& team, const Block& block, std::span<const uint32_t> neurons, const Inputs& x, float cut)
 {
     FfnResult result{std::vector<float>(size_t(x.tokens()) * block.gate.matrix.cols, NAN), {}};
     FfnScratch scratch{std::vector<uint32_t>(9, ~0u), std::vector<float>(1 << 16, NAN)};    // what an earlier call left must not matter
-    result.counts = cold_ffn(team, block.weights, ranges, x, skip_inactive, result.y.data(), scratch);
+    result.counts = cold_ffn(team, block.weights, neurons, x, cut, result.y.data(), scratch);
     return result;
 }
 
@@ -586,10 +593,11 @@ TEST_SUITE("host")
                     const std::vector<float> x = random.vector(size_t(tokens) * dim);
                     Inputs inputs;
                     inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
-                    const NeuronRange ranges[] = {{3, 17}, {20, 1}, {64, 86}};
+                    std::vector<uint32_t> some = neurons_from(64, 86);
+                    some.insert(some.end(), {20, 3, 7, 0, 19});
                     CAPTURE(format_of(type).name);
                     CAPTURE(tokens);
-                    CHECK(worst_error(run(team, block, ranges, inputs, false).y, block.apply(ranges, inputs)) < 3e-6);
+                    CHECK(worst_error(run(team, block, some, inputs, no_cut).y, block.apply(some, inputs)) < 3e-6);
                 }
     }
 
@@ -601,19 +609,20 @@ TEST_SUITE("host")
             const uint32_t neurons = 400, dim = 640, tokens = 5;
             const Block block(type, neurons, dim, Activation::relu, random);
             const std::vector<float> x = random.vector(size_t(tokens) * dim);
-            const NeuronRange ranges[] = {{0, 100}, {101, 299}};
+            std::vector<uint32_t> some = neurons_from(101, 299);
+            some.insert(some.end(), {5, 3, 100});
             Inputs inputs;
             inputs.prepare(one, x.data(), tokens, dim, is_quantised(type));
-            const std::vector<float> dense = run(one, block, ranges, inputs, false).y;
+            const std::vector<float> dense = run(one, block, some, inputs, no_cut).y;
             CAPTURE(format_of(type).name);
             for (Team* team : {&one, &two, &four})
-                for (bool skip : {false, true}) {
-                    CHECK(same_bits(run(*team, block, ranges, inputs, skip).y, dense));
+                for (float cut : {no_cut, 0.0f}) {
+                    CHECK(same_bits(run(*team, block, some, inputs, cut).y, dense));
                     std::vector<float> one_by_one;
                     for (uint32_t t = 0; t < tokens; t++) {
                         Inputs token;
                         token.prepare(*team, &x[size_t(t) * dim], 1, dim, is_quantised(type));
-                        const std::vector<float> y = run(*team, block, ranges, token, skip).y;
+                        const std::vector<float> y = run(*team, block, some, token, cut).y;
                         one_by_one.insert(one_by_one.end(), y.begin(), y.end());
                     }
                     CHECK(same_bits(one_by_one, dense));
@@ -636,15 +645,26 @@ TEST_SUITE("host")
             for (uint32_t i = 0; i < dim; i++) g += block.gate.row(r)[i] * x[i];
             active += g > 0;
         }
-        const NeuronRange all[] = {{0, neurons}};
-        const FfnCounts dense = run(team, block, all, inputs, false).counts, skipping = run(team, block, all, inputs, true).counts;
+        const std::vector<uint32_t> all = neurons_from(0, neurons);
+        const FfnCounts dense = run(team, block, all, inputs, no_cut).counts, skipping = run(team, block, all, inputs, 0).counts;
         CHECK(dense.active == active);
         CHECK(skipping.active == active);
         CHECK(dense.bytes == 3 * neurons * dim * 4);
         CHECK(skipping.bytes == (neurons + 2 * active) * dim * 4);
 
         const Block silu(WeightType::f32, neurons, dim, Activation::silu, random);
-        CHECK(same_bits(run(team, silu, all, inputs, true).y, run(team, silu, all, inputs, false).y));
+        CHECK(same_bits(run(team, silu, all, inputs, 0).y, run(team, silu, all, inputs, no_cut).y));
+        const float cut = 0.2f;
+        std::vector<uint32_t> above;
+        for (uint32_t r = 0; r < neurons; r++) {
+            double g = 0;
+            for (uint32_t i = 0; i < dim; i++) g += silu.gate.row(r)[i] * x[i];
+            if (std::abs(g / (1 + std::exp(-g))) > cut) above.push_back(r);
+        }
+        REQUIRE(above.size() > 5);
+        REQUIRE(above.size() < neurons - 5);
+        CHECK(same_bits(run(team, silu, all, inputs, cut).y, run(team, silu, above, inputs, no_cut).y));
+        CHECK(run(team, silu, all, inputs, cut).counts.bytes == (neurons + 2 * above.size()) * dim * 4);
     }
 
     TEST_CASE("no neurons make zeros")
@@ -656,7 +676,7 @@ TEST_SUITE("host")
             const std::vector<float> x = random.vector(size_t(tokens) * 64);
             Inputs inputs;
             inputs.prepare(team, x.data(), tokens, 64, true);
-            const FfnResult result = run(team, block, {}, inputs, true);
+            const FfnResult result = run(team, block, {}, inputs, 0);
             CHECK(result.y == std::vector<float>(x.size(), 0.0f));
             CHECK(result.counts.active == 0);
             CHECK(result.counts.bytes == 0);
@@ -672,12 +692,12 @@ TEST_SUITE("host")
         const std::vector<float> x = random.vector(dim);
         Inputs inputs;
         inputs.prepare(team, x.data(), 1, dim, true);
-        const NeuronRange all[] = {{0, neurons}};
-        const std::vector<float> whole = run(team, block, all, inputs, true).y;
+        const std::vector<uint32_t> all = neurons_from(0, neurons);
+        const std::vector<float> whole = run(team, block, all, inputs, 0).y;
         for (uint32_t cut : {1u, 16u, 50u, 95u}) {
-            const NeuronRange left[] = {{0, cut}}, right[] = {{cut, neurons - cut}};
-            std::vector<float> sum = run(team, block, left, inputs, true).y;
-            const std::vector<float> rest = run(team, block, right, inputs, true).y;
+            const std::vector<uint32_t> left = neurons_from(0, cut), right = neurons_from(cut, neurons - cut);
+            std::vector<float> sum = run(team, block, left, inputs, 0).y;
+            const std::vector<float> rest = run(team, block, right, inputs, 0).y;
             for (uint32_t i = 0; i < dim; i++) sum[i] += rest[i];
             CHECK(worst_error(sum, whole) < 1e-6);
         }

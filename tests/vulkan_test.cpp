@@ -85,8 +85,8 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
                             M(Attend, kv_heads), M(Attend, context), M(Attend, scale)});
     for (const char* kernel : {"ffn_up", "ffn_up_idot"})
         check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h),
-                              M(FfnUp, neurons), M(FfnUp, cols), M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, exact)});
-    check_layout("ffn_down", {M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, counts), M(FfnDown, neurons), M(FfnDown, cols),
+                              M(FfnUp, neurons), M(FfnUp, cols), M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut)});
+    check_layout("ffn_down", {M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, fired), M(FfnDown, neurons), M(FfnDown, cols),
                               M(FfnDown, stride), M(FfnDown, slices), M(FfnDown, part_stride)});
     check_layout("glu", {M(Glu, step), M(Glu, h), M(Glu, u), M(Glu, n)});
 }

@@ -1,26 +1,28 @@
 #include "engine/run/cpu_model.h"
 
-#include <chrono>
+#include <algorithm>
+#include <numeric>
 
 namespace hearth {
 
 namespace {
 
 /// Microseconds since its construction.
-class Stopwatch {
-  public:
-    double us() const { return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start_).count(); }
+struct Stopwatch {
+    double us() const { return clock_us() - start; }
 
-  private:
-    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+    const double start = clock_us();
 };
 
 }    // namespace
 
-CpuModel::CpuModel(const Weights& weights, host::Team& team, uint32_t first_layer, uint32_t batch, uint32_t context, bool exact)
-    : weights_(weights), team_(team), first_layer_(first_layer), context_(context), exact_(exact)
+CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
+    : weights_(weights), team_(team), shape_(std::move(shape)), all_(weights.config.neurons)
 {
     const Config& c = weights.config;
+    const uint32_t batch = shape_.batch, context = shape_.context, first_layer = shape_.first_layer;
+    HEARTH_CHECK(shape_.sparsity.size() == c.layers);
+    std::iota(all_.begin(), all_.end(), 0);
     const size_t cache = size_t(c.kv_heads) * context * c.head_dim;
     keys_.assign(c.layers - first_layer, std::vector<uint16_t>(cache));
     values_ = keys_;
@@ -44,10 +46,10 @@ void CpuModel::embed(std::span<const Token> tokens, float* x) const
 
 void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats)
 {
-    HEARTH_CHECK(l >= first_layer_);
+    HEARTH_CHECK(l >= shape_.first_layer);
     const Config& c = weights_.config;
     const LayerWeights& w = weights_.layers[l];
-    const Stopwatch watch;
+    const Stopwatch stopwatch;
 
     for (uint32_t t = 0; t < tokens; ++t)
         host::kernels().rmsnorm(x + size_t(t) * c.dim, w.attn_norm.data(), &norm_[size_t(t) * c.dim], c.dim, c.norm_eps);
@@ -56,45 +58,73 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     host::multiply(team_, w.k, inputs_, k_.data());
     host::multiply(team_, w.v, inputs_, v_.data());
 
-    const host::AttentionShape shape = {
-        .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .context = context_, .rope_dim = c.rope_dim, .rope_base = c.rope_base};
-    host::attend(team_, shape, position, tokens, q_.data(), k_.data(), v_.data(), keys_[l - first_layer_].data(), values_[l - first_layer_].data(),
-                 mixed_.data());
+    const host::AttentionShape shape = {.heads = c.heads,
+                                        .kv_heads = c.kv_heads,
+                                        .head_dim = c.head_dim,
+                                        .context = shape_.context,
+                                        .rope_dim = c.rope_dim,
+                                        .rope_base = c.rope_base};
+    host::attend(team_, shape, position, tokens, q_.data(), k_.data(), v_.data(), keys_[l - shape_.first_layer].data(),
+                 values_[l - shape_.first_layer].data(), mixed_.data());
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));
     host::multiply(team_, w.o, inputs_, out_.data());
     for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
 
     const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * c.head_dim);
-    stats.stages.push_back(
-        {.name = "attention", .layer = l, .on_device = false, .bytes = w.q.bytes() + w.k.bytes() + w.v.bytes() + w.o.bytes() + kv, .us = watch.us()});
+    stats.stages.push_back({.name = "attention",
+                            .layer = l,
+                            .on_device = false,
+                            .bytes = w.q.bytes() + w.k.bytes() + w.v.bytes() + w.o.bytes() + kv,
+                            .us = stopwatch.us(),
+                            .start_us = stopwatch.start});
 
     for (uint32_t t = 0; t < tokens; ++t)
         host::kernels().rmsnorm(x + size_t(t) * c.dim, w.ffn_norm.data(), &norm_[size_t(t) * c.dim], c.dim, c.norm_eps);
-    const host::NeuronRange all[] = {{0, c.neurons}};
-    cold_ffn(l, all, tokens, norm_.data(), stats);
+    if (watch) watch_gates(l, all_, tokens, norm_.data(), x);
+    cold_ffn(l, all_, all_, tokens, norm_.data(), stats);
     for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
 }
 
-std::span<const float> CpuModel::cold_ffn(uint32_t l, std::span<const host::NeuronRange> ranges, uint32_t tokens, const float* x, FeedStats& stats)
+std::span<const float> CpuModel::cold_ffn(uint32_t l, std::span<const uint32_t> cold, std::span<const uint32_t> predicted, uint32_t tokens,
+                                          const float* x, FeedStats& stats)
 {
     const host::FfnWeights& w = weights_.layers[l].ffn;
-    const Stopwatch watch;
+    const Stopwatch stopwatch;
     inputs_.prepare(team_, x, tokens, weights_.config.dim, is_quantised(w.gate.type) || is_quantised(w.up.type));
-    const host::FfnCounts counts = host::cold_ffn(team_, w, ranges, inputs_, exact_ && tokens == 1, out_.data(), scratch_);
-    stats.layers[l].active_host += counts.active;
-    stats.layers[l].host_us += watch.us();
-    stats.stages.push_back({.name = "cold_ffn", .layer = l, .on_device = false, .bytes = counts.bytes, .us = watch.us()});
+    const host::FfnCounts counts =
+        host::cold_ffn(team_, w, predicted, inputs_, tokens == 1 ? shape_.sparsity[l].cut : host::no_cut, out_.data(), scratch_);
+    LayerCounts& layer = stats.layers[l];
+    layer.active_host += counts.active;
+    layer.host_gates += predicted.size() * tokens;
+    layer.host_us += stopwatch.us();
+    stats.stages.push_back(
+        {.name = "cold_ffn", .layer = l, .on_device = false, .bytes = counts.bytes, .us = stopwatch.us(), .start_us = stopwatch.start});
+    if (shape_.check_predictor && tokens == 1) {
+        gates_.resize(cold.size());
+        host::multiply_rows(team_, w.gate, cold, inputs_, gates_.data());
+        layer.missed += uint64_t(std::count_if(gates_.begin(), gates_.end(), [](float gate) { return gate > 0; })) - counts.active;
+    }
     return std::span(out_).first(size_t(tokens) * weights_.config.dim);
+}
+
+void CpuModel::watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x, const float* residual)
+{
+    const Matrix& gate = weights_.layers[l].ffn.gate;
+    inputs_.prepare(team_, x, tokens, gate.cols, is_quantised(gate.type));
+    gates_.resize(neurons.size() * tokens);
+    host::multiply_rows(team_, gate, neurons, inputs_, gates_.data());
+    watch({.layer = l, .tokens = tokens, .x = x, .residual = residual, .neurons = neurons, .gates = gates_});
 }
 
 std::span<const float> CpuModel::head(const float* x, FeedStats& stats)
 {
     const Config& c = weights_.config;
-    const Stopwatch watch;
+    const Stopwatch stopwatch;
     host::kernels().rmsnorm(x, weights_.output_norm.data(), norm_.data(), c.dim, c.norm_eps);
     inputs_.prepare(team_, norm_.data(), 1, c.dim, is_quantised(weights_.output.type));
     host::multiply(team_, weights_.output, inputs_, logits_.data());
-    stats.stages.push_back({.name = "head", .layer = c.layers, .on_device = false, .bytes = weights_.output.bytes(), .us = watch.us()});
+    stats.stages.push_back(
+        {.name = "head", .layer = c.layers, .on_device = false, .bytes = weights_.output.bytes(), .us = stopwatch.us(), .start_us = stopwatch.start});
     return logits_;
 }
 

@@ -3,6 +3,8 @@
 
 #include "engine/model/tokenizer.h"
 #include "engine/model/weights.h"
+#include "engine/run/activity.h"
+#include "engine/run/sparsity.h"
 #include "engine/run/stats.h"
 #include "host/attention.h"
 
@@ -12,8 +14,14 @@ namespace hearth {
 
 class CpuModel {
   public:
-    /// Layers from `first_layer` on keep their KV cache here. `weights` and `team` must outlive this.
-    CpuModel(const Weights& weights, host::Team& team, uint32_t first_layer, uint32_t batch, uint32_t context, bool exact);
+    struct Shape {
+        uint32_t first_layer;    // layers from here on keep their KV cache here
+        uint32_t batch, context;
+        std::vector<LayerSparsity> sparsity;
+        bool check_predictor = false;    // look at the gates that were predicted not to fire, too, and count those that do
+    };
+    /// `weights` and `team` must outlive this.
+    CpuModel(const Weights& weights, host::Team& team, Shape shape);
 
     /// x[t] = the embedding of tokens[t]; x is (tokens, dim).
     void embed(std::span<const Token> tokens, float* x) const;
@@ -21,9 +29,17 @@ class CpuModel {
     /// A whole layer in place: x is the residual stream (tokens, dim), the first token at `position`.
     void layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats);
 
-    /// The share of the neurons in `ranges` of layer l's feed-forward block, valid until the next call; it and x, which is normalised, are
-    /// (tokens, dim).
-    std::span<const float> cold_ffn(uint32_t l, std::span<const host::NeuronRange> ranges, uint32_t tokens, const float* x, FeedStats& stats);
+    /// The share of the host's neurons of layer l's feed-forward block, valid until the next call; it and x, which is normalised, are (tokens, dim).
+    /// `predicted`: those of `cold` that may fire, all of them where nobody predicts.
+    std::span<const float> cold_ffn(uint32_t l, std::span<const uint32_t> cold, std::span<const uint32_t> predicted, uint32_t tokens, const float* x,
+                                    FeedStats& stats);
+
+    /// After cold_ffn of one token with a cut: those that fired.
+    std::span<const uint32_t> fired() const { return scratch_.neurons; }
+
+    /// Hears the gates of `neurons` of a batch; x as in cold_ffn, `residual` before its norm.
+    ActivitySink watch;
+    void watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x, const float* residual);
 
     /// Logits of one token from the end of the residual stream.
     std::span<const float> head(const float* x, FeedStats& stats);
@@ -31,10 +47,10 @@ class CpuModel {
   private:
     const Weights& weights_;
     host::Team& team_;
-    uint32_t first_layer_, context_;
-    bool exact_;
+    Shape shape_;
+    std::vector<uint32_t> all_;                           // neurons of a layer
     std::vector<std::vector<uint16_t>> keys_, values_;    // of layers first_layer and up: (kv_heads, context, head_dim) fp16
-    std::vector<float> norm_, q_, k_, v_, mixed_, out_, logits_;
+    std::vector<float> norm_, q_, k_, v_, mixed_, out_, logits_, gates_;
     host::Inputs inputs_;
     host::FfnScratch scratch_;
 };

@@ -115,21 +115,6 @@ Needs GpuModel::needs(const Weights& weights)
 
 namespace {
 
-/// The neurons that are in none of the resident groups.
-std::vector<host::NeuronRange> cold_ranges(const std::vector<uint32_t>& resident, uint32_t neurons)
-{
-    std::vector<bool> is_resident(ceil_div(neurons, group_neurons));
-    for (const uint32_t group : resident) is_resident[group] = true;
-    std::vector<host::NeuronRange> ranges;
-    for (uint32_t g = 0; g < is_resident.size(); ++g) {
-        if (is_resident[g]) continue;
-        const uint32_t first = g * group_neurons, count = std::min(group_neurons, neurons - first);
-        if (!ranges.empty() && ranges.back().first + ranges.back().count == first) ranges.back().count += count;
-        else ranges.push_back({first, count});
-    }
-    return ranges;
-}
-
 class WeightUpload {
   public:
     WeightUpload(std::shared_ptr<vulkan::Device> device, uint64_t total, const Progress& progress)
@@ -177,7 +162,8 @@ class WeightUpload {
 
 }    // namespace
 
-GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const Progress& progress)
+GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const std::vector<std::vector<uint32_t>>& orders,
+                   const Progress& progress)
     : device_(device), weights_(weights), kernels_(device, weights.config)
 {
     const Needs n = needs(weights);
@@ -189,12 +175,14 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         const std::vector<uint32_t>& resident = plan.layers[l].resident;
         vulkan::Pool& pool = pools_.emplace_back(device, n.layers[l].attention + resident.size() * n.layers[l].group, vulkan::Use::device,
                                                  fmt::format("the weights of layer {}", l));
+        const std::vector<uint32_t>& order = orders[l];
         const auto slots = [&](const Matrix& m) {
             return upload.matrix(pool, m, uint32_t(resident.size()) * group_neurons, [&](uint64_t slot_row) {
-                return uint64_t(resident[slot_row / group_neurons]) * group_neurons + slot_row % group_neurons;
+                const uint64_t place = uint64_t(resident[slot_row / group_neurons]) * group_neurons + slot_row % group_neurons;
+                return place < order.size() ? uint64_t(order[place]) : m.rows;
             });
         };
-        Layer layer;
+        Layer layer = {.residency = {order, resident}};
         layer.attn_norm = upload.vector(pool, w.attn_norm);
         layer.ffn_norm = upload.vector(pool, w.ffn_norm);
         layer.q = upload.matrix(pool, w.q);
@@ -204,8 +192,6 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         layer.gate = slots(w.ffn.gate);
         layer.up = slots(w.ffn.up);
         layer.down = slots(w.ffn.down_t);
-        layer.cold = cold_ranges(resident, weights.config.neurons);
-        layer.split = !layer.cold.empty();
         layers_.push_back(std::move(layer));
     }
     if (plan.head) {

@@ -2,15 +2,13 @@
 #pragma once
 
 #include "engine/model/weights.h"
-#include "engine/plan/placement.h"
+#include "engine/run/residency.h"
 #include "engine/vulkan/commands.h"
 
 #include <functional>
 #include <map>
 
 namespace hearth {
-
-constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
 
 /// A matrix in device memory, in the row layout of shaders/row.glsl.
 struct GpuMatrix {
@@ -71,15 +69,16 @@ class GpuModel {
     /// Device memory that a model's weights take, piece by piece.
     static Needs needs(const Weights& weights);
 
-    /// Uploads what the plan puts on the device. `weights` must outlive this.
-    GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const Progress& progress);
+    /// Uploads what the plan puts on the device; `orders`: the placement order of every layer. `weights` must outlive this.
+    GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const std::vector<std::vector<uint32_t>>& orders,
+             const Progress& progress);
 
     struct Layer {
         vulkan::Slice attn_norm, ffn_norm;
         GpuMatrix q, k, v, o;
-        GpuMatrix gate, up, down;               // (slots * group_neurons, dim): slot s holds the rows of group `resident[s]`
-        bool split;                             // some neurons are the host's
-        std::vector<host::NeuronRange> cold;    // which
+        GpuMatrix gate, up, down;    // (slots * group_neurons, dim): slot s holds the rows of group residency.slots()[s]
+        LayerResidency residency;
+        bool split() const { return residency.split(); }
     };
 
     const std::shared_ptr<vulkan::Device>& device() const { return device_; }

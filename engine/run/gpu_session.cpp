@@ -1,6 +1,7 @@
 #include "engine/run/gpu_session.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace hearth {
@@ -60,8 +61,8 @@ Needs GpuSession::needs(const Weights& weights, const SessionShape& shape)
     return needs;
 }
 
-GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, bool timing)
-    : model_(model), shape_(shape), timing_(timing), queue_(model.device())
+GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watching)
+    : model_(model), shape_(shape), watching_(watching), queue_(model.device())
 {
     using vulkan::Pool, vulkan::Use;
     const Config& c = model.config();
@@ -88,11 +89,17 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, bool timing)
     step_ = upload_pool_.take(sizeof(gpu::Step));
 
     const uint64_t logits = uint64_t(std::min(shape.batch, head_rows)) * c.vocab * sizeof(float),
-                   counts = model.layers().size() * most_slices * sizeof(uint32_t);
-    readback_pool_ = Pool(device, aligned(x) + aligned(logits) + aligned(counts), Use::readback, "results for the host");
+                   gates = watching.activity ? uint64_t(shape.batch) * ceil_div(c.neurons, group_neurons) * group_neurons * sizeof(float) : 0,
+                   watched = watching.activity ? x : 0;
+    fired_words_ = ceil_div(c.neurons, group_neurons);
+    const uint64_t fired = model.layers().size() * fired_words_ * sizeof(uint32_t);
+    readback_pool_ =
+        Pool(device, aligned(x) + aligned(logits) + aligned(fired) + aligned(gates) + aligned(watched), Use::readback, "results for the host");
     published_ = readback_pool_.take(x);
     logits_ = readback_pool_.take(logits);
-    counts_ = readback_pool_.take(counts);
+    fired_ = readback_pool_.take(fired);
+    gates_ = readback_pool_.take(gates);
+    watched_residual_ = readback_pool_.take(watched);
 
     for (uint32_t i = 0; i < c.rope_dim; i += 2) frequencies_.push_back(std::pow(double(c.rope_base), -double(i) / c.rope_dim));
 }
@@ -108,6 +115,7 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, 
     position_ = position;
     tokens_ = tokens;
     submits_ = waits_ = 0;
+    notices_.clear();
     head_ran_ = head_tokens > 0;
     float* out = static_cast<float*>(angles_.mapped);
     for (uint32_t t = 0; t < tokens; ++t)
@@ -130,12 +138,12 @@ class GpuSession::Recorder {
     {
         Recording out = {.capacity = capacity_, .segments = {}, .head = {}};
         const auto& layers = s_.model_.layers();
-        Commands commands(s_.model_.device(), s_.timing_);
+        Commands commands(s_.model_.device(), s_.watching_.timing);
         for (uint32_t l = 0; l < layers.size(); ++l) {
             attention(commands, l);
             std::optional<uint32_t> split;
             std::optional<Commands> hot;
-            if (!layers[l].split) {
+            if (!layers[l].split()) {
                 ffn(commands, l);
                 if (decode()) continue;    // many tokens: a submit per layer, since drivers reset a GPU that is busy too long
             } else {
@@ -143,16 +151,16 @@ class GpuSession::Recorder {
             }
             commands.end();
             if (split && layers[l].gate.rows > 0) {
-                hot.emplace(s_.model_.device(), s_.timing_);
+                hot.emplace(s_.model_.device(), s_.watching_.timing);
                 ffn(*hot, l);
                 hot->end();
             }
             if (split) pending_.cold = true;
-            out.segments.push_back({std::move(commands), std::move(hot), split});
-            commands = Commands(s_.model_.device(), s_.timing_);
+            out.segments.push_back({std::move(commands), std::move(hot), split, l});
+            commands = Commands(s_.model_.device(), s_.watching_.timing);
         }
         if (s_.model_.has_head()) {
-            out.head.emplace(s_.model_.device(), s_.timing_);
+            out.head.emplace(s_.model_.device(), s_.watching_.timing);
             head(*out.head);
             out.head->end();
         } else {
@@ -161,7 +169,7 @@ class GpuSession::Recorder {
             join(commands, "join", uint32_t(layers.size()), capacity_, residual);
         }
         commands.end();
-        out.segments.push_back({std::move(commands), {}, {}});
+        out.segments.push_back({std::move(commands), {}, {}, uint32_t(layers.size())});
         return out;
     }
 
@@ -209,30 +217,38 @@ class GpuSession::Recorder {
     /// y = w x for every token.
     void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, bool of_head = false)
     {
-        if (decode())
-            commands.dispatch(kernels_.matvec(w.type), kernels_.row_groups(w.rows),
-                              {.weight = w.memory.address,
-                               .x = x.address,
-                               .high = s_.high_.address,
-                               .low = s_.low_.address,
-                               .scale = s_.scale_.address,
-                               .y = y.address,
-                               .rows = w.rows,
-                               .cols = w.cols,
-                               .stride = w.stride});
-        else
-            commands.dispatch(kernels_.matmul(w.type, false),
-                              {ceil_div(w.rows, gpu::matmul_tile), ceil_div(of_head ? std::min(capacity_, head_rows) : capacity_, gpu::matmul_tile)},
-                              {.step = s_.step_.address,
-                               .weight = w.memory.address,
-                               .x = x.address,
-                               .y = y.address,
-                               .rows = w.rows,
-                               .inner = w.cols,
-                               .stride = w.stride,
-                               .x_stride = w.cols,
-                               .y_stride = w.rows,
-                               .head = of_head});
+        if (!decode()) return product(commands, w, x, y, {.of_head = of_head});
+        commands.dispatch(kernels_.matvec(w.type), kernels_.row_groups(w.rows),
+                          {.weight = w.memory.address,
+                           .x = x.address,
+                           .high = s_.high_.address,
+                           .low = s_.low_.address,
+                           .scale = s_.scale_.address,
+                           .y = y.address,
+                           .rows = w.rows,
+                           .cols = w.cols,
+                           .stride = w.stride});
+    }
+
+    /// y = w x, or with `transposed` y = x w, for many tokens at once.
+    struct ProductKind {
+        bool transposed = false, of_head = false;
+    };
+    void product(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, ProductKind kind)
+    {
+        const uint32_t out = kind.transposed ? w.cols : w.rows, inner = kind.transposed ? w.rows : w.cols;
+        commands.dispatch(kernels_.matmul(w.type, kind.transposed),
+                          {ceil_div(out, gpu::matmul_tile), ceil_div(kind.of_head ? std::min(capacity_, head_rows) : capacity_, gpu::matmul_tile)},
+                          {.step = s_.step_.address,
+                           .weight = w.memory.address,
+                           .x = x.address,
+                           .y = y.address,
+                           .rows = out,
+                           .inner = inner,
+                           .stride = w.stride,
+                           .x_stride = inner,
+                           .y_stride = out,
+                           .head = kind.of_head});
     }
 
     void attention(Commands& commands, uint32_t l)
@@ -278,8 +294,15 @@ class GpuSession::Recorder {
         linear(commands, w.o, s_.mixed_, s_.parts_);
         pending_.parts = 1;
         gpu::Join after = pending_join(w.ffn_norm);
-        if (w.split) after.publish = gpu::publish_norm;
+        if (w.split() || s_.watching_.activity) after.publish = gpu::publish_norm;
         join(commands, "ffn_norm", l, capacity_, after);
+        if (s_.watching_.activity) watch(commands, "watch_residual", l, s_.residual_, s_.watched_residual_, uint64_t(capacity_) * c_.dim);
+    }
+
+    void watch(Commands& commands, const char* stage, uint32_t l, const Slice& from, const Slice& to, uint64_t floats)
+    {
+        commands.stage(stage, l, floats * sizeof(float));
+        commands.copy(from, to, floats * sizeof(float));
     }
 
     /// The resident neurons' share, as parts for the next join.
@@ -301,14 +324,14 @@ class GpuSession::Recorder {
                                .cols = c_.dim,
                                .gate_stride = w.gate.stride,
                                .up_stride = w.up.stride,
-                               .exact = s_.shape_.exact});
+                               .cut = s_.shape_.sparsity[l].cut});
             pending_.parts = ffn_slices(w.down.rows);
             commands.stage("ffn_down", l, w.down.bytes());
             commands.dispatch(kernels_.ffn_down(w.down.type), {ceil_div(c_.dim, gpu::ffn_down_quads * quad_weights(w.down.type)), pending_.parts},
                               {.down = w.down.memory.address,
                                .h = s_.h_.address,
                                .parts = s_.parts_.address,
-                               .counts = s_.counts_.address + l * most_slices * sizeof(uint32_t),
+                               .fired = s_.fired_.address + l * s_.fired_words_ * sizeof(uint32_t),
                                .neurons = w.down.rows,
                                .cols = c_.dim,
                                .stride = w.down.stride,
@@ -318,21 +341,12 @@ class GpuSession::Recorder {
             commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
             linear(commands, w.gate, s_.xn_, s_.h_);
             linear(commands, w.up, s_.xn_, s_.u_);
+            if (s_.watching_.activity) watch(commands, "watch_gates", l, s_.h_, s_.gates_, uint64_t(capacity_) * w.gate.rows);
             commands.stage("glu", l, uint64_t(capacity_) * w.gate.rows * 3 * sizeof(float));
             commands.dispatch(kernels_.glu, {ceil_div(w.gate.rows, 128), capacity_},
                               {.step = s_.step_.address, .h = s_.h_.address, .u = s_.u_.address, .n = w.gate.rows});
             commands.stage("ffn_down", l, w.down.bytes());
-            commands.dispatch(kernels_.matmul(w.down.type, true), {ceil_div(c_.dim, gpu::matmul_tile), ceil_div(capacity_, gpu::matmul_tile)},
-                              {.step = s_.step_.address,
-                               .weight = w.down.memory.address,
-                               .x = s_.h_.address,
-                               .y = s_.parts_.address,
-                               .rows = c_.dim,
-                               .inner = w.down.rows,
-                               .stride = w.down.stride,
-                               .x_stride = w.down.rows,
-                               .y_stride = c_.dim,
-                               .head = 0});
+            product(commands, w.down, s_.h_, s_.parts_, {.transposed = true});
             pending_.parts = 1;
         }
     }
@@ -361,7 +375,10 @@ class GpuSession::Recorder {
 };
 
 // Few sizes, each recorded once: a workgroup of a token that is not there ends at once.
-uint32_t GpuSession::capacity_for(uint32_t tokens) const { return tokens == 1 ? 1 : tokens <= 16 ? std::min(16u, shape_.batch) : shape_.batch; }
+uint32_t GpuSession::capacity_for(uint32_t tokens) const
+{
+    return tokens == 1 && !watching_.activity ? 1 : tokens <= 16 ? std::min(16u, shape_.batch) : shape_.batch;
+}
 
 GpuSession::Recording& GpuSession::recording(uint32_t tokens)
 {
@@ -397,12 +414,18 @@ void GpuSession::wait_published(const Segment& segment)
 {
     queue_.wait(segment.ffn ? last_work_ - 1 : last_work_);
     ++waits_;
+    if (watching_.timing) notices_.emplace_back(&segment.attention, clock_us());
 }
 
 void GpuSession::wait_all()
 {
     queue_.wait(last_work_);
     ++waits_;
+}
+
+std::span<const uint32_t> GpuSession::fired(uint32_t l) const
+{
+    return {static_cast<const uint32_t*>(fired_.mapped) + size_t(l) * fired_words_, model_.layers()[l].residency.slots().size()};
 }
 
 // ---- statistics ---------------------------------------------------------------------------------------------------------
@@ -422,6 +445,12 @@ void GpuSession::report(FeedStats& stats) const
         if (segment.ffn) add(*segment.ffn);
     }
     if (head_ran_) add(*recording.head);
+    // The host learns of a segment's end a little later than it happens: the shortest delay seen shows how far the clocks are apart.
+    for (const auto& [commands, noticed] : notices_)
+        if (const std::vector<vulkan::StageTime> stages = commands->times(); !stages.empty()) {
+            const double offset = noticed - (stages.back().start_us + stages.back().us);
+            if (clock_offset_us_ == 0 || offset < clock_offset_us_) clock_offset_us_ = offset;
+        }
     add_stages(times, stats);
 }
 
@@ -430,12 +459,10 @@ void GpuSession::count_neurons(FeedStats& stats) const
     const auto& layers = model_.layers();
     for (uint32_t l = 0; l < layers.size(); ++l) {
         LayerCounts& layer = stats.layers[l];
-        layer.split = layers[l].split;
-        layer.resident = model_.config().neurons;
-        for (const host::NeuronRange& r : layers[l].cold) layer.resident -= r.count;
-        if (tokens_ > 1 || layers[l].down.rows == 0) continue;
-        const uint32_t* counts = static_cast<const uint32_t*>(counts_.mapped) + l * most_slices;
-        for (uint32_t s = 0; s < ffn_slices(layers[l].down.rows); ++s) layer.active_device += counts[s];
+        layer.split = layers[l].split();
+        layer.resident = layers[l].residency.resident_neurons();
+        if (tokens_ > 1 || watching_.activity) continue;
+        for (const uint32_t word : fired(l)) layer.active_device += uint32_t(std::popcount(word));
     }
 }
 
@@ -446,7 +473,7 @@ void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedSta
     double hot_start = 0;
     LayerCounts* hot = nullptr;    // the split layer whose join is still to come
     for (const vulkan::StageTime& t : times) {
-        Stage stage = {.name = t.name, .layer = t.index, .on_device = true, .bytes = t.bytes, .us = t.us};
+        Stage stage = {.name = t.name, .layer = t.index, .on_device = true, .bytes = t.bytes, .us = t.us, .start_us = t.start_us + clock_offset_us_};
         const bool of_ffn = t.name == "ffn_up" || t.name == "glu" || t.name == "ffn_down";
         if (hot && !of_ffn) {    // the join: it starts when both shares are there
             hot->both_us = t.start_us - hot_start;
@@ -457,7 +484,8 @@ void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedSta
             const GpuModel::Layer& w = model_.layers()[t.index];
             LayerCounts& layer = stats.layers[t.index];
             if (tokens_ == 1 && t.name == "ffn_down") stage.bytes = layer.active_device * w.down.stride * 16;    // zeros are never read
-            if (tokens_ == 1 && t.name == "ffn_up" && shape_.exact) stage.bytes = w.gate.bytes() + layer.active_device * w.up.stride * 16;
+            if (tokens_ == 1 && t.name == "ffn_up" && shape_.sparsity[t.index].cut >= 0)
+                stage.bytes = w.gate.bytes() + layer.active_device * w.up.stride * 16;
             if (layer.split && t.name == "ffn_up") {
                 hot_start = t.start_us;
                 hot = &layer;

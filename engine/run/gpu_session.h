@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/run/gpu_model.h"
+#include "engine/run/sparsity.h"
 #include "engine/run/stats.h"
 
 #include <map>
@@ -9,11 +10,17 @@
 
 namespace hearth {
 
-/// Tokens done at once at the most, positions in the KV cache, and whether inactive neurons are skipped.
+/// Tokens done at once at the most, positions in the KV cache, and what decode leaves out, layer by layer.
 struct SessionShape {
     uint32_t batch;
     uint32_t context;
-    bool exact;    // --sparsity exact: at decode, up and down rows of inactive neurons are not read
+    std::vector<LayerSparsity> sparsity;
+};
+
+/// What somebody wants to know of a session's work while it runs.
+struct Watching {
+    bool timing = false;      // every stage on the device gets timestamps
+    bool activity = false;    // every layer's inputs and gates come to the host; decode then runs as a prefill of one token does
 };
 
 /// Rows of logits that one submit computes.
@@ -25,13 +32,14 @@ class GpuSession {
     /// Device memory that a model and one session of this shape take, piece by piece.
     static Needs needs(const Weights& weights, const SessionShape& shape);
 
-    GpuSession(GpuModel& model, const SessionShape& shape, bool timing);
+    GpuSession(GpuModel& model, const SessionShape& shape, Watching watching);
 
     /// From the join of the layer before up to where the host is needed.
     struct Segment {
         vulkan::Commands attention;             // whole layers, and the attention of `split`, which ends with x published to the host
         std::optional<vulkan::Commands> ffn;    // the hot FFN of `split`, while the host does the cold one
         std::optional<uint32_t> split;          // the layer whose cold share the host owes after this segment
+        uint32_t layer;                         // the last layer in it; the number of layers: what comes after them
     };
 
     /// Starts a batch: positions, and cos and sin of its rotations; head_tokens > 0: logits of tokens [head_first, head_first + head_tokens) are
@@ -50,11 +58,17 @@ class GpuSession {
     void wait_published(const Segment& segment);
     void wait_all();
 
+    /// With Watching::activity, after wait_all: what the last segment's layer got, and the gates of its slots.
+    const float* residual() const { return static_cast<const float*>(watched_residual_.mapped); }    // (batch, dim), not normalised
+    const float* gates() const { return static_cast<const float*>(gates_.mapped); }                  // (batch, slots * group_neurons)
+
     /// Host memory that the device reads and writes; (batch, dim) each, logits (head_rows, vocab).
     float* input() const { return static_cast<float*>(input_.mapped); }
     float* cold() const { return static_cast<float*>(cold_.mapped); }
     const float* published() const { return static_cast<const float*>(published_.mapped); }
     const float* logits() const { return static_cast<const float*>(logits_.mapped); }
+    /// After a decode: a word per slot of layer l, bit i set where neuron i of the group in it fired.
+    std::span<const uint32_t> fired(uint32_t l) const;
 
     /// Adds what the device did in this batch to `stats`; call after wait_all.
     void report(FeedStats& stats) const;
@@ -73,13 +87,14 @@ class GpuSession {
 
     GpuModel& model_;
     SessionShape shape_;
-    bool timing_;
+    Watching watching_;
     std::vector<vulkan::Pool> kv_pools_;    // one per layer: all together may be larger than a driver allocates at once
     vulkan::Pool scratch_pool_, upload_pool_, readback_pool_;
     std::vector<vulkan::Slice> keys_, values_;    // per device layer
     vulkan::Slice residual_, head_residual_, xn_, q_, k_, v_, mixed_, parts_, h_, u_, high_, low_, scale_;
     vulkan::Slice input_, cold_, angles_, step_;
-    vulkan::Slice published_, logits_, counts_;
+    vulkan::Slice published_, logits_, fired_, watched_residual_, gates_;
+    uint32_t fired_words_ = 0;           // of a layer in fired_: one per slot
     std::vector<double> frequencies_;    // of rope, per pair
     std::map<uint32_t, Recording> recordings_;
 
@@ -88,6 +103,8 @@ class GpuSession {
     uint32_t submits_ = 0, waits_ = 0;
     uint64_t last_work_ = 0;
     bool head_ran_ = false;
+    mutable double clock_offset_us_ = 0;    // host clock less device clock, as the shortest notice of a finished segment shows it
+    std::vector<std::pair<const vulkan::Commands*, double>> notices_;    // segments waited for, and when the host knew
 
     vulkan::Queue queue_;    // last, so that it goes first: it waits for what is under way in all of the above
 };

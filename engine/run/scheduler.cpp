@@ -38,12 +38,15 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     cpu_.embed(tokens, session_->input());
     for (GpuSession::Segment& segment : session_->segments(count)) {
         session_->submit(segment);
-        if (!segment.split) continue;
-        session_->wait_published(segment);    // the hot FFN runs on while the host ...
-        const uint32_t l = *segment.split;
-        const std::span<const float> cold = cpu_.cold_ffn(l, gpu_->layers()[l].cold, count, session_->published(), stats);    // ... does the cold one
-        std::copy(cold.begin(), cold.end(), session_->cold());
-        ++stats.joins;    // by the next segment
+        if (segment.split) {
+            session_->wait_published(segment);    // the hot FFN runs on while the host ...
+            const uint32_t l = *segment.split;
+            const std::span<const uint32_t> all = gpu_->layers()[l].residency.cold_neurons();
+            const std::span<const float> cold = cpu_.cold_ffn(l, all, all, count, session_->published(), stats);    // ... does the cold one
+            std::copy(cold.begin(), cold.end(), session_->cold());
+            ++stats.joins;    // by the next segment
+        }
+        if (cpu_.watch && segment.layer < gpu_->layers().size()) show_activity(segment.layer, count);
     }
     session_->wait_all();
 
@@ -58,6 +61,27 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     }
     if (!head) residual_.assign(session_->published(), session_->published() + size_t(count) * config_.dim);
     session_->report(stats);
+}
+
+/// The device's gates of a layer, then the host's.
+void Scheduler::show_activity(uint32_t l, uint32_t tokens)
+{
+    session_->wait_all();
+    const LayerResidency& residency = gpu_->layers()[l].residency;
+    std::vector<uint32_t> neurons;
+    std::vector<uint32_t> columns;    // the last group may not fill its slot
+    for (uint32_t s = 0; s < residency.slots().size(); ++s) {
+        const std::span<const uint32_t> group = residency.group(residency.slots()[s]);
+        for (uint32_t i = 0; i < group.size(); ++i) columns.push_back(s * group_neurons + i);
+        neurons.insert(neurons.end(), group.begin(), group.end());
+    }
+    const size_t stride = residency.slots().size() * group_neurons;
+    std::vector<float> gates(tokens * neurons.size());
+    for (size_t t = 0; t < tokens; ++t)
+        for (size_t j = 0; j < columns.size(); ++j) gates[t * columns.size() + j] = session_->gates()[t * stride + columns[j]];
+    if (!neurons.empty())
+        cpu_.watch({.layer = l, .tokens = tokens, .x = session_->published(), .residual = session_->residual(), .neurons = neurons, .gates = gates});
+    if (residency.split()) cpu_.watch_gates(l, residency.cold_neurons(), tokens, session_->published(), session_->residual());
 }
 
 void Scheduler::host_layers(const WantedLogits& wanted, FeedStats& stats)

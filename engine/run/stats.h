@@ -1,6 +1,7 @@
 // What a batch of tokens did: the counters behind --stats, bench and the closing line.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -14,12 +15,15 @@ struct Stage {
     bool on_device;
     uint64_t bytes;    // of weights and KV cache read, and of activations on the device
     double us;
+    double start_us = 0;    // of the host's steady clock; device times are brought onto it
 };
 
 struct LayerCounts {
     uint32_t resident = 0;         // neurons on the device
     uint64_t active_device = 0;    // of them, how many had an activation that is not zero (decode; a prefill does not count)
     uint64_t active_host = 0;      // likewise of the others
+    uint64_t host_gates = 0;       // gates that the host looked at: without a predictor, of all its neurons
+    uint64_t missed = 0;           // neurons that fired without having been predicted; counted only where the predictor is checked
     bool split = false;            // part here, part there: one join
     double device_us = 0;          // the device's share of the feed-forward block
     double host_us = 0;            // the host's share
@@ -31,6 +35,9 @@ inline uint64_t kv_bytes_read(uint32_t position, uint32_t tokens, uint32_t width
 {
     return (uint64_t(position) * tokens + uint64_t(tokens) * (tokens + 1) / 2) * width * 2 * sizeof(uint16_t);
 }
+
+/// Microseconds of the steady clock.
+inline double clock_us() { return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 struct FeedStats {
     uint32_t position = 0;    // of the first token

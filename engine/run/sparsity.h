@@ -1,0 +1,23 @@
+// What decode leaves out of one layer's feed-forward block.
+#pragma once
+
+#include "host/cold_ffn.h"
+
+#include <cstdint>
+
+namespace hearth {
+
+/// Who says which of the host's neurons will fire, before any of their rows are read.
+enum class Predictor : uint32_t {
+    none,       // nobody: the host looks at every gate
+    sign,       // as many signs of x and of the gate's row agree as a profile found to be enough
+    lowrank,    // fc2_n . relu(fc1 . r) is large enough
+};
+
+struct LayerSparsity {
+    float cut = host::no_cut;    // see there; gates that are looked at are exact
+    Predictor predictor = Predictor::none;
+    uint32_t agreements = 0;    // of signs, for Predictor::sign
+};
+
+}    // namespace hearth
