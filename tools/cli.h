@@ -97,6 +97,18 @@ class OutputFile {
     std::FILE* file_ = nullptr;
 };
 
+/// What host and device did when, for Chrome's trace viewer.
+class TraceFile {
+  public:
+    explicit TraceFile(std::filesystem::path path);
+    void add(const FeedStats& stats);
+    void finish();
+
+  private:
+    OutputFile file_;
+    nlohmann::json events_ = nlohmann::json::array();
+};
+
 /// Sums of what batches did, by stage and layer.
 class StatsTotals {
   public:

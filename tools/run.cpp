@@ -11,7 +11,7 @@ struct RunOptions {
     SamplerOptions sampler;
     int64_t count = 128;
     bool ignore_eos = false;
-    std::string stats;
+    std::string stats, trace;
 };
 
 /// "12.3 tokens/s", or nothing where there is nothing to divide.
@@ -21,6 +21,8 @@ void run(const RunOptions& o)
 {
     std::optional<OutputFile> stats_file;
     if (!o.stats.empty()) stats_file.emplace(o.stats);
+    std::optional<TraceFile> trace_file;
+    if (!o.trace.empty()) trace_file.emplace(o.trace);
     std::string prompt = read_text(o.prompt);
     if (!o.prompt.file.empty() && prompt.ends_with('\n')) prompt.pop_back();    // editors end files with one; it is not part of the text
 
@@ -30,13 +32,14 @@ void run(const RunOptions& o)
     std::vector<Token> tokens = tokenizer.encode(prompt);
     if (tokenizer.add_bos() || tokens.empty()) tokens.insert(tokens.begin(), tokenizer.bos());
 
-    Session session = engine.session(stats_file.has_value());
+    Session session = engine.session(stats_file || trace_file);
     StatsTotals prefill, decode;
     nlohmann::json each = nlohmann::json::array();
     StatsTotals* phase = &prefill;
     session.on_stats = [&](const FeedStats& s) {
         phase->add(s);
         if (stats_file) each.push_back(to_json(s));
+        if (trace_file) trace_file->add(s);
     };
 
     Sampler sampler(o.sampler);
@@ -75,6 +78,7 @@ void run(const RunOptions& o)
                                     {"prefill", prefill.json()},     {"decode", decode.json()},     {"batches", each}};
         stats_file->finish(dump(all));
     }
+    if (trace_file) trace_file->finish();
 }
 
 }    // namespace
@@ -101,6 +105,7 @@ Command add_run(CLI::App& app)
         ->check(number_between(0.01, 100));
     app.add_flag("--ignore-eos", o->ignore_eos, "go on when the model ends the text");
     app.add_option("--stats", o->stats, "write counters and times per token, layer and stage to a JSON file")->check(not_empty());
+    app.add_option("--trace", o->trace, "write what host and device did when, for chrome://tracing or ui.perfetto.dev")->check(not_empty());
     return [o] { run(*o); };
 }
 
