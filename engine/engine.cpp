@@ -1,6 +1,8 @@
 #include "engine/engine.h"
 
+#include "engine/plan/costs.h"
 #include "engine/run/scheduler.h"
+#include "engine/run/tune.h"
 
 #include <algorithm>
 
@@ -72,13 +74,16 @@ struct Machinery {
     host::Team team;
     Needs needs;
     std::vector<std::vector<uint32_t>> orders;    // placement order of every layer's neurons
-    Plan plan;
+    std::vector<LayerUse> use;
+    std::optional<Machine> machine;
+    PlanReport report;
     std::shared_ptr<vulkan::Instance> instance;
     std::shared_ptr<vulkan::Device> device;
     std::unique_ptr<GpuModel> gpu;
     std::string place;    // "on the CPU (why)" or "on DEVICE ..."
     std::vector<std::string> notes;
 
+    /// Looks at everything, loads nothing.
     explicit Machinery(const EngineOptions& o)
         : options(o), file(std::make_shared<Gguf>(o.model)), tokenizer(*file), weights(describe_weights(file)), team(o.threads)
     {
@@ -86,15 +91,31 @@ struct Machinery {
         if (o.sparsity == Sparsity::exact && c.activation != host::Activation::relu)
             throw Error("--sparsity exact needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense", c.name);
         shape = session_shape(c, o.context, o.batch);
-        if (o.sparsity == Sparsity::exact)
-            for (LayerSparsity& l : shape.sparsity) l.cut = 0;
-        orders.assign(c.layers, LayerResidency::file_order(c.neurons));
+        choose_sparsity();
         needs = GpuSession::needs(weights, shape);
-        weights = load_weights(file);    // now that nothing speaks against it
-        if (weights.transposed)
-            notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; tools/convert.py writes files that "
-                                        "need no transposing",
-                                        o.model.filename().string()));
+        open_device();
+        if (o.machine) machine = o.machine(device ? device->info().name : "", device ? device->info().driver : "", team.size());
+        if (machine && device && !machine->has_device()) machine.reset();
+        if (o.submit) shape.submit = *o.submit;
+        else if (machine && device && machine->release_us < machine->round_trip_us) shape.submit = SubmitMode::ahead;
+    }
+
+    /// What decode leaves out, and what it is expected to read.
+    void choose_sparsity()
+    {
+        const Config& c = weights.config;
+        orders.assign(c.layers, LayerResidency::file_order(c.neurons));
+        const bool relu = c.activation == host::Activation::relu;
+        constexpr double usual_activity = 0.1;    // of a ReLU model, where no profile tells
+        for (uint32_t l = 0; l < c.layers; ++l) {
+            if (options.sparsity == Sparsity::exact) shape.sparsity[l].cut = 0;
+            LayerUse layer = {.skips = shape.sparsity[l].cut >= 0};
+            for (uint32_t g = 0; g < ceil_div(c.neurons, group_neurons); ++g) {
+                const double count = std::min(group_neurons, c.neurons - g * group_neurons);
+                layer.fired.push_back(count * (relu ? usual_activity : 1));
+            }
+            use.push_back(std::move(layer));
+        }
     }
 
     /// Opens the wanted device; says in `place` why where there is none.
@@ -117,24 +138,67 @@ struct Machinery {
         device = vulkan::Device::open(instance, instance->devices()[*choice.index], allowed_features(options));
     }
 
-    void place_model(const std::function<void(double)>& progress)
+    /// What is free on the device, less a margin for the desktop and for what the driver allocates by itself.
+    uint64_t free_budget() const
     {
+        const uint64_t free = device->info().free_memory;
+        return free - std::min(free, std::max<uint64_t>(256 << 20, free / 20));
+    }
+
+    PlanReport make_plan(std::optional<uint64_t> budget, double position) const
+    {
+        PlanReport r;
+        Costs even = even_costs(needs);
+        for (size_t l = 0; l < use.size(); ++l) even.layers[l].activity = use[l].fired;
+        r.costs = machine ? expected_costs(weights, needs, use, *machine, position) : even;
+        if (machine && shape.submit == SubmitMode::ahead) {
+            r.costs.submit = 0;
+            r.costs.seam = machine->release_us;
+        }
+        if (device) {
+            r.budget = budget ? *budget : free_budget();
+            const bool fastest = options.placement == Placement::fastest ||
+                                 (options.placement == Placement::automatic && device->info().kind != vulkan::DeviceKind::software);
+            r.plan = machine && fastest ? place_fastest(needs, r.costs, r.budget) : place_most(needs, r.costs, r.budget);
+        }
+        if (machine) r.expected_us = hearth::expected_us(r.costs, r.plan);
+        for (size_t l = 0; l < use.size(); ++l) {
+            double here = 0, all = 0;
+            const size_t resident = l < r.plan.layers.size() ? r.plan.layers[l].resident.size() : 0;
+            for (size_t g = 0; g < use[l].fired.size(); ++g) {
+                all += use[l].fired[g];
+                if (g < resident) here += use[l].fired[g];
+            }
+            r.served.push_back(all > 0 ? here / all : 0);
+        }
+        return r;
+    }
+
+    void load(const std::function<void(double)>& progress)
+    {
+        weights = load_weights(file);    // now that nothing speaks against it
+        if (weights.transposed)
+            notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; tools/convert.py writes files that "
+                                        "need no transposing",
+                                        options.model.filename().string()));
+        report = make_plan(options.vram_budget, usual_position());
         if (!device) {
             if (options.vram_budget) notes.push_back("--vram-budget does nothing on the CPU");
             return;
         }
-        // The margin is for the desktop, and for what the driver allocates by itself.
-        const uint64_t free = device->info().free_memory, margin = std::max<uint64_t>(256 << 20, free / 20);
-        const uint64_t budget = options.vram_budget ? *options.vram_budget : free - std::min(free, margin);
-        plan = hearth::place(needs, budget);
+        const Plan& plan = report.plan;
         const std::string& name = device->info().name;
-        if (plan.layers.empty() && options.vram_budget)
-            throw Error(
-                "--vram-budget {:.1f} MiB is too small for anything: activations and the first layer need {:.1f} MiB; give more, or use --device cpu",
-                double(budget) / mib, double(least_budget(needs)) / mib);
+        if (report.budget < least_budget(needs)) {
+            if (options.vram_budget)
+                throw Error("--vram-budget {:.1f} MiB is too small for anything: activations and the first layer need {:.1f} MiB; give more, or use "
+                            "--device cpu",
+                            double(report.budget) / mib, double(least_budget(needs)) / mib);
+            place = fmt::format("on the CPU ({} has {:.0f} MiB free, and {:.0f} are the least that help)", name,
+                                double(device->info().free_memory) / mib, double(least_budget(needs)) / mib);
+            return;
+        }
         if (plan.layers.empty()) {
-            place = fmt::format("on the CPU ({} has {:.0f} MiB free, and {:.0f} are the least that help)", name, double(free) / mib,
-                                double(least_budget(needs)) / mib);
+            place = fmt::format("on the CPU, which is expected to be faster alone than with {} (--placement most uses it all the same)", name);
             return;
         }
         gpu = std::make_unique<GpuModel>(device, weights, plan, orders, progress);
@@ -146,15 +210,46 @@ struct Machinery {
         }
         place = fmt::format("on {}: attention of {} of {} layers, {:.0f} % of the neurons{}, {:.1f} of {:.1f} MiB; the rest on the CPU", name,
                             plan.layers.size(), needs.layers.size(), 100.0 * double(resident) / double(all), plan.head ? ", head" : "",
-                            double(plan.bytes) / mib, double(budget) / mib);
-        if (resident == all) place = fmt::format("on {}, all of it: {:.1f} of {:.1f} MiB", name, double(plan.bytes) / mib, double(budget) / mib);
+                            double(plan.bytes) / mib, double(report.budget) / mib);
+        if (resident == all)
+            place = fmt::format("on {}, all of it: {:.1f} of {:.1f} MiB", name, double(plan.bytes) / mib, double(report.budget) / mib);
     }
+
+    double usual_position() const { return std::min(shape.context / 4.0, 512.0); }    // of a conversation's middle
 };
+
+Planner::Planner(const EngineOptions& options) : machinery_(std::make_shared<Machinery>(options)) {}
+PlanReport Planner::plan(std::optional<uint64_t> budget, double position) const { return machinery_->make_plan(budget, position); }
+const Config& Planner::config() const { return machinery_->weights.config; }
+const Needs& Planner::needs() const { return machinery_->needs; }
+const std::string& Planner::device() const { return machinery_->device ? machinery_->device->info().name : machinery_->place; }
+const std::vector<std::string>& Planner::notes() const { return machinery_->notes; }
+
+Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress)
+{
+    std::shared_ptr<vulkan::Device> device;
+    std::string why_not;
+    if (options.device != "cpu") {
+        const auto instance = vulkan::Instance::open({}, why_not);
+        if (!instance && options.device != "auto") throw Error("--device {} cannot be used: {}; use --device cpu", options.device, why_not);
+        if (instance)
+            if (const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), options.device); choice.index)
+                device = vulkan::Device::open(instance, instance->devices()[*choice.index], allowed_features(options));
+    }
+    host::Team team(options.threads);
+    return measure_machine(team, device, progress);
+}
 
 Engine::Engine(const EngineOptions& options, const std::function<void(double)>& progress) : machinery_(std::make_shared<Machinery>(options))
 {
-    machinery_->open_device();
-    machinery_->place_model(progress);
+    machinery_->load(progress);
+}
+
+std::optional<double> Engine::expected_us(double position) const
+{
+    if (!machinery_->machine) return {};
+    Costs costs = machinery_->make_plan(machinery_->report.budget, position).costs;
+    return hearth::expected_us(costs, machinery_->report.plan);
 }
 
 Session Engine::session(bool timing) { return Session(machinery_, {.timing = timing}); }
@@ -169,7 +264,7 @@ Session Engine::profiling_session(ActivitySink watch)
 const Config& Engine::config() const { return machinery_->weights.config; }
 const Weights& Engine::weights() const { return machinery_->weights; }
 const Tokenizer& Engine::tokenizer() const { return machinery_->tokenizer; }
-const Plan& Engine::plan() const { return machinery_->plan; }
+const Plan& Engine::plan() const { return machinery_->report.plan; }
 const Needs& Engine::needs() const { return machinery_->needs; }
 uint32_t Engine::context() const { return machinery_->shape.context; }
 uint32_t Engine::batch() const { return machinery_->shape.batch; }

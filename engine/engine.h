@@ -3,8 +3,10 @@
 
 #include "engine/model/tokenizer.h"
 #include "engine/model/weights.h"
+#include "engine/plan/machine.h"
 #include "engine/plan/placement.h"
 #include "engine/run/activity.h"
+#include "engine/run/sparsity.h"
 #include "engine/run/sampler.h"
 #include "engine/run/stats.h"
 
@@ -23,11 +25,23 @@ enum class Sparsity {
     exact,    // up and down only where the gate is positive: the same result
 };
 
+enum class Placement {
+    automatic,    // fastest where a GPU and its figures are known, else most
+    fastest,      // the least expected time for a token
+    most,         // as much on the device as the budget holds, what fires most first
+};
+
+/// The figures of this machine with a device ("" for none), its driver and so many host threads; nothing where it was not measured.
+using MachineLookup = std::function<std::optional<Machine>(const std::string& device, const std::string& driver, unsigned threads)>;
+
 struct EngineOptions {
     std::filesystem::path model;
     std::string device = "auto";            // auto, cpu, an index or a part of a name
     std::optional<uint64_t> vram_budget;    // bytes; what is free, less a margin, where not given
     Sparsity sparsity = Sparsity::dense;
+    Placement placement = Placement::automatic;
+    std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given
+    MachineLookup machine;
     unsigned threads = 0;         // 0: one per physical core
     uint32_t context = 0;         // positions; 0: the model's, at most 4096
     uint32_t batch = 256;         // prompt tokens done at once
@@ -59,6 +73,15 @@ Needs device_needs(const Weights& weights, uint32_t context = 0, uint32_t batch 
 
 struct Watching;
 struct WantedLogits;
+/// What a budget of device memory brings.
+struct PlanReport {
+    uint64_t budget = 0;
+    Plan plan;
+    Costs costs;
+    std::optional<double> expected_us;    // of a token; nothing where the machine was not measured
+    std::vector<double> served;           // layer by layer: the share of what fires that fires on the device
+};
+
 struct Machinery;    // devices, threads, weights on the device; engine.cpp
 
 /// The wanted logits of a batch of tokens: the token's place in what was fed, and its logits (vocab), valid during the call.
@@ -99,6 +122,25 @@ class Session {
     std::vector<float> last_;
 };
 
+/// Plans without loading.
+class Planner {
+  public:
+    explicit Planner(const EngineOptions& options);
+    /// No budget: what is free on the device, less a margin.
+    PlanReport plan(std::optional<uint64_t> budget, double position) const;
+
+    const Config& config() const;
+    const Needs& needs() const;
+    const std::string& device() const;    // its name, or why there is none
+    const std::vector<std::string>& notes() const;
+
+  private:
+    std::shared_ptr<Machinery> machinery_;
+};
+
+/// Measures this machine as `options` would use it: its device and threads.
+Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress);
+
 class Engine {
   public:
     /// Loads a model and puts it where the plan says. `progress` hears the share uploaded.
@@ -114,6 +156,8 @@ class Engine {
     const Weights& weights() const;
     const Tokenizer& tokenizer() const;
     const Plan& plan() const;
+    /// What the plan promised for a token at `position`.
+    std::optional<double> expected_us(double position) const;
     uint32_t context() const;    // positions of a session
     uint32_t batch() const;
     unsigned threads() const;

@@ -78,7 +78,7 @@ void run(const std::shared_ptr<vulkan::Device>& device, const vulkan::Kernel<Arg
     commands.dispatch(kernel, groups, args);
     commands.end();
     vulkan::Queue queue(device);
-    const vulkan::Commands* work[] = {&commands};
+    const vulkan::Queue::Work work[] = {{&commands}};
     queue.wait(queue.submit(work));
 }
 

@@ -22,9 +22,71 @@ TEST_SUITE("plan")
     uint64_t cost(const Needs& needs, const Plan& plan)
     {
         uint64_t sum = plan.layers.empty() ? 0 : needs.scratch + (plan.head ? needs.head : 0);
-        for (size_t l = 0; l < plan.layers.size(); ++l)
-            sum += needs.layers[l].attention + needs.layers[l].kv + plan.layers[l].resident.size() * needs.layers[l].group;
+        for (size_t l = 0; l < plan.layers.size(); ++l) {
+            const size_t k = plan.layers[l].resident.size();
+            sum += needs.layers[l].attention + needs.layers[l].kv + k * needs.layers[l].group;
+            if (k < needs.layers[l].groups) sum += needs.layers[l].predictor;
+        }
         return sum;
+    }
+
+    /// Times as they might be: hot groups first, either side the faster, seams dear or cheap.
+    Costs random_costs(const Needs& needs, std::mt19937_64& random)
+    {
+        const auto some = [&](double most) { return most * double(random() % 1000) / 1000; };
+        Costs costs = {.submit = some(20), .seam = some(50), .token = some(30), .head_device = some(100), .head_host = some(300)};
+        for (const LayerNeeds& n : needs.layers) {
+            LayerCosts l = {.host_layer = some(300), .attention = some(50), .predict = some(5)};
+            double activity = some(32);
+            const double device = some(3), host = some(10);
+            l.device_ffn.push_back(0);
+            l.host_ffn.assign(n.groups + 1, 0);
+            for (uint32_t g = 0; g < n.groups; ++g) {
+                l.activity.push_back(activity);
+                l.device_ffn.push_back(l.device_ffn.back() + device * (1 + activity / 32));
+                activity *= 0.5 + some(0.5);
+            }
+            for (uint32_t g = n.groups; g-- > 0;) l.host_ffn[g] = l.host_ffn[g + 1] + host * (0.1 + l.activity[g] / 32);
+            costs.layers.push_back(l);
+        }
+        return costs;
+    }
+
+    Needs small_needs(std::mt19937_64& random)
+    {
+        Needs needs = {.scratch = random() % 30, .layers = {}, .head = random() % 100};
+        const uint64_t layers = random() % 4 + 1;
+        for (uint64_t l = 0; l < layers; ++l)
+            needs.layers.push_back({.attention = random() % 50 + 1,
+                                    .kv = random() % 20,
+                                    .predictor = random() % 10,
+                                    .group = random() % 30 + 1,
+                                    .groups = uint32_t(random() % 4 + 1)});
+        return needs;
+    }
+
+    /// The least time of all plans there are.
+    double brute_force(const Needs& needs, const Costs& costs, uint64_t budget)
+    {
+        double best = expected_us(costs, {});
+        const auto deeper = [&](const auto& self, Plan& plan) -> void {
+            for (const bool head : {false, true}) {
+                plan.head = head;
+                if (plan.layers.empty() || (head && plan.layers.size() < needs.layers.size()) || cost(needs, plan) > budget) continue;
+                best = std::min(best, expected_us(costs, plan));
+            }
+            plan.head = false;
+            if (plan.layers.size() == needs.layers.size()) return;
+            for (uint32_t k = 0; k <= needs.layers[plan.layers.size()].groups; ++k) {
+                std::vector<uint32_t> resident(k);
+                plan.layers.push_back({resident});
+                self(self, plan);
+                plan.layers.pop_back();
+            }
+        };
+        Plan plan;
+        deeper(deeper, plan);
+        return best;
     }
 
     }    // namespace
@@ -35,7 +97,7 @@ TEST_SUITE("plan")
         for (int i = 0; i < 5000; ++i) {
             const Needs needs = random_needs(random);
             const uint64_t budget = random() % 40000;
-            const Plan plan = place(needs, budget);
+            const Plan plan = place_most(needs, even_costs(needs), budget);
             REQUIRE(plan.bytes <= budget);
             REQUIRE(plan.bytes == cost(needs, plan));
             REQUIRE(plan.layers.empty() == (budget < least_budget(needs)));
@@ -48,12 +110,10 @@ TEST_SUITE("plan")
         for (int i = 0; i < 2000; ++i) {
             const Needs needs = random_needs(random);
             const uint64_t budget = random() % 40000;
-            const Plan plan = place(needs, budget);
+            const Plan plan = place_most(needs, even_costs(needs), budget);
             uint64_t attention = needs.scratch;
             for (const LayerNeeds& l : needs.layers) attention += l.attention + l.kv;
             REQUIRE(plan.head == (budget >= attention + needs.head));
-            for (const LayerPlan& l : plan.layers)
-                if (!l.resident.empty()) REQUIRE(plan.layers.size() == needs.layers.size());
         }
     }
 
@@ -65,7 +125,7 @@ TEST_SUITE("plan")
             size_t layers = 0, groups = 0;
             bool head = false;
             for (uint64_t budget = 0; budget < 20000; budget += 97) {
-                const Plan plan = place(needs, budget);
+                const Plan plan = place_most(needs, even_costs(needs), budget);
                 REQUIRE(plan.layers.size() >= layers);
                 layers = plan.layers.size();
                 REQUIRE(plan.head >= head);
@@ -84,10 +144,83 @@ TEST_SUITE("plan")
     TEST_CASE("groups are dealt evenly over equal layers, in file order")
     {
         const Needs needs = {.scratch = 10, .layers = std::vector<LayerNeeds>(4, {.attention = 10, .kv = 10, .group = 5, .groups = 8}), .head = 10};
-        const Plan plan = place(needs, 10 + 4 * 20 + 10 + 4 * 3 * 5 + 4);
+        const Plan plan = place_most(needs, even_costs(needs), 10 + 4 * 20 + 10 + 4 * 3 * 5 + 4);
         REQUIRE(plan.layers.size() == 4);
         for (const LayerPlan& l : plan.layers) CHECK(l.resident == std::vector<uint32_t>{0, 1, 2});
-        const Plan all = place(needs, 1 << 20);
+        const Plan all = place_most(needs, even_costs(needs), 1 << 20);
         for (const LayerPlan& l : all.layers) CHECK(l.resident.size() == 8);
+    }
+
+    TEST_CASE("the fastest plan keeps to its budget, whatever the model")
+    {
+        std::mt19937_64 random(4);
+        for (int i = 0; i < 2000; ++i) {
+            Needs needs = random_needs(random);
+            for (LayerNeeds& l : needs.layers) l.predictor = random() % 50;
+            const Costs costs = random_costs(needs, random);
+            const uint64_t budget = i % 10 == 0 ? uint64_t(1) << 60 : random() % 40000;
+            for (const Plan& plan : {place_fastest(needs, costs, budget), place_most(needs, costs, budget)}) {
+                REQUIRE(plan.bytes <= budget);
+                REQUIRE(plan.bytes == cost(needs, plan));
+                REQUIRE((!plan.head || plan.layers.size() == needs.layers.size()));
+            }
+        }
+    }
+
+    TEST_CASE("the fastest plan is the fastest there is")
+    {
+        std::mt19937_64 random(5);
+        for (int i = 0; i < 2000; ++i) {
+            const Needs needs = small_needs(random);
+            const Costs costs = random_costs(needs, random);
+            const uint64_t budget = random() % 500;
+            CAPTURE(i);
+            REQUIRE(expected_us(costs, place_fastest(needs, costs, budget)) == doctest::Approx(brute_force(needs, costs, budget)).epsilon(1e-9));
+        }
+    }
+
+    TEST_CASE("more memory is never slower by the plan's own estimate")
+    {
+        std::mt19937_64 random(6);
+        for (int i = 0; i < 40; ++i) {
+            const Needs needs = random_needs(random);
+            const Costs costs = random_costs(needs, random);
+            double before = INFINITY;
+            for (uint64_t budget = 0; budget < 40000; budget += 393) {
+                const double us = expected_us(costs, place_fastest(needs, costs, budget));
+                REQUIRE(us <= before * (1 + 1e-12));
+                before = us;
+            }
+        }
+    }
+
+    TEST_CASE("where seams are dear, some layers are made whole and others left cold")
+    {
+        const Needs needs = {.scratch = 0, .layers = std::vector<LayerNeeds>(4, {.attention = 10, .group = 10, .groups = 8}), .head = 0};
+        Costs costs = even_costs(needs);
+        for (LayerCosts& l : costs.layers) {
+            l.host_layer = 1000;
+            for (uint32_t k = 0; k <= 8; ++k) {
+                l.device_ffn[k] = k;
+                l.host_ffn[k] = 4 * (8 - k);
+            }
+        }
+        costs.seam = 100;
+        const Plan plan = place_fastest(needs, costs, 4 * 10 + 2 * 80 + 30);
+        REQUIRE(plan.layers.size() == 4);
+        size_t whole = 0;
+        for (const LayerPlan& l : plan.layers) whole += l.resident.size() == 8;
+        CHECK(whole == 2);
+    }
+
+    TEST_CASE("what fires most goes to the device first")
+    {
+        const Needs needs = {.scratch = 0, .layers = std::vector<LayerNeeds>(2, {.attention = 1, .group = 10, .groups = 4}), .head = 0};
+        Costs costs = even_costs(needs);
+        costs.layers[0].activity = {8, 1, 1, 1};
+        costs.layers[1].activity = {9, 7, 6, 0};
+        const Plan plan = place_most(needs, costs, 2 + 4 * 10);
+        CHECK(plan.layers[0].resident.size() == 1);
+        CHECK(plan.layers[1].resident.size() == 3);
     }
 }

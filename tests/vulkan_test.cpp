@@ -111,7 +111,7 @@ TEST_SUITE("device")
         commands.copy(slice, read, words * 4);
         commands.end();
         vulkan::Queue queue(device);
-        const vulkan::Commands* work[] = {&commands};
+        const vulkan::Queue::Work work[] = {{&commands}};
         queue.wait(queue.submit(work));
         uint64_t wrong = 0;
         for (uint64_t i = 0; i < words; ++i) wrong += static_cast<uint32_t*>(read.mapped)[i] != uint32_t(i * 2654435761u);
@@ -156,7 +156,7 @@ TEST_SUITE("device")
         commands.copy(a, b, 1 << 19);
         commands.end();
         vulkan::Queue queue(device);
-        const vulkan::Commands* work[] = {&commands};
+        const vulkan::Queue::Work work[] = {{&commands}};
         for (int again = 0; again < 3; ++again) queue.wait(queue.submit(work));    // recorded once, submitted again
         const auto times = commands.times();
         REQUIRE(times.size() == 2);

@@ -19,6 +19,7 @@ struct Series {
     uint32_t tokens;
     std::vector<double> tokens_per_s;
     double bytes_per_token = 0;
+    std::optional<double> expected = {};    // tokens/s by the plan; of decode, where the machine was measured
 
     double mean() const
     {
@@ -63,7 +64,8 @@ std::string report(const std::string& format, const Engine& engine, const std::v
                                {"results", nlohmann::json::array()},
                                {"stages", nlohmann::json::array()}};
         for (const Series& s : results)
-            json["results"].push_back({{"test", s.name},
+            json["results"].push_back({{"expected_tokens_per_s", s.expected ? nlohmann::json(*s.expected) : nlohmann::json()},
+                                       {"test", s.name},
                                        {"tokens", s.tokens},
                                        {"tokens_per_s", s.mean()},
                                        {"deviation", s.deviation()},
@@ -86,10 +88,10 @@ std::string report(const std::string& format, const Engine& engine, const std::v
         for (const StageRow& s : stages)
             out += fmt::format("{},{},{},,,,{:.3f},{:.0f},{:.3f}\n", s.test, s.name, s.on_device ? "device" : "host", s.us, s.bytes, gb_per_s(s));
     } else {
-        out = fmt::format("{}\n\n| test | tokens | tokens/s | MB/token | GB/s |\n|---|---:|---:|---:|---:|\n", engine.summary());
+        out = fmt::format("{}\n\n| test | tokens | tokens/s | expected | MB/token | GB/s |\n|---|---:|---:|---:|---:|---:|\n", engine.summary());
         for (const Series& s : results)
-            out += fmt::format("| {} | {} | {:.2f} ± {:.2f} | {:.2f} | {:.2f} |\n", s.name, s.tokens, s.mean(), s.deviation(),
-                               s.bytes_per_token / 1e6, s.gb_per_s());
+            out += fmt::format("| {} | {} | {:.2f} ± {:.2f} | {} | {:.2f} | {:.2f} |\n", s.name, s.tokens, s.mean(), s.deviation(),
+                               s.expected ? fmt::format("{:.2f}", *s.expected) : "-", s.bytes_per_token / 1e6, s.gb_per_s());
         out += "\n| test | stage | on | us/token | MB/token | GB/s |\n|---|---|---|---:|---:|---:|\n";
         for (const StageRow& s : stages)
             out += fmt::format("| {} | {} | {} | {:.1f} | {:.3f} | {:.2f} |\n", s.test, s.name, s.on_device ? "device" : "host", s.us, s.bytes / 1e6,
@@ -150,6 +152,7 @@ void bench(const BenchOptions& o)
             }
         }
         if (interrupted()) throw Error("interrupted");
+        if (const auto us = engine.expected_us(test.tokens / 2.0); us && std::string_view(test.name) == "decode") series.expected = 1e6 / *us;
         results.push_back(series);
 
         Session session = engine.session(true);

@@ -52,15 +52,44 @@ CLI::Validator number_between(double least, double most)
     return {check, ""};
 }
 
+void add_device_options(CLI::App& app, EngineOptions& o)
+{
+    app.add_option("-t,--threads", o.threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
+    app.add_option("--device", o.device, "auto (the best GPU), cpu, or an index or part of a name of `hearth devices`")
+        ->capture_default_str()
+        ->check(not_empty());
+}
+
 void add_engine_options(CLI::App& app, EngineOptions& o)
 {
     app.add_option("MODEL", o.model, "the model, a GGUF file")->required()->check(not_empty());
     app.add_option("-c,--ctx-size", o.context, "positions in the context (default: the model's, at most 4096)");
-    app.add_option("-t,--threads", o.threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
     app.add_option("-b,--batch-size", o.batch, "prompt tokens done at once")->capture_default_str();
-    app.add_option("--device", o.device, "auto (the best GPU), cpu, or an index or part of a name of `hearth devices`")
-        ->capture_default_str()
+    add_device_options(app, o);
+    o.machine = [](const std::string& device, const std::string& driver, unsigned threads) -> std::optional<Machine> {
+        const std::filesystem::path path = machine_path(device, driver, threads);
+        std::error_code ec;
+        if (path.empty() || !std::filesystem::exists(path, ec)) return {};
+        return read_machine(path);
+    };
+    app.add_option_function<std::string>(
+           "--machine",
+           [&o](const std::string& path) {
+               o.machine = [path](const std::string&, const std::string&, unsigned) { return std::optional(read_machine(path)); };
+           },
+           "figures of `hearth tune -o FILE` to plan with (default: those that it measured for this device)")
         ->check(not_empty());
+    static const std::map<std::string, Placement> placements = {
+        {"auto", Placement::automatic}, {"fastest", Placement::fastest}, {"most", Placement::most}};
+    app.add_option("--placement", o.placement,
+                   "fastest: the least expected time for a token; most: as much on the GPU as the budget holds; auto: fastest where the machine was "
+                   "measured")
+        ->transform(CLI::Transformer(placements))
+        ->default_str("auto");
+    app.add_option_function<std::string>(
+           "--submit", [&o](const std::string& text) { o.submit = text == "ahead" ? SubmitMode::ahead : SubmitMode::just_in_time; },
+           "when the GPU gets a split layer's successor: just-in-time, or ahead, held until the CPU is done (default: the faster as measured)")
+        ->check(CLI::IsMember({"just-in-time", "ahead"}));
     app.add_option_function<std::string>(
         "--vram-budget", [&o](const std::string& text) { o.vram_budget = parse_size("--vram-budget", text); },
         "GPU memory to use, such as 6GiB or 512MiB (default: what is free, less a margin)");

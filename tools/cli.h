@@ -25,12 +25,15 @@ Command add_bench(CLI::App& app);
 Command add_tokenize(CLI::App& app);
 Command add_devices(CLI::App& app);
 Command add_inspect(CLI::App& app);
+Command add_tune(CLI::App& app);
+Command add_plan(CLI::App& app);
 
 /// Checks of option values: a name that is not empty; a number from `least` to `most`, which NaN is not.
 CLI::Validator not_empty();
 CLI::Validator number_between(double least, double most);
 
-/// MODEL and the options of every subcommand that runs a model.
+/// The options that choose a device and the host's threads, and MODEL and the options of every subcommand that runs a model.
+void add_device_options(CLI::App& app, EngineOptions& options);
 void add_engine_options(CLI::App& app, EngineOptions& options);
 
 /// "6GiB", "512MiB", "6" (GiB, as PowerInfer's users type it). Throws CLI::ValidationError.
@@ -126,5 +129,10 @@ class StatsTotals {
 };
 
 nlohmann::json to_json(const FeedStats& stats);
+
+/// The machine's figures: as JSON, from such a file, and where `tune` keeps them (empty where there is no place).
+nlohmann::json to_json(const Machine& machine);
+Machine read_machine(const std::filesystem::path& path);
+std::filesystem::path machine_path(const std::string& device, const std::string& driver, unsigned threads);
 
 }    // namespace hearth::tools

@@ -9,10 +9,13 @@ namespace hearth {
 /// Neurons in a group, the unit of placement. A group of a 7B model's neurons in Q4_0 is 220 KB, large enough for a bus transfer at full speed.
 inline constexpr uint32_t group_neurons = 32;
 
+constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
+
 /// What one layer wants on the device, in bytes.
 struct LayerNeeds {
     uint64_t attention = 0;    // projections and norms
     uint64_t kv = 0;           // cache for the whole context
+    uint64_t predictor = 0;    // only where the layer is split
     uint64_t group = 0;        // one group of neurons: its gate, up and down rows
     uint32_t groups = 0;
 };
@@ -22,6 +25,24 @@ struct Needs {
     uint64_t scratch = 0;    // activations; needed as soon as anything runs there
     std::vector<LayerNeeds> layers;
     uint64_t head = 0;    // output norm and matrix
+};
+
+/// Expected microseconds of one token in one layer. k: so many groups are resident, the first k of the layer's placement order.
+struct LayerCosts {
+    double host_layer = 0;             // the whole layer on the host
+    double attention = 0;              // its attention on the device
+    double predict = 0;                // the predictor there, where the layer is split
+    std::vector<double> device_ffn;    // (groups + 1) the hot FFN with k groups; [0] is 0
+    std::vector<double> host_ffn;      // (groups + 1) the cold FFN with k groups resident; [groups] is 0
+    std::vector<double> activity;      // (groups) neurons of the group that fire for a token, on average
+};
+
+struct Costs {
+    std::vector<LayerCosts> layers;
+    double submit = 0;    // of a split layer: hidden while the hot FFN runs
+    double seam = 0;      // of a split layer: what nothing hides
+    double token = 0;     // once, if the device does anything
+    double head_device = 0, head_host = 0;
 };
 
 struct LayerPlan {
@@ -35,11 +56,33 @@ struct Plan {
     uint64_t bytes = 0;    // of device memory; never more than the budget
 };
 
-/// Attention and KV come first (layer by layer), then the head if it fits, then neuron groups: in file order, evenly over the layers.
-/// A plan without layers means that the budget is too small for any.
-Plan place(const Needs& needs, uint64_t budget);
+/// What a plan promises of one layer, in microseconds.
+struct LayerEstimate {
+    double device = 0;    // attention, predictor and hot FFN
+    double host = 0;      // cold FFN, or the whole layer
+    double seam = 0;
+    double total = 0;    // attention + max(hot, cold + submit) + seam where the layer is split
+};
+LayerEstimate estimate_layer(const Costs& costs, const Plan& plan, uint32_t layer);
 
-/// The least budget with which `place` puts anything on the device.
+/// Microseconds that a token is expected to take: the layers one after the other, and the head.
+double expected_us(const Costs& costs, const Plan& plan);
+
+/// The fastest plan within the budget by that estimate, which may put nothing on the device. Exact: more memory is never slower. (For models of more
+/// than 128 groups a layer, among evenly spaced numbers of them; sizes are rounded up to a 32768th of the model.)
+Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget);
+
+/// As much on the device as the budget holds: attention and KV layer by layer, then the head, then the groups that fire most. What PowerInfer's
+/// solver amounts to. A plan without layers means that the budget is too small for any.
+Plan place_most(const Needs& needs, const Costs& costs, uint64_t budget);
+
+/// The least budget with which `place_most` puts anything on the device.
 uint64_t least_budget(const Needs& needs);
+
+/// Device memory of a plan.
+uint64_t plan_bytes(const Needs& needs, const Plan& plan);
+
+/// Costs that know nothing: every group is as good as any other.
+Costs even_costs(const Needs& needs);
 
 }    // namespace hearth

@@ -110,7 +110,9 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, 
 {
     HEARTH_CHECK(tokens > 0 && tokens <= shape_.batch && position + tokens <= shape_.context && head_first + head_tokens <= tokens);
     HEARTH_CHECK(head_tokens <= head_rows && (head_tokens == 0 || model_.has_head()));
-    queue_.wait(last_work_);    // after an error, a batch may have been left under way
+    queue_.release(first_held_ + model_.layers().size());    // after an error, a batch may have been left under way, or held
+    queue_.wait(last_work_);
+    published_numbers_.resize(model_.layers().size() + 1);
     *static_cast<gpu::Step*>(step_.mapped) = {.position = position, .tokens = tokens, .head_first = head_first, .head_tokens = head_tokens};
     position_ = position;
     tokens_ = tokens;
@@ -393,11 +395,22 @@ std::vector<GpuSession::Segment>& GpuSession::segments(uint32_t tokens) { return
 void GpuSession::submit(Segment& segment)
 {
     Recording& recording = this->recording(tokens_);
-    const Commands* work[3] = {&segment.attention};
-    size_t count = 1;
-    if (segment.ffn) work[count++] = &*segment.ffn;
-    if (&segment == &recording.segments.back() && head_ran_) work[count++] = &*recording.head;
-    last_work_ = queue_.submit({work, count});
+    const size_t number = size_t(&segment - recording.segments.data());
+    // Ahead: all at once, each but the first held until the host comes to it.
+    const bool ahead = shape_.submit == SubmitMode::ahead && tokens_ == 1;
+    if (ahead && number > 0) return queue_.release(first_held_ + number);
+    if (ahead) first_held_ = queue_.released();
+    std::vector<vulkan::Queue::Work> work;
+    for (size_t s = number; s < (ahead ? recording.segments.size() : number + 1); ++s) {
+        const uint64_t held = ahead && s > 0 ? first_held_ + s : 0;
+        const Segment& part = recording.segments[s];
+        work.push_back({&part.attention, held});
+        published_numbers_[s] = work.size();
+        if (part.ffn) work.push_back({&*part.ffn});
+        if (s + 1 == recording.segments.size() && head_ran_) work.push_back({&*recording.head});
+    }
+    last_work_ = queue_.submit(work);
+    for (size_t s = number; s < (ahead ? recording.segments.size() : number + 1); ++s) published_numbers_[s] += last_work_ - work.size();
     ++submits_;
 }
 
@@ -405,14 +418,14 @@ void GpuSession::submit_head(uint32_t head_first, uint32_t head_tokens)
 {
     HEARTH_CHECK(head_tokens > 0 && head_tokens <= head_rows && head_first + head_tokens <= tokens_);
     *static_cast<gpu::Step*>(step_.mapped) = {.position = position_, .tokens = tokens_, .head_first = head_first, .head_tokens = head_tokens};
-    const Commands* work[] = {&*recording(tokens_).head};
+    const vulkan::Queue::Work work[] = {{&*recording(tokens_).head}};
     last_work_ = queue_.submit(work);
     ++submits_;
 }
 
 void GpuSession::wait_published(const Segment& segment)
 {
-    queue_.wait(segment.ffn ? last_work_ - 1 : last_work_);
+    queue_.wait(published_numbers_[size_t(&segment - segments(tokens_).data())]);
     ++waits_;
     if (watching_.timing) notices_.emplace_back(&segment.attention, clock_us());
 }

@@ -15,6 +15,7 @@ struct SessionShape {
     uint32_t batch;
     uint32_t context;
     std::vector<LayerSparsity> sparsity;
+    SubmitMode submit = SubmitMode::just_in_time;
 };
 
 /// What somebody wants to know of a session's work while it runs.
@@ -101,7 +102,8 @@ class GpuSession {
     // of the batch under way
     uint32_t position_ = 0, tokens_ = 0;
     uint32_t submits_ = 0, waits_ = 0;
-    uint64_t last_work_ = 0;
+    uint64_t last_work_ = 0, first_held_ = 0;
+    std::vector<uint64_t> published_numbers_;    // of the work after which a segment's x is published
     bool head_ran_ = false;
     mutable double clock_offset_us_ = 0;    // host clock less device clock, as the shortest notice of a finished segment shows it
     std::vector<std::pair<const vulkan::Commands*, double>> notices_;    // segments waited for, and when the host knew

@@ -9,8 +9,6 @@
 
 namespace hearth {
 
-constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
-
 /// A layer's neurons in placement order: `order[group_neurons * g]` and the next group_neurons - 1 are group g, the last group may be shorter.
 /// A group is in a slot of device memory, or it is cold, which is the host's.
 class LayerResidency {

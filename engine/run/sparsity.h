@@ -1,4 +1,4 @@
-// What decode leaves out of one layer's feed-forward block.
+// How decode goes about it: what it leaves out, and when the device gets its work.
 #pragma once
 
 #include "host/cold_ffn.h"
@@ -12,6 +12,12 @@ enum class Predictor : uint32_t {
     none,       // nobody: the host looks at every gate
     sign,       // as many signs of x and of the gate's row agree as a profile found to be enough
     lowrank,    // fc2_n . relu(fc1 . r) is large enough
+};
+
+/// When the device gets the work of a decode that depends on the host.
+enum class SubmitMode {
+    just_in_time,    // once the host's share is there: a submit per segment
+    ahead,           // before: one submit per token, whose segments wait for a word from the host
 };
 
 struct LayerSparsity {

@@ -21,7 +21,7 @@ namespace hearth::vulkan {
     X(CreateCommandPool) X(DestroyCommandPool) X(AllocateCommandBuffers) X(FreeCommandBuffers) X(BeginCommandBuffer) X(EndCommandBuffer)             \
     X(CmdBindPipeline) X(CmdPushConstants) X(CmdDispatch) X(CmdPipelineBarrier2) X(CmdCopyBuffer) X(CmdResetQueryPool)              \
     X(CmdWriteTimestamp2) X(CreateQueryPool) X(DestroyQueryPool) X(GetQueryPoolResults) X(CreateSemaphore) X(DestroySemaphore)                       \
-    X(GetSemaphoreCounterValue) X(WaitSemaphores) X(QueueSubmit2) X(DeviceWaitIdle)
+    X(GetSemaphoreCounterValue) X(SignalSemaphore) X(WaitSemaphores) X(QueueSubmit2) X(DeviceWaitIdle)
 // clang-format on
 
 struct InstanceApi {

@@ -1,5 +1,6 @@
 #include "engine/vulkan/commands.h"
 
+#include <algorithm>
 #include <thread>
 #include <utility>
 
@@ -74,8 +75,11 @@ constexpr VkAccessFlags2 work_accesses = work_writes | VK_ACCESS_2_SHADER_READ_B
 
 void Commands::stage(const char* name, uint32_t index, uint64_t bytes)
 {
-    // The barrier reaches back over earlier submits to the same queue; what the host wrote before the submit is visible without one.
-    barrier(*device_, handle_, work_stages, work_writes, work_stages, work_accesses);
+    // The barrier reaches back over earlier submits to the same queue. What the host wrote before a submit is visible without one, what it wrote
+    // after it, before the release, is not.
+    const bool first = stages_.empty();
+    barrier(*device_, handle_, work_stages | (first ? VK_PIPELINE_STAGE_2_HOST_BIT : 0), work_writes | (first ? VK_ACCESS_2_HOST_WRITE_BIT : 0),
+            work_stages, work_accesses);
     timestamp();
     stages_.push_back({name, index, bytes});
 }
@@ -125,36 +129,60 @@ Queue::Queue(std::shared_ptr<Device> device) : device_(std::move(device))
 {
     const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO, .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
     const VkSemaphoreCreateInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
-    check_result(device_->api().CreateSemaphore(device_->handle(), &info, nullptr, &timeline_), "vkCreateSemaphore");
+    for (VkSemaphore* semaphore : {&timeline_, &held_})
+        check_result(device_->api().CreateSemaphore(device_->handle(), &info, nullptr, semaphore), "vkCreateSemaphore");
 }
 
 Queue::~Queue()
 {
-    device_->api().DeviceWaitIdle(device_->handle());    // after an error, work may still be under way; a lost device returns at once
-    device_->api().DestroySemaphore(device_->handle(), timeline_, nullptr);
+    const DeviceApi& api = device_->api();
+    if (released_ < last_held_) {    // after an error nobody else will let it go
+        const VkSemaphoreSignalInfo all = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = held_, .value = last_held_};
+        api.SignalSemaphore(device_->handle(), &all);
+    }
+    api.DeviceWaitIdle(device_->handle());    // work may still be under way; a lost device returns at once
+    api.DestroySemaphore(device_->handle(), timeline_, nullptr);
+    api.DestroySemaphore(device_->handle(), held_, nullptr);
 }
 
-uint64_t Queue::submit(std::span<const Commands* const> work)
+uint64_t Queue::submit(std::span<const Work> work)
 {
-    constexpr size_t most = 4;
-    HEARTH_CHECK(!work.empty() && work.size() <= most);
-    VkCommandBufferSubmitInfo buffers[most];
-    VkSemaphoreSubmitInfo signals[most];
-    VkSubmitInfo2 submits[most];
+    HEARTH_CHECK(!work.empty());
+    struct Parts {
+        VkCommandBufferSubmitInfo commands;
+        VkSemaphoreSubmitInfo done, held;
+    };
+    std::vector<Parts> parts(work.size());
+    std::vector<VkSubmitInfo2> submits(work.size());
     for (size_t i = 0; i < work.size(); ++i) {
-        buffers[i] = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO, .commandBuffer = work[i]->handle()};
-        signals[i] = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SUBMIT_INFO,
-                      .semaphore = timeline_,
-                      .value = submitted_ + 1 + i,
-                      .stageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT};
+        const auto semaphore = [](VkSemaphore handle, uint64_t value) {
+            return VkSemaphoreSubmitInfo{.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SUBMIT_INFO,
+                                         .semaphore = handle,
+                                         .value = value,
+                                         .stageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT};
+        };
+        parts[i] = {.commands = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO, .commandBuffer = work[i].commands->handle()},
+                    .done = semaphore(timeline_, submitted_ + 1 + i),
+                    .held = semaphore(held_, work[i].held_for)};
         submits[i] = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
+                      .waitSemaphoreInfoCount = work[i].held_for > released_,
+                      .pWaitSemaphoreInfos = &parts[i].held,
                       .commandBufferInfoCount = 1,
-                      .pCommandBufferInfos = &buffers[i],
+                      .pCommandBufferInfos = &parts[i].commands,
                       .signalSemaphoreInfoCount = 1,
-                      .pSignalSemaphoreInfos = &signals[i]};
+                      .pSignalSemaphoreInfos = &parts[i].done};
+        last_held_ = std::max(last_held_, work[i].held_for);
     }
-    check_result(device_->api().QueueSubmit2(device_->queue(), uint32_t(work.size()), submits, VK_NULL_HANDLE), "vkQueueSubmit2");
+    check_result(device_->api().QueueSubmit2(device_->queue(), uint32_t(submits.size()), submits.data(), VK_NULL_HANDLE), "vkQueueSubmit2");
     return submitted_ += work.size();
+}
+
+void Queue::release(uint64_t number)
+{
+    if (number <= released_) return;
+    const VkSemaphoreSignalInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = held_, .value = number};
+    check_result(device_->api().SignalSemaphore(device_->handle(), &info), "vkSignalSemaphore");
+    released_ = number;
 }
 
 void Queue::wait(uint64_t number) const
@@ -197,7 +225,7 @@ void Uploader::send(const Slice& to, uint64_t offset, uint64_t bytes)
     part.bytes -= offset;
     commands.copy(staging_, part, bytes);
     commands.end();
-    const Commands* work[] = {&commands};
+    const Queue::Work work[] = {{&commands}};
     queue_.wait(queue_.submit(work));
 }
 

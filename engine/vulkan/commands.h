@@ -62,22 +62,31 @@ class Commands {
     std::vector<Stage> stages_;
 };
 
-/// The device's queue with one timeline: work is numbered in the order of submission.
+/// The device's queue with two timelines: one numbers work in the order of submission, the other holds submitted work back until the host lets it go.
 class Queue {
   public:
     explicit Queue(std::shared_ptr<Device> device);
     ~Queue();
 
+    struct Work {
+        const Commands* commands;
+        uint64_t held_for = 0;    // does not start before the host has released this number; 0: at once
+    };
+
     /// One vkQueueSubmit2 of all of `work`, in order. Returns the number of the last; the others are numbered just before it.
-    uint64_t submit(std::span<const Commands* const> work);
+    uint64_t submit(std::span<const Work> work);
+
+    /// Lets work go that is held for `number` or less. Numbers grow; what the host wrote before is visible to that work.
+    void release(uint64_t number);
+    uint64_t released() const { return released_; }
 
     /// Polls until work `number` is done; 0 is done. Throws Error if the device is lost.
     void wait(uint64_t number) const;
 
   private:
     std::shared_ptr<Device> device_;
-    VkSemaphore timeline_ = VK_NULL_HANDLE;
-    uint64_t submitted_ = 0;
+    VkSemaphore timeline_ = VK_NULL_HANDLE, held_ = VK_NULL_HANDLE;
+    uint64_t submitted_ = 0, released_ = 0, last_held_ = 0;
 };
 
 /// Copies host data into Use::device memory through a staging buffer.

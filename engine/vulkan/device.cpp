@@ -339,8 +339,6 @@ Device::~Device()
     api_.DestroyDevice(handle_, nullptr);
 }
 
-namespace {
-
 std::filesystem::path cache_folder()
 {
 #ifdef _WIN32
@@ -352,8 +350,6 @@ std::filesystem::path cache_folder()
     return home && *home ? std::filesystem::path(home) / ".cache" / "hearth" : std::filesystem::path();
 #endif
 }
-
-}    // namespace
 
 // The cache only saves compile time: where it cannot be read or written, nothing else changes, so failures are silent.
 void Device::open_pipeline_cache()

@@ -1,0 +1,68 @@
+#include "engine/plan/costs.h"
+
+#include <algorithm>
+
+namespace hearth {
+
+namespace {
+
+double us(double bytes, double gb_per_s) { return bytes / std::max(gb_per_s, 1e-9) / 1000; }
+
+double row(const Matrix& m) { return double(row_bytes(m.type, m.cols)); }
+
+/// Microseconds to read the projections of one layer's attention, and its cache up to the position.
+double attention_us(const LayerWeights& w, const SideRates& rates, double position)
+{
+    double sum = 0;
+    for (const Matrix* m : {&w.q, &w.k, &w.v, &w.o}) sum += us(double(m->bytes()), rates.of(m->type).dot);
+    return sum + us((position + 1) * w.k.rows * 2 * sizeof(uint16_t), rates.kv);
+}
+
+/// Microseconds of one side's share of a feed-forward block: so many gates looked at, of which so many fire.
+double ffn_us(const host::FfnWeights& w, const SideRates& rates, const LayerUse& use, double neurons, double looked_at, double fired)
+{
+    const double up_and_down = row(w.up) + row(w.down_t);
+    if (use.skips) return us(looked_at * row(w.gate), rates.of(w.gate.type).gate) + us(fired * up_and_down, rates.of(w.down_t.type).fired);
+    return us(neurons * (row(w.gate) + row(w.up)), rates.of(w.gate.type).dot) + us(fired * row(w.down_t), rates.of(w.down_t.type).fired);
+}
+
+}    // namespace
+
+Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, const Machine& m, double position)
+{
+    const Config& c = weights.config;
+    const SideRates &host = m.host, &device = m.on_device;
+    Costs costs = {.submit = m.submit_us, .seam = std::max(m.round_trip_us - m.submit_us, 0.0), .token = m.round_trip_us};
+    for (uint32_t l = 0; l < c.layers; ++l) {
+        const LayerWeights& w = weights.layers[l];
+        const uint32_t groups = needs.layers[l].groups;
+        LayerCosts layer;
+        layer.activity = use[l].fired;
+        double all_fired = 0;
+        for (const double fired : use[l].fired) all_fired += fired;
+
+        // Steps on the device as GpuSession records them: two joins, q k v, rope, attend, o, then the FFN's two; before rows of a quantised type x is
+        // quantised.
+        const double quantised = is_quantised(w.q.type) ? device.step_us : 0, ffn_quantised = is_quantised(w.ffn.gate.type) ? device.step_us : 0;
+        const double vectors = us(double(c.dim) * sizeof(float) * (2 * 4 + 16), device.vector);
+        layer.attention = attention_us(w, device, position) + 6 * device.step_us + 2 * quantised + vectors;
+        layer.predict = needs.layers[l].predictor > 0 ? us(double(needs.layers[l].predictor), device.signs) + device.step_us : 0;
+        double fired = 0;    // of the groups that are resident
+        for (uint32_t k = 0; k <= groups; ++k) {
+            const double neurons = std::min<double>(double(k) * group_neurons, c.neurons), cold = c.neurons - neurons, cold_fired = all_fired - fired;
+            // Without skipping the host reads every down row, the device those whose activation is not zero.
+            layer.device_ffn.push_back(k ? ffn_us(w.ffn, device, use[l], neurons, neurons, fired) + 2 * device.step_us + ffn_quantised : 0);
+            layer.host_ffn.push_back(
+                k < groups ? ffn_us(w.ffn, host, use[l], cold, cold * use[l].looked_at, use[l].skips ? cold_fired : cold) + 2 * host.step_us : 0);
+            if (k < groups) fired += use[l].fired[k];
+        }
+        layer.host_layer = attention_us(w, host, position) + 4 * host.step_us + layer.host_ffn[0];
+        costs.layers.push_back(std::move(layer));
+    }
+    const double head = double(weights.output.bytes());
+    costs.head_device = us(head, device.of(weights.output.type).dot) + 2 * device.step_us;
+    costs.head_host = us(head, host.of(weights.output.type).dot) + host.step_us;
+    return costs;
+}
+
+}    // namespace hearth

@@ -1,0 +1,431 @@
+#include "engine/run/tune.h"
+
+#include "engine/run/gpu_model.h"
+#include "host/attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+namespace hearth {
+
+namespace {
+
+using vulkan::Buffer, vulkan::Commands, vulkan::Queue, vulkan::Use;
+
+constexpr uint32_t dim = 4096, rows_per_step = 1024;
+constexpr float nothing_fires = 1e30f;
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+/// Median of a few runs, in seconds, after one to warm up.
+template <class F>
+double median_time(F&& work)
+{
+    work();
+    std::vector<double> times(5);
+    for (double& t : times) {
+        const double start = seconds();
+        work();
+        t = seconds() - start;
+    }
+    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+    return times[times.size() / 2];
+}
+
+/// Bytes that are finite weights of either sign in every format: 16-bit words with the exponents of fp16 numbers around one.
+void fill_weights(std::byte* to, uint64_t bytes)
+{
+    uint64_t state = 0x9e3779b97f4a7c15u;
+    for (uint64_t i = 0; i + 8 <= bytes; i += 8) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        const uint64_t word = (state & 0x8fff8fff8fff8fffu) | 0x3000300030003000u;
+        std::memcpy(to + i, &word, 8);
+    }
+}
+
+std::vector<float> some_vector(uint32_t n)
+{
+    std::vector<float> x(n);
+    for (uint32_t i = 0; i < n; ++i) x[i] = float(int(i * 2654435761u >> 8 & 0xffff) - 0x8000) / 0x8000;
+    return x;
+}
+
+double gb_per_s(uint64_t bytes, double s) { return s > 0 ? double(bytes) / s / 1e9 : 0; }
+
+// ---- host ----------------------------------------------------------------------------------------------------------------
+
+/// As a model's layers do, the work walks through memory that no cache holds.
+class HostMeasurement {
+  public:
+    HostMeasurement(host::Team& team, uint64_t bytes) : team_(team), memory_(bytes), x_(some_vector(dim)), y_(1 << 16)
+    {
+        fill_weights(memory_.data(), bytes);
+    }
+
+    SideRates measure(const std::function<void(double)>& progress)
+    {
+        SideRates rates;
+        team_.hold([&] {
+            std::atomic<uint32_t> sink = 0;
+            constexpr int loops = 200;
+            rates.step_us = 1e6 / loops * median_time([&] {
+                                for (int i = 0; i < loops; ++i) team_.parallel(team_.size(), [&](uint32_t c) { sink.fetch_add(c); });
+                            });
+            for (size_t f = 0; f < std::size(weight_formats); ++f) {
+                rates.rows[f] = rows(weight_formats[f].type);
+                progress(double(f + 1) / std::size(weight_formats));
+            }
+            rates.kv = kv();
+        });
+        rates.vector = rates.signs = rates.kv;    // both are small on the host
+        return rates;
+    }
+
+    double dot(WeightType type)
+    {
+        const Matrix all = {type, uint32_t(memory_.size() / row_bytes(type, dim)), dim, memory_.data()};
+        host::Inputs inputs;
+        inputs.prepare(team_, x_.data(), 1, dim, is_quantised(type));
+        y_.resize(std::max<size_t>(y_.size(), all.rows));
+        return gb_per_s(all.bytes(), median_time([&] { host::multiply(team_, all, inputs, y_.data()); }));
+    }
+
+  private:
+    RowRates rows(WeightType type)
+    {
+        const uint64_t matrix = uint64_t(rows_per_step) * row_bytes(type, dim);
+        const uint32_t layers = std::max<uint32_t>(1, uint32_t(memory_.size() / (3 * matrix)));
+        std::vector<uint32_t> neurons(rows_per_step);
+        for (uint32_t i = 0; i < rows_per_step; ++i) neurons[i] = i;
+        host::Inputs inputs;
+        inputs.prepare(team_, x_.data(), 1, dim, is_quantised(type));
+        host::FfnScratch scratch;
+        std::vector<float> y(dim);
+        host::FfnCounts counts;
+        const auto all_layers = [&](float cut) {
+            return median_time([&] {
+                for (uint32_t l = 0; l < layers; ++l) {
+                    const std::byte* at = memory_.data() + 3 * l * matrix;
+                    const auto part = [&](uint64_t i) { return Matrix{type, rows_per_step, dim, at + i * matrix}; };
+                    const host::FfnCounts one =
+                        host::cold_ffn(team_, {part(0), part(1), part(2), host::Activation::relu}, neurons, inputs, cut, y.data(), scratch);
+                    counts = {counts.active + one.active, counts.bytes + one.bytes};
+                }
+            });
+        };
+        const double gates = all_layers(nothing_fires);
+        counts = {};
+        const double fired = all_layers(0);
+        constexpr int runs = 6;    // of median_time
+        const uint64_t fired_bytes = (counts.bytes - runs * layers * matrix) / runs;
+        return {.dot = dot(type), .gate = gb_per_s(layers * matrix, gates), .fired = gb_per_s(fired_bytes, std::max(fired - gates, fired / 10))};
+    }
+
+    double kv()
+    {
+        constexpr uint32_t heads = 32, head_dim = 128, context = 1024;
+        const size_t cache = size_t(heads) * context * head_dim;
+        std::vector<uint16_t> keys(cache, 0x3000), values(cache, 0x3000);
+        const host::AttentionShape shape = {
+            .heads = heads, .kv_heads = heads, .head_dim = head_dim, .context = context, .rope_dim = head_dim, .rope_base = 10000.0f};
+        std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
+        const double t =
+            median_time([&] { host::attend(team_, shape, context - 1, 1, q.data(), k.data(), v.data(), keys.data(), values.data(), out.data()); });
+        return gb_per_s(2 * cache * sizeof(uint16_t), t);
+    }
+
+    host::Team& team_;
+    std::vector<std::byte> memory_;
+    std::vector<float> x_, y_;
+};
+
+// ---- device --------------------------------------------------------------------------------------------------------------
+
+class DeviceMeasurement {
+  public:
+    DeviceMeasurement(std::shared_ptr<vulkan::Device> device, uint64_t bytes)
+        : device_(device), kernels_(device, config()), queue_(device), weights_(device, bytes, Use::device, "the measurement"),
+          x_(device, 4 << 20, Use::readback, "the measurement"), out_(device, 16 << 20, Use::device, "the measurement")
+    {
+        const std::vector<float> x = some_vector(dim);
+        std::copy(x.begin(), x.end(), x_.mapped<float>());
+        vulkan::Uploader uploader(device);
+        const double start = seconds();
+        double filling = 0;
+        uploader.upload({weights_.handle(), 0, bytes, weights_.address(), nullptr}, bytes >> 20, 1 << 20,
+                        [&](std::byte* to, uint64_t, uint64_t count) {
+                            const double before = seconds();
+                            fill_weights(to, count << 20);
+                            filling += seconds() - before;
+                        });
+        upload = gb_per_s(bytes, seconds() - start - filling);
+        run([&](Commands& c) {
+            c.stage("tune", 0, 0);
+            c.dispatch(kernels_.quantise, {ceil_div(dim / 32, 64)},
+                       {.x = x_.address(), .high = planes(0), .low = planes(1), .scale = planes(2), .n = dim});
+        });
+    }
+
+    double upload = 0;
+
+    SideRates measure(const std::function<void(double)>& progress)
+    {
+        SideRates rates;
+        constexpr int chain = 100;
+        const auto norms = [&](uint32_t n, uint32_t parts) {
+            return time([&](Commands& c) {
+                       for (int i = 0; i < chain; ++i) {
+                           c.stage("tune", 0, 0);
+                           c.dispatch(kernels_.join, {1},
+                                      {.step = step_address(),
+                                       .base = x_.address(),
+                                       .parts = weights_.address(),
+                                       .cold = 0,
+                                       .weight = x_.address(),
+                                       .residual = out_.address(),
+                                       .y = out_.address() + (1 << 20),
+                                       .published = 0,
+                                       .n = n,
+                                       .part_count = parts,
+                                       .part_stride = n,
+                                       .has_cold = 0,
+                                       .publish = 0,
+                                       .head = 0,
+                                       .eps = 1e-5f});
+                       }
+                   }) /
+                   chain;
+        };
+        const double small = norms(32, 0), large = norms(dim, 16);
+        rates.step_us = small * 1e6;
+        rates.vector = gb_per_s(uint64_t(dim) * sizeof(float) * 19, std::max(large - small, large / 10));
+        for (size_t f = 0; f < std::size(weight_formats); ++f) {
+            rates.rows[f] = rows(weight_formats[f].type, rates.step_us * 1e-6);
+            progress(double(f + 1) / std::size(weight_formats));
+        }
+        rates.kv = kv(rates.step_us * 1e-6);
+        rates.signs = rates.of(WeightType::f32).dot;
+        return rates;
+    }
+
+    double dot(WeightType type)
+    {
+        const uint32_t stride = row_quads(type, dim), rows = uint32_t(weights_.bytes() / (stride * 16));
+        return gb_per_s(weights_.bytes(), time([&](Commands& c) { matvec(c, type, std::min(rows, uint32_t(out_.bytes() / 4))); }));
+    }
+
+    double submit_s() { return submit_; }
+
+    /// Submit something that does nothing, and notice that it is done; `ahead`: it was submitted before and is let go.
+    double round_trip(bool ahead)
+    {
+        constexpr int trips = 50;
+        std::vector<Commands> empty;
+        for (int i = 0; i < trips; ++i) {
+            empty.emplace_back(device_, false);
+            empty.back().stage("tune", 0, 0);
+            empty.back().end();
+        }
+        return median_time([&] {
+                   double submitting = 0;
+                   uint64_t last = 0;
+                   const uint64_t base = queue_.released();
+                   if (ahead) {
+                       std::vector<Queue::Work> work;
+                       for (int i = 0; i < trips; ++i) work.push_back({&empty[i], base + i + 1});
+                       last = queue_.submit(work) - trips;
+                   }
+                   for (int i = 0; i < trips; ++i) {
+                       const double start = seconds();
+                       if (ahead) {
+                           queue_.release(base + i + 1);
+                           ++last;
+                       } else {
+                           const Queue::Work work[] = {{&empty[i]}};
+                           last = queue_.submit(work);
+                       }
+                       submitting += seconds() - start;
+                       queue_.wait(last);
+                   }
+                   if (!ahead) submit_ = submitting / trips;
+               }) /
+               trips;
+    }
+
+  private:
+    static Config config()
+    {
+        Config c;
+        c.dim = dim;
+        c.head_dim = 128;
+        c.activation = host::Activation::relu;
+        return c;
+    }
+
+    uint64_t planes(int part) const { return x_.address() + (1 << 20) + part * (256 << 10); }
+
+    uint64_t step_address()
+    {
+        auto* step = reinterpret_cast<gpu::Step*>(x_.mapped<std::byte>() + (3 << 20));
+        *step = {.position = 1023, .tokens = 1, .head_first = 0, .head_tokens = 0};
+        return x_.address() + (3 << 20);
+    }
+
+    template <class F>
+    void run(F&& record)
+    {
+        Commands c(device_, false);
+        record(c);
+        c.end();
+        const Queue::Work work[] = {{&c}};
+        queue_.wait(queue_.submit(work));
+    }
+
+    /// Seconds that what `record` writes takes, without the submit.
+    template <class F>
+    double time(F&& record)
+    {
+        Commands c(device_, false), empty(device_, false);
+        record(c);
+        c.end();
+        empty.stage("tune", 0, 0);
+        empty.end();
+        const auto once = [&](const Commands& commands) {
+            const Queue::Work work[] = {{&commands}};
+            queue_.wait(queue_.submit(work));
+        };
+        const double all = median_time([&] { once(c); }), nothing = median_time([&] { once(empty); });
+        return std::max(all - nothing, all / 100);
+    }
+
+    void matvec(Commands& c, WeightType type, uint32_t rows)
+    {
+        c.stage("tune", 0, 0);
+        c.dispatch(kernels_.matvec(type), kernels_.row_groups(rows),
+                   {.weight = weights_.address(),
+                    .x = x_.address(),
+                    .high = planes(0),
+                    .low = planes(1),
+                    .scale = planes(2),
+                    .y = out_.address(),
+                    .rows = rows,
+                    .cols = dim,
+                    .stride = row_quads(type, dim)});
+    }
+
+    RowRates rows(WeightType type, double step)
+    {
+        const uint32_t stride = row_quads(type, dim);
+        const uint64_t row = uint64_t(stride) * 16;
+        const uint32_t dot_rows = uint32_t(std::min<uint64_t>(weights_.bytes() / row, out_.bytes() / sizeof(float)));
+        const uint32_t neurons = uint32_t(weights_.bytes() / row / 3) / 32 * 32, slices = 16;
+        Buffer fires(device_, neurons / 8, Use::readback, "the measurement");
+        const auto block = [&](float cut) {
+            return time([&](Commands& c) {
+                c.stage("tune", 0, 0);
+                c.dispatch(kernels_.ffn_up(type, type), kernels_.row_groups(neurons),
+                           {.gate = weights_.address(),
+                            .up = weights_.address() + neurons * row,
+                            .x = x_.address(),
+                            .high = planes(0),
+                            .low = planes(1),
+                            .scale = planes(2),
+                            .h = out_.address(),
+                            .neurons = neurons,
+                            .cols = dim,
+                            .gate_stride = stride,
+                            .up_stride = stride,
+                            .cut = cut});
+                c.stage("tune", 0, 0);
+                c.dispatch(kernels_.ffn_down(type), {ceil_div(dim, gpu::ffn_down_quads * quad_weights(type)), slices},
+                           {.down = weights_.address() + 2 * neurons * row,
+                            .h = out_.address(),
+                            .parts = out_.address() + (8 << 20),
+                            .fired = fires.address(),
+                            .neurons = neurons,
+                            .cols = dim,
+                            .stride = stride,
+                            .slices = slices,
+                            .part_stride = dim});
+            });
+        };
+        const double dot = time([&](Commands& c) { matvec(c, type, dot_rows); });
+        const double gates = block(nothing_fires), all = block(0);
+        uint64_t fired = 0;
+        for (uint32_t i = 0; i < neurons / 32; ++i) fired += uint64_t(std::popcount(fires.mapped<uint32_t>()[i]));
+        return {.dot = gb_per_s(dot_rows * row, std::max(dot - step, dot / 10)),
+                .gate = gb_per_s(neurons * row, std::max(gates - 2 * step, gates / 10)),
+                .fired = gb_per_s(2 * fired * row, std::max(all - gates, all / 10))};
+    }
+
+    double kv(double step)
+    {
+        constexpr uint32_t heads = 32, context = 1024;
+        const uint64_t cache = uint64_t(heads) * context * 128 * sizeof(uint16_t);
+        if (2 * cache > weights_.bytes()) return 1;
+        const double t = time([&](Commands& c) {
+            c.stage("tune", 0, 0);
+            c.dispatch(kernels_.attend, {heads, 1},
+                       {.step = step_address(),
+                        .q = x_.address(),
+                        .k_cache = weights_.address(),
+                        .v_cache = weights_.address() + cache,
+                        .y = out_.address(),
+                        .heads = heads,
+                        .kv_heads = heads,
+                        .context = context,
+                        .scale = 0.09f});
+        });
+        return gb_per_s(2 * cache, std::max(t - step, t / 10));
+    }
+
+    std::shared_ptr<vulkan::Device> device_;
+    GpuKernels kernels_;
+    Queue queue_;
+    Buffer weights_, x_, out_;
+    double submit_ = 0;
+};
+
+}    // namespace
+
+Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>& device, const std::function<void(double)>& progress)
+{
+    Machine m;
+    m.kernels = host::kernels().name;
+    m.threads = team.size();
+    const double host_share = device ? 0.5 : 1;
+    HostMeasurement host(team, 192 << 20);
+    m.host = host.measure([&](double share) { progress(share * host_share); });
+    if (!device) return m;
+
+    m.device = device->info().name;
+    m.driver = device->info().driver;
+    m.software = device->info().kind == vulkan::DeviceKind::software;
+    DeviceMeasurement measurement(device, m.software ? 24 << 20 : 192 << 20);
+    m.on_device = measurement.measure([&](double share) { progress(0.5 + share * 0.4); });
+    m.upload = measurement.upload;
+    m.round_trip_us = measurement.round_trip(false) * 1e6;
+    m.submit_us = measurement.submit_s() * 1e6;
+    m.release_us = measurement.round_trip(true) * 1e6;
+
+    // Both at once: a GPU that shares the host's memory gains little.
+    double host_alone = 0, device_alone = 0, host_both = 0, device_both = 0;
+    team.hold([&] { host_alone = host.dot(WeightType::f16); });
+    device_alone = measurement.dot(WeightType::f16);
+    std::atomic<bool> more = true;
+    std::thread other([&] {
+        while (more) device_both = measurement.dot(WeightType::f16);
+    });
+    team.hold([&] { host_both = host.dot(WeightType::f16); });
+    more = false;
+    other.join();
+    m.together = (host_both + device_both) / std::max(host_alone, device_alone);
+    progress(1);
+    return m;
+}
+
+}    // namespace hearth

@@ -1,0 +1,102 @@
+// The machine's figures as JSON: measured by `hearth tune`, read by whatever plans.
+#include "engine/vulkan/device.h"
+#include "tools/cli.h"
+
+#include <fstream>
+
+namespace hearth::tools {
+
+namespace {
+
+template <class F>
+void each_figure(SideRates& r, F&& f)
+{
+    f("kv", r.kv);
+    f("vector", r.vector);
+    f("signs", r.signs);
+    f("step_us", r.step_us);
+}
+
+template <class F>
+void each_figure(Machine& m, F&& f)
+{
+    f("submit_us", m.submit_us);
+    f("round_trip_us", m.round_trip_us);
+    f("release_us", m.release_us);
+    f("upload", m.upload);
+    f("together", m.together);
+}
+
+nlohmann::json side_json(SideRates r)
+{
+    nlohmann::json rows;
+    for (size_t i = 0; i < std::size(weight_formats); ++i)
+        rows[std::string(weight_formats[i].name)] = {{"dot", r.rows[i].dot}, {"gate", r.rows[i].gate}, {"fired", r.rows[i].fired}};
+    nlohmann::json json = {{"rows", rows}};
+    each_figure(r, [&](const char* name, double& x) { json[name] = x; });
+    return json;
+}
+
+SideRates side_from(const nlohmann::json& json)
+{
+    const auto figure = [](const nlohmann::json& at, const char* name) {
+        const double x = at.at(name).get<double>();
+        if (!(x >= 0)) throw Error("{} is {}", name, x);
+        return x;
+    };
+    SideRates r;
+    for (size_t i = 0; i < std::size(weight_formats); ++i) {
+        const nlohmann::json& row = json.at("rows").at(std::string(weight_formats[i].name));
+        r.rows[i] = {figure(row, "dot"), figure(row, "gate"), figure(row, "fired")};
+    }
+    each_figure(r, [&](const char* name, double& x) { x = figure(json, name); });
+    return r;
+}
+
+}    // namespace
+
+nlohmann::json to_json(const Machine& machine)
+{
+    Machine m = machine;
+    nlohmann::json json = {{"device", m.device},
+                           {"driver", m.driver},
+                           {"kernels", m.kernels},
+                           {"threads", m.threads},
+                           {"software", m.software},
+                           {"host", side_json(m.host)},
+                           {"on_device", side_json(m.on_device)}};
+    each_figure(m, [&](const char* name, double& x) { json[name] = x; });
+    return json;
+}
+
+Machine read_machine(const std::filesystem::path& path)
+{
+    std::ifstream file(path);
+    if (!file) throw Error("{} cannot be read: measure this machine with `hearth tune`", path.string());
+    try {
+        const nlohmann::json json = nlohmann::json::parse(file);
+        Machine m = {.device = json.at("device"),
+                     .driver = json.at("driver"),
+                     .kernels = json.at("kernels"),
+                     .threads = json.at("threads"),
+                     .software = json.at("software"),
+                     .host = side_from(json.at("host")),
+                     .on_device = side_from(json.at("on_device"))};
+        each_figure(m, [&](const char* name, double& x) { x = json.at(name).get<double>(); });
+        return m;
+    } catch (const std::exception& e) {
+        throw Error("{} is not a file of `hearth tune` ({}): measure this machine again", path.string(), e.what());
+    }
+}
+
+std::filesystem::path machine_path(const std::string& device, const std::string& driver, unsigned threads)
+{
+    const std::filesystem::path folder = vulkan::cache_folder();
+    if (folder.empty()) return {};
+    std::string name = fmt::format("machine {} {} {}", device.empty() ? "cpu" : device, driver, threads);
+    for (char& ch : name)
+        if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '-';
+    return folder / (name + ".json");
+}
+
+}    // namespace hearth::tools

@@ -1,0 +1,60 @@
+// hearth tune: measures this machine once, so that plans fit it.
+#include "tools/cli.h"
+
+namespace hearth::tools {
+
+namespace {
+
+struct TuneOptions {
+    EngineOptions engine;
+    std::string output;
+    bool json = false;
+};
+
+std::string table(const Machine& m)
+{
+    std::string out = fmt::format("{}, {} threads ({}), {}\n\n", m.has_device() ? m.device : "no device", m.threads, m.kernels,
+                                  m.has_device() ? m.driver : "the CPU alone");
+    out += "| GB/s | CPU: matrix | gates | fired | GPU: matrix | gates | fired |\n|---|---:|---:|---:|---:|---:|---:|\n";
+    const auto cell = [&](double gb_per_s, bool there) { return there ? fmt::format("{:.2f}", gb_per_s) : std::string("-"); };
+    for (size_t i = 0; i < std::size(weight_formats); ++i) {
+        const RowRates &h = m.host.rows[i], &d = m.on_device.rows[i];
+        out += fmt::format("| {} | {:.2f} | {:.2f} | {:.2f} | {} | {} | {} |\n", weight_formats[i].name, h.dot, h.gate, h.fired,
+                           cell(d.dot, m.has_device()), cell(d.gate, m.has_device()), cell(d.fired, m.has_device()));
+    }
+    out += fmt::format("| KV cache | {:.2f} | | | {} | | |\n", m.host.kv, cell(m.on_device.kv, m.has_device()));
+    if (!m.has_device()) return out;
+    out += fmt::format(
+        "\na step on the GPU {:.1f} us, on the CPU {:.1f} us; submit {:.1f} us, submit and notice {:.1f} us, release and notice {:.1f} us\n",
+        m.on_device.step_us, m.host.step_us, m.submit_us, m.round_trip_us, m.release_us);
+    out += fmt::format("upload {:.2f} GB/s; both sides at once read {:.2f} times what the faster reads alone{}\n", m.upload, m.together,
+                       m.together < 1.2 ? ": they share one memory, so a split gains little" : "");
+    return out;
+}
+
+void tune(const TuneOptions& o)
+{
+    ProgressBar bar("measuring");
+    const Machine m = measure_machine(o.engine, [&](double share) { bar.show(share); });
+    const std::filesystem::path path = o.output.empty() ? machine_path(m.device, m.driver, m.threads) : std::filesystem::path(o.output);
+    if (!path.empty()) {
+        std::error_code ec;
+        if (o.output.empty()) std::filesystem::create_directories(path.parent_path(), ec);
+        OutputFile(path).finish(dump(to_json(m)));
+    }
+    print(o.json ? dump(to_json(m)) : table(m));
+    if (!path.empty()) say("kept in {}", path.string());
+}
+
+}    // namespace
+
+Command add_tune(CLI::App& app)
+{
+    auto o = std::make_shared<TuneOptions>();
+    add_device_options(app, o->engine);
+    app.add_option("-o,--output", o->output, "the file to write (default: where `plan`, `run` and `bench` look for it)")->check(not_empty());
+    app.add_flag("--json", o->json, "print the figures as JSON");
+    return [o] { tune(*o); };
+}
+
+}    // namespace hearth::tools
