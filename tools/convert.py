@@ -13,6 +13,7 @@ Two layouts differ from the source:
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -357,6 +358,12 @@ def targets_of(c):
     return result
 
 
+def check_width(target, weight_type):
+    width, block = target.stored_shape()[-1], gguf.GGML_QUANT_SIZES[weight_type][0]
+    if len(target.shape) == 2 and width % block:
+        raise Refusal(f"{target.name} has rows of {width} weights, which is not a multiple of {block} as {weight_type.name} needs")
+
+
 def check_tensors(targets, tensors, config, weight_type):
     for target in targets:
         source = tensors.get(target.source)
@@ -366,9 +373,7 @@ def check_tensors(targets, tensors, config, weight_type):
             raise Refusal(f"tensor {target.source} has the type {source.dtype}, which is not supported (supported: {', '.join(DTYPES)})")
         if source.shape != target.shape:
             raise Refusal(f"tensor {target.source} has the shape {list(source.shape)}, but config.json implies {list(target.shape)}")
-        width, block = target.stored_shape()[-1], gguf.GGML_QUANT_SIZES[weight_type][0]
-        if len(target.shape) == 2 and width % block:
-            raise Refusal(f"{target.name} has rows of {width} weights, which is not a multiple of {block} as {weight_type.name} needs")
+        check_width(target, weight_type)
     used = {target.source for target in targets}
     if config.tied:
         used.add("lm_head.weight")    # a copy of the embedding, which transformers does not read either
@@ -423,49 +428,83 @@ def add_keys(writer, name, c, tokenizer, file_type):
         writer.add_chat_template(tokenizer.chat_template)
 
 
+@contextlib.contextmanager
+def replacing(out):
+    """A path to write to, which takes the place of `out` at the end; nothing is left of it after an error."""
+    if out.is_dir():
+        raise Refusal(f"{out} is a folder; the name of a file is expected")
+    part = out.with_name(out.name + ".part")
+    try:
+        yield part
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def type_of(target, weight_type):
+    return weight_type if len(target.shape) == 2 else Type.F32    # norms
+
+
+def stored_bytes(target, weight_type):
+    block, block_bytes = gguf.GGML_QUANT_SIZES[type_of(target, weight_type)]
+    return int(np.prod(target.shape)) // block * block_bytes
+
+
+def write_file(writer, targets, weight_type, pieces):
+    """All of the file, after the keys were added. `pieces(target)` yields the fp32 values in the file's layout, some rows at a time."""
+    for target in targets:
+        target_type, size = type_of(target, weight_type), stored_bytes(target, weight_type)
+        writer.add_tensor_info(target.name, target.stored_shape(), np.float32, size, raw_dtype=target_type)
+    total = sum(stored_bytes(target, weight_type) for target in targets)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        file, written = writer.fout[0], 0
+        for target in targets:
+            writer.write_padding(file, file.tell())
+            for piece in pieces(target):
+                data = encode(target, piece, type_of(target, weight_type))
+                data.tofile(file)
+                written += data.nbytes
+                if sys.stderr.isatty():
+                    print(f"\r{written * 100 // total:3d} %  {target.name:32}", end="", file=sys.stderr, flush=True)
+        writer.write_padding(file, file.tell())
+    finally:
+        if sys.stderr.isatty():
+            print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
+        writer.close()
+
+
 def convert(folder, out, type_name):
     weight_type, file_type = TYPES[type_name]
     if not folder.is_dir():
         raise Refusal(f"{folder} is not a folder")
-    if out.is_dir():
-        raise Refusal(f"{out} is a folder; the name of a file is expected")
     config = read_config(folder)
     tensors = read_checkpoint(folder)
     targets = targets_of(config)
     check_tensors(targets, tensors, config, weight_type)
     tokenizer = read_tokenizer(folder, config)
 
-    part = out.with_name(out.name + ".part")
-    writer = gguf.GGUFWriter(part, "llama")
-    try:
+    with replacing(out) as part:
+        writer = gguf.GGUFWriter(part, "llama")
         add_keys(writer, folder.resolve().name, config, tokenizer, file_type)
-        total = 0
-        for target in targets:
-            target_type = weight_type if len(target.shape) == 2 else Type.F32    # norms
-            block, block_bytes = gguf.GGML_QUANT_SIZES[target_type]
-            size = int(np.prod(target.shape)) // block * block_bytes
-            writer.add_tensor_info(target.name, target.stored_shape(), np.float32, size, raw_dtype=target_type)
-            total += size
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-
-        written = 0
-        for target in targets:
-            target_type = weight_type if len(target.shape) == 2 else Type.F32
-            data = encode(target, target.stored(tensors[target.source].read()), target_type)
-            writer.write_tensor_data(data)
-            written += data.nbytes
-            if sys.stderr.isatty():
-                print(f"\r{written * 100 // total:3d} %  {target.name:32}", end="", file=sys.stderr, flush=True)
-        writer.close()
-        os.replace(part, out)
-    finally:
-        if sys.stderr.isatty():
-            print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
-        writer.close()
-        part.unlink(missing_ok=True)
+        write_file(writer, targets, weight_type, lambda target: [target.stored(tensors[target.source].read())])
     print(f"{out}: {len(targets)} tensors, {weight_type.name}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+
+
+def run(program, work, *args):
+    """Exit code of work(*args); what goes wrong is told in one sentence."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)    # cleans up like Ctrl-C
+    try:
+        work(*args)
+    except (Refusal, OSError) as e:
+        print(f"{program}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+    return 0
 
 
 def main(argv=None):
@@ -474,16 +513,7 @@ def main(argv=None):
     parser.add_argument("out", type=Path, help="the GGUF file to write")
     parser.add_argument("--type", choices=TYPES, default="f16", help="of the matrices (norms stay f32); default %(default)s")
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)    # cleans up like Ctrl-C
-    try:
-        convert(args.folder, args.out, args.type)
-    except (Refusal, OSError) as e:
-        print(f"convert: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("convert: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run("convert", convert, args.folder, args.out, args.type)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,383 @@
+#!/usr/bin/env python3
+"""Makes a GGUF file of a random model with the shape of a real one, for measuring speed where the real one is not at hand.
+
+    python3 tools/make_model.py OUT.gguf --shape 7b --type q4_0 [--activity 0.3 --skew 0.43] [--pwri] [--seed 0]
+
+What it writes is nonsense, but it costs what a trained ReLU model costs: the weights are random numbers in the layout of tools/convert.py, and its
+neurons are as sparse and as unevenly used as asked, by the model's own arithmetic (nothing but the weights makes it so):
+* `--activity` is the share of neurons that fire (gate . x > 0) for a token, the mean over all layers; layers differ by up to a quarter.
+* `--skew` is the share of neurons that together make 80 % of all firings. Neurons are scattered: hot ones stand anywhere in file order.
+Known figures of real models: about 0.33 and 0.43 for ReLU-fied LLaMA 7B, about 0.11 for ProSparse 7B.
+
+`--pwri` writes the same model as PowerInfer does: magic PWRI, and in every layer a predictor fc2 . relu(fc1 . r) >= 0, of the residual r that enters the
+FFN's norm. It names the neurons that fire almost without error; `--predictor-noise` makes it worse.
+
+How. The residual of every token is r = sqrt(dim) a c + v. c is one fixed direction, and v is random and orthogonal to c: the embedding's, of variance
+b^2 for each component, and what the layers add. A neuron's gate row, the norm's weights folded in, is q - beta c, with q a unit vector out of a random
+subspace of `--predictor-rank` dimensions. So q . r is normal with the deviation s of v's components, and the neuron fires with the chance p where
+beta sqrt(dim) a = s z, z = -Phi^-1(p). The chances over the neurons are a normal distribution seen through Phi, p = Phi(mu + sigma xi) with xi normal:
+any mean and any skew that is possible at all. What reads the residual for other ends is orthogonal to c, and so is what the FFN adds, so c lasts.
+
+The same options give the same bytes, on the same machine. One piece of a tensor at a time is in memory. Packages: numpy and gguf.
+"""
+
+import argparse
+import functools
+import math
+import shutil
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+import gguf
+import numpy as np
+from gguf import TokenType
+
+from convert import (TYPES, Config, Piece, Refusal, Target, Tokenizer, add_keys, check_width, replacing, run, stored_bytes, targets_of, write_file)
+
+SHAPES = {    # layers, dim, heads, kv_heads, neurons, vocab
+    "tiny": (4, 128, 4, 2, 256, 512),
+    "small": (16, 1536, 12, 12, 4096, 32000),    # 1.1 GB in f16
+    "1b": (22, 2048, 32, 4, 5632, 32000),
+    "7b": (32, 4096, 32, 32, 11008, 32000),
+    "13b": (40, 5120, 40, 40, 13824, 32000),
+    "33b": (60, 6656, 52, 52, 17920, 32000),
+    "70b": (80, 8192, 64, 8, 28672, 32000),
+}
+SHAPE_FIELDS = ("layers", "dim", "heads", "kv_heads", "neurons", "vocab")
+MIN_VOCAB = 320                  # what every vocabulary here has: control tokens, bytes, letters
+PIECE_WEIGHTS = 1 << 22          # made at a time
+
+CONSTANT = 0.5                   # a^2, b^2: of the embedding's squares, the share of c and of the rest
+VARIED = 1 - CONSTANT
+FFN_ADDS = 0.5 * VARIED          # to the variance of the residual's components, all layers together
+ATTENTION_ADDS = 0.3 * VARIED    # the same, of heads that look at one position each
+ATTENTION_MEAN = 0.15            # of that, what is left because they look at several
+SHARPNESS = 2.0                  # deviation of the logarithms of attention
+LOGITS = 2.5                     # deviation of the logits
+LAYER_SPREAD = 0.25              # of the activity over the layers
+MAX_Z = 4.0                      # neurons beyond it would fire always or never anyway, and a larger beta coarsens their quantised rows
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is asked beyond the shape."""
+    activity: float
+    skew: float
+    rank: int
+    noise: float
+    seed: int
+    pwri: bool
+
+
+# ---- how often the neurons fire --------------------------------------------------------------------------------------
+
+STANDARD = NormalDist()
+
+
+def normal_quantiles(n):
+    """n numbers that are spread as a normal distribution is, ascending."""
+    half = [STANDARD.inv_cdf((i + 0.5) / n) for i in range(n // 2)]
+    return np.array(half + [0.0] * (n % 2) + [-x for x in reversed(half)])
+
+
+def tail(z):
+    """Phi(-z): the chance that a normal number is above z."""
+    return np.array([0.5 * math.erfc(x / math.sqrt(2)) for x in z])
+
+
+def thresholds(activity, skew, quantiles):
+    """z of the neurons, descending: mean chance `activity`, and the `skew` share of the most active has 80 % of all chances."""
+    def z_of(sigma, xi):
+        return np.clip(-(math.sqrt(1 + sigma * sigma) * STANDARD.inv_cdf(activity) + sigma * xi), -MAX_Z, MAX_Z)
+
+    coarse = normal_quantiles(400)
+
+    def share_of_80(sigma):
+        chances = tail(z_of(sigma, coarse))[::-1]    # the most active first
+        reached = np.concatenate([[0], np.cumsum(chances) / chances.sum()])
+        return np.interp(0.8, reached, np.arange(len(reached)) / len(chances))
+
+    low, high = 0.0, 20.0    # the more sigma, the smaller the share
+    if not share_of_80(high) < skew < share_of_80(low):
+        raise Refusal(f"no distribution with a skew of {skew} exists where {activity:.3g} of a layer's neurons fire; "
+                      f"it must lie between {share_of_80(high):.3f} and {share_of_80(low):.3f}")
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (middle, high) if share_of_80(middle) > skew else (low, middle)
+    return z_of(low, quantiles)
+
+
+def mean_square_above(z):
+    """The mean over neurons of E[relu(y - z)^2], y normal."""
+    return float(np.mean((1 + z * z) * tail(z) - z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)))
+
+
+# ---- the weights -----------------------------------------------------------------------------------------------------
+
+def without(rows, direction):
+    """The rows' part that is orthogonal to a direction (a unit vector)."""
+    rows -= np.outer(rows @ direction, direction)
+    return rows
+
+
+class Weights:
+    """Every tensor's values, from its name alone: each has its own source of random numbers."""
+
+    def __init__(self, config, recipe):
+        self.c, self.recipe = config, recipe
+        self.direction = self.random("c").choice(np.float32([-1, 1]), config.dim) / np.float32(math.sqrt(config.dim))
+        self.activities = [recipe.activity * (1 + LAYER_SPREAD * (math.cos(2 * math.pi * (n + 0.5) / config.layers) if config.layers > 1 else 0))
+                           for n in range(config.layers)]
+        quantiles = normal_quantiles(config.neurons)
+        self.z = [self.random(f"z.{n}").permutation(thresholds(self.activities[n], recipe.skew, quantiles)).astype(np.float32)
+                  for n in range(config.layers)]
+
+    def random(self, name):
+        return np.random.Generator(np.random.SFC64([self.recipe.seed, zlib.crc32(name.encode())]))
+
+    def variance(self, layer, attention):
+        """Of the components of v where a layer begins, or behind its attention."""
+        return VARIED + (FFN_ADDS * layer + ATTENTION_ADDS * ATTENTION_MEAN * (layer + attention)) / self.c.layers
+
+    def rms(self, variance):
+        return math.sqrt(CONSTANT + variance)
+
+    @functools.lru_cache(maxsize=1)
+    def subspace(self, layer):
+        """(rank, dim): orthonormal rows, which are orthogonal to c too."""
+        start = self.random(f"subspace.{layer}").standard_normal((self.c.dim, self.recipe.rank + 1), dtype=np.float32)
+        start[:, 0] = self.direction
+        return np.ascontiguousarray(np.linalg.qr(start)[0][:, 1:].T)
+
+    @functools.lru_cache(maxsize=4)
+    def norm(self, name):
+        return self.random(name).uniform(0.75, 1.25, self.c.dim).astype(np.float32)
+
+    def coordinates(self, layer, start, rows, random):
+        """The gate's rows within the subspace, unit vectors (rows, rank), and their betas (rows, 1)."""
+        part = random.standard_normal((rows, self.recipe.rank), dtype=np.float32)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+        s = math.sqrt(self.variance(layer, 1))
+        return part, self.z[layer][start:start + rows, None] * np.float32(s / math.sqrt(self.c.dim * CONSTANT))
+
+    def pieces(self, target):
+        """fp32 rows in file order, some at a time."""
+        shape = target.stored_shape()
+        if len(shape) == 1:
+            yield self.norm(target.name)
+            return
+        step = max(1, PIECE_WEIGHTS // max(shape[1], self.c.dim))
+        parts = target.name.split(".")
+        layer = int(parts[1]) if parts[0] == "blk" else None
+        make, random = getattr(self, parts[-2]), self.random(target.name)
+        for start in range(0, shape[0], step):
+            yield make(layer, start, min(step, shape[0] - start), random)
+
+    def normal(self, random, rows, columns, deviation):
+        w = random.standard_normal((rows, columns), dtype=np.float32)
+        w *= np.float32(deviation)
+        return w
+
+    def reading(self, rows, random, norm, variance, deviation):
+        """Rows that read a normed residual whose v has that variance: what comes out has `deviation`, and nothing of c is in it."""
+        w = self.normal(random, rows, self.c.dim, deviation * self.rms(variance) / math.sqrt(variance * self.c.dim))
+        w = without(w, self.direction)
+        w /= self.norm(norm)
+        return w
+
+    # One for each matrix, named as the file names it: rows `start` to `start + rows`.
+
+    def token_embd(self, layer, start, rows, random):
+        w = without(self.normal(random, rows, self.c.dim, math.sqrt(VARIED)), self.direction)
+        w += self.direction * np.float32(math.sqrt(CONSTANT * self.c.dim))
+        return w
+
+    def attention_input(self, layer, rows, random, deviation):
+        return self.reading(rows, random, f"blk.{layer}.attn_norm.weight", self.variance(layer, 0), deviation)
+
+    def attn_q(self, layer, start, rows, random):
+        return self.attention_input(layer, rows, random, math.sqrt(SHARPNESS))
+
+    attn_k = attn_q
+
+    def attn_v(self, layer, start, rows, random):
+        return self.attention_input(layer, rows, random, 1)
+
+    def attn_output(self, layer, start, rows, random):
+        columns = self.c.heads * self.c.head_dim
+        return self.normal(random, rows, columns, math.sqrt(ATTENTION_ADDS / self.c.layers / columns))
+
+    def ffn_gate(self, layer, start, rows, random):
+        part, beta = self.coordinates(layer, start, rows, random)
+        w = part @ self.subspace(layer)
+        w -= beta * self.direction
+        w /= self.norm(f"blk.{layer}.ffn_norm.weight")
+        return w
+
+    def ffn_up(self, layer, start, rows, random):
+        return self.reading(rows, random, f"blk.{layer}.ffn_norm.weight", self.variance(layer, 1), 1)
+
+    def ffn_down_t(self, layer, start, rows, random):
+        v = self.variance(layer, 1)
+        squares = self.c.neurons * mean_square_above(self.z[layer]) * v / self.rms(v) ** 2    # the sum of relu(gate . x)^2
+        return without(self.normal(random, rows, self.c.dim, math.sqrt(FFN_ADDS / self.c.layers / squares)), self.direction)
+
+    def output(self, layer, start, rows, random):
+        v = self.variance(self.c.layers, 0)
+        w = self.reading(rows, random, "output_norm.weight", v, LOGITS)
+        # Control tokens and bytes never come out: a text of pieces reads better, and no end comes by chance.
+        muted = max(0, min(rows, 3 + 256 - start))
+        w[:muted] -= self.direction / self.norm("output_norm.weight") * np.float32(12 * LOGITS * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
+        return w
+
+    # The predictor: fc1's rows give y and -y (relu(y) - relu(-y) = y) within the subspace, and copies of c . r, which is positive. These are scaled so
+    # that fc2's columns for them are as large as the others, and several, because quantised ones err.
+
+    def copies(self, layer):
+        """How many rows of fc1 are c, and their scale."""
+        count = predictor_width(self.recipe.rank) - 2 * self.recipe.rank
+        s = math.sqrt(self.variance(layer, 1))
+        return count, s * math.sqrt(self.recipe.rank / (self.c.dim * CONSTANT)) / count
+
+    def fc1(self, layer, start, rows, random):
+        b, (count, scale) = self.subspace(layer), self.copies(layer)
+        c = np.tile(self.direction * np.float32(scale), (count, 1))
+        return np.concatenate([b, -b, c])[start:start + rows]
+
+    def fc2(self, layer, start, rows, random):
+        part, beta = self.coordinates(layer, start, rows, self.gate_random(layer, start))
+        part += self.normal(random, rows, self.recipe.rank, self.recipe.noise / math.sqrt(self.recipe.rank))
+        count, scale = self.copies(layer)
+        return np.concatenate([part, -part, np.tile(beta / np.float32(-count * scale), count)], axis=1)
+
+    def gate_random(self, layer, start):
+        """The gate's source of random numbers, which fc2 goes through again from the first row on."""
+        if start == 0:
+            self.again = self.random(f"blk.{layer}.ffn_gate.weight")
+        return self.again
+
+
+def predictor_width(rank):
+    """Two rows for each dimension and at least eight for c, rounded up to whole blocks of the quantised types."""
+    return (2 * rank + 8 + 31) // 32 * 32
+
+
+# ---- the tokenizer ---------------------------------------------------------------------------------------------------
+
+def make_tokenizer(vocab, seed):
+    """A SentencePiece vocabulary of made-up words: every piece but the letters is a union of two earlier ones, as BPE makes them."""
+    pieces = [Piece("<unk>", 0.0, int(TokenType.UNKNOWN)), Piece("<s>", 0.0, int(TokenType.CONTROL)), Piece("</s>", 0.0, int(TokenType.CONTROL))]
+    pieces += [Piece(f"<0x{i:02X}>", 0.0, int(TokenType.BYTE)) for i in range(256)]
+    vowels, consonants, mark = "aeiou", "bcdfghjklmnpqrstvwxyz", "\u2581"
+    texts = [mark, *vowels, *consonants, *".,?!'-"]
+    texts += [mark + letter for letter in vowels + consonants]
+    texts = texts[:vocab - len(pieces)]
+    known = set(texts)
+    random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(b"tokenizer")]))
+    while len(pieces) + len(texts) < vocab:
+        left, right = (texts[i] for i in (len(texts) * random.random(2) ** 2).astype(int))    # early ones, which are short, more often
+        text = left + right
+        # A word has its mark in front, at most ten letters, and vowels and consonants in turn.
+        good = len(text) <= 11 and right[0] != mark and text[-1].isalpha() and right[0].isalpha() and (left == mark or left[-1].isalpha())
+        if good and text not in known and (left == mark or (left[-1] in vowels) != (right[0] in vowels)):
+            known.add(text)
+            texts.append(text)
+    first = len(pieces)
+    pieces += [Piece(text, float(first - i), int(TokenType.NORMAL)) for i, text in enumerate(texts, first)]
+    return Tokenizer(pieces, bos=1, eos=2, unk=0, add_bos=True, add_eos=False, space_prefix=True, chat_template=None)
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+def with_predictors(targets, c, rank):
+    """fc1 and fc2 behind every layer's last tensor."""
+    width = predictor_width(rank)
+    for target in targets:
+        yield target
+        if target.name.endswith(".ffn_down_t.weight"):
+            prefix = target.name.removesuffix("ffn_down_t.weight")
+            yield Target(prefix + "fc1.weight", "", (width, c.dim))
+            yield Target(prefix + "fc2.weight", "", (c.neurons, width))
+
+
+def check(c, recipe):
+    for field in SHAPE_FIELDS:
+        if getattr(c, field) < 1:
+            raise Refusal(f"{field} is {getattr(c, field)}, expected at least 1")
+    if c.context < 1:
+        raise Refusal(f"the context is {c.context}, expected at least 1")
+    if c.dim % c.heads or c.head_dim % 2 or c.heads % c.kv_heads:
+        raise Refusal(f"a width of {c.dim}, {c.heads} heads and {c.kv_heads} key-value heads do not fit together")
+    if c.vocab < MIN_VOCAB:
+        raise Refusal(f"the vocabulary has {c.vocab} tokens, expected at least {MIN_VOCAB}")
+    if not 1 <= recipe.rank < c.dim:
+        raise Refusal(f"the predictor's rank is {recipe.rank}, expected 1 to {c.dim - 1}")
+    if not 0 < recipe.activity < 1 / (1 + LAYER_SPREAD):
+        raise Refusal(f"the activity is {recipe.activity}, expected more than 0 and less than {1 / (1 + LAYER_SPREAD)}")
+    if not 0 <= recipe.noise < 100:
+        raise Refusal(f"the predictor's noise is {recipe.noise}, expected 0 to 100")
+    if recipe.seed < 0:
+        raise Refusal(f"the seed is {recipe.seed}, expected 0 or more")
+
+
+def make(out, name, c, type_name, recipe):
+    weight_type, file_type = TYPES[type_name]
+    check(c, recipe)
+    targets = targets_of(c)
+    if recipe.pwri:
+        targets = list(with_predictors(targets, c, recipe.rank))
+    for target in targets:
+        check_width(target, weight_type)
+    size = sum(stored_bytes(target, weight_type) for target in targets)
+    if not out.absolute().parent.is_dir():
+        raise Refusal(f"{out.absolute().parent} is not a folder")
+    free = shutil.disk_usage(out.absolute().parent).free
+    if size > free:
+        raise Refusal(f"{out} takes {size / 1e9:.1f} GB, and the disk has room for {free / 1e9:.1f} GB")
+    weights = Weights(c, recipe)
+
+    with replacing(out) as part:
+        writer = gguf.GGUFWriter(part, "llama")
+        add_keys(writer, name, c, make_tokenizer(c.vocab, recipe.seed), file_type)
+        if recipe.pwri:
+            writer.add_float32("powerinfer.sparse_threshold", 0.0)
+        write_file(writer, targets, weight_type, weights.pieces)
+        if recipe.pwri:
+            with open(part, "r+b") as f:
+                f.write(b"PWRI")
+    print(f"{out}: {len(targets)} tensors, {weight_type.name}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="the GGUF file to write")
+    parser.add_argument("--shape", choices=SHAPES, default="tiny", help="of a LLaMA model; default %(default)s. What follows changes parts of it:")
+    for field in SHAPE_FIELDS:
+        parser.add_argument("--" + field.replace("_", "-"), type=int, metavar="N")
+    parser.add_argument("--context", type=int, default=4096, metavar="N", help="default %(default)s")
+    parser.add_argument("--type", choices=TYPES, default="f16", help="of the matrices (norms stay f32); default %(default)s")
+    parser.add_argument("--activity", type=float, default=0.1, metavar="SHARE", help="of the neurons that fire for a token; default %(default)s")
+    parser.add_argument("--skew", type=float, default=0.43, metavar="SHARE", help="of the neurons that make 80 %% of all firings; default %(default)s")
+    parser.add_argument("--pwri", action="store_true", help="write a PowerInfer file, with predictors")
+    parser.add_argument("--predictor-rank", type=int, metavar="R", help="dimensions that decide what fires; the predictor's width is about 2R; "
+                        "default R makes it a quarter of the model's")
+    parser.add_argument("--predictor-noise", type=float, default=0.0, metavar="SHARE", help="added to what the predictor foresees, "
+                        "in deviations of it; default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    args = parser.parse_args(argv)
+
+    shape = {field: default if getattr(args, field) is None else getattr(args, field) for field, default in zip(SHAPE_FIELDS, SHAPES[args.shape])}
+    if args.heads is not None and args.kv_heads is None:
+        shape["kv_heads"] = args.heads
+    c = Config(**shape, head_dim=shape["dim"] // max(1, shape["heads"]), context=args.context, norm_eps=1e-5, rope_base=10000.0, activation="relu",
+               tied=False, raw={})
+    rank = max(28, c.dim // 8 - 4) if args.predictor_rank is None else args.predictor_rank
+    recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed, pwri=args.pwri)
+    return run("make_model", make, args.out, f"random {args.shape}, seed {args.seed}", c, args.type, recipe)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
