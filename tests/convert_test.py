@@ -136,8 +136,9 @@ def rope_neighbours(x, base):
     return np.stack([even * np.cos(a) - odd * np.sin(a), odd * np.cos(a) + even * np.sin(a)], axis=3).reshape(x.shape)
 
 
-def forward(w, ids, rope, layers, heads, kv_heads, head_dim, eps, base, activation):
-    """Logits of all positions. w(name, layer) gives a matrix in GGUF's naming, with `ffn_down` as (dim, neurons)."""
+def forward(w, ids, rope, layers, heads, kv_heads, head_dim, eps, base, activation, watch=None):
+    """Logits of all positions. w(name, layer) gives a matrix in GGUF's naming, with `ffn_down` as (dim, neurons).
+    `watch` is told of every layer, the residual that enters the FFN's norm, and gate . x of the neurons."""
     def norm(x, weight):
         return x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + eps) * weight
 
@@ -156,7 +157,10 @@ def forward(w, ids, rope, layers, heads, kv_heads, head_dim, eps, base, activati
         scores /= scores.sum(axis=2, keepdims=True)
         x = x + np.einsum("hij,jhd->ihd", scores, v).reshape(n, -1) @ w("attn_output", layer).T
         h = norm(x, w("ffn_norm", layer))
-        x = x + (act(h @ w("ffn_gate", layer).T) * (h @ w("ffn_up", layer).T)) @ w("ffn_down", layer).T
+        gate = h @ w("ffn_gate", layer).T
+        if watch:
+            watch(layer, x, gate)
+        x = x + (act(gate) * (h @ w("ffn_up", layer).T)) @ w("ffn_down", layer).T
     return norm(x, w("output_norm")) @ w("output").T
 
 
@@ -175,7 +179,7 @@ def source_logits(config, tensors, ids):
                    config.get("head_dim") or config["hidden_size"] // heads, config["rms_norm_eps"], config["rope_theta"], config["hidden_act"])
 
 
-def gguf_logits(keys, values, ids):
+def gguf_logits(keys, values, ids, watch=None):
     def w(name, layer=None):
         if name == "output" and "output.weight" not in values:
             name = "token_embd"
@@ -185,7 +189,7 @@ def gguf_logits(keys, values, ids):
 
     return forward(w, ids, rope_neighbours, keys["llama.block_count"], keys["llama.attention.head_count"], keys["llama.attention.head_count_kv"],
                    keys["llama.attention.key_length"], keys["llama.attention.layer_norm_rms_epsilon"], keys["llama.rope.freq_base"],
-                   keys["hearth.activation"])
+                   keys["hearth.activation"], watch)
 
 
 # ---- what is written ---------------------------------------------------------------------------------------------------

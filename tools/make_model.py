@@ -18,12 +18,16 @@ subspace of `--predictor-rank` dimensions. So q . r is normal with the deviation
 beta sqrt(dim) a = s z, z = -Phi^-1(p). The chances over the neurons are a normal distribution seen through Phi, p = Phi(mu + sigma xi) with xi normal:
 any mean and any skew that is possible at all. What reads the residual for other ends is orthogonal to c, and so is what the FFN adds, so c lasts.
 
-The same options give the same bytes, on the same machine. One piece of a tensor at a time is in memory. Packages: numpy and gguf.
+The same options give the same bytes, on the same machine. Only pieces of one tensor are in memory. Packages: numpy and gguf.
 """
 
 import argparse
+import collections
+import concurrent.futures
 import functools
 import math
+import os
+import random
 import shutil
 import sys
 import zlib
@@ -31,11 +35,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
+# The threads here do one piece each, in which numpy's own would only be in the way; and with one of them the results do not depend on the number of cores.
+for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ[variable] = "1"
+
 import gguf
 import numpy as np
 from gguf import TokenType
 
-from convert import (TYPES, Config, Piece, Refusal, Target, Tokenizer, add_keys, check_width, replacing, run, stored_bytes, targets_of, write_file)
+from convert import TYPES, Config, Piece, Refusal, Target, Tokenizer, add_keys, check_width, replacing, run, stored_bytes, targets_of, write_file
 
 SHAPES = {    # layers, dim, heads, kv_heads, neurons, vocab
     "tiny": (4, 128, 4, 2, 256, 512),
@@ -48,7 +56,8 @@ SHAPES = {    # layers, dim, heads, kv_heads, neurons, vocab
 }
 SHAPE_FIELDS = ("layers", "dim", "heads", "kv_heads", "neurons", "vocab")
 MIN_VOCAB = 320                  # what every vocabulary here has: control tokens, bytes, letters
-PIECE_WEIGHTS = 1 << 22          # made at a time
+PIECE_WEIGHTS = 1 << 20          # made at a time, by each thread
+THREADS = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 CONSTANT = 0.5                   # a^2, b^2: of the embedding's squares, the share of c and of the rest
 VARIED = 1 - CONSTANT
@@ -127,13 +136,14 @@ class Weights:
     """Every tensor's values, from its name alone: each has its own source of random numbers."""
 
     def __init__(self, config, recipe):
-        self.c, self.recipe = config, recipe
+        self.c, self.recipe, self.threads = config, recipe, concurrent.futures.ThreadPoolExecutor(THREADS)
         self.direction = self.random("c").choice(np.float32([-1, 1]), config.dim) / np.float32(math.sqrt(config.dim))
         self.activities = [recipe.activity * (1 + LAYER_SPREAD * (math.cos(2 * math.pi * (n + 0.5) / config.layers) if config.layers > 1 else 0))
                            for n in range(config.layers)]
         quantiles = normal_quantiles(config.neurons)
         self.z = [self.random(f"z.{n}").permutation(thresholds(self.activities[n], recipe.skew, quantiles)).astype(np.float32)
                   for n in range(config.layers)]
+        self.gate_squares = [config.neurons * mean_square_above(z) for z in self.z]    # sums over the neurons, in units of v's variance
 
     def random(self, name):
         return np.random.Generator(np.random.SFC64([self.recipe.seed, zlib.crc32(name.encode())]))
@@ -156,78 +166,85 @@ class Weights:
     def norm(self, name):
         return self.random(name).uniform(0.75, 1.25, self.c.dim).astype(np.float32)
 
-    def coordinates(self, layer, start, rows, random):
+    def coordinates(self, layer, start, rows, rng):
         """The gate's rows within the subspace, unit vectors (rows, rank), and their betas (rows, 1)."""
-        part = random.standard_normal((rows, self.recipe.rank), dtype=np.float32)
+        part = rng.standard_normal((rows, self.recipe.rank), dtype=np.float32)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
         s = math.sqrt(self.variance(layer, 1))
         return part, self.z[layer][start:start + rows, None] * np.float32(s / math.sqrt(self.c.dim * CONSTANT))
 
     def pieces(self, target):
-        """fp32 rows in file order, some at a time."""
+        """fp32 rows in file order, some at a time. They are made by several threads; every piece has its own random numbers."""
         shape = target.stored_shape()
         if len(shape) == 1:
             yield self.norm(target.name)
             return
-        step = max(1, PIECE_WEIGHTS // max(shape[1], self.c.dim))
         parts = target.name.split(".")
-        layer = int(parts[1]) if parts[0] == "blk" else None
-        make, random = getattr(self, parts[-2]), self.random(target.name)
+        make, layer = getattr(self, parts[-2]), None
+        if parts[0] == "blk":
+            layer = int(parts[1])
+            self.subspace(layer)    # once, not by every thread
+        step = max(1, PIECE_WEIGHTS // self.c.dim)
+        waiting = collections.deque()
         for start in range(0, shape[0], step):
-            yield make(layer, start, min(step, shape[0] - start), random)
+            if len(waiting) == THREADS:
+                yield waiting.popleft().result()
+            waiting.append(self.threads.submit(make, layer, start, min(step, shape[0] - start), self.random(f"{target.name} {start}")))
+        while waiting:
+            yield waiting.popleft().result()
 
-    def normal(self, random, rows, columns, deviation):
-        w = random.standard_normal((rows, columns), dtype=np.float32)
+    def normal(self, rng, rows, columns, deviation):
+        w = rng.standard_normal((rows, columns), dtype=np.float32)
         w *= np.float32(deviation)
         return w
 
-    def reading(self, rows, random, norm, variance, deviation):
+    def reading(self, rows, rng, norm, variance, deviation):
         """Rows that read a normed residual whose v has that variance: what comes out has `deviation`, and nothing of c is in it."""
-        w = self.normal(random, rows, self.c.dim, deviation * self.rms(variance) / math.sqrt(variance * self.c.dim))
+        w = self.normal(rng, rows, self.c.dim, deviation * self.rms(variance) / math.sqrt(variance * self.c.dim))
         w = without(w, self.direction)
         w /= self.norm(norm)
         return w
 
     # One for each matrix, named as the file names it: rows `start` to `start + rows`.
 
-    def token_embd(self, layer, start, rows, random):
-        w = without(self.normal(random, rows, self.c.dim, math.sqrt(VARIED)), self.direction)
+    def token_embd(self, layer, start, rows, rng):
+        w = without(self.normal(rng, rows, self.c.dim, math.sqrt(VARIED)), self.direction)
         w += self.direction * np.float32(math.sqrt(CONSTANT * self.c.dim))
         return w
 
-    def attention_input(self, layer, rows, random, deviation):
-        return self.reading(rows, random, f"blk.{layer}.attn_norm.weight", self.variance(layer, 0), deviation)
+    def attention_input(self, layer, rows, rng, deviation):
+        return self.reading(rows, rng, f"blk.{layer}.attn_norm.weight", self.variance(layer, 0), deviation)
 
-    def attn_q(self, layer, start, rows, random):
-        return self.attention_input(layer, rows, random, math.sqrt(SHARPNESS))
+    def attn_q(self, layer, start, rows, rng):
+        return self.attention_input(layer, rows, rng, math.sqrt(SHARPNESS))
 
     attn_k = attn_q
 
-    def attn_v(self, layer, start, rows, random):
-        return self.attention_input(layer, rows, random, 1)
+    def attn_v(self, layer, start, rows, rng):
+        return self.attention_input(layer, rows, rng, 1)
 
-    def attn_output(self, layer, start, rows, random):
+    def attn_output(self, layer, start, rows, rng):
         columns = self.c.heads * self.c.head_dim
-        return self.normal(random, rows, columns, math.sqrt(ATTENTION_ADDS / self.c.layers / columns))
+        return self.normal(rng, rows, columns, math.sqrt(ATTENTION_ADDS / self.c.layers / columns))
 
-    def ffn_gate(self, layer, start, rows, random):
-        part, beta = self.coordinates(layer, start, rows, random)
+    def ffn_gate(self, layer, start, rows, rng):
+        part, beta = self.coordinates(layer, start, rows, rng)
         w = part @ self.subspace(layer)
         w -= beta * self.direction
         w /= self.norm(f"blk.{layer}.ffn_norm.weight")
         return w
 
-    def ffn_up(self, layer, start, rows, random):
-        return self.reading(rows, random, f"blk.{layer}.ffn_norm.weight", self.variance(layer, 1), 1)
+    def ffn_up(self, layer, start, rows, rng):
+        return self.reading(rows, rng, f"blk.{layer}.ffn_norm.weight", self.variance(layer, 1), 1)
 
-    def ffn_down_t(self, layer, start, rows, random):
+    def ffn_down_t(self, layer, start, rows, rng):
         v = self.variance(layer, 1)
-        squares = self.c.neurons * mean_square_above(self.z[layer]) * v / self.rms(v) ** 2    # the sum of relu(gate . x)^2
-        return without(self.normal(random, rows, self.c.dim, math.sqrt(FFN_ADDS / self.c.layers / squares)), self.direction)
+        squares = self.gate_squares[layer] * v / self.rms(v) ** 2    # of relu(gate . x), and up . x has the variance 1
+        return without(self.normal(rng, rows, self.c.dim, math.sqrt(FFN_ADDS / self.c.layers / squares)), self.direction)
 
-    def output(self, layer, start, rows, random):
+    def output(self, layer, start, rows, rng):
         v = self.variance(self.c.layers, 0)
-        w = self.reading(rows, random, "output_norm.weight", v, LOGITS)
+        w = self.reading(rows, rng, "output_norm.weight", v, LOGITS)
         # Control tokens and bytes never come out: a text of pieces reads better, and no end comes by chance.
         muted = max(0, min(rows, 3 + 256 - start))
         w[:muted] -= self.direction / self.norm("output_norm.weight") * np.float32(12 * LOGITS * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
@@ -242,22 +259,16 @@ class Weights:
         s = math.sqrt(self.variance(layer, 1))
         return count, s * math.sqrt(self.recipe.rank / (self.c.dim * CONSTANT)) / count
 
-    def fc1(self, layer, start, rows, random):
+    def fc1(self, layer, start, rows, rng):
         b, (count, scale) = self.subspace(layer), self.copies(layer)
         c = np.tile(self.direction * np.float32(scale), (count, 1))
         return np.concatenate([b, -b, c])[start:start + rows]
 
-    def fc2(self, layer, start, rows, random):
-        part, beta = self.coordinates(layer, start, rows, self.gate_random(layer, start))
-        part += self.normal(random, rows, self.recipe.rank, self.recipe.noise / math.sqrt(self.recipe.rank))
+    def fc2(self, layer, start, rows, rng):
+        part, beta = self.coordinates(layer, start, rows, self.random(f"blk.{layer}.ffn_gate.weight {start}"))    # the gate's
+        part += self.normal(rng, rows, self.recipe.rank, self.recipe.noise / math.sqrt(self.recipe.rank))
         count, scale = self.copies(layer)
         return np.concatenate([part, -part, np.tile(beta / np.float32(-count * scale), count)], axis=1)
-
-    def gate_random(self, layer, start):
-        """The gate's source of random numbers, which fc2 goes through again from the first row on."""
-        if start == 0:
-            self.again = self.random(f"blk.{layer}.ffn_gate.weight")
-        return self.again
 
 
 def predictor_width(rank):
@@ -276,9 +287,9 @@ def make_tokenizer(vocab, seed):
     texts += [mark + letter for letter in vowels + consonants]
     texts = texts[:vocab - len(pieces)]
     known = set(texts)
-    random = np.random.Generator(np.random.SFC64([seed, zlib.crc32(b"tokenizer")]))
+    choice = random.Random(seed)
     while len(pieces) + len(texts) < vocab:
-        left, right = (texts[i] for i in (len(texts) * random.random(2) ** 2).astype(int))    # early ones, which are short, more often
+        left, right = (texts[int(len(texts) * choice.random() ** 2)] for _ in range(2))    # early ones, which are short, more often
         text = left + right
         # A word has its mark in front, at most ten letters, and vowels and consonants in turn.
         good = len(text) <= 11 and right[0] != mark and text[-1].isalpha() and right[0].isalpha() and (left == mark or left[-1].isalpha())
