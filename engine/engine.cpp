@@ -75,6 +75,7 @@ struct Machinery {
     Needs needs;
     std::vector<std::vector<uint32_t>> orders;    // placement order of every layer's neurons
     std::vector<LayerUse> use;
+    std::optional<Profile> profile;
     std::optional<Machine> machine;
     PlanReport report;
     std::shared_ptr<vulkan::Instance> instance;
@@ -88,8 +89,11 @@ struct Machinery {
         : options(o), file(std::make_shared<Gguf>(o.model)), tokenizer(*file), weights(describe_weights(file)), team(o.threads)
     {
         const Config& c = weights.config;
-        if (o.sparsity == Sparsity::exact && c.activation != host::Activation::relu)
-            throw Error("--sparsity exact needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense", c.name);
+        const bool needs_zeros = o.sparsity == Sparsity::exact || o.sparsity == Sparsity::predict;
+        if (needs_zeros && c.activation != host::Activation::relu)
+            throw Error("--sparsity {} needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense",
+                        o.sparsity == Sparsity::exact ? "exact" : "predict", c.name);
+        find_profile();
         shape = session_shape(c, o.context, o.batch);
         choose_sparsity();
         needs = GpuSession::needs(weights, shape);
@@ -100,19 +104,64 @@ struct Machinery {
         else if (machine && device && machine->release_us < machine->round_trip_us) shape.submit = SubmitMode::ahead;
     }
 
+    /// The profile named by the options, in the model, or beside it.
+    void find_profile()
+    {
+        const Config& c = weights.config;
+        std::filesystem::path path = options.profile;
+        std::error_code ec;
+        if (path.empty() && has_profile(*file)) profile = read_profile(*file, *file, c.layers, c.neurons, c.dim);
+        if (path.empty() && !profile && std::filesystem::exists(profile_path(options.model), ec)) path = profile_path(options.model);
+        if (!path.empty()) profile = read_profile(Gguf(path), *file, c.layers, c.neurons, c.dim);
+    }
+
+    /// What decode leaves out of layer l.
+    LayerSparsity layer_sparsity(uint32_t l) const
+    {
+        const std::string& name = weights.config.name;
+        switch (options.sparsity) {
+        case Sparsity::dense: return {};
+        case Sparsity::exact: return {.cut = 0};
+        case Sparsity::threshold:
+            if (!profile || !profile->calibration)
+                throw Error("--sparsity threshold needs cuts measured for {}: run `hearth profile` with --calibrate", name);
+            return {.cut = profile->calibration->cuts[l]};
+        case Sparsity::predict: break;
+        }
+        const bool has_lowrank = weights.layers[l].fc1.rows > 0;
+        Predictor predictor = options.predictor;
+        if (predictor == Predictor::none) predictor = has_lowrank ? Predictor::lowrank : Predictor::sign;
+        if (predictor == Predictor::lowrank) {
+            if (!has_lowrank)
+                throw Error("--predictor lowrank needs fc1 and fc2 in every layer, which {} does not have: use --predictor sign, or train them with "
+                            "tools/train_predictor.py",
+                            name);
+            return {.cut = 0, .predictor = Predictor::lowrank};
+        }
+        if (!profile) throw Error("--predictor sign needs a profile of {}: make one with `hearth profile MODEL -f TEXT`", name);
+        return {.cut = 0, .predictor = Predictor::sign, .agreements = sign_threshold(profile->layers[l], options.recall)};
+    }
+
     /// What decode leaves out, and what it is expected to read.
     void choose_sparsity()
     {
         const Config& c = weights.config;
-        orders.assign(c.layers, LayerResidency::file_order(c.neurons));
         const bool relu = c.activation == host::Activation::relu;
         constexpr double usual_activity = 0.1;    // of a ReLU model, where no profile tells
         for (uint32_t l = 0; l < c.layers; ++l) {
-            if (options.sparsity == Sparsity::exact) shape.sparsity[l].cut = 0;
+            const LayerProfile* p = profile && profile->positions > 0 ? &profile->layers[l] : nullptr;
+            orders.push_back(p && relu ? placement_order(*p, profile->sampled) : LayerResidency::file_order(c.neurons));
+            shape.sparsity[l] = layer_sparsity(l);
             LayerUse layer = {.skips = shape.sparsity[l].cut >= 0};
+            if (p && shape.sparsity[l].predictor == Predictor::sign) layer.looked_at = sign_quality(*p, shape.sparsity[l].agreements).predicted;
+            if (p && shape.sparsity[l].predictor == Predictor::lowrank) layer.looked_at = lowrank_quality(*p).predicted;
             for (uint32_t g = 0; g < ceil_div(c.neurons, group_neurons); ++g) {
-                const double count = std::min(group_neurons, c.neurons - g * group_neurons);
-                layer.fired.push_back(count * (relu ? usual_activity : 1));
+                double fired = 0;
+                for (uint32_t i = g * group_neurons; i < std::min(c.neurons, (g + 1) * group_neurons); ++i) {
+                    if (!relu) fired += options.sparsity == Sparsity::threshold ? 1 - profile->calibration->sparsity : 1;
+                    else fired += p ? double(p->fired[orders[l][i]]) / double(profile->positions) : usual_activity;
+                }
+                layer.fired.push_back(fired);
             }
             use.push_back(std::move(layer));
         }
@@ -201,7 +250,7 @@ struct Machinery {
             place = fmt::format("on the CPU, which is expected to be faster alone than with {} (--placement most uses it all the same)", name);
             return;
         }
-        gpu = std::make_unique<GpuModel>(device, weights, plan, orders, progress);
+        gpu = std::make_unique<GpuModel>(device, weights, ModelLayout{plan, orders, shape.sparsity}, team, progress);
 
         uint64_t resident = 0, all = 0;
         for (size_t l = 0; l < needs.layers.size(); ++l) {
@@ -253,6 +302,10 @@ std::optional<double> Engine::expected_us(double position) const
 }
 
 Session Engine::session(bool timing) { return Session(machinery_, {.timing = timing}); }
+
+host::Team& Engine::team() { return machinery_->team; }
+const std::optional<Profile>& Engine::profile() const { return machinery_->profile; }
+const std::vector<LayerSparsity>& Engine::sparsity() const { return machinery_->shape.sparsity; }
 
 Session Engine::profiling_session(ActivitySink watch)
 {

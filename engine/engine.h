@@ -5,10 +5,12 @@
 #include "engine/model/weights.h"
 #include "engine/plan/machine.h"
 #include "engine/plan/placement.h"
+#include "engine/plan/profile.h"
 #include "engine/run/activity.h"
 #include "engine/run/sparsity.h"
 #include "engine/run/sampler.h"
 #include "engine/run/stats.h"
+#include "host/arena.h"
 
 #include <filesystem>
 #include <functional>
@@ -21,8 +23,10 @@
 namespace hearth {
 
 enum class Sparsity {
-    dense,    // every neuron is computed
-    exact,    // up and down only where the gate is positive: the same result
+    dense,        // every neuron is computed
+    exact,        // up and down only where the gate is positive: the same result
+    predict,      // gates too only of neurons that a predictor names, on the host
+    threshold,    // up and down only where |act(gate)| is above a cut of the profile: an approximation for models that never are zero
 };
 
 enum class Placement {
@@ -39,6 +43,9 @@ struct EngineOptions {
     std::string device = "auto";            // auto, cpu, an index or a part of a name
     std::optional<uint64_t> vram_budget;    // bytes; what is free, less a margin, where not given
     Sparsity sparsity = Sparsity::dense;
+    std::filesystem::path profile;            // empty: the one in the model or beside it, if there is one
+    Predictor predictor = Predictor::none;    // of Sparsity::predict; none: the model's own if it has one, else signs
+    double recall = 0.99;                     // that Predictor::sign is held to on the profile's text
     Placement placement = Placement::automatic;
     std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given
     MachineLookup machine;
@@ -151,6 +158,11 @@ class Engine {
 
     /// A session whose every batch, layer by layer, is shown to `watch`: inputs and gates of the feed-forward blocks. Slower.
     Session profiling_session(ActivitySink watch);
+    host::Team& team();
+
+    /// The profile in use, if there is one; and what decode leaves out, layer by layer.
+    const std::optional<Profile>& profile() const;
+    const std::vector<LayerSparsity>& sparsity() const;
 
     const Config& config() const;
     const Weights& weights() const;

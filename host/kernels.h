@@ -55,6 +55,8 @@ struct Kernels {
     float (*dot_f16)(const float* a, const uint16_t* b, uint32_t n);
     /// y_i += a b_i with b in fp16
     void (*axpy_f16)(float a, const uint16_t* b, float* y, uint32_t n);
+    /// How many of the bits of a and b differ.
+    uint32_t (*differing_bits)(const uint64_t* a, const uint64_t* b, uint32_t words);
     /// y_i = fp16(x_i)
     void (*to_f16)(const float* x, uint16_t* y, uint32_t n);
 

@@ -244,6 +244,15 @@ void axpy_rows(const float* const* w, const float* a, uint32_t rows, float* y, u
     for (uint32_t r = 0; r < rows; r++) axpy<S, float>(reinterpret_cast<const std::byte*>(w[r]), a[r], y, i, n - i);
 }
 
+/// How many of the bits of a and b differ.
+template <class S>
+uint32_t differing_bits(const uint64_t* a, const uint64_t* b, uint32_t words)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < words; i++) sum += uint64_t(__builtin_popcountll(a[i] ^ b[i]));    // one instruction wherever there is AVX2
+    return uint32_t(sum);
+}
+
 /// y_i = fp16(x_i)
 template <class S>
 void to_f16(const float* x, uint16_t* y, uint32_t n)
@@ -289,6 +298,7 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
             axpy_rows<S>,
             dot_f16<S>,
             axpy_f16<S>,
+            differing_bits<S>,
             to_f16<S>};
 }
 

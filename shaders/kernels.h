@@ -61,6 +61,7 @@ struct MatVec {            // y_r = sum_i w_ri x_i.  A subgroup per row, or per 
     Floats scale;
     Floats y;              // (rows)
     uint rows, cols, stride;
+    uint relu;             // 1: negative y_r become 0
 };
 
 struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = sum_i w_ir x_ti.  A tile of 64 rows x 64 tokens per workgroup.
@@ -106,6 +107,20 @@ struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  ne
     Floats parts;          // (slices, part_stride)
     Words fired;           // (neurons / 32) in host memory: bit n % 32 of word n / 32: h_n is not zero
     uint neurons, cols, stride, slices, part_stride;
+};
+
+struct PredictSign {       // bit n: x and row n of the gate have different signs in no more than `differing` columns; 0 counts as positive
+    Floats x;              // (cols)
+    Quads signs;           // quad q of neuron n at q neurons + n: its columns 128 q and on, a bit each; bits behind the last column are 0
+    Words mask;            // (neurons / 32) in host memory
+    uint neurons, cols, differing;
+};
+
+struct Threshold {         // bit n: score_n >= threshold
+    Floats score;          // (neurons)
+    Words mask;            // (neurons / 32) in host memory
+    uint neurons;
+    float threshold;
 };
 
 struct Glu {               // h_tn = act(h_tn) u_tn, in place

@@ -464,7 +464,9 @@ TEST_SUITE("device")
         const SessionShape shape = {.batch = 16, .context = 64, .sparsity = std::vector<LayerSparsity>(6)};
         const Needs needs = GpuSession::needs(weights, shape);
         const std::vector<std::vector<uint32_t>> orders(6, LayerResidency::file_order(1024));
-        GpuModel model(test_device(), weights, place_most(needs, even_costs(needs), budget_for(needs, 0.5)), orders, {});
+        const ModelLayout layout = {place_most(needs, even_costs(needs), budget_for(needs, 0.5)), orders, shape.sparsity};
+        host::Team team(2);
+        GpuModel model(test_device(), weights, layout, team, {});
         std::vector<float> first;
         {
             GpuSession session(model, shape, Watching());

@@ -52,6 +52,13 @@ CLI::Validator number_between(double least, double most)
     return {check, ""};
 }
 
+namespace {
+
+const std::map<std::string, Sparsity> sparsities = {
+    {"dense", Sparsity::dense}, {"exact", Sparsity::exact}, {"predict", Sparsity::predict}, {"threshold", Sparsity::threshold}};
+
+}    // namespace
+
 void add_device_options(CLI::App& app, EngineOptions& o)
 {
     app.add_option("-t,--threads", o.threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
@@ -94,10 +101,19 @@ void add_engine_options(CLI::App& app, EngineOptions& o)
         "--vram-budget", [&o](const std::string& text) { o.vram_budget = parse_size("--vram-budget", text); },
         "GPU memory to use, such as 6GiB or 512MiB (default: what is free, less a margin)");
     app.add_option_function<std::string>(
-           "--sparsity", [&o](const std::string& text) { o.sparsity = text == "exact" ? Sparsity::exact : Sparsity::dense; },
-           "dense: every neuron; exact: up and down projections only of neurons that fire, the same result (ReLU models)")
-        ->check(CLI::IsMember({"dense", "exact"}))
+           "--sparsity", [&o](const std::string& text) { o.sparsity = sparsities.at(text); },
+           "dense: every neuron; exact: up and down projections only of neurons that fire, the same result (ReLU models); predict: gates too only of "
+           "neurons that a predictor names (ReLU models); threshold: an approximation for SiLU models, with the cuts of `hearth profile --calibrate`")
+        ->check(CLI::IsMember({"dense", "exact", "predict", "threshold"}))
         ->default_str("dense");
+    app.add_option_function<std::string>(
+           "--predictor", [&o](const std::string& text) { o.predictor = text == "sign" ? Predictor::sign : Predictor::lowrank; },
+           "of --sparsity predict: sign (of the gates' weights; needs a profile) or lowrank (fc1 and fc2 of the model; default where it has them)")
+        ->check(CLI::IsMember({"sign", "lowrank"}));
+    app.add_option("--recall", o.recall, "of --predictor sign: share of the neurons that fire to be found, on the profile's text")
+        ->capture_default_str()
+        ->check(number_between(0, 1));
+    app.add_option("--profile", o.profile, "the model's profile (default: the one in it, or beside it as MODEL.profile)")->check(not_empty());
     app.add_flag("--without-fp16", o.without_fp16, "do not use the GPU's half-precision arithmetic");
     app.add_flag("--without-int-dot", o.without_int_dot, "do not use the GPU's integer dot products");
 }

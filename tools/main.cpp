@@ -11,6 +11,7 @@ constexpr tools::Subcommand subcommands[] = {
     {"run", "continue a text", tools::add_run},
     {"perplexity", "how well a model predicts a text", tools::add_perplexity},
     {"bench", "speed of prefill and decode, and of every stage", tools::add_bench},
+    {"profile", "measure on a text which neurons fire, for better plans and predictors", tools::add_profile},
     {"plan", "who would get what, for one memory budget or several, and the speed to expect", tools::add_plan},
     {"tune", "measure this machine once, so that plans fit it", tools::add_tune},
     {"tokenize", "the tokens of a text", tools::add_tokenize},

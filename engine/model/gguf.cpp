@@ -235,12 +235,11 @@ void Gguf::parse()
 {
     const std::string file = path_.string();
     if (bytes_.empty()) throw Error("{} is empty; copy or convert the model again", file);
-    if (bytes_.starts_with("PWRI"))
-        throw Error("{} is a PowerInfer file (its magic is PWRI), which this version cannot run; give it a GGUF file of the same model", file);
-    if (!bytes_.starts_with("GGUF")) throw Error("{} is not a GGUF file; give a model that ends in .gguf, or make one with tools/convert.py", file);
+    if (!bytes_.starts_with("GGUF") && !bytes_.starts_with("PWRI"))
+        throw Error("{} is not a GGUF file; give a model that ends in .gguf, or make one with tools/convert.py", file);
 
     Reader reader(file, bytes_);
-    reader.take(4, "magic");
+    raw_.magic = reader.take(4, "magic");
     version_ = reader.number<uint32_t>("header");
     if (version_ != 0 && (version_ & 0xffff) == 0)
         throw Error("{} is a big-endian GGUF file, which this program cannot read; convert the model again", file);
@@ -250,8 +249,10 @@ void Gguf::parse()
     const uint64_t key_count = reader.number<uint64_t>("header");
 
     for (uint64_t i = 0; i < key_count; i++) {
+        const uint64_t start = reader.position();
         const std::string_view key = reader.name("name of a key");
         if (!keys_.emplace(key, reader.value(key)).second) throw Error("{} is damaged: it has the key {} twice", file, key);
+        raw_.keys.emplace_back(key, bytes_.substr(start, reader.position() - start));
     }
 
     const uint64_t alignment = u32("general.alignment", 32);
@@ -259,6 +260,7 @@ void Gguf::parse()
         throw Error("{}: general.alignment is {}, expected a power of two from {} to {}", file, alignment, least_alignment, most_alignment);
 
     std::vector<uint64_t> offsets;
+    const uint64_t table = reader.position();
     for (uint64_t i = 0; i < tensor_count; i++) {
         GgufTensor t;
         t.name = reader.name("name of a tensor");
@@ -270,10 +272,12 @@ void Gguf::parse()
         offsets.push_back(reader.number<uint64_t>("table of tensors"));
         tensors_.push_back(std::move(t));
     }
+    raw_.tensors = bytes_.substr(table, reader.position() - table);
     if (tensors_.empty()) return;
 
     // Offsets count from the first multiple of the alignment after the table.
     const uint64_t begin = (reader.position() + alignment - 1) / alignment * alignment;
+    raw_.data = bytes_.substr(std::min<uint64_t>(begin, bytes_.size()));
     for (size_t i = 0; i < tensors_.size(); i++) {
         GgufTensor& t = tensors_[i];
         if (const WeightFormat* format = find_format(t.type)) {

@@ -53,9 +53,20 @@ class Gguf {
 
     const std::filesystem::path& path() const { return path_; }
     uint32_t version() const { return version_; }
+    bool powerinfer() const { return raw_.magic == "PWRI"; }    // PowerInfer's files: the same format under another magic
     uint64_t file_bytes() const { return bytes_.size(); }
     const std::map<std::string_view, GgufValue>& keys() const { return keys_; }
     const std::vector<GgufTensor>& tensors() const { return tensors_; }
+
+    /// The file's parts as they lie in it, for copying: its magic, each key with its value, the table of tensors, and what follows from the first
+    /// tensor's data on.
+    struct Raw {
+        std::string_view magic;
+        std::vector<std::pair<std::string_view, std::string_view>> keys;    // name, bytes
+        std::string_view tensors, data;
+    };
+    const Raw& raw() const { return raw_; }
+    uint32_t alignment() const { return u32("general.alignment", 32); }
 
     /// nullptr where there is no such tensor.
     const GgufTensor* find(std::string_view name) const;
@@ -84,6 +95,7 @@ class Gguf {
     std::optional<MappedFile> file_;    // empty where the bytes were given
     std::string_view bytes_;
     uint32_t version_ = 0;
+    Raw raw_;
     std::map<std::string_view, GgufValue> keys_;
     std::vector<GgufTensor> tensors_;
     std::map<std::string_view, size_t> index_;

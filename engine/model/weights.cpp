@@ -53,7 +53,7 @@ uint32_t checked(const Gguf& file, std::string_view what, uint64_t n, uint32_t m
 
 host::Activation activation_of(const Gguf& file, const Family& family)
 {
-    if (!file.keys().contains("hearth.activation")) return family.activation;
+    if (!file.keys().contains("hearth.activation")) return file.powerinfer() ? host::Activation::relu : family.activation;
     const std::string_view name = file.string("hearth.activation");
     for (const auto& row : activations)
         if (row.name == name) return row.activation;
@@ -219,6 +219,10 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
             throw Error("{}: token_embd.weight has {} rows, and the tokenizer {} tokens; convert the model again", w.file->path().string(), c.vocab,
                         tokens);
 
+    const std::vector<double>* thresholds = w.file->floats("hearth.predictor_thresholds");
+    if (thresholds && thresholds->size() != c.layers)
+        throw Error("{}: hearth.predictor_thresholds has {} values, expected one for each of {} layers", w.file->path().string(), thresholds->size(),
+                    c.layers);
     for (uint32_t l = 0; l < c.layers; l++) {
         const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
         LayerWeights& layer = w.layers.emplace_back();
@@ -234,6 +238,14 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
         layer.ffn.down_t =
             stored_as_down ? tensors.transposed(name("ffn_down"), c.neurons, c.dim) : tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
         layer.ffn.activation = c.activation;
+        if (tensors.has(name("fc1")) || tensors.has(name("fc2"))) {
+            const GgufTensor* fc1 = w.file->find(name("fc1"));
+            const uint64_t hidden = fc1 && fc1->shape.size() > 1 ? fc1->shape[1] : 0;
+            const uint32_t rows = checked(*w.file, "the number of rows of " + name("fc1"), hidden, max_neurons);
+            layer.fc1 = tensors.matrix(name("fc1"), rows, c.dim);
+            layer.fc2 = tensors.matrix(name("fc2"), c.neurons, rows);
+            layer.predictor_threshold = thresholds ? float(thresholds->at(l)) : w.file->f32("powerinfer.sparse_threshold", 0);
+        }
         w.transposed |= stored_as_down;
     }
     w.output_norm = tensors.vector("output_norm.weight", c.dim);

@@ -35,6 +35,10 @@ struct LayerWeights {
     Matrix o;                        // (dim, heads * head_dim)
     std::vector<float> ffn_norm;     // (dim)
     host::FfnWeights ffn;            // gate, up, down_t: (neurons, dim)
+
+    /// PowerInfer's predictor, if the file has one: neuron n fires where fc2_n . relu(fc1 . r) >= threshold, r the residual before ffn_norm.
+    Matrix fc1, fc2;    // (hidden, dim), (neurons, hidden); no rows: none
+    float predictor_threshold = 0;
 };
 
 struct Weights {

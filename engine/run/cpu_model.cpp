@@ -33,6 +33,10 @@ CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
     k_.resize(size_t(batch) * c.kv_heads * c.head_dim);
     v_.resize(k_.size());
     logits_.resize(c.vocab);
+    mask_.resize((c.neurons + 31) / 32);
+    signs_.resize(c.layers - first_layer);
+    for (uint32_t l = first_layer; l < c.layers; ++l)
+        if (sparsity(l).predictor == Predictor::sign) signs_[l - first_layer] = host::SignRows(team, weights.layers[l].ffn.gate, all_);
 }
 
 void CpuModel::embed(std::span<const Token> tokens, float* x) const
@@ -81,8 +85,23 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     for (uint32_t t = 0; t < tokens; ++t)
         host::kernels().rmsnorm(x + size_t(t) * c.dim, w.ffn_norm.data(), &norm_[size_t(t) * c.dim], c.dim, c.norm_eps);
     if (watch) watch_gates(l, all_, tokens, norm_.data(), x);
-    cold_ffn(l, all_, all_, tokens, norm_.data(), stats);
+    cold_ffn(l, all_, tokens == 1 ? predict(l, norm_.data(), x) : all_, tokens, norm_.data(), stats);
     for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
+}
+
+/// Of all the layer's neurons, those that may fire.
+std::span<const uint32_t> CpuModel::predict(uint32_t l, const float* x, const float* residual)
+{
+    const LayerWeights& w = weights_.layers[l];
+    switch (sparsity(l).predictor) {
+    case Predictor::none: return all_;
+    case Predictor::sign: host::predict_sign(team_, signs_[l - shape_.first_layer], x, sparsity(l).agreements, mask_.data()); break;
+    case Predictor::lowrank: host::predict_lowrank(team_, w.fc1, w.fc2, all_, residual, w.predictor_threshold, mask_.data()); break;
+    }
+    predicted_.clear();
+    for (const uint32_t n : all_)
+        if (mask_[n / 32] >> n % 32 & 1) predicted_.push_back(n);
+    return predicted_;
 }
 
 std::span<const float> CpuModel::cold_ffn(uint32_t l, std::span<const uint32_t> cold, std::span<const uint32_t> predicted, uint32_t tokens,

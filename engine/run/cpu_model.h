@@ -7,6 +7,7 @@
 #include "engine/run/sparsity.h"
 #include "engine/run/stats.h"
 #include "host/attention.h"
+#include "host/predict.h"
 
 #include <span>
 
@@ -34,6 +35,8 @@ class CpuModel {
     std::span<const float> cold_ffn(uint32_t l, std::span<const uint32_t> cold, std::span<const uint32_t> predicted, uint32_t tokens, const float* x,
                                     FeedStats& stats);
 
+    const LayerSparsity& sparsity(uint32_t l) const { return shape_.sparsity[l]; }
+
     /// After cold_ffn of one token with a cut: those that fired.
     std::span<const uint32_t> fired() const { return scratch_.neurons; }
 
@@ -48,7 +51,10 @@ class CpuModel {
     const Weights& weights_;
     host::Team& team_;
     Shape shape_;
-    std::vector<uint32_t> all_;                           // neurons of a layer
+    std::vector<uint32_t> all_, predicted_;    // neurons of a layer: all, and those that may fire
+    std::vector<host::SignRows> signs_;        // of layers first_layer and up, for Predictor::sign
+    std::vector<uint32_t> mask_;
+    std::span<const uint32_t> predict(uint32_t l, const float* x, const float* residual);
     std::vector<std::vector<uint16_t>> keys_, values_;    // of layers first_layer and up: (kv_heads, context, head_dim) fp16
     std::vector<float> norm_, q_, k_, v_, mixed_, out_, logits_, gates_;
     host::Inputs inputs_;

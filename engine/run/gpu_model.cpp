@@ -1,5 +1,7 @@
 #include "engine/run/gpu_model.h"
 
+#include "host/predict.h"
+
 #include <algorithm>
 #include <cstring>
 
@@ -47,7 +49,7 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c)
     : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
       quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend", {c.head_dim}), glu(device, "glu", {uint32_t(c.activation)}),
-      device_(device), activation_(uint32_t(c.activation))
+      predict_sign(device, "predict_sign"), threshold(device, "threshold"), device_(device), activation_(uint32_t(c.activation))
 {
 }
 
@@ -95,9 +97,11 @@ Groups GpuKernels::row_groups(uint32_t rows) const
     return {std::min(ceil_div(rows, at_once), 65535u)};
 }
 
+constexpr uint32_t sign_columns = 128;    // in a quad of sign bits
+
 // ---- weights -----------------------------------------------------------------------------------------------------------
 
-Needs GpuModel::needs(const Weights& weights)
+Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& sparsity)
 {
     const Config& c = weights.config;
     Needs needs;
@@ -107,6 +111,12 @@ Needs GpuModel::needs(const Weights& weights)
         for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o}) n.attention += aligned(matrix_bytes(*m));
         for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) n.group += uint64_t(group_neurons) * row_quads(m->type, m->cols) * 16;
         n.groups = ceil_div(c.neurons, group_neurons);
+        const uint64_t all = uint64_t(n.groups) * group_neurons;
+        switch (sparsity[needs.layers.size()].predictor) {
+        case Predictor::none: break;
+        case Predictor::sign: n.predictor = aligned(all * ceil_div(c.dim, sign_columns) * 16); break;
+        case Predictor::lowrank: n.predictor = aligned(matrix_bytes(l.fc1)) + aligned(all * row_quads(l.fc2.type, l.fc2.cols) * 16); break;
+        }
         needs.layers.push_back(n);
     }
     needs.head = aligned(c.dim * sizeof(float)) + aligned(matrix_bytes(weights.output));
@@ -149,6 +159,22 @@ class WeightUpload {
         return out;
     }
 
+    /// The layout of gpu::PredictSign, for `neurons` of which the last may have no row.
+    Slice signs(vulkan::Pool& pool, const host::SignRows& rows, uint32_t neurons)
+    {
+        const uint32_t quads = ceil_div(rows.cols(), sign_columns);
+        const Slice slice = pool.take(uint64_t(quads) * neurons * 16);
+        uploader_.upload(slice, quads, uint64_t(neurons) * 16, [&](std::byte* to, uint64_t first, uint64_t count) {
+            for (uint64_t q = first; q < first + count; ++q)
+                for (uint32_t n = 0; n < neurons; ++n, to += 16) {
+                    uint64_t words[2] = {};
+                    for (uint64_t i = 0; i < 2 && n < rows.rows() && 2 * q + i < rows.words(); ++i) words[i] = rows.row(n)[2 * q + i];
+                    std::memcpy(to, words, sizeof words);
+                }
+        });
+        return slice;
+    }
+
     GpuMatrix matrix(vulkan::Pool& pool, const Matrix& m)
     {
         return matrix(pool, m, m.rows, [](uint64_t row) { return row; });
@@ -162,24 +188,29 @@ class WeightUpload {
 
 }    // namespace
 
-GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const std::vector<std::vector<uint32_t>>& orders,
+GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const ModelLayout& layout, host::Team& team,
                    const Progress& progress)
     : device_(device), weights_(weights), kernels_(device, weights.config)
 {
-    const Needs n = needs(weights);
+    const Plan& plan = layout.plan;
+    const Needs n = needs(weights, layout.sparsity);
+    const auto layer_bytes = [&](size_t l) {
+        const size_t resident = plan.layers[l].resident.size();
+        return n.layers[l].attention + resident * n.layers[l].group + (resident < n.layers[l].groups ? n.layers[l].predictor : 0);
+    };
     uint64_t total = plan.head ? n.head : 0;
-    for (size_t l = 0; l < plan.layers.size(); ++l) total += n.layers[l].attention + plan.layers[l].resident.size() * n.layers[l].group;
+    for (size_t l = 0; l < plan.layers.size(); ++l) total += layer_bytes(l);
     WeightUpload upload(device, total, progress);
     for (size_t l = 0; l < plan.layers.size(); ++l) {
         const LayerWeights& w = weights.layers[l];
         const std::vector<uint32_t>& resident = plan.layers[l].resident;
-        vulkan::Pool& pool = pools_.emplace_back(device, n.layers[l].attention + resident.size() * n.layers[l].group, vulkan::Use::device,
-                                                 fmt::format("the weights of layer {}", l));
-        const std::vector<uint32_t>& order = orders[l];
+        vulkan::Pool& pool = pools_.emplace_back(device, layer_bytes(l), vulkan::Use::device, fmt::format("the weights of layer {}", l));
+        const std::vector<uint32_t>& order = layout.orders[l];
+        // Row `place` of the placement order; behind the last neuron, zeros.
+        const auto placed = [&order](const Matrix& m, uint64_t place) { return place < order.size() ? uint64_t(order[place]) : m.rows; };
         const auto slots = [&](const Matrix& m) {
             return upload.matrix(pool, m, uint32_t(resident.size()) * group_neurons, [&](uint64_t slot_row) {
-                const uint64_t place = uint64_t(resident[slot_row / group_neurons]) * group_neurons + slot_row % group_neurons;
-                return place < order.size() ? uint64_t(order[place]) : m.rows;
+                return placed(m, uint64_t(resident[slot_row / group_neurons]) * group_neurons + slot_row % group_neurons);
             });
         };
         Layer layer = {.residency = {order, resident}};
@@ -192,6 +223,14 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         layer.gate = slots(w.ffn.gate);
         layer.up = slots(w.ffn.up);
         layer.down = slots(w.ffn.down_t);
+        const Predictor predictor = layer.split() ? layout.sparsity[l].predictor : Predictor::none;
+        const uint32_t all = n.layers[l].groups * group_neurons;
+        if (predictor == Predictor::sign) layer.signs = upload.signs(pool, host::SignRows(team, w.ffn.gate, order), all);
+        if (predictor == Predictor::lowrank) {
+            layer.fc1 = upload.matrix(pool, w.fc1);
+            layer.fc2 = upload.matrix(pool, w.fc2, all, [&](uint64_t place) { return placed(w.fc2, place); });
+            layer.predictor_threshold = w.predictor_threshold;
+        }
         layers_.push_back(std::move(layer));
     }
     if (plan.head) {

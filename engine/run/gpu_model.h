@@ -3,6 +3,7 @@
 
 #include "engine/model/weights.h"
 #include "engine/run/residency.h"
+#include "engine/run/sparsity.h"
 #include "engine/vulkan/commands.h"
 
 #include <functional>
@@ -46,6 +47,8 @@ class GpuKernels {
     const vulkan::Kernel<gpu::Rope> rope;
     const vulkan::Kernel<gpu::Attend> attend;
     const vulkan::Kernel<gpu::Glu> glu;
+    const vulkan::Kernel<gpu::PredictSign> predict_sign;
+    const vulkan::Kernel<gpu::Threshold> threshold;
 
     /// Workgroups for the row kernels over `rows` rows.
     vulkan::Groups row_groups(uint32_t rows) const;
@@ -64,19 +67,28 @@ class GpuKernels {
 /// Calls with the share done (0 to 1) while something takes long.
 using Progress = std::function<void(double)>;
 
+/// Where everything goes.
+struct ModelLayout {
+    Plan plan;
+    std::vector<std::vector<uint32_t>> orders;    // placement order of every layer's neurons
+    std::vector<LayerSparsity> sparsity;
+};
+
 class GpuModel {
   public:
     /// Device memory that a model's weights take, piece by piece.
-    static Needs needs(const Weights& weights);
+    static Needs needs(const Weights& weights, const std::vector<LayerSparsity>& sparsity);
 
-    /// Uploads what the plan puts on the device; `orders`: the placement order of every layer. `weights` must outlive this.
-    GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const Plan& plan, const std::vector<std::vector<uint32_t>>& orders,
-             const Progress& progress);
+    /// Uploads what the plan puts on the device. `weights` must outlive this.
+    GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const ModelLayout& layout, host::Team& team, const Progress& progress);
 
     struct Layer {
         vulkan::Slice attn_norm, ffn_norm;
         GpuMatrix q, k, v, o;
         GpuMatrix gate, up, down;    // (slots * group_neurons, dim): slot s holds the rows of group residency.slots()[s]
+        vulkan::Slice signs;         // of the gate's rows in placement order, as gpu::PredictSign has them
+        GpuMatrix fc1, fc2;          // fc2's rows in placement order
+        float predictor_threshold = 0;
         LayerResidency residency;
         bool split() const { return residency.split(); }
     };

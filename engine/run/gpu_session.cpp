@@ -26,7 +26,7 @@ struct ScratchSizes {
     {
         const uint64_t t = batch, q_width = uint64_t(c.heads) * c.head_dim, kv_width = uint64_t(c.kv_heads) * c.head_dim;
         const uint64_t neurons = uint64_t(ceil_div(c.neurons, group_neurons)) * group_neurons;
-        const uint64_t widest = std::max<uint64_t>(c.dim, q_width);
+        const uint64_t widest = std::max<uint64_t>({c.dim, q_width, neurons});    // neurons: a predictor's hidden layer may be as wide
         residual = xn = t * c.dim;
         head_residual = residual;
         q = mixed = t * q_width;
@@ -55,7 +55,7 @@ uint64_t kv_bytes(const Config& c, uint32_t context) { return aligned(uint64_t(c
 
 Needs GpuSession::needs(const Weights& weights, const SessionShape& shape)
 {
-    Needs needs = GpuModel::needs(weights);
+    Needs needs = GpuModel::needs(weights, shape.sparsity);
     needs.scratch = ScratchSizes(weights.config, shape.batch).bytes();
     for (LayerNeeds& layer : needs.layers) layer.kv = 2 * kv_bytes(weights.config, shape.context);
     return needs;
@@ -91,13 +91,14 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     const uint64_t logits = uint64_t(std::min(shape.batch, head_rows)) * c.vocab * sizeof(float),
                    gates = watching.activity ? uint64_t(shape.batch) * ceil_div(c.neurons, group_neurons) * group_neurons * sizeof(float) : 0,
                    watched = watching.activity ? x : 0;
-    fired_words_ = ceil_div(c.neurons, group_neurons);
-    const uint64_t fired = model.layers().size() * fired_words_ * sizeof(uint32_t);
+    group_words_ = ceil_div(c.neurons, group_neurons);
+    const uint64_t groups = model.layers().size() * group_words_ * sizeof(uint32_t);
     readback_pool_ =
-        Pool(device, aligned(x) + aligned(logits) + aligned(fired) + aligned(gates) + aligned(watched), Use::readback, "results for the host");
+        Pool(device, aligned(x) + aligned(logits) + 2 * aligned(groups) + aligned(gates) + aligned(watched), Use::readback, "results for the host");
     published_ = readback_pool_.take(x);
     logits_ = readback_pool_.take(logits);
-    fired_ = readback_pool_.take(fired);
+    fired_ = readback_pool_.take(groups);
+    mask_ = readback_pool_.take(groups);
     gates_ = readback_pool_.take(gates);
     watched_residual_ = readback_pool_.take(watched);
 
@@ -126,6 +127,19 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, 
             *out++ = float(std::sin((position + t) * frequency));
         }
 }
+
+namespace {
+
+struct LinearKind {
+    bool of_head = false;    // only the tokens whose logits are wanted
+    bool relu = false;       // at decode: y = max(y, 0)
+};
+
+struct ProductKind {
+    bool transposed = false, of_head = false;
+};
+
+}    // namespace
 
 /// Writes a batch's commands, in the order of the formula. Two kinds of batch: one token (matrix-vector kernels that skip what is inactive)
 /// and many (matrix-matrix kernels, all neurons).
@@ -217,9 +231,9 @@ class GpuSession::Recorder {
     }
 
     /// y = w x for every token.
-    void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, bool of_head = false)
+    void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, LinearKind kind = {})
     {
-        if (!decode()) return product(commands, w, x, y, {.of_head = of_head});
+        if (!decode()) return product(commands, w, x, y, {.of_head = kind.of_head});
         commands.dispatch(kernels_.matvec(w.type), kernels_.row_groups(w.rows),
                           {.weight = w.memory.address,
                            .x = x.address,
@@ -229,13 +243,11 @@ class GpuSession::Recorder {
                            .y = y.address,
                            .rows = w.rows,
                            .cols = w.cols,
-                           .stride = w.stride});
+                           .stride = w.stride,
+                           .relu = kind.relu});
     }
 
     /// y = w x, or with `transposed` y = x w, for many tokens at once.
-    struct ProductKind {
-        bool transposed = false, of_head = false;
-    };
     void product(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, ProductKind kind)
     {
         const uint32_t out = kind.transposed ? w.cols : w.rows, inner = kind.transposed ? w.rows : w.cols;
@@ -298,7 +310,37 @@ class GpuSession::Recorder {
         gpu::Join after = pending_join(w.ffn_norm);
         if (w.split() || s_.watching_.activity) after.publish = gpu::publish_norm;
         join(commands, "ffn_norm", l, capacity_, after);
+        if (w.split() && decode()) predict(commands, l);
         if (s_.watching_.activity) watch(commands, "watch_residual", l, s_.residual_, s_.watched_residual_, uint64_t(capacity_) * c_.dim);
+    }
+
+    /// Which of the layer's neurons may fire, as a mask for the host.
+    void predict(Commands& commands, uint32_t l)
+    {
+        const GpuModel::Layer& w = s_.model_.layers()[l];
+        const LayerSparsity& sparsity = s_.shape_.sparsity[l];
+        const uint32_t neurons = w.residency.groups() * group_neurons;
+        const uint64_t mask = s_.mask_.address + l * s_.group_words_ * sizeof(uint32_t);
+        if (sparsity.predictor == Predictor::sign) {
+            commands.stage("predict", l, w.signs.bytes);
+            commands.dispatch(kernels_.predict_sign, {ceil_div(neurons, 128)},
+                              {.x = s_.xn_.address,
+                               .signs = w.signs.address,
+                               .mask = mask,
+                               .neurons = neurons,
+                               .cols = c_.dim,
+                               .differing = c_.dim - sparsity.agreements});
+        } else if (sparsity.predictor == Predictor::lowrank) {
+            planes(commands, l, s_.residual_, c_.dim, {&w.fc1});
+            commands.stage("predict", l, w.fc1.bytes());
+            linear(commands, w.fc1, s_.residual_, s_.u_, {.relu = true});
+            planes(commands, l, s_.u_, w.fc1.rows, {&w.fc2});
+            commands.stage("predict", l, w.fc2.bytes());
+            linear(commands, w.fc2, s_.u_, s_.h_);
+            commands.stage("predict", l, uint64_t(neurons) * sizeof(float));
+            commands.dispatch(kernels_.threshold, {ceil_div(neurons / 32, 128)},
+                              {.score = s_.h_.address, .mask = mask, .neurons = neurons, .threshold = w.predictor_threshold});
+        }
     }
 
     void watch(Commands& commands, const char* stage, uint32_t l, const Slice& from, const Slice& to, uint64_t floats)
@@ -333,7 +375,7 @@ class GpuSession::Recorder {
                               {.down = w.down.memory.address,
                                .h = s_.h_.address,
                                .parts = s_.parts_.address,
-                               .fired = s_.fired_.address + l * s_.fired_words_ * sizeof(uint32_t),
+                               .fired = s_.fired_.address + l * s_.group_words_ * sizeof(uint32_t),
                                .neurons = w.down.rows,
                                .cols = c_.dim,
                                .stride = w.down.stride,
@@ -363,7 +405,7 @@ class GpuSession::Recorder {
         join(commands, "output_norm", l, std::min(capacity_, head_rows), norm);
         planes(commands, l, s_.xn_, c_.dim, {&s_.model_.head()});
         commands.stage("head", l, s_.model_.head().bytes());
-        linear(commands, s_.model_.head(), s_.xn_, s_.logits_, true);
+        linear(commands, s_.model_.head(), s_.xn_, s_.logits_, {.of_head = true});
     }
 
     GpuSession& s_;
@@ -436,9 +478,14 @@ void GpuSession::wait_all()
     ++waits_;
 }
 
+std::span<const uint32_t> GpuSession::mask(uint32_t l) const
+{
+    return {static_cast<const uint32_t*>(mask_.mapped) + size_t(l) * group_words_, group_words_};
+}
+
 std::span<const uint32_t> GpuSession::fired(uint32_t l) const
 {
-    return {static_cast<const uint32_t*>(fired_.mapped) + size_t(l) * fired_words_, model_.layers()[l].residency.slots().size()};
+    return {static_cast<const uint32_t*>(fired_.mapped) + size_t(l) * group_words_, model_.layers()[l].residency.slots().size()};
 }
 
 // ---- statistics ---------------------------------------------------------------------------------------------------------

@@ -68,6 +68,8 @@ class GpuSession {
     float* cold() const { return static_cast<float*>(cold_.mapped); }
     const float* published() const { return static_cast<const float*>(published_.mapped); }
     const float* logits() const { return static_cast<const float*>(logits_.mapped); }
+    /// Once x of a split layer is published, where there is a predictor: a word per group, bit i set where neuron i may fire.
+    std::span<const uint32_t> mask(uint32_t l) const;
     /// After a decode: a word per slot of layer l, bit i set where neuron i of the group in it fired.
     std::span<const uint32_t> fired(uint32_t l) const;
 
@@ -94,8 +96,8 @@ class GpuSession {
     std::vector<vulkan::Slice> keys_, values_;    // per device layer
     vulkan::Slice residual_, head_residual_, xn_, q_, k_, v_, mixed_, parts_, h_, u_, high_, low_, scale_;
     vulkan::Slice input_, cold_, angles_, step_;
-    vulkan::Slice published_, logits_, fired_, watched_residual_, gates_;
-    uint32_t fired_words_ = 0;           // of a layer in fired_: one per slot
+    vulkan::Slice published_, logits_, fired_, mask_, watched_residual_, gates_;
+    uint32_t group_words_ = 0;           // of a layer in fired_ and mask_: one per group
     std::vector<double> frequencies_;    // of rope, per pair
     std::map<uint32_t, Recording> recordings_;
 

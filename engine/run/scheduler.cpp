@@ -42,7 +42,12 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
             session_->wait_published(segment);    // the hot FFN runs on while the host ...
             const uint32_t l = *segment.split;
             const std::span<const uint32_t> all = gpu_->layers()[l].residency.cold_neurons();
-            const std::span<const float> cold = cpu_.cold_ffn(l, all, all, count, session_->published(), stats);    // ... does the cold one
+            std::span<const uint32_t> may_fire = all;
+            if (count == 1 && cpu_.sparsity(l).predictor != Predictor::none) {
+                gpu_->layers()[l].residency.masked(session_->mask(l), predicted_);
+                may_fire = predicted_;
+            }
+            const std::span<const float> cold = cpu_.cold_ffn(l, all, may_fire, count, session_->published(), stats);    // ... does the cold one
             std::copy(cold.begin(), cold.end(), session_->cold());
             ++stats.joins;    // by the next segment
         }

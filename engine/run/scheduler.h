@@ -32,6 +32,7 @@ class Scheduler {
     host::Team& team_;
     const Config& config_;
     std::vector<float> residual_;
+    std::vector<uint32_t> predicted_;
 };
 
 }    // namespace hearth

@@ -1,0 +1,37 @@
+// Who will fire: predictors on the CPU. A group is 32 neurons; a mask has a word per group, bit i set where its neuron i may fire.
+#pragma once
+
+#include "host/linear.h"
+
+namespace hearth::host {
+
+/// Signs of rows of weights, a bit each, set where the weight is less than zero.
+/// Source: SparseInfer (arXiv 2411.12692): a gate whose row has the signs of x in few places is unlikely to be positive.
+class SignRows {
+  public:
+    SignRows() = default;
+    /// Row j is rows[j] of w.
+    SignRows(Team& team, const Matrix& w, std::span<const uint32_t> rows);
+
+    uint32_t rows() const { return rows_; }
+    uint32_t cols() const { return cols_; }
+    uint32_t words() const { return words_; }    // of a row
+    const uint64_t* row(uint32_t j) const { return &bits_[size_t(j) * words_]; }
+
+  private:
+    uint32_t rows_ = 0, cols_ = 0, words_ = 0;
+    std::vector<uint64_t> bits_;
+};
+
+/// The signs of x (n), as in SignRows; the bits behind the last are 0.
+void pack_signs(const float* x, uint32_t n, uint64_t* signs);
+
+/// Neuron j of `signs` may fire if the signs of at least `agreements` of its weights are those of x. `mask`: ceil(rows / 32) words.
+void predict_sign(Team& team, const SignRows& signs, const float* x, uint32_t agreements, uint32_t* mask);
+
+/// Neuron rows[j] may fire if fc2_row . relu(fc1 . r) >= threshold; r is the residual before its norm.
+/// Source: PowerInfer (arXiv 2312.12456).
+void predict_lowrank(Team& team, const Matrix& fc1, const Matrix& fc2, std::span<const uint32_t> rows, const float* r, float threshold,
+                     uint32_t* mask);
+
+}    // namespace hearth::host
