@@ -93,8 +93,11 @@ struct Machinery {
         if (needs_zeros && c.activation != host::Activation::relu)
             throw Error("--sparsity {} needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense",
                         o.sparsity == Sparsity::exact ? "exact" : "predict", c.name);
+        if (o.rebalance && o.sparsity == Sparsity::dense)
+            throw Error("--rebalance on follows which neurons fire, and --sparsity dense computes them all: add --sparsity exact or predict");
         find_profile();
         shape = session_shape(c, o.context, o.batch);
+        shape.rebalance = o.rebalance;
         choose_sparsity();
         needs = GpuSession::needs(weights, shape);
         open_device();
@@ -343,6 +346,7 @@ std::vector<std::string> Engine::take_validation_messages()
 struct Session::State {
     CpuModel cpu;
     std::optional<GpuSession> gpu;
+    std::optional<Rebalancer> rebalancer;
     Scheduler scheduler;
 
     State(Machinery& m, Watching watching)
@@ -353,7 +357,8 @@ struct Session::State {
                .sparsity = m.shape.sparsity,
                .check_predictor = m.options.check_predictor}),
           gpu(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, watching) : std::nullopt),
-          scheduler(cpu, m.gpu.get(), gpu ? &*gpu : nullptr, m.team, m.weights.config)
+          rebalancer(gpu && m.shape.rebalance ? std::make_optional<Rebalancer>(*m.gpu, *gpu) : std::nullopt),
+          scheduler(cpu, m.gpu.get(), gpu ? &*gpu : nullptr, rebalancer ? &*rebalancer : nullptr, m.team, m.weights.config)
     {
     }
 };

@@ -113,6 +113,11 @@ void add_engine_options(CLI::App& app, EngineOptions& o)
     app.add_option("--recall", o.recall, "of --predictor sign: share of the neurons that fire to be found, on the profile's text")
         ->capture_default_str()
         ->check(number_between(0, 1));
+    app.add_option_function<std::string>(
+           "--rebalance", [&o](const std::string& text) { o.rebalance = text == "on"; },
+           "on: groups of neurons move between RAM and the GPU while a text goes on, as what fires changes")
+        ->check(CLI::IsMember({"on", "off"}))
+        ->default_str("off");
     app.add_option("--profile", o.profile, "the model's profile (default: the one in it, or beside it as MODEL.profile)")->check(not_empty());
     app.add_flag("--without-fp16", o.without_fp16, "do not use the GPU's half-precision arithmetic");
     app.add_flag("--without-int-dot", o.without_int_dot, "do not use the GPU's integer dot products");
@@ -259,6 +264,8 @@ void StatsTotals::add(const FeedStats& s)
     joins += s.joins;
     us += s.us;
     bytes += s.bytes();
+    moved_groups += s.moved_groups;
+    moved_bytes += s.moved_bytes;
     for (const Stage& stage : s.stages) {
         StageTotal& total = stages[{stage.on_device, std::string(stage.name), stage.layer}];
         total.count += 1;
@@ -276,6 +283,15 @@ void StatsTotals::add(const FeedStats& s)
         sum.device_us += add.device_us;
         sum.host_us += add.host_us;
         sum.both_us += add.both_us;
+        if (s.tokens > 1) continue;    // of decode only
+        sum.host_gates += add.host_gates;
+        sum.missed += add.missed;
+        neurons_served += add.active_device;
+        neurons_fired += add.active_device + add.active_host;
+        host_neurons += add.host_neurons;
+        looked_at += add.host_gates;
+        fired_on_host += add.active_host;
+        missed += add.missed;
     }
 }
 
@@ -290,6 +306,8 @@ nlohmann::json layers_json(const std::vector<LayerCounts>& layers)
                        {"active_device", l.active_device},
                        {"active_host", l.active_host},
                        {"device_us", l.device_us},
+                       {"host_gates", l.host_gates},
+                       {"missed", l.missed},
                        {"host_us", l.host_us},
                        {"both_us", l.both_us}});
     return out;
@@ -307,8 +325,18 @@ nlohmann::json StatsTotals::json() const
                         {"count", total.count},
                         {"bytes", total.bytes},
                         {"us", total.us}});
-    return {{"tokens", tokens}, {"batches", feeds}, {"submits", submits},           {"waits", waits}, {"joins", joins}, {"bytes", bytes},
-            {"us", us},         {"stages", list},   {"layers", layers_json(layers)}};
+    return {{"tokens", tokens},
+            {"batches", feeds},
+            {"submits", submits},
+            {"waits", waits},
+            {"joins", joins},
+            {"bytes", bytes},
+            {"moved_groups", moved_groups},
+            {"moved_bytes", moved_bytes},
+            {"served", neurons_fired ? double(neurons_served) / double(neurons_fired) : 0.0},
+            {"us", us},
+            {"stages", list},
+            {"layers", layers_json(layers)}};
 }
 
 nlohmann::json to_json(const FeedStats& s)

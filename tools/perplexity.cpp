@@ -30,6 +30,8 @@ void perplexity(const PerplexityOptions& o)
     if (!o.stats.empty()) stats_file.emplace(o.stats);
     const std::string text = read_text({.text = "", .file = o.file});
     catch_interrupt();
+    if (o.engine.sparsity != Sparsity::dense && o.engine.batch > 1)
+        say("note: a prompt is computed with all neurons; -b 1 measures --sparsity as decode runs it");
     Engine engine = load_engine(o.engine);
     std::vector<Token> tokens = engine.tokenizer().encode(text);
     if (o.limit) tokens.resize(std::min(tokens.size(), size_t(o.limit)));
@@ -62,6 +64,12 @@ void perplexity(const PerplexityOptions& o)
     print(fmt::format("ppl = {:.4f} +- {:.4f}\n", std::exp(mean), std::exp(mean) * error));
     say("{} tokens in windows of {}, mean negative log likelihood {:.6f} +- {:.6f}, {:.1f} tokens/s{}", done, engine.context(), mean, error,
         double(totals.tokens) * 1e6 / totals.us, interrupted() ? "; interrupted" : "");
+    if (totals.looked_at < totals.host_neurons && totals.host_neurons > 0) {
+        const double all = double(totals.host_neurons), fired = double(totals.fired_on_host);
+        say("predictor: {:.1f} % of the CPU's gates looked at, {:.1f} % of its rows skipped{}", 100 * double(totals.looked_at) / all,
+            100 * (1 - (double(totals.looked_at) + 2 * fired) / (3 * all)),
+            o.engine.check_predictor ? fmt::format("; recall {:.2f} %", 100 * fired / std::max(1.0, fired + double(totals.missed))) : "");
+    }
     if (stats_file) {
         const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()}, {"mean_nll", mean}, {"totals", totals.json()}};
         stats_file->finish(dump(all));
@@ -78,6 +86,7 @@ Command add_perplexity(CLI::App& app)
     app.get_option("-c")->description("tokens in a window, BOS included")->capture_default_str();
     app.add_option("-f,--file", o->file, "the text; - is standard input")->required()->check(not_empty());
     app.add_option("-n,--tokens", o->limit, "only the first n tokens of the text")->check(CLI::Range(int64_t(1), int64_t(1) << 40));
+    app.add_flag("--check-predictor", o->engine.check_predictor, "with --sparsity predict: count what the predictor misses, too");
     app.add_option("--stats", o->stats, "write counters and times per layer and stage to a JSON file")->check(not_empty());
     return [o] { perplexity(*o); };
 }

@@ -69,10 +69,16 @@ void run(const RunOptions& o)
     if (interrupted()) why_stopped = "; interrupted";
 
     const double n = double(std::max<uint64_t>(decode.feeds, 1));
+    const std::string served =
+        decode.neurons_fired && engine.on_device()
+            ? fmt::format(", {:.0f} % of what fired on the GPU{}", 100.0 * double(decode.neurons_served) / double(decode.neurons_fired),
+                          decode.moved_groups ? fmt::format(", {} groups moved ({:.1f} MB)", decode.moved_groups, double(decode.moved_bytes) / 1e6)
+                                              : "")
+            : "";
     const std::string seam =
         engine.on_device() ? fmt::format(", {:.1f} submits and {:.1f} joins per token", double(decode.submits) / n, double(decode.joins) / n) : "";
-    say("prompt: {} tokens, {}; answer: {} tokens, {}, {:.2f} GB/s{}{}", prefill.tokens, rate(prefill.tokens, prefill.us), written,
-        rate(decode.tokens, decode.us), decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0, seam, why_stopped);
+    say("prompt: {} tokens, {}; answer: {} tokens, {}, {:.2f} GB/s{}{}{}", prefill.tokens, rate(prefill.tokens, prefill.us), written,
+        rate(decode.tokens, decode.us), decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0, seam, served, why_stopped);
     if (stats_file) {
         const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()}, {"threads", engine.threads()},
                                     {"prefill", prefill.json()},     {"decode", decode.json()},     {"batches", each}};

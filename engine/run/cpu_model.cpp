@@ -114,6 +114,7 @@ std::span<const float> CpuModel::cold_ffn(uint32_t l, std::span<const uint32_t> 
         host::cold_ffn(team_, w, predicted, inputs_, tokens == 1 ? shape_.sparsity[l].cut : host::no_cut, out_.data(), scratch_);
     LayerCounts& layer = stats.layers[l];
     layer.active_host += counts.active;
+    layer.host_neurons += cold.size() * tokens;
     layer.host_gates += predicted.size() * tokens;
     layer.host_us += stopwatch.us();
     stats.stages.push_back(

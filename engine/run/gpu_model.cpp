@@ -240,4 +240,21 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
     }
 }
 
+uint64_t GpuModel::group_bytes(uint32_t l) const
+{
+    const Layer& layer = layers_[l];
+    return uint64_t(group_neurons) * 16 * (layer.gate.stride + layer.up.stride + layer.down.stride);
+}
+
+void GpuModel::lay_out_group(uint32_t l, uint32_t group, std::byte* to) const
+{
+    const host::FfnWeights& w = weights_.layers[l].ffn;
+    const std::span<const uint32_t> neurons = layers_[l].residency.group(group);
+    for (const Matrix* m : {&w.gate, &w.up, &w.down_t})
+        for (uint32_t i = 0; i < group_neurons; ++i, to += row_quads(m->type, m->cols) * 16) {
+            if (i < neurons.size()) lay_out_row(m->type, m->row(neurons[i]), m->cols, to);
+            else std::memset(to, 0, row_quads(m->type, m->cols) * 16);
+        }
+}
+
 }    // namespace hearth

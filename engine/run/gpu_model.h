@@ -96,6 +96,12 @@ class GpuModel {
     const std::shared_ptr<vulkan::Device>& device() const { return device_; }
     const Config& config() const { return weights_.config; }
     const std::vector<Layer>& layers() const { return layers_; }
+
+    /// A group's rows as its slot has them: gate, up, down, one after the other, group_bytes(l) in all.
+    uint64_t group_bytes(uint32_t l) const;
+    void lay_out_group(uint32_t l, uint32_t group, std::byte* to) const;
+    /// From now on `group` is taken to be in `slot`: its rows must be there before the next decode.
+    void put(uint32_t l, uint32_t slot, uint32_t group) { layers_[l].residency.put(slot, group); }
     bool has_head() const { return head_.rows > 0; }
     const GpuMatrix& head() const { return head_; }
     const vulkan::Slice& output_norm() const { return output_norm_; }

@@ -102,6 +102,15 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     gates_ = readback_pool_.take(gates);
     watched_residual_ = readback_pool_.take(watched);
 
+    if (shape.rebalance) {
+        constexpr size_t copies = 4;    // under way at once
+        uint64_t largest = 0;
+        for (uint32_t l = 0; l < model.layers().size(); ++l) largest = std::max(largest, aligned(model.group_bytes(l)));
+        staging_pool_ = Pool(device, copies * largest, Use::upload, "groups on their way");
+        staging_.resize(copies);
+        for (Staging& s : staging_) s.memory = staging_pool_.take(largest);
+    }
+
     for (uint32_t i = 0; i < c.rope_dim; i += 2) frequencies_.push_back(std::pow(double(c.rope_base), -double(i) / c.rope_dim));
 }
 
@@ -486,6 +495,32 @@ std::span<const uint32_t> GpuSession::mask(uint32_t l) const
 std::span<const uint32_t> GpuSession::fired(uint32_t l) const
 {
     return {static_cast<const uint32_t*>(fired_.mapped) + size_t(l) * group_words_, model_.layers()[l].residency.slots().size()};
+}
+
+bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
+{
+    Staging& staging = staging_[next_staging_];
+    if (queue_.done() < staging.work) return false;
+    next_staging_ = (next_staging_ + 1) % staging_.size();
+    model_.lay_out_group(l, group, static_cast<std::byte*>(staging.memory.mapped));
+    staging.commands.emplace(model_.device(), false);
+    staging.commands->stage("rebalance", l, model_.group_bytes(l));
+    const GpuModel::Layer& layer = model_.layers()[l];
+    Slice from = staging.memory;
+    for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down}) {
+        const uint64_t bytes = uint64_t(group_neurons) * m->stride * 16;
+        Slice to = m->memory;
+        to.offset += slot * bytes;
+        to.bytes -= slot * bytes;
+        staging.commands->copy(from, to, bytes);
+        from.offset += bytes;
+        from.bytes -= bytes;
+    }
+    staging.commands->end();
+    const vulkan::Queue::Work work[] = {{&*staging.commands}};
+    staging.work = last_work_ = queue_.submit(work);
+    model_.put(l, slot, group);
+    return true;
 }
 
 // ---- statistics ---------------------------------------------------------------------------------------------------------

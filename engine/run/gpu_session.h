@@ -15,6 +15,7 @@ struct SessionShape {
     uint32_t batch;
     uint32_t context;
     std::vector<LayerSparsity> sparsity;
+    bool rebalance = false;    // groups may be replaced
     SubmitMode submit = SubmitMode::just_in_time;
 };
 
@@ -73,6 +74,13 @@ class GpuSession {
     /// After a decode: a word per slot of layer l, bit i set where neuron i of the group in it fired.
     std::span<const uint32_t> fired(uint32_t l) const;
 
+    /// Puts a cold group of a split layer into a slot: the copy runs before the next submit, nothing waits for it. False, and nothing happens, while the
+    /// staging memory is still in use.
+    bool replace(uint32_t l, uint32_t slot, uint32_t group);
+
+    /// Whether the device has nothing left to do.
+    bool idle() const { return queue_.done() >= last_work_; }
+
     /// Adds what the device did in this batch to `stats`; call after wait_all.
     void report(FeedStats& stats) const;
 
@@ -100,6 +108,16 @@ class GpuSession {
     uint32_t group_words_ = 0;           // of a layer in fired_ and mask_: one per group
     std::vector<double> frequencies_;    // of rope, per pair
     std::map<uint32_t, Recording> recordings_;
+
+    /// Memory for copies of groups into slots, each with the commands that copy from it and their number.
+    struct Staging {
+        vulkan::Slice memory;
+        std::optional<vulkan::Commands> commands;
+        uint64_t work = 0;
+    };
+    vulkan::Pool staging_pool_;
+    std::vector<Staging> staging_;
+    size_t next_staging_ = 0;
 
     // of the batch under way
     uint32_t position_ = 0, tokens_ = 0;

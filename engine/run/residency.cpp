@@ -10,6 +10,8 @@ namespace hearth {
 
 LayerResidency::LayerResidency(std::vector<uint32_t> order, std::vector<uint32_t> slots) : order_(std::move(order)), slots_(std::move(slots))
 {
+    place_.resize(order_.size());
+    for (uint32_t i = 0; i < order_.size(); ++i) place_.at(order_[i]) = i;
     list_cold();
 }
 

@@ -20,7 +20,8 @@ class LayerResidency {
 
     uint32_t groups() const { return ceil_div(order_.size(), group_neurons); }
     std::span<const uint32_t> order() const { return order_; }
-    std::span<const uint32_t> group(uint32_t g) const;            // its neurons
+    std::span<const uint32_t> group(uint32_t g) const;    // its neurons
+    uint32_t group_of(uint32_t neuron) const { return place_[neuron] / group_neurons; }
     std::span<const uint32_t> slots() const { return slots_; }    // the group in each slot
     std::span<const uint32_t> cold_groups() const { return cold_; }
     std::span<const uint32_t> cold_neurons() const { return cold_neurons_; }
@@ -36,7 +37,7 @@ class LayerResidency {
   private:
     void list_cold();
 
-    std::vector<uint32_t> order_, slots_, cold_, cold_neurons_;
+    std::vector<uint32_t> order_, place_, slots_, cold_, cold_neurons_;    // place_: where in the order a neuron is
 };
 
 }    // namespace hearth

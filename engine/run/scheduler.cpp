@@ -5,8 +5,8 @@
 
 namespace hearth {
 
-Scheduler::Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, host::Team& team, const Config& config)
-    : cpu_(cpu), gpu_(gpu), session_(session), team_(team), config_(config)
+Scheduler::Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, Rebalancer* rebalancer, host::Team& team, const Config& config)
+    : cpu_(cpu), gpu_(gpu), session_(session), rebalancer_(rebalancer), team_(team), config_(config)
 {
 }
 
@@ -50,6 +50,7 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
             const std::span<const float> cold = cpu_.cold_ffn(l, all, may_fire, count, session_->published(), stats);    // ... does the cold one
             std::copy(cold.begin(), cold.end(), session_->cold());
             ++stats.joins;    // by the next segment
+            if (rebalancer_ && count == 1) rebalancer_->hear(l, cpu_.fired(), session_->idle());
         }
         if (cpu_.watch && segment.layer < gpu_->layers().size()) show_activity(segment.layer, count);
     }
@@ -66,6 +67,7 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     }
     if (!head) residual_.assign(session_->published(), session_->published() + size_t(count) * config_.dim);
     session_->report(stats);
+    if (rebalancer_ && count == 1) rebalancer_->after_token(stats);
 }
 
 /// The device's gates of a layer, then the host's.

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "engine/run/cpu_model.h"
-#include "engine/run/gpu_session.h"
+#include "engine/run/rebalance.h"
 
 namespace hearth {
 
@@ -15,8 +15,8 @@ struct WantedLogits {
 
 class Scheduler {
   public:
-    /// `gpu` may be null: everything runs on the host. All three must outlive this.
-    Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, host::Team& team, const Config& config);
+    /// `gpu` may be null: everything runs on the host; `rebalancer` too: groups stay where they are. All must outlive this.
+    Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, Rebalancer* rebalancer, host::Team& team, const Config& config);
 
     /// Runs tokens (no more than the session's batch) at `position`.
     FeedStats feed(uint32_t position, std::span<const Token> tokens, const WantedLogits& wanted);
@@ -29,6 +29,7 @@ class Scheduler {
     CpuModel& cpu_;
     GpuModel* gpu_;
     GpuSession* session_;
+    Rebalancer* rebalancer_;
     host::Team& team_;
     const Config& config_;
     std::vector<float> residual_;

@@ -22,6 +22,7 @@ struct LayerCounts {
     uint32_t resident = 0;         // neurons on the device
     uint64_t active_device = 0;    // of them, how many had an activation that is not zero (decode; a prefill does not count)
     uint64_t active_host = 0;      // likewise of the others
+    uint64_t host_neurons = 0;     // (token, neuron) pairs of the host
     uint64_t host_gates = 0;       // gates that the host looked at: without a predictor, of all its neurons
     uint64_t missed = 0;           // neurons that fired without having been predicted; counted only where the predictor is checked
     bool split = false;            // part here, part there: one join
@@ -42,10 +43,12 @@ inline double clock_us() { return std::chrono::duration<double, std::micro>(std:
 struct FeedStats {
     uint32_t position = 0;    // of the first token
     uint32_t tokens = 0;
-    uint32_t submits = 0;    // vkQueueSubmit2 calls
-    uint32_t waits = 0;      // times the host waited for the device (polling; there are no fences)
-    uint32_t joins = 0;      // layers whose two shares were added
-    double us = 0;           // wall time
+    uint32_t submits = 0;         // vkQueueSubmit2 calls
+    uint32_t waits = 0;           // times the host waited for the device (polling; there are no fences)
+    uint32_t joins = 0;           // layers whose two shares were added
+    uint32_t moved_groups = 0;    // into slots, by rebalancing
+    uint64_t moved_bytes = 0;
+    double us = 0;    // wall time
     std::vector<LayerCounts> layers;
     std::vector<Stage> stages;
 

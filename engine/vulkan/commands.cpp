@@ -185,14 +185,19 @@ void Queue::release(uint64_t number)
     released_ = number;
 }
 
+uint64_t Queue::done() const
+{
+    uint64_t number = 0;
+    check_result(device_->api().GetSemaphoreCounterValue(device_->handle(), timeline_, &number), "vkGetSemaphoreCounterValue");
+    return number;
+}
+
 void Queue::wait(uint64_t number) const
 {
     // Polling sees the value within microseconds; a fence wait costs 50 and more. After a while the core is offered to others: a software device
     // computes on it.
     for (uint32_t polls = 0;; ++polls) {
-        uint64_t done = 0;
-        check_result(device_->api().GetSemaphoreCounterValue(device_->handle(), timeline_, &done), "vkGetSemaphoreCounterValue");
-        if (done >= number) return;
+        if (done() >= number) return;
         if (polls > 0 && polls % 65536 == 0) {
             // Long work, or a lost device, which some drivers only tell to those who wait.
             const VkSemaphoreWaitInfo info = {

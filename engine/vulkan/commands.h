@@ -80,6 +80,9 @@ class Queue {
     void release(uint64_t number);
     uint64_t released() const { return released_; }
 
+    /// The number of the last work that is done, all before it being done too.
+    uint64_t done() const;
+
     /// Polls until work `number` is done; 0 is done. Throws Error if the device is lost.
     void wait(uint64_t number) const;
 
