@@ -1,9 +1,13 @@
 // The whole model on every path, against the expected results and the reference.
 #include "engine/run/gpu_session.h"
+#include "engine/run/profiler.h"
 #include "engine/run/reference.h"
+#include "engine/run/scheduler.h"
 #include "tests/device_support.h"
 
+#include <algorithm>
 #include <map>
+#include <random>
 
 using namespace hearth;
 using namespace hearth::tests;
@@ -481,6 +485,104 @@ TEST_SUITE("device")
             }
         }
         tests::check_silence();
+    }
+
+    TEST_CASE("groups swapped after every token change nothing but the order of addition, with work submitted in time and ahead")
+    {
+        const auto file = std::make_shared<Gguf>(shipped_model());
+        const Weights weights = load_weights(file);
+        const std::vector<Token> ids = random_ids(4096, 24, 7);
+        for (const SubmitMode submit : {SubmitMode::just_in_time, SubmitMode::ahead}) {
+            SessionShape shape = {
+                .batch = 16, .context = 64, .sparsity = std::vector<LayerSparsity>(6, {.cut = 0}), .submit = submit, .rebalance = true};
+            const Needs needs = GpuSession::needs(weights, shape);
+            std::vector<uint32_t> backwards = LayerResidency::file_order(1024);
+            std::reverse(backwards.begin(), backwards.end());
+            const ModelLayout layout = {place_most(needs, even_costs(needs), budget_for(needs, 0.3)),
+                                        std::vector<std::vector<uint32_t>>(6, backwards), shape.sparsity};
+            host::Team team(2);
+            GpuModel model(test_device(), weights, layout, team, {});
+            GpuSession session(model, shape, Watching());
+            CpuModel cpu(weights, team, {.first_layer = 6, .batch = 16, .context = 64, .sparsity = shape.sparsity});
+            Scheduler scheduler(cpu, &model, &session, nullptr, team, weights.config);
+            Reference reference(weights);
+            std::mt19937_64 random(1);
+            for (uint32_t t = 0; t < ids.size(); ++t) {
+                std::vector<float> got;
+                scheduler.feed(t, std::span(&ids[t], 1), {.take = [&](uint32_t, std::span<const float> l) { got.assign(l.begin(), l.end()); }});
+                CHECK(worst_error(got, reference.feed(ids[t])) < 1e-3);
+                for (uint32_t l = 0; l < 6; ++l) {
+                    const LayerResidency& residency = model.layers()[l].residency;
+                    const std::span<const uint32_t> cold = residency.cold_groups();
+                    session.replace(l, uint32_t(random() % residency.slots().size()), cold[random() % cold.size()]);
+                }
+            }
+        }
+        tests::check_silence();
+    }
+
+    TEST_CASE("work submitted ahead gives the bits of work submitted in time")
+    {
+        const std::vector<Token> ids = random_ids(4096, 20, 8);
+        std::vector<std::vector<float>> results;
+        for (const SubmitMode submit : {SubmitMode::just_in_time, SubmitMode::ahead}) {
+            EngineOptions options = options_for(shipped_model(), {.device = device_name, .resident = 0.5, .sparsity = Sparsity::exact});
+            options.submit = submit;
+            Engine engine(options);
+            Session session = engine.session();
+            uint32_t submits = 0;
+            session.on_stats = [&](const FeedStats& s) { submits = s.submits; };
+            std::span<const float> logits;
+            for (const Token& id : ids) logits = session.feed(std::span(&id, 1));
+            CHECK(submits == (submit == SubmitMode::ahead ? 1 : 7));
+            results.emplace_back(logits.begin(), logits.end());
+            check_silence(engine);
+        }
+        CHECK(results[0] == results[1]);
+    }
+
+    TEST_CASE("a predictor that misses nothing gives what exact gives, and looks at fewer gates")
+    {
+        TemporaryFolder folder;
+        const std::vector<Token> ids = random_ids(4096, 40, 9);
+        {
+            Engine engine({.model = shipped_model(), .device = "cpu", .threads = 2});
+            Profile p = empty_profile(*engine.weights().file, 6, 1024, 256);
+            Profiler profiler(p, engine.weights(), engine.team());
+            Session session = engine.profiling_session([&](const LayerActivity& a) { profiler.hear(a); });
+            session.feed(ids);
+            profiler.commit(uint32_t(ids.size()));
+            write_profile(folder / "profile", p);
+        }
+        for (const char* device : {"cpu", device_name.c_str()}) {
+            std::vector<std::vector<float>> results;
+            uint64_t looked_at = 0, neurons = 0, missed = 0;
+            for (const Sparsity sparsity : {Sparsity::exact, Sparsity::predict}) {
+                EngineOptions options = options_for(shipped_model(), {.device = device, .resident = 0.3, .sparsity = sparsity});
+                options.profile = folder / "profile";
+                options.predictor = sparsity == Sparsity::predict ? Predictor::sign : Predictor::none;
+                options.recall = 1;    // on the very text that it runs
+                options.check_predictor = true;
+                Engine engine(options);
+                Session session = engine.session();
+                session.on_stats = [&](const FeedStats& s) {
+                    for (const LayerCounts& l : s.layers) {
+                        if (sparsity != Sparsity::predict) continue;
+                        looked_at += l.host_gates;
+                        neurons += l.host_neurons;
+                        missed += l.missed;
+                    }
+                };
+                std::span<const float> logits;
+                for (const Token& id : ids) logits = session.feed(std::span(&id, 1));
+                results.emplace_back(logits.begin(), logits.end());
+                check_silence(engine);
+            }
+            INFO(device);
+            CHECK(worst_error(results[1], results[0]) < 2e-3);    // the profile's gates are a prefill's, a hair different
+            CHECK(double(looked_at) < 0.98 * double(neurons));
+            CHECK(double(missed) < 0.001 * double(neurons));
+        }
     }
 
     TEST_CASE("two runs on the device give the same bits")

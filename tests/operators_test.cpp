@@ -369,4 +369,38 @@ TEST_SUITE("device")
         }
         check_silence();
     }
+
+    TEST_CASE("the predictors' masks are their formulas")
+    {
+        const auto device = test_device();
+        GpuKernels kernels(device, shape());
+        for (const uint32_t cols : {32u, 100u, 129u, 1024u})
+            for (const uint32_t neurons : {32u, 160u, 384u}) {
+                const uint32_t quads = ceil_div(cols, 128), differing = cols / 2;
+                const std::vector<float> x_values = random_floats(cols, 1), rows = random_floats(size_t(neurons) * cols, 2);
+                Shared<float> x(device, x_values);
+                Shared<uint32_t> signs(device, size_t(quads) * neurons * 4), mask(device, neurons / 32);
+                std::fill(signs.begin(), signs.begin() + size_t(quads) * neurons * 4, 0u);
+                for (uint32_t n = 0; n < neurons; ++n)
+                    for (uint32_t c = 0; c < cols; ++c)
+                        signs[(size_t(c / 128) * neurons + n) * 4 + c % 128 / 32] |= uint32_t(rows[size_t(n) * cols + c] < 0) << c % 32;
+                run(device, kernels.predict_sign, {ceil_div(neurons, 128)},
+                    {.x = x.address(), .signs = signs.address(), .mask = mask.address(), .neurons = neurons, .cols = cols, .differing = differing});
+                INFO(cols << " columns, " << neurons << " neurons");
+                uint32_t wrong = 0;
+                for (uint32_t n = 0; n < neurons; ++n) {
+                    uint32_t differ = 0;
+                    for (uint32_t c = 0; c < cols; ++c) differ += (rows[size_t(n) * cols + c] < 0) != (x_values[c] < 0);
+                    wrong += (mask[n / 32] >> n % 32 & 1) != (differ <= differing);
+                }
+                CHECK(wrong == 0);
+
+                const std::vector<float> scores = random_floats(neurons, 3);
+                Shared<float> score(device, scores);
+                run(device, kernels.threshold, {ceil_div(neurons / 32, 128)},
+                    {.score = score.address(), .mask = mask.address(), .neurons = neurons, .threshold = 0.25f});
+                for (uint32_t n = 0; n < neurons; ++n) CHECK((mask[n / 32] >> n % 32 & 1) == (scores[n] >= 0.25f));
+            }
+        check_silence();
+    }
 }

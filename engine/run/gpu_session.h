@@ -15,8 +15,8 @@ struct SessionShape {
     uint32_t batch;
     uint32_t context;
     std::vector<LayerSparsity> sparsity;
-    bool rebalance = false;    // groups may be replaced
     SubmitMode submit = SubmitMode::just_in_time;
+    bool rebalance = false;    // groups may be replaced
 };
 
 /// What somebody wants to know of a session's work while it runs.

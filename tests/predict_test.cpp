@@ -1,0 +1,77 @@
+#include "host/predict.h"
+#include "tests/support.h"
+
+#include <numeric>
+
+using namespace hearth;
+using namespace hearth::tests;
+
+TEST_SUITE("host")
+{
+    TEST_CASE("the sign predictor is its formula for every weight type and instruction set")
+    {
+        host::Team team(2);
+        for (const WeightFormat& format : weight_formats)
+            for (const uint32_t cols : {32u, 96u, 256u}) {
+                constexpr uint32_t rows = 77;
+                const std::string bytes = encode_rows(format.type, random_floats(rows * cols, cols), cols);
+                const Matrix w = {format.type, rows, cols, reinterpret_cast<const std::byte*>(bytes.data())};
+                const std::vector<float> x = random_floats(cols, 2);
+                std::vector<uint32_t> order(rows);
+                std::iota(order.rbegin(), order.rend(), 0);    // backwards
+                const host::SignRows signs(team, w, order);
+                const uint32_t agreements = cols / 2 + 2;
+                std::vector<uint32_t> mask(3, ~0u);
+                host::predict_sign(team, signs, x.data(), agreements, mask.data());
+                std::vector<float> row(cols);
+                for (uint32_t j = 0; j < rows; ++j) {
+                    host::kernels().of(format.type).decode(w.row(order[j]), row.data(), cols);
+                    uint32_t agree = 0;
+                    for (uint32_t i = 0; i < cols; ++i) agree += (row[i] < 0) == (x[i] < 0);
+                    CHECK((mask[j / 32] >> j % 32 & 1) == (agree >= agreements));
+                    std::vector<uint64_t> of_x(signs.words());
+                    host::pack_signs(x.data(), cols, of_x.data());
+                    for (const host::Isa isa : {host::Isa::plain, host::Isa::avx2, host::Isa::avx512})
+                        if (const host::Kernels* k = host::kernels(isa))
+                            CHECK(k->differing_bits(signs.row(j), of_x.data(), signs.words()) == cols - agree);
+                }
+                CHECK((mask[2] >> (rows - 64)) == 0);
+            }
+    }
+
+    TEST_CASE("the low-rank predictor is its formula")
+    {
+        host::Team team(2);
+        constexpr uint32_t dim = 64, hidden = 96, neurons = 130;
+        for (const WeightType type : {WeightType::f16, WeightType::q8_0}) {
+            const std::string one = encode_rows(type, random_floats(hidden * dim, 1), dim),
+                              two = encode_rows(type, random_floats(neurons * hidden, 2), hidden);
+            const Matrix fc1 = {type, hidden, dim, reinterpret_cast<const std::byte*>(one.data())},
+                         fc2 = {type, neurons, hidden, reinterpret_cast<const std::byte*>(two.data())};
+            const std::vector<float> r = random_floats(dim, 3);
+            std::vector<uint32_t> order(neurons);
+            std::iota(order.rbegin(), order.rend(), 0);
+            const float threshold = 1.5f;
+            std::vector<uint32_t> mask(5);
+            host::predict_lowrank(team, fc1, fc2, order, r.data(), threshold, mask.data());
+            std::vector<float> row(hidden);
+            std::vector<double> h(hidden);
+            for (uint32_t k = 0; k < hidden; ++k) {
+                host::kernels().of(type).decode(fc1.row(k), row.data(), dim);
+                for (uint32_t i = 0; i < dim; ++i) h[k] += double(row[i]) * r[i];
+                h[k] = std::max(h[k], 0.0);
+            }
+            uint32_t predicted = 0;
+            for (uint32_t j = 0; j < neurons; ++j) {
+                host::kernels().of(type).decode(fc2.row(order[j]), row.data(), hidden);
+                double score = 0;
+                for (uint32_t k = 0; k < hidden; ++k) score += double(row[k]) * h[k];
+                if (std::abs(score - threshold) < 0.01) continue;    // rounding may decide
+                CHECK((mask[j / 32] >> j % 32 & 1) == (score >= threshold));
+                predicted += score >= threshold;
+            }
+            CHECK(predicted > 10);
+            CHECK(predicted < neurons - 10);
+        }
+    }
+}
