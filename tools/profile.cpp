@@ -95,6 +95,7 @@ void profile(ProfileOptions o)
     if (!o.anew && std::filesystem::exists(path, ec)) p = read_profile(Gguf(path), *weights.file, c.layers, c.neurons, c.dim);
     for (const std::string& other : o.merge) merge(p, read_profile(Gguf(other), *weights.file, c.layers, c.neurons, c.dim));
 
+    write_profile(path, p);    // before the work, so that a place that cannot be written is told at once
     Profiler profiler(p, weights, engine.team());
     Session session = engine.profiling_session([&](const LayerActivity& a) { profiler.hear(a); });
     ProgressBar bar("profiling");

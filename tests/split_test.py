@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""The program from outside: profiles, plans, predictors, rebalancing and traces. As program_test.py, whose helpers it uses.
+
+    python3 tests/split_test.py build/check/hearth [--all] [arguments of unittest]
+
+Needs numpy and gguf for the generated model. `--all` adds the counts of 30,000 tokens on the software device (two minutes and a half on two cores).
+"""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from pathlib import Path
+
+import program_test as program
+from program_test import ALL, ARGUMENTS, CPU, DEVICE, LAYERS, MODEL, NEURONS, PROGRAM, TEXT, Case, expected, hearth, setUpModule, share    # noqa: F401
+
+MAKE_MODEL = Path(__file__).resolve().parent.parent / "tools" / "make_model.py"
+
+
+def perplexity_of(result):
+    return float(re.match(r"ppl = ([0-9.]+)", result.out)[1])
+
+
+class Profiles(Case):
+    def profile(self, *options, of=MODEL, to="profile"):
+        return self.good("profile", of, "-f", TEXT, "-o", self.folder / to, "--json", *options).json
+
+    def check_counts(self, got):
+        want = expected("activation")
+        self.assertEqual(got["positions"], want["positions"])
+        for layer, count in zip(got["layers"], want["counts_sum_per_layer"], strict=True):
+            self.assertLess(abs(sum(layer["fired"]) / count - 1), 0.001)
+
+    def test_30000_tokens_give_the_expected_counts(self):
+        self.check_counts(self.profile("-n", 30000, *CPU))
+
+    @unittest.skipUnless(ALL, "takes two minutes and a half: --all")
+    def test_30000_tokens_give_the_expected_counts_on_a_split(self):
+        self.check_counts(self.profile("-n", 30000, *share(0.5, 256)))
+
+    def test_device_and_cpu_count_alike(self):
+        cpu, device = self.profile("-n", 600, *CPU, to="a"), self.profile("-n", 600, *share(0.5, 256), to="b")
+        self.assertEqual(cpu["positions"], device["positions"])
+        for a, b in zip(cpu["layers"], device["layers"], strict=True):
+            self.assertLess(sum(abs(x - y) for x, y in zip(a["fired"], b["fired"], strict=True)), 0.002 * sum(a["fired"]))
+
+    def test_an_interrupted_profile_goes_on_and_ends_as_if_nothing_had_been(self):
+        command = [PROGRAM, "profile", MODEL, "-f", TEXT, "-n", "20000", "-o", self.folder / "cut", "--json", *CPU]
+        for _ in range(3):    # the third may find it done
+            process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=program.ENVIRONMENT)
+            time.sleep(1.5)
+            process.send_signal(signal.SIGINT)
+            _, talk = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 0, talk)
+        self.assertEqual(self.profile("-n", 20000, *CPU, to="cut"), self.profile("-n", 20000, *CPU, to="whole"))
+
+    def test_a_text_counts_once(self):
+        first = self.profile("-n", 500, *CPU)
+        result = self.good("profile", MODEL, "-f", TEXT, "-o", self.folder / "profile", "--json", "-n", "500", *CPU)
+        self.assertEqual(result.json, first)
+        self.assertIn("does not count twice", result.talk)
+
+    def test_a_profile_of_another_model_and_a_place_that_cannot_be_written_are_refused(self):
+        self.profile("-n", 300, *CPU)
+        other = self.generated("tiny")
+        self.refused("run", other, "-p", "a", "-n", "1", *CPU, "--profile", self.folder / "profile", says=["another model"])
+        self.refused("profile", MODEL, "-f", TEXT, "-n", "300", *CPU, "-o", self.folder / "no" / "profile", says=["no/profile", "cannot be written"], alone=False)
+        self.refused("run", MODEL, "-p", "a", *CPU, "--sparsity", "predict", says=["hearth profile"])
+
+    def test_an_embedded_profile_is_used(self):
+        self.good("profile", MODEL, "-f", TEXT, "-n", "2000", *CPU, "-o", self.folder / "profile", "--embed", self.folder / "with.gguf")
+        self.good("run", self.folder / "with.gguf", "-p", "Once", "-n", "2", *CPU, "--sparsity", "predict")
+
+    def generated(self, shape, *options):
+        path = self.folder / f"{shape}{len(options)}.gguf"
+        subprocess.run([sys.executable, MAKE_MODEL, path, "--shape", shape, *options], check=True, stdout=subprocess.DEVNULL)
+        return path
+
+    def test_prediction_by_signs_keeps_the_perplexity_and_says_what_it_saves(self):
+        self.profile("-n", 4000, *CPU)
+        common = ("perplexity", MODEL, "-f", TEXT, "-n", "3000", "-b", "1", *CPU)
+        dense = perplexity_of(self.good(*common))
+        result = self.good(*common, "--sparsity", "predict", "--profile", self.folder / "profile", "--check-predictor")
+        self.assertLess(abs(perplexity_of(result) / dense - 1), 0.01)
+        said = re.search(r"predictor: ([0-9.]+) % of the CPU's gates looked at, ([0-9.]+) % of its rows skipped; recall ([0-9.]+) %", result.talk)
+        self.assertTrue(said, result.talk)
+        self.assertLess(float(said[1]), 85)
+        self.assertGreater(float(said[3]), 98)
+
+    def test_powerinfers_file_gives_what_the_same_weights_give_as_gguf(self):
+        plain, pwri = self.generated("tiny"), self.generated("tiny", "--pwri")
+        self.assertEqual(pwri.read_bytes()[:4], b"PWRI")
+        run = lambda model, *options: float(re.search("likelihood ([0-9.]+)", self.good("perplexity", model, "-f", TEXT, "-n", "300", "-b", "1", "-c", "128", *options).talk)[1])    # noqa: E731
+        want = run(plain, *CPU)
+        self.assertAlmostEqual(run(pwri, *CPU), want, delta=1e-5)
+        self.assertAlmostEqual(run(pwri, *CPU, "--sparsity", "predict"), want, delta=0.02)
+        needs = self.good("inspect", pwri, "-c", "128", "--json").json["device_memory"]
+        for budget in (needs["least"] + 1000, (needs["least"] + needs["all"]) // 2, needs["all"]):
+            self.assertAlmostEqual(run(pwri, *DEVICE, "--vram-budget", f"{budget}B", "--sparsity", "predict"), want, delta=0.02)
+
+
+class Plans(Case):
+    def plan(self, *options):
+        return self.good("plan", MODEL, *DEVICE, "--json", *options).json["plans"]
+
+    def test_plans_keep_to_their_budgets_and_grow_with_them(self):
+        budgets = [5, 7, 9, 11, 13, 15, 17, 19, 21, 23]
+        plans = self.plan("--vram-budget", ",".join(f"{b}MiB" for b in budgets))
+        resident = -1
+        for budget, plan in zip(budgets, plans, strict=True):
+            self.assertLessEqual(plan["bytes"], budget << 20)
+            now = sum(layer["resident"] for layer in plan["layers"])
+            self.assertGreaterEqual(now + 1000 * plan["head_on_device"], resident)
+            resident = now + 1000 * plan["head_on_device"]
+
+    def test_a_measured_machine_makes_plans_tell_the_speed_and_bench_hold_them_to_it(self):
+        machine = self.folder / "machine.json"
+        self.good("tune", *DEVICE, "-t", "1", "-o", machine)
+        options = ("--machine", machine, "-t", "1", "--sparsity", "exact")
+        plans = self.plan("--vram-budget", "8MiB,16MiB", *options)
+        for plan in plans:
+            self.assertGreater(plan["expected_tokens_per_s"], 0)
+            self.assertAlmostEqual(plan["expected_us"] * plan["expected_tokens_per_s"], 1e6, delta=1)
+        times = [p["expected_us"] for p in self.plan("--vram-budget", "6MiB,8MiB,12MiB,16MiB,24MiB", "--placement", "fastest", *options)]
+        self.assertEqual(times, sorted(times, reverse=True))
+        result = self.good("bench", MODEL, *DEVICE, "--vram-budget", "8MiB", "-p", "0", "-n", "4", "-r", "1", "-o", "json", *options).json["results"][0]
+        self.assertGreater(result["expected_tokens_per_s"], 0)
+
+    def test_a_file_that_is_no_measurement_is_refused(self):
+        self.refused("plan", MODEL, *DEVICE, "--machine", self.write("m.json", b"{}"), says=["m.json", "hearth tune", "measure"])
+
+
+class Splits(Case):
+    def test_rebalancing_changes_no_word_and_says_what_it_moved(self):
+        common = ("run", MODEL, "-p", "Once upon a time", "-n", "40", "--temp", "0", "--sparsity", "exact", *share(0.2))
+        off, on = self.good(*common), self.good(*common, "--rebalance", "on")
+        self.assertEqual(on.out, off.out)
+        self.assertIn("groups moved", on.talk)
+        self.assertNotIn("groups moved", off.talk)
+
+    def test_rebalancing_needs_to_see_what_fires(self):
+        self.refused("run", MODEL, "-p", "a", *share(0.5), "--rebalance", "on", says=["--rebalance", "--sparsity"])
+
+    def test_both_ways_to_submit_write_the_same(self):
+        common = ("run", MODEL, "-p", "Once upon a time", "-n", "20", "--temp", "0", *share(0.5))
+        in_time, ahead = self.good(*common, "--submit", "just-in-time"), self.good(*common, "--submit", "ahead")
+        self.assertEqual(in_time.out, ahead.out)
+        self.assertIn("1.0 submits", ahead.talk)
+
+    def test_a_trace_shows_host_and_device_at_work_at_once(self):
+        path = self.folder / "trace.json"
+        self.good("run", MODEL, "-p", "Once", "-n", "8", *share(0.5), "--sparsity", "exact", "--trace", path)
+        events = [e for e in program.json.loads(path.read_text())["traceEvents"] if e["ph"] == "X" and e["cat"] == "decode"]
+        span = lambda e: (e["ts"], e["ts"] + e["dur"])    # noqa: E731
+        hot = [span(e) for e in events if e["name"] in ("ffn_up", "ffn_down")]
+        cold = [span(e) for e in events if e["name"] == "cold_ffn"]
+        self.assertGreaterEqual(len(cold), LAYERS * 7)
+        overlap = sum(max(0, min(a[1], b[1]) - max(a[0], b[0])) for a in cold for b in hot)
+        self.assertGreater(overlap, 0.2 * sum(b - a for a, b in cold))
+
+
+if __name__ == "__main__":
+    if PROGRAM is None:
+        sys.exit("usage: split_test.py PROGRAM [--all] [arguments of unittest]")
+    unittest.main(argv=[sys.argv[0], *ARGUMENTS])
