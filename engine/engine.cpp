@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include "engine/plan/costs.h"
+#include "engine/run/profiler.h"
 #include "engine/run/scheduler.h"
 #include "engine/run/tune.h"
 
@@ -335,6 +336,22 @@ std::string Engine::summary() const
     return fmt::format("{}: {:.1f} M parameters, {:.2f} bits per weight, {}; {} threads ({})", config().name, double(count) / 1e6,
                        8.0 * double(machinery_->file->file_bytes()) / double(count), machinery_->place, threads(), host::kernels().name);
 }
+
+Profiling::Profiling(Engine& engine, Profile& profile) : profiler_(std::make_unique<Profiler>(profile, engine.weights(), engine.team()))
+{
+    session_ = std::make_unique<Session>(engine.profiling_session([this](const LayerActivity& a) { profiler_->hear(a); }));
+}
+Profiling::~Profiling() = default;
+
+void Profiling::window(std::span<const Token> tokens)
+{
+    profiler_->discard();
+    session_->reset();
+    session_->feed(tokens);
+    profiler_->commit(uint32_t(tokens.size()));
+}
+
+std::filesystem::path cache_folder() { return vulkan::cache_folder(); }
 
 std::vector<std::string> Engine::take_validation_messages()
 {

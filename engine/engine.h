@@ -149,6 +149,26 @@ class Planner {
 /// Measures this machine as `options` would use it: its device and threads.
 Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress);
 
+class Engine;
+class Profiler;
+
+/// Fills a profile from windows of text.
+class Profiling {
+  public:
+    /// Both must outlive this.
+    Profiling(Engine& engine, Profile& profile);
+    ~Profiling();
+    /// Runs a window of no more than a batch from position 0 and counts what fires. If this throws, nothing of the window is counted.
+    void window(std::span<const Token> tokens);
+
+  private:
+    std::unique_ptr<Profiler> profiler_;
+    std::unique_ptr<Session> session_;
+};
+
+/// Where this program keeps what it can make again; empty where the system names no place.
+std::filesystem::path cache_folder();
+
 class Engine {
   public:
     /// Loads a model and puts it where the plan says. `progress` hears the share uploaded.

@@ -75,7 +75,7 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
     check_layout("quantise", {M(Quantise, x), M(Quantise, high), M(Quantise, low), M(Quantise, scale), M(Quantise, n)});
     for (const char* kernel : {"matvec", "matvec_idot"})
         check_layout(kernel, {M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low), M(MatVec, scale), M(MatVec, y), M(MatVec, rows),
-                              M(MatVec, cols), M(MatVec, stride)});
+                              M(MatVec, cols), M(MatVec, stride), M(MatVec, relu)});
     for (const char* kernel : {"matmul", "matmul_f16"})
         check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, y), M(MatMul, rows), M(MatMul, inner), M(MatMul, stride),
                               M(MatMul, x_stride), M(MatMul, y_stride), M(MatMul, head)});
@@ -89,6 +89,9 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
     check_layout("ffn_down", {M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, fired), M(FfnDown, neurons), M(FfnDown, cols),
                               M(FfnDown, stride), M(FfnDown, slices), M(FfnDown, part_stride)});
     check_layout("glu", {M(Glu, step), M(Glu, h), M(Glu, u), M(Glu, n)});
+    check_layout("predict_sign", {M(PredictSign, x), M(PredictSign, signs), M(PredictSign, mask), M(PredictSign, neurons), M(PredictSign, cols),
+                                  M(PredictSign, differing)});
+    check_layout("threshold", {M(Threshold, score), M(Threshold, mask), M(Threshold, neurons), M(Threshold, threshold)});
 }
 #undef M
 }

@@ -1,5 +1,4 @@
 // The machine's figures as JSON: measured by `hearth tune`, read by whatever plans.
-#include "engine/vulkan/device.h"
 #include "tools/cli.h"
 
 #include <fstream>
@@ -91,7 +90,7 @@ Machine read_machine(const std::filesystem::path& path)
 
 std::filesystem::path machine_path(const std::string& device, const std::string& driver, unsigned threads)
 {
-    const std::filesystem::path folder = vulkan::cache_folder();
+    const std::filesystem::path folder = cache_folder();
     if (folder.empty()) return {};
     std::string name = fmt::format("machine {} {} {}", device.empty() ? "cpu" : device, driver, threads);
     for (char& ch : name)

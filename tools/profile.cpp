@@ -1,6 +1,4 @@
 // hearth profile: runs texts and counts which neurons fire. What it finds makes plans and predictors better.
-#include "engine/model/gguf_writer.h"
-#include "engine/run/profiler.h"
 #include "tools/cli.h"
 
 #include <algorithm>
@@ -96,8 +94,7 @@ void profile(ProfileOptions o)
     for (const std::string& other : o.merge) merge(p, read_profile(Gguf(other), *weights.file, c.layers, c.neurons, c.dim));
 
     write_profile(path, p);    // before the work, so that a place that cannot be written is told at once
-    Profiler profiler(p, weights, engine.team());
-    Session session = engine.profiling_session([&](const LayerActivity& a) { profiler.hear(a); });
+    Profiling profiling(engine, p);
     ProgressBar bar("profiling");
     const size_t run = engine.context() - 1;
     double written = seconds();
@@ -113,9 +110,7 @@ void profile(ProfileOptions o)
             const std::span<const Token> part = std::span(tokens).subspan(text->done * run, std::min(run, tokens.size() - text->done * run));
             std::vector<Token> input = {engine.tokenizer().bos()};
             input.insert(input.end(), part.begin(), part.end());
-            session.reset();
-            session.feed(input);
-            profiler.commit(uint32_t(input.size()));
+            profiling.window(input);
             bar.show((double(i) + double(text->done) / double(text->total)) / double(texts.size()));
             if (seconds() - written > 10) {    // so that nothing that stops this costs more
                 text->done += 1;

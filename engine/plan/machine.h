@@ -1,7 +1,7 @@
 // This computer in figures, as `hearth tune` measures them.
 #pragma once
 
-#include "shaders/blocks.h"
+#include "engine/model/gguf.h"
 
 #include <array>
 #include <cstdint>
