@@ -216,6 +216,70 @@ TEST_CASE("what is not a readable file is refused by name")
 #endif
 }
 
+TEST_CASE("a PowerInfer file reads as the GGUF that it is after its magic")
+{
+    GgufWriter w = random_model({.predictor = {32}});
+    for (uint32_t version : {2u, 3u}) {
+        w.version = version;
+        w.magic = "GGUF";
+        const std::string plain = w.bytes();
+        w.magic = "PWRI";
+        const std::string bytes = w.bytes();
+        const Gguf a("a.gguf", plain), b("b.gguf", bytes);
+        CHECK_FALSE(a.powerinfer());
+        CHECK(b.powerinfer());
+        CHECK(b.version() == version);
+        CHECK(a.keys() == b.keys());
+        REQUIRE(a.tensors().size() == b.tensors().size());
+        for (size_t i = 0; i < a.tensors().size(); i++)
+            CHECK(std::string_view((const char*)a.tensors()[i].data, a.tensors()[i].bytes) ==
+                  std::string_view((const char*)b.tensors()[i].data, b.tensors()[i].bytes));
+    }
+    w.version = 1;
+    CHECK(refusal(w.bytes()).find("version 1") != std::string::npos);
+}
+
+TEST_CASE("an I32 tensor reads as a list of numbers, under today's type number and, in PowerInfer's files, under that of its time")
+{
+    const std::vector<int32_t> x{0, 1, -1, INT_MAX, INT_MIN};
+    const std::string raw_x(reinterpret_cast<const char*>(x.data()), 20);
+    for (const auto& [magic, type] : {std::pair("GGUF", 26u), std::pair("PWRI", 26u), std::pair("PWRI", 18u)}) {
+        INFO(magic, " ", type);
+        GgufWriter w;
+        w.magic = magic;
+        w.tensor("x", type, {5}, raw_x);
+        w.tensor("matrix", type, {5, 1}, raw_x);
+        w.tensor("floats", WeightType::f32, 0, 1, {1});
+        w.tensor("none", type, {0}, "");
+        const std::string bytes = w.bytes();
+        const Gguf file("file.gguf", bytes);
+        CHECK(file.find("x")->type_name() == "I32");
+        CHECK(file.find("x")->bytes == 20);
+        CHECK(std::ranges::equal(file.numbers("x"), x));
+        CHECK(std::ranges::equal(file.numbers("x", 5), x));
+        CHECK(file.numbers("none").empty());
+        CHECK(file.numbers("none", 0).empty());
+        CHECK_THROWS_WITH_AS(file.numbers("x", 4), "file.gguf: x is 5, expected 4", Error);
+        CHECK_THROWS_WITH_AS(file.numbers("none", 4), "file.gguf: none is 0, expected 4", Error);
+        CHECK_THROWS_WITH_AS(file.numbers("matrix"), "file.gguf: matrix is 5 x 1, expected one dimension", Error);
+        CHECK_THROWS_WITH_AS(file.numbers("floats"), "file.gguf: floats is F32, expected I32", Error);
+        CHECK_THROWS_WITH_AS(file.numbers("missing"), "file.gguf has no tensor missing", Error);
+
+        GgufWriter beyond;
+        beyond.magic = magic;
+        beyond.tensor("x", type, {9}, raw_x);    // 36 bytes in a file that ends after 32
+        CHECK(refusal(beyond.bytes()).find("the weights of x run past its end") != std::string::npos);
+        GgufWriter huge;
+        huge.magic = magic;
+        huge.tensor("x", type, {uint64_t(1) << 62}, raw_x);    // times 4 bytes is 0 in 64 bits
+        CHECK(refusal(huge.bytes()).find("the weights of x run past its end") != std::string::npos);
+    }
+    GgufWriter w;
+    w.tensor("x", 18, {256}, std::string(98, '\0'));
+    const std::string bytes = w.bytes();
+    CHECK_THROWS_WITH_AS(Gguf("file.gguf", bytes).numbers("x"), "file.gguf: x is IQ3_XXS, expected I32", Error);
+}
+
 TEST_CASE("other kinds of model files are refused by what they are")
 {
     GgufWriter w;
@@ -324,8 +388,8 @@ bool opens(std::string_view bytes)
         const Weights w = load_weights(file);
         float sum = 0;
         for (const LayerWeights& layer : w.layers)
-            for (const Matrix& m : {layer.q, layer.k, layer.v, layer.o, layer.ffn.gate, layer.ffn.up, layer.ffn.down_t})
-                sum += float(m.data[0]) + float(m.data[m.bytes() - 1]);
+            for (const Matrix& m : {layer.q, layer.k, layer.v, layer.o, layer.ffn.gate, layer.ffn.up, layer.ffn.down_t, layer.fc1, layer.fc2})
+                if (m.rows) sum += float(m.data[0]) + float(m.data[m.bytes() - 1]);
         sum += float(w.embedding.row(w.config.vocab - 1)[0]) + float(w.output.data[w.output.bytes() - 1]);
         sound &= sum >= 0;
         CHECK(sound);
@@ -345,14 +409,20 @@ std::vector<Sample> samples()
 {
     std::vector<Sample> all;
     const RandomModel small{.layers = 1, .dim = 32, .heads = 2, .kv_heads = 1, .neurons = 64, .vocab = 270};
-    RandomModel transposed = small, quantised = small;
+    RandomModel transposed = small, quantised = small, predicted = small;
     transposed.tied_head = true;
     quantised.type = WeightType::q8_0;
     quantised.down_transposed = false;
-    for (const auto& [name, options] : {std::pair("F16", transposed), std::pair("Q8_0 with ffn_down", quantised)}) {
-        const GgufWriter w = random_model(options);
+    predicted.predictor = {32};
+    predicted.type = WeightType::q4_0;
+    const auto with_magic = [](const char* magic, const RandomModel& options) {
+        GgufWriter w = random_model(options);
+        w.magic = magic;
+        return w;
+    };
+    for (const auto& [name, w] : {std::pair("F16", with_magic("GGUF", transposed)), std::pair("Q8_0 with ffn_down", with_magic("GGUF", quantised)),
+                                  std::pair("PowerInfer's", with_magic("PWRI", predicted))})
         all.push_back({name, w.bytes(), w.header().size()});
-    }
     return all;
 }
 

@@ -276,6 +276,15 @@ class Run(Case):
                     result = self.good("run", MODEL, *CPU, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0, "--sparsity", sparsity)
                     self.assertEqual(result.out, case["text"] + "\n")
 
+    def test_a_powerinfer_file_is_a_relu_model_and_gives_the_text_of_the_same_gguf(self):
+        case, file = expected("greedy")[0], GgufFile()
+        file.put(0, b"PWRI").put(file.key_at["hearth.activation"], b"hearth.something_")    # PowerInfer's files do not name it
+        path = self.write("model.powerinfer.gguf", file.bytes)
+        for sparsity in ("dense", "exact"):
+            result = self.good("run", path, *CPU, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0, "--sparsity", sparsity)
+            self.assertEqual(result.out, case["text"] + "\n")
+        self.assertIn("PowerInfer GGUF v3", self.good("inspect", path).out)
+
     def test_a_prompt_done_in_small_batches_gives_the_same_text(self):
         case = expected("greedy")[0]
         for batch in (1, 3, 5):
@@ -591,7 +600,7 @@ class BadFiles(Case):
 
     def test_what_is_not_a_model_is_refused_by_every_command(self):
         models = {"missing": self.folder / "missing.gguf", "a directory": self.folder, "empty": self.write("empty.gguf", b""),
-                  "a text": TEXT, "a device": Path("/dev/null"), "below a file": TEXT / "model.gguf", "PowerInfer's": self.write("p.gguf", b"PWRI" + bytes(100))}
+                  "a text": TEXT, "a device": Path("/dev/null"), "below a file": TEXT / "model.gguf", "a bare PWRI": self.write("p.gguf", b"PWRI" + bytes(100))}
         os.mkfifo(self.folder / "pipe")
         models["a pipe"] = self.folder / "pipe"
         for what, path in models.items():

@@ -22,7 +22,8 @@ struct RandomModel {
     WeightType type = WeightType::f16;    // of every matrix; norms are F32
     host::Activation activation = host::Activation::relu;
     bool tied_head = false;
-    bool down_transposed = true;    // ffn_down_t as our own converter writes it; false: ffn_down as other tools do
+    std::vector<uint32_t> predictor;    // rows of fc1 by layer, 0 for none; empty: no layer has a predictor
+    bool down_transposed = true;        // ffn_down_t as our own converter writes it; false: ffn_down as other tools do
     uint64_t seed = 1;
 };
 
@@ -140,6 +141,10 @@ inline GgufWriter random_model(const RandomModel& m)
         matrix(layer + "ffn_up.weight", m.neurons, m.dim, m.dim);
         if (m.down_transposed) matrix(layer + "ffn_down_t.weight", m.neurons, m.dim, m.neurons);
         else matrix(layer + "ffn_down.weight", m.dim, m.neurons, m.neurons);
+        if (const uint32_t h = l < m.predictor.size() ? m.predictor[l] : 0) {
+            matrix(layer + "fc1.weight", h, m.dim, m.dim);
+            matrix(layer + "fc2.weight", m.neurons, h, h);
+        }
     }
     norm("output_norm.weight");
     if (!m.tied_head) matrix("output.weight", m.vocab, m.dim, m.dim);

@@ -162,6 +162,89 @@ TEST_CASE("what a file leaves unsaid takes its usual value")
     CHECK(Loaded(with_key("llama.rope.freq_base", 5e5f)).weights.config.rope_base == 5e5f);
 }
 
+TEST_CASE("a predictor has as many rows as each layer's fc1, in PowerInfer's files and in others, and no rows where there is none")
+{
+    for (const char* magic : {"GGUF", "PWRI"})
+        for (const WeightFormat& format : weight_formats) {
+            INFO(magic, " ", format.name);
+            GgufWriter file = random_model({.layers = 3, .type = format.type, .predictor = {32, 0, 96}});
+            file.magic = magic;
+            const Loaded loaded(file);
+            const std::vector<LayerWeights>& layers = loaded.weights.layers;
+            for (size_t l = 0; l < 3; l++) {
+                const uint32_t h = std::vector<uint32_t>{32, 0, 96}[l];
+                const Matrix &fc1 = layers[l].fc1, &fc2 = layers[l].fc2;
+                CHECK(fc1.rows == h);
+                CHECK(fc2.rows == (h ? 128 : 0));
+                if (!h) continue;
+                CHECK(fc1.cols == 64);
+                CHECK(fc2.cols == h);
+                CHECK(fc1.type == format.type);
+                CHECK(fc2.type == format.type);
+                CHECK(fc1.data == loaded.weights.file->find(fmt::format("blk.{}.fc1.weight", l))->data);
+                CHECK(fc2.data == loaded.weights.file->find(fmt::format("blk.{}.fc2.weight", l))->data);
+            }
+        }
+}
+
+TEST_CASE("half a predictor, or one whose parts do not fit, is refused by name")
+{
+    const auto says = [](const char* name, uint64_t rows, uint64_t cols, const char* message) {
+        GgufWriter file = random_model({.predictor = {32, 32}});
+        CHECK(file.remove(name));
+        if (cols) file.tensor(name, WeightType::f32, rows, cols, std::vector<float>(std::max<uint64_t>(rows, 1) * cols, 1.0f));
+        CHECK(refusal(file) == std::string("model.gguf") + message);
+    };
+    says("blk.1.fc1.weight", 0, 0, " has no tensor blk.1.fc1.weight; convert the model again");
+    says("blk.0.fc2.weight", 0, 0, " has no tensor blk.0.fc2.weight; convert the model again");
+    says("blk.1.fc1.weight", 32, 96, ": blk.1.fc1.weight is 96 x 32, expected 64 x 32 (columns x rows)");
+    says("blk.1.fc1.weight", 64, 64, ": blk.1.fc2.weight is 32 x 128, expected 64 x 128 (columns x rows)");
+    says("blk.0.fc2.weight", 127, 32, ": blk.0.fc2.weight is 32 x 127, expected 32 x 128 (columns x rows)");
+    says("blk.0.fc1.weight", 0, 64, ": the number of rows of blk.0.fc1.weight is 0, expected 1 to 65536");
+
+    GgufWriter file = random_model({.predictor = {32}});
+    file.remove("blk.0.fc1.weight");
+    file.tensor("blk.0.fc1.weight", 6, {64, 32}, std::string(1408, '\0'));
+    CHECK(refusal(file) == "model.gguf: blk.0.fc1.weight is Q5_0, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+}
+
+TEST_CASE("a predictor's threshold is 0, or the file's, or each layer's own")
+{
+    const auto thresholds = [](const GgufWriter& file) {
+        const Loaded loaded(file);
+        std::vector<float> all{loaded.weights.config.predictor_threshold};
+        for (const LayerWeights& layer : loaded.weights.layers) all.push_back(layer.predictor_threshold);
+        return all;
+    };
+    GgufWriter file = random_model({.predictor = {32, 32}});
+    CHECK(thresholds(file) == std::vector<float>{0, 0, 0});
+    file.key("powerinfer.sparse_threshold", 0.1f);
+    CHECK(thresholds(file) == std::vector<float>{0.1f, 0.1f, 0.1f});
+    file.key("hearth.predictor_thresholds", std::vector<float>{-0.5f, 0.3f});
+    CHECK(thresholds(file) == std::vector<float>{0.1f, -0.5f, 0.3f});
+
+    CHECK(refusal(with_key("powerinfer.sparse_threshold", NAN)).find("powerinfer.sparse_threshold is nan") != std::string::npos);
+    CHECK(refusal(with_key("powerinfer.sparse_threshold", 1)).find("powerinfer.sparse_threshold is not a number") != std::string::npos);
+    CHECK(refusal(with_key("hearth.predictor_thresholds", std::vector<float>{1})) ==
+          "model.gguf: the key hearth.predictor_thresholds has 1 values, expected 2, one for every layer");
+    CHECK(refusal(with_key("hearth.predictor_thresholds", std::vector<float>{1, NAN})) ==
+          "model.gguf: the key hearth.predictor_thresholds has the value nan, expected finite numbers");
+}
+
+TEST_CASE("a PowerInfer file is a ReLU model unless it says otherwise")
+{
+    const auto activation = [](const char* magic, const char* key) {
+        GgufWriter file = random_model({.activation = host::Activation::silu});    // says nothing
+        file.magic = magic;
+        if (*key) file.key("hearth.activation", key);
+        return Loaded(file).weights.config.activation;
+    };
+    CHECK(activation("GGUF", "") == host::Activation::silu);
+    CHECK(activation("PWRI", "") == host::Activation::relu);
+    CHECK(activation("GGUF", "relu") == host::Activation::relu);
+    CHECK(activation("PWRI", "silu") == host::Activation::silu);
+}
+
 TEST_CASE("norms in half precision are widened")
 {
     for (WeightType type : {WeightType::f16, WeightType::bf16}) {
@@ -180,7 +263,12 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
         CHECK(message.find(part) != std::string::npos);
         CHECK(message.starts_with("model.gguf"));
     };
-    says(with_key("general.architecture", "falcon"), "architecture falcon, which this version cannot run; it runs llama");
+    for (const char* magic : {"GGUF", "PWRI"})
+        for (const char* architecture : {"bamboo", "falcon", "opt"}) {
+            GgufWriter file = with_key("general.architecture", architecture);
+            file.magic = magic;
+            says(file, fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama", architecture).c_str());
+        }
     says(with_key("hearth.activation", "gelu"), "hearth.activation is gelu");
     says(with_key("hearth.activation", 1), "hearth.activation is not a text");
     says(with_key("llama.block_count", 0), "llama.block_count is 0, expected 1 to 300");
@@ -248,6 +336,16 @@ TEST_CASE("a tensor that is missing, unused, of another shape or of an unknown t
     k_quant.remove("blk.0.ffn_gate.weight");
     k_quant.tensor("blk.0.ffn_gate.weight", 12, {64, 128}, std::string(4608, '\0'));
     says(k_quant, ": blk.0.ffn_gate.weight is Q4_K, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    k_quant.remove("blk.0.ffn_gate.weight");
+    k_quant.tensor("blk.0.ffn_gate.weight", 26, {64, 128}, std::string(32768, '\0'));
+    says(k_quant, ": blk.0.ffn_gate.weight is I32, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+
+    GgufWriter powerinfers = random_model({.dim = 256});    // as PowerInfer quantises
+    powerinfers.magic = "PWRI";
+    powerinfers.remove("output.weight");
+    powerinfers.tensor("output.weight", 14, {256, 320}, std::string(320 * 210, '\0'));
+    says(powerinfers, ": output.weight is Q6_K, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+
     k_quant.remove("blk.0.ffn_gate.weight");
     k_quant.tensor("blk.0.ffn_gate.weight", 1000, {64, 128}, std::string(4608, '\0'));
     says(k_quant, ": blk.0.ffn_gate.weight is type 1000, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");

@@ -77,8 +77,8 @@ void inspect(const std::string& path, uint32_t context, bool as_json)
         print(dump(json));
         return;
     }
-    std::string out =
-        fmt::format("GGUF v{}, {} bytes, {} keys, {} tensors\n\n", file->version(), file->file_bytes(), file->keys().size(), file->tensors().size());
+    std::string out = fmt::format("{} v{}, {} bytes, {} keys, {} tensors\n\n", file->powerinfer() ? "PowerInfer GGUF" : "GGUF", file->version(),
+                                  file->file_bytes(), file->keys().size(), file->tensors().size());
     for (const auto& [key, value] : file->keys()) out += fmt::format("{:44} {}\n", key, std::visit(Shown(), value));
     out += "\n";
     for (const GgufTensor& t : file->tensors()) out += fmt::format("{:32} {:8} {:20} {:>12} bytes\n", t.name, t.type_name(), shape_text(t), t.bytes);

@@ -118,6 +118,11 @@ constexpr struct {
     {Class::real, 8},
 };
 
+constexpr uint32_t i32 = 26;
+
+/// PowerInfer's ggml is of 2023, when 16, 17 and 18 were I8, I16 and I32. Today they are 24, 25 and 26, and the old numbers other types.
+constexpr uint32_t todays_type(uint32_t powerinfers) { return powerinfers >= 16 && powerinfers <= 18 ? powerinfers + 8 : powerinfers; }
+
 constexpr uint64_t least_alignment = 8, most_alignment = 1 << 20;
 
 /// Reads on from where it stands; nothing is believed about a length before the bytes are seen to be there.
@@ -235,7 +240,8 @@ void Gguf::parse()
 {
     const std::string file = path_.string();
     if (bytes_.empty()) throw Error("{} is empty; copy or convert the model again", file);
-    if (!bytes_.starts_with("GGUF") && !bytes_.starts_with("PWRI"))
+    powerinfer_ = bytes_.starts_with("PWRI");
+    if (!powerinfer_ && !bytes_.starts_with("GGUF"))
         throw Error("{} is not a GGUF file; give a model that ends in .gguf, or make one with tools/convert.py", file);
 
     Reader reader(file, bytes_);
@@ -269,6 +275,7 @@ void Gguf::parse()
         if (rank < 1 || rank > 4) throw Error("{} is damaged: the tensor {} has {} dimensions, expected 1 to 4", file, t.name, rank);
         for (uint32_t d = 0; d < rank; d++) t.shape.push_back(reader.number<uint64_t>("table of tensors"));
         t.type = reader.number<uint32_t>("table of tensors");
+        if (powerinfer_) t.type = todays_type(t.type);
         offsets.push_back(reader.number<uint64_t>("table of tensors"));
         tensors_.push_back(std::move(t));
     }
@@ -286,6 +293,9 @@ void Gguf::parse()
                             format->block, format->name);
             t.bytes = product(t.shape[0] / format->block, format->block_bytes);
             for (size_t d = 1; d < t.shape.size(); d++) t.bytes = product(t.bytes, t.shape[d]);
+        } else if (t.type == i32) {
+            t.bytes = sizeof(int32_t);
+            for (const uint64_t n : t.shape) t.bytes = product(t.bytes, n);
         }
         if (offsets[i] % alignment) throw Error("{} is damaged: {} begins at {}, which is not a multiple of {}", file, t.name, offsets[i], alignment);
         if (begin > bytes_.size() || offsets[i] > bytes_.size() - begin || t.bytes > bytes_.size() - begin - offsets[i])
@@ -318,12 +328,17 @@ const T& Gguf::get(std::string_view key, const char* expected) const
     return *held;
 }
 
-uint32_t Gguf::u32(std::string_view key) const
+uint64_t Gguf::u64(std::string_view key) const
 {
     const GgufValue* v = value(key);
     const int64_t* number = v ? std::get_if<int64_t>(v) : nullptr;
     if (number && *number < 0) throw Error("{}: the key {} is {}, expected 0 or more", path_.string(), key, *number);
-    const uint64_t n = number ? uint64_t(*number) : get<uint64_t>(key, "an integer");
+    return number ? uint64_t(*number) : get<uint64_t>(key, "an integer");
+}
+
+uint32_t Gguf::u32(std::string_view key) const
+{
+    const uint64_t n = u64(key);
     if (n > UINT32_MAX) throw Error("{}: the key {} is {}, expected less than 2^32", path_.string(), key, n);
     return uint32_t(n);
 }
@@ -358,6 +373,16 @@ const std::vector<double>* Gguf::floats(std::string_view key) const
 const std::vector<int64_t>* Gguf::integers(std::string_view key) const
 {
     return value(key) ? &get<std::vector<int64_t>>(key, "an array of integers") : nullptr;
+}
+
+std::span<const int32_t> Gguf::numbers(std::string_view tensor, std::optional<uint64_t> n) const
+{
+    const GgufTensor* t = find(tensor);
+    if (!t) throw Error("{} has no tensor {}", path_.string(), tensor);
+    if (t->type != i32) throw Error("{}: {} is {}, expected I32", path_.string(), tensor, t->type_name());
+    if (t->shape.size() != 1 || (n && t->shape[0] != *n))
+        throw Error("{}: {} is {}, expected {}", path_.string(), tensor, fmt::join(t->shape, " x "), n ? fmt::format("{}", *n) : "one dimension");
+    return {reinterpret_cast<const int32_t*>(t->data), t->shape[0]};
 }
 
 }    // namespace hearth

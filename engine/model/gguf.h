@@ -1,5 +1,6 @@
 // GGUF v2/v3 files, memory-mapped and read-only. Every count, length and offset is checked before use.
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+// PowerInfer's files have the same body after another magic, PWRI: https://github.com/SJTU-IPADS/PowerInfer
 #pragma once
 
 #include "engine/error.h"
@@ -9,6 +10,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -35,10 +37,10 @@ using GgufValue =
 
 struct GgufTensor {
     std::string_view name;
-    uint32_t type = 0;                  // the file format's number; see find_format
+    uint32_t type = 0;                  // ggml's number of today; see find_format
     std::vector<uint64_t> shape;        // ne of the format: shape[0] is the contiguous one
     const std::byte* data = nullptr;    // aligned to 8
-    uint64_t bytes = 0;                 // 0 where the type is not one of weight_formats
+    uint64_t bytes = 0;                 // 0 where the type is neither one of weight_formats nor I32
 
     std::string type_name() const;    // "F16"; "Q4_K" for types that this program cannot read but knows by name; "type 99" for others
 };
@@ -53,7 +55,7 @@ class Gguf {
 
     const std::filesystem::path& path() const { return path_; }
     uint32_t version() const { return version_; }
-    bool powerinfer() const { return raw_.magic == "PWRI"; }    // PowerInfer's files: the same format under another magic
+    bool powerinfer() const { return powerinfer_; }    // the magic is PWRI
     uint64_t file_bytes() const { return bytes_.size(); }
     const std::map<std::string_view, GgufValue>& keys() const { return keys_; }
     const std::vector<GgufTensor>& tensors() const { return tensors_; }
@@ -72,7 +74,8 @@ class Gguf {
     const GgufTensor* find(std::string_view name) const;
 
     /// Keys by type: Error (naming file and key) if the value is of another type or, where there is no `fallback`, missing. Every integer type that
-    /// holds the value will do for u32; f32 is finite.
+    /// holds the value will do for u64 and u32; f32 is finite.
+    uint64_t u64(std::string_view key) const;
     uint32_t u32(std::string_view key) const;
     uint32_t u32(std::string_view key, uint32_t fallback) const;
     float f32(std::string_view key) const;
@@ -85,6 +88,10 @@ class Gguf {
     const std::vector<double>* floats(std::string_view key) const;
     const std::vector<int64_t>* integers(std::string_view key) const;
 
+    /// A list of `n` numbers that is stored as an I32 tensor. Error (naming file and tensor) where it is missing, of another type or another shape.
+    /// Without `n` any number of them will do.
+    std::span<const int32_t> numbers(std::string_view tensor, std::optional<uint64_t> n = {}) const;
+
   private:
     void parse();
     const GgufValue* value(std::string_view key) const;
@@ -96,6 +103,7 @@ class Gguf {
     std::string_view bytes_;
     uint32_t version_ = 0;
     Raw raw_;
+    bool powerinfer_ = false;
     std::map<std::string_view, GgufValue> keys_;
     std::vector<GgufTensor> tensors_;
     std::map<std::string_view, size_t> index_;

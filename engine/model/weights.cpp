@@ -3,6 +3,7 @@
 #include "host/kernels.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -15,10 +16,11 @@ namespace {
 struct Family {
     std::string_view architecture;
     host::Activation activation;
+    host::Activation powerinfers;    // in PowerInfer's files
 };
 
 constexpr Family families[] = {
-    {"llama", host::Activation::silu},
+    {"llama", host::Activation::silu, host::Activation::relu},
 };
 
 constexpr struct {
@@ -31,7 +33,7 @@ constexpr struct {
 
 // Far above every model there is; they keep the products of sizes within 64 bits and buffers within reason.
 constexpr uint32_t max_layers = 300, max_dim = 1 << 17, max_heads = 1 << 12, max_head_dim = 256, max_neurons = 1 << 20, max_vocab = 1 << 24,
-                   max_context = 1 << 24;
+                   max_context = 1 << 24, max_predictor = 1 << 16;
 
 const Family& family_of(const Gguf& file)
 {
@@ -53,7 +55,7 @@ uint32_t checked(const Gguf& file, std::string_view what, uint64_t n, uint32_t m
 
 host::Activation activation_of(const Gguf& file, const Family& family)
 {
-    if (!file.keys().contains("hearth.activation")) return file.powerinfer() ? host::Activation::relu : family.activation;
+    if (!file.keys().contains("hearth.activation")) return file.powerinfer() ? family.powerinfers : family.activation;
     const std::string_view name = file.string("hearth.activation");
     for (const auto& row : activations)
         if (row.name == name) return row.activation;
@@ -105,6 +107,7 @@ Config read_config(const Gguf& file)
     c.norm_eps = file.f32(prefix + "attention.layer_norm_rms_epsilon");
     if (!(c.norm_eps >= 0)) throw Error("{}: {}attention.layer_norm_rms_epsilon is {}, expected 0 or more", path, prefix, c.norm_eps);
     c.activation = activation_of(file, family);
+    c.predictor_threshold = file.f32("powerinfer.sparse_threshold", 0);
     return c;
 }
 
@@ -118,6 +121,13 @@ class Tensors {
     }
 
     bool has(const std::string& name) const { return file_.find(name); }
+
+    /// Rows of a matrix that has as many as it likes, within limits; 0 where it is missing.
+    uint32_t rows(const std::string& name, uint32_t most) const
+    {
+        const GgufTensor* t = file_.find(name);
+        return t ? checked(file_, "the number of rows of " + name, t->shape.size() > 1 ? t->shape[1] : 0, most) : 0;
+    }
 
     Matrix matrix(const std::string& name, uint32_t rows, uint32_t cols)
     {
@@ -203,6 +213,19 @@ Matrix Tensors::transposed(const std::string& name, uint32_t rows, uint32_t cols
     return {type, rows, cols, to};
 }
 
+/// One threshold for every layer.
+std::vector<float> read_thresholds(const Gguf& file, const Config& c)
+{
+    constexpr const char* key = "hearth.predictor_thresholds";
+    const std::vector<double>* own = file.floats(key);
+    if (!own) return std::vector<float>(c.layers, c.predictor_threshold);
+    if (own->size() != c.layers)
+        throw Error("{}: the key {} has {} values, expected {}, one for every layer", file.path().string(), key, own->size(), c.layers);
+    for (const double x : *own)
+        if (!(std::abs(x) <= FLT_MAX)) throw Error("{}: the key {} has the value {}, expected finite numbers", file.path().string(), key, x);
+    return std::vector<float>(own->begin(), own->end());
+}
+
 Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
 {
     Weights w;
@@ -211,18 +234,14 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
     Config& c = w.config;
     Tensors tensors(*w.file, w.owned, transposing);
 
-    if (const GgufTensor* t = w.file->find("token_embd.weight"))
-        c.vocab = checked(*w.file, "the number of rows of token_embd.weight", t->shape.size() > 1 ? t->shape[1] : 0, max_vocab);
+    c.vocab = tensors.rows("token_embd.weight", max_vocab);
     w.embedding = tensors.matrix("token_embd.weight", c.vocab, c.dim);
     if (w.file->keys().contains("tokenizer.ggml.tokens"))
         if (const size_t tokens = w.file->strings("tokenizer.ggml.tokens").size(); tokens != c.vocab)
             throw Error("{}: token_embd.weight has {} rows, and the tokenizer {} tokens; convert the model again", w.file->path().string(), c.vocab,
                         tokens);
 
-    const std::vector<double>* thresholds = w.file->floats("hearth.predictor_thresholds");
-    if (thresholds && thresholds->size() != c.layers)
-        throw Error("{}: hearth.predictor_thresholds has {} values, expected one for each of {} layers", w.file->path().string(), thresholds->size(),
-                    c.layers);
+    const std::vector<float> thresholds = read_thresholds(*w.file, c);
     for (uint32_t l = 0; l < c.layers; l++) {
         const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
         LayerWeights& layer = w.layers.emplace_back();
@@ -238,15 +257,13 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
         layer.ffn.down_t =
             stored_as_down ? tensors.transposed(name("ffn_down"), c.neurons, c.dim) : tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
         layer.ffn.activation = c.activation;
-        if (tensors.has(name("fc1")) || tensors.has(name("fc2"))) {
-            const GgufTensor* fc1 = w.file->find(name("fc1"));
-            const uint64_t hidden = fc1 && fc1->shape.size() > 1 ? fc1->shape[1] : 0;
-            const uint32_t rows = checked(*w.file, "the number of rows of " + name("fc1"), hidden, max_neurons);
-            layer.fc1 = tensors.matrix(name("fc1"), rows, c.dim);
-            layer.fc2 = tensors.matrix(name("fc2"), c.neurons, rows);
-            layer.predictor_threshold = thresholds ? float(thresholds->at(l)) : w.file->f32("powerinfer.sparse_threshold", 0);
-        }
         w.transposed |= stored_as_down;
+        if (tensors.has(name("fc1")) || tensors.has(name("fc2"))) {
+            const uint32_t h = tensors.rows(name("fc1"), max_predictor);
+            layer.fc1 = tensors.matrix(name("fc1"), h, c.dim);
+            layer.fc2 = tensors.matrix(name("fc2"), c.neurons, h);
+        }
+        layer.predictor_threshold = thresholds[l];
     }
     w.output_norm = tensors.vector("output_norm.weight", c.dim);
     w.output = tensors.has("output.weight") ? tensors.matrix("output.weight", c.vocab, c.dim) : w.embedding;

@@ -26,6 +26,7 @@ struct Config {
     float rope_base = 10000.0f;
     float norm_eps = 1e-5f;
     host::Activation activation = host::Activation::silu;
+    float predictor_threshold = 0;    // of the layers that have no threshold of their own
 };
 
 struct LayerWeights {
@@ -36,8 +37,10 @@ struct LayerWeights {
     std::vector<float> ffn_norm;     // (dim)
     host::FfnWeights ffn;            // gate, up, down_t: (neurons, dim)
 
-    /// PowerInfer's predictor, if the file has one: neuron n fires where fc2_n . relu(fc1 . r) >= threshold, r the residual before ffn_norm.
-    Matrix fc1, fc2;    // (hidden, dim), (neurons, hidden); no rows: none
+    /// The low-rank predictor of PowerInfer's files; no rows where the file has none. It says that neuron i fires where
+    /// fc2_i . relu(fc1 . r) >= predictor_threshold; r is the residual that enters ffn_norm, not yet normalised.
+    Matrix fc1;    // (h, dim); h is the layer's own
+    Matrix fc2;    // (neurons, h)
     float predictor_threshold = 0;
 };
 
@@ -54,7 +57,9 @@ struct Weights {
     std::deque<std::vector<std::byte>> owned;
 };
 
-/// Reads a model. A plain ffn_down is transposed (F32, F16, BF16 keep their type; quantised ones become F16, since a transposed block has other
+/// Reads a model. PowerInfer's files say nothing of the activation and are taken for ReLU models, plain GGUF files for what their architecture is;
+/// `hearth.activation` overrides both. A predictor (blk.N.fc1 and fc2) may stand in either; its threshold is `powerinfer.sparse_threshold`, or an array
+/// `hearth.predictor_thresholds` with one for every layer. A plain ffn_down is transposed (F32, F16, BF16 keep their type; quantised ones become F16, since a transposed block has other
 /// scales). Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong shape (the tensor, what it has, what was
 /// expected).
 Weights load_weights(std::shared_ptr<const Gguf> file);
