@@ -9,7 +9,7 @@ is copied byte for byte. A file with predictors gets new ones. MODEL.gguf is a G
 weights in any type that the gguf package can read.
 
 How. The model runs over the text, a layer at a time, in windows of 256 tokens (BOS first), and what enters each feed-forward block is kept on disk, beside
-the neurons that fired. A tenth of the windows is held out. A predictor starts as the best linear one of its width, and is trained with cross-entropy, in
+the neurons that fired. Three stretches of the text, a tenth of it, are held out. A predictor starts as the best linear one of its width, and is trained with cross-entropy, in
 which a neuron that fires weighs more than one that does not: as much more as brings the recall at a threshold of 0 to what is asked. Then the threshold is
 chosen on the held-out windows, for the weights as they are stored.
 
@@ -49,7 +49,8 @@ except ImportError:
 from convert import TYPES, Refusal, Target, check_width, encode, replacing, run
 
 WINDOW = 256          # tokens, BOS included
-HELD_OUT = 10         # every tenth window
+HELD_OUT = 10         # a tenth of the windows,
+STRETCHES = 3         # in so many stretches: windows right beside those trained on would be too easy
 BATCH_WINDOWS = 8     # go through the model at a time
 BATCH = 512           # positions in a step of training
 RATE = 0.1            # of Adam at the start, over the root of what a unit reads
@@ -508,6 +509,13 @@ def check(model, options):
         raise Refusal(f"{options.epochs} epochs are not more than 0")
 
 
+def device_of(name):
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as e:    # unknown, or not in this build of torch, or not in this machine
+        raise Refusal(f"torch cannot use the device {name}: {str(e).splitlines()[0]}") from None
+
+
 def table(rows, columns):
     lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
@@ -524,13 +532,13 @@ def train_all(options):
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
-    model = Model(options.model, torch.device(options.device))
+    model = Model(options.model, device_of(options.device))
     check(model, options)
     learned = windows_of(tokens_of(options.file, model, options.hearth), options.tokens)
     tested = windows_of(tokens_of(options.test or [], model, options.hearth), options.tokens)
-    if len(learned) < 2 * HELD_OUT:
-        raise Refusal(f"the text has {len(learned)} windows of {WINDOW} tokens, and training needs at least {2 * HELD_OUT}; better are a thousand")
-    held = np.arange(len(learned)) % HELD_OUT == HELD_OUT - 1
+    if len(learned) < HELD_OUT * STRETCHES:
+        raise Refusal(f"the text has {len(learned)} windows of {WINDOW} tokens, and training needs at least {HELD_OUT * STRETCHES}; better are a thousand")
+    held = np.arange(len(learned)) // max(1, len(learned) // (HELD_OUT * STRETCHES)) % HELD_OUT == HELD_OUT - 1
     split = Split(positions_of(np.flatnonzero(~held)), positions_of(np.flatnonzero(held)),
                   positions_of(np.arange(len(learned), len(learned) + len(tested)) if len(tested) else np.flatnonzero(held)))
 
@@ -565,7 +573,7 @@ def train_all(options):
             rows.append(row)
             before = sample
             progress("")
-            print(f"train_predictor: layer {n} of {model.layers}: rank {rank}, recall {row[3]}, {row[5]} looked at", file=sys.stderr)
+            print(f"train_predictor: layer {n}: rank {rank}, recall {row[3]}, {row[5]} looked at", file=sys.stderr)
         write(model, part, tensors, thresholds)
     print(table(rows, ["layer", "fire", "rank", "recall", "precision", "looked at", "skipped", "MB", "threshold"]
                 + (["from the layer before: recall", "precision", "looked at"] if options.adjacent else [])))
