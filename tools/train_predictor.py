@@ -530,7 +530,6 @@ def train_all(options):
         raise Refusal("this needs torch; install python3-torch (Debian, Ubuntu), or torch from PyPI in a virtual environment")
     if options.threads:
         torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     model = Model(options.model, device_of(options.device))
     check(model, options)
