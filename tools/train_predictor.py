@@ -9,14 +9,14 @@ is copied byte for byte. A file with predictors gets new ones. MODEL.gguf is a G
 weights in any type that the gguf package can read.
 
 How. The model runs over the text, a layer at a time, in windows of 256 tokens (BOS first), and what enters each feed-forward block is kept on disk, beside
-the neurons that fired. Three stretches of the text, a tenth of it, are held out. A predictor starts as the best linear one of its width, and is trained with cross-entropy, in
-which a neuron that fires weighs more than one that does not: as much more as brings the recall at a threshold of 0 to what is asked. Then the threshold is
-chosen on the held-out windows, for the weights as they are stored.
+the neurons that fired. Three stretches of the text, a tenth of it, are held out. A predictor starts as the best linear one of its rank, and is trained with
+cross-entropy, in which a neuron that fires weighs more than one that does not: as much more as brings the recall at a threshold of 0 to what is asked. Then
+the threshold is chosen on the held-out text, for the weights as they are stored. On other kinds of text the recall may differ by a point.
 
-Width. What a layer reads for a token is its predictor and the rows of the neurons that the predictor names:
+Rank (the number of rows of fc1). What a layer reads for a token is its predictor and the rows of the neurons that the predictor names:
     bytes(fc1) + bytes(fc2) + share of neurons named * bytes(gate, up, down)
-Every width of --ranks is trained for a quarter of the epochs, each with the threshold of the recall that is asked; widths are tried upwards until that sum has
-grown twice. The one with the smallest sum is trained to the end. A model's own recall may differ by a point on other kinds of text.
+The ranks of --ranks are tried upwards, each trained for a quarter of the epochs and with the threshold of the recall that is asked, until two were worse
+than the best so far. The one with the smallest sum is trained to the end.
 
 Scale. Scores grow in proportion to r, so only a threshold of 0 means the same for every token. A predictor is trained on r / rms(r), and a threshold that is
 not 0 there is folded into fc2: the combination a of the hidden units that comes nearest to rms(r) is found by least squares, and threshold * a is taken
@@ -271,7 +271,7 @@ class LinearStart:
         root = torch.linalg.cholesky(second)
         self.gate = gate.cpu()
         gl = self.gate.double() @ root
-        self.directions = torch.linalg.eigh(gl.T @ gl).eigenvectors.flip(1)            # (dim, dim), the most telling column first
+        self.directions = torch.linalg.eigh(gl.T @ gl).eigenvectors.flip(1)    # (dim, dim), the most telling column first
         self.inverse_root = torch.linalg.inv(root)
         self.root = root
 
