@@ -9,14 +9,14 @@ is copied byte for byte. A file with predictors gets new ones. MODEL.gguf is a G
 weights in any type that the gguf package can read.
 
 How. The model runs over the text, a layer at a time, in windows of 256 tokens (BOS first), and what enters each feed-forward block is kept on disk, beside
-the neurons that fired. A tenth of the windows is held out. A predictor starts as the best linear one of its width, and is trained with cross-entropy, in
-which a neuron that fires weighs more than one that does not: as much more as brings the recall at a threshold of 0 to what is asked. Then the threshold is
-chosen on the held-out windows, for the weights as they are stored.
+the neurons that fired. Three stretches of the text, a tenth of it, are held out. A predictor starts as the best linear one of its rank, and is trained with
+cross-entropy, in which a neuron that fires weighs more than one that does not: as much more as brings the recall at a threshold of 0 to what is asked. Then
+the threshold is chosen on the held-out text, for the weights as they are stored. On other kinds of text the recall may differ by a point.
 
-Width. What a layer reads for a token is its predictor and the rows of the neurons that the predictor names:
+Rank (the number of rows of fc1). What a layer reads for a token is its predictor and the rows of the neurons that the predictor names:
     bytes(fc1) + bytes(fc2) + share of neurons named * bytes(gate, up, down)
-Every width of --ranks is trained for a quarter of the epochs, each with the threshold of the recall that is asked; widths are tried upwards until that sum has
-grown twice. The one with the smallest sum is trained to the end. A model's own recall may differ by a point on other kinds of text.
+The ranks of --ranks are tried upwards, each trained for a quarter of the epochs and with the threshold of the recall that is asked, until two were worse
+than the best so far. The one with the smallest sum is trained to the end.
 
 Scale. Scores grow in proportion to r, so only a threshold of 0 means the same for every token. A predictor is trained on r / rms(r), and a threshold that is
 not 0 there is folded into fc2: the combination a of the hidden units that comes nearest to rms(r) is found by least squares, and threshold * a is taken
@@ -49,7 +49,8 @@ except ImportError:
 from convert import TYPES, Refusal, Target, check_width, encode, replacing, run
 
 WINDOW = 256          # tokens, BOS included
-HELD_OUT = 10         # every tenth window
+HELD_OUT = 10         # a tenth of the windows,
+STRETCHES = 3         # in so many stretches: windows right beside those trained on would be too easy
 BATCH_WINDOWS = 8     # go through the model at a time
 BATCH = 512           # positions in a step of training
 RATE = 0.1            # of Adam at the start, over the root of what a unit reads
@@ -270,7 +271,7 @@ class LinearStart:
         root = torch.linalg.cholesky(second)
         self.gate = gate.cpu()
         gl = self.gate.double() @ root
-        self.directions = torch.linalg.eigh(gl.T @ gl).eigenvectors.flip(1)            # (dim, dim), the most telling column first
+        self.directions = torch.linalg.eigh(gl.T @ gl).eigenvectors.flip(1)    # (dim, dim), the most telling column first
         self.inverse_root = torch.linalg.inv(root)
         self.root = root
 
@@ -508,6 +509,13 @@ def check(model, options):
         raise Refusal(f"{options.epochs} epochs are not more than 0")
 
 
+def device_of(name):
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as e:    # unknown, or not in this build of torch, or not in this machine
+        raise Refusal(f"torch cannot use the device {name}: {str(e).splitlines()[0]}") from None
+
+
 def table(rows, columns):
     lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
@@ -522,15 +530,14 @@ def train_all(options):
         raise Refusal("this needs torch; install python3-torch (Debian, Ubuntu), or torch from PyPI in a virtual environment")
     if options.threads:
         torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
-    model = Model(options.model, torch.device(options.device))
+    model = Model(options.model, device_of(options.device))
     check(model, options)
     learned = windows_of(tokens_of(options.file, model, options.hearth), options.tokens)
     tested = windows_of(tokens_of(options.test or [], model, options.hearth), options.tokens)
-    if len(learned) < 2 * HELD_OUT:
-        raise Refusal(f"the text has {len(learned)} windows of {WINDOW} tokens, and training needs at least {2 * HELD_OUT}; better are a thousand")
-    held = np.arange(len(learned)) % HELD_OUT == HELD_OUT - 1
+    if len(learned) < HELD_OUT * STRETCHES:
+        raise Refusal(f"the text has {len(learned)} windows of {WINDOW} tokens, and training needs at least {HELD_OUT * STRETCHES}; better are a thousand")
+    held = np.arange(len(learned)) // max(1, len(learned) // (HELD_OUT * STRETCHES)) % HELD_OUT == HELD_OUT - 1
     split = Split(positions_of(np.flatnonzero(~held)), positions_of(np.flatnonzero(held)),
                   positions_of(np.arange(len(learned), len(learned) + len(tested)) if len(tested) else np.flatnonzero(held)))
 
@@ -565,7 +572,7 @@ def train_all(options):
             rows.append(row)
             before = sample
             progress("")
-            print(f"train_predictor: layer {n} of {model.layers}: rank {rank}, recall {row[3]}, {row[5]} looked at", file=sys.stderr)
+            print(f"train_predictor: layer {n}: rank {rank}, recall {row[3]}, {row[5]} looked at", file=sys.stderr)
         write(model, part, tensors, thresholds)
     print(table(rows, ["layer", "fire", "rank", "recall", "precision", "looked at", "skipped", "MB", "threshold"]
                 + (["from the layer before: recall", "precision", "looked at"] if options.adjacent else [])))
