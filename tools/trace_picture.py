@@ -19,27 +19,25 @@ WIDTH, LEFT, HEIGHT, GAP, TOP = 1000, 50, 46, 14, 26
 
 def draw(events, begin, length):
     scale = (WIDTH - LEFT - 10) / length
-    out = []
+    boxes, frame = [], []
     for e in events:
         start, end = max(e["ts"], begin), min(e["ts"] + e["dur"], begin + length)
         if end <= start:
             continue
         x, w, y = LEFT + (start - begin) * scale, max((end - start) * scale, 0.5), TOP + (e["tid"] - 1) * (HEIGHT + GAP)
-        label = f"{e['name']} {e['args']['layer']}"
-        out.append(f'<g><title>{html.escape(label)}: {e["dur"]:.0f} us</title><rect x="{x:.1f}" y="{y}" width="{w:.1f}" height="{HEIGHT}" '
-                   f'fill="{COLOURS.get(e["name"], "#b8c4d0")}" stroke="white" stroke-width="0.5"/>')
-        if w > 6.2 * len(label):
-            out.append(f'<text x="{x + w / 2:.1f}" y="{y + HEIGHT / 2 + 4}" text-anchor="middle">{html.escape(label)}</text>')
-        out.append("</g>")
+        name = f"{e['name']} {e['args']['layer']}"
+        label = f'<text x="{x + w / 2:.1f}" y="{y + HEIGHT / 2 + 4}" text-anchor="middle">{html.escape(name)}</text>' if w > 6.2 * len(name) else ""
+        boxes.append(f'<g><title>{html.escape(name)}: {e["dur"]:.0f} us</title><rect x="{x:.1f}" y="{y}" width="{w:.1f}" height="{HEIGHT}" '
+                     f'fill="{COLOURS.get(e["name"], "#b8c4d0")}" stroke="white" stroke-width="0.5"/>{label}</g>')
     bottom = TOP + len(LANES) * (HEIGHT + GAP)
     for lane, name in LANES.items():
-        out.append(f'<text x="6" y="{TOP + (lane - 1) * (HEIGHT + GAP) + HEIGHT / 2 + 4}" font-weight="bold">{name}</text>')
+        frame.append(f'<text x="6" y="{TOP + (lane - 1) * (HEIGHT + GAP) + HEIGHT / 2 + 4}" font-weight="bold">{name}</text>')
     step = next(s for s in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10**4, 10**5, 10**6) if length / s <= 12)
     for i in range(int(length / step) + 1):
         x = LEFT + i * step * scale
-        out.append(f'<path d="M{x:.1f} {TOP - 6}V{bottom}" stroke="#ddd"/><text x="{x:.1f}" y="14" text-anchor="middle">{i * step} us</text>')
+        frame.append(f'<path d="M{x:.1f} {TOP - 6}V{bottom}" stroke="#ddd"/><text x="{x:.1f}" y="14" text-anchor="middle">{i * step} us</text>')
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 4}" font-family="sans-serif" font-size="11">'
-            f'<rect width="100%" height="100%" fill="white"/>{"".join(reversed(out))}</svg>\n')
+            f'<rect width="100%" height="100%" fill="white"/>{"".join(frame + boxes)}</svg>\n')
 
 
 def main():
