@@ -30,9 +30,9 @@ void perplexity(const PerplexityOptions& o)
     if (!o.stats.empty()) stats_file.emplace(o.stats);
     const std::string text = read_text({.text = "", .file = o.file});
     catch_interrupt();
+    Engine engine = load_engine(o.engine);
     if (o.engine.sparsity != Sparsity::dense && o.engine.batch > 1)
         say("note: a prompt is computed with all neurons; -b 1 measures --sparsity as decode runs it");
-    Engine engine = load_engine(o.engine);
     std::vector<Token> tokens = engine.tokenizer().encode(text);
     if (o.limit) tokens.resize(std::min(tokens.size(), size_t(o.limit)));
     if (tokens.empty()) throw Error("{} has no tokens to predict: name a file with a text", o.file);
