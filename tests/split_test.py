@@ -91,6 +91,21 @@ class Profiles(Case):
         self.assertLess(float(said[1]), 85)
         self.assertGreater(float(said[3]), 98)
 
+    def test_cuts_for_a_silu_model_are_calibrated_and_used(self):
+        model = self.write("silu.gguf", program.GgufFile().put_text("hearth.activation", b"silu").bytes)
+        self.refused("run", model, "-p", "a", *CPU, "--sparsity", "threshold", says=["--calibrate"])
+        small = self.write("text", TEXT.read_text()[:4000])
+        result = self.good("profile", model, "-f", small, *CPU, "--calibrate", "0.5")
+        said = re.search(r"leaving out 50 % of the neurons takes the perplexity from ([0-9.]+) to ([0-9.]+)", result.talk)
+        self.assertTrue(said, result.talk)
+        stats = self.folder / "stats.json"
+        run = self.good("perplexity", model, "-f", small, "-b", "1", *CPU, "--sparsity", "threshold", "--stats", stats)
+        self.assertAlmostEqual(perplexity_of(run) / float(said[2]), 1, delta=0.01)
+        totals = program.json.loads(stats.read_text())["totals"]
+        active = sum(layer["active_host"] for layer in totals["layers"]) / totals["tokens"] / NEURONS / LAYERS
+        self.assertAlmostEqual(active, 0.5, delta=0.1)    # what is left out of one layer changes the next
+        self.refused("profile", MODEL, "-f", small, *CPU, "-o", self.folder / "p", "--calibrate", "0.5", says=["ReLU"], alone=False)
+
     def test_powerinfers_file_gives_what_the_same_weights_give_as_gguf(self):
         plain, pwri = self.generated("tiny"), self.generated("tiny", "--pwri")
         self.assertEqual(pwri.read_bytes()[:4], b"PWRI")

@@ -47,6 +47,9 @@ struct TextOptions {
 void add_text_options(CLI::App& app, TextOptions& options);
 std::string read_text(const TextOptions& options);
 
+/// -log softmax_id(logits)
+double negative_log_likelihood(std::span<const float> logits, Token id);
+
 /// Loads the model with a progress bar; says on stderr what was loaded where.
 Engine load_engine(const EngineOptions& options);
 

@@ -7,15 +7,6 @@
 
 namespace hearth::tools {
 
-namespace {
-
-struct PerplexityOptions {
-    EngineOptions engine;
-    std::string file, stats;
-    int64_t limit = 0;
-};
-
-/// -log softmax_id(logits)
 double negative_log_likelihood(std::span<const float> logits, Token id)
 {
     const float top = *std::max_element(logits.begin(), logits.end());
@@ -23,6 +14,14 @@ double negative_log_likelihood(std::span<const float> logits, Token id)
     for (const float l : logits) sum += std::exp(l - top);
     return std::log(sum) - (double(logits[id]) - top);
 }
+
+namespace {
+
+struct PerplexityOptions {
+    EngineOptions engine;
+    std::string file, stats;
+    int64_t limit = 0;
+};
 
 void perplexity(const PerplexityOptions& o)
 {

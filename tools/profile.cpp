@@ -14,6 +14,7 @@ struct ProfileOptions {
     std::vector<std::string> files, merge;
     std::string output, embed;
     int64_t limit = 0;
+    std::optional<double> calibrate;    // share of the neurons to leave out
     bool json = false;
     bool anew = false;
 };
@@ -77,6 +78,40 @@ nlohmann::json to_json(const Profile& p, double recall)
     return {{"positions", p.positions}, {"sampled", p.sampled}, {"layers", layers}};
 }
 
+/// The mean over the tokens, in windows, one token at a time: as decode runs them.
+double mean_nll(const EngineOptions& options, std::span<const Token> tokens)
+{
+    Engine engine(options);
+    Session session = engine.session();
+    const size_t run = engine.context() - 1;
+    double sum = 0;
+    for (size_t done = 0; done < tokens.size(); ++done) {
+        if (done % run == 0) session.reset();
+        const Token before = done % run == 0 ? engine.tokenizer().bos() : tokens[done - 1];
+        sum += negative_log_likelihood(session.feed(std::span(&before, 1)), tokens[done]);
+    }
+    return sum / double(tokens.size());
+}
+
+/// Chooses cuts that leave out the wanted share of the neurons in every layer, and measures on the text what they cost.
+void calibrate(Profile& p, const ProfileOptions& o, const std::filesystem::path& path, std::span<const Token> tokens)
+{
+    constexpr size_t most = 2000;    // tokens: a percent of the perplexity shows
+    const std::span<const Token> some = tokens.first(std::min(most, tokens.size()));
+    p.calibration = Calibration{.sparsity = *o.calibrate, .tokens = some.size()};
+    for (const LayerProfile& layer : p.layers) p.calibration->cuts.push_back(activation_cut(layer, *o.calibrate));
+    write_profile(path, p);
+    EngineOptions options = o.engine;
+    options.profile = path;
+    options.sparsity = Sparsity::dense;
+    p.calibration->dense_nll = mean_nll(options, some);
+    options.sparsity = Sparsity::threshold;
+    p.calibration->sparse_nll = mean_nll(options, some);
+    say("leaving out {:.0f} % of the neurons takes the perplexity from {:.3f} to {:.3f} ({:+.1f} %), on the first {} tokens", 100 * *o.calibrate,
+        std::exp(p.calibration->dense_nll), std::exp(p.calibration->sparse_nll),
+        100 * std::expm1(p.calibration->sparse_nll - p.calibration->dense_nll), some.size());
+}
+
 void profile(ProfileOptions o)
 {
     const std::filesystem::path path = o.output.empty() ? profile_path(o.engine.model) : std::filesystem::path(o.output);
@@ -88,6 +123,8 @@ void profile(ProfileOptions o)
     const Weights& weights = engine.weights();
     const Config& c = engine.config();
 
+    if (o.calibrate && c.activation == host::Activation::relu)
+        throw Error("--calibrate is for models whose activations are never zero, and {} is a ReLU model: use --sparsity exact", c.name);
     Profile p = empty_profile(*weights.file, c.layers, c.neurons, c.dim);
     std::error_code ec;
     if (!o.anew && std::filesystem::exists(path, ec)) p = read_profile(Gguf(path), *weights.file, c.layers, c.neurons, c.dim);
@@ -120,6 +157,7 @@ void profile(ProfileOptions o)
             }
         }
     }
+    if (o.calibrate && !interrupted()) calibrate(p, o, path, engine.tokenizer().encode(texts.at(0)));
     write_profile(path, p);
     if (!o.embed.empty()) embed_profile(*weights.file, p, o.embed);
     print(o.json ? dump(to_json(p, o.engine.recall)) : table(p, weights, o.engine.recall));
@@ -139,6 +177,9 @@ Command add_profile(CLI::App& app)
     app.add_option("-o,--output", o->output, "the profile to write, or to go on with (default: MODEL.profile)")->check(not_empty());
     app.add_option("--merge", o->merge, "profiles of the same model and other texts, to add")->check(not_empty());
     app.add_option("--embed", o->embed, "write a copy of the model with the profile in it")->check(not_empty());
+    app.add_option("--calibrate", o->calibrate,
+                   "SiLU models: share of the neurons, such as 0.4, that --sparsity threshold shall leave out; says what it costs on the first text")
+        ->check(number_between(0, 1));
     app.add_flag("--anew", o->anew, "do not go on with a profile that is there");
     app.add_flag("--json", o->json, "print all counts as JSON");
     return [o] { profile(*o); };
