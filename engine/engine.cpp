@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include "engine/plan/costs.h"
+#include "engine/plan/hotness.h"
 #include "engine/run/profiler.h"
 #include "engine/run/scheduler.h"
 #include "engine/run/tune.h"
@@ -74,7 +75,7 @@ struct Machinery {
     SessionShape shape;
     host::Team team;
     Needs needs;
-    std::vector<std::vector<uint32_t>> orders;    // placement order of every layer's neurons
+    Hotness hotness;
     std::vector<LayerUse> use;
     std::optional<Profile> profile;
     std::optional<Machine> machine;
@@ -99,6 +100,7 @@ struct Machinery {
         find_profile();
         shape = session_shape(c, o.context, o.batch);
         shape.rebalance = o.rebalance;
+        find_hotness();
         choose_sparsity();
         needs = GpuSession::needs(weights, shape);
         open_device();
@@ -117,6 +119,50 @@ struct Machinery {
         if (path.empty() && has_profile(*file)) profile = read_profile(*file, *file, c.layers, c.neurons, c.dim);
         if (path.empty() && !profile && std::filesystem::exists(profile_path(options.model), ec)) path = profile_path(options.model);
         if (!path.empty()) profile = read_profile(Gguf(path), *file, c.layers, c.neurons, c.dim);
+    }
+
+    /// What fires: by the profile, else by what PowerInfer left beside its models, else by what is usual.
+    void find_hotness()
+    {
+        const Config& c = weights.config;
+        constexpr double usual_activity = 0.1;    // of a ReLU model
+        if (c.activation != host::Activation::relu) {
+            hotness =
+                even_hotness(c.layers, c.neurons,
+                             options.sparsity == Sparsity::threshold && profile && profile->calibration ? 1 - profile->calibration->sparsity : 1);
+            return;
+        }
+        if (profile && profile->positions > 0) {
+            hotness = hotness_of(*profile);
+            return;
+        }
+        std::error_code ec;
+        const std::filesystem::path index_path = gpu_index_of(options.model), folder = activation_folder_of(options.model);
+        std::optional<GpuIndex> index;
+        std::optional<ActivationStatistics> statistics;
+        if (!options.reset_gpu_index && !options.disable_gpu_index && std::filesystem::exists(index_path, ec)) try {
+                index = read_gpu_index(index_path, c);
+            } catch (const Error& e) {
+                throw Error("{}; --reset-gpu-index does without it", e.what());
+            }
+        // Other models may lie in the same folder, so these are read for PowerInfer's own only.
+        if (file->powerinfer() && std::filesystem::is_directory(folder, ec)) statistics = read_activation_statistics(folder, c);
+        if (index && statistics && missorted(*index, *statistics)) {
+            notes.push_back(fmt::format("{} was made by a PowerInfer that mixed up layers, so the neurons are placed by {} alone",
+                                        index_path.filename().string(), folder.filename().string()));
+            index.reset();
+        }
+        if (index) notes.push_back(fmt::format("the neurons that {} names go to the GPU first", index_path.filename().string()));
+        else if (statistics) notes.push_back(fmt::format("the neurons that fire most by {} go to the GPU first", folder.string()));
+        hotness = index || statistics ? hotness_of(index ? &*index : nullptr, statistics ? &*statistics : nullptr, c.neurons, usual_activity)
+                                      : even_hotness(c.layers, c.neurons, usual_activity);
+    }
+
+    std::vector<std::vector<uint32_t>> orders() const
+    {
+        std::vector<std::vector<uint32_t>> orders;
+        for (const LayerHotness& layer : hotness) orders.push_back(layer.order);
+        return orders;
     }
 
     /// What decode leaves out of layer l.
@@ -150,23 +196,12 @@ struct Machinery {
     void choose_sparsity()
     {
         const Config& c = weights.config;
-        const bool relu = c.activation == host::Activation::relu;
-        constexpr double usual_activity = 0.1;    // of a ReLU model, where no profile tells
         for (uint32_t l = 0; l < c.layers; ++l) {
             const LayerProfile* p = profile && profile->positions > 0 ? &profile->layers[l] : nullptr;
-            orders.push_back(p && relu ? placement_order(*p, profile->sampled) : LayerResidency::file_order(c.neurons));
             shape.sparsity[l] = layer_sparsity(l);
-            LayerUse layer = {.skips = shape.sparsity[l].cut >= 0};
+            LayerUse layer = {.fired = hotness[l].by_group(), .skips = shape.sparsity[l].cut >= 0};
             if (p && shape.sparsity[l].predictor == Predictor::sign) layer.looked_at = sign_quality(*p, shape.sparsity[l].agreements).predicted;
             if (p && shape.sparsity[l].predictor == Predictor::lowrank) layer.looked_at = lowrank_quality(*p).predicted;
-            for (uint32_t g = 0; g < ceil_div(c.neurons, group_neurons); ++g) {
-                double fired = 0;
-                for (uint32_t i = g * group_neurons; i < std::min(c.neurons, (g + 1) * group_neurons); ++i) {
-                    if (!relu) fired += options.sparsity == Sparsity::threshold ? 1 - profile->calibration->sparsity : 1;
-                    else fired += p ? double(p->fired[orders[l][i]]) / double(profile->positions) : usual_activity;
-                }
-                layer.fired.push_back(fired);
-            }
             use.push_back(std::move(layer));
         }
     }
@@ -212,7 +247,12 @@ struct Machinery {
             r.budget = budget ? *budget : free_budget();
             const bool fastest = options.placement == Placement::fastest ||
                                  (options.placement == Placement::automatic && device->info().kind != vulkan::DeviceKind::software);
-            r.plan = machine && fastest ? place_fastest(needs, r.costs, r.budget) : place_most(needs, r.costs, r.budget);
+            r.plan =
+                machine && fastest && !options.disable_gpu_index ? place_fastest(needs, r.costs, r.budget) : place_most(needs, r.costs, r.budget);
+            if (options.disable_gpu_index) {
+                for (LayerPlan& layer : r.plan.layers) layer.resident.clear();
+                r.plan.bytes = plan_bytes(needs, r.plan);
+            }
         }
         if (machine) r.expected_us = hearth::expected_us(r.costs, r.plan);
         for (size_t l = 0; l < use.size(); ++l) {
@@ -254,7 +294,7 @@ struct Machinery {
             place = fmt::format("on the CPU, which is expected to be faster alone than with {} (--placement most uses it all the same)", name);
             return;
         }
-        gpu = std::make_unique<GpuModel>(device, weights, ModelLayout{plan, orders, shape.sparsity}, team, progress);
+        gpu = std::make_unique<GpuModel>(device, weights, ModelLayout{plan, orders(), shape.sparsity}, team, progress);
 
         uint64_t resident = 0, all = 0;
         for (size_t l = 0; l < needs.layers.size(); ++l) {

@@ -46,6 +46,8 @@ struct EngineOptions {
     std::filesystem::path profile;            // empty: the one in the model or beside it, if there is one
     Predictor predictor = Predictor::none;    // of Sparsity::predict; none: the model's own if it has one, else signs
     double recall = 0.99;                     // that Predictor::sign is held to on the profile's text
+    bool reset_gpu_index = false;             // PowerInfer's split beside the model is not read
+    bool disable_gpu_index = false;           // no neurons go to the device, only attention and the head
     bool rebalance = false;                   // groups follow what fires; then which sums are made where, and the last bits, depend on timing
     Placement placement = Placement::automatic;
     std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given

@@ -51,6 +51,7 @@ struct Plain {
     static Vec add(Vec a, Vec b) { return a + b; }
     static Vec abs(Vec a) { return std::fabs(a); }
     static Vec max(Vec a, Vec b) { return std::max(a, b); }
+    static uint32_t signs(Vec v) { return __builtin_bit_cast(uint32_t, v) >> 31; }
     static float add_lanes(Vec v) { return v; }
     static float max_lanes(Vec v) { return v; }
 

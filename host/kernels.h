@@ -55,6 +55,8 @@ struct Kernels {
     float (*dot_f16)(const float* a, const uint16_t* b, uint32_t n);
     /// y_i += a b_i with b in fp16
     void (*axpy_f16)(float a, const uint16_t* b, float* y, uint32_t n);
+    /// The signs of n floats, a bit each, set where the number's sign bit is (in -0 too); the bits behind the last are 0.
+    void (*pack_signs)(const float* x, uint64_t* signs, uint32_t n);
     /// How many of the bits of a and b differ.
     uint32_t (*differing_bits)(const uint64_t* a, const uint64_t* b, uint32_t words);
     /// y_i = fp16(x_i)

@@ -38,6 +38,7 @@ struct Avx2 {
     static Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
     static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 
+    static uint32_t signs(Vec v) { return uint32_t(_mm256_movemask_ps(v)); }
     static float add_lanes(Vec v)
     {
         __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -42,6 +42,7 @@ struct Avx512 {
     static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
     static Vec abs(Vec a) { return _mm512_abs_ps(a); }
     static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+    static uint32_t signs(Vec v) { return _mm512_movepi32_mask(_mm512_castps_si512(v)); }
     static float add_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
     static float max_lanes(Vec v) { return _mm512_reduce_max_ps(v); }
 

@@ -7,6 +7,7 @@
 //   store_rounded(p, v)             to int16_t, to nearest
 //   fma(a, b, c) mul(a, b) add(a, b) abs(a) max(a, b)       lane by lane; fma is a b + c
 //   add_lanes(v) max_lanes(v)       to one float
+//   signs(v)                        bit i: the sign bit of lane i
 //   Block, block(b)                 the 32 integers of a BlockQ8_0 or BlockQ4_0, sign extended to int16
 //   dot(block, x)                   32 products with int16_t x[32], added up to one number per lane
 //   floats(block, out)              the same integers as 32 / lanes Vecs
@@ -244,6 +245,18 @@ void axpy_rows(const float* const* w, const float* a, uint32_t rows, float* y, u
     for (uint32_t r = 0; r < rows; r++) axpy<S, float>(reinterpret_cast<const std::byte*>(w[r]), a[r], y, i, n - i);
 }
 
+template <class S>
+void pack_signs(const float* x, uint64_t* signs, uint32_t n)
+{
+    for (uint32_t word = 0; word < (n + 63) / 64; word++) {
+        uint64_t bits = 0;
+        uint32_t i = word * 64;
+        for (const uint32_t end = i + 64 < n ? i + 64 : n; i + S::lanes <= end; i += S::lanes) bits |= uint64_t(S::signs(S::load(x + i))) << i % 64;
+        if (i < n && i / 64 == word) bits |= uint64_t(S::signs(load_some<S>(x + i, n - i))) << i % 64;
+        signs[word] = bits;
+    }
+}
+
 /// How many of the bits of a and b differ.
 template <class S>
 uint32_t differing_bits(const uint64_t* a, const uint64_t* b, uint32_t words)
@@ -298,6 +311,7 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
             axpy_rows<S>,
             dot_f16<S>,
             axpy_f16<S>,
+            pack_signs<S>,
             differing_bits<S>,
             to_f16<S>};
 }

@@ -4,12 +4,6 @@
 
 namespace hearth::host {
 
-void pack_signs(const float* x, uint32_t n, uint64_t* signs)
-{
-    std::fill_n(signs, (n + 63) / 64, 0);
-    for (uint32_t i = 0; i < n; i++) signs[i / 64] |= uint64_t(x[i] < 0) << i % 64;
-}
-
 SignRows::SignRows(Team& team, const Matrix& w, std::span<const uint32_t> rows)
     : rows_(uint32_t(rows.size())), cols_(w.cols), words_((w.cols + 63) / 64), bits_(rows.size() * words_)
 {
@@ -17,7 +11,7 @@ SignRows::SignRows(Team& team, const Matrix& w, std::span<const uint32_t> rows)
         std::vector<float> weights(w.cols);
         for (uint32_t j = first; j < last; j++) {
             kernels().of(w.type).decode(w.row(rows[j]), weights.data(), w.cols);
-            pack_signs(weights.data(), w.cols, &bits_[size_t(j) * words_]);
+            kernels().pack_signs(weights.data(), &bits_[size_t(j) * words_], w.cols);
         }
     });
 }
@@ -42,7 +36,7 @@ void fill_mask(Team& team, uint32_t neurons, uint64_t bytes, uint32_t* mask, con
 void predict_sign(Team& team, const SignRows& signs, const float* x, uint32_t agreements, uint32_t* mask)
 {
     std::vector<uint64_t> of_x(signs.words());
-    pack_signs(x, signs.cols(), of_x.data());
+    kernels().pack_signs(x, of_x.data(), signs.cols());
     const auto differing = kernels().differing_bits;
     fill_mask(team, signs.rows(), signs.words() * 8, mask,
               [&](uint32_t j) { return signs.cols() - differing(signs.row(j), of_x.data(), signs.words()) >= agreements; });

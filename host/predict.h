@@ -5,7 +5,7 @@
 
 namespace hearth::host {
 
-/// Signs of rows of weights, a bit each, set where the weight is less than zero.
+/// Signs of rows of weights, a bit each, as `Kernels::pack_signs` has them.
 /// Source: SparseInfer (arXiv 2411.12692): a gate whose row has the signs of x in few places is unlikely to be positive.
 class SignRows {
   public:
@@ -22,9 +22,6 @@ class SignRows {
     uint32_t rows_ = 0, cols_ = 0, words_ = 0;
     std::vector<uint64_t> bits_;
 };
-
-/// The signs of x (n), as in SignRows; the bits behind the last are 0.
-void pack_signs(const float* x, uint32_t n, uint64_t* signs);
 
 /// Neuron j of `signs` may fire if the signs of at least `agreements` of its weights are those of x. `mask`: ceil(rows / 32) words.
 void predict_sign(Team& team, const SignRows& signs, const float* x, uint32_t agreements, uint32_t* mask);

@@ -109,7 +109,7 @@ struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  ne
     uint neurons, cols, stride, slices, part_stride;
 };
 
-struct PredictSign {       // bit n: x and row n of the gate have different signs in no more than `differing` columns; 0 counts as positive
+struct PredictSign {       // bit n: x and row n of the gate have different signs in no more than `differing` columns; signs are sign bits
     Floats x;              // (cols)
     Quads signs;           // quad q of neuron n at q neurons + n: its columns 128 q and on, a bit each; bits behind the last column are 0
     Words mask;            // (neurons / 32) in host memory

@@ -16,7 +16,7 @@ void main()
     const uint me = gl_LocalInvocationID.x, quads = (a.cols + 127) / 128;
     for (uint w = me; w < 4 * quads; w += 128) {
         uint word = 0;
-        for (uint i = 0; i < 32 && w * 32 + i < a.cols; ++i) word |= uint(a.x.at[w * 32 + i] < 0) << i;
+        for (uint i = 0; i < 32 && w * 32 + i < a.cols; ++i) word |= (floatBitsToUint(a.x.at[w * 32 + i]) >> 31) << i;
         signs_of_x[w] = word;
     }
     if (me < 4) found[me] = 0;

@@ -1,4 +1,5 @@
 // The whole model on every path, against the expected results and the reference.
+#include "engine/plan/hotness.h"
 #include "engine/run/gpu_session.h"
 #include "engine/run/profiler.h"
 #include "engine/run/reference.h"
@@ -461,13 +462,36 @@ TEST_SUITE("device")
         }
     }
 
+    TEST_CASE("what a run allocates on the device stays within its budget, at any budget")
+    {
+        Needs needs;
+        {
+            Engine engine({.model = shipped_model(), .device = "cpu", .context = 256});
+            needs = device_needs(engine.weights(), 256);
+        }
+        const uint64_t least = least_budget(needs), all = budget_for(needs, 1);
+        uint64_t before = 0;
+        for (uint64_t i = 0; i < 10; ++i) {
+            EngineOptions options = options_for(shipped_model(), {.device = device_name, .sparsity = Sparsity::exact});
+            options.context = 256;
+            options.vram_budget = least + (all - least) * i / 9;
+            Engine engine(options);
+            Session session = engine.session();
+            session.feed(random_ids(4096, 3, 1));
+            CHECK(engine.device_bytes() <= *options.vram_budget);
+            CHECK(engine.device_bytes() > before);    // what is there is used
+            before = engine.device_bytes();
+            check_silence(engine);
+        }
+    }
+
     TEST_CASE("a batch given up half way leaves nothing behind: its work is waited for, and the next one starts anew")
     {
         const auto file = std::make_shared<Gguf>(shipped_model());
         const Weights weights = load_weights(file);
         const SessionShape shape = {.batch = 16, .context = 64, .sparsity = std::vector<LayerSparsity>(6)};
         const Needs needs = GpuSession::needs(weights, shape);
-        const std::vector<std::vector<uint32_t>> orders(6, LayerResidency::file_order(1024));
+        const std::vector<std::vector<uint32_t>> orders(6, even_hotness(1, 1024, 1)[0].order);
         const ModelLayout layout = {place_most(needs, even_costs(needs), budget_for(needs, 0.5)), orders, shape.sparsity};
         host::Team team(2);
         GpuModel model(test_device(), weights, layout, team, {});
@@ -496,7 +520,7 @@ TEST_SUITE("device")
             SessionShape shape = {
                 .batch = 16, .context = 64, .sparsity = std::vector<LayerSparsity>(6, {.cut = 0}), .submit = submit, .rebalance = true};
             const Needs needs = GpuSession::needs(weights, shape);
-            std::vector<uint32_t> backwards = LayerResidency::file_order(1024);
+            std::vector<uint32_t> backwards = even_hotness(1, 1024, 1)[0].order;
             std::reverse(backwards.begin(), backwards.end());
             const ModelLayout layout = {place_most(needs, even_costs(needs), budget_for(needs, 0.3)),
                                         std::vector<std::vector<uint32_t>>(6, backwards), shape.sparsity};

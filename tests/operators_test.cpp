@@ -377,7 +377,9 @@ TEST_SUITE("device")
         for (const uint32_t cols : {32u, 100u, 129u, 1024u})
             for (const uint32_t neurons : {32u, 160u, 384u}) {
                 const uint32_t quads = ceil_div(cols, 128), differing = cols / 2;
-                const std::vector<float> x_values = random_floats(cols, 1), rows = random_floats(size_t(neurons) * cols, 2);
+                const std::vector<float> rows = random_floats(size_t(neurons) * cols, 2);
+                std::vector<float> x_values = random_floats(cols, 1);
+                x_values[7] = -0.0f;
                 Shared<float> x(device, x_values);
                 Shared<uint32_t> signs(device, size_t(quads) * neurons * 4), mask(device, neurons / 32);
                 std::fill(signs.begin(), signs.begin() + size_t(quads) * neurons * 4, 0u);
@@ -390,7 +392,7 @@ TEST_SUITE("device")
                 uint32_t wrong = 0;
                 for (uint32_t n = 0; n < neurons; ++n) {
                     uint32_t differ = 0;
-                    for (uint32_t c = 0; c < cols; ++c) differ += (rows[size_t(n) * cols + c] < 0) != (x_values[c] < 0);
+                    for (uint32_t c = 0; c < cols; ++c) differ += std::signbit(rows[size_t(n) * cols + c]) != std::signbit(x_values[c]);
                     wrong += (mask[n / 32] >> n % 32 & 1) != (differ <= differing);
                 }
                 CHECK(wrong == 0);

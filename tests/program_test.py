@@ -74,13 +74,13 @@ def hearth(*args, environment=(), stdout=subprocess.PIPE, **more):
 
 
 @functools.cache
-def device_memory(context):
-    return hearth("inspect", MODEL, "-c", context, "--json").json["device_memory"]
+def device_memory(context, batch=256):
+    return hearth("inspect", MODEL, "-c", context, "-b", batch, "--json").json["device_memory"]
 
 
-def share(of_neurons, context=CONTEXT):
+def share(of_neurons, context=CONTEXT, batch=256):
     """The options that put this share of the neurons, and everything else, on the device."""
-    needs = device_memory(context)
+    needs = device_memory(context, batch)
     bytes = needs["scratch"] + needs["head"]
     for layer in needs["layers"]:
         bytes += layer["attention"] + layer["kv"] + round(layer["groups"] * of_neurons) * layer["group"]

@@ -7,13 +7,18 @@ Needs numpy and gguf for the generated model. `--all` adds the counts of 30,000 
 """
 
 import re
-import shutil
+import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
 import unittest
+import zipfile
 from pathlib import Path
+
+import gguf
+import numpy as np
 
 import program_test as program
 from program_test import ALL, ARGUMENTS, CPU, DEVICE, LAYERS, MODEL, NEURONS, PROGRAM, TEXT, Case, expected, hearth, setUpModule, share    # noqa: F401
@@ -117,6 +122,92 @@ class Profiles(Case):
         for budget in (needs["least"] + 1000, (needs["least"] + needs["all"]) // 2, needs["all"]):
             self.assertAlmostEqual(run(pwri, *DEVICE, "--vram-budget", f"{budget}B", "--sparsity", "predict"), want, delta=0.02)
 
+    def test_a_full_disk_ends_profiling_with_a_message_and_spares_the_profile_that_was_there(self):
+        self.profile("-n", 500, *CPU)
+        before = (self.folder / "profile").read_bytes()
+        result = hearth("profile", MODEL, "-f", TEXT, "-n", "1000", "-o", self.folder / "profile", *CPU, timeout=60,
+                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)))
+        self.assertEqual(result.code, 1, result.talk)
+        self.check_one_sentence(result, ["profile", "cannot be written", "make room"], alone=False)
+        self.assertEqual((self.folder / "profile").read_bytes(), before)
+        self.assertEqual([p.name for p in self.folder.iterdir()], ["profile"])
+
+
+class PowerInferFiles(Case):
+    """What PowerInfer keeps beside a model: MODEL.generated.gpuidx and activation/activation_N.pt."""
+
+    def setUp(self):
+        super().setUp()
+        self.model = self.folder / "model.gguf"
+        subprocess.run([sys.executable, MAKE_MODEL, self.model, "--shape", "tiny", "--pwri"], check=True, stdout=subprocess.DEVNULL)
+        counts = self.good("profile", self.model, "-f", TEXT, "-n", "1500", "-c", "128", "-o", self.folder / "kept", "--json", *CPU).json
+        self.counts = [layer["fired"] for layer in counts["layers"]]
+        needs = self.good("inspect", self.model, "-c", "128", "-b", "1", "--json").json["device_memory"]
+        budget = needs["scratch"] + needs["head"] + sum(l["attention"] + l["kv"] + l["groups"] // 4 * l["group"] for l in needs["layers"])
+        self.quarter = (*DEVICE, "-c", "128", "-b", "1", "--vram-budget", f"{budget}B")
+
+    def write_index(self, layers):
+        writer = gguf.GGUFWriter(self.folder / "model.gguf.generated.gpuidx", "generic.gpu_index")
+        writer.add_uint32("generic.gpu_index.block_count", len(layers))
+        writer.add_uint64("split.vram_capacity", 1 << 30)
+        for n, hot in enumerate(layers):
+            writer.add_tensor(f"blk.{n}.gpu_idx", np.isin(np.arange(len(self.counts[n])), hot).astype(np.int32))
+            writer.add_tensor(f"blk.{n}.gpu_bucket", np.sort(hot).astype(np.int32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    def write_statistics(self):
+        """As torch.save writes int64 counts; the pickle is that of a plain tensor."""
+        (self.folder / "activation").mkdir()
+        for n, counts in enumerate(self.counts):
+            size = b"M" + struct.pack("<H", len(counts))
+            pickle = (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\x00((X\x07\x00\x00\x00storageq\x01ctorch\nLongStorage\nq\x02X\x01\x00\x00\x000q\x03"
+                      b"X\x03\x00\x00\x00cpuq\x04" + size + b"tq\x05QK\x00" + size + b"\x85q\x06K\x01\x85q\x07\x89ccollections\nOrderedDict\nq\x08)Rq\ttq\nRq\x0b.")
+            with zipfile.ZipFile(self.folder / "activation" / f"activation_{n}.pt", "w") as file:
+                file.writestr(f"activation_{n}/data.pkl", pickle)
+                file.writestr(f"activation_{n}/data/0", np.array(counts, np.int64).tobytes())
+                file.writestr(f"activation_{n}/version", "3\n")
+
+    def served(self, *options):
+        """Of what fires while a text runs, the share that fires on the device."""
+        stats = self.folder / "stats.json"
+        result = self.good("perplexity", self.model, "-f", TEXT, "-n", "300", *self.quarter, "--sparsity", "exact", "--stats", stats, *options)
+        layers = program.json.loads(stats.read_text())["totals"]["layers"]
+        device, host = (sum(layer[f"active_{side}"] for layer in layers) for side in ("device", "host"))
+        return device / (device + host), result.talk
+
+    def test_statistics_put_what_fires_most_on_the_device(self):
+        unknown, _ = self.served()
+        by_profile, _ = self.served("--profile", self.folder / "kept")
+        self.write_statistics()
+        by_statistics, talk = self.served()
+        self.assertIn("activation", talk)
+        self.assertGreater(by_statistics, unknown + 0.1)
+        self.assertAlmostEqual(by_statistics, by_profile, delta=0.05)
+
+    def test_the_index_is_honoured_reset_and_disabled(self):
+        coldest = [np.argsort(c, kind="stable")[:len(c) // 4] for c in self.counts]
+        hottest = [np.argsort(c, kind="stable")[-(len(c) // 4):] for c in self.counts]
+        unknown, _ = self.served()
+        self.write_index(coldest)
+        low, talk = self.served()
+        self.assertIn("gpuidx", talk)
+        self.assertLess(low, unknown - 0.05)
+        self.assertAlmostEqual(self.served("--reset-gpu-index")[0], unknown, delta=0.001)
+        self.write_index(hottest)
+        self.assertGreater(self.served()[0], unknown + 0.1)
+        none, talk = self.served("--disable-gpu-index")
+        self.assertEqual(none, 0)
+        self.assertIn("attention of 4 of 4 layers, 0 % of the neurons", talk)
+
+    def test_a_damaged_index_is_refused_with_the_way_out(self):
+        self.write_index([[1, 2, 3]] * len(self.counts))
+        path = self.folder / "model.gguf.generated.gpuidx"
+        path.write_bytes(path.read_bytes()[:-100])
+        self.refused("run", self.model, "-p", "a", *self.quarter, says=["gpuidx", "--reset-gpu-index"])
+
 
 class Plans(Case):
     def plan(self, *options):
@@ -156,6 +247,21 @@ class Splits(Case):
         self.assertEqual(on.out, off.out)
         self.assertIn("groups moved", on.talk)
         self.assertNotIn("groups moved", off.talk)
+
+    def test_rebalancing_serves_more_of_a_text_that_the_profile_did_not_foresee(self):
+        """A profile of fairy tales, a text of which the second half is source code, room for a fifth of the neurons."""
+        self.good("profile", MODEL, "-f", TEXT, "-n", "4000", *CPU, "-o", self.folder / "profile")
+        text = self.write("text", TEXT.read_text()[-1200:] + MAKE_MODEL.read_text()[-1200:])
+        served, words = {}, {}
+        for rebalance in ("off", "on"):
+            stats = self.folder / f"{rebalance}.json"
+            result = self.good("perplexity", MODEL, "-f", text, "-b", "1", *share(0.2, 256, 1), "-c", "256", "--sparsity", "exact",
+                               "--profile", self.folder / "profile", "--rebalance", rebalance, "--stats", stats)
+            layers = program.json.loads(stats.read_text())["totals"]["layers"]
+            device, host = (sum(layer[f"active_{side}"] for layer in layers) for side in ("device", "host"))
+            served[rebalance], words[rebalance] = device / (device + host), perplexity_of(result)
+        self.assertGreater(served["on"], served["off"] + 0.005)
+        self.assertAlmostEqual(words["on"] / words["off"], 1, delta=1e-4)
 
     def test_rebalancing_needs_to_see_what_fires(self):
         self.refused("run", MODEL, "-p", "a", *share(0.5), "--rebalance", "on", says=["--rebalance", "--sparsity"])

@@ -118,6 +118,8 @@ void add_engine_options(CLI::App& app, EngineOptions& o)
            "on: groups of neurons move between RAM and the GPU while a text goes on, as what fires changes")
         ->check(CLI::IsMember({"on", "off"}))
         ->default_str("off");
+    app.add_flag("--reset-gpu-index", o.reset_gpu_index, "do not read PowerInfer's MODEL.generated.gpuidx; the split is made anew");
+    app.add_flag("--disable-gpu-index", o.disable_gpu_index, "no neurons on the GPU, only attention and what comes after the layers");
     app.add_option("--profile", o.profile, "the model's profile (default: the one in it, or beside it as MODEL.profile)")->check(not_empty());
     app.add_flag("--without-fp16", o.without_fp16, "do not use the GPU's half-precision arithmetic");
     app.add_flag("--without-int-dot", o.without_int_dot, "do not use the GPU's integer dot products");
@@ -166,6 +168,7 @@ void prepare_streams()
     for (const int fd : {0, 1, 2})
         if (fcntl(fd, F_GETFD) == -1) open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);    // the wrong way round: to use it is an error
     std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGXFSZ, SIG_IGN);
 #endif
 }
 

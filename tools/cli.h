@@ -53,8 +53,8 @@ double negative_log_likelihood(std::span<const float> logits, Token id);
 /// Loads the model with a progress bar; says on stderr what was loaded where.
 Engine load_engine(const EngineOptions& options);
 
-/// At the very start: a closed stdin, stdout or stderr stays closed instead of naming the next file opened, and a reader that went away is an error
-/// of the write, not the end of the program.
+/// At the very start: a closed stdin, stdout or stderr stays closed instead of naming the next file opened, and a reader that went away or a
+/// file that may not grow further is an error of the write, not the end of the program.
 void prepare_streams();
 
 /// True once Ctrl-C was pressed; a second Ctrl-C ends the program at once.

@@ -120,7 +120,7 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, 
 {
     HEARTH_CHECK(tokens > 0 && tokens <= shape_.batch && position + tokens <= shape_.context && head_first + head_tokens <= tokens);
     HEARTH_CHECK(head_tokens <= head_rows && (head_tokens == 0 || model_.has_head()));
-    queue_.release(first_held_ + model_.layers().size());    // after an error, a batch may have been left under way, or held
+    queue_.release_all();    // after an error, a batch may have been left under way, or held
     queue_.wait(last_work_);
     published_numbers_.resize(model_.layers().size() + 1);
     *static_cast<gpu::Step*>(step_.mapped) = {.position = position, .tokens = tokens, .head_first = head_first, .head_tokens = head_tokens};

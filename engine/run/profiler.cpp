@@ -46,7 +46,7 @@ void Profiler::sample(const LayerActivity& a, uint32_t t, uint32_t* row)
     const host::SignRows& signs = signs_[a.layer];
     const size_t n = a.neurons.size();
     const float* gates = a.gates.data() + t * n;
-    host::pack_signs(a.x + size_t(t) * c.dim, c.dim, signs_of_x_.data());
+    host::kernels().pack_signs(a.x + size_t(t) * c.dim, signs_of_x_.data(), c.dim);
     const bool lowrank = w.fc1.rows > 0;
     if (lowrank) {
         mask_.resize(ceil_div(n, 32));

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <numeric>
 
 namespace hearth {
 
@@ -13,13 +12,6 @@ LayerResidency::LayerResidency(std::vector<uint32_t> order, std::vector<uint32_t
     place_.resize(order_.size());
     for (uint32_t i = 0; i < order_.size(); ++i) place_.at(order_[i]) = i;
     list_cold();
-}
-
-std::vector<uint32_t> LayerResidency::file_order(uint32_t neurons)
-{
-    std::vector<uint32_t> order(neurons);
-    std::iota(order.begin(), order.end(), 0);
-    return order;
 }
 
 std::span<const uint32_t> LayerResidency::group(uint32_t g) const

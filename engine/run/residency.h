@@ -15,9 +15,6 @@ class LayerResidency {
   public:
     LayerResidency(std::vector<uint32_t> order, std::vector<uint32_t> slots);
 
-    /// The layer's neurons in the order of the file.
-    static std::vector<uint32_t> file_order(uint32_t neurons);
-
     uint32_t groups() const { return ceil_div(order_.size(), group_neurons); }
     std::span<const uint32_t> order() const { return order_; }
     std::span<const uint32_t> group(uint32_t g) const;    // its neurons

@@ -136,7 +136,7 @@ Queue::Queue(std::shared_ptr<Device> device) : device_(std::move(device))
 Queue::~Queue()
 {
     const DeviceApi& api = device_->api();
-    if (released_ < last_held_) {    // after an error nobody else will let it go
+    if (released_ < last_held_) {    // after an error nobody else will let it go; release_all would throw
         const VkSemaphoreSignalInfo all = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = held_, .value = last_held_};
         api.SignalSemaphore(device_->handle(), &all);
     }

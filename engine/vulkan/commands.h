@@ -78,6 +78,11 @@ class Queue {
 
     /// Lets work go that is held for `number` or less. Numbers grow; what the host wrote before is visible to that work.
     void release(uint64_t number);
+    /// Lets all submitted work go, number by number: validation layers (1.3.239) lose count when the host leaves some out.
+    void release_all()
+    {
+        while (released_ < last_held_) release(released_ + 1);
+    }
     uint64_t released() const { return released_; }
 
     /// The number of the last work that is done, all before it being done too.
