@@ -2,6 +2,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
+#include "planes.glsl"
 
 const uint lanes = 128;
 const float lowest = -3.0e38;    // finite: exp(lowest - x) is zero on every device, infinities need not be
@@ -14,6 +15,7 @@ shared vec2 query[pairs];
 shared float weight[lanes];
 shared float reduced[lanes];
 shared vec2 mixed[lanes];
+shared uint largest[head_dim / 32 + 1];    // |y| of a block of 32: floats of one sign compare as their bits do
 
 // Both leave `reduced` free for the next call. A workgroup has 2 to 32 subgroups.
 float workgroup_max(float x)
@@ -82,10 +84,25 @@ void main()
     }
 
     mixed[me] = sum;
+    if (me < largest.length()) largest[me] = 0;
     barrier();
     if (me < pairs) {
         for (uint g = 1; g < groups; ++g) sum += mixed[g * pairs + me];
-        a.y.at[q_row + 2 * me] = sum.x / total;
-        a.y.at[q_row + 2 * me + 1] = sum.y / total;
+        sum /= total;
+        a.y.at[q_row + 2 * me] = sum.x;
+        a.y.at[q_row + 2 * me + 1] = sum.y;
+        mixed[me] = sum;    // nobody else reads this one
+        if (a.planes != 0) atomicMax(largest[me / 16], floatBitsToUint(max(abs(sum.x), abs(sum.y))));
+    }
+    if (a.planes == 0) return;
+    barrier();
+    if (me < head_dim / 4) {
+        const float block = uintBitsToFloat(largest[me / 8]);
+        const uint word = head * (head_dim / 4) + me;
+        uint high, low;
+        fixed_words(vec4(mixed[2 * me], mixed[2 * me + 1]), block, high, low);
+        a.high.at[word] = high;
+        a.low.at[word] = low;
+        if (me % 8 == 0) a.scales.at[word / 8] = fixed_scale(block);
     }
 }

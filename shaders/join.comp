@@ -2,28 +2,33 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
+#include "planes.glsl"
 
 layout(local_size_x_id = 0) in;    // 128 to 512
 layout(push_constant, scalar) uniform Push { Join a; };
 
-shared float partial[128];    // one per subgroup
+shared float partial[128];               // one per subgroup
+shared uint largest[join_most_blocks];    // |y| of a block of 32: floats of one sign compare as their bits do
 
-void main()
+void main()    // an invocation has four columns in turn, a word of each plane
 {
     const Step step = a.step.at;
-    const uint row = gl_WorkGroupID.x;
+    const uint row = gl_WorkGroupID.x, me = gl_LocalInvocationID.x, words = (a.n + 3) / 4;
     if (row >= (a.head != 0 ? step.head_tokens : step.tokens)) return;
     const uint in_row = (a.head != 0 ? step.head_first + row : row) * a.n, out_row = row * a.n;
 
+    if (a.planes != 0)
+        for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x) largest[b] = 0;
     float squares = 0;
-    for (uint i = gl_LocalInvocationID.x; i < a.n; i += gl_WorkGroupSize.x) {
-        float r = a.base.at[in_row + i];
-        if (a.has_cold != 0) r += a.cold.at[in_row + i];
-        [[unroll]] for (uint p = 0; p < a.part_count; ++p) r += a.parts.at[p * a.part_stride + in_row + i];
-        a.residual.at[in_row + i] = r;
-        if (a.publish == publish_residual) a.published.at[in_row + i] = r;
-        squares += r * r;
-    }
+    for (uint w = me; w < words; w += gl_WorkGroupSize.x)
+        for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
+            float r = a.base.at[in_row + i];
+            if (a.has_cold != 0) r += a.cold.at[in_row + i];
+            [[unroll]] for (uint p = 0; p < a.part_count; ++p) r += a.parts.at[p * a.part_stride + in_row + i];
+            a.residual.at[in_row + i] = r;
+            if (a.publish == publish_residual) a.published.at[in_row + i] = r;
+            squares += r * r;
+        }
     const float mine = subgroupAdd(squares);
     if (subgroupElect()) partial[gl_SubgroupID] = mine;
     barrier();
@@ -31,9 +36,25 @@ void main()
     for (uint i = 0; i < gl_NumSubgroups; ++i) squares += partial[i];
     const float scale = 1.0 / sqrt(squares / float(a.n) + a.eps);
 
-    for (uint i = gl_LocalInvocationID.x; i < a.n; i += gl_WorkGroupSize.x) {
-        const float y = a.weight.at[i] * (a.residual.at[in_row + i] * scale);
-        a.y.at[out_row + i] = y;
-        if (a.publish == publish_norm) a.published.at[out_row + i] = y;
+    for (uint w = me; w < words; w += gl_WorkGroupSize.x) {
+        float top = 0;
+        for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
+            const float y = a.weight.at[i] * (a.residual.at[in_row + i] * scale);
+            a.y.at[out_row + i] = y;
+            if (a.publish == publish_norm) a.published.at[out_row + i] = y;
+            top = max(top, abs(y));
+        }
+        if (a.planes != 0) atomicMax(largest[w / 8], floatBitsToUint(top));
+    }
+    if (a.planes == 0) return;
+    barrier();
+    for (uint w = me; w < words; w += gl_WorkGroupSize.x) {
+        const uint i = out_row + 4 * w;
+        const float top = uintBitsToFloat(largest[w / 8]);
+        uint high, low;
+        fixed_words(vec4(a.y.at[i], a.y.at[i + 1], a.y.at[i + 2], a.y.at[i + 3]), top, high, low);
+        a.high.at[w] = high;
+        a.low.at[w] = low;
+        if (w % 8 == 0) a.scale.at[w / 8] = fixed_scale(top);
     }
 }

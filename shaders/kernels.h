@@ -25,6 +25,7 @@ layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Ste
 // Sizes that the host needs to know of a kernel's workgroup.
 const uint matmul_tile = 64;       // rows and tokens
 const uint ffn_down_quads = 32;    // quads of a row of down
+const uint join_most_blocks = 1024;    // blocks of 32 of a vector whose planes a join can write
 
 // What a join hands to the host (Join::publish).
 const uint publish_nothing = 0;
@@ -40,10 +41,13 @@ struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / s
     Floats residual;       // (tokens, n): r; may be base
     Floats y;              // (tokens, n)
     Floats published;      // (tokens, n) in host memory
+    Words high, low;       // y as Quantise would write it, if `planes`; of one token only
+    Floats scale;
     uint n, part_count, part_stride;
     uint has_cold;
     uint publish;          // publish_nothing, publish_norm or publish_residual
     uint head;             // 1: only the tokens of step.head_*, y counted from the first of them
+    uint planes;
     float eps;
 };
 
@@ -87,7 +91,9 @@ struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over 
     Floats q;              // (tokens, heads, head_dim)
     Words k_cache, v_cache;
     Floats y;              // (tokens, heads, head_dim); head_dim is a specialization constant
-    uint heads, kv_heads, context;
+    Words high, low;       // y as Quantise would write it, if `planes`; of one token only, head_dim a multiple of 32
+    Floats scales;
+    uint heads, kv_heads, context, planes;
     float scale;
 };
 

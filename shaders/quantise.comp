@@ -2,6 +2,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
+#include "planes.glsl"
 
 layout(local_size_x = 64) in;
 layout(push_constant, scalar) uniform Push { Quantise a; };
@@ -12,17 +13,11 @@ void main()    // one invocation per block of 32
     if (block >= a.n / 32) return;
     float largest = 0;
     for (uint j = 0; j < 32; ++j) largest = max(largest, abs(a.x.at[block * 32 + j]));
-    a.scale.at[block] = largest / 32512.0;    // 127 * 256: both planes fit into int8
-    const float inverse = largest > 0 ? 32512.0 / largest : 0;
-    for (uint word = 0; word < 8; ++word) {
-        uint high = 0, low = 0;
-        for (uint j = 0; j < 4; ++j) {
-            const int q = int(roundEven(a.x.at[block * 32 + word * 4 + j] * inverse));
-            const int l = (q << 24) >> 24;    // the low byte, signed
-            high |= (uint((q - l) >> 8) & 255) << 8 * j;
-            low |= (uint(l) & 255) << 8 * j;
-        }
-        a.high.at[block * 8 + word] = high;
-        a.low.at[block * 8 + word] = low;
+    a.scale.at[block] = fixed_scale(largest);
+    for (uint word = 8 * block; word < 8 * block + 8; ++word) {
+        uint high, low;
+        fixed_words(vec4(a.x.at[4 * word], a.x.at[4 * word + 1], a.x.at[4 * word + 2], a.x.at[4 * word + 3]), largest, high, low);
+        a.high.at[word] = high;
+        a.low.at[word] = low;
     }
 }

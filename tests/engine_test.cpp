@@ -485,6 +485,32 @@ TEST_SUITE("device")
         }
     }
 
+    TEST_CASE("a layer of a decode takes no more than eleven dispatches, for every weight type, split and predictor")
+    {
+        TemporaryFolder folder;
+        for (const WeightFormat& format : weight_formats)
+            for (const double resident : {1.0, 0.5})
+                for (const bool predicted : {false, true}) {
+                    uint32_t dispatches[2];
+                    for (const uint32_t layers : {2u, 3u}) {
+                        const auto model = write_random_model(
+                            folder / "x.gguf",
+                            {.layers = layers, .dim = 256, .heads = 2, .kv_heads = 1, .type = format.type, .predictor = {256, 256, 256}});
+                        EngineOptions options = options_for(
+                            model, {.device = device_name, .resident = resident, .sparsity = predicted ? Sparsity::predict : Sparsity::exact});
+                        if (predicted) *options.vram_budget += 1 << 20;
+                        Engine engine(options);
+                        Session session = engine.session();
+                        session.on_stats = [&](const FeedStats& s) { dispatches[layers - 2] = s.dispatches; };
+                        const Token id = 5;
+                        session.feed(std::span(&id, 1));
+                        check_silence(engine);
+                    }
+                    CAPTURE(format.name);
+                    CHECK(dispatches[1] - dispatches[0] <= 11);
+                }
+    }
+
     TEST_CASE("a batch given up half way leaves nothing behind: its work is waited for, and the next one starts anew")
     {
         const auto file = std::make_shared<Gguf>(shipped_model());

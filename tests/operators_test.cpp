@@ -108,7 +108,7 @@ TEST_SUITE("device")
                         const std::vector<float> x = random_floats(cols, 7);
                         TestInput input(device, x);
                         Shared<float> y(device, rows);
-                        run(device, kernels.matvec(format.type), kernels.row_groups(rows),
+                        run(device, kernels.matvec(format.type, true), kernels.row_groups(rows),
                             {.weight = w.device->address(),
                              .x = input.x.address(),
                              .high = input.high.address(),
@@ -218,6 +218,71 @@ TEST_SUITE("device")
                         if (publish == gpu::publish_residual) CHECK(worst_error(published.values(first * n, count * n), r) < 1e-6);
                         if (publish == gpu::publish_nothing) CHECK(published.values() == std::vector<float>(tokens * n));
                     }
+        check_silence();
+    }
+
+    TEST_CASE("the planes that join and attention write are those that quantise makes of their results")
+    {
+        const auto device = test_device();
+        const auto same_planes = [&](const Shared<float>& y, uint32_t n, Shared<uint32_t>& high, Shared<uint32_t>& low, Shared<float>& scale) {
+            Shared<uint32_t> want_high(device, n / 4), want_low(device, n / 4);
+            Shared<float> want_scale(device, n / 32);
+            run(device, vulkan::Kernel<gpu::Quantise>(device, "quantise"), {(n / 32 + 63) / 64},
+                {.x = y.address(), .high = want_high.address(), .low = want_low.address(), .scale = want_scale.address(), .n = n});
+            CHECK(high.values() == want_high.values());
+            CHECK(low.values() == want_low.values());
+            CHECK(scale.values() == want_scale.values());
+        };
+        for (const uint32_t n : {32u, 96u, 4096u}) {
+            CAPTURE(n);
+            GpuKernels kernels(device, shape());
+            std::vector<float> values = random_floats(n, 1);
+            std::fill_n(values.begin(), 32, 0.0f);    // a block without a largest
+            Shared<float> base(device, values), weight(device, random_floats(n, 2)), residual(device, n), y(device, n), scale(device, n / 32);
+            Shared<uint32_t> high(device, n / 4), low(device, n / 4);
+            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = 1, .head_first = 0, .head_tokens = 0}});
+            run(device, kernels.join, {1},
+                {.step = step.address(),
+                 .base = base.address(),
+                 .weight = weight.address(),
+                 .residual = residual.address(),
+                 .y = y.address(),
+                 .high = high.address(),
+                 .low = low.address(),
+                 .scale = scale.address(),
+                 .n = n,
+                 .planes = 1,
+                 .eps = 1e-5f});
+            same_planes(y, n, high, low, scale);
+        }
+        for (const uint32_t head_dim : {32u, 64u, 128u, 256u}) {
+            CAPTURE(head_dim);
+            constexpr uint32_t heads = 3, positions = 40;
+            const uint32_t n = heads * head_dim, cells = n * positions;
+            GpuKernels kernels(device, shape(host::Activation::relu, head_dim));
+            std::vector<uint16_t> cache(cells);
+            host::kernels().to_f16(random_floats(cells, 1).data(), cache.data(), cells);
+            std::vector<uint32_t> words(cells / 2);
+            std::memcpy(words.data(), cache.data(), cells * sizeof(uint16_t));
+            Shared<float> q(device, random_floats(n, 2)), y(device, n), scale(device, n / 32);
+            Shared<uint32_t> keys(device, words), high(device, n / 4), low(device, n / 4);
+            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = positions - 1, .tokens = 1, .head_first = 0, .head_tokens = 0}});
+            run(device, kernels.attend, {heads, 1},
+                {.step = step.address(),
+                 .q = q.address(),
+                 .k_cache = keys.address(),
+                 .v_cache = keys.address(),
+                 .y = y.address(),
+                 .high = high.address(),
+                 .low = low.address(),
+                 .scales = scale.address(),
+                 .heads = heads,
+                 .kv_heads = heads,
+                 .context = positions,
+                 .planes = 1,
+                 .scale = 0.1f});
+            same_planes(y, n, high, low, scale);
+        }
         check_silence();
     }
 

@@ -263,6 +263,7 @@ void StatsTotals::add(const FeedStats& s)
     tokens += s.tokens;
     feeds += 1;
     submits += s.submits;
+    dispatches += s.dispatches;
     waits += s.waits;
     joins += s.joins;
     us += s.us;
@@ -331,6 +332,7 @@ nlohmann::json StatsTotals::json() const
     return {{"tokens", tokens},
             {"batches", feeds},
             {"submits", submits},
+            {"dispatches", dispatches},
             {"waits", waits},
             {"joins", joins},
             {"bytes", bytes},
@@ -348,15 +350,11 @@ nlohmann::json to_json(const FeedStats& s)
     for (const Stage& stage : s.stages)
         list.push_back(
             {{"name", stage.name}, {"layer", stage.layer}, {"on", stage.on_device ? "device" : "host"}, {"bytes", stage.bytes}, {"us", stage.us}});
-    return {{"position", s.position},
-            {"tokens", s.tokens},
-            {"submits", s.submits},
-            {"waits", s.waits},
-            {"joins", s.joins},
-            {"bytes", s.bytes()},
-            {"us", s.us},
-            {"stages", list},
-            {"layers", layers_json(s.layers)}};
+    return {{"position", s.position}, {"tokens", s.tokens},
+            {"submits", s.submits},   {"dispatches", s.dispatches},
+            {"waits", s.waits},       {"joins", s.joins},
+            {"bytes", s.bytes()},     {"us", s.us},
+            {"stages", list},         {"layers", layers_json(s.layers)}};
 }
 
 }    // namespace hearth::tools

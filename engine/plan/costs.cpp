@@ -41,17 +41,15 @@ Costs expected_costs(const Weights& weights, const Needs& needs, const std::vect
         double all_fired = 0;
         for (const double fired : use[l].fired) all_fired += fired;
 
-        // Steps on the device as GpuSession records them: two joins, q k v, rope, attend, o, then the FFN's two; before rows of a quantised type x is
-        // quantised.
-        const double quantised = is_quantised(w.q.type) ? device.step_us : 0, ffn_quantised = is_quantised(w.ffn.gate.type) ? device.step_us : 0;
+        // Steps on the device as GpuSession records them: two joins, q k v, rope, attend, o, then the FFN's two.
         const double vectors = us(double(c.dim) * sizeof(float) * (2 * 4 + 16), device.vector);
-        layer.attention = attention_us(w, device, position) + 6 * device.step_us + 2 * quantised + vectors;
+        layer.attention = attention_us(w, device, position) + 6 * device.step_us + vectors;
         layer.predict = needs.layers[l].predictor > 0 ? us(double(needs.layers[l].predictor), device.signs) + device.step_us : 0;
         double fired = 0;    // of the groups that are resident
         for (uint32_t k = 0; k <= groups; ++k) {
             const double neurons = std::min<double>(double(k) * group_neurons, c.neurons), cold = c.neurons - neurons, cold_fired = all_fired - fired;
             // Without skipping the host reads every down row, the device those whose activation is not zero.
-            layer.device_ffn.push_back(k ? ffn_us(w.ffn, device, use[l], neurons, neurons, fired) + 2 * device.step_us + ffn_quantised : 0);
+            layer.device_ffn.push_back(k ? ffn_us(w.ffn, device, use[l], neurons, neurons, fired) + 2 * device.step_us : 0);
             layer.host_ffn.push_back(
                 k < groups ? ffn_us(w.ffn, host, use[l], cold, cold * use[l].looked_at, use[l].skips ? cold_fired : cold) + 2 * host.step_us : 0);
             if (k < groups) fired += use[l].fired[k];

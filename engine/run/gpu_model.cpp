@@ -70,9 +70,10 @@ const Kernel<Args>& compiled(std::map<Key, Kernel<Args>>& kernels, const Key& ke
 
 }    // namespace
 
-const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type)
+const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, bool planes)
 {
-    return compiled(matvec_, type, device_, reads_planes(type) ? "matvec_idot" : "matvec", {uint32_t(type), 0, 0, rows_at_once()});
+    planes = planes && reads_planes(type);
+    return compiled(matvec_, {type, planes}, device_, planes ? "matvec_idot" : "matvec", {uint32_t(type), 0, 0, rows_at_once()});
 }
 
 const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed)
@@ -139,15 +140,38 @@ class WeightUpload {
         return slice;
     }
 
+    /// Room for so many rows like those of m.
+    GpuMatrix place(vulkan::Pool& pool, const Matrix& m, uint32_t rows)
+    {
+        GpuMatrix out = {.type = m.type, .rows = rows, .cols = m.cols, .stride = row_quads(m.type, m.cols), .memory = {}};
+        if (rows > 0) out.memory = pool.take(out.bytes());
+        return out;
+    }
+
+    static GpuMatrix rows_of(const GpuMatrix& m, uint32_t first, uint32_t rows)
+    {
+        GpuMatrix out = m;
+        out.rows = rows;
+        const uint64_t offset = uint64_t(first) * m.stride * 16;
+        out.memory = {m.memory.buffer, m.memory.offset + offset, out.bytes(), m.memory.address + offset, nullptr};
+        return out;
+    }
+
     /// Rows source(0), source(1), ... of m; a row number past the end is a row of zeros.
     template <class Source>
     GpuMatrix matrix(vulkan::Pool& pool, const Matrix& m, uint32_t rows, Source&& source)
     {
-        GpuMatrix out = {.type = m.type, .rows = rows, .cols = m.cols, .stride = row_quads(m.type, m.cols), .memory = {}};
-        if (rows == 0) return out;
+        const GpuMatrix out = place(pool, m, rows);
+        fill(out, m, source);
+        return out;
+    }
+
+    template <class Source>
+    void fill(const GpuMatrix& out, const Matrix& m, Source&& source)
+    {
+        if (out.rows == 0) return;
         const uint64_t row_size = uint64_t(out.stride) * 16;
-        out.memory = pool.take(rows * row_size);
-        uploader_.upload(out.memory, rows, row_size, [&](std::byte* to, uint64_t first, uint64_t count) {
+        uploader_.upload(out.memory, out.rows, row_size, [&](std::byte* to, uint64_t first, uint64_t count) {
             for (uint64_t r = 0; r < count; ++r) {
                 const uint64_t from = source(first + r);
                 if (from < m.rows) lay_out_row(m.type, m.row(from), m.cols, to + r * row_size);
@@ -156,7 +180,6 @@ class WeightUpload {
             done_ += count * row_size;
             if (progress_) progress_(double(done_) / double(total_));
         });
-        return out;
     }
 
     /// The layout of gpu::PredictSign, for `neurons` of which the last may have no row.
@@ -216,9 +239,14 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         Layer layer = {.residency = {order, resident}};
         layer.attn_norm = upload.vector(pool, w.attn_norm);
         layer.ffn_norm = upload.vector(pool, w.ffn_norm);
-        layer.q = upload.matrix(pool, w.q);
-        layer.k = upload.matrix(pool, w.k);
-        layer.v = upload.matrix(pool, w.v);
+        const bool alike = w.q.type == w.k.type && w.q.type == w.v.type;
+        if (alike) layer.qkv = upload.place(pool, w.q, w.q.rows + w.k.rows + w.v.rows);
+        uint32_t row = 0;    // of qkv
+        for (const auto& [to, from] : {std::pair(&layer.q, &w.q), {&layer.k, &w.k}, {&layer.v, &w.v}}) {
+            *to = alike ? upload.rows_of(layer.qkv, row, from->rows) : upload.place(pool, *from, from->rows);
+            upload.fill(*to, *from, [](uint64_t r) { return r; });
+            row += from->rows;
+        }
         layer.o = upload.matrix(pool, w.o);
         layer.gate = slots(w.ffn.gate);
         layer.up = slots(w.ffn.up);

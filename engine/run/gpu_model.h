@@ -38,7 +38,8 @@ class GpuKernels {
     /// Whether rows of this type are met in integers, from the two planes of `quantise`.
     bool reads_planes(WeightType type) const;
 
-    const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type);
+    /// `planes`: may read x from them, where it is of a type that can.
+    const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type, bool planes);
     const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed);
     const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up);
     const vulkan::Kernel<gpu::FfnDown>& ffn_down(WeightType type);
@@ -58,7 +59,7 @@ class GpuKernels {
 
     std::shared_ptr<vulkan::Device> device_;
     uint32_t activation_;
-    std::map<WeightType, vulkan::Kernel<gpu::MatVec>> matvec_;
+    std::map<std::pair<WeightType, bool>, vulkan::Kernel<gpu::MatVec>> matvec_;
     std::map<std::pair<WeightType, bool>, vulkan::Kernel<gpu::MatMul>> matmul_;
     std::map<std::pair<WeightType, WeightType>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
     std::map<WeightType, vulkan::Kernel<gpu::FfnDown>> ffn_down_;
@@ -85,6 +86,7 @@ class GpuModel {
     struct Layer {
         vulkan::Slice attn_norm, ffn_norm;
         GpuMatrix q, k, v, o;
+        GpuMatrix qkv;               // the same memory as one matrix, where their types agree; else it has no rows
         GpuMatrix gate, up, down;    // (slots * group_neurons, dim): slot s holds the rows of group residency.slots()[s]
         vulkan::Slice signs;         // of the gate's rows in placement order, as gpu::PredictSign has them
         GpuMatrix fc1, fc2;          // fc2's rows in placement order

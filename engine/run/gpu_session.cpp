@@ -20,7 +20,7 @@ uint32_t ffn_slices(uint32_t neurons) { return std::clamp(ceil_div(neurons, 128)
 
 /// Activations of a batch on the device, each with its floats.
 struct ScratchSizes {
-    uint64_t residual, head_residual, xn, q, k, v, mixed, parts, h, u, high, low, scale;
+    uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale;
 
     ScratchSizes(const Config& c, uint32_t batch)
     {
@@ -29,8 +29,8 @@ struct ScratchSizes {
         const uint64_t widest = std::max<uint64_t>({c.dim, q_width, neurons});    // neurons: a predictor's hidden layer may be as wide
         residual = xn = t * c.dim;
         head_residual = residual;
-        q = mixed = t * q_width;
-        k = v = t * kv_width;
+        mixed = t * q_width;
+        qkv = t * (q_width + 2 * kv_width);
         parts = std::max<uint64_t>(t, most_slices) * c.dim;
         h = u = t * neurons;
         high = low = ceil_div(widest, 4);
@@ -39,7 +39,7 @@ struct ScratchSizes {
     template <class F>
     void each(F&& f)
     {
-        for (uint64_t* floats : {&residual, &head_residual, &xn, &q, &k, &v, &mixed, &parts, &h, &u, &high, &low, &scale}) f(*floats * sizeof(float));
+        for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale}) f(*floats * sizeof(float));
     }
     uint64_t bytes()
     {
@@ -77,7 +77,7 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
 
     ScratchSizes sizes(c, shape.batch);
     scratch_pool_ = Pool(device, sizes.bytes(), Use::device, "activations");
-    Slice* const scratch[] = {&residual_, &head_residual_, &xn_, &q_, &k_, &v_, &mixed_, &parts_, &h_, &u_, &high_, &low_, &scale_};
+    Slice* const scratch[] = {&residual_, &head_residual_, &xn_, &qkv_, &mixed_, &parts_, &h_, &u_, &high_, &low_, &scale_};
     Slice* const* next = scratch;
     sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
 
@@ -142,6 +142,7 @@ namespace {
 struct LinearKind {
     bool of_head = false;    // only the tokens whose logits are wanted
     bool relu = false;       // at decode: y = max(y, 0)
+    bool planes = true;      // at decode: those of x are there
 };
 
 struct ProductKind {
@@ -157,6 +158,12 @@ class GpuSession::Recorder {
     Recorder(GpuSession& session, uint32_t capacity)
         : s_(session), kernels_(session.model_.kernels()), c_(session.model_.config()), capacity_(capacity)
     {
+        uint64_t at = 0;    // in qkv_
+        for (const auto& [part, width] : {std::pair(&q_, c_.heads), {&k_, c_.kv_heads}, {&v_, c_.kv_heads}}) {
+            const uint64_t bytes = uint64_t(capacity) * width * c_.head_dim * sizeof(float);
+            *part = {s_.qkv_.buffer, s_.qkv_.offset + at, bytes, s_.qkv_.address + at, nullptr};
+            at += bytes;
+        }
     }
 
     Recording record()
@@ -212,6 +219,9 @@ class GpuSession::Recorder {
                 .residual = s_.residual_.address,
                 .y = s_.xn_.address,
                 .published = s_.published_.address,
+                .high = s_.high_.address,
+                .low = s_.low_.address,
+                .scale = s_.scale_.address,
                 .n = c_.dim,
                 .part_count = pending_.parts,
                 .part_stride = capacity_ * c_.dim,
@@ -221,19 +231,26 @@ class GpuSession::Recorder {
                 .eps = c_.norm_eps};
     }
 
-    void join(Commands& commands, const char* stage, uint32_t l, uint32_t rows, const gpu::Join& args)
+    /// `readers`: matrices that y goes to.
+    void join(Commands& commands, const char* stage, uint32_t l, uint32_t rows, gpu::Join args, std::initializer_list<const GpuMatrix*> readers = {})
     {
+        args.planes = wants_planes(readers) && args.n % 32 == 0 && args.n / 32 <= gpu::join_most_blocks;
         commands.stage(stage, l, uint64_t(rows) * c_.dim * sizeof(float) * (3 + args.part_count + args.has_cold));
         commands.dispatch(kernels_.join, {rows}, args);
         pending_ = {};
+        if (!args.planes && wants_planes(readers)) planes(commands, l, s_.xn_, args.n);
     }
 
-    /// At decode, the two integer planes of x for the matrices that want them.
-    void planes(Commands& commands, uint32_t l, const Slice& x, uint32_t n, std::initializer_list<const GpuMatrix*> readers)
+    /// Whether, at decode, one of them is met in integers.
+    bool wants_planes(std::initializer_list<const GpuMatrix*> readers) const
     {
-        if (!decode() ||
-            std::none_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(m->type); }))
-            return;
+        return decode() &&
+               std::any_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(m->type); });
+    }
+
+    /// The two integer planes of x, where the kernel that makes x cannot write them.
+    void planes(Commands& commands, uint32_t l, const Slice& x, uint32_t n)
+    {
         commands.stage("quantise", l, uint64_t(n) * 6);
         commands.dispatch(kernels_.quantise, {ceil_div(n / 32, 64)},
                           {.x = x.address, .high = s_.high_.address, .low = s_.low_.address, .scale = s_.scale_.address, .n = n});
@@ -243,7 +260,7 @@ class GpuSession::Recorder {
     void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, LinearKind kind = {})
     {
         if (!decode()) return product(commands, w, x, y, {.of_head = kind.of_head});
-        commands.dispatch(kernels_.matvec(w.type), kernels_.row_groups(w.rows),
+        commands.dispatch(kernels_.matvec(w.type, kind.planes), kernels_.row_groups(w.rows),
                           {.weight = w.memory.address,
                            .x = x.address,
                            .high = s_.high_.address,
@@ -281,18 +298,17 @@ class GpuSession::Recorder {
 
         gpu::Join before = pending_join(w.attn_norm);
         if (l == 0) before.base = s_.input_.address;
-        join(commands, "attn_norm", l, capacity_, before);
-        planes(commands, l, s_.xn_, c_.dim, {&w.q, &w.k, &w.v});
+        join(commands, "attn_norm", l, capacity_, before, {&w.q, &w.k, &w.v});
         commands.stage("qkv", l, w.q.bytes() + w.k.bytes() + w.v.bytes());
-        linear(commands, w.q, s_.xn_, s_.q_);
-        linear(commands, w.k, s_.xn_, s_.k_);
-        linear(commands, w.v, s_.xn_, s_.v_);
+        if (decode() && w.qkv.rows > 0) linear(commands, w.qkv, s_.xn_, q_);    // k_ and v_ come right behind
+        else
+            for (const auto& [matrix, y] : {std::pair(&w.q, &q_), {&w.k, &k_}, {&w.v, &v_}}) linear(commands, *matrix, s_.xn_, *y);
         commands.stage("rope", l, uint64_t(capacity_) * (2 * q_width + 3 * c_.kv_heads * c_.head_dim) * sizeof(float));
         commands.dispatch(kernels_.rope, {ceil_div(c_.head_dim / 2, 64), c_.heads + c_.kv_heads, capacity_},
                           {.step = s_.step_.address,
-                           .q = s_.q_.address,
-                           .k = s_.k_.address,
-                           .v = s_.v_.address,
+                           .q = q_.address,
+                           .k = k_.address,
+                           .v = v_.address,
                            .angles = s_.angles_.address,
                            .k_cache = s_.keys_[l].address,
                            .v_cache = s_.values_[l].address,
@@ -301,24 +317,29 @@ class GpuSession::Recorder {
                            .head_dim = c_.head_dim,
                            .rope_dim = c_.rope_dim,
                            .context = s_.shape_.context});
+        const bool attend_writes_planes = wants_planes({&w.o}) && c_.head_dim % 32 == 0;
         commands.stage("attend", l, 0);    // its bytes grow with the position: see report
         commands.dispatch(kernels_.attend, {c_.heads, capacity_},
                           {.step = s_.step_.address,
-                           .q = s_.q_.address,
+                           .q = q_.address,
                            .k_cache = s_.keys_[l].address,
                            .v_cache = s_.values_[l].address,
                            .y = s_.mixed_.address,
+                           .high = s_.high_.address,
+                           .low = s_.low_.address,
+                           .scales = s_.scale_.address,
                            .heads = c_.heads,
                            .kv_heads = c_.kv_heads,
                            .context = s_.shape_.context,
+                           .planes = attend_writes_planes,
                            .scale = 1.0f / std::sqrt(float(c_.head_dim))});
-        planes(commands, l, s_.mixed_, q_width, {&w.o});
+        if (wants_planes({&w.o}) && !attend_writes_planes) planes(commands, l, s_.mixed_, q_width);
         commands.stage("attn_out", l, w.o.bytes());
         linear(commands, w.o, s_.mixed_, s_.parts_);
         pending_.parts = 1;
         gpu::Join after = pending_join(w.ffn_norm);
         if (w.split() || s_.watching_.activity) after.publish = gpu::publish_norm;
-        join(commands, "ffn_norm", l, capacity_, after);
+        join(commands, "ffn_norm", l, capacity_, after, {&w.gate, &w.up});
         if (w.split() && decode()) predict(commands, l);
         if (s_.watching_.activity) watch(commands, "watch_residual", l, s_.residual_, s_.watched_residual_, uint64_t(capacity_) * c_.dim);
     }
@@ -340,12 +361,11 @@ class GpuSession::Recorder {
                                .cols = c_.dim,
                                .differing = c_.dim - sparsity.agreements});
         } else if (sparsity.predictor == Predictor::lowrank) {
-            planes(commands, l, s_.residual_, c_.dim, {&w.fc1});
+            // In floats: the planes are those of x, for the hot FFN.
             commands.stage("predict", l, w.fc1.bytes());
-            linear(commands, w.fc1, s_.residual_, s_.u_, {.relu = true});
-            planes(commands, l, s_.u_, w.fc1.rows, {&w.fc2});
+            linear(commands, w.fc1, s_.residual_, s_.u_, {.relu = true, .planes = false});
             commands.stage("predict", l, w.fc2.bytes());
-            linear(commands, w.fc2, s_.u_, s_.h_);
+            linear(commands, w.fc2, s_.u_, s_.h_, {.planes = false});
             commands.stage("predict", l, uint64_t(neurons) * sizeof(float));
             commands.dispatch(kernels_.threshold, {ceil_div(neurons / 32, 128)},
                               {.score = s_.h_.address, .mask = mask, .neurons = neurons, .threshold = w.predictor_threshold});
@@ -363,7 +383,6 @@ class GpuSession::Recorder {
     {
         const GpuModel::Layer& w = s_.model_.layers()[l];
         if (decode()) {
-            planes(commands, l, s_.xn_, c_.dim, {&w.gate, &w.up});
             commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
             commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.type), kernels_.row_groups(w.gate.rows),
                               {.gate = w.gate.memory.address,
@@ -411,8 +430,7 @@ class GpuSession::Recorder {
         gpu::Join norm = pending_join(s_.model_.output_norm());
         norm.residual = s_.head_residual_.address;
         norm.head = 1;
-        join(commands, "output_norm", l, std::min(capacity_, head_rows), norm);
-        planes(commands, l, s_.xn_, c_.dim, {&s_.model_.head()});
+        join(commands, "output_norm", l, std::min(capacity_, head_rows), norm, {&s_.model_.head()});
         commands.stage("head", l, s_.model_.head().bytes());
         linear(commands, s_.model_.head(), s_.xn_, s_.logits_, {.of_head = true});
     }
@@ -421,6 +439,7 @@ class GpuSession::Recorder {
     GpuKernels& kernels_;
     const Config& c_;
     uint32_t capacity_;
+    Slice q_, k_, v_;    // (capacity, heads or kv_heads, head_dim), one behind the other in qkv_
     struct {
         uint32_t parts = 0;    // partial sums that the next join adds
         bool cold = false;     // and the host's share
@@ -533,6 +552,7 @@ void GpuSession::report(FeedStats& stats) const
     const Recording& recording = recordings_.at(capacity_for(tokens_));
     std::vector<vulkan::StageTime> times;
     const auto add = [&](const Commands& commands) {
+        stats.dispatches += commands.dispatches();
         for (const vulkan::StageTime& t : commands.times()) times.push_back(t);
     };
     for (const Segment& segment : recording.segments) {

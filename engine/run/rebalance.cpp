@@ -9,7 +9,7 @@ namespace {
 
 constexpr float least_momentum = 0.97f, most_momentum = 0.998f, momentum_step = 0.02f;
 constexpr double most_traffic = 0.02;    // of what a token's layers read
-constexpr float least_gain = 0.05f;     // neurons for a token that a swap must be worth; less is noise
+constexpr float least_gain = 0.05f;      // neurons for a token that a swap must be worth; less is noise
 constexpr float hysteresis = 1.03f;
 
 }    // namespace

@@ -24,7 +24,7 @@ class Rebalancer {
     struct Layer {
         std::vector<float> score;     // (groups) neurons that fire for a token, lately
         std::vector<uint32_t> now;    // (groups) of the token under way
-        float momentum = 0.985f;       // of the scores
+        float momentum = 0.985f;      // of the scores
     };
     struct Swap {
         uint32_t layer, slot, group;

@@ -44,6 +44,7 @@ struct FeedStats {
     uint32_t position = 0;    // of the first token
     uint32_t tokens = 0;
     uint32_t submits = 0;         // vkQueueSubmit2 calls
+    uint32_t dispatches = 0;      // of kernels, on the device
     uint32_t waits = 0;           // times the host waited for the device (polling; there are no fences)
     uint32_t joins = 0;           // layers whose two shares were added
     uint32_t moved_groups = 0;    // into slots, by rebalancing

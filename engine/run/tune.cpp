@@ -305,7 +305,7 @@ class DeviceMeasurement {
     void matvec(Commands& c, WeightType type, uint32_t rows)
     {
         c.stage("tune", 0, 0);
-        c.dispatch(kernels_.matvec(type), kernels_.row_groups(rows),
+        c.dispatch(kernels_.matvec(type, true), kernels_.row_groups(rows),
                    {.weight = weights_.address(),
                     .x = x_.address(),
                     .high = planes(0),

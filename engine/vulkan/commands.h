@@ -35,6 +35,7 @@ class Commands {
     void dispatch(const Kernel<Args>& kernel, Groups groups, const Args& args)
     {
         dispatch_raw(kernel.pipeline(), groups, &args, sizeof(Args));
+        ++dispatches_;
     }
     void copy(const Slice& from, const Slice& to, uint64_t bytes);
 
@@ -42,6 +43,7 @@ class Commands {
     void end();
 
     VkCommandBuffer handle() const { return handle_; }
+    uint32_t dispatches() const { return dispatches_; }
 
     /// Stages of the last submit, which must be done.
     std::vector<StageTime> times() const;
@@ -60,6 +62,7 @@ class Commands {
     VkCommandBuffer handle_ = VK_NULL_HANDLE;
     VkQueryPool queries_ = VK_NULL_HANDLE;
     std::vector<Stage> stages_;
+    uint32_t dispatches_ = 0;
 };
 
 /// The device's queue with two timelines: one numbers work in the order of submission, the other holds submitted work back until the host lets it go.
