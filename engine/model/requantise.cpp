@@ -107,26 +107,21 @@ struct Squares {
     double of_weights = 0, of_errors = 0;
 };
 
-/// Sums in a fixed number of lanes, which compilers can keep in vector registers, a few thousand floats at a time.
+/// In a fixed number of sums, which compilers keep in vector registers.
 void add_squares(const float* x, const float* stored, uint32_t n, Squares& sum)
 {
-    constexpr uint32_t lanes = 16, most = 256 * lanes;
-    for (uint32_t begin = 0; begin < n; begin += most) {
-        const uint32_t end = std::min(n, begin + most);
-        float w[lanes] = {}, e[lanes] = {};
-        uint32_t i = begin;
-        for (; i + lanes <= end; i += lanes)
-            for (uint32_t k = 0; k < lanes; k++) {
-                const float error = x[i + k] - stored[i + k];
-                w[k] += x[i + k] * x[i + k];
-                e[k] += error * error;
-            }
-        for (; i < end; i++) {
-            w[0] += x[i] * x[i];
-            e[0] += (x[i] - stored[i]) * (x[i] - stored[i]);
-        }
-        for (uint32_t k = 0; k < lanes; k++) sum.of_weights += w[k], sum.of_errors += e[k];
-    }
+    constexpr uint32_t lanes = 8;
+    double w[lanes] = {}, e[lanes] = {};
+    const auto add = [&](uint32_t i, uint32_t lane) {
+        const double weight = x[i], error = weight - stored[i];
+        w[lane] += weight * weight;
+        e[lane] += error * error;
+    };
+    uint32_t i = 0;
+    for (; i + lanes <= n; i += lanes)
+        for (uint32_t k = 0; k < lanes; k++) add(i + k, k);
+    for (; i < n; i++) add(i, 0);
+    for (uint32_t k = 0; k < lanes; k++) sum.of_weights += w[k], sum.of_errors += e[k];
 }
 
 /// Rows of a format that were made together, and what was lost.
