@@ -86,6 +86,10 @@ class Case(unittest.TestCase):
         path.chmod(0o755)
         return path
 
+    def neurons_first(self, path, more={}, magic=b"GGUF"):
+        down = {"blk.0.ffn_down_t.weight": (Q4_0, (64, 96))}
+        write_gguf(path, {name: t for name, t in TENSORS.items() if name != "blk.0.ffn_down.weight"} | down | more, magic)
+
     def speeds(self, ours, peer):
         (self.folder / "o").write_text("".join(f"{x}\n" for x in ours))
         (self.folder / "p").write_text("".join(f"{x}\n" for x in peer))
@@ -170,6 +174,7 @@ class Measuring(Case):
         self.assertIn("no timings of decode and prefill", err)
 
     def test_a_busy_machine_is_waited_for_and_then_mentioned(self):
+        self.neurons_first(self.model)
         self.assertEqual(self.good("-r", 1)["notes"], [])
         self.busy = 0.5
         notes = self.good("-r", 1, "--wait", 0)["notes"]
@@ -179,14 +184,15 @@ class Measuring(Case):
             self.assertEqual(self.good("-r", 1)["notes"], [])
 
 
+    def test_a_quantised_down_projection_that_is_transposed_at_load_is_mentioned(self):
+        self.assertRegex(self.good("-r", 1)["notes"][0], r"ours\.gguf has its down projection as other programs store it.*hearth quantize")
+
+
 class Refusals(Case):
     def test_a_down_projection_by_neurons_is_the_same_model(self):
-        tensors = dict(TENSORS)
-        tensors["blk.0.ffn_down_t.weight"] = (Q4_0, (64, 96))
-        del tensors["blk.0.ffn_down.weight"]
-        write_gguf(self.model, tensors | {"blk.0.fc1.weight": (F16, (64, 8)), "blk.0.fc2.weight": (F16, (8, 96))}, b"PWRI")
+        self.neurons_first(self.model, {"blk.0.fc1.weight": (F16, (64, 8)), "blk.0.fc2.weight": (F16, (8, 96))}, b"PWRI")
         self.good("-r", 1)
-        write_gguf(self.peer_model, tensors)
+        self.neurons_first(self.peer_model)
         self.refused("peer.gguf", "ffn_down_t", "--peer-model")
 
     def test_files_that_differ_are_refused_with_the_first_difference(self):
