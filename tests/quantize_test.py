@@ -16,6 +16,7 @@ import tempfile
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import gguf
 import numpy as np
@@ -183,6 +184,22 @@ class Kept(Case):
         for name, number in (("f16", 1), ("bf16", 32), ("q8_0", 7), ("q4_0", 2)):
             self.quantize(MODEL, self.out, name)
             self.assertEqual(read(self.out)[0], read(MODEL)[0] | {"general.file_type": number})
+
+    def test_an_alignment_stays(self):
+        def with_alignment(writer, *rest):
+            add_keys(writer, *rest)
+            writer.add_custom_alignment(256)
+        add_keys = make_model.add_keys
+        with mock.patch.object(make_model, "add_keys", with_alignment):
+            source = self.made("--type", "f16", "--plain", "--dim", "96", "--heads", "3", "--kv-heads", "3")
+        self.quantize(source, self.out, "q4_0")
+        tensors = gguf.GGUFReader(self.out).tensors
+        self.assertTrue(any(t.n_bytes % 256 for t in tensors))
+        self.assertTrue(all(t.data_offset % 256 == 0 for t in tensors))
+        for t in tensors:
+            if t.name.endswith("ffn_up.weight"):
+                before = next(s for s in gguf.GGUFReader(source).tensors if s.name == t.name)
+                np.testing.assert_array_equal(t.data, gguf.quants.quantize(before.data.astype(np.float32), Type.Q4_0))
 
     def test_the_text_of_a_copy_in_the_same_type_is_the_same(self):
         source = self.made("--plain", "--type", "f16")
