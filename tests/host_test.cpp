@@ -1,5 +1,7 @@
 #include "host/attention.h"
 #include "host/cold_ffn.h"
+#include "host/quantise.h"
+#include "tests/gguf_writer.h"
 
 #include <doctest/doctest.h>
 
@@ -357,6 +359,43 @@ TEST_SUITE("host")
             got.pop_back();
             CHECK(worst_error(got, w.w) == 0);
         });
+    }
+
+    TEST_CASE("rows are quantised as the reference does it")
+    {
+        Random random(5);
+        std::vector<float> x(33 * 64);
+        for (size_t i = 0; i < x.size(); i++) x[i] = random.normal() * std::exp2(float(i / 64) - 20);    // rows of all sizes, subnormal scales too
+        for (size_t i = 0; i < 64; i++) x[32 * 64 + i] = i % 32 == 7 ? 127.0f : float(i % 5) / 2;        // and one of ties
+        for (const WeightFormat& format : weight_formats) {
+            CAPTURE(format.name);
+            const RowQuantiser* quantiser = find_quantiser(format.type);
+            if (!quantiser) continue;    // a format that is only read
+            std::string made(row_bytes(format.type, x.size()), 'x');
+            quantiser->encode(x.data(), reinterpret_cast<std::byte*>(made.data()), uint32_t(x.size()));
+            CHECK(made == encode_rows(format.type, x, x.size()));
+        }
+    }
+
+    TEST_CASE("a number that no block can hold makes weights that are not finite, and zeros make zeros")
+    {
+        for (const WeightType type : {WeightType::f16, WeightType::q8_0, WeightType::q4_0}) {
+            CAPTURE(format_of(type).name);
+            for (const float bad : {INFINITY, -INFINITY, NAN, 1e9f}) {
+                std::vector<float> x(64, 1.0f), back(64);
+                x[3] = bad;
+                std::vector<std::byte> row(row_bytes(type, 64));
+                find_quantiser(type)->encode(x.data(), row.data(), 64);
+                kernels().of(type).decode(row.data(), back.data(), 64);
+                CHECK_FALSE(std::isfinite(back[3]));
+                CHECK(back[32] == doctest::Approx(1).epsilon(0.15));
+            }
+            std::vector<float> x(32), back(32, 1.0f);
+            std::vector<std::byte> row(row_bytes(type, 32));
+            find_quantiser(type)->encode(x.data(), row.data(), 32);
+            kernels().of(type).decode(row.data(), back.data(), 32);
+            CHECK(back == x);
+        }
     }
 
     TEST_CASE("axpy adds a slice of a row, and slices make the bits of the whole")

@@ -120,6 +120,18 @@ class Content(Case):
                 np.testing.assert_array_equal(more_values[name], w, name)
 
 
+    def test_a_plain_file_has_the_same_weights_with_the_down_projection_the_other_way_round(self):
+        shape = ("--layers", "2", "--dim", "96", "--heads", "3", "--kv-heads", "3", "--neurons", "1600", "--type", "f32")
+        with mock.patch.object(make_model, "PIECE_WEIGHTS", 1 << 14):    # ten rows at a time
+            plain_keys, plain, _ = self.read(*shape, "--plain")
+            keys, values, _ = self.read(*shape)
+        self.assertEqual(plain_keys, keys)
+        self.assertEqual(list(plain), [name.replace("ffn_down_t", "ffn_down") for name in values])
+        for name, w in values.items():
+            np.testing.assert_array_equal(plain[name.replace("ffn_down_t", "ffn_down")], w.T if "ffn_down_t" in name else w, name)
+        self.assertEqual(self.run_make("--plain", "--pwri")[0], 2)
+
+
 # ---- what the model does ---------------------------------------------------------------------------------------------
 
 def share_of_80(chances):

@@ -28,6 +28,7 @@ Command add_inspect(CLI::App& app);
 Command add_tune(CLI::App& app);
 Command add_plan(CLI::App& app);
 Command add_profile(CLI::App& app);
+Command add_quantize(CLI::App& app);
 
 /// Checks of option values: a name that is not empty; a number from `least` to `most`, which NaN is not.
 CLI::Validator not_empty();

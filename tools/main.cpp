@@ -14,6 +14,7 @@ constexpr tools::Subcommand subcommands[] = {
     {"profile", "measure on a text which neurons fire, for better plans and predictors", tools::add_profile},
     {"plan", "who would get what, for one memory budget or several, and the speed to expect", tools::add_plan},
     {"tune", "measure this machine once, so that plans fit it", tools::add_tune},
+    {"quantize", "a copy of a model in another weight format", tools::add_quantize},
     {"tokenize", "the tokens of a text", tools::add_tokenize},
     {"devices", "the GPUs that can be used", tools::add_devices},
     {"inspect", "what is in a model file", tools::add_inspect},

@@ -18,6 +18,9 @@ subspace of `--predictor-rank` dimensions. So q . r is normal with the deviation
 beta sqrt(dim) a = s z, z = -Phi^-1(p). The chances over the neurons are a normal distribution seen through Phi, p = Phi(mu + sigma xi) with xi normal:
 any mean and any skew that is possible at all. What reads the residual for other ends is orthogonal to c, and so is what the FFN adds, so c lasts.
 
+`--plain` stores the down projection as other programs want it (`ffn_down`), so that llama.cpp takes the file, too, and a comparison runs the same
+weights on both. It takes them for a SiLU model, which costs the same where all neurons are computed.
+
 The same options give the same bytes, on the same machine. Only pieces of one tensor are in memory. Packages: numpy and gguf.
 """
 
@@ -79,6 +82,7 @@ class Recipe:
     noise: float
     seed: int
     pwri: bool
+    plain: bool
 
 
 # ---- how often the neurons fire --------------------------------------------------------------------------------------
@@ -180,6 +184,9 @@ class Weights:
             yield self.norm(target.name)
             return
         parts = target.name.split(".")
+        if parts[-2] == "ffn_down":
+            yield from self.turned_down(int(parts[1]))
+            return
         make, layer = getattr(self, parts[-2]), None
         if parts[0] == "blk":
             layer = int(parts[1])
@@ -192,6 +199,14 @@ class Weights:
             waiting.append(self.threads.submit(make, layer, start, min(step, shape[0] - start), self.random(f"{target.name} {start}")))
         while waiting:
             yield waiting.popleft().result()
+
+    def turned_down(self, layer):
+        """ffn_down: all of ffn_down_t, the other way round, some rows at a time."""
+        c = self.c
+        whole = np.concatenate(list(self.pieces(Target(f"blk.{layer}.ffn_down_t.weight", "", (c.neurons, c.dim)))))
+        step = max(1, PIECE_WEIGHTS // c.neurons)
+        for start in range(0, c.dim, step):
+            yield np.ascontiguousarray(whole[:, start:start + step].T)
 
     def normal(self, rng, rows, columns, deviation):
         w = rng.standard_normal((rows, columns), dtype=np.float32)
@@ -303,6 +318,13 @@ def make_tokenizer(vocab, seed):
 
 # ---- the file --------------------------------------------------------------------------------------------------------
 
+def turned(target):
+    """The same weights as other programs store them."""
+    if not target.name.endswith(".ffn_down_t.weight"):
+        return target
+    return Target(target.name.replace("ffn_down_t", "ffn_down"), target.source, target.shape)
+
+
 def with_predictors(targets, c, rank):
     """fc1 and fc2 behind every layer's last tensor."""
     width = predictor_width(rank)
@@ -340,6 +362,8 @@ def make(out, name, c, type_name, recipe):
     targets = targets_of(c)
     if recipe.pwri:
         targets = list(with_predictors(targets, c, recipe.rank))
+    if recipe.plain:
+        targets = [turned(target) for target in targets]
     for target in targets:
         check_width(target, weight_type)
     size = sum(stored_bytes(target, weight_type) for target in targets)
@@ -373,6 +397,7 @@ def main(argv=None):
     parser.add_argument("--activity", type=float, default=0.1, metavar="SHARE", help="of the neurons that fire for a token; default %(default)s")
     parser.add_argument("--skew", type=float, default=0.43, metavar="SHARE", help="of the neurons that make 80 %% of all firings; default %(default)s")
     parser.add_argument("--pwri", action="store_true", help="write a PowerInfer file, with predictors")
+    parser.add_argument("--plain", action="store_true", help="store the down projection as llama.cpp and others read it")
     parser.add_argument("--predictor-rank", type=int, metavar="R", help="dimensions that decide what fires; the predictor's width is about 2R; "
                         "default R makes it a quarter of the model's")
     parser.add_argument("--predictor-noise", type=float, default=0.0, metavar="SHARE", help="added to what the predictor foresees, "
@@ -386,7 +411,9 @@ def main(argv=None):
     c = Config(**shape, head_dim=shape["dim"] // max(1, shape["heads"]), context=args.context, norm_eps=1e-5, rope_base=10000.0, activation="relu",
                tied=False, raw={})
     rank = max(28, c.dim // 8 - 4) if args.predictor_rank is None else args.predictor_rank
-    recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed, pwri=args.pwri)
+    if args.plain and args.pwri:
+        parser.error("--plain and --pwri: PowerInfer's files have ffn_down_t")
+    recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed, pwri=args.pwri, plain=args.plain)
     return run("make_model", make, args.out, f"random {args.shape}, seed {args.seed}", c, args.type, recipe)
 
 

@@ -1,8 +1,8 @@
 #include "engine/model/gguf_writer.h"
 
 #include <cstdio>
-#include <cstring>
 #include <system_error>
+#include <utility>
 
 namespace hearth {
 
@@ -68,23 +68,111 @@ void GgufKeys::add(std::string_view key, std::span<const std::string> values)
 
 std::string GgufKeys::file() const { return header("GGUF", 0, count_) + bytes_; }
 
+void GgufKeys::copy(std::string_view key_and_value)
+{
+    bytes_ += key_and_value;
+    ++count_;
+}
+
+// ---- files -------------------------------------------------------------------------------------------------------------
+
+WholeFile::WholeFile(std::filesystem::path path) : path_(std::move(path))
+{
+    std::error_code ec;
+    if (std::filesystem::is_symlink(path_, ec)) path_ = std::filesystem::weakly_canonical(path_, ec);
+    if (std::filesystem::exists(path_, ec) && !std::filesystem::is_regular_file(path_, ec))
+        throw Error("{} cannot be written: it is a directory or a device; name a file", path_.string());
+    part_ = part_of(path_);
+    file_ = std::fopen(part_.string().c_str(), "wb");
+    if (!file_) fail(errno);
+}
+
+WholeFile::~WholeFile()
+{
+    if (!file_) return;
+    std::fclose(file_);
+    std::error_code ec;
+    std::filesystem::remove(part_, ec);
+}
+
+void WholeFile::fail(int error) const
+{
+    throw Error("{} cannot be written: {}; make room, or name another file", path_.string(), std::generic_category().message(error));
+}
+
+std::filesystem::path WholeFile::part_of(const std::filesystem::path& path) { return path.string() + ".part"; }
+
+void WholeFile::write(std::string_view bytes)
+{
+    if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) fail(errno);
+}
+
+void WholeFile::finish()
+{
+    if (std::fflush(file_) != 0) fail(errno);
+    const int closed = std::fclose(std::exchange(file_, nullptr));
+    const int error = errno;
+    std::error_code ec;
+    if (closed == 0) std::filesystem::rename(part_, path_, ec);
+    if (closed == 0 && !ec) return;
+    std::error_code ignored;
+    std::filesystem::remove(part_, ignored);
+    fail(ec ? ec.value() : error);
+}
+
 void write_whole(const std::filesystem::path& path, std::span<const std::string_view> parts)
 {
-    const std::filesystem::path part = path.string() + ".part";
-    const auto fail = [&](int error) {
-        std::error_code ec;
-        std::filesystem::remove(part, ec);
-        throw Error("{} cannot be written: {}; make room, or name another file", path.string(), std::generic_category().message(error));
-    };
-    std::FILE* file = std::fopen(part.string().c_str(), "wb");
-    if (!file) fail(errno);
-    bool good = true;
-    for (const std::string_view bytes : parts) good = good && std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
-    const int error = errno;
-    if (std::fclose(file) != 0 || !good) fail(good ? errno : error);
+    WholeFile file(path);
+    for (const std::string_view bytes : parts) file.write(bytes);
+    file.finish();
+}
+
+namespace {
+
+std::string padding(uint64_t size, uint32_t alignment) { return std::string((alignment - size % alignment) % alignment, '\0'); }
+
+}    // namespace
+
+ModelFile::ModelFile(const std::filesystem::path& path, std::string_view magic, const GgufKeys& keys, uint32_t alignment,
+                     std::vector<GgufEntry> tensors)
+    : file_(path), alignment_(alignment), tensors_(std::move(tensors))
+{
+    std::string begin = header(magic, tensors_.size(), keys.count()) + keys.bytes();
+    uint64_t offset = 0;
+    for (const GgufEntry& t : tensors_) {
+        append_text(begin, t.name);
+        append(begin, uint32_t(t.shape.size()));
+        for (const uint64_t n : t.shape) append(begin, n);
+        append(begin, t.type);
+        append(begin, offset);
+        offset += t.bytes + padding(t.bytes, alignment).size();
+    }
+    begin += padding(begin.size(), alignment);
+    bytes_ = begin.size() + offset;
+
     std::error_code ec;
-    std::filesystem::rename(part, path, ec);
-    if (ec) fail(ec.value());
+    const std::filesystem::space_info disk = std::filesystem::space(std::filesystem::absolute(path).parent_path(), ec);
+    if (!ec && disk.available < bytes_)
+        throw Error("{} takes {:.1f} MB, and its disk has room for {:.1f} MB: make room, or name another file", path.string(), double(bytes_) / 1e6,
+                    double(disk.available) / 1e6);
+    file_.write(begin);
+}
+
+void ModelFile::write(std::string_view bytes)
+{
+    HEARTH_CHECK(tensor_ < tensors_.size() && bytes.size() <= tensors_[tensor_].bytes - written_);
+    file_.write(bytes);
+    written_ += bytes.size();
+    if (written_ < tensors_[tensor_].bytes) return;
+    file_.write(padding(written_, alignment_));
+    written_ = 0;
+    ++tensor_;
+}
+
+void ModelFile::finish()
+{
+    HEARTH_CHECK(tensor_ == tensors_.size());
+    file_.finish();
 }
 
 void embed_keys(const Gguf& model, std::string_view prefix, const GgufKeys& keys, const std::filesystem::path& out)
@@ -99,8 +187,8 @@ void embed_keys(const Gguf& model, std::string_view prefix, const GgufKeys& keys
     parts.insert(parts.end(), {keys.bytes(), raw.tensors});
     uint64_t size = 0;
     for (const std::string_view part : parts) size += part.size();
-    const std::string padding((model.alignment() - size % model.alignment()) % model.alignment(), '\0');
-    parts.insert(parts.end(), {padding, raw.data});
+    const std::string gap = padding(size, model.alignment());
+    parts.insert(parts.end(), {gap, raw.data});
     write_whole(out, parts);
 }
 

@@ -1,8 +1,9 @@
-// Writes our own small files: ordinary GGUF v3 with keys only, by themselves or added to a model's header.
+// Writes our own files: ordinary GGUF v3, of keys only, or models whose tensors come piece by piece.
 #pragma once
 
 #include "engine/model/gguf.h"
 
+#include <cstdio>
 #include <span>
 
 namespace hearth {
@@ -18,6 +19,7 @@ class GgufKeys {
     void add(std::string_view key, std::span<const uint64_t> values);
     void add(std::string_view key, std::span<const float> values);
     void add(std::string_view key, std::span<const std::string> values);
+    void copy(std::string_view key_and_value);    // as they lie in a file: see Gguf::Raw
 
     /// A GGUF file of these keys.
     std::string file() const;
@@ -37,6 +39,58 @@ class GgufKeys {
 
     std::string bytes_;
     uint64_t count_ = 0;
+};
+
+/// A file that appears whole or not at all: it is written as PATH.part, which `finish` renames. It is opened at once, so that a place that cannot be
+/// written is told before the work. A link is followed. Throws Error.
+class WholeFile {
+  public:
+    explicit WholeFile(std::filesystem::path path);
+    ~WholeFile();
+    WholeFile(const WholeFile&) = delete;
+    WholeFile& operator=(const WholeFile&) = delete;
+
+    void write(std::string_view bytes);
+    void finish();
+
+    /// Where the bytes for `path` are written first.
+    static std::filesystem::path part_of(const std::filesystem::path& path);
+
+  private:
+    [[noreturn]] void fail(int error) const;
+
+    std::filesystem::path path_, part_;
+    std::FILE* file_ = nullptr;
+};
+
+/// What the table of tensors says of one.
+struct GgufEntry {
+    std::string name;
+    uint32_t type = 0;
+    std::vector<uint64_t> shape;    // shape[0] is the contiguous one
+    uint64_t bytes = 0;
+};
+
+/// A model's file: the header at once, then the tensors' bytes in the order of the table.
+class ModelFile {
+  public:
+    /// Throws Error where the place cannot be written or has no room. `magic` is GGUF or PWRI; an alignment other than 32 must be among the keys.
+    ModelFile(const std::filesystem::path& path, std::string_view magic, const GgufKeys& keys, uint32_t alignment, std::vector<GgufEntry> tensors);
+
+    /// The next bytes, in pieces that do not reach beyond the end of a tensor.
+    void write(std::string_view bytes);
+    void finish();
+
+    /// The file's.
+    uint64_t bytes() const { return bytes_; }
+
+  private:
+    WholeFile file_;
+    uint32_t alignment_;
+    std::vector<GgufEntry> tensors_;
+    size_t tensor_ = 0;       // that comes next
+    uint64_t written_ = 0;    // of it
+    uint64_t bytes_ = 0;
 };
 
 /// Copies a model with `keys` added to its header; keys of the model whose name starts with `prefix` are left out. `out` appears whole or not at all.

@@ -1,0 +1,268 @@
+#include "engine/model/requantise.h"
+
+#include "engine/model/gguf_writer.h"
+#include "engine/model/weights.h"
+#include "host/arena.h"
+#include "host/kernels.h"
+#include "host/quantise.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace hearth {
+
+const Quantisation* find_quantisation(std::string_view name)
+{
+    const Quantisation* found = std::ranges::find(quantisations, name, &Quantisation::name);
+    return found == std::end(quantisations) ? nullptr : found;
+}
+
+double RequantisedTensor::error() const { return squares > 0 ? std::sqrt(error_squares / squares) : 0; }
+
+RequantisedTensor Requantised::total() const
+{
+    RequantisedTensor sum;
+    for (const RequantisedTensor& t : tensors) {
+        sum.weights += t.weights;
+        sum.bytes_before += t.bytes_before;
+        sum.bytes += t.bytes;
+        sum.squares += t.squares;
+        sum.error_squares += t.error_squares;
+    }
+    return sum;
+}
+
+namespace {
+
+constexpr std::string_view profile_prefix = "hearth.profile.";
+constexpr std::string_view replaced_keys[] = {"general.file_type", "general.quantization_version"};
+
+/// A tensor on its way from one file to the other.
+struct Job {
+    const GgufTensor* source = nullptr;
+    WeightType type = WeightType::f32;
+    bool transposed = false;
+    std::string name;    // in the copy
+    std::string_view note;
+
+    uint32_t source_rows() const { return source->shape.size() > 1 ? uint32_t(source->shape[1]) : 1; }
+    uint32_t source_cols() const { return uint32_t(source->shape[0]); }
+    uint32_t rows() const { return transposed ? source_cols() : source_rows(); }
+    uint32_t cols() const { return transposed ? source_rows() : source_cols(); }
+    Matrix matrix() const { return {WeightType(source->type), source_rows(), source_cols(), source->data}; }
+    bool copied() const { return !transposed && WeightType(source->type) == type; }
+    std::vector<uint64_t> shape() const { return source->shape.size() > 1 ? std::vector<uint64_t>{cols(), rows()} : source->shape; }
+    uint64_t bytes() const { return rows() * row_bytes(type, cols()); }
+};
+
+bool is_predictor(std::string_view name) { return name.ends_with(".fc1.weight") || name.ends_with(".fc2.weight"); }
+
+Job job_of(const Gguf& model, const GgufTensor& t, WeightType matrices, WeightType sensitive)
+{
+    constexpr std::string_view plain = ".ffn_down.weight";
+    Job job = {.source = &t, .name = std::string(t.name)};
+    if (t.shape.size() == 1 || job.source_rows() == 1) return job;    // norms
+    job.type = matrices;
+    job.transposed = t.name.ends_with(plain);
+    if (job.transposed) {
+        job.name.replace(job.name.size() - plain.size(), plain.size(), ".ffn_down_t.weight");
+        job.note = "by neurons now";
+    }
+    const WeightType from = WeightType(t.type);
+    const bool head = t.name == "output.weight" || (t.name == "token_embd.weight" && !model.find("output.weight"));
+    if ((head || is_predictor(t.name)) && sensitive != matrices) {
+        // Nobody asked for more bytes than the source has.
+        job.type = row_bytes(from, 256) <= row_bytes(sensitive, 256) ? from : sensitive;
+        job.note = head ? "the output" : "a predictor";
+    }
+    if (job.cols() % format_of(job.type).block) {
+        job.type = from == WeightType::bf16 ? from : WeightType::f16;
+        job.note = "its rows are no whole blocks";
+    }
+    return job;
+}
+
+/// Rows [first, first + count) of what will be stored; `first` is a multiple of the source's block where it is transposed. out is (count, cols).
+void read_rows(const Job& job, uint32_t first, uint32_t count, float* out)
+{
+    const Matrix source = job.matrix();
+    const auto decode = host::kernels().of(source.type).decode;
+    if (!job.transposed) {
+        for (uint32_t r = 0; r < count; r++) decode(source.row(first + r), out + uint64_t(r) * source.cols, source.cols);
+        return;
+    }
+    constexpr uint32_t slab = 16;    // stored rows at a time: what they write into a row of `out` is a cache line
+    std::vector<float> decoded(slab * count);
+    const uint64_t skipped = row_bytes(source.type, first);
+    for (uint32_t r = 0; r < source.rows; r += slab) {
+        const uint32_t some = std::min(slab, source.rows - r);
+        for (uint32_t i = 0; i < some; i++) decode(source.row(r + i) + skipped, &decoded[i * count], count);
+        for (uint32_t c = 0; c < count; c++)
+            for (uint32_t i = 0; i < some; i++) out[uint64_t(c) * source.rows + r + i] = decoded[i * count + c];
+    }
+}
+
+struct Squares {
+    double of_weights = 0, of_errors = 0;
+};
+
+/// In a fixed number of sums, which compilers keep in vector registers.
+void add_squares(const float* x, const float* stored, uint32_t n, Squares& sum)
+{
+    constexpr uint32_t lanes = 8;
+    double w[lanes] = {}, e[lanes] = {};
+    const auto add = [&](uint32_t i, uint32_t lane) {
+        const double weight = x[i], error = weight - stored[i];
+        w[lane] += weight * weight;
+        e[lane] += error * error;
+    };
+    uint32_t i = 0;
+    for (; i + lanes <= n; i += lanes)
+        for (uint32_t k = 0; k < lanes; k++) add(i + k, k);
+    for (; i < n; i++) add(i, 0);
+    for (uint32_t k = 0; k < lanes; k++) sum.of_weights += w[k], sum.of_errors += e[k];
+}
+
+/// Rows of a format that were made together, and what was lost.
+struct Chunk {
+    std::vector<std::byte> bytes;
+    Squares squares;
+};
+
+Chunk make_chunk(const Gguf& model, const Job& job, uint32_t first, uint32_t count)
+{
+    const uint32_t cols = job.cols();
+    const uint64_t stride = row_bytes(job.type, cols);
+    const auto encode = host::find_quantiser(job.type)->encode;
+    const auto decode = host::kernels().of(job.type).decode;
+    std::vector<float> x(uint64_t(count) * cols), stored(cols);
+    read_rows(job, first, count, x.data());
+    Chunk chunk;
+    chunk.bytes.resize(count * stride);
+    for (uint32_t r = 0; r < count; r++) {
+        const float* row = &x[uint64_t(r) * cols];
+        encode(row, &chunk.bytes[r * stride], cols);
+        decode(&chunk.bytes[r * stride], stored.data(), cols);
+        add_squares(row, stored.data(), cols, chunk.squares);
+    }
+    if (!std::isfinite(chunk.squares.of_errors)) {
+        const bool finite = std::ranges::all_of(x, [](float w) { return std::isfinite(w); });
+        throw Error("{}: {} has weights that {}", model.path().string(), job.source->name,
+                    finite ? "are beyond the range of fp16, which also scales blocks: use bf16" : "are not finite; convert the model again");
+    }
+    return chunk;
+}
+
+/// Makes a tensor's rows, some at a time, and writes them in order.
+void convert(const Gguf& model, const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& result, const std::function<void(double)>& done)
+{
+    const uint32_t together = job.transposed ? 256 : 16;    // rows of a chunk; 256 are whole blocks of every format
+    const uint64_t chunk_bytes = together * row_bytes(job.type, job.cols());
+    const uint64_t batch = std::max<uint64_t>(2 * team.size(), (16 << 20) / chunk_bytes);    // chunks in memory
+    const uint64_t chunks = (uint64_t(job.rows()) + together - 1) / together;
+    for (uint64_t begin = 0; begin < chunks; begin += batch) {
+        std::vector<Chunk> made(std::min(batch, chunks - begin));
+        team.parallel(uint32_t(made.size()), [&](uint32_t i) {
+            const uint32_t first = uint32_t(begin + i) * together;
+            made[i] = make_chunk(model, job, first, std::min(together, job.rows() - first));
+        });
+        for (const Chunk& chunk : made) {
+            file.write({reinterpret_cast<const char*>(chunk.bytes.data()), chunk.bytes.size()});
+            result.squares += chunk.squares.of_weights;
+            result.error_squares += chunk.squares.of_errors;
+        }
+        done(double(begin + made.size()) / double(chunks));
+    }
+}
+
+/// The same bytes. Its weights count in the sum of squares, so that the error of the whole model is one of all its weights.
+void copy(const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& result, const std::function<void(double)>& done)
+{
+    constexpr uint32_t together = 256;
+    const Matrix source = job.matrix();
+    const uint32_t chunks = (source.rows + together - 1) / together;
+    std::vector<Squares> squares(chunks);
+    team.parallel(chunks, [&](uint32_t i) {
+        std::vector<float> x(source.cols);
+        for (uint32_t r = i * together; r < std::min(source.rows, (i + 1) * together); r++) {
+            host::kernels().of(source.type).decode(source.row(r), x.data(), source.cols);
+            add_squares(x.data(), x.data(), source.cols, squares[i]);
+        }
+    });
+    for (const Squares& s : squares) result.squares += s.of_weights;
+    constexpr uint64_t piece = 16 << 20;
+    const std::string_view bytes(reinterpret_cast<const char*>(source.data), source.bytes());
+    for (uint64_t at = 0; at < bytes.size(); at += piece) {
+        file.write(bytes.substr(at, piece));
+        done(double(at) / double(bytes.size()));
+    }
+}
+
+GgufKeys keys_of(const Gguf& model, bool with_profile, uint32_t file_type)
+{
+    GgufKeys keys;
+    for (const auto& [name, bytes] : model.raw().keys)
+        if (std::ranges::find(replaced_keys, name) == std::end(replaced_keys) && (with_profile || !name.starts_with(profile_prefix)))
+            keys.copy(bytes);
+    keys.add("general.file_type", file_type);
+    keys.add("general.quantization_version", uint32_t(2));    // of ggml's block formats
+    return keys;
+}
+
+/// Writing over the model that is being read would end in the middle of it.
+void refuse_same_file(const Gguf& model, const std::filesystem::path& out)
+{
+    for (const std::filesystem::path& path : {out, WholeFile::part_of(out)}) {
+        std::error_code ec;
+        if (std::filesystem::equivalent(model.path(), path, ec))
+            throw Error("{} is the model that is read: name another file to write", path.string());
+    }
+}
+
+}    // namespace
+
+Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, std::optional<WeightType> sensitive,
+                       const std::filesystem::path& out, unsigned threads, const std::function<void(double)>& progress)
+{
+    describe_weights(model);    // throws where it is none that can be run
+    refuse_same_file(*model, out);
+    std::vector<Job> jobs;
+    std::vector<GgufEntry> entries;
+    Requantised result;
+    for (const GgufTensor& t : model->tensors()) {
+        const Job& job = jobs.emplace_back(job_of(*model, t, how.matrices, sensitive.value_or(how.sensitive)));
+        entries.push_back({job.name, uint32_t(job.type), job.shape(), job.bytes()});
+        result.tensors.push_back({.name = job.name,
+                                  .from = format_of(WeightType(t.type)).name,
+                                  .to = format_of(job.type).name,
+                                  .weights = uint64_t(job.rows()) * job.cols(),
+                                  .bytes_before = t.bytes,
+                                  .bytes = job.bytes(),
+                                  .note = job.note});
+    }
+    const bool same = std::ranges::all_of(jobs, &Job::copied);
+    ModelFile file(out, model->raw().magic, keys_of(*model, same, how.file_type), model->alignment(), std::move(entries));
+
+    host::Team team(threads);
+    const double all = double(result.total().bytes_before);
+    double before = 0;
+    for (size_t i = 0; i < jobs.size(); i++) {
+        const double bytes = double(jobs[i].source->bytes);
+        const auto done = [&](double share) { progress((before + share * bytes) / all); };
+        if (jobs[i].copied()) copy(jobs[i], team, file, result.tensors[i], done);
+        else convert(*model, jobs[i], team, file, result.tensors[i], done);
+        before += bytes;
+    }
+    file.finish();
+
+    if (std::ranges::any_of(jobs, [](const Job& j) { return !j.copied() && is_quantised(WeightType(j.source->type)); }))
+        result.notes.push_back(fmt::format("{} is quantised already, and its errors and those made now add up: better start from the original model",
+                                           model->path().string()));
+    if (!same && model->keys().contains("hearth.profile.version"))
+        result.notes.push_back(fmt::format("the profile in {} is of its weights and was left out: make one with `hearth profile {}`",
+                                           model->path().string(), out.string()));
+    return result;
+}
+
+}    // namespace hearth

@@ -1,0 +1,55 @@
+// A copy of a model with its matrices in another format, written tensor by tensor.
+#pragma once
+
+#include "engine/model/gguf.h"
+
+#include <functional>
+#include <memory>
+
+namespace hearth {
+
+/// What a model can be quantised to.
+struct Quantisation {
+    std::string_view name;    // on the command line
+    WeightType matrices;
+    WeightType sensitive;    // the output matrix (or the embedding where it serves as one) and predictors: few bytes, and their errors count more
+    uint32_t file_type;      // general.file_type, by llama.cpp's numbers
+};
+
+inline constexpr Quantisation quantisations[] = {
+    {"f16", WeightType::f16, WeightType::f16, 1},
+    {"bf16", WeightType::bf16, WeightType::bf16, 32},
+    {"q8_0", WeightType::q8_0, WeightType::q8_0, 7},
+    {"q4_0", WeightType::q4_0, WeightType::q8_0, 2},
+};
+
+/// nullptr where there is no such name.
+const Quantisation* find_quantisation(std::string_view name);
+
+struct RequantisedTensor {
+    std::string name;             // in the copy
+    std::string_view from, to;    // names of the formats
+    uint64_t weights = 0;
+    uint64_t bytes_before = 0, bytes = 0;
+    double squares = 0;          // sum of w^2
+    double error_squares = 0;    // sum of (w - stored w)^2
+    std::string_view note;       // why the format is not the one asked for, or what else was done; may be empty
+
+    double error() const;    // the root of the mean of (w - stored w)^2 over that of w^2
+};
+
+struct Requantised {
+    std::vector<RequantisedTensor> tensors;
+    std::vector<std::string> notes;    // sentences for the user
+
+    RequantisedTensor total() const;
+};
+
+/// Writes `model` to `out`, its matrices as `how` says, the sensitive ones as `sensitive` where given. Down projections are stored by neurons
+/// (ffn_down_t), vectors as F32, a matrix whose rows are no whole blocks as F16. A tensor that is of its format already is copied. Keys are kept, but
+/// for the file's type, and for a profile if a weight changed: it would be another model's. The model must be one that can be run. `progress` is told
+/// shares of the work; what it throws ends the work, and `out` appears whole or not at all. Throws Error.
+Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, std::optional<WeightType> sensitive,
+                       const std::filesystem::path& out, unsigned threads, const std::function<void(double)>& progress);
+
+}    // namespace hearth

@@ -1,0 +1,23 @@
+// Weights into the formats of shaders/blocks.h: the way back of RowKernels::decode, done once per model and not per token, so in plain C++.
+// Blocks are rounded as ggml's reference does it (quantize_row_q8_0_ref and quantize_row_q4_0_ref of ggml-quants.c), so that files equal those of
+// other tools bit by bit.
+#pragma once
+
+#include "shaders/blocks.h"
+
+#include <cstddef>
+
+namespace hearth::host {
+
+/// How a row of one format is made of floats. A number that is not finite, or does not fit into F16, gives weights that are not finite: look at what
+/// `decode` makes of the row.
+struct RowQuantiser {
+    WeightType type;
+    /// w_i = x_i rounded; n is a multiple of the format's block
+    void (*encode)(const float* x, std::byte* row, uint32_t n);
+};
+
+/// The quantiser of a format; nullptr where there is none.
+const RowQuantiser* find_quantiser(WeightType type);
+
+}    // namespace hearth::host

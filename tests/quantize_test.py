@@ -1,0 +1,346 @@
+#!/usr/bin/env python3
+"""hearth quantize: its files against what the Python package gguf makes of the same weights, bit by bit; what it keeps, refuses and leaves behind.
+
+    python3 tests/quantize_test.py build/check/hearth          (packages: tools/requirements.txt)
+"""
+
+import contextlib
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
+import make_model  # noqa: E402
+
+MODEL, TEXT = TESTS / "data" / "fairytale-7m.gguf", TESTS / "data" / "fairytales-valid.txt"
+PROGRAM = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
+TYPES = {"f16": Type.F16, "bf16": Type.BF16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0}
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = Path(scratch.name)
+        self.out = self.folder / "out.gguf"
+
+    def hearth(self, *args, **more):
+        return subprocess.run([PROGRAM, *map(str, args)], capture_output=True, text=True, timeout=600,
+                              env=os.environ | {"XDG_CACHE_HOME": str(self.folder / "cache")}, **more)
+
+    def quantize(self, *args):
+        """What it reports, and what it says."""
+        result = self.hearth("quantize", *args, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertFalse(Path(str(args[1]) + ".part").exists())
+        return json.loads(result.stdout), result.stderr
+
+    def refused(self, *args, says, **more):
+        """One sentence; nothing is written, and what was there stays."""
+        before = {p: p.lstat().st_mtime_ns for p in self.folder.iterdir()}
+        result = self.hearth("quantize", *args, **more)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertEqual(result.stdout, "")
+        self.assertRegex(result.stderr, r"\Ahearth: [^\n]+\n\Z")
+        for words in says:
+            self.assertIn(words, result.stderr)
+        self.assertEqual({p: p.lstat().st_mtime_ns for p in self.folder.iterdir()}, before)
+
+    def made(self, *options, name="model.gguf"):
+        path = self.folder / name
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            self.assertEqual(make_model.main([str(path), *options]), 0, err.getvalue())
+        return path
+
+
+def read(path):
+    """A file's keys and tensors: name -> (type, rows as bytes or numbers)."""
+    data = bytearray(path.read_bytes())
+    data[:4] = b"GGUF"    # PWRI's body is the same
+    with tempfile.NamedTemporaryFile() as copy:
+        copy.write(data)
+        copy.flush()
+        reader = gguf.GGUFReader(copy.name)
+        keys = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        return keys, {t.name: (t.tensor_type, np.array(t.data)) for t in reader.tensors}
+
+
+def floats(stored):
+    return gguf.quants.dequantize(stored[1], stored[0])
+
+
+def expected(x, kind):
+    """(type, bytes) of floats."""
+    return kind, np.ascontiguousarray(gguf.quants.quantize(np.ascontiguousarray(x), kind)).view(np.uint8).reshape(len(x), -1)
+
+
+def bytes_of(stored):
+    return np.ascontiguousarray(stored[1]).view(np.uint8).reshape(len(stored[1]), -1)
+
+
+# ---- the weights -----------------------------------------------------------------------------------------------------
+
+class Weights(Case):
+    def check(self, source, out, name, kind, before=None):
+        """`out` has the source's weights, transposed where they are a plain down projection, as gguf rounds them to that type."""
+        _, tensors = read(source)
+        before = tensors[before or name]
+        stored = read(out)[1][name]
+        x = floats(before)
+        if name not in tensors:
+            x = x.T
+        self.assertEqual(stored[0], kind, name)
+        np.testing.assert_array_equal(bytes_of(stored), expected(x, kind)[1], name)
+        return x, floats(stored)
+
+    def hard(self):
+        """A model in F32 with rows that are hard to round: of zeros, of ties, of the largest and the least numbers, of one value only."""
+        source = self.made("--type", "f32", "--layers", "1")
+        rng = np.random.default_rng(1)
+        w = rng.standard_normal((256, 128)).astype(np.float32)
+        w[0] = 0
+        w[1] = np.arange(128) - 64            # multiples of the scale
+        w[2] = (np.arange(128) - 64) / 2      # and halves of it
+        w[3] = -1.5
+        w[4, ::2] = -w[4, 1::2]               # the largest magnitude twice, with both signs
+        w[5] *= np.float32(1e-6)              # scales below what fp16 holds exactly
+        w[6] *= np.float32(1e-9)              # or at all
+        w[7] *= np.float32(1e-36)             # whose inverses are about the largest float
+        w[8] = 0
+        w[8, 5] = 3
+        w[9] = 60000 * np.sign(w[9])
+        w[10:14] = np.float32(127) * np.nextafter(np.float32(0.5), np.float32(0)) * np.sign(w[10:14]) / 64
+        w[10:14, ::32] = 127 / 64
+        data = bytearray(source.read_bytes())
+        at = next(t for t in gguf.GGUFReader(source).tensors if t.name == "blk.0.ffn_gate.weight").data_offset
+        data[at:at + w.nbytes] = w.tobytes()
+        source.write_bytes(data)
+        return source
+
+    def test_matrices_are_rounded_as_gguf_does_it_to_the_bit(self):
+        source = self.hard()
+        for name, kind in TYPES.items():
+            self.quantize(source, self.out, name, "--output-type", name)
+            for tensor, (before, x) in read(source)[1].items():
+                with self.subTest(name, tensor=tensor):
+                    self.check(source, self.out, tensor, kind if x.ndim == 2 else Type.F32)
+
+    def test_a_plain_down_projection_is_stored_by_neurons_whatever_its_type(self):
+        for kind in ("f32", "f16", "bf16", "q8_0", "q4_0"):
+            source = self.made("--plain", "--type", kind, "--layers", "2", "--neurons", "288", name=f"{kind}.gguf")
+            for to in ("f16", "q8_0", "q4_0"):
+                with self.subTest(kind, to=to):
+                    self.quantize(source, self.out, to)
+                    for layer in range(2):
+                        self.check(source, self.out, f"blk.{layer}.ffn_down_t.weight", TYPES[to], before=f"blk.{layer}.ffn_down.weight")
+                    self.assertNotIn("transposed", self.hearth("run", self.out, "--device", "cpu", "-p", "a", "-n", 1).stderr)
+
+    def test_any_number_of_threads_gives_the_same_bytes(self):
+        source = self.made("--plain", "--type", "f32")
+        results = []
+        for threads in (1, 2, 7):
+            report, _ = self.quantize(source, self.out, "q4_0", "-t", threads)
+            results.append((report, self.out.read_bytes()))
+        self.assertEqual(results[0], results[1])
+        self.assertEqual(results[0], results[2])
+
+    def test_the_report_has_types_bytes_and_the_error(self):
+        report, _ = self.quantize(MODEL, self.out, "q4_0")
+        before, after = read(MODEL)[1], read(self.out)[1]
+        self.assertEqual([t["name"] for t in report["tensors"]], list(after))
+        lost = whole = 0
+        for t in report["tensors"]:
+            x, y = floats(before[t["name"]]).astype(np.float64), floats(after[t["name"]])
+            self.assertEqual((t["from"], t["to"], t["weights"]), (before[t["name"]][0].name, after[t["name"]][0].name, x.size))
+            self.assertEqual((t["bytes_before"], t["bytes"]), (before[t["name"]][1].nbytes, after[t["name"]][1].nbytes))
+            self.assertAlmostEqual(t["error"], np.sqrt(np.sum((x - y) ** 2) / np.sum(x ** 2)), places=6)
+            lost, whole = lost + np.sum((x - y) ** 2), whole + np.sum(x ** 2)
+        self.assertAlmostEqual(report["total"]["error"], np.sqrt(lost / whole), places=6)
+        self.assertEqual(report["total"]["bytes"], sum(t["bytes"] for t in report["tensors"]))
+        table = self.hearth("quantize", MODEL, self.out, "q4_0")
+        for t in report["tensors"]:
+            self.assertRegex(table.stdout, rf"(?m)^{t['name']} +(F16 > )?{t['to']} +{t['bytes']} +{100 * t['error']:.3f} %")
+        self.assertRegex(table.stdout, r"(?m)^13906944 bytes of weights before, 4445184 now")
+
+
+# ---- what stays ------------------------------------------------------------------------------------------------------
+
+class Kept(Case):
+    def test_keys_stay_but_for_the_type_of_the_file(self):
+        for name, number in (("f16", 1), ("bf16", 32), ("q8_0", 7), ("q4_0", 2)):
+            self.quantize(MODEL, self.out, name)
+            self.assertEqual(read(self.out)[0], read(MODEL)[0] | {"general.file_type": number})
+
+    def test_an_alignment_stays(self):
+        def with_alignment(writer, *rest):
+            add_keys(writer, *rest)
+            writer.add_custom_alignment(256)
+        add_keys = make_model.add_keys
+        with mock.patch.object(make_model, "add_keys", with_alignment):
+            source = self.made("--type", "f16", "--plain", "--dim", "96", "--heads", "3", "--kv-heads", "3")
+        self.quantize(source, self.out, "q4_0")
+        tensors = gguf.GGUFReader(self.out).tensors
+        self.assertTrue(any(t.n_bytes % 256 for t in tensors))
+        self.assertTrue(all(t.data_offset % 256 == 0 for t in tensors))
+        for t in tensors:
+            if t.name.endswith("ffn_up.weight"):
+                before = next(s for s in gguf.GGUFReader(source).tensors if s.name == t.name)
+                np.testing.assert_array_equal(t.data, gguf.quants.quantize(before.data.astype(np.float32), Type.Q4_0))
+
+    def test_the_text_of_a_copy_in_the_same_type_is_the_same(self):
+        source = self.made("--plain", "--type", "f16")
+        self.quantize(source, self.out, "f16")
+        texts = [self.hearth("run", path, "--device", "cpu", "-p", "a", "-n", 20, "--temp", 0).stdout for path in (source, self.out)]
+        self.assertEqual(*texts)
+
+    def test_the_output_and_predictors_are_more_exact_than_q4_0(self):
+        source = self.made("--pwri", "--type", "f16", "--layers", "2")
+        for options, kind in (((), Type.Q8_0), (("--output-type", "q4_0"), Type.Q4_0), (("--output-type", "f16"), Type.F16)):
+            self.quantize(source, self.out, "q4_0", *options)
+            self.assertEqual(self.out.read_bytes()[:4], b"PWRI")
+            for name, (stored, x) in read(self.out)[1].items():
+                more = name.split(".")[-2] in ("output", "fc1", "fc2")
+                self.assertEqual(stored, Type.F32 if x.ndim == 1 else kind if more else Type.Q4_0, name)
+            self.assertIn(" tok/s", self.hearth("run", self.out, "--device", "cpu", "-p", "a", "-n", 2).stderr.replace("tokens/s", "tok/s"))
+
+    def test_an_embedding_is_an_output_where_there_is_no_other(self):
+        self.quantize(MODEL, self.out, "q4_0")
+        self.assertEqual(read(self.out)[1]["token_embd.weight"][0], Type.Q8_0)
+
+    def test_nothing_grows_for_the_sake_of_exactness_and_what_is_of_its_type_is_copied(self):
+        source = self.made("--type", "q4_0", "--pwri")
+        report, talk = self.quantize(source, self.out, "q4_0")
+        self.assertNotIn("note: ", talk)
+        self.assertEqual(report["total"]["error"], 0)
+        before, after = read(source)[1], read(self.out)[1]
+        for name in before:
+            np.testing.assert_array_equal(before[name][1], after[name][1], name)
+
+    def test_errors_of_a_quantised_source_are_said_to_add_up(self):
+        _, talk = self.quantize(self.made("--type", "q8_0"), self.out, "q4_0")
+        self.assertRegex(talk, r"note: .*model\.gguf is quantised already.* add up")
+
+    def test_rows_that_are_no_whole_blocks_become_f16(self):
+        source = self.made("--type", "f32", "--dim", "80", "--heads", "5", "--kv-heads", "5")
+        report, _ = self.quantize(source, self.out, "q4_0")
+        for t in report["tensors"]:
+            matrix = t["weights"] > 80
+            self.assertEqual((t["to"], t["note"]), ("F16", "its rows are no whole blocks") if matrix else ("F32", ""), t["name"])
+
+    def test_a_profile_stays_only_where_no_weight_changed(self):
+        with_profile = self.folder / "with.gguf"
+        result = self.hearth("profile", MODEL, "-f", TEXT, "-n", 50, "-o", self.folder / "p", "--embed", with_profile, "--device", "cpu")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        _, talk = self.quantize(with_profile, self.out, "q8_0")
+        self.assertIn("the profile in", talk)
+        self.assertEqual([k for k in read(self.out)[0] if k.startswith("hearth.profile.")], [])
+        self.assertEqual(self.hearth("run", self.out, "--device", "cpu", "-p", "a", "-n", 1).returncode, 0)
+        _, talk = self.quantize(with_profile, self.out, "f16")
+        self.assertNotIn("profile", talk)
+        self.assertEqual(read(self.out)[0], read(with_profile)[0])
+
+    def test_a_link_is_followed(self):
+        link = self.folder / "link.gguf"
+        link.symlink_to("out.gguf")
+        self.out.write_text("earlier")
+        self.quantize(MODEL, link, "q8_0")
+        self.assertTrue(link.is_symlink())
+        self.assertEqual(read(self.out)[0]["general.file_type"], 7)
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+class Refused(Case):
+    def test_the_model_itself_under_whatever_name(self):
+        source = self.made()
+        os.link(source, self.folder / "hard.gguf")
+        (self.folder / "soft.gguf").symlink_to(source)
+        for name in ("model.gguf", "hard.gguf", "soft.gguf"):
+            self.refused(source, self.folder / name, "q8_0", says=[name, "the model that is read"])
+        source.rename(self.folder / "out.gguf.part")    # which is where the bytes would be written first
+        self.refused(self.folder / "out.gguf.part", self.out, "q8_0", says=["the model that is read"])
+
+    def test_types_that_are_not_there(self):
+        result = self.hearth("quantize", MODEL, self.out, "q3_9")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("q3_9", result.stderr)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_places_that_cannot_be_written_are_told_at_once(self):
+        source = self.made()
+        os.mkfifo(self.folder / "pipe")
+        for path in (self.folder / "missing" / "out.gguf", self.folder, self.folder / "pipe", source / "out.gguf"):
+            self.refused(source, path, "q8_0", says=[str(path), "cannot be written"])
+
+    def test_what_is_not_a_model_that_can_be_run(self):
+        bad = self.folder / "bad.gguf"
+        bad.write_bytes(b"GGUF")
+        self.refused(bad, self.out, "q8_0", says=["bad.gguf"])
+        self.refused(self.folder / "none.gguf", self.out, "q8_0", says=["none.gguf"])
+
+    def test_a_disk_that_gets_full_leaves_what_was_there(self):
+        def limit():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)    # then writing fails instead
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        self.out.write_text("earlier")
+        self.refused(MODEL, self.out, "q8_0", says=[str(self.out), "cannot be written", "make room"], preexec_fn=limit)
+        self.assertEqual(self.out.read_text(), "earlier")
+
+    def test_weights_that_the_type_cannot_hold(self):
+        source = self.made("--type", "f32", "--layers", "1")
+        data = bytearray(source.read_bytes())
+        at = next(t for t in gguf.GGUFReader(source).tensors if t.name == "blk.0.ffn_up.weight").data_offset
+        for value, kind, says in ((1e9, "f16", "use bf16"), (1e9, "q8_0", "use bf16"), (1e9, "q4_0", "use bf16"), (np.nan, "bf16", "not finite"),
+                                  (np.inf, "q8_0", "not finite")):
+            with self.subTest(kind, value=value):
+                data[at:at + 4] = np.float32(value).tobytes()
+                source.write_bytes(data)
+                self.refused(source, self.out, kind, says=["blk.0.ffn_up.weight", says])
+
+    def test_an_interrupted_run_leaves_what_was_there(self):
+        source = self.folder / "large.gguf"    # all of its weights are one hole in the file
+        c = make_model.Config(layers=1, dim=4096, heads=32, kv_heads=32, head_dim=128, neurons=200_000, vocab=320, context=128, norm_eps=1e-5,
+                              rope_base=10000.0, activation="relu", tied=False, raw={})
+        writer = gguf.GGUFWriter(source, "llama")
+        make_model.add_keys(writer, "large", c, make_model.make_tokenizer(c.vocab, 0), 1)
+        targets = make_model.targets_of(c)
+        for t in targets:
+            writer.add_tensor_info(t.name, t.stored_shape(), np.float32, make_model.stored_bytes(t, Type.F16),
+                                   raw_dtype=Type.F16 if len(t.shape) == 2 else Type.F32)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        os.truncate(source, source.stat().st_size + sum(make_model.stored_bytes(t, Type.F16) + 32 for t in targets))
+        self.out.write_text("earlier")
+        part = self.folder / "out.gguf.part"
+        with subprocess.Popen([PROGRAM, "quantize", source, self.out, "q8_0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            self.addCleanup(process.kill)
+            while process.poll() is None and not (part.exists() and part.stat().st_size > 1 << 20):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            out, talk = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, out), (1, ""), talk)
+        self.assertRegex(talk, r"\Ahearth: interrupted[^\n]*\n\Z")
+        self.assertEqual(self.out.read_text(), "earlier")
+        self.assertFalse(part.exists())
+
+
+if __name__ == "__main__":
+    if PROGRAM is None:
+        sys.exit("usage: quantize_test.py build/check/hearth [arguments of unittest]")
+    unittest.main()

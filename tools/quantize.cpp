@@ -1,0 +1,94 @@
+// hearth quantize: a copy of a model in another weight format, with its down projection by neurons.
+#include "engine/model/requantise.h"
+#include "engine/plan/profile.h"
+#include "tools/cli.h"
+
+namespace hearth::tools {
+
+namespace {
+
+struct QuantizeOptions {
+    std::string model, output, type, sensitive;
+    unsigned threads = 0;
+    bool json = false;
+};
+
+double bits_per_weight(uint64_t bytes, uint64_t weights) { return 8 * double(bytes) / double(weights); }
+
+std::string table(const Requantised& r)
+{
+    std::string out = fmt::format("{:32} {:12} {:>14} {:>9}\n", "tensor", "types", "bytes", "error");
+    for (const RequantisedTensor& t : r.tensors)
+        out += fmt::format("{:32} {:12} {:>14} {:>7.3f} %{}{}\n", t.name, t.from == t.to ? std::string(t.to) : fmt::format("{} > {}", t.from, t.to),
+                           t.bytes, 100 * t.error(), t.note.empty() ? "" : "  ", t.note);
+    const RequantisedTensor sum = r.total();
+    out += fmt::format("\n{} bytes of weights before, {} now: {:.2f} bits per weight before, {:.2f} now; error {:.3f} %\n", sum.bytes_before,
+                       sum.bytes, bits_per_weight(sum.bytes_before, sum.weights), bits_per_weight(sum.bytes, sum.weights), 100 * sum.error());
+    return out;
+}
+
+nlohmann::json to_json(const RequantisedTensor& t)
+{
+    return {{"weights", t.weights}, {"bytes_before", t.bytes_before}, {"bytes", t.bytes}, {"error", t.error()}};
+}
+
+nlohmann::json to_json(const Requantised& r)
+{
+    nlohmann::json tensors = nlohmann::json::array();
+    for (const RequantisedTensor& t : r.tensors) {
+        nlohmann::json one = to_json(t);
+        one.update({{"name", t.name}, {"from", t.from}, {"to", t.to}, {"note", t.note}});
+        tensors.push_back(one);
+    }
+    return {{"tensors", tensors}, {"total", to_json(r.total())}, {"notes", r.notes}};
+}
+
+void quantize(const QuantizeOptions& o)
+{
+    const Quantisation& how = *find_quantisation(o.type);
+    std::optional<WeightType> sensitive;
+    if (!o.sensitive.empty()) sensitive = find_quantisation(o.sensitive)->matrices;
+    catch_interrupt();
+    const double start = seconds();
+    Requantised result;
+    {
+        ProgressBar bar("quantizing");
+        result = requantise(std::make_shared<const Gguf>(o.model), how, sensitive, o.output, o.threads, [&](double share) {
+            if (interrupted()) throw Error("interrupted; {} was not written", o.output);
+            bar.show(share);
+        });
+    }
+    std::error_code ec;
+    if (const std::filesystem::path old = profile_path(o.output); std::filesystem::exists(old, ec))
+        result.notes.push_back(
+            fmt::format("{} is there from before: unless it fits, make it again with `hearth profile {} --anew`", old.string(), o.output));
+    for (const std::string& note : result.notes) say("note: {}", note);
+    print(o.json ? dump(to_json(result)) : table(result));
+    const double took = seconds() - start;
+    const RequantisedTensor sum = result.total();
+    say("{}: {:.1f} MB in {:.1f} s, {:.2f} GB/s read", o.output, double(sum.bytes) / 1e6, took, double(sum.bytes_before) / took / 1e9);
+}
+
+}    // namespace
+
+Command add_quantize(CLI::App& app)
+{
+    auto o = std::make_shared<QuantizeOptions>();
+    std::vector<std::string> names;
+    for (const Quantisation& q : quantisations) names.emplace_back(q.name);
+    app.add_option("MODEL", o->model, "the model to read, a GGUF file")->required()->check(not_empty());
+    app.add_option("OUT", o->output, "the GGUF file to write")->required()->check(not_empty());
+    app.add_option("TYPE", o->type, "of the matrices; vectors are F32, and with q4_0 the output matrix and predictors (fc1, fc2) are Q8_0")
+        ->required()
+        ->check(CLI::IsMember(names));
+    app.add_option("--output-type", o->sensitive,
+                   "another type for the output matrix (the embedding where it serves as one) and predictors; nothing gets larger than it was by it")
+        ->check(CLI::IsMember(names));
+    app.add_option("-t,--threads", o->threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
+    app.add_flag("--json", o->json, "print JSON");
+    app.footer("The down projection is stored by neurons (ffn_down_t), so that it need not be transposed at load. A matrix whose rows are no whole "
+               "blocks becomes F16. The error is the root of the mean square of what was lost, relative to that of the weights.");
+    return [o] { quantize(*o); };
+}
+
+}    // namespace hearth::tools
