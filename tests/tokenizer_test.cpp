@@ -263,7 +263,8 @@ TEST_CASE("a tokenizer of another kind, or one that contradicts itself, is refus
     };
     const auto with = [](std::string text, float score, int32_t kind) { return refusal(Vocabulary().add(text, score, Kind(kind)).file()); };
     CHECK(refusal(GgufWriter()) == "model.gguf has no key tokenizer.ggml.model; convert the model again");
-    CHECK(changed("tokenizer.ggml.model", "gpt2") == "model.gguf has a tokenizer of the kind gpt2, which this version does not know; it knows llama");
+    CHECK(changed("tokenizer.ggml.model", "bert") ==
+          "model.gguf has a tokenizer of the kind bert, which this version does not know; it knows llama, gpt2, t5");
     CHECK(changed("tokenizer.ggml.tokens", "a").find("tokenizer.ggml.tokens is not an array of texts") != std::string::npos);
     CHECK(changed("tokenizer.ggml.scores", std::vector<float>{1}).find("260 tokens, 1 scores and 260 types") != std::string::npos);
     CHECK(changed("tokenizer.ggml.scores", std::vector<int>{1}).find("tokenizer.ggml.scores is not") != std::string::npos);
