@@ -39,16 +39,15 @@ class Unigram : public Segmenter {
             const float before = best[at].score;
             const std::string_view rest = std::string_view(marked).substr(at);
             const size_t character = character_bytes(rest);
-            // Scores are kept in fp32 and compared in fp64, as SentencePiece does, so that ties fall the same way.
-            const auto offer = [&](size_t bytes, double score) {
+            const auto offer = [&](size_t bytes, float score) {    // in fp32, as SentencePiece does it, so that ties fall the same way
                 Best& end = best[at + bytes];
-                if (end.begin == SIZE_MAX || score + before > end.score) end = {float(score + before), at};
+                if (end.begin == SIZE_MAX || score + before > end.score) end = {score + before, at};
             };
             bool known = false;    // the first character is a piece
             for_each_prefix(rest, [&](std::string_view piece, Token id) {
                 if (vocabulary_[id].kind == Vocabulary::Kind::unused) return;
                 const bool user_defined = vocabulary_[id].kind == Vocabulary::Kind::user_defined;
-                offer(piece.size(), user_defined ? double(float(piece.size()) * most_) - 0.1 : vocabulary_[id].score);
+                offer(piece.size(), user_defined ? float(double(float(piece.size()) * most_) - 0.1) : vocabulary_[id].score);
                 known = known || piece.size() == character;
             });
             if (!known) offer(character, unknown_score_);
