@@ -447,13 +447,13 @@ class Refusals(Case):
         model = self.folder / "tokenizer.model"
         good = model.read_bytes()
         model.unlink()
-        self.refused("has no tokenizer.model (SentencePiece); there is no tokenizer at all")
-        (self.folder / "tokenizer.json").write_text("{}")
-        self.refused("there is tokenizer.json, and tokenizer.json is not supported yet")
+        self.refused("has neither tokenizer.model (SentencePiece) nor tokenizer.json; there is no tokenizer at all")
+        (self.folder / "vocab.txt").write_text("a")
+        self.refused("there is vocab.txt")
         # In protobuf the last value of a field wins, so a setting is changed by appending a message (its number, its length, field and value).
         trainer, normalizer = (lambda b: b"\x12" + bytes([len(b)]) + b), (lambda b: b"\x1a" + bytes([len(b)]) + b)
-        for data, message in ((good + trainer(b"\x18\x01"), "not a BPE model"), (good + trainer(b"\x18\x02"), "no byte fallback"),
-                              (good + normalizer(b"\x20\x01"), "normalises text"), (good[:1000], "not a SentencePiece model"),
+        for data, message in ((good + trainer(b"\x18\x03"), "neither a BPE nor a unigram model"),
+                              (good + trainer(b"\x18\x02\xc0\x01\x01"), "treats spaces"), (good + normalizer(b"\x28\x00"), "treats spaces"), (good[:1000], "not a SentencePiece model"),
                               (b"\xff" * 100, "not a SentencePiece model"), (b"", "has no tokens")):
             with self.subTest(message):
                 model.write_bytes(data)

@@ -15,17 +15,17 @@ enum Kind : int32_t { normal = 1, unknown, control, user_defined, unused, byte }
 
 /// A tokenizer made of a list of tokens. Token 0 is <unk>, 1 is <s>, 2 is </s>, then come the 256 bytes (from 3 on) unless left out, then the list
 /// (from 259 on).
-struct Vocabulary {
+struct TinyVocabulary {
     std::vector<std::string> texts{"<unk>", "<s>", "</s>"};
     std::vector<float> scores{0, 0, 0};
     std::vector<int32_t> kinds{unknown, control, control};
     std::string bytes;
 
-    explicit Vocabulary(bool with_bytes = true)
+    explicit TinyVocabulary(bool with_bytes = true)
     {
         for (int b = 0; with_bytes && b < 256; b++) add(fmt::format("<0x{:02X}>", b), 0, byte);
     }
-    Vocabulary& add(std::string text, float score = 0, Kind kind = normal)
+    TinyVocabulary& add(std::string text, float score = 0, Kind kind = normal)
     {
         texts.push_back(std::move(text));
         scores.push_back(score);
@@ -50,7 +50,7 @@ struct Owned {
     Tokenizer tokenizer;
 
     explicit Owned(const GgufWriter& w) : bytes(w.bytes()), file("model.gguf", bytes), tokenizer(file) {}
-    explicit Owned(const Vocabulary& v) : Owned(v.file()) {}
+    explicit Owned(const TinyVocabulary& v) : Owned(v.file()) {}
 
     /// The pieces that a text becomes, with a bar between.
     std::string cut(std::string_view text, bool special = false) const
@@ -129,7 +129,7 @@ TEST_CASE("a megabyte is tokenised as one text")
 
 TEST_CASE("the best score merges first, and the leftmost among equals")
 {
-    Vocabulary v;
+    TinyVocabulary v;
     for (const char* letter : {"\u2581", "a", "b", "c"}) v.add(letter, -10);
     v.add("ab", -2).add("bc", -1).add("aa", -4).add("aaaa", -5);
     const Owned t([&] {
@@ -148,7 +148,7 @@ TEST_CASE("the best score merges first, and the leftmost among equals")
 
 TEST_CASE("a text is given one leading space where the model was trained so, and loses exactly one when it comes back")
 {
-    const Owned t(Vocabulary().add("\u2581", -2).add("a", -3).add("\u2581a", -1).add("\u2581\u2581", -4));
+    const Owned t(TinyVocabulary().add("\u2581", -2).add("a", -3).add("\u2581a", -1).add("\u2581\u2581", -4));
     CHECK(t.cut("a") == "\u2581a");
     CHECK(t.cut(" a") == "\u2581|\u2581a");
     CHECK(t.cut("") == "");
@@ -165,7 +165,7 @@ TEST_CASE("a text is given one leading space where the model was trained so, and
 
 TEST_CASE("user-defined tokens are matched before anything merges, the longest first; control tokens only where asked for")
 {
-    Vocabulary v;
+    TinyVocabulary v;
     for (const char* text : {"\u2581", "a", "b", "<", "s", ">", "\u2581a", "s>", "<s"}) v.add(text, -1);
     v.add("<|x|>", 0, user_defined).add("<|x", 0, user_defined).add("b b", 0, user_defined).add("\u2581\u2581\u2581", 0, user_defined);
     const Owned t(v);
@@ -182,7 +182,7 @@ TEST_CASE("user-defined tokens are matched before anything merges, the longest f
 
 TEST_CASE("unused tokens lead to longer ones and are taken apart where they stay")
 {
-    Vocabulary v;
+    TinyVocabulary v;
     for (const char* letter : {"\u2581", "a", "b", "c"}) v.add(letter, -10);
     v.add("ab", -1, unused).add("abc", -2).add("cc", -3, unused);
     const Owned t(v);
@@ -193,19 +193,19 @@ TEST_CASE("unused tokens lead to longer ones and are taken apart where they stay
 
 TEST_CASE("what the vocabulary lacks becomes its bytes, or one unknown token where there are none")
 {
-    const Owned with(Vocabulary().add("\u2581", -1).add("a", -1));
+    const Owned with(TinyVocabulary().add("\u2581", -1).add("a", -1));
     CHECK(with.cut("a\u2603") == "\u2581|a|<0xE2>|<0x98>|<0x83>");
     CHECK(with.tokenizer.encode("\xff") == std::vector<Token>{259, 3 + 255});
     CHECK(with.cut("<0x41>").find("<0x41>") == std::string::npos);    // a byte token written out is text
 
-    const Owned without(Vocabulary(false).add("\u2581", -1).add("a", -1));
+    const Owned without(TinyVocabulary(false).add("\u2581", -1).add("a", -1));
     CHECK(without.cut("a\u2603\u2603a\xff") == "\u2581|a|<unk>|a|<unk>");
     CHECK(without.tokenizer.decode({3, 0, 4}) == " \u2047 a");
 }
 
 TEST_CASE("a decoder holds back the bytes of an unfinished character")
 {
-    const Owned t(Vocabulary().add("\u2581a", -1).add("b", -1));
+    const Owned t(TinyVocabulary().add("\u2581a", -1).add("b", -1));
     const auto byte_token = [](int b) { return Token(3 + b); };
     Decoder d(t.tokenizer);
     CHECK(d.push(byte_token(0xf0)) == "");
@@ -225,7 +225,7 @@ TEST_CASE("a decoder holds back the bytes of an unfinished character")
 
 TEST_CASE("invalid UTF-8 is replaced by maximal subparts")
 {
-    const Owned t{Vocabulary()};
+    const Owned t{TinyVocabulary()};
     const std::string r = "\uFFFD";
     const struct {
         std::string_view bytes;
@@ -256,14 +256,15 @@ TEST_CASE("invalid UTF-8 is replaced by maximal subparts")
 TEST_CASE("a tokenizer of another kind, or one that contradicts itself, is refused")
 {
     const auto changed = [](std::string_view key, const auto& value) {
-        GgufWriter w = Vocabulary().add("a", -1).file();
+        GgufWriter w = TinyVocabulary().add("a", -1).file();
         w.remove(key);
         w.key(key, value);
         return refusal(w);
     };
-    const auto with = [](std::string text, float score, int32_t kind) { return refusal(Vocabulary().add(text, score, Kind(kind)).file()); };
+    const auto with = [](std::string text, float score, int32_t kind) { return refusal(TinyVocabulary().add(text, score, Kind(kind)).file()); };
     CHECK(refusal(GgufWriter()) == "model.gguf has no key tokenizer.ggml.model; convert the model again");
-    CHECK(changed("tokenizer.ggml.model", "gpt2") == "model.gguf has a tokenizer of the kind gpt2, which this version does not know; it knows llama");
+    CHECK(changed("tokenizer.ggml.model", "bert") ==
+          "model.gguf has a tokenizer of the kind bert, which this version does not know; it knows llama, gpt2, t5");
     CHECK(changed("tokenizer.ggml.tokens", "a").find("tokenizer.ggml.tokens is not an array of texts") != std::string::npos);
     CHECK(changed("tokenizer.ggml.scores", std::vector<float>{1}).find("260 tokens, 1 scores and 260 types") != std::string::npos);
     CHECK(changed("tokenizer.ggml.scores", std::vector<int>{1}).find("tokenizer.ggml.scores is not") != std::string::npos);
@@ -282,7 +283,7 @@ TEST_CASE("a tokenizer of another kind, or one that contradicts itself, is refus
 
 TEST_CASE("odd vocabularies work: empty, equal and non-UTF-8 pieces")
 {
-    const Owned t(Vocabulary().add("", 0).add("", 0, user_defined).add("a", -1).add("a", -2).add("\xff\xfe", -1).add("\u2581", -1).add("<s>", 0));
+    const Owned t(TinyVocabulary().add("", 0).add("", 0, user_defined).add("a", -1).add("a", -2).add("\xff\xfe", -1).add("\u2581", -1).add("<s>", 0));
     CHECK(t.tokenizer.encode("a") == std::vector<Token>{264, 261});
     CHECK(t.tokenizer.decode({259, 260, 261, 262, 263}) == "aa\uFFFD\uFFFD");
     CHECK(t.cut("<s>", true) == "<s>");

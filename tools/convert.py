@@ -3,7 +3,8 @@
 
     python3 tools/convert.py FOLDER OUT.gguf [--type f16|f32|bf16|q8_0|q4_0]
 
-The folder holds config.json, model.safetensors (or its shards with their index) and tokenizer.model. One tensor at a time is in memory, so a large
+The folder holds config.json, model.safetensors (or its shards with their index), and tokenizer.model (SentencePiece) or tokenizer.json (byte-level
+BPE). One tensor at a time is in memory, so a large
 model needs little of it. What this program does not know, it refuses: a file that loads but computes something else would be worse than none.
 
 Two layouts differ from the source:
@@ -228,19 +229,24 @@ class Piece:
 @dataclass
 class Tokenizer:
     pieces: list
-    bos: int
-    eos: int
-    unk: int
+    bos: int | None
+    eos: int | None
+    unk: int | None
     add_bos: bool
     add_eos: bool
     space_prefix: bool
     chat_template: str | None
+    model: str = "llama"           # GGUF's name of the kind: llama (SentencePiece BPE), t5 (its unigram model), gpt2 (byte-level BPE)
+    single_spaces: bool = False    # remove_extra_whitespaces
+    charsmap: bytes = b""          # SentencePiece's map of characters to replace
+    pre: str | None = None         # GGUF's name of the way to cut a text into words
+    merges: list | None = None
 
 
 def read_sentencepiece(path):
-    """The pieces, TrainerSpec and NormalizerSpec of a tokenizer.model, the two specs as {field number: value}."""
+    """The pieces, TrainerSpec, NormalizerSpec and the denormalizer's of a tokenizer.model, the specs as {field number: value}."""
     try:
-        pieces, trainer, normalizer = [], {}, {}
+        pieces, trainer, normalizer, denormalizer = [], {}, {}, {}
         for field, value in protobuf_fields(path.read_bytes()):
             if field == 1:
                 piece = dict(protobuf_fields(value))
@@ -249,37 +255,59 @@ def read_sentencepiece(path):
                 trainer = dict(protobuf_fields(value))
             elif field == 3:
                 normalizer = dict(protobuf_fields(value))
+            elif field == 5:
+                denormalizer = dict(protobuf_fields(value))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error):
         raise Refusal(f"{path} is not a SentencePiece model") from None
     if not pieces:
         raise Refusal(f"{path} has no tokens")
-    return pieces, trainer, normalizer
+    return pieces, trainer, normalizer, denormalizer
 
 
 def read_tokenizer(folder, config):
-    path = folder / "tokenizer.model"
-    if not path.is_file():
-        there = sorted(p.name for p in folder.iterdir() if "tok" in p.name or "vocab" in p.name or "merges" in p.name)
-        raise Refusal(f"{folder} has no tokenizer.model (SentencePiece); there is {', '.join(there) or 'no tokenizer at all'}"
-                      + (", and tokenizer.json is not supported yet" if "tokenizer.json" in there else ""))
-    pieces, trainer, normalizer = read_sentencepiece(path)
-    # Field numbers and defaults of sentencepiece_model.proto. These are the settings of every Llama tokenizer; others change the ids.
-    if trainer.get(3, 1) != 2:
-        raise Refusal(f"{path} is not a BPE model, and only BPE is supported")
-    if not trainer.get(35, 0):
-        raise Refusal(f"{path} has no byte fallback, which is not supported")
-    if trainer.get(24, 0) or not normalizer.get(5, 1) or normalizer.get(4, 1) or normalizer.get(2):
-        raise Refusal(f"{path} normalises text in a way that is not supported (only an optional leading space is)")
-
-    if len(pieces) > config.vocab:
-        raise Refusal(f"{path} has {len(pieces)} tokens, but vocab_size in config.json is {config.vocab}")
-
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    added = {}    # id -> (text, control?)
+    readers = {"tokenizer.model": sentencepiece_tokenizer, "tokenizer.json": byte_level_tokenizer}
+    for name, read in readers.items():
+        if (folder / name).is_file():
+            return read(folder / name, config, settings)
+    there = sorted(p.name for p in folder.iterdir() if "tok" in p.name or "vocab" in p.name or "merges" in p.name)
+    raise Refusal(f"{folder} has neither tokenizer.model (SentencePiece) nor tokenizer.json; there is {', '.join(there) or 'no tokenizer at all'}")
+
+
+def sentencepiece_tokenizer(path, config, settings):
+    pieces, trainer, normalizer, denormalizer = read_sentencepiece(path)
+    # Field numbers and defaults of sentencepiece_model.proto.
+    kinds = {1: "t5", 2: "llama"}
+    if trainer.get(3, 1) not in kinds:
+        raise Refusal(f"{path} is neither a BPE nor a unigram model, and only these are supported")
+    if trainer.get(24, 0) or not normalizer.get(5, 1) or denormalizer.get(2):
+        raise Refusal(f"{path} treats spaces or decoded text in a way that is not supported (a suffix for spaces, spaces as they are, a denormaliser)")
+    add_tokens(pieces, path, config, added_tokens(path.parent, settings))
+
+    def named(field, default):
+        value = trainer.get(field, default)
+        return value if value < 2 ** 63 else None    # -1: there is none
+
+    special = special_tokens(pieces, config, settings, bos=named(41, 1), eos=named(42, 2), unk=named(40, 0))
+    return Tokenizer(pieces, **special, add_bos=bool(settings.get("add_bos_token", special["bos"] is not None)),
+                     add_eos=bool(settings.get("add_eos_token", False)), space_prefix=bool(normalizer.get(3, 1)), chat_template=template_of(settings),
+                     model=kinds[trainer.get(3, 1)], single_spaces=bool(normalizer.get(4, 1)), charsmap=normalizer.get(2, b""))
+
+
+def added_tokens(folder, settings):
+    """id -> (text, control?) as the slow tokenizers of transformers have them."""
+    added = {}
     if (folder / "added_tokens.json").is_file():
         added = {int(i): (text, False) for text, i in read_json(folder / "added_tokens.json").items()}
     for i, token in settings.get("added_tokens_decoder", {}).items():
         added[int(i)] = (token["content"], bool(token.get("special")))
+    return added
+
+
+def add_tokens(pieces, path, config, added):
+    """The pieces with added ones, and as many as the model has rows."""
+    if len(pieces) > config.vocab:
+        raise Refusal(f"{path} has {len(pieces)} tokens, but vocab_size in config.json is {config.vocab}")
     for i in sorted(added):
         text, control = added[i]
         if i >= config.vocab:
@@ -289,27 +317,121 @@ def read_tokenizer(folder, config):
             pieces[i] = Piece(text, 0.0, int(TokenType.CONTROL if control else TokenType.USER_DEFINED))
     fill_up(pieces, config.vocab)    # rows added to round the matrix up
 
-    ids = {piece.text: i for i, piece in enumerate(pieces)}
 
-    def special(name, trainer_field, default):
-        """The text in tokenizer_config.json goes first, as in transformers; then config.json's id; then the SentencePiece model's."""
+def special_tokens(pieces, config, settings, **defaults):
+    """Ids by name. The text in tokenizer_config.json goes first, as in transformers; then config.json's id; then the tokenizer's own."""
+    ids = {piece.text: i for i, piece in enumerate(pieces)}
+    found = {}
+    for name, default in defaults.items():
         text = settings.get(f"{name}_token")
         text = text.get("content") if isinstance(text, dict) else text
         i = config.raw.get(f"{name}_token_id")
         i = i[0] if isinstance(i, list) and i else i
-        i = ids.get(text, i if isinstance(i, int) else trainer.get(trainer_field, default))
-        if not 0 <= i < config.vocab:
+        i = ids.get(text, i if isinstance(i, int) else default)
+        if i is not None and not 0 <= i < config.vocab:
             raise Refusal(f"the tokenizer's {name} token has the id {i}, which is outside the vocabulary")
-        return i
+        found[name] = i
+    return found
 
+
+def template_of(settings):
     template = settings.get("chat_template")
-    return Tokenizer(pieces, bos=special("bos", 41, 1), eos=special("eos", 42, 2), unk=special("unk", 40, 0),
-                     add_bos=bool(settings.get("add_bos_token", True)), add_eos=bool(settings.get("add_eos_token", False)),
-                     space_prefix=bool(normalizer.get(3, 1)), chat_template=template if isinstance(template, str) else None)
+    return template if isinstance(template, str) else None
 
 
 def fill_up(pieces, count):
     pieces.extend(Piece(f"<unused {i}>", 0.0, int(TokenType.UNUSED)) for i in range(len(pieces), count))
+
+
+# ---- tokenizer.json --------------------------------------------------------------------------------------------------
+# The format of the tokenizers library. How it cuts a text into words is recognised by what it does, whatever the model is called.
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PRETOKENIZERS = [    # GGUF's name, the steps that cut, whether a word that is a token is taken as it is (ignore_merges)
+    ("gpt-2", [GPT2, "to bytes"], False),
+    ("llama-bpe", [LLAMA3, "to bytes"], True),
+    ("smaug-bpe", [LLAMA3, "to bytes"], False),
+    ("qwen2", [QWEN2, "to bytes"], False),
+    ("smollm", [r"\p{N}", GPT2, "to bytes"], False),
+    ("falcon", ["runs of punctuation", GPT2, "to bytes", "runs of digits", "[0-9][0-9][0-9]"], False),
+    ("deepseek-coder", ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}", "to bytes"], False),
+]
+
+
+def cutting_steps(step):
+    """A pre_tokenizer of tokenizer.json as a list of regular expressions and the words of PRETOKENIZERS."""
+    kind = (step or {}).get("type")
+    if kind == "Sequence":
+        return [word for part in step["pretokenizers"] for word in cutting_steps(part)]
+    if kind == "Split" and step["behavior"] == "Isolated" and not step.get("invert") and "Regex" in step["pattern"]:
+        return [step["pattern"]["Regex"]]
+    if kind == "ByteLevel" and not step.get("add_prefix_space", True):
+        return [GPT2, "to bytes"] if step.get("use_regex", True) else ["to bytes"]
+    if kind == "Digits":
+        return [r"\p{N}"] if step.get("individual_digits") else ["runs of digits"]
+    if kind == "Punctuation" and step.get("behavior") == "Contiguous":
+        return ["runs of punctuation"]
+    return [json.dumps(step)]
+
+
+def added_ends(processor):
+    """Whether a post_processor of tokenizer.json puts a token before and one after a text; None, None where it does not say."""
+    kind = (processor or {}).get("type")
+    if kind == "TemplateProcessing":
+        single = processor["single"]
+        return "SpecialToken" in single[0], "SpecialToken" in single[-1]
+    if kind == "Sequence":
+        for part in processor["processors"]:
+            if added_ends(part)[0] is not None:
+                return added_ends(part)
+    return None, None
+
+
+def byte_level_tokenizer(path, config, settings):
+    source = read_json(path)
+    try:
+        model, cuts = source["model"], cutting_steps(source.get("pre_tokenizer"))
+        if model.get("type", "BPE") != "BPE" or model.get("byte_fallback") or "to bytes" not in cuts:
+            raise Refusal(f"{path} is not a byte-level BPE tokenizer, and of tokenizer.json only those are supported; is there a tokenizer.model?")
+        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+            if model.get(key):
+                raise Refusal(f"{path} has a {key}, which is not supported")
+        whole_words = bool(model.get("ignore_merges"))
+        names = [name for name, steps, whole in PRETOKENIZERS if steps == cuts and whole == whole_words]
+        if not names:
+            raise Refusal(f"{path} cuts text into words in a way that is not supported: {json.dumps(cuts, ensure_ascii=False)}"
+                          + (" with ignore_merges" if whole_words else ""))
+        normalizer = source.get("normalizer")
+        if normalizer and normalizer["type"] == "NFC":
+            print("convert: this tokenizer brings text into the normal form NFC first, and Hearth does not; hardly any text is in another form",
+                  file=sys.stderr)
+        elif normalizer and normalizer.get("normalizers") != []:
+            raise Refusal(f"{path} normalises text in a way that is not supported: {json.dumps(normalizer)}")
+
+        vocabulary, pieces = model["vocab"], []
+        for text, i in sorted(vocabulary.items(), key=lambda item: item[1]):
+            fill_up(pieces, i)
+            pieces.append(Piece(text, 0.0, int(TokenType.NORMAL)))
+        added = {}
+        for token in source.get("added_tokens", []):
+            added[token["id"]] = (token["content"], bool(token.get("special")))
+            odd = [key for key in ("single_word", "lstrip", "rstrip") if token.get(key)]
+            if odd and not token.get("special"):
+                raise Refusal(f"{path}: the added token {token['content']} is matched in a way that is not supported ({', '.join(odd)})")
+            if token["id"] < len(pieces):    # in the vocabulary, too; as an added token it is never a part of a word
+                pieces[token["id"]] = Piece("", 0.0, int(TokenType.UNUSED))
+        add_tokens(pieces, path, config, added)
+
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        before, after = added_ends(source.get("post_processor"))
+        special = special_tokens(pieces, config, settings, bos=None, eos=None, unk=vocabulary.get(model.get("unk_token")))
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+        raise Refusal(f"{path} is not a valid tokenizer.json") from None
+    return Tokenizer(pieces, **special, add_bos=bool(settings.get("add_bos_token") if before is None else before),
+                     add_eos=bool(settings.get("add_eos_token") if after is None else after), space_prefix=False, chat_template=template_of(settings),
+                     model="gpt2", pre=names[0], merges=merges)
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------
@@ -414,16 +536,24 @@ def add_keys(writer, name, c, tokenizer, file_type):
     writer.add_vocab_size(c.vocab)
     writer.add_string("hearth.activation", c.activation)    # GGUF's llama architecture implies SiLU and has no key for it
 
-    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_model(tokenizer.model)
     writer.add_token_list([p.text for p in tokenizer.pieces])
-    writer.add_token_scores([p.score for p in tokenizer.pieces])
     writer.add_token_types([p.kind for p in tokenizer.pieces])
-    writer.add_bos_token_id(tokenizer.bos)
-    writer.add_eos_token_id(tokenizer.eos)
-    writer.add_unk_token_id(tokenizer.unk)
+    if tokenizer.merges is None:
+        writer.add_token_scores([p.score for p in tokenizer.pieces])
+    else:
+        writer.add_tokenizer_pre(tokenizer.pre)
+        writer.add_token_merges(tokenizer.merges)
+    for add, i in ((writer.add_bos_token_id, tokenizer.bos), (writer.add_eos_token_id, tokenizer.eos), (writer.add_unk_token_id, tokenizer.unk)):
+        if i is not None:
+            add(i)
     writer.add_add_bos_token(tokenizer.add_bos)
     writer.add_add_eos_token(tokenizer.add_eos)
     writer.add_add_space_prefix(tokenizer.space_prefix)
+    if tokenizer.single_spaces:
+        writer.add_remove_extra_whitespaces(True)
+    if tokenizer.charsmap:
+        writer.add_precompiled_charsmap(tokenizer.charsmap)
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)
 
@@ -509,7 +639,7 @@ def run(program, work, *args):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Converts a Hugging Face folder of the Llama family to a GGUF file for Hearth.")
-    parser.add_argument("folder", type=Path, help="with config.json, model.safetensors and tokenizer.model")
+    parser.add_argument("folder", type=Path, help="with config.json, model.safetensors and tokenizer.model or tokenizer.json")
     parser.add_argument("out", type=Path, help="the GGUF file to write")
     parser.add_argument("--type", choices=TYPES, default="f16", help="of the matrices (norms stay f32); default %(default)s")
     args = parser.parse_args(argv)

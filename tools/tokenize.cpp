@@ -8,22 +8,33 @@ Command add_tokenize(CLI::App& app)
     struct Options {
         std::string model;
         TextOptions text;
-        bool json = false;
+        bool json = false, many = false;
     };
     auto o = std::make_shared<Options>();
     app.add_option("MODEL", o->model, "the model, a GGUF file")->required()->check(not_empty());
     add_text_options(app, o->text);
     app.add_flag("--json", o->json, "ids, pieces and the text that they give back, as JSON");
+    app.add_flag("-0,--null", o->many, "many texts, each ended by a zero byte; a line of JSON for each");
     return [o] {
         const Gguf file(o->model);
         const Tokenizer tokenizer(file);
-        const std::vector<Token> ids = tokenizer.encode(read_text(o->text));
-        if (o->json) {
+        const std::string text = read_text(o->text);
+        const auto as_json = [&](const std::vector<Token>& ids) {
             nlohmann::json json = {{"ids", ids}, {"pieces", nlohmann::json::array()}, {"text", tokenizer.decode(ids)}};
             for (const Token id : ids) json["pieces"].push_back(tokenizer.piece(id));
-            print(dump(json));
-            return;
+            return json;
+        };
+        if (o->many) {
+            std::string lines;
+            for (size_t begin = 0, end; begin < text.size(); begin = end + 1) {
+                end = std::min(text.find('\0', begin), text.size());
+                const std::vector<Token> ids = tokenizer.encode(std::string_view(text).substr(begin, end - begin));
+                lines += as_json(ids).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+            }
+            return print(lines);
         }
+        const std::vector<Token> ids = tokenizer.encode(text);
+        if (o->json) return print(dump(as_json(ids)));
         std::string out;
         for (const Token id : ids) out += fmt::format("{:7} {}\n", id, tokenizer.piece(id));
         print(out);

@@ -1,0 +1,99 @@
+// The unigram language model of SentencePiece (sentencepiece/src/unigram_model.cc; Kudo 2018, https://arxiv.org/abs/1804.10959): of all ways to cut
+// a text into pieces the one with the highest sum of scores, found by Viterbi's algorithm.
+#include "engine/model/tokenizer_text.h"
+#include "engine/model/utf8.h"
+
+#include <algorithm>
+#include <cfloat>
+
+namespace hearth {
+
+namespace {
+
+class Unigram : public Segmenter {
+  public:
+    Unigram(const Gguf& file, const Vocabulary& vocabulary) : vocabulary_(vocabulary), text_(file, vocabulary)
+    {
+        drop = text_.drop();
+        float least = FLT_MAX;
+        for (const Vocabulary::Piece& piece : vocabulary.pieces) {
+            if (piece.kind != Vocabulary::Kind::normal) continue;
+            least = std::min(least, piece.score);
+            most_ = std::max(most_, piece.score);
+        }
+        unknown_score_ = least - 10;    // SentencePiece's penalty
+        for (const auto& [text, id] : vocabulary.ids)
+            if (!text.empty()) sorted_.push_back({text, id});
+        std::sort(sorted_.begin(), sorted_.end());
+    }
+
+    void encode(std::string_view text, std::vector<Token>& ids) const override
+    {
+        const std::string marked = text_.marked(text);
+        struct Best {
+            float score = 0;    // of the text up to here
+            size_t begin = SIZE_MAX;
+        };
+        std::vector<Best> best(marked.size() + 1);    // by where the last piece ends
+        for (size_t at = 0; at < marked.size();) {
+            const float before = best[at].score;
+            const std::string_view rest = std::string_view(marked).substr(at);
+            const size_t character = character_bytes(rest);
+            const auto offer = [&](size_t bytes, float score) {    // in fp32, as SentencePiece does it, so that ties fall the same way
+                Best& end = best[at + bytes];
+                if (end.begin == SIZE_MAX || score + before > end.score) end = {score + before, at};
+            };
+            bool known = false;    // the first character is a piece
+            for_each_prefix(rest, [&](std::string_view piece, Token id) {
+                if (vocabulary_[id].kind == Vocabulary::Kind::unused) return;
+                const bool user_defined = vocabulary_[id].kind == Vocabulary::Kind::user_defined;
+                offer(piece.size(), user_defined ? float(double(float(piece.size()) * most_) - 0.1) : vocabulary_[id].score);
+                known = known || piece.size() == character;
+            });
+            if (!known) offer(character, unknown_score_);
+            at += character;
+        }
+
+        std::vector<std::string_view> pieces;    // from the end on
+        for (size_t end = marked.size(); end; end = best[end].begin)
+            pieces.push_back(std::string_view(marked).substr(best[end].begin, end - best[end].begin));
+        for (auto piece = pieces.rbegin(); piece != pieces.rend(); ++piece) push(*piece, ids);
+    }
+
+    void spell(std::string_view piece, Vocabulary::Kind, std::string& bytes) const override { SentencePieceText::spell(piece, bytes); }
+
+  private:
+    /// Calls found(piece, id) for every piece that the text begins with, the shortest first. Those that share a beginning lie side by side.
+    template <class Found>
+    void for_each_prefix(std::string_view text, const Found& found) const
+    {
+        auto first = sorted_.begin(), last = sorted_.end();
+        for (size_t i = 0; i < text.size(); i++) {
+            const uint8_t byte = uint8_t(text[i]);
+            first = std::partition_point(first, last, [&](const Entry& e) { return e.first.size() <= i || uint8_t(e.first[i]) < byte; });
+            last = std::partition_point(first, last, [&](const Entry& e) { return uint8_t(e.first[i]) == byte; });
+            if (first == last) return;
+            if (first->first.size() == i + 1) found(first->first, first->second);
+        }
+    }
+
+    /// An unused token is no piece of a text, whatever it reads.
+    void push(std::string_view piece, std::vector<Token>& ids) const
+    {
+        const auto found = vocabulary_.ids.find(piece);
+        if (found == vocabulary_.ids.end() || vocabulary_[found->second].kind != Vocabulary::Kind::unused) vocabulary_.push_piece(piece, ids);
+        else vocabulary_.push_bytes(piece, ids);
+    }
+
+    using Entry = std::pair<std::string_view, Token>;
+    const Vocabulary& vocabulary_;
+    SentencePieceText text_;
+    std::vector<Entry> sorted_;
+    float most_ = -FLT_MAX, unknown_score_;
+};
+
+}    // namespace
+
+std::unique_ptr<Segmenter> make_unigram(const Gguf& file, const Vocabulary& vocabulary) { return std::make_unique<Unigram>(file, vocabulary); }
+
+}    // namespace hearth

@@ -1,0 +1,298 @@
+// Byte-level BPE and the unigram model on vocabularies small enough to see through. tests/tokenizers_test.py compares whole ones with their origins.
+#include "engine/model/pretokenizer.h"
+#include "engine/model/tokenizer.h"
+#include "tests/random_model.h"
+
+#include <doctest/doctest.h>
+
+using namespace hearth;
+
+TEST_SUITE_BEGIN("model");
+
+namespace {
+
+enum Kind : int32_t { normal = 1, unknown, control, user_defined, unused, byte };
+
+struct Owned {
+    std::string bytes;
+    Gguf file;
+    Tokenizer tokenizer;
+
+    explicit Owned(const GgufWriter& w) : bytes(w.bytes()), file("model.gguf", bytes), tokenizer(file) {}
+
+    /// The pieces that a text becomes, with a bar between.
+    std::string cut(std::string_view text, bool special = false) const
+    {
+        std::string s;
+        for (Token id : tokenizer.encode(text, special)) s += fmt::format("{}{}", s.empty() ? "" : "|", tokenizer.piece(id));
+        return s;
+    }
+    std::string back(std::string_view text) const { return tokenizer.decode(tokenizer.encode(text)); }
+};
+
+std::string refusal(const GgufWriter& w)
+{
+    try {
+        Owned owned(w);
+        return "";
+    } catch (const Error& error) {
+        return error.what();
+    }
+}
+
+/// A byte-level vocabulary: <|end|>, the bytes (byte b is token 1 + b), then what merges make, then the rest.
+struct ByteLevel {
+    std::vector<std::string> texts{"<|end|>"}, merges;
+    std::vector<int32_t> kinds{control};
+    std::string pre = "gpt-2";
+
+    explicit ByteLevel(std::vector<std::string> list = {})
+    {
+        for (int b = 0, hidden = 256; b < 256; b++) {
+            const int c = (b > 32 && b < 127) || (b > 160 && b != 173) ? b : hidden++;
+            add(c < 128 ? std::string(1, char(c)) : std::string{char(0xc0 | c >> 6), char(0x80 | (c & 63))});
+        }
+        for (const std::string& merge : list) {
+            merges.push_back(merge);
+            std::string both = merge;
+            both.erase(both.find(' '), 1);
+            add(both);
+        }
+    }
+    ByteLevel& add(std::string text, Kind kind = normal)
+    {
+        texts.push_back(std::move(text));
+        kinds.push_back(kind);
+        return *this;
+    }
+    ByteLevel& cut_as(std::string name)
+    {
+        pre = std::move(name);
+        return *this;
+    }
+    GgufWriter file() const
+    {
+        GgufWriter w;
+        w.key("tokenizer.ggml.model", "gpt2");
+        w.key("tokenizer.ggml.pre", pre);
+        w.key("tokenizer.ggml.tokens", texts);
+        w.key("tokenizer.ggml.token_type", kinds);
+        w.key("tokenizer.ggml.merges", merges);
+        w.key("tokenizer.ggml.eos_token_id", 0);
+        return w;
+    }
+};
+
+/// A unigram vocabulary: <pad> </s> <unk>, the bytes if asked for, then the list.
+struct UnigramVocabulary {
+    std::vector<std::string> texts{"<pad>", "</s>", "<unk>"};
+    std::vector<float> scores{0, 0, 0};
+    std::vector<int32_t> kinds{control, control, unknown};
+
+    explicit UnigramVocabulary(bool with_bytes = false)
+    {
+        for (int b = 0; with_bytes && b < 256; b++) add(fmt::format("<0x{:02X}>", b), 0, byte);
+    }
+    UnigramVocabulary& add(std::string text, float score, Kind kind = normal)
+    {
+        texts.push_back(std::move(text));
+        scores.push_back(score);
+        kinds.push_back(kind);
+        return *this;
+    }
+    GgufWriter file(bool space_prefix = false) const
+    {
+        GgufWriter w;
+        w.key("tokenizer.ggml.model", "t5");
+        w.key("tokenizer.ggml.tokens", texts);
+        w.key("tokenizer.ggml.scores", scores);
+        w.key("tokenizer.ggml.token_type", kinds);
+        w.key("tokenizer.ggml.add_space_prefix", space_prefix);
+        return w;
+    }
+};
+
+std::vector<std::string> parts(const char* kind, std::string_view text)
+{
+    const auto views = Pretokenizer(*find_pretokenizer(kind)).parts(text);
+    return {views.begin(), views.end()};
+}
+
+using Texts = std::vector<std::string>;
+
+}    // namespace
+
+TEST_CASE("byte-level merges go by their order in the list, the leftmost first, and stay inside words")
+{
+    const Owned t(ByteLevel({"a b", "b c", "a a", "aa aa", "\u0120 a"}).file());
+    CHECK(t.cut("abc") == "ab|c");
+    CHECK(t.cut("aaa") == "aa|a");
+    CHECK(t.cut("aaaaa") == "aaaa|a");
+    CHECK(t.cut("b c") == "b|\u0120|c");
+    CHECK(t.cut("b a") == "b|\u0120a");
+    CHECK(t.cut("") == "");
+    CHECK(t.back(" a b  c\n") == " a b  c\n");    // no space is added or dropped
+}
+
+TEST_CASE("words are cut as each model's regular expressions say")
+{
+    CHECK(parts("gpt-2", "I'm 12345 old  men\n\n x") == Texts{"I", "'m", " 12345", " old", " ", " men", "\n\n", " x"});
+    CHECK(parts("llama-bpe", "I'M 12345 old--\n\n x") == Texts{"I", "'M", " ", "123", "45", " old", "--\n\n", " x"});
+    CHECK(parts("qwen2", "a 12 b") == Texts{"a", " ", "1", "2", " b"});
+    CHECK(parts("smollm", "a 12 b") == Texts{"a", " ", "1", "2", " b"});
+    CHECK(parts("falcon", "a 1234=b") == Texts{"a", " ", "123", "4", "=", "b"});
+    CHECK(parts("falcon", "\u00f2") == Texts{"\xc3", "\xb2"});    // the byte reads as a superscript two in the alphabet
+    CHECK(parts("deepseek-coder", "a 12\r\n(b)") == Texts{"a", " ", "1", "2", "\r", "\n", "(", "b", ")"});
+    CHECK(parts("gpt-2", "a\u180e \u0085b") == Texts{"a", "\u180e", " ", "\u0085", "b"});    // U+180E is no space, U+0085 is one
+    CHECK(parts("llama-bpe", "a\xff\xfe b\xc3") == Texts{"a", "\xff\xfe", " b", "\xc3"});    // no UTF-8: parts of their own
+}
+
+TEST_CASE("a whole word in the vocabulary wins where the model ignores merges for it")
+{
+    ByteLevel v({"a b"});
+    v.add("abc");
+    CHECK(Owned(v.cut_as("llama-bpe").file()).cut("abc") == "abc");
+    CHECK(Owned(v.cut_as("smaug-bpe").file()).cut("abc") == "ab|c");
+    CHECK(Owned(v.cut_as("llama-bpe").file()).tokenizer.add_bos());
+    CHECK_FALSE(Owned(v.cut_as("qwen2").file()).tokenizer.add_bos());
+}
+
+TEST_CASE("added tokens cut a byte-level text and are spelled as they are")
+{
+    const Owned t(ByteLevel({"a b", "\u0120 a"}).add("<|x|>", user_defined).add("<|x", user_defined).add("\u00e9 b", user_defined).file());
+    CHECK(t.cut("ab<|x|>ab<|xab") == "ab|<|x|>|ab|<|x|ab");
+    CHECK(t.cut("a\u00e9 b a") == "a|\u00e9 b|\u0120a");
+    CHECK(t.back("a\u00e9 b a") == "a\u00e9 b a");
+    CHECK(t.cut("a<|end|>").find("<|end|>") == std::string::npos);
+    CHECK(t.cut("a<|end|>a", true) == "a|<|end|>|a");
+    CHECK(t.tokenizer.decode(t.tokenizer.encode("a<|end|> a", true)) == "a a");
+}
+
+TEST_CASE("any bytes become byte-level tokens whose spelling gives them back, whatever cuts the words")
+{
+    std::string text;
+    RandomNormal normal(12);
+    for (int i = 0; i < 20000; i++) text += char(int(100 * normal()) & 255);
+    for (const char* pre : {"gpt-2", "llama-bpe", "qwen2", "smollm", "falcon", "deepseek-coder"}) {
+        INFO(pre);
+        const Owned t(ByteLevel().cut_as(pre).file());
+        const std::vector<Token> ids = t.tokenizer.encode(text);
+        std::string bytes;
+        for (const Token id : ids) bytes += char(id - 1);
+        CHECK(bytes == text);
+        const std::string decoded = t.tokenizer.decode(ids);    // with replacement characters
+        CHECK(t.back(decoded) == decoded);
+    }
+}
+
+TEST_CASE("a megabyte without a space is tokenised as one word")
+{
+    for (const char* pre : {"gpt-2", "llama-bpe", "qwen2", "smollm", "falcon", "deepseek-coder"}) {
+        INFO(pre);
+        const Owned t(ByteLevel({"a b", "ab ab", "abab abab", "\u0120 \u0120", "1 1"}).cut_as(pre).file());
+        for (const char* unit : {"ab", "  ", "11", "=-", "\r\n", " \t", "'s", "\u00e9"}) {
+            std::string text;
+            while (text.size() < 1 << 20) text += unit;
+            CHECK(t.back(text) == text);
+        }
+    }
+}
+
+TEST_CASE("a byte without a token is the unknown token, or left out where there is none")
+{
+    GgufWriter w;
+    w.key("tokenizer.ggml.model", "gpt2");
+    w.key("tokenizer.ggml.tokens", Texts{"<unk>", "a", "b"});
+    w.key("tokenizer.ggml.token_type", std::vector<int32_t>{unknown, normal, normal});
+    w.key("tokenizer.ggml.merges", Texts{});
+    w.key("tokenizer.ggml.bos_token_id", 1);
+    CHECK(Owned(w).cut("axyb") == "a|b");
+    CHECK(Owned(w).tokenizer.eos() == 1);    // as its beginning: it names no other
+    w.key("tokenizer.ggml.unknown_token_id", 0);
+    CHECK(Owned(w).cut("axyb") == "a|<unk>|b");
+}
+
+TEST_CASE("a byte-level tokenizer that this program does not know, or that contradicts itself, is refused")
+{
+    CHECK(refusal(ByteLevel().cut_as("tekken").file())
+              .find("rules 'tekken' (tokenizer.ggml.pre), which this version does not know; it knows default, gpt-2") != std::string::npos);
+    const auto with_merge = [](std::string merge) {
+        ByteLevel v;
+        v.merges = {std::move(merge)};
+        return refusal(v.file());
+    };
+    for (const char* merge : {"", " ", "a", "a ", " a", "a b", "ab c", "a b c"}) {
+        INFO(merge);
+        CHECK(with_merge(merge).find(fmt::format("merge 0 is '{}', expected two tokens", merge)) != std::string::npos);
+    }
+    GgufWriter w = ByteLevel().file();
+    w.remove("tokenizer.ggml.eos_token_id");
+    CHECK(refusal(w).find("does not say which token begins or ends a text") != std::string::npos);
+    w = ByteLevel().file();
+    w.remove("tokenizer.ggml.merges");
+    CHECK(refusal(w).find("tokenizer.ggml.merges") != std::string::npos);
+    w = ByteLevel().file();
+    w.remove("tokenizer.ggml.pre");
+    CHECK(Owned(w).cut("1234") == "1|2|3|4");
+}
+
+TEST_CASE("the pieces with the highest sum of scores are chosen")
+{
+    const Owned t(UnigramVocabulary().add("a", -2).add("b", -2).add("c", -2).add("ab", -3).add("bc", -2.5).add("abc", -5).file());
+    CHECK(t.cut("abc") == "a|bc");
+    CHECK(t.cut("ab") == "ab");
+    CHECK(t.cut("abcab") == "a|bc|ab");
+    CHECK(t.cut("") == "");
+    CHECK(t.tokenizer.eos() == 1);
+    CHECK_FALSE(t.tokenizer.add_bos());
+    CHECK(t.tokenizer.add_eos());
+}
+
+TEST_CASE("what a unigram vocabulary lacks becomes its bytes, or one unknown token for a run")
+{
+    CHECK(Owned(UnigramVocabulary().add("a", -1).file()).cut("a\u2603\u2603a\xff") == "a|<unk>|a|<unk>");
+    CHECK(Owned(UnigramVocabulary(true).add("a", -1).file()).cut("a\u2603\xff") == "a|<0xE2>|<0x98>|<0x83>|<0xFF>");
+    CHECK(Owned(UnigramVocabulary().add("a", -1).add("b", -1, unused).file()).cut("ab") == "a|<unk>");
+}
+
+TEST_CASE("user-defined tokens of a unigram vocabulary count as if they were made of the best pieces, whatever their score")
+{
+    const Owned t(UnigramVocabulary().add("a", -1).add("b", -1).add("ab", -0.9f).add("ba", -9, user_defined).add("c", -0.1f).file());
+    CHECK(t.cut("ba") == "ba");
+    CHECK(t.cut("aba") == "a|ba");    // -1.3 against -1.9
+}
+
+TEST_CASE("extra spaces are removed where the model was trained so")
+{
+    GgufWriter w = UnigramVocabulary().add("\u2581", -2).add("a", -2).add("\u2581a", -1).file(true);
+    CHECK(Owned(w).cut("  a   a ") == "\u2581|\u2581|\u2581a|\u2581|\u2581|\u2581a|\u2581");
+    CHECK(Owned(w).back("  a   a ") == "  a   a ");
+    w.key("tokenizer.ggml.remove_extra_whitespaces", true);
+    CHECK(Owned(w).cut("  a   a ") == "\u2581a|\u2581a");
+    CHECK(Owned(w).back("  a   a ") == "a a");
+    CHECK(Owned(w).cut("   ") == "");
+}
+
+TEST_CASE("a map of characters that is damaged is refused or does no harm")
+{
+    const auto with = [](std::vector<uint8_t> map) {
+        GgufWriter w = UnigramVocabulary(true).add("a", -1).file();
+        w.key("tokenizer.ggml.precompiled_charsmap", map);
+        return w;
+    };
+    CHECK(refusal(with({})) == "");
+    for (const std::vector<uint8_t>& map :
+         {std::vector<uint8_t>{1}, {4, 0, 0, 0}, {0, 0, 0, 0, 0}, {3, 0, 0, 0, 0, 0, 0}, {8, 0, 0, 0, 0, 0, 0, 0}, {255, 255, 255, 255, 0}})
+        CHECK(refusal(with(map)).find("is not a map of characters") != std::string::npos);
+    RandomNormal normal(13);
+    std::string text;
+    for (int i = 0; i < 300; i++) text += char(int(100 * normal()) & 255);
+    for (int round = 0; round < 200; round++) {
+        std::vector<uint8_t> map{0, 4, 0, 0};
+        for (int i = 0; i < 1024 + round; i++) map.push_back(uint8_t(int(60 * normal())));
+        for (size_t i = 4; i < 1028; i += 4) map[i + 2] = map[i + 3] = 0;    // offsets that mostly stay inside
+        CHECK_NOTHROW(Owned(with(map)).back(text));
+    }
+}
+
+TEST_SUITE_END();
