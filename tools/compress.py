@@ -451,8 +451,8 @@ def new_folder(out):
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refusal(f"{out} exists already")
     part = out.with_name(out.name + ".part")
+    part.mkdir()
     try:
-        part.mkdir()
         yield part
         if out.exists():
             out.rmdir()
@@ -516,7 +516,7 @@ class Report:
 
 def check(model, plan, method):
     """What can be refused before the work."""
-    known = {"rope_freqs.weight"}
+    known = set()
     for target in plan.targets:
         known |= {target.name, target.name.replace("ffn_down_t", "ffn_down")}
         if not is_compressed(target):
@@ -530,7 +530,7 @@ def check(model, plan, method):
             raise Refusal(f"{target.source} has {columns} columns, which is not a multiple of {method.pattern.of}")
     if isinstance(model, Model):
         for name in model.tensors:
-            if name == "rope_freqs.weight" or name not in known and not name.endswith((".fc1.weight", ".fc2.weight")):
+            if name not in known and not name.endswith((".fc1.weight", ".fc2.weight")):
                 raise Refusal(f"{model.path} has the tensor {name}, which this program does not know")
         if any(name.endswith(".fc1.weight") for name in model.tensors):
             print("compress: the predictors are left out, since they are of the model as it was; train_predictor.py makes new ones", file=sys.stderr)
