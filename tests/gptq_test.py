@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGUFReader
-from safetensors.numpy import save_file
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]

@@ -35,7 +35,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Kind
 
 from convert import TYPES, Refusal, Target, check_width, encode, replacing, run
