@@ -25,6 +25,7 @@ TESTS = Path(__file__).resolve().parent
 DATA = TESTS / "data"
 MODEL = DATA / "fairytale-7m.gguf"
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
+import llama  # noqa: E402
 import train_predictor  # noqa: E402
 from convert_test import read_gguf, rope_neighbours  # noqa: E402
 
@@ -103,7 +104,7 @@ class Trained(unittest.TestCase):
         return [line.strip("| ").split(" | ") for line in self.table.splitlines() if re.match(r"\| \d", line)]
 
     def test_the_file_is_the_model_with_predictors(self):
-        before, after = (train_predictor.Reader(path) for path in (MODEL, self.out))
+        before, after = (llama.Reader(path) for path in (MODEL, self.out))
         tensors = {t.name: t for t in after.tensors}
         for t in before.tensors:
             found = tensors.pop(t.name)
@@ -156,7 +157,7 @@ class Trained(unittest.TestCase):
             self.assertEqual(code, 0, err)
             self.assertEqual(out.read_bytes()[:4], b"PWRI")
             model = out
-        names = [t.name for t in train_predictor.Reader(out).tensors]
+        names = [t.name for t in llama.Reader(out).tensors]
         self.assertEqual(len(names), len(set(names)))
         self.assertIn("blk.5.fc2.weight", names)
 

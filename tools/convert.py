@@ -7,6 +7,11 @@ The folder holds config.json, model.safetensors (or its shards with their index)
 BPE). One tensor at a time is in memory, so a large
 model needs little of it. What this program does not know, it refuses: a file that loads but computes something else would be worse than none.
 
+A GPTQ checkpoint of 4 or 8 bits (gptq.py says what its tensors mean) is taken over bit for bit where a type of GGUF has the same scales: symmetric ones
+as Q4_0 or Q8_0, those of 4 bits with zero points as Q8_0. The rest becomes F16, rounded as fp16 rounds: matrices whose groups are scattered over the
+columns by act-order, and the down projection, whose groups run along the neurons and so across the rows that are stored here. What became of which
+tensor is said. --type, where it is given, asks for all matrices in that type, and requantises those that are not in it already.
+
 Two layouts differ from the source:
 * Rows of Q and K within a head are reordered. Hugging Face rotates element i with element i + head_dim/2; a GGUF of the Llama family rotates
   neighbours, so the source's halves are interleaved.
@@ -14,9 +19,11 @@ Two layouts differ from the source:
 """
 
 import argparse
+import collections
 import contextlib
 import json
 import os
+import re
 import signal
 import struct
 import sys
@@ -28,6 +35,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf import TokenType
 
+import gptq
+
 ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM"}
 ACTIVATIONS = {"relu": "relu", "silu": "silu", "swish": "silu"}    # config.json's word: ours
 TYPES = {
@@ -37,6 +46,7 @@ TYPES = {
     "q8_0": (Type.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
     "q4_0": (Type.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
+QUANTISED = {t for t, _ in TYPES.values() if gguf.GGML_QUANT_SIZES[t][0] > 1}
 
 
 class Refusal(Exception):
@@ -64,15 +74,19 @@ class SourceTensor:
     shape: tuple
     offset: int    # in the file
 
+    def raw(self):
+        return np.memmap(self.path, SIZED[self.dtype], "r", self.offset, self.shape)
+
     def read(self):
         """The values in fp32 (every dtype here fits in it exactly)."""
-        raw = np.memmap(self.path, DTYPES[self.dtype], "r", self.offset, self.shape)
+        raw = self.raw()
         if self.dtype == "BF16":    # the upper half of an fp32
             return (raw.astype("<u4") << 16).view("<f4")
         return raw.astype("<f4")
 
 
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+SIZED = DTYPES | {"I32": np.dtype("<i4")}    # with those that are no weights
 
 
 def read_header(path):
@@ -92,7 +106,7 @@ def read_header(path):
             dtype, shape = entry["dtype"], tuple(entry["shape"])
             if not 0 <= begin <= end <= size - 8 - length:
                 raise Refusal(f"{path} is cut short: tensor {name} ends beyond the file's end")
-            if dtype in DTYPES and int(np.prod(shape)) * DTYPES[dtype].itemsize != end - begin:
+            if dtype in SIZED and int(np.prod(shape)) * SIZED[dtype].itemsize != end - begin:
                 raise Refusal(f"{path}: tensor {name} has {end - begin} bytes, which do not fit its shape {list(shape)} of {dtype}")
             tensors[name] = SourceTensor(path, dtype, shape, 8 + length + begin)
         return tensors
@@ -104,6 +118,8 @@ def read_checkpoint(folder):
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         single = folder / "model.safetensors"
+        if not single.exists():
+            single = next(iter(sorted(folder.glob("gptq_model-*.safetensors"))), single)    # AutoGPTQ's name
         if not single.exists():
             raise Refusal(f"{folder} has neither model.safetensors nor model.safetensors.index.json (other checkpoint formats are not supported)")
         return read_header(single)
@@ -138,6 +154,7 @@ class Config:
     activation: str
     tied: bool
     raw: dict
+    quantization: object = None    # Quantization of a GPTQ checkpoint
 
 
 def read_config(folder):
@@ -161,9 +178,6 @@ def read_config(folder):
         raise Refusal("partial_rotary_factor in config.json is not supported")
     if c.get("hidden_act", "silu") not in ACTIVATIONS:
         raise Refusal(f"hidden_act {c['hidden_act']} is not supported (supported: {', '.join(ACTIVATIONS)})")
-    if c.get("quantization_config"):
-        raise Refusal("the checkpoint is already quantised (quantization_config in config.json); convert the original one")
-
     def integer(key, default=None):
         value = c.get(key)
         value = default if value is None else value
@@ -182,7 +196,129 @@ def read_config(folder):
     return Config(layers=integer("num_hidden_layers"), dim=dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
                   neurons=integer("intermediate_size"), vocab=integer("vocab_size"), context=context,
                   norm_eps=float(c.get("rms_norm_eps", 1e-6)), rope_base=float(c.get("rope_theta") or rope.get("rope_theta", 10000.0)),
-                  activation=ACTIVATIONS[c.get("hidden_act", "silu")], tied=bool(c.get("tie_word_embeddings", False)), raw=c)
+                  activation=ACTIVATIONS[c.get("hidden_act", "silu")], tied=bool(c.get("tie_word_embeddings", False)), raw=c,
+                  quantization=read_quantization(folder, c))
+
+
+# ---- GPTQ ------------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Quantization:
+    bits: int
+    group_size: int    # -1: the whole row
+    sym: bool
+    v1: bool
+
+
+def read_quantization(folder, c):
+    """What a GPTQ checkpoint says of itself, in config.json or quantize_config.json or both; None of one that is not quantised."""
+    file, said = folder / "quantize_config.json", c.get("quantization_config")
+    if not said and not file.is_file():
+        return None
+    q = (read_json(file) if file.is_file() else {}) | (said or {})
+    method = q.get("quant_method", None if said else "gptq")    # older files of AutoGPTQ have no quant_method
+    if method != "gptq":
+        raise Refusal(f"the checkpoint is already quantised, by {method or 'a method without a name'} (quantization_config in config.json); "
+                      "only GPTQ is supported, so convert the original one")
+    bits, group_size = q.get("bits"), q.get("group_size", 128)
+    if bits not in gptq.BITS:
+        raise Refusal(f"GPTQ of {json.dumps(bits)} bits is not supported (supported: {', '.join(map(str, gptq.BITS))})")
+    if not isinstance(group_size, int) or (group_size != -1 and (group_size <= 0 or group_size % gptq.BLOCK)):
+        raise Refusal(f"GPTQ with a group_size of {json.dumps(group_size)} is not supported (supported: -1 and multiples of {gptq.BLOCK})")
+    form = "marlin" if q.get("is_marlin_format") else q.get("checkpoint_format") or q.get("format") or "gptq"
+    if form not in ("gptq", "gptq_v2"):
+        raise Refusal(f"GPTQ's checkpoint_format {form} is not supported (supported: gptq, gptq_v2)")
+    return Quantization(bits, group_size, bool(q.get("sym", True)), v1=form == "gptq")
+
+
+@dataclass
+class GptqTensor:
+    """A matrix of a GPTQ checkpoint. To who wants its values it is like a SourceTensor."""
+    name: str
+    parts: dict            # by gptq.PARTS: SourceTensors; g_idx may be missing
+    form: Quantization
+    shape: tuple           # of the matrix
+    dtype: str = "F16"
+
+    def matrix(self):
+        out, columns = self.shape
+        groups = gptq.group_count(columns, self.form.group_size)
+        if "g_idx" in self.parts:
+            g_idx = np.array(self.parts["g_idx"].raw())
+            if g_idx.min() < 0 or g_idx.max() >= groups:
+                raise Refusal(f"tensor {self.name}.g_idx names the group {g_idx.min() if g_idx.min() < 0 else g_idx.max()}, and there are {groups}")
+        else:
+            g_idx = np.arange(columns) // (columns if groups == 1 else self.form.group_size)
+        return gptq.Quantised(self.parts["qweight"].raw(), np.ascontiguousarray(self.parts["scales"].read().T), self.zeros(), g_idx, self.form.bits)
+
+    def zeros(self):
+        zeros, middle = gptq.zero_points(self.parts["qzeros"].raw(), self.form.bits, self.form.v1), 1 << self.form.bits - 1
+        return np.full_like(zeros, middle) if self.mislabelled(zeros) else zeros
+
+    def mislabelled(self, zeros=None):
+        """Symmetric, so that all zero points are the middle, but they are that only in the other form, with or without the 1 that v1 takes off."""
+        if zeros is None:
+            zeros = gptq.zero_points(self.parts["qzeros"].raw(), self.form.bits, self.form.v1)
+        middle = 1 << self.form.bits - 1
+        return self.form.sym and bool((zeros == (middle + 1 if self.form.v1 else middle - 1)).all())
+
+    def spilled_words(self):
+        return gptq.spilled_words(self.parts["qzeros"].raw(), self.form.bits) if self.form.v1 else 0
+
+    def read(self):
+        return self.matrix().dense()
+
+
+def join_gptq(tensors, form):
+    """The checkpoint's tensors, NAME.qweight and what belongs to it joined to a NAME.weight."""
+    result = dict(tensors)
+    for name in [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]:
+        parts = {part: result.pop(f"{name}.{part}") for part in gptq.PARTS if f"{name}.{part}" in result}
+        for part in gptq.PARTS[:3]:
+            if part not in parts:
+                raise Refusal(f"the checkpoint has the tensor {name}.qweight, but lacks {name}.{part}")
+        if any(len(parts[part].shape) != 2 for part in gptq.PARTS[:3]):
+            raise Refusal(f"a tensor of {name} is not a matrix")
+        out, columns = parts["scales"].shape[1], parts["qweight"].shape[0] * 32 // form.bits
+        implied = gptq.shapes(out, columns, form.bits, gptq.group_count(columns, form.group_size))
+        for part, tensor in parts.items():
+            if tensor.dtype not in (DTYPES if part == "scales" else ("I32",)):
+                raise Refusal(f"tensor {name}.{part} has the type {tensor.dtype}, which is not supported")
+            if tensor.shape != implied[part]:
+                raise Refusal(f"tensor {name}.{part} has the shape {list(tensor.shape)}, but {form.bits} bits in groups of {form.group_size} imply "
+                              f"{list(implied[part])}")
+        bias = result.get(f"{name}.bias")
+        if bias is not None and bias.dtype in DTYPES and not bias.read().any():    # some packers add one to every matrix
+            del result[f"{name}.bias"]
+        result[f"{name}.weight"] = GptqTensor(name, parts, form, (out, columns))
+    return result
+
+
+def keep_exact(targets, tensors, asked):
+    """Gives targets the type that holds their GPTQ matrix bit for bit, where there is one and no other type was asked for; tells what becomes of which."""
+    notes, spoilt, mislabelled = collections.Counter(), [], []
+    for target in targets:
+        source = tensors[target.source]
+        if not isinstance(source, GptqTensor):
+            continue
+        exact, why = source.matrix().exact_type()
+        if target.transposed:
+            exact, why = None, "groups run along the neurons, across the rows of this file"
+        if exact and asked in (None, exact):
+            target.kept = exact
+        elif asked:
+            why = "requantised, as --type asks" if asked in QUANTISED else "decoded, as --type asks"
+        notes[re.sub(r"\.\d+\.", ".*.", target.name), (target.kept or asked or Type.F16).name, why] += 1
+        spoilt += [source.name] if source.spilled_words() else []
+        mislabelled += [source.name] if source.mislabelled() else []
+    for (name, kind, why), count in notes.items():
+        print(f"convert: {name} ({count}): {kind}, {why}", file=sys.stderr)
+    if mislabelled:
+        print(f"convert: warning: the zero points of {mislabelled[0]} ({len(mislabelled)} matrices) are off by 1, as if checkpoint_format were wrong; "
+              "since the checkpoint is symmetric, the middle is taken", file=sys.stderr)
+    if spoilt:
+        print(f"convert: warning: the zero points of {spoilt[0]} ({len(spoilt)} matrices) look as an old packer spoilt them (a zero point of 0 less 1 "
+              "overwrote its neighbours); what it lost is wrong in any program, and a checkpoint in gptq_v2 format would be better", file=sys.stderr)
 
 
 # ---- tokenizer.model -------------------------------------------------------------------------------------------------
@@ -443,6 +579,7 @@ class Target:
     shape: tuple           # of the source
     heads: int = 0         # Q and K: heads whose rows are interleaved
     transposed: bool = False
+    kept: Type = None      # the type in which the source's own blocks are taken over
 
     def stored_shape(self):
         return self.shape[::-1] if self.transposed else self.shape
@@ -506,7 +643,9 @@ def check_tensors(targets, tensors, config, weight_type):
 
 
 def encode(target, w, weight_type):
-    """fp32 values -> the bytes of the file."""
+    """fp32 values -> the bytes of the file; blocks that are kept (u8) already are."""
+    if w.dtype == np.uint8:
+        return w
     if not np.isfinite(w).all():
         raise Refusal(f"tensor {target.source} has values that are not finite")
     with np.errstate(over="ignore"):
@@ -572,7 +711,7 @@ def replacing(out):
 
 
 def type_of(target, weight_type):
-    return weight_type if len(target.shape) == 2 else Type.F32    # norms
+    return target.kept or (weight_type if len(target.shape) == 2 else Type.F32)    # norms
 
 
 def stored_bytes(target, weight_type):
@@ -606,21 +745,39 @@ def write_file(writer, targets, weight_type, pieces):
         writer.close()
 
 
+def stored_piece(target, source):
+    if target.kept:
+        return target.stored(source.matrix().blocks(target.kept))
+    return target.stored(source.read())
+
+
+def write_model(out, targets, tensors, type_name, add_all_keys):
+    """The whole file. `add_all_keys(writer, file_type)`; without a type_name, what GPTQ made is kept."""
+    keep_exact(targets, tensors, type_name and TYPES[type_name][0])
+    weight_type = TYPES[type_name or "f16"][0]
+    weights = collections.Counter()
+    for target in targets:
+        if len(target.shape) == 2:
+            weights[type_of(target, weight_type)] += int(np.prod(target.shape))
+    most = weights.most_common(1)[0][0]
+    with replacing(out) as part:
+        writer = gguf.GGUFWriter(part, "llama")
+        add_all_keys(writer, next(file_type for t, file_type in TYPES.values() if t == most))
+        write_file(writer, targets, weight_type, lambda target: [stored_piece(target, tensors[target.source])])
+    print(f"{out}: {len(targets)} tensors, {', '.join(t.name for t, _ in weights.most_common())}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+
+
 def convert(folder, out, type_name):
-    weight_type, file_type = TYPES[type_name]
     if not folder.is_dir():
         raise Refusal(f"{folder} is not a folder")
     config = read_config(folder)
     tensors = read_checkpoint(folder)
+    if config.quantization:
+        tensors = join_gptq(tensors, config.quantization)
     targets = targets_of(config)
-    check_tensors(targets, tensors, config, weight_type)
+    check_tensors(targets, tensors, config, TYPES[type_name or "f16"][0])
     tokenizer = read_tokenizer(folder, config)
-
-    with replacing(out) as part:
-        writer = gguf.GGUFWriter(part, "llama")
-        add_keys(writer, folder.resolve().name, config, tokenizer, file_type)
-        write_file(writer, targets, weight_type, lambda target: [target.stored(tensors[target.source].read())])
-    print(f"{out}: {len(targets)} tensors, {weight_type.name}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+    write_model(out, targets, tensors, type_name, lambda writer, file_type: add_keys(writer, folder.resolve().name, config, tokenizer, file_type))
 
 
 def run(program, work, *args):
@@ -641,7 +798,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Converts a Hugging Face folder of the Llama family to a GGUF file for Hearth.")
     parser.add_argument("folder", type=Path, help="with config.json, model.safetensors and tokenizer.model or tokenizer.json")
     parser.add_argument("out", type=Path, help="the GGUF file to write")
-    parser.add_argument("--type", choices=TYPES, default="f16", help="of the matrices (norms stay f32); default %(default)s")
+    parser.add_argument("--type", choices=TYPES, help="of the matrices (norms stay f32); default f16, or for a GPTQ checkpoint what holds it exactly")
     args = parser.parse_args(argv)
     return run("convert", convert, args.folder, args.out, args.type)
 

@@ -27,9 +27,7 @@ The same seed, machine and number of threads give the same file.
 """
 
 import argparse
-import json
 import math
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -37,16 +35,10 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Kind
 
-try:
-    import torch
-    import torch.nn.functional as F
-except ImportError:
-    torch = None
-
 from convert import TYPES, Refusal, Target, check_width, encode, replacing, run
+from llama import WITHOUT_TORCH, Layer, Model, copy_keys, device_of, progress, tokens_of, torch, windows_of
 
 WINDOW = 256          # tokens, BOS included
 HELD_OUT = 10         # a tenth of the windows,
@@ -55,124 +47,6 @@ BATCH_WINDOWS = 8     # go through the model at a time
 BATCH = 512           # positions in a step of training
 RATE = 0.1            # of Adam at the start, over the root of what a unit reads
 THRESHOLDS = "hearth.predictor_thresholds"
-
-
-# ---- the model -------------------------------------------------------------------------------------------------------
-
-class Reader(gguf.GGUFReader):
-    """Also takes PowerInfer's magic."""
-
-    def __init__(self, path):
-        with open(path, "rb") as f:
-            self.magic = f.read(4)
-        try:
-            super().__init__(path)
-        except (ValueError, IndexError, KeyError) as e:
-            raise Refusal(f"{path} is not a GGUF file, or is damaged: {e}") from None
-
-    def _get(self, offset, dtype, count=1, override_order=None):
-        if offset == 0 and self.magic == b"PWRI":
-            return np.array([gguf.GGUF_MAGIC], dtype)
-        return super()._get(offset, dtype, count, override_order)
-
-
-class Model:
-    """What the forward pass needs of a file; matrices are decoded when they are asked for."""
-
-    def __init__(self, path, device):
-        self.reader, self.path, self.device = Reader(path), path, device
-        self.tensors = {t.name: t for t in self.reader.tensors}
-        if self.key("general.architecture") != "llama":
-            raise Refusal(f"{path} is a model of the architecture {self.key('general.architecture')}; this program knows llama")
-        activation = self.key("hearth.activation", "relu" if self.reader.magic == b"PWRI" else "silu")
-        if activation != "relu":
-            raise Refusal(f"{path} is a {activation} model, whose neurons are never quite zero; predictors are for models of the ReLU family")
-        if self.key("llama.expert_count", 0):
-            raise Refusal(f"{path} is a mixture of experts, which this program does not know")
-        if self.key("llama.rope.scaling.type", "none") != "none" or self.key("llama.rope.scale_linear", 1) not in (0, 1):
-            raise Refusal(f"{path} scales its positions, which this program does not know")
-        self.layers = self.key("llama.block_count")
-        self.dim = self.key("llama.embedding_length")
-        self.neurons = self.key("llama.feed_forward_length")
-        self.heads = self.key("llama.attention.head_count")
-        self.kv_heads = self.key("llama.attention.head_count_kv", self.heads)
-        self.head_dim = self.key("llama.attention.key_length", self.dim // self.heads)
-        self.rope_dim = self.key("llama.rope.dimension_count", self.head_dim)
-        self.rope_base = self.key("llama.rope.freq_base", 10000.0)
-        self.eps = self.key("llama.attention.layer_norm_rms_epsilon")
-        self.bos = self.key("tokenizer.ggml.bos_token_id", 1)
-
-    def key(self, name, *default):
-        field = self.reader.fields.get(name)
-        if field is None:
-            if not default:
-                raise Refusal(f"{self.path} has no key {name}")
-            return default[0]
-        return field.contents()
-
-    def numpy(self, name):
-        if name not in self.tensors:
-            raise Refusal(f"{self.path} has no tensor {name}")
-        t = self.tensors[name]
-        try:
-            w = gguf.quants.dequantize(t.data, t.tensor_type)
-        except NotImplementedError:
-            raise Refusal(f"{self.path}: {name} is {t.tensor_type.name}, which the gguf package cannot decode") from None
-        return np.array(w.reshape(tuple(int(n) for n in reversed(t.shape))), np.float32)
-
-    def weight(self, layer, name):
-        return torch.from_numpy(self.numpy(f"blk.{layer}.{name}.weight")).to(self.device)
-
-    def down_t(self, layer):
-        """(neurons, dim), of a file that has it or its transpose."""
-        if f"blk.{layer}.ffn_down_t.weight" in self.tensors:
-            return self.weight(layer, "ffn_down_t")
-        return self.weight(layer, "ffn_down").T
-
-    def neuron_bytes(self, layer):
-        down = "ffn_down_t" if f"blk.{layer}.ffn_down_t.weight" in self.tensors else "ffn_down"
-        return sum(int(self.tensors[f"blk.{layer}.{name}.weight"].n_bytes) for name in ("ffn_gate", "ffn_up", down)) / self.neurons
-
-
-def rmsnorm(x, weight, eps):
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
-
-
-def rope(x, model):
-    """x (windows, heads, positions, head_dim): neighbours (2i, 2i + 1) turn by position * base^(-2i / rope_dim)."""
-    positions = torch.arange(x.shape[2], dtype=torch.float64, device=x.device)
-    turns = model.rope_base ** (-torch.arange(0, model.rope_dim, 2, dtype=torch.float64, device=x.device) / model.rope_dim)
-    angles = torch.outer(positions, turns)
-    cosine, sine = angles.cos().float(), angles.sin().float()
-    even, odd = x[..., 0:model.rope_dim:2], x[..., 1:model.rope_dim:2]
-    turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1).flatten(-2)
-    return torch.cat([turned, x[..., model.rope_dim:]], dim=-1)
-
-
-class Layer:
-    def __init__(self, model, n):
-        self.model = model
-        for name in ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up"):
-            setattr(self, name, model.weight(n, name))
-        self.down_t = model.down_t(n)
-
-    def attention(self, x):
-        """x (windows, positions, dim)"""
-        m = self.model
-        x = rmsnorm(x, self.attn_norm, m.eps)
-
-        def by_heads(y, heads):
-            return y.unflatten(-1, (heads, m.head_dim)).transpose(1, 2)
-
-        q, k = rope(by_heads(x @ self.attn_q.T, m.heads), m), rope(by_heads(x @ self.attn_k.T, m.kv_heads), m)
-        k, v = (y.repeat_interleave(m.heads // m.kv_heads, dim=1) for y in (k, by_heads(x @ self.attn_v.T, m.kv_heads)))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2) @ self.attn_output.T
-
-    def feed_forward(self, r):
-        """The block's output, and which neurons fired."""
-        x = rmsnorm(r, self.ffn_norm, self.model.eps)
-        gate = x @ self.ffn_gate.T
-        return (gate.relu() * (x @ self.ffn_up.T)) @ self.down_t, gate > 0
 
 
 # ---- what is learned from --------------------------------------------------------------------------------------------
@@ -409,60 +283,17 @@ def best_rank(n, start, sample, split, model, options, rng):
     return best
 
 
-def progress(text):
-    if sys.stderr.isatty():
-        print(f"\r{text:40}", end="", file=sys.stderr, flush=True)
-
-
 # ---- the program -----------------------------------------------------------------------------------------------------
-
-def tokens_of(files, model, hearth):
-    ids = []
-    for file in files:
-        try:
-            result = subprocess.run([hearth, "tokenize", model.path, "-f", file, "--json"], capture_output=True)
-        except OSError as e:
-            raise Refusal(f"{hearth} cannot be run ({e.strerror}); build Hearth, or say with --hearth where the program is") from None
-        if result.returncode != 0:
-            raise Refusal(result.stderr.decode(errors="replace").strip().removeprefix("hearth: "))
-        ids += json.loads(result.stdout)["ids"]
-    return np.array(ids, np.int64)
-
-
-def windows_of(ids, most):
-    """(windows, WINDOW - 1), evenly spread over the text if there are more than asked."""
-    runs = ids[:len(ids) // (WINDOW - 1) * (WINDOW - 1)].reshape(-1, WINDOW - 1)
-    wanted = min(len(runs), max(1, most // WINDOW))
-    return runs[np.arange(wanted) * len(runs) // max(1, wanted)]
-
 
 def positions_of(windows):
     return (np.asarray(windows, np.int64)[:, None] * WINDOW + np.arange(WINDOW)).ravel()
 
 
-def values_of(field):
-    """A key's value as GGUFWriter takes it; strings as bytes, which need not be UTF-8."""
-    if field.types[0] == Kind.STRING:
-        return bytes(field.parts[-1])
-    if field.types[0] == Kind.ARRAY:
-        if field.types[-1] == Kind.STRING:
-            return [bytes(field.parts[i]) for i in field.data]
-        return [field.parts[i].item() for i in field.data]
-    return field.parts[-1].item()
-
-
 def write(model, part, tensors, thresholds):
     """The model with its predictors: `tensors` has name -> (Target, encoded values)."""
-    fields = model.reader.fields
     writer = gguf.GGUFWriter(part, "llama")
     try:
-        for name, field in fields.items():
-            if name.startswith("GGUF.") or name in ("general.architecture", "powerinfer.sparse_threshold", THRESHOLDS):
-                continue
-            if field.types[0] == Kind.ARRAY and not field.data:
-                print(f"train_predictor: left out the empty array {name}", file=sys.stderr)
-                continue
-            writer.add_key_value(name, values_of(field), field.types[0], field.types[-1] if field.types[0] == Kind.ARRAY else None)
+        copy_keys(writer, model.reader, lambda name: name in ("powerinfer.sparse_threshold", THRESHOLDS))
         writer.data_alignment = int(model.reader.alignment)
         writer.add_float32("powerinfer.sparse_threshold", 0.0)
         writer.add_key_value(THRESHOLDS, thresholds, Kind.ARRAY, Kind.FLOAT32)
@@ -509,13 +340,6 @@ def check(model, options):
         raise Refusal(f"{options.epochs} epochs are not more than 0")
 
 
-def device_of(name):
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as e:    # unknown, or not in this build of torch, or not in this machine
-        raise Refusal(f"torch cannot use the device {name}: {str(e).splitlines()[0]}") from None
-
-
 def table(rows, columns):
     lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
@@ -527,14 +351,16 @@ def percent(x):
 
 def train_all(options):
     if torch is None:
-        raise Refusal("this needs torch; install python3-torch (Debian, Ubuntu), or torch from PyPI in a virtual environment")
+        raise Refusal(WITHOUT_TORCH)
     if options.threads:
         torch.set_num_threads(options.threads)
     rng = np.random.default_rng(options.seed)
     model = Model(options.model, device_of(options.device))
+    if model.activation != "relu":
+        raise Refusal(f"{options.model} is a {model.activation} model, whose neurons are never quite zero; predictors are for models of the ReLU family")
     check(model, options)
-    learned = windows_of(tokens_of(options.file, model, options.hearth), options.tokens)
-    tested = windows_of(tokens_of(options.test or [], model, options.hearth), options.tokens)
+    learned = windows_of(tokens_of(options.file, model, options.hearth), options.tokens, WINDOW)
+    tested = windows_of(tokens_of(options.test or [], model, options.hearth), options.tokens, WINDOW)
     if len(learned) < HELD_OUT * STRETCHES:
         raise Refusal(f"the text has {len(learned)} windows of {WINDOW} tokens, and training needs at least {HELD_OUT * STRETCHES}; better are a thousand")
     held = np.arange(len(learned)) // max(1, len(learned) // (HELD_OUT * STRETCHES)) % HELD_OUT == HELD_OUT - 1
