@@ -7,9 +7,20 @@
 //   store_rounded(p, v)             to int16_t, to nearest
 //   fma(a, b, c) mul(a, b) add(a, b) abs(a) max(a, b)       lane by lane; fma is a b + c
 //   add_lanes(v) max_lanes(v)       to one float
-//   Block, block(b)                 the 32 integers of a BlockQ8_0 or BlockQ4_0, sign extended to int16
-//   dot(block, x)                   32 products with int16_t x[32], added up to one number per lane
-//   floats(block, out)              the same integers as 32 / lanes Vecs
+//   eight(bytes, x)                 the products of 8 unsigned bytes with 8 floats, added up to one number per lane
+//   only(a)                         a in one lane, 0 in the others
+//
+//   Bytes                           32 integers of 8 bits
+//   bytes(p) nibbles(p)             32 bytes; of 16 bytes the low nibbles and then the high ones
+//   store(p, bytes)                 to uint8_t
+//   bits(bytes, shift, mask)        (byte >> shift) & mask; a shift less than 0 goes to the left
+//   merge(a, b) less(bytes, n)      a | b, byte - n
+//   Block, widen(bytes)             32 int16, sign extended
+//   ones()                          32 times 1
+//   Scales, scales(first, last)     16 int8 for 16 weights each, given as twice 8 bytes
+//   scaled(block, scales, p)        its halves times scales 2p and 2p + 1
+//   dot(block, x)                   32 products with int16_t x[32], added up to one number per lane; up to 4096 * 32512 * 4 in a lane
+//   floats(block, out)              the integers as 32 / lanes Vecs
 //
 // S lives in an unnamed namespace, so every template made from it is private to its file: no AVX-512 code can replace a plain function of the
 // same name in the linker. For the same reason nothing here may call a function of the standard library.
@@ -37,49 +48,123 @@ template <>
 inline constexpr uint32_t elements<BlockQ8_0> = fixed_block;
 template <>
 inline constexpr uint32_t elements<BlockQ4_0> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockQ6_K> = 256;
 
 /// S::lanes weights of a float format: W is float, F16 or Bf16. `k` counts pieces.
 template <class S, class W>
 struct Piece {
     using Vec = typename S::Vec;
     static constexpr uint32_t weights = S::lanes;
+    static constexpr uint32_t parts = 1;    // that are decoded one by one
     static constexpr uint32_t accumulators = S::accumulators;
     Vec w;
 
     Piece(const W* row, size_t k) : w(S::load(row + k * weights)) {}
-    Vec fma(const Input& x, size_t k, Vec sum) const { return S::fma(w, S::load(x.x + k * weights), sum); }
-    void decode(Vec* out) const { out[0] = w; }
+
+    /// sum[t] += w . x[t] for t < T
+    template <uint32_t T>
+    void dot(const Input* x, size_t k, Vec* sum) const
+    {
+#pragma GCC unroll 4
+        for (uint32_t t = 0; t < T; t++) sum[t] = S::fma(w, S::load(x[t].x + k * weights), sum[t]);
+    }
+    void decode(uint32_t, Vec* out) const { out[0] = w; }
 };
 
-/// 32 weights d q_i of a block format.
+inline uint64_t load_64(const void* p)
+{
+    uint64_t v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/// How a block becomes integers: w = d block(p) - minimum(p, i) for part p of 32 weights; stored(p) are the integers as the file has them. All products
+/// here are exact in a float: 11 bits of d times at most 12 bits of a scale times an integer. Blocks with minima say `has_minima`.
+template <class S, class B>
+struct Unpacked;
+
+template <class S>
+struct Unpacked<S, BlockQ8_0> {
+    const BlockQ8_0& b;
+    typename S::Vec d;
+
+    explicit Unpacked(const BlockQ8_0& b) : b(b), d(S::set(F16{b.d})) {}
+    typename S::Bytes stored(uint32_t) const { return S::bytes(reinterpret_cast<const uint8_t*>(b.q)); }
+    typename S::Block block(uint32_t p) const { return S::widen(stored(p)); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ4_0> {
+    const BlockQ4_0& b;
+    typename S::Vec d;
+
+    explicit Unpacked(const BlockQ4_0& b) : b(b), d(S::set(F16{b.d})) {}
+    typename S::Bytes stored(uint32_t) const { return S::nibbles(b.q); }
+    typename S::Block block(uint32_t p) const { return S::widen(S::less(stored(p), 8)); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ6_K> {
+    const BlockQ6_K& b;
+    typename S::Vec d;
+    typename S::Scales scales;
+
+    explicit Unpacked(const BlockQ6_K& b) : b(b), d(S::set(F16{b.d})), scales(S::scales(load_64(b.scale), load_64(b.scale + 8))) {}
+    typename S::Bytes stored(uint32_t p) const
+    {
+        const auto low = S::bits(S::bytes(b.ql + 64 * (p / 4) + 32 * (p % 2)), p % 4 < 2 ? 0 : 4, 0x0f);
+        return S::merge(low, S::bits(S::bytes(b.qh + 32 * (p / 4)), 2 * int(p % 4) - 4, 0x30));
+    }
+    typename S::Block block(uint32_t p) const { return S::scaled(S::widen(S::less(stored(p), 32)), scales, p); }
+};
+
+/// A block of a quantised format.
 template <class S, class B>
 struct BlockPiece {
     using Vec = typename S::Vec;
-    static constexpr uint32_t weights = fixed_block;
-    static constexpr uint32_t accumulators = 2;    // decoding takes longer than two additions
-    typename S::Block q;
-    Vec d;
+    static constexpr uint32_t weights = elements<B>;
+    static constexpr uint32_t parts = weights / fixed_block;
+    static constexpr uint32_t accumulators = parts == 1 ? 2 : 1;    // decoding takes longer than two additions; many parts make a sum of their own
+    static constexpr bool has_minima = requires(const Unpacked<S, B>& b) { b.minimum(0, 0); };
+    Unpacked<S, B> b;
 
-    BlockPiece(const B* row, size_t k) : q(S::block(row[k])), d(S::set(F16{row[k].d})) {}
+    BlockPiece(const B* row, size_t k) : b(row[k]) {}
 
-    /// The integer sum cannot overflow: 32 * 127 * 32512 < 2^31.
-    Vec fma(const Input& x, size_t k, Vec sum) const { return S::fma(S::dot(q, x.q + k * weights), S::mul(d, S::set(x.scale[k])), sum); }
-
-    /// Exact: 11 bits of d times 8 bits of q fit into a float.
-    void decode(Vec* out) const
+    template <uint32_t T>
+    void dot(const Input* x, size_t k, Vec* sum) const
     {
-        S::floats(q, out);
-        for (uint32_t v = 0; v < weights / S::lanes; v++) out[v] = S::mul(out[v], d);
+        Vec part[T];
+#pragma GCC unroll 8
+        for (uint32_t p = 0; p < parts; p++) {
+            const typename S::Block q = b.block(p);
+#pragma GCC unroll 4
+            for (uint32_t t = 0; t < T; t++) {
+                const Vec products = S::dot(q, x[t].q + k * weights + p * fixed_block), scale = S::set(x[t].scale[k * parts + p]);
+                part[t] = p ? S::fma(products, scale, part[t]) : S::mul(products, scale);
+            }
+        }
+#pragma GCC unroll 4
+        for (uint32_t t = 0; t < T; t++) {
+            sum[t] = S::fma(b.d, part[t], sum[t]);
+            if constexpr (has_minima) sum[t] = b.subtract_minima(x[t], k, sum[t]);
+        }
+    }
+
+    /// The 32 weights of part p.
+    void decode(uint32_t p, Vec* out) const
+    {
+        S::floats(b.block(p), out);
+        for (uint32_t v = 0; v < fixed_block / S::lanes; v++) {
+            if constexpr (has_minima) out[v] = S::fma(b.d, out[v], S::set(-b.minimum(p, v * S::lanes)));
+            else out[v] = S::mul(out[v], b.d);
+        }
     }
 };
 
-template <class S>
-struct Piece<S, BlockQ8_0> : BlockPiece<S, BlockQ8_0> {
-    using BlockPiece<S, BlockQ8_0>::BlockPiece;
-};
-template <class S>
-struct Piece<S, BlockQ4_0> : BlockPiece<S, BlockQ4_0> {
-    using BlockPiece<S, BlockQ4_0>::BlockPiece;
+template <class S, class B>
+requires(elements<B> > 1) struct Piece<S, B> : BlockPiece<S, B> {
+    using BlockPiece<S, B>::BlockPiece;
 };
 
 /// The last `count` < S::lanes elements at p; the other lanes are 0.
@@ -115,16 +200,8 @@ void dot_tokens(const W* row, const Input* x, uint32_t n, float* y)
     size_t k = 0;
     for (; k + A <= pieces; k += A)
 #pragma GCC unroll 4
-        for (uint32_t a = 0; a < A; a++) {
-            const P w(row, k + a);
-#pragma GCC unroll 4
-            for (uint32_t t = 0; t < T; t++) sum[a][t] = w.fma(x[t], k + a, sum[a][t]);
-        }
-    for (; k < pieces; k++) {
-        const P w(row, k);
-#pragma GCC unroll 4
-        for (uint32_t t = 0; t < T; t++) sum[0][t] = w.fma(x[t], k, sum[0][t]);
-    }
+        for (uint32_t a = 0; a < A; a++) P(row, k + a).template dot<T>(x, k + a, sum[a]);
+    for (; k < pieces; k++) P(row, k).template dot<T>(x, k, sum[0]);
     if constexpr (P::weights == S::lanes)    // a block format has no rest
         if (const uint32_t rest = n % S::lanes) {
             const typename S::Vec w = load_some<S>(row + n - rest, rest);
@@ -162,18 +239,19 @@ void axpy(const std::byte* row, float a, float* y, uint32_t first, uint32_t coun
     const W* w = reinterpret_cast<const W*>(row) + first / elements<W>;
     const typename S::Vec factor = S::set(a);
     y += first;
+    constexpr uint32_t width = P::weights / P::parts;
     for (size_t k = 0; k < count / P::weights; k++) {
-        typename S::Vec part[P::weights / S::lanes];
-        P(w, k).decode(part);
-        for (uint32_t v = 0; v < P::weights / S::lanes; v++) {
-            float* out = y + k * P::weights + v * S::lanes;
-            S::store(out, S::fma(factor, part[v], S::load(out)));
+        const P piece(w, k);
+#pragma GCC unroll 8
+        for (uint32_t p = 0; p < P::parts; p++, y += width) {
+            typename S::Vec part[width / S::lanes];
+            piece.decode(p, part);
+            for (uint32_t v = 0; v < width / S::lanes; v++) S::store(y + v * S::lanes, S::fma(factor, part[v], S::load(y + v * S::lanes)));
         }
     }
     if constexpr (P::weights == S::lanes)
         if (const uint32_t rest = count % S::lanes) {
-            float* out = y + count - rest;
-            store_some<S>(out, S::fma(factor, load_some<S>(w + count - rest, rest), load_some<S>(out, rest)), rest);
+            store_some<S>(y, S::fma(factor, load_some<S>(w + count - rest, rest), load_some<S>(y, rest)), rest);
         }
 }
 
@@ -183,13 +261,29 @@ void decode(const std::byte* row, float* y, uint32_t n)
 {
     using P = Piece<S, W>;
     const W* w = reinterpret_cast<const W*>(row);
+    constexpr uint32_t width = P::weights / P::parts;
     for (size_t k = 0; k < n / P::weights; k++) {
-        typename S::Vec part[P::weights / S::lanes];
-        P(w, k).decode(part);
-        for (uint32_t v = 0; v < P::weights / S::lanes; v++) S::store(y + k * P::weights + v * S::lanes, part[v]);
+        const P piece(w, k);
+#pragma GCC unroll 8
+        for (uint32_t p = 0; p < P::parts; p++, y += width) {
+            typename S::Vec part[width / S::lanes];
+            piece.decode(p, part);
+            for (uint32_t v = 0; v < width / S::lanes; v++) S::store(y + v * S::lanes, part[v]);
+        }
     }
     if constexpr (P::weights == S::lanes)
-        if (const uint32_t rest = n % S::lanes) store_some<S>(y + n - rest, load_some<S>(w + n - rest, rest), rest);
+        if (const uint32_t rest = n % S::lanes) store_some<S>(y, load_some<S>(w + n - rest, rest), rest);
+}
+
+/// q_i = the integer that the file has for weight i
+template <class S, class B>
+void integers(const std::byte* row, uint8_t* q, uint32_t n)
+{
+    for (size_t k = 0; k < n / elements<B>; k++) {
+        const Unpacked<S, B> b(reinterpret_cast<const B*>(row)[k]);
+#pragma GCC unroll 8
+        for (uint32_t p = 0; p < elements<B> / fixed_block; p++, q += fixed_block) S::store(q, b.stored(p));
+    }
 }
 
 // ---- vectors ---------------------------------------------------------------------------------------------------------
@@ -198,7 +292,7 @@ void decode(const std::byte* row, float* y, uint32_t n)
 template <class S>
 void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
 {
-    const Input self{x, nullptr, nullptr};
+    const Input self{x, nullptr, nullptr, nullptr};
     float squares;
     dot_tokens<S, float, 1>(x, &self, n, &squares);
     const typename S::Vec r = S::set(1.0f / __builtin_sqrtf(squares / float(n) + eps));
@@ -207,9 +301,9 @@ void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
     if (i < n) store_some<S>(y + i, S::mul(load_some<S>(w + i, n - i), S::mul(load_some<S>(x + i, n - i), r)), n - i);
 }
 
-/// scale = max |x_i| / 32512,  q_i = round(x_i / scale)
+/// scale = max |x_i| / 32512,  q_i = round(x_i / scale),  sum = scale sum_i q_i
 template <class S>
-void quantise(const float* x, int16_t* q, float* scale, uint32_t n)
+void quantise(const float* x, int16_t* q, float* scale, float* sum, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i += fixed_block) {
         typename S::Vec m = S::zero();
@@ -219,6 +313,7 @@ void quantise(const float* x, int16_t* q, float* scale, uint32_t n)
         scale[i / fixed_block] = zero ? 0.0f : largest / fixed_max;
         const typename S::Vec r = S::set(zero ? 0.0f : fixed_max / largest);
         for (uint32_t v = 0; v < fixed_block; v += S::lanes) S::store_rounded(q + i + v, S::mul(S::load(x + i + v), r));
+        sum[i / fixed_block] = scale[i / fixed_block] * S::add_lanes(S::dot(S::ones(), q + i));
     }
 }
 
@@ -266,7 +361,7 @@ void to_f16(const float* x, uint16_t* y, uint32_t n)
 template <class S>
 float dot_f16(const float* a, const uint16_t* b, uint32_t n)
 {
-    const Input x{a, nullptr, nullptr};
+    const Input x{a, nullptr, nullptr, nullptr};
     float y;
     dot_tokens<S, F16, 1>(reinterpret_cast<const F16*>(b), &x, n, &y);
     return y;
@@ -283,7 +378,8 @@ void axpy_f16(float a, const uint16_t* b, float* y, uint32_t n)
 template <class S, class W>
 constexpr RowKernels row_kernels(WeightType type)
 {
-    return {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>};
+    if constexpr (elements < W >> 1) return {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, integers<S, W>};
+    else return {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, nullptr};
 }
 
 template <class S>
@@ -292,7 +388,7 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
     return {isa,
             name,
             {row_kernels<S, float>(WeightType::f32), row_kernels<S, F16>(WeightType::f16), row_kernels<S, Bf16>(WeightType::bf16),
-             row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0)},
+             row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0), row_kernels<S, BlockQ6_K>(WeightType::q6_k)},
             rmsnorm<S>,
             quantise<S>,
             axpy_rows<S>,

@@ -8,7 +8,7 @@
 
 namespace hearth {
 
-enum class WeightType : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q8_0 = 8, bf16 = 30 };
+enum class WeightType : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q8_0 = 8, q6_k = 14, bf16 = 30 };
 
 /// 32 weights: w_i = d * q_i
 struct BlockQ8_0 {
@@ -24,6 +24,18 @@ struct BlockQ4_0 {
 };
 static_assert(sizeof(BlockQ4_0) == 18);
 
+// Blocks of 256 weights lie in parts of 32. Part p of an array of bits takes 32 bytes and the same bits of each, weight i in byte i.
+
+/// 256 weights: w_i = d * scale[i / 16] * (q_i - 32). Of q's six bits, part p has the low four in ql from 64 (p / 4) + 32 (p % 2) on, in the low
+/// nibbles for p % 4 < 2 and the high ones above, and the upper two in bits 2 (p % 4) of qh from 32 (p / 4) on.
+struct BlockQ6_K {
+    uint8_t ql[128];
+    uint8_t qh[64];
+    int8_t scale[16];
+    uint16_t d;    // fp16
+};
+static_assert(sizeof(BlockQ6_K) == 210);
+
 struct WeightFormat {
     WeightType type;
     std::string_view name;
@@ -37,6 +49,7 @@ inline constexpr WeightFormat weight_formats[] = {
     {WeightType::bf16, "BF16", 1, 2},
     {WeightType::q8_0, "Q8_0", 32, sizeof(BlockQ8_0)},
     {WeightType::q4_0, "Q4_0", 32, sizeof(BlockQ4_0)},
+    {WeightType::q6_k, "Q6_K", 256, sizeof(BlockQ6_K)},
 };
 
 /// The format of a GGUF type number; nullptr where this program cannot read it.

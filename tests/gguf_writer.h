@@ -72,6 +72,24 @@ inline BlockQ4_0 to_q4_0(const float* x)
     return block;
 }
 
+/// Of formats with blocks of 256 weights: some block that is near, not the one that other tools would find.
+inline BlockQ6_K to_q6_k(const float* x)
+{
+    float largest[16] = {};
+    for (int i = 0; i < 256; i++) largest[i / 16] = std::max(largest[i / 16], std::fabs(x[i]));
+    BlockQ6_K block = {};
+    block.d = to_f16(*std::max_element(largest, largest + 16) / (31 * 127));
+    const float d = from_f16(block.d);
+    for (int i = 0; i < 256; i++) {
+        int8_t& scale = block.scale[i / 16];
+        scale = d > 0 ? int8_t(std::clamp(std::ceil(largest[i / 16] / (31 * d)), 1.0f, 127.0f)) : 0;
+        const int q = d > 0 ? std::clamp(int(std::lround(x[i] / (d * scale))) + 32, 0, 63) : 32, part = i / 32;
+        block.ql[part / 4 * 64 + part % 2 * 32 + i % 32] |= uint8_t((q & 15) << part % 4 / 2 * 4);
+        block.qh[part / 4 * 32 + i % 32] |= uint8_t(q >> 4 << part % 4 * 2);
+    }
+    return block;
+}
+
 /// A matrix of floats (rows, cols) in a weight format; cols is a multiple of the format's block. `append` adds to what is there.
 inline void append_rows(std::string& bytes, WeightType type, const float* x, uint64_t rows, uint64_t cols)
 {
@@ -96,6 +114,9 @@ inline void append_rows(std::string& bytes, WeightType type, const float* x, uin
         break;
     case WeightType::q4_0:
         for (uint64_t i = 0; i < n; i += 32) put(to_q4_0(x + i));
+        break;
+    case WeightType::q6_k:
+        for (uint64_t i = 0; i < n; i += 256) put(to_q6_k(x + i));
         break;
     }
 }

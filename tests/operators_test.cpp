@@ -49,7 +49,9 @@ struct TestMatrix {
 
 std::vector<uint32_t> odd_sizes(WeightType type)
 {
-    return is_quantised(type) ? std::vector<uint32_t>{32, 96, 288, 1024} : std::vector<uint32_t>{1, 31, 33, 257, 1024};
+    const uint32_t block = format_of(type).block;
+    if (!is_quantised(type)) return {1, 31, 33, 257, 1024};
+    return block == 32 ? std::vector<uint32_t>{32, 96, 288, 1024} : std::vector<uint32_t>{block, 3 * block, 9 * block};
 }
 
 /// x on the device, with the two integer planes that kernels of quantised rows may want.
@@ -58,7 +60,7 @@ struct TestInput {
     Shared<uint32_t> high, low;
     Shared<float> scale;
     TestInput(const std::shared_ptr<vulkan::Device>& d, const std::vector<float>& values)
-        : x(d, values), high(d, values.size() / 4 + 1), low(d, values.size() / 4 + 1), scale(d, values.size() / 32 + 1)
+        : x(d, values), high(d, values.size() / 4 + 1), low(d, values.size() / 4 + 1), scale(d, values.size() / 32 * 4 + 1)
     {
         const uint32_t n = uint32_t(values.size());
         const vulkan::Kernel<gpu::Quantise> quantise(d, "quantise");
@@ -91,7 +93,11 @@ TEST_SUITE("device")
         std::vector<float> back;
         for (size_t i = 0; i < x.size(); ++i) {
             const int high = int8_t(input.high[i / 4] >> 8 * (i % 4)), low = int8_t(input.low[i / 4] >> 8 * (i % 4));
-            back.push_back(input.scale[i / 32] * float(256 * high + low));
+            back.push_back(input.scale[i / 32 * 4] * float(256 * high + low));
+        }
+        for (size_t i = 0; i < x.size(); i += 16) {
+            const double sum = std::accumulate(&back[i], &back[i] + 16, 0.0);
+            CHECK(input.scale[i / 32 * 4 + 1 + i / 16 % 2] == doctest::Approx(sum).epsilon(1e-4));
         }
         for (size_t b = 0; b < x.size(); b += 32) CHECK(worst_error(std::span(back).subspan(b, 32), std::span(x).subspan(b, 32)) < 0.6 / 32512);
         check_silence();
@@ -132,7 +138,7 @@ TEST_SUITE("device")
             for (const WeightFormat& format : weight_formats)
                 for (const bool transposed : {false, true})
                     for (const uint32_t cols : odd_sizes(format.type)) {
-                        if (cols > 300) continue;
+                        if (cols > 900) continue;
                         const uint32_t rows = 67;
                         const uint32_t inner = transposed ? rows : cols, outer = transposed ? cols : rows;
                         TestMatrix w(device, format.type, rows, cols, cols);
@@ -294,7 +300,7 @@ TEST_SUITE("device")
                 for (const WeightFormat& format : weight_formats)
                     for (const uint32_t neurons : {1u, 31u, 257u}) {
                         GpuKernels kernels(device, shape(activation));
-                        const uint32_t cols = 288, slices = 3;
+                        const uint32_t cols = format.block > 32 ? 3 * format.block : 288, slices = 3;
                         TestMatrix gate(device, format.type, neurons, cols, 1), up(device, format.type, neurons, cols, 2),
                             down(device, format.type, neurons, cols, 3);
                         const std::vector<float> x = random_floats(cols, 4);
@@ -341,7 +347,8 @@ TEST_SUITE("device")
                         for (uint32_t s = 0; s < slices; ++s)
                             for (uint32_t c = 0; c < cols; ++c) got[c] += results[0][s * cols + c];
                         INFO(format.name << ", " << neurons << " neurons");
-                        CHECK(worst_error(got, want) < (kernels.reads_planes(format.type) ? 5e-4 : 2e-5));
+                        // A lone neuron has only itself to compare with: where its gate is far below zero, silu turns an absolute error into a relative one.
+                        CHECK(worst_error(got, want) < (!kernels.reads_planes(format.type) ? 2e-5 : neurons == 1 ? 2e-3 : 5e-4));
                         CHECK(results[0] == results[1]);
                         uint32_t bits = 0;
                         for (const uint32_t word : fires.values()) bits += uint32_t(std::popcount(word));

@@ -341,7 +341,7 @@ class DeviceMeasurement {
                             .up_stride = stride,
                             .cut = cut});
                 c.stage("tune", 0, 0);
-                c.dispatch(kernels_.ffn_down(type), {ceil_div(dim, gpu::ffn_down_quads * quad_weights(type)), slices},
+                c.dispatch(kernels_.ffn_down(type), {ceil_div(dim, gpu::ffn_down_chunks * chunk_weights(type)), slices},
                            {.down = weights_.address() + 2 * neurons * row,
                             .h = out_.address(),
                             .parts = out_.address() + (8 << 20),
