@@ -118,6 +118,12 @@ struct Plain {
         for (uint32_t i = 0; i < 16; i++) s.s[i] = int8_t((i < 8 ? first : last) >> 8 * (i % 8));
         return s;
     }
+    static Scales scales(uint64_t eight)
+    {
+        Scales s;
+        for (uint32_t i = 0; i < 16; i++) s.s[i] = int8_t(eight >> 8 * (i / 2));
+        return s;
+    }
     static Block scaled(Block w, const Scales& s, uint32_t p)
     {
         for (uint32_t i = 0; i < fixed_block; i++) w.w[i] = int16_t(w.w[i] * s.s[2 * p + i / 16]);

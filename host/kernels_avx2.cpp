@@ -96,6 +96,11 @@ struct Avx2 {
         const auto both = [](uint64_t s) { return _mm256_broadcastsi128_si256(_mm_cvtepi8_epi16(_mm_cvtsi64_si128(int64_t(s)))); };
         return {both(first), both(last)};
     }
+    static Scales scales(uint64_t eight)
+    {
+        const __m128i s = _mm_cvtsi64_si128(int64_t(eight)), pairs = _mm_unpacklo_epi8(s, s);
+        return {_mm256_broadcastsi128_si256(_mm_cvtepi8_epi16(pairs)), _mm256_broadcastsi128_si256(_mm_cvtepi8_epi16(_mm_srli_si128(pairs, 8)))};
+    }
     static __m256i scale(const Scales& s, uint32_t i)
     {
         return _mm256_shuffle_epi8(i < 8 ? s.first : s.last, _mm256_set1_epi16(short(0x100 + 0x202 * (i % 8))));

@@ -76,6 +76,11 @@ struct Avx512 {
     {
         return _mm512_castsi256_si512(_mm256_cvtepi8_epi16(_mm_set_epi64x(int64_t(last), int64_t(first))));
     }
+    static Scales scales(uint64_t eight)
+    {
+        const __m128i s = _mm_cvtsi64_si128(int64_t(eight));
+        return _mm512_castsi256_si512(_mm256_cvtepi8_epi16(_mm_unpacklo_epi8(s, s)));
+    }
     static Block scaled(Block w, Scales s, uint32_t p)
     {
         const __m512i which = _mm512_inserti64x4(_mm512_set1_epi16(short(2 * p)), _mm256_set1_epi16(short(2 * p + 1)), 1);

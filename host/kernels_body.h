@@ -18,6 +18,7 @@
 //   Block, widen(bytes)             32 int16, sign extended
 //   ones()                          32 times 1
 //   Scales, scales(first, last)     16 int8 for 16 weights each, given as twice 8 bytes
+//   scales(eight)                   8 int8 for 32 weights each
 //   scaled(block, scales, p)        its halves times scales 2p and 2p + 1
 //   dot(block, x)                   32 products with int16_t x[32], added up to one number per lane; up to 4096 * 32512 * 4 in a lane
 //   floats(block, out)              the integers as 32 / lanes Vecs
@@ -49,6 +50,10 @@ inline constexpr uint32_t elements<BlockQ8_0> = fixed_block;
 template <>
 inline constexpr uint32_t elements<BlockQ4_0> = fixed_block;
 template <>
+inline constexpr uint32_t elements<BlockQ4_K> = 256;
+template <>
+inline constexpr uint32_t elements<BlockQ5_K> = 256;
+template <>
 inline constexpr uint32_t elements<BlockQ6_K> = 256;
 
 /// S::lanes weights of a float format: W is float, F16 or Bf16. `k` counts pieces.
@@ -78,9 +83,17 @@ inline uint64_t load_64(const void* p)
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
+inline uint32_t load_32(const void* p)
+{
+    uint32_t v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+inline constexpr uint64_t all_bytes = 0x0101010101010101;
 
-/// How a block becomes integers: w = d block(p) - minimum(p, i) for part p of 32 weights; stored(p) are the integers as the file has them. All products
-/// here are exact in a float: 11 bits of d times at most 12 bits of a scale times an integer. Blocks with minima say `has_minima`.
+/// How a block becomes integers: w = d block(p) for part p of 32 weights, where all products are exact in a float: 11 bits of d times at most 12 bits of a
+/// scale times an integer. stored(p) are the integers as the file has them. Where formats have minima, plus_minimum(p, i) is added from weight i of a part
+/// on, and plus_minima(x, k, sum) to the product of block k with x.
 template <class S, class B>
 struct Unpacked;
 
@@ -102,6 +115,43 @@ struct Unpacked<S, BlockQ4_0> {
     explicit Unpacked(const BlockQ4_0& b) : b(b), d(S::set(F16{b.d})) {}
     typename S::Bytes stored(uint32_t) const { return S::nibbles(b.q); }
     typename S::Block block(uint32_t p) const { return S::widen(S::less(stored(p), 8)); }
+};
+
+/// Scales and minima of Q4_K and Q5_K.
+template <class S, class B>
+struct SixBitScales {
+    using Vec = typename S::Vec;
+    const B& b;
+    Vec d, minus_dmin;
+    typename S::Scales scales;
+    uint64_t minima;    // a byte for each part
+
+    explicit SixBitScales(const B& b) : b(b), d(S::set(F16{b.d})), minus_dmin(S::mul(S::set(-1.0f), S::set(F16{b.dmin})))
+    {
+        const uint32_t first = load_32(b.scale), second = load_32(b.scale + 4), third = load_32(b.scale + 8);
+        const uint32_t low = 0x0f0f0f0f, six = 0x3f3f3f3f, upper = 0x30303030;
+        scales = S::scales((first & six) | uint64_t((third & low) | (first >> 2 & upper)) << 32);
+        minima = (second & six) | uint64_t((third >> 4 & low) | (second >> 2 & upper)) << 32;
+    }
+    Vec plus_minimum(uint32_t p, uint32_t) const { return S::mul(minus_dmin, S::set(float(int(minima >> 8 * p & 255)))); }
+    Vec plus_minima(const Input& x, size_t k, Vec sum) const { return S::fma(minus_dmin, S::eight(minima, x.sum + 8 * k), sum); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ4_K> : SixBitScales<S, BlockQ4_K> {
+    using SixBitScales<S, BlockQ4_K>::SixBitScales;
+    typename S::Bytes stored(uint32_t p) const { return S::bits(S::bytes(this->b.q + 32 * (p / 2)), 4 * int(p % 2), 0x0f); }
+    typename S::Block block(uint32_t p) const { return S::scaled(S::widen(stored(p)), this->scales, p); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ5_K> : SixBitScales<S, BlockQ5_K> {
+    using SixBitScales<S, BlockQ5_K>::SixBitScales;
+    typename S::Bytes stored(uint32_t p) const
+    {
+        return S::merge(S::bits(S::bytes(this->b.q + 32 * (p / 2)), 4 * int(p % 2), 0x0f), S::bits(S::bytes(this->b.qh), int(p) - 4, 0x10));
+    }
+    typename S::Block block(uint32_t p) const { return S::scaled(S::widen(stored(p)), this->scales, p); }
 };
 
 template <class S>
@@ -126,7 +176,7 @@ struct BlockPiece {
     static constexpr uint32_t weights = elements<B>;
     static constexpr uint32_t parts = weights / fixed_block;
     static constexpr uint32_t accumulators = parts == 1 ? 2 : 1;    // decoding takes longer than two additions; many parts make a sum of their own
-    static constexpr bool has_minima = requires(const Unpacked<S, B>& b) { b.minimum(0, 0); };
+    static constexpr bool has_minima = requires(const Unpacked<S, B>& b) { b.plus_minimum(0, 0); };
     Unpacked<S, B> b;
 
     BlockPiece(const B* row, size_t k) : b(row[k]) {}
@@ -147,7 +197,7 @@ struct BlockPiece {
 #pragma GCC unroll 4
         for (uint32_t t = 0; t < T; t++) {
             sum[t] = S::fma(b.d, part[t], sum[t]);
-            if constexpr (has_minima) sum[t] = b.subtract_minima(x[t], k, sum[t]);
+            if constexpr (has_minima) sum[t] = b.plus_minima(x[t], k, sum[t]);
         }
     }
 
@@ -156,7 +206,7 @@ struct BlockPiece {
     {
         S::floats(b.block(p), out);
         for (uint32_t v = 0; v < fixed_block / S::lanes; v++) {
-            if constexpr (has_minima) out[v] = S::fma(b.d, out[v], S::set(-b.minimum(p, v * S::lanes)));
+            if constexpr (has_minima) out[v] = S::fma(b.d, out[v], b.plus_minimum(p, v * S::lanes));
             else out[v] = S::mul(out[v], b.d);
         }
     }
@@ -388,7 +438,8 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
     return {isa,
             name,
             {row_kernels<S, float>(WeightType::f32), row_kernels<S, F16>(WeightType::f16), row_kernels<S, Bf16>(WeightType::bf16),
-             row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0), row_kernels<S, BlockQ6_K>(WeightType::q6_k)},
+             row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0), row_kernels<S, BlockQ4_K>(WeightType::q4_k),
+             row_kernels<S, BlockQ5_K>(WeightType::q5_k), row_kernels<S, BlockQ6_K>(WeightType::q6_k)},
             rmsnorm<S>,
             quantise<S>,
             axpy_rows<S>,

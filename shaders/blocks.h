@@ -8,7 +8,7 @@
 
 namespace hearth {
 
-enum class WeightType : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q8_0 = 8, q6_k = 14, bf16 = 30 };
+enum class WeightType : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q8_0 = 8, q4_k = 12, q5_k = 13, q6_k = 14, bf16 = 30 };
 
 /// 32 weights: w_i = d * q_i
 struct BlockQ8_0 {
@@ -25,6 +25,25 @@ struct BlockQ4_0 {
 static_assert(sizeof(BlockQ4_0) == 18);
 
 // Blocks of 256 weights lie in parts of 32. Part p of an array of bits takes 32 bytes and the same bits of each, weight i in byte i.
+
+/// 256 weights: w_i = d * s_p * q_i - dmin * m_p in part p. q_i is the low nibble of byte i % 32 from 32 (p / 2) on for even p, the high one for odd p.
+/// s and m have six bits. For p < 4 they are the low six of scale[p] and scale[4 + p]. For the others scale[4 + p] has the low four, those of s in its
+/// low nibble and those of m in the high one, and the upper two bits of scale[p - 4] and of scale[p] are the upper two.
+struct BlockQ4_K {
+    uint16_t d, dmin;    // fp16
+    uint8_t scale[12];
+    uint8_t q[128];
+};
+static_assert(sizeof(BlockQ4_K) == 144);
+
+/// The same with a fifth bit: that of part p is bit p of qh.
+struct BlockQ5_K {
+    uint16_t d, dmin;    // fp16
+    uint8_t scale[12];
+    uint8_t qh[32];
+    uint8_t q[128];
+};
+static_assert(sizeof(BlockQ5_K) == 176);
 
 /// 256 weights: w_i = d * scale[i / 16] * (q_i - 32). Of q's six bits, part p has the low four in ql from 64 (p / 4) + 32 (p % 2) on, in the low
 /// nibbles for p % 4 < 2 and the high ones above, and the upper two in bits 2 (p % 4) of qh from 32 (p / 4) on.
@@ -49,6 +68,8 @@ inline constexpr WeightFormat weight_formats[] = {
     {WeightType::bf16, "BF16", 1, 2},
     {WeightType::q8_0, "Q8_0", 32, sizeof(BlockQ8_0)},
     {WeightType::q4_0, "Q4_0", 32, sizeof(BlockQ4_0)},
+    {WeightType::q4_k, "Q4_K", 256, sizeof(BlockQ4_K)},
+    {WeightType::q5_k, "Q5_K", 256, sizeof(BlockQ5_K)},
     {WeightType::q6_k, "Q6_K", 256, sizeof(BlockQ6_K)},
 };
 

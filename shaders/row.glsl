@@ -8,6 +8,8 @@
 //            low  high   scales
 //   Q8_0     8    -      fp16 d for 32 weights
 //   Q4_0     4    -      fp16 d for 32 weights
+//   Q4_K     4    -      for 256 weights a quad: fp16 d and dmin, then 8 scales and minima of six bits as in the file
+//   Q5_K     4    1      the same
 //   Q6_K     4    2      int8 for 16 weights, all of the row; then fp16 d for 256 weights
 // Bits within a chunk, that of weight i in byte i % 4 of a word:
 //   4 to a weight    word k: weights 4k.. in the low nibbles, 16 + 4k.. in the high ones
@@ -15,7 +17,7 @@
 //   1 to a weight    weights 4j.. in bit j of the bytes
 // What a row has behind its last weight is zero.
 
-const uint F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q6_K = 14, BF16 = 30;    // the file format's type numbers (blocks.h)
+const uint F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30;    // the file format's type numbers (blocks.h)
 
 uint chunk_weights(uint type) { return type == F32 ? 4 : type == F16 || type == BF16 ? 8 : type == Q8_0 ? 16 : 32; }
 
@@ -24,9 +26,9 @@ uint scale_weights(uint type) { return type == Q6_K ? 16 : chunk_weights(type); 
 
 // The formats with blocks: bits of a weight, low and high; what is subtracted from the integer; whether w = scale q - minimum.
 uint low_bits(uint type) { return type == Q8_0 ? 8 : 4; }
-uint high_bits(uint type) { return type == Q6_K ? 2 : 0; }
-uint bias(uint type) { return type == Q8_0 ? 0 : type == Q6_K ? 32 : 8; }
-bool has_minima(uint type) { return false; }
+uint high_bits(uint type) { return type == Q6_K ? 2 : type == Q5_K ? 1 : 0; }
+uint bias(uint type) { return type == Q4_0 ? 8 : type == Q6_K ? 32 : 0; }
+bool has_minima(uint type) { return type == Q4_K || type == Q5_K; }
 
 struct Chunk {
     uvec4 low;
@@ -38,7 +40,8 @@ Chunk load_chunk(Quads w, uint type, uint row, uint at, uint n)
 {
     Chunk c = {uvec4(0), uvec2(0)};
     if (chunk_weights(type) < 32 || low_bits(type) == 4) c.low = w.at[row + at];
-    if (chunk_weights(type) == 32 && high_bits(type) == 2) c.high = Pairs(w).at[row * 2 + n * low_bits(type) / 64 + at];
+    if (high_bits(type) == 1) c.high.x = Words(w).at[row * 4 + n * low_bits(type) / 32 + at];
+    if (high_bits(type) == 2) c.high = Pairs(w).at[row * 2 + n * low_bits(type) / 64 + at];
     return c;
 }
 
@@ -48,6 +51,7 @@ float half_at(Quads w, uint first, uint i)    // number i of the fp16 that begin
     return (i & 1) == 0 ? pair.x : pair.y;
 }
 
+uint u8_at(uint word, uint i) { return word >> 8 * i & 255; }
 int s8_at(uint word, uint i) { return bitfieldExtract(int(word), int(8 * i), 8); }
 
 // The scales of the chunk that begins with weight i of a row, one for each `scale_weights`, and its minima.
@@ -60,6 +64,13 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
     if (type == Q6_K) {
         const uint word = Words(w).at[first + i / 64];
         scale = half_at(w, first + n / 64, i / 256) * vec2(s8_at(word, i / 16 & 3), s8_at(word, (i / 16 & 3) + 1));
+    } else if (type == Q4_K || type == Q5_K) {
+        const uvec4 s = w.at[first / 4 + i / 256];
+        const uint at = i / 32 & 3, scale_byte = u8_at(s.y, at), minimum_byte = u8_at(s.z, at), both = u8_at(s.w, at);
+        const bool lower = (i / 32 & 7) < 4;
+        const vec2 d = unpackHalf2x16(s.x);
+        scale = vec2(d.x * float(lower ? scale_byte & 63 : (both & 15) | scale_byte >> 6 << 4));
+        minimum = vec2(d.y * float(lower ? minimum_byte & 63 : both >> 4 | minimum_byte >> 6 << 4));
     } else {
         scale = vec2(half_at(w, first, i / 32));
     }
@@ -77,7 +88,8 @@ uint chunk_bytes(uint type, Chunk c, uint j)
 {
     if (type == Q8_0) return c.low[j & 3];
     uint four = (j < 4 ? c.low[j & 3] : c.low[j & 3] >> 4) & 0x0f0f0f0fu;
-    if (high_bits(type) == 2) four |= (c.high[j / 4] >> 2 * (j & 3) & 0x03030303u) << 4;
+    if (high_bits(type) == 1) four |= (c.high.x >> j & 0x01010101u) << low_bits(type);
+    if (high_bits(type) == 2) four |= (c.high[j / 4] >> 2 * (j & 3) & 0x03030303u) << low_bits(type);
     return four;
 }
 

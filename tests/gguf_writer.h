@@ -73,6 +73,40 @@ inline BlockQ4_0 to_q4_0(const float* x)
 }
 
 /// Of formats with blocks of 256 weights: some block that is near, not the one that other tools would find.
+template <class B>    // BlockQ4_K or BlockQ5_K
+B to_six_bit_scales(const float* x, int levels)
+{
+    float step[8], minimum[8], largest_step = 0, largest_minimum = 0;
+    for (int p = 0; p < 8; p++) {
+        const auto [low, high] = std::minmax_element(x + 32 * p, x + 32 * p + 32);
+        minimum[p] = std::max(0.0f, -*low);
+        step[p] = (std::max(0.0f, *high) + minimum[p]) / float(levels - 1);
+        largest_step = std::max(largest_step, step[p]);
+        largest_minimum = std::max(largest_minimum, minimum[p]);
+    }
+    B block = {};
+    block.d = to_f16(largest_step / 62);
+    block.dmin = to_f16(largest_minimum / 62);
+    const float d = from_f16(block.d), dmin = from_f16(block.dmin);
+    for (int i = 0; i < 256; i++) {
+        const int p = i / 32;
+        const int s = d > 0 ? std::min(63, int(std::ceil(step[p] / d))) : 0, m = dmin > 0 ? std::min(63, int(std::lround(minimum[p] / dmin))) : 0;
+        const int q = s ? std::clamp(int(std::lround((x[i] + dmin * float(m)) / (d * float(s)))), 0, levels - 1) : 0;
+        block.q[p / 2 * 32 + i % 32] |= uint8_t((q & 15) << p % 2 * 4);
+        if constexpr (requires { block.qh; }) block.qh[i % 32] |= uint8_t(q >> 4 << p);
+        if (i % 32) continue;
+        if (p < 4) {
+            block.scale[p] |= uint8_t(s);
+            block.scale[p + 4] |= uint8_t(m);
+        } else {
+            block.scale[p + 4] = uint8_t((s & 15) | (m & 15) << 4);
+            block.scale[p - 4] |= uint8_t(s >> 4 << 6);
+            block.scale[p] |= uint8_t(m >> 4 << 6);
+        }
+    }
+    return block;
+}
+
 inline BlockQ6_K to_q6_k(const float* x)
 {
     float largest[16] = {};
@@ -114,6 +148,12 @@ inline void append_rows(std::string& bytes, WeightType type, const float* x, uin
         break;
     case WeightType::q4_0:
         for (uint64_t i = 0; i < n; i += 32) put(to_q4_0(x + i));
+        break;
+    case WeightType::q4_k:
+        for (uint64_t i = 0; i < n; i += 256) put(to_six_bit_scales<BlockQ4_K>(x + i, 16));
+        break;
+    case WeightType::q5_k:
+        for (uint64_t i = 0; i < n; i += 256) put(to_six_bit_scales<BlockQ5_K>(x + i, 32));
         break;
     case WeightType::q6_k:
         for (uint64_t i = 0; i < n; i += 256) put(to_q6_k(x + i));

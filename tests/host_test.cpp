@@ -48,6 +48,8 @@ std::vector<size_t> halves_of(WeightType type)
     switch (type) {
     case WeightType::f32:
     case WeightType::bf16: return {};
+    case WeightType::q4_k:
+    case WeightType::q5_k: return {0, 2};
     case WeightType::q6_k: return {208};
     default: return {0};
     }
@@ -65,6 +67,19 @@ double weight(WeightType type, const uint8_t* block, uint32_t i)
     case WeightType::bf16: return std::bit_cast<float>(uint32_t(block[0]) << 16 | uint32_t(block[1]) << 24);
     case WeightType::q8_0: return half_at(0) * int8_t(block[2 + i]);
     case WeightType::q4_0: return half_at(0) * (nibble(2) - 8);
+    case WeightType::q4_k:
+    case WeightType::q5_k: {
+        const uint32_t part = i / 32;
+        int six[2];    // scale and minimum
+        for (const uint32_t which : {0, 1}) {
+            const uint8_t* s = block + 4;
+            six[which] = part < 4 ? s[4 * which + part] & 63 : (s[4 + part] >> 4 * which & 15) + (s[4 * which + part - 4] >> 6) * 16;
+        }
+        const uint8_t* nibbles = block + (type == WeightType::q4_k ? 16 : 48);
+        int q = nibbles[part / 2 * 32 + i % 32] >> (part % 2 * 4) & 15;
+        if (type == WeightType::q5_k) q += (block[16 + i % 32] >> part & 1) * 16;
+        return half_at(0) * six[0] * q - half_at(2) * six[1];
+    }
     case WeightType::q6_k: {
         const uint32_t half = i / 128, r = i % 128;    // of each half: 64 bytes of nibbles, 32 of pairs of bits
         const int low = block[64 * half + r % 64] >> (r / 64 * 4) & 15, high = block[128 + 32 * half + r % 32] >> (r / 32 * 2) & 3;

@@ -39,6 +39,8 @@ struct BlockLayout {
 constexpr BlockLayout block_layouts[] = {
     {WeightType::q8_0, 8, 0, {{0, 2}}},
     {WeightType::q4_0, 4, 0, {{0, 2}}},
+    {WeightType::q4_k, 4, 0, {{offsetof(BlockQ4_K, d), 16}}},
+    {WeightType::q5_k, 4, 1, {{offsetof(BlockQ5_K, d), 16}}},
     {WeightType::q6_k, 4, 2, {{offsetof(BlockQ6_K, scale), 16}, {offsetof(BlockQ6_K, d), 2}}},
 };
 
@@ -53,6 +55,16 @@ void pack_2(const uint8_t* q, uint32_t shift, std::byte* to)
     }
 }
 
+/// One bit each, in one word.
+void pack_1(const uint8_t* q, uint32_t shift, std::byte* to)
+{
+    for (uint32_t i = 0; i < 4; ++i) {
+        uint32_t byte = 0;
+        for (uint32_t j = 0; j < 8; ++j) byte |= (q[4 * j + i] >> shift & 1u) << j;
+        to[i] = std::byte(byte);
+    }
+}
+
 /// The bits from `shift` on of 32 integers.
 void pack(const uint8_t* q, uint32_t bits, uint32_t shift, std::byte* to)
 {
@@ -62,6 +74,7 @@ void pack(const uint8_t* q, uint32_t bits, uint32_t shift, std::byte* to)
         for (uint32_t i = 0; i < 16; ++i) to[i] = std::byte((q[i] & 15) | (q[i + 16] & 15) << 4);
         break;
     case 2: pack_2(q, shift, to); break;
+    case 1: pack_1(q, shift, to); break;
     }
 }
 
