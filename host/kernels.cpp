@@ -85,6 +85,14 @@ struct Plain {
     {
         return each([&](uint32_t i) { return (shift < 0 ? b.b[i] << -shift : b.b[i] >> shift) & mask; });
     }
+    static Bytes spread(uint32_t word, uint8_t n)
+    {
+        return each([&](uint32_t i) { return (word >> i & 1) * n; });
+    }
+    static Bytes look_up(const int8_t* table, const Bytes& b)
+    {
+        return each([&](uint32_t i) { return table[b.b[i]]; });
+    }
     static Bytes merge(const Bytes& a, const Bytes& b)
     {
         return each([&](uint32_t i) { return a.b[i] | b.b[i]; });

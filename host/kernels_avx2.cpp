@@ -79,6 +79,20 @@ struct Avx2 {
         const __m128i m = _mm_set1_epi8(char(mask));
         return {_mm_and_si128(shifted(b.low, shift), m), _mm_and_si128(shifted(b.high, shift), m)};
     }
+    static Bytes spread(uint32_t word, uint8_t n)
+    {
+        const __m128i all = _mm_set1_epi32(int(word)), bit = _mm_set1_epi64x(int64_t(0x8040201008040201));
+        const auto half = [&](int64_t first, int64_t last) {
+            const __m128i set = _mm_and_si128(_mm_shuffle_epi8(all, _mm_set_epi64x(last, first)), bit);
+            return _mm_and_si128(_mm_cmpeq_epi8(set, bit), _mm_set1_epi8(char(n)));
+        };
+        return {half(0, 0x0101010101010101), half(0x0202020202020202, 0x0303030303030303)};
+    }
+    static Bytes look_up(const int8_t* table, const Bytes& b)
+    {
+        const __m128i t = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+        return {_mm_shuffle_epi8(t, b.low), _mm_shuffle_epi8(t, b.high)};
+    }
     static Bytes merge(const Bytes& a, const Bytes& b) { return {_mm_or_si128(a.low, b.low), _mm_or_si128(a.high, b.high)}; }
     static Bytes less(const Bytes& b, int8_t n) { return {_mm_sub_epi8(b.low, _mm_set1_epi8(n)), _mm_sub_epi8(b.high, _mm_set1_epi8(n))}; }
 

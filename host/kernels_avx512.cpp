@@ -64,6 +64,11 @@ struct Avx512 {
         const __m256i moved = shift < 0 ? _mm256_slli_epi16(b, unsigned(-shift)) : shift > 0 ? _mm256_srli_epi16(b, unsigned(shift)) : b;
         return _mm256_and_si256(moved, _mm256_set1_epi8(char(mask)));
     }
+    static Bytes spread(uint32_t word, uint8_t n) { return _mm256_maskz_set1_epi8(word, char(n)); }
+    static Bytes look_up(const int8_t* table, Bytes b)
+    {
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), b);
+    }
     static Bytes merge(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
     static Bytes less(Bytes b, int8_t n) { return _mm256_sub_epi8(b, _mm256_set1_epi8(n)); }
 

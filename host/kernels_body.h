@@ -14,6 +14,8 @@
 //   bytes(p) nibbles(p)             32 bytes; of 16 bytes the low nibbles and then the high ones
 //   store(p, bytes)                 to uint8_t
 //   bits(bytes, shift, mask)        (byte >> shift) & mask; a shift less than 0 goes to the left
+//   spread(word, n)                 n where the word's bit is set, else 0
+//   look_up(table, bytes)           table[byte] of 16 int8
 //   merge(a, b) less(bytes, n)      a | b, byte - n
 //   Block, widen(bytes)             32 int16, sign extended
 //   ones()                          32 times 1
@@ -49,6 +51,20 @@ template <>
 inline constexpr uint32_t elements<BlockQ8_0> = fixed_block;
 template <>
 inline constexpr uint32_t elements<BlockQ4_0> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockQ4_1> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockQ5_0> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockQ5_1> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockIQ4_NL> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockMXFP4> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockQ2_K> = 256;
+template <>
+inline constexpr uint32_t elements<BlockQ3_K> = 256;
 template <>
 inline constexpr uint32_t elements<BlockQ4_K> = 256;
 template <>
@@ -115,6 +131,119 @@ struct Unpacked<S, BlockQ4_0> {
     explicit Unpacked(const BlockQ4_0& b) : b(b), d(S::set(F16{b.d})) {}
     typename S::Bytes stored(uint32_t) const { return S::nibbles(b.q); }
     typename S::Block block(uint32_t p) const { return S::widen(S::less(stored(p), 8)); }
+};
+
+/// What blocks of 32 with a minimum (w = d q + m) have beside their integers.
+template <class S, class B>
+struct OneMinimum {
+    using Vec = typename S::Vec;
+    const B& b;
+    Vec d, m;
+
+    explicit OneMinimum(const B& b) : b(b), d(S::set(F16{b.d})), m(S::set(F16{b.m})) {}
+    Vec plus_minimum(uint32_t, uint32_t) const { return m; }
+    Vec plus_minima(const Input& x, size_t k, Vec sum) const { return S::fma(m, S::only(x.sum[k]), sum); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ4_1> : OneMinimum<S, BlockQ4_1> {
+    using OneMinimum<S, BlockQ4_1>::OneMinimum;
+    typename S::Bytes stored(uint32_t) const { return S::nibbles(this->b.q); }
+    typename S::Block block(uint32_t p) const { return S::widen(stored(p)); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ5_0> {
+    const BlockQ5_0& b;
+    typename S::Vec d;
+
+    explicit Unpacked(const BlockQ5_0& b) : b(b), d(S::set(F16{b.d})) {}
+    typename S::Bytes stored(uint32_t) const { return S::merge(S::nibbles(b.q), S::spread(load_32(b.qh), 16)); }
+    typename S::Block block(uint32_t p) const { return S::widen(S::less(stored(p), 16)); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ5_1> : OneMinimum<S, BlockQ5_1> {
+    using OneMinimum<S, BlockQ5_1>::OneMinimum;
+    typename S::Bytes stored(uint32_t) const { return S::merge(S::nibbles(this->b.q), S::spread(load_32(this->b.qh), 16)); }
+    typename S::Block block(uint32_t p) const { return S::widen(stored(p)); }
+};
+
+template <class S>
+struct Unpacked<S, BlockIQ4_NL> {
+    const BlockIQ4_NL& b;
+    typename S::Vec d;
+
+    explicit Unpacked(const BlockIQ4_NL& b) : b(b), d(S::set(F16{b.d})) {}
+    typename S::Bytes stored(uint32_t) const { return S::nibbles(b.q); }
+    typename S::Block block(uint32_t p) const { return S::widen(S::look_up(BlockIQ4_NL::values, stored(p))); }
+};
+
+inline float power_of_two(uint8_t e)    // 2^(e - 128); the two smallest are subnormal
+{
+    const uint32_t bits = e < 2 ? 0x00200000u << e : (e - 1u) << 23;
+    float power;
+    __builtin_memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
+template <class S>
+struct Unpacked<S, BlockMXFP4> {
+    const BlockMXFP4& b;
+    typename S::Vec d;
+
+    explicit Unpacked(const BlockMXFP4& b) : b(b), d(S::set(power_of_two(b.e))) {}
+    typename S::Bytes stored(uint32_t) const { return S::nibbles(b.q); }
+    typename S::Block block(uint32_t p) const { return S::widen(S::look_up(BlockMXFP4::values, stored(p))); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ2_K> {
+    using Vec = typename S::Vec;
+    const BlockQ2_K& b;
+    Vec d, minus_dmin;
+    typename S::Scales scales, minima;
+
+    explicit Unpacked(const BlockQ2_K& b) : b(b), d(S::set(F16{b.d})), minus_dmin(S::mul(S::set(-1.0f), S::set(F16{b.dmin})))
+    {
+        const uint64_t first = load_64(b.scale), last = load_64(b.scale + 8), low = 15 * all_bytes;
+        scales = S::scales(first & low, last & low);
+        minima = S::scales(first >> 4 & low, last >> 4 & low);
+    }
+    typename S::Bytes stored(uint32_t p) const { return S::bits(S::bytes(b.q + 32 * (p / 4)), 2 * int(p % 4), 3); }
+    typename S::Block block(uint32_t p) const { return S::scaled(S::widen(stored(p)), scales, p); }
+    Vec plus_minimum(uint32_t p, uint32_t i) const { return S::mul(minus_dmin, S::set(float(b.scale[2 * p + i / 16] >> 4))); }
+    Vec plus_minima(const Input& x, size_t k, Vec sum) const    // a block's sum of x is of 32, the minima of 16
+    {
+        Vec part = S::zero();
+#pragma GCC unroll 8
+        for (uint32_t p = 0; p < 8; p++)
+            part = S::fma(S::dot(S::scaled(S::ones(), minima, p), x.q + (8 * k + p) * fixed_block), S::set(x.scale[8 * k + p]), part);
+        return S::fma(minus_dmin, part, sum);
+    }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ3_K> {
+    const BlockQ3_K& b;
+    typename S::Vec d;
+    typename S::Scales scales;
+
+    explicit Unpacked(const BlockQ3_K& b) : b(b), d(S::set(F16{b.d}))
+    {
+        const uint64_t low = load_64(b.scale), high = load_32(b.scale + 8), two = 0x03030303;
+        const auto joined = [&](int shift) {    // scales of six bits less 32, as int8
+            const uint64_t upper = (high >> shift & two) | (high >> (shift + 2) & two) << 32;
+            const uint64_t s = ((low >> shift & 15 * all_bytes) | upper << 4) ^ 32 * all_bytes;
+            return s | (s & 32 * all_bytes) * 6;
+        };
+        scales = S::scales(joined(0), joined(4));
+    }
+    typename S::Bytes stored(uint32_t p) const
+    {
+        return S::merge(S::bits(S::bytes(b.q + 32 * (p / 4)), 2 * int(p % 4), 3), S::bits(S::bytes(b.qh), int(p) - 2, 4));
+    }
+    typename S::Block block(uint32_t p) const { return S::scaled(S::widen(S::less(stored(p), 4)), scales, p); }
 };
 
 /// Scales and minima of Q4_K and Q5_K.
@@ -438,7 +567,10 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
     return {isa,
             name,
             {row_kernels<S, float>(WeightType::f32), row_kernels<S, F16>(WeightType::f16), row_kernels<S, Bf16>(WeightType::bf16),
-             row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0), row_kernels<S, BlockQ4_K>(WeightType::q4_k),
+             row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0), row_kernels<S, BlockQ4_1>(WeightType::q4_1),
+             row_kernels<S, BlockQ5_0>(WeightType::q5_0), row_kernels<S, BlockQ5_1>(WeightType::q5_1),
+             row_kernels<S, BlockIQ4_NL>(WeightType::iq4_nl), row_kernels<S, BlockMXFP4>(WeightType::mxfp4),
+             row_kernels<S, BlockQ2_K>(WeightType::q2_k), row_kernels<S, BlockQ3_K>(WeightType::q3_k), row_kernels<S, BlockQ4_K>(WeightType::q4_k),
              row_kernels<S, BlockQ5_K>(WeightType::q5_k), row_kernels<S, BlockQ6_K>(WeightType::q6_k)},
             rmsnorm<S>,
             quantise<S>,

@@ -8,6 +8,13 @@
 //            low  high   scales
 //   Q8_0     8    -      fp16 d for 32 weights
 //   Q4_0     4    -      fp16 d for 32 weights
+//   Q4_1     4    -      fp16 d and m for 32 weights
+//   Q5_0     4    1      as Q4_0
+//   Q5_1     4    1      as Q4_1
+//   IQ4_NL   4    -      as Q4_0
+//   MXFP4    4    -      a byte e for 32 weights
+//   Q2_K     2    -      a byte for 16 weights, all of the row; then fp16 d and dmin for 256 weights
+//   Q3_K     2    1      for 256 weights a quad: 16 scales of six bits and fp16 d as in the file, 2 bytes of nothing
 //   Q4_K     4    -      for 256 weights a quad: fp16 d and dmin, then 8 scales and minima of six bits as in the file
 //   Q5_K     4    1      the same
 //   Q6_K     4    2      int8 for 16 weights, all of the row; then fp16 d for 256 weights
@@ -17,18 +24,27 @@
 //   1 to a weight    weights 4j.. in bit j of the bytes
 // What a row has behind its last weight is zero.
 
-const uint F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30;    // the file format's type numbers (blocks.h)
+// The file format's type numbers (blocks.h).
+const uint F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, IQ4_NL = 20,
+           BF16 = 30, MXFP4 = 39;
 
 uint chunk_weights(uint type) { return type == F32 ? 4 : type == F16 || type == BF16 ? 8 : type == Q8_0 ? 16 : 32; }
 
 // Weights of a chunk that have a scale of their own.
-uint scale_weights(uint type) { return type == Q6_K ? 16 : chunk_weights(type); }
+uint scale_weights(uint type) { return type == Q6_K || type == Q2_K || type == Q3_K ? 16 : chunk_weights(type); }
 
 // The formats with blocks: bits of a weight, low and high; what is subtracted from the integer; whether w = scale q - minimum.
-uint low_bits(uint type) { return type == Q8_0 ? 8 : 4; }
-uint high_bits(uint type) { return type == Q6_K ? 2 : type == Q5_K ? 1 : 0; }
-uint bias(uint type) { return type == Q4_0 ? 8 : type == Q6_K ? 32 : 0; }
-bool has_minima(uint type) { return type == Q4_K || type == Q5_K; }
+uint low_bits(uint type) { return type == Q8_0 ? 8 : type == Q2_K || type == Q3_K ? 2 : 4; }
+uint high_bits(uint type) { return type == Q6_K ? 2 : type == Q5_K || type == Q5_0 || type == Q5_1 || type == Q3_K ? 1 : 0; }
+uint bias(uint type) { return type == Q3_K ? 4 : type == Q4_0 ? 8 : type == Q5_0 ? 16 : type == Q6_K ? 32 : 0; }
+bool has_minima(uint type) { return type == Q4_1 || type == Q5_1 || type == Q2_K || type == Q4_K || type == Q5_K; }
+
+// Formats whose integers are places in a table of 16 int8.
+bool has_table(uint type) { return type == IQ4_NL || type == MXFP4; }
+uvec4 table(uint type)
+{
+    return type == IQ4_NL ? uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u) : uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
+}
 
 struct Chunk {
     uvec4 low;
@@ -39,7 +55,9 @@ struct Chunk {
 Chunk load_chunk(Quads w, uint type, uint row, uint at, uint n)
 {
     Chunk c = {uvec4(0), uvec2(0)};
-    if (chunk_weights(type) < 32 || low_bits(type) == 4) c.low = w.at[row + at];
+    if (chunk_weights(type) == 32 && low_bits(type) == 2) c.low.xy = Pairs(w).at[row * 2 + at];
+    else c.low = w.at[row + at];
+    if (chunk_weights(type) < 32) return c;
     if (high_bits(type) == 1) c.high.x = Words(w).at[row * 4 + n * low_bits(type) / 32 + at];
     if (high_bits(type) == 2) c.high = Pairs(w).at[row * 2 + n * low_bits(type) / 64 + at];
     return c;
@@ -71,6 +89,23 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
         const vec2 d = unpackHalf2x16(s.x);
         scale = vec2(d.x * float(lower ? scale_byte & 63 : (both & 15) | scale_byte >> 6 << 4));
         minimum = vec2(d.y * float(lower ? minimum_byte & 63 : both >> 4 | minimum_byte >> 6 << 4));
+    } else if (type == Q2_K) {
+        const uint both = Words(w).at[first + i / 64] >> 8 * (i / 16 & 3);
+        const vec2 d = unpackHalf2x16(Words(w).at[first + n / 64 + i / 256]);
+        scale = d.x * vec2(both & 15, both >> 8 & 15);
+        minimum = d.y * vec2(both >> 4 & 15, both >> 12 & 15);
+    } else if (type == Q3_K) {
+        const uvec4 s = w.at[first / 4 + i / 256];
+        const uint k = i / 16 & 15;    // even, so that both scales are in the same words
+        const uint low = ((k & 4) == 0 ? s.x : s.y) >> 8 * (k & 3) + k / 8 * 4, high = s.z >> 8 * (k & 3) + k / 4 * 2;
+        scale = unpackHalf2x16(s.w).x * (vec2(low & 15 | (high & 3) << 4, low >> 8 & 15 | (high >> 8 & 3) << 4) - 32.0);
+    } else if (type == Q4_1 || type == Q5_1) {
+        const vec2 both = unpackHalf2x16(Words(w).at[first + i / 32]);
+        scale = both.xx;
+        minimum = -both.yy;
+    } else if (type == MXFP4) {
+        const uint e = u8_at(Words(w).at[first + i / 128], i / 32 & 3);
+        scale = vec2(uintBitsToFloat(e < 2 ? 0x00200000u << e : (e - 1) << 23));    // 2^(e - 128)
     } else {
         scale = vec2(half_at(w, first, i / 32));
     }
@@ -87,10 +122,24 @@ vec4 unpack_u8(uint word) { return vec4(word & 255, word >> 8 & 255, word >> 16 
 uint chunk_bytes(uint type, Chunk c, uint j)
 {
     if (type == Q8_0) return c.low[j & 3];
-    uint four = (j < 4 ? c.low[j & 3] : c.low[j & 3] >> 4) & 0x0f0f0f0fu;
+    uint four;
+    if (low_bits(type) == 2) four = c.low[j / 4] >> 2 * (j & 3) & 0x03030303u;
+    else four = (j < 4 ? c.low[j & 3] : c.low[j & 3] >> 4) & 0x0f0f0f0fu;
     if (high_bits(type) == 1) four |= (c.high.x >> j & 0x01010101u) << low_bits(type);
     if (high_bits(type) == 2) four |= (c.high[j / 4] >> 2 * (j & 3) & 0x03030303u) << low_bits(type);
     return four;
+}
+
+// table[n] of four bytes.
+uint look_up(uvec4 table, uint four)
+{
+    uint found = 0;
+    [[unroll]] for (uint i = 0; i < 32; i += 8) {
+        const uint n = four >> i & 15;
+        const uint word = n < 8 ? n < 4 ? table.x : table.y : n < 12 ? table.z : table.w;
+        found |= (word >> 8 * (n & 3) & 255) << i;
+    }
+    return found;
 }
 
 // Weights 4j .. 4j + 3 of a chunk, without scale and minimum.
@@ -103,6 +152,7 @@ vec4 chunk_part(uint type, Chunk c, uint j)
         return uintBitsToFloat(uvec4(a << 16, a & 0xffff0000u, b << 16, b & 0xffff0000u));
     }
     if (type == Q8_0) return unpack_s8(c.low[j & 3]);
+    if (has_table(type)) return unpack_s8(look_up(table(type), chunk_bytes(type, c, j)));
     return unpack_u8(chunk_bytes(type, c, j)) - float(bias(type));
 }
 
@@ -155,6 +205,7 @@ int dot4(uint a, uint b) { return sdot4(a, b, 0); }
 uint chunk_s8(uint type, Chunk c, uint j)
 {
     const uint four = chunk_bytes(type, c, j), b = bias(type);
+    if (has_table(type)) return look_up(table(type), four);
     if (b == 0) return four;
     const uint v = four ^ b * 0x01010101u;
     return v | (v & b * 0x01010101u) * (256 / b - 2);

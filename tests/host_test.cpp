@@ -47,7 +47,12 @@ std::vector<size_t> halves_of(WeightType type)
 {
     switch (type) {
     case WeightType::f32:
-    case WeightType::bf16: return {};
+    case WeightType::bf16:
+    case WeightType::mxfp4: return {};
+    case WeightType::q4_1:
+    case WeightType::q5_1: return {0, 2};
+    case WeightType::q2_k: return {80, 82};
+    case WeightType::q3_k: return {108};
     case WeightType::q4_k:
     case WeightType::q5_k: return {0, 2};
     case WeightType::q6_k: return {208};
@@ -67,6 +72,27 @@ double weight(WeightType type, const uint8_t* block, uint32_t i)
     case WeightType::bf16: return std::bit_cast<float>(uint32_t(block[0]) << 16 | uint32_t(block[1]) << 24);
     case WeightType::q8_0: return half_at(0) * int8_t(block[2 + i]);
     case WeightType::q4_0: return half_at(0) * (nibble(2) - 8);
+    case WeightType::q4_1: return half_at(0) * nibble(4) + half_at(2);
+    case WeightType::q5_0: return half_at(0) * (nibble(6) + 16 * (block[2 + i / 8] >> i % 8 & 1) - 16);
+    case WeightType::q5_1: return half_at(0) * (nibble(8) + 16 * (block[4 + i / 8] >> i % 8 & 1)) + half_at(2);
+    case WeightType::iq4_nl: {
+        constexpr int values[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+        return half_at(0) * values[nibble(2)];
+    }
+    case WeightType::mxfp4: {
+        const int q = nibble(1), exponent = q >> 1 & 3, mantissa = q & 1;    // sign, two bits of exponent with a bias of 1, one of mantissa
+        const double magnitude = exponent ? std::ldexp(2 + mantissa, exponent - 2) : 0.5 * mantissa;
+        return std::ldexp(q & 8 ? -magnitude : magnitude, block[0] - 127);
+    }
+    case WeightType::q2_k: {
+        const int q = block[16 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3, s = block[i / 16];
+        return half_at(80) * (s & 15) * q - half_at(82) * (s >> 4);
+    }
+    case WeightType::q3_k: {
+        const int k = int(i / 16), s = (block[96 + k % 8] >> (k / 8 * 4) & 15) + (block[104 + k % 4] >> (k / 4 * 2) & 3) * 16;
+        const int low = block[32 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
+        return half_at(108) * (s - 32) * (low - (block[i % 32] >> (i / 32) & 1 ? 0 : 4));
+    }
     case WeightType::q4_k:
     case WeightType::q5_k: {
         const uint32_t part = i / 32;
@@ -106,6 +132,7 @@ struct Sample {
                 const uint32_t x = std::bit_cast<uint32_t>(random.normal()) >> (type == WeightType::f32 ? 0 : 16);
                 std::memcpy(p, &x, f.block_bytes);
             }
+            if (type == WeightType::mxfp4) p[0] = uint8_t(116 + random.bits() % 8);
             for (const size_t offset : halves_of(type)) {
                 const uint16_t small = uint16_t((random.bits() & 0x8000) | (0x2000 + random.bits() % 0x0c00));    // fp16 of 2^-7 to 2^-4
                 std::memcpy(p + offset, &small, 2);
@@ -372,6 +399,7 @@ TEST_SUITE("host")
                             row[b * block_bytes + offset] = 0;
                             row[b * block_bytes + offset + 1] = 0x3c;    // 1
                         }
+                    for (uint32_t b = 0; type == WeightType::mxfp4 && b < n / block; b++) row[b * block_bytes] = 128;    // 2^0
                     double want = 0;
                     for (uint32_t i = 0; i < n; i++) want += -3 * weight(type, &row[i / block * block_bytes], i % block);
                     CAPTURE(name);

@@ -39,6 +39,13 @@ struct BlockLayout {
 constexpr BlockLayout block_layouts[] = {
     {WeightType::q8_0, 8, 0, {{0, 2}}},
     {WeightType::q4_0, 4, 0, {{0, 2}}},
+    {WeightType::q4_1, 4, 0, {{0, 4}}},
+    {WeightType::q5_0, 4, 1, {{0, 2}}},
+    {WeightType::q5_1, 4, 1, {{0, 4}}},
+    {WeightType::iq4_nl, 4, 0, {{0, 2}}},
+    {WeightType::mxfp4, 4, 0, {{0, 1}}},
+    {WeightType::q2_k, 2, 0, {{offsetof(BlockQ2_K, scale), 16}, {offsetof(BlockQ2_K, d), 4}}},
+    {WeightType::q3_k, 2, 1, {{offsetof(BlockQ3_K, scale), 14, 16}}},
     {WeightType::q4_k, 4, 0, {{offsetof(BlockQ4_K, d), 16}}},
     {WeightType::q5_k, 4, 1, {{offsetof(BlockQ5_K, d), 16}}},
     {WeightType::q6_k, 4, 2, {{offsetof(BlockQ6_K, scale), 16}, {offsetof(BlockQ6_K, d), 2}}},
