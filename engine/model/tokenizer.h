@@ -5,6 +5,7 @@
 #include "engine/model/vocabulary.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace hearth {
@@ -28,6 +29,12 @@ class Tokenizer {
 
     /// The token as it stands in the vocabulary ("▁upon", "Ġupon", "<0x0A>", "<s>"); id < size().
     std::string_view piece(Token id) const { return vocabulary_->pieces[id].text; }
+
+    /// The control or user-defined token that reads so.
+    std::optional<Token> added(std::string_view text) const;
+
+    /// Appends a text as tokens of its single bytes.
+    void push_bytes(std::string_view text, std::vector<Token>& ids) const { vocabulary_->push_bytes(text, ids); }
 
     uint32_t size() const { return uint32_t(vocabulary_->pieces.size()); }
     Token bos() const { return bos_; }    // EOS where the model has no BOS
