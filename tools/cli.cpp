@@ -199,8 +199,6 @@ void on_interrupt(int)
     std::signal(SIGINT, SIG_DFL);
 }
 
-void leave(int) { std::_Exit(0); }
-
 }    // namespace
 
 void catch_interrupt()
@@ -209,7 +207,6 @@ void catch_interrupt()
     std::signal(SIGINT, on_interrupt);
 }
 bool interrupted() { return interrupt_seen != 0; }
-void leave_on_interrupt() { std::signal(SIGINT, leave); }
 
 // ---- progress ----------------------------------------------------------------------------------------------------------
 

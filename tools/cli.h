@@ -68,8 +68,6 @@ void prepare_streams();
 /// From here on `interrupted` is true once Ctrl-C was pressed; a second Ctrl-C ends the program at once.
 void catch_interrupt();
 bool interrupted();
-/// From here on Ctrl-C ends the program, with success: while it waits for somebody to type.
-void leave_on_interrupt();
 
 /// One line on stderr, redrawn, once something takes longer than two seconds; on a terminal only.
 class ProgressBar {

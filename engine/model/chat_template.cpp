@@ -66,7 +66,7 @@ constexpr ChatTemplate templates[] = {
     {.name = "zephyr",    // TinyLlama, too
      .words = {"<|user|>", "<|assistant|>", "eos_token"},
      .without = {"[gMASK]", "[INST]", "+ '\\n'", "+ \"\\n\""},    // of other families; with the last two, only answers end with EOS
-     .marks = {"<|system|>", "<|user|>", "<|assistant|>"},    // in most vocabularies they are text
+     .marks = {"<|system|>", "<|user|>", "<|assistant|>"},        // in most vocabularies they are text
      .system = {"<|system|>\n", "{eos}\n"},
      .user = {"<|user|>\n", "{eos}\n"},
      .assistant = {"<|assistant|>\n", "{eos}\n"}},
@@ -123,7 +123,7 @@ constexpr ChatTemplate templates[] = {
      .user = {"### Instruction:\n", "\n\n"},
      .assistant = {"### Response:\n", "\n\n"},
      .default_system = "Below is an instruction that describes a task. Write a response that appropriately completes the request."},
-    {.name = "none", .system = {"", "\n"}},
+    {.name = "none", .system = {"", "\n"}, .assistant = {"", "\n"}},
 };
 
 bool has_all(std::string_view text, const ChatTemplate::Words& words)
@@ -230,7 +230,8 @@ std::vector<ChatPiece> chat_pieces(const ChatTemplate& family, const ChatTurn& t
 
 std::vector<Token> encode(const Tokenizer& tokenizer, const ChatTemplate& family, std::span<const ChatPiece> pieces)
 {
-    std::vector<Token> marks;
+    std::vector<Token> marks = stop_tokens(tokenizer, family);    // what no text may become
+    marks.push_back(tokenizer.bos());
     for (const std::string_view word : family.marks)
         if (const auto id = tokenizer.added(word)) marks.push_back(*id);
 
@@ -243,7 +244,7 @@ std::vector<Token> encode(const Tokenizer& tokenizer, const ChatTemplate& family
         // Some user-defined tokens are recognised in every text; a mark among them would be more than text.
         for (const Token id : tokenizer.encode(text)) {
             if (std::find(marks.begin(), marks.end(), id) == marks.end()) ids.push_back(id);
-            else tokenizer.push_bytes(tokenizer.piece(id), ids);
+            else tokenizer.encode_bytes(tokenizer.piece(id), ids);
         }
         run.clear();
     };

@@ -17,9 +17,9 @@ struct ChatTemplate {
     using Words = std::string_view[6];    // unused ones are empty
 
     enum class System {
-        own_turn,         // before the first user's turn, in a frame of its own
-        always,           // the same, and the frame stands there without a system prompt, too
-        in_user_turn,     // within the first user's frame: the family has no system role
+        own_turn,        // before the first user's turn, in a frame of its own
+        always,          // the same, and the frame stands there without a system prompt, too
+        in_user_turn,    // within the first user's frame: the family has no system role
     };
 
     struct Frame {
@@ -27,9 +27,9 @@ struct ChatTemplate {
     };
 
     std::string_view name;
-    Words words = {};         // all of them stand in the family's templates, and in those of no row above
-    Words without = {};       // none of these does
-    Words marks = {};         // what in the frames is a token of its own
+    Words words = {};               // all of them stand in the family's templates, and in those of no row above
+    Words without = {};             // none of these does
+    Words marks = {};               // what in the frames is a token of its own
     std::string_view begin = {};    // of the conversation
     System system_place = System::own_turn;
     Frame system, user, assistant;    // assistant: its `before` ends the user's turn, its `after` is written when the next turn comes
@@ -60,8 +60,8 @@ struct ChatPiece {
 
 /// What is fed before an answer.
 struct ChatTurn {
-    bool first = true;           // else it ends the last answer
-    std::string_view system;     // of the first turn
+    bool first = true;          // else it ends the last answer
+    std::string_view system;    // of the first turn
     std::string_view user;
 };
 std::vector<ChatPiece> chat_pieces(const ChatTemplate& family, const ChatTurn& turn);
