@@ -106,7 +106,7 @@ class Conversation {
 
     std::string stats() const
     {
-        return fmt::format("{} turns, {} of {} positions; prompts: {} tokens, {}; answers: {} tokens, {}", turns_.size(), tokens_.size(),
+        return fmt::format("turns: {}; positions: {} of {}; prompts: {} tokens, {}; answers: {} tokens, {}", turns_.size(), tokens_.size(),
                            engine_.context(), prompts_.tokens, rate(prompts_.tokens, prompts_.us), answers_.tokens,
                            rate(answers_.tokens, answers_.us));
     }
