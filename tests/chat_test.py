@@ -4,6 +4,8 @@
     python3 tests/chat_test.py build/check/hearth          (packages: tools/requirements.txt)
 """
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -28,7 +30,7 @@ from convert_test import random_tensors, tiny_config  # noqa: E402
 
 PROGRAM = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
 DIM = 320    # one axis per token
-LONG = 300   # seconds; above every run here
+LONG = 200   # seconds; above every run here
 
 
 # ---- templates -------------------------------------------------------------------------------------------------------
@@ -172,8 +174,11 @@ def converted(folder, config, tensors):
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "model.safetensors")
     model = folder / "model.gguf"
-    if convert.main([str(folder), str(model)]) != 0:
-        raise AssertionError("the model could not be converted")
+    talk = io.StringIO()
+    with contextlib.redirect_stderr(talk):
+        code = convert.main([str(folder), str(model)])
+    if code != 0:
+        raise AssertionError(talk.getvalue())
     return model
 
 
@@ -222,6 +227,7 @@ class Case(unittest.TestCase):
         scratch = tempfile.TemporaryDirectory()
         self.addCleanup(scratch.cleanup)
         self.folder = Path(scratch.name)
+        self.read_ahead = {}    # by file descriptor
         self.environment = os.environ | {"XDG_STATE_HOME": str(self.folder / "state"), "TERM": "xterm", "LC_ALL": "C.UTF-8"}
 
     def model_folder(self, name):
@@ -243,17 +249,19 @@ class Case(unittest.TestCase):
         return process
 
     def wait_for(self, fd, text):
-        """Reads until it has come; returns all that was read."""
-        got = b""
+        """Reads until it has come; returns all that was written since the last time, up to its end."""
+        got = self.read_ahead.pop(fd, b"")
         end = time.monotonic() + LONG
         while text.encode() not in got:
             if not select.select([fd], [], [], max(0, end - time.monotonic()))[0]:
-                self.fail(f"{text} did not come, only {got}")
+                self.fail(f"{text!r} did not come, only {got}")
             more = os.read(fd, 65536)
             if not more:
                 self.fail(f"the end came, after {got}")
             got += more
-        return got.decode()
+        at = got.index(text.encode()) + len(text.encode())
+        self.read_ahead[fd] = got[at:]
+        return got[:at].decode()
 
 
 def numbers(stats):
@@ -422,8 +430,8 @@ class Interruption(Case):
             process.stdin.write(b"Why?\n")
             self.wait_for(process.stdout.fileno(), "Okay.Okay.")
             process.send_signal(signal.SIGINT)
-            self.wait_for(process.stderr.fileno(), "stopped\n")
             self.wait_for(process.stdout.fileno(), "\n")
+            self.wait_for(process.stderr.fileno(), "stopped\n")
         process.stdin.write(b"/stats\n")
         turns, positions, prompts, answers = numbers(self.wait_for(process.stderr.fileno(), "tokens/s\n"))
         self.assertEqual(turns, 2)
@@ -468,7 +476,7 @@ class Terminal(Case):
                 os.write(fd, "fixxed \u00e9\x1b[D\x1b[D\x1b[D\x1b[D\x7f\n".encode())    # four times to the left, and one character taken back
             self.wait_for(fd, "Okay.")
             self.wait_for(fd, "> ")
-            os.write(b"/show\n" and fd, b"/show\n")
+            os.write(fd, b"/show\n")
             self.assertIn("user\r\nfixed \u00e9<|im_end|>", self.wait_for(fd, "Okay."))
             self.wait_for(fd, "> ")
             os.write(fd, b"fixed \xc3\xa9\n")
