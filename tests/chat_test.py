@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import unittest
 from pathlib import Path
@@ -464,24 +465,32 @@ class Terminal(Case):
         self.addCleanup(end)
         return pid, fd
 
+    def prompt(self, fd):
+        """Waits until keys are taken one by one: libedit writes the prompt first."""
+        self.wait_for(fd, "> ")
+        end = time.monotonic() + LONG
+        while termios.tcgetattr(fd)[3] & termios.ICANON:
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.01)
+
     def test_lines_are_edited_and_come_back_from_the_history_of_the_last_time(self):
         model = parrot(self.model_folder("chatml"), FAMILIES["chatml"])
         history = self.folder / "state" / "hearth" / "chat_history"
         for last in ("fixed \u00e9", "again"):
             pid, fd = self.open(model)
-            self.wait_for(fd, "> ")
+            self.prompt(fd)
             if last == "again":
                 os.write(fd, b"\x1b[A\n")    # the arrow up
             else:
                 os.write(fd, "fixxed \u00e9\x1b[D\x1b[D\x1b[D\x1b[D\x7f\n".encode())    # four times to the left, and one character taken back
             self.wait_for(fd, "Okay.")
-            self.wait_for(fd, "> ")
+            self.prompt(fd)
             os.write(fd, b"/show\n")
             self.assertIn("user\r\nfixed \u00e9<|im_end|>", self.wait_for(fd, "Okay."))
-            self.wait_for(fd, "> ")
+            self.prompt(fd)
             os.write(fd, b"fixed \xc3\xa9\n")
             self.wait_for(fd, "Okay.")
-            self.wait_for(fd, "> ")
+            self.prompt(fd)
             os.write(fd, b"\x04" if last == "again" else b"\x03")    # Ctrl-D, Ctrl-C
             self.wait_for(fd, "turns: 2;")
             self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
@@ -491,11 +500,12 @@ class Terminal(Case):
     def test_ctrl_c_stops_an_answer_only(self):
         model = parrot(self.model_folder("chatml"), FAMILIES["chatml"], circles=True)
         pid, fd = self.open(model, "-c", "32768")
-        self.wait_for(fd, "> ")
+        self.prompt(fd)
         os.write(fd, b"Why?\n")
         self.wait_for(fd, "Okay.Okay.")
         os.write(fd, b"\x03")
-        self.wait_for(fd, "stopped\r\n> ")
+        self.wait_for(fd, "stopped\r\n")
+        self.prompt(fd)
         os.write(fd, b"\x03")
         self.wait_for(fd, "turns: 1;")
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
