@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -446,6 +448,22 @@ class Interruption(Case):
         self.assertEqual(numbers(talk.decode())[0], 2)
 
 
+    def test_ctrl_c_before_an_answer_begins_takes_the_turn_back(self):
+        model = parrot(self.model_folder("chatml"), FAMILIES["chatml"])
+        process = self.start(model, "-c", "32768", "-b", "1")
+        process.stdin.write(b"x" * 32000 + b"\n")    # takes many seconds to feed
+        waiting = struct.pack("i", 1)
+        while waiting != bytes(4):    # until the line was read
+            waiting = fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, waiting)
+            time.sleep(0.01)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        self.wait_for(process.stderr.fileno(), "stopped before the answer began; this turn is forgotten\n")
+        out, talk = process.communicate(b"Why?\n/show\n", timeout=LONG)
+        self.assertEqual((process.returncode, out), (0, b"Okay.\n"))
+        self.assertIn(b"<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nOkay.\nturns: 1;", talk)
+
+
 class Terminal(Case):
     """On a terminal of its own, as somebody would sit before it."""
 
@@ -506,7 +524,7 @@ class Terminal(Case):
         os.write(fd, b"\x03")
         self.wait_for(fd, "stopped\r\n")
         self.prompt(fd)
-        os.write(fd, b"\x03")
+        os.write(fd, b"half a line\x03")
         self.wait_for(fd, "turns: 1;")
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
 

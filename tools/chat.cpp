@@ -50,10 +50,9 @@ class Conversation {
 
     bool empty() const { return turns_.empty(); }
 
-    /// Writes the answer to stdout. Ctrl-C ends it; what was written of it stays in the conversation.
+    /// Writes the answer to stdout. Ctrl-C, since the line was read, ends it; what was written of it stays in the conversation.
     void ask(const std::string& line)
     {
-        catch_interrupt();
         std::vector<Token> ids = encode(tokenizer_, family_, chat_pieces(family_, {.first = empty(), .system = system, .user = line}));
         if (empty() && tokenizer_.add_bos() && (ids.empty() || ids[0] != tokenizer_.bos())) ids.insert(ids.begin(), tokenizer_.bos());
         if (tokens_.size() + ids.size() > engine_.context()) {

@@ -166,7 +166,7 @@ class LineReader::Editor {
         libedit().el_resize(editor_);
         int count = 0;
         const wchar_t* got = libedit().el_wgets(editor_, &count);
-        if (!got || count <= 0) return {};
+        if (!got || count <= 0 || interrupted()) return {};
         std::string line = to_utf8({got, size_t(count)});
         while (line.ends_with('\n') || line.ends_with('\r')) line.pop_back();
         if (line.find_first_not_of(" \t") != line.npos && line != last_) {

@@ -14,7 +14,8 @@ class LineReader {
     explicit LineReader(std::filesystem::path history);
     ~LineReader();
 
-    /// The next line of standard input, without its end; nothing at the end of the input, or when Ctrl-C was pressed while it waited.
+    /// The next line of standard input, without its end; nothing at the end of the input, or when Ctrl-C was pressed while it waited. What was
+    /// pressed before is forgotten.
     std::optional<std::string> read();
 
     bool on_terminal() const { return on_terminal_; }
