@@ -54,7 +54,7 @@ class Conversation {
     void ask(const std::string& line)
     {
         std::vector<Token> ids = encode(tokenizer_, family_, chat_pieces(family_, {.first = empty(), .system = system, .user = line}));
-        if (empty() && tokenizer_.add_bos() && (ids.empty() || ids[0] != tokenizer_.bos())) ids.insert(ids.begin(), tokenizer_.bos());
+        if (ids.empty() || (empty() && tokenizer_.add_bos() && ids[0] != tokenizer_.bos())) ids.insert(ids.begin(), tokenizer_.bos());
         if (tokens_.size() + ids.size() > engine_.context()) {
             const std::string now = empty() ? "say less" : "/undo takes back the last turn, /reset forgets the conversation";
             return say("the context has {} positions, of which {} are taken, and this turn needs {}: {}, or start with a larger -c",

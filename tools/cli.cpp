@@ -160,7 +160,9 @@ void add_sampler_options(CLI::App& app, SamplerOptions& o)
     app.add_option("--top-p", o.top_p, "choose among the fewest that have this probability together")
         ->capture_default_str()
         ->check(number_between(0, 1));
-    app.add_option("--min-p", o.min_p, "leave out those less probable than this share of the best")->capture_default_str()->check(number_between(0, 1));
+    app.add_option("--min-p", o.min_p, "leave out those less probable than this share of the best")
+        ->capture_default_str()
+        ->check(number_between(0, 1));
     app.add_option("--repeat-penalty", o.repeat_penalty, "make the last 64 tokens less probable; 1: do not")
         ->capture_default_str()
         ->check(number_between(0.01, 100));
