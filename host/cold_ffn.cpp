@@ -1,5 +1,7 @@
 #include "host/cold_ffn.h"
 
+#include "host/matmul.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -23,9 +25,8 @@ struct Share {
     FfnCounts gate_and_up() const;
     void gate_and_up_one(uint32_t first, uint32_t last) const;
     void gate_and_up_many(uint32_t first, uint32_t last) const;
-    uint32_t slice_width(uint64_t rows) const;
+    void gate_and_up_tiled() const;
     void down_one(float* y) const;
-    void down_many(float* y) const;
 };
 
 /// Some neurons of one token: all gates, then up where they fired, each time with the rows known that come next.
@@ -81,16 +82,34 @@ void Share::gate_and_up_many(uint32_t first, uint32_t last) const
         }
 }
 
+/// The same for so many tokens that all gates and ups are computed, tile by tile.
+void Share::gate_and_up_tiled() const
+{
+    const uint32_t tokens = x.tokens(), count = uint32_t(neurons.size());
+    const auto row = [&](uint32_t p) { return neurons[p]; };
+    multiply_tiled(team, w.gate, count, row, x, [&](uint32_t p, uint32_t first, uint32_t some, const float* gates) {
+        for (uint32_t t = 0; t < some; t++) {
+            const float gate = activate(w.activation, gates[t]);
+            h[size_t(p) * tokens + first + t] = std::abs(gate) > cut ? gate : 0.0f;
+        }
+    });
+    multiply_tiled(team, w.up, count, row, x, [&](uint32_t p, uint32_t first, uint32_t some, const float* ups) {
+        for (uint32_t t = 0; t < some; t++) h[size_t(p) * tokens + first + t] *= ups[t];
+    });
+}
+
 /// h = act(gate . x) (up . x)
 FfnCounts Share::gate_and_up() const
 {
     const uint32_t tokens = x.tokens(), dim = w.gate.cols;
     const uint64_t gate_bytes = row_bytes(w.gate.type, dim), up_bytes = row_bytes(w.up.type, dim);
     std::atomic<uint64_t> active = 0, touched = 0;
+    const bool tiled = tokens >= least_tiled_tokens;
+    if (tiled) gate_and_up_tiled();
 
     parallel_rows(team, uint32_t(neurons.size()), gate_bytes + (skips() ? 0 : up_bytes), [&](uint32_t first, uint32_t last) {
         if (tokens == 1) gate_and_up_one(first, last);
-        else gate_and_up_many(first, last);
+        else if (!tiled) gate_and_up_many(first, last);
 
         uint64_t chunk_active = 0, chunk_touched = 0;
         for (uint32_t p = first; p < last; p++) {
@@ -103,16 +122,6 @@ FfnCounts Share::gate_and_up() const
         touched.fetch_add(chunk_touched, std::memory_order_relaxed);
     });
     return {active, neurons.size() * gate_bytes + touched * (up_bytes + row_bytes(w.down_t.type, w.down_t.cols))};
-}
-
-/// Columns in a slice of y when that many rows of down_t are added up: about three slices per worker, fewer if they would be tiny.
-uint32_t Share::slice_width(uint64_t rows) const
-{
-    constexpr uint32_t least_bytes = 16 << 10;
-    const uint32_t unit = std::max(format_of(w.down_t.type).block, 32u);
-    const uint32_t units = (w.down_t.cols + unit - 1) / unit;
-    const uint64_t slices = std::clamp<uint64_t>(rows * row_bytes(w.down_t.type, w.down_t.cols) / least_bytes, 1, 3 * team.size());
-    return uint32_t((units + slices - 1) / slices) * unit;
 }
 
 /// y = sum_p h_p down_t_p for one token. A part of the rows after the other, in order, each with a sum of its own; how many parts there are depends on
@@ -151,35 +160,6 @@ void Share::down_one(float* y) const
     });
 }
 
-/// The same for many tokens, with the same bits: a tile of rows is decoded once and added to every token's slice.
-void Share::down_many(float* y) const
-{
-    constexpr uint32_t tile_rows = 16, tile_cols = 256;    // 16 KB: half of L1
-    const auto decode = kernels().of(w.down_t.type).decode;
-    const uint32_t tokens = x.tokens(), dim = w.down_t.cols, width = std::min(slice_width(neurons.size() * tokens), tile_cols);
-    team.parallel((dim + width - 1) / width, [&](uint32_t slice) {
-        const uint32_t first = slice * width, count = std::min(width, dim - first);
-        const uint64_t offset = row_bytes(w.down_t.type, first);
-        alignas(64) float tile[tile_rows][tile_cols];
-        for (size_t t = 0; t < tokens; t++) std::fill_n(y + t * dim + first, count, 0.0f);
-        for (size_t p = 0; p < neurons.size(); p += tile_rows) {
-            const size_t rows = std::min<size_t>(tile_rows, neurons.size() - p);
-            for (size_t r = 0; r < rows; r++) decode(w.down_t.row(neurons[p + r]) + offset, tile[r], count);
-            for (size_t t = 0; t < tokens; t++) {
-                const float* fired[tile_rows];
-                float factor[tile_rows];
-                uint32_t n = 0;
-                for (size_t r = 0; r < rows; r++) {
-                    fired[n] = tile[r];
-                    factor[n] = h[(p + r) * tokens + t];
-                    n += !skips() || factor[n] != 0;
-                }
-                kernels().axpy_rows(fired, factor, n, y + t * dim + first, count);
-            }
-        }
-    });
-}
-
 }    // namespace
 
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wanted, const Inputs& x, float cut, float* y, FfnScratch& scratch)
@@ -191,7 +171,7 @@ FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wa
     const Share share{team, w, x, cut, neurons, scratch.h, scratch.sums};
     const FfnCounts counts = share.gate_and_up();
     if (x.tokens() != 1) {
-        share.down_many(y);
+        multiply_transposed(team, w.down_t, neurons, scratch.h.data(), x.tokens(), y);
         return counts;
     }
     if (share.skips()) {    // keep those that fired, in order; without a branch that would be mispredicted at every fifth neuron

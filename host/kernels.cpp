@@ -148,6 +148,16 @@ struct Plain {
     {
         for (uint32_t i = 0; i < fixed_block; i++) out[i] = w.w[i];
     }
+    static void store(int16_t* p, const Block& b) { std::copy_n(b.w, fixed_block, p); }
+    static float first(Vec v) { return v; }
+
+    static constexpr uint32_t tile_rows = 4;
+    using Ints = int32_t;
+    static Ints no_ints() { return 0; }
+    static Ints load_ints(const int16_t* p) { return int32_t(load_32(p)); }
+    static Ints set_pair(const int16_t* p) { return int32_t(load_32(p)); }
+    static Ints add_pairs(Ints a, Ints b, Ints sum) { return sum + int16_t(a) * int16_t(b) + (a >> 16) * (b >> 16); }
+    static Vec floats_of(Ints a) { return float(a); }
 };
 
 /// Clang before 18 does not know this one by name. That the operating system saves the registers is part of "avx2".

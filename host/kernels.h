@@ -43,6 +43,29 @@ struct Term {
     const std::byte* ahead;    // a row that will be wanted soon
 };
 
+// Many tokens are computed a tile at a time: some rows times some tokens, which lie side by side in the lanes.
+
+/// A tile of floats: c[r][t] = sum_k w[r row_stride + k step] x[k x_stride + t] for r < tile_rows, t < tile_tokens, k < inner.
+struct FloatTile {
+    const float* w;
+    size_t row_stride, step;
+    const float* x;
+    size_t x_stride;
+    uint32_t inner;
+    float* c;    // (tile_rows, tile_tokens)
+};
+
+/// The same of rows in blocks and tokens in fixed point: the weights of block b are d q - m.
+struct FixedTile {
+    const int16_t* q;            // (tile_rows, inner)
+    const float *d, *m;          // (tile_rows, inner / 32); m is null for formats without minima
+    const int16_t* x;            // (inner / 2, tile_tokens, 2): numbers 2k and 2k + 1 of every token
+    const float *scale, *sum;    // (inner / 32, tile_tokens) of x
+    uint32_t inner;
+    bool halves;    // the sum of 32 products could be too large for 32 bits, that of 16 cannot
+    float* c;
+};
+
 /// What can be done with a row of one weight format. n is the number of weights in the row.
 struct RowKernels {
     WeightType type;
@@ -57,6 +80,9 @@ struct RowKernels {
     void (*decode)(const std::byte* row, float* y, uint32_t n);
     /// q_i = the integer that the file has for weight i, a byte each; nullptr for formats without blocks
     void (*integers)(const std::byte* row, uint8_t* q, uint32_t n);
+    /// The row as FixedTile has it, m only if `has_minima`; nullptr for formats that have to be decoded.
+    void (*fixed)(const std::byte* row, int16_t* q, float* d, float* m, uint32_t n);
+    bool has_minima, halves;
 };
 
 enum class Isa { plain, avx2, avx512 };
@@ -67,12 +93,14 @@ struct Kernels {
     bool reads_groups;
     RowKernels rows[std::size(weight_formats)];    // in the order of weight_formats
 
+    uint32_t tile_rows, tile_tokens;
+    void (*float_tile)(const FloatTile& tile);
+    void (*fixed_tile)(const FixedTile& tile);
+
     /// y_i = w_i x_i / sqrt(mean(x^2) + eps)
     void (*rmsnorm)(const float* x, const float* w, float* y, uint32_t n, float eps);
     /// Fixed point of n floats (a multiple of 32; see Input). `groups` may be null.
     void (*quantise)(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* groups, uint32_t n);
-    /// y_i += sum_r a_r w[r]_i in ascending order of r < rows: the bits of so many axpy, y being read and written once
-    void (*axpy_rows)(const float* const* w, const float* a, uint32_t rows, float* y, uint32_t n);
     /// sum_i a_i b_i with b in fp16
     float (*dot_f16)(const float* a, const uint16_t* b, uint32_t n);
     /// y_i += a b_i with b in fp16

@@ -138,6 +138,20 @@ struct Avx2 {
         out[2] = eight(_mm256_castsi256_si128(w.high));
         out[3] = eight(_mm256_extracti128_si256(w.high, 1));
     }
+    static void store(int16_t* p, const Block& b)
+    {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), b.low);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 16), b.high);
+    }
+    static float first(Vec v) { return _mm256_cvtss_f32(v); }
+
+    static constexpr uint32_t tile_rows = 6;    // 2 * 6 sums, 2 vectors of tokens, a weight and a product of 16 registers
+    using Ints = __m256i;
+    static Ints no_ints() { return _mm256_setzero_si256(); }
+    static Ints load_ints(const int16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+    static Ints set_pair(const int16_t* p) { return _mm256_set1_epi32(int32_t(load_32(p))); }
+    static Ints add_pairs(Ints a, Ints b, Ints sum) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+    static Vec floats_of(Ints a) { return _mm256_cvtepi32_ps(a); }
 };
 
 }    // namespace

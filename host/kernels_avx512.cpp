@@ -100,6 +100,17 @@ struct Avx512 {
         out[1] = sixteen(_mm512_extracti64x4_epi64(w, 1));
     }
 
+    static void store(int16_t* p, Block b) { _mm512_storeu_si512(p, b); }
+    static float first(Vec v) { return _mm512_cvtss_f32(v); }
+
+    static constexpr uint32_t tile_rows = 12;    // 2 * 12 sums, 2 vectors of tokens and a weight of 32 registers
+    typedef int32_t Ints __attribute__((vector_size(64)));    // with __m512i, which is of int64_t, GCC 12 moves every sum from register to register
+    static Ints no_ints() { return Ints(_mm512_setzero_si512()); }
+    static Ints load_ints(const int16_t* p) { return Ints(_mm512_loadu_si512(p)); }
+    static Ints set_pair(const int16_t* p) { return Ints(_mm512_set1_epi32(int32_t(load_32(p)))); }
+    static Ints add_pairs(Ints a, Ints b, Ints sum) { return Ints(_mm512_dpwssd_epi32(__m512i(sum), __m512i(a), __m512i(b))); }
+    static Vec floats_of(Ints a) { return _mm512_cvtepi32_ps(__m512i(a)); }
+
     // ---- blocks four at a time -------------------------------------------------------------------------------------------
 
     struct ReadsGroups;

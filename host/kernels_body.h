@@ -25,6 +25,15 @@
 //   scaled(block, scales, p)        its halves times scales 2p and 2p + 1
 //   dot(block, x)                   32 products with int16_t x[32], added up to one number per lane; up to 4096 * 32512 * 4 in a lane
 //   floats(block, out)              the integers as 32 / lanes Vecs
+//   store(p, block)                 to int16_t
+//   first(v)                        lane 0
+//
+//   tile_rows                       rows of a tile; with two vectors of tokens their sums fit into the registers
+//   Ints                            `lanes` int32
+//   no_ints() load_ints(p)          zeros; from pairs of int16_t
+//   set_pair(p)                     the same pair in all lanes
+//   add_pairs(a, b, sum)            sum + both products of each pair
+//   floats_of(ints)                 as a Vec
 //
 // and, where it has something better for a format W, with ReadsGroups declared:
 //
@@ -36,6 +45,8 @@
 #pragma once
 
 #include "host/kernels.h"
+
+#include <utility>
 
 namespace hearth::host {
 
@@ -542,6 +553,105 @@ void integers(const std::byte* row, uint8_t* q, uint32_t n)
     }
 }
 
+// ---- tiles -----------------------------------------------------------------------------------------------------------
+
+/// A row as FixedTile has it.
+template <class S, class B>
+void fixed(const std::byte* row, int16_t* q, float* d, float* m, uint32_t n)
+{
+    constexpr uint32_t parts = elements<B> / fixed_block;
+    for (size_t k = 0; k < n / elements<B>; k++) {
+        const Unpacked<S, B> b(reinterpret_cast<const B*>(row)[k]);
+        for (uint32_t p = 0; p < parts; p++, q += fixed_block, d++) {
+            S::store(q, b.block(p));
+            *d = S::first(b.d);
+            if constexpr (BlockPiece<S, B>::has_minima) *m++ = -S::first(b.plus_minimum(p, 0));
+        }
+    }
+}
+
+inline constexpr uint32_t tile_vectors = 2;
+
+template <uint32_t... i, class F>
+[[gnu::always_inline]] inline void each_of(std::integer_sequence<uint32_t, i...>, const F& f)
+{
+    (f(std::integral_constant<uint32_t, i>()), ...);
+}
+
+/// f(0) to f(n - 1) without a loop: sums whose indices are known before anything else is done stay in registers.
+template <uint32_t n, class F>
+[[gnu::always_inline]] inline void each(const F& f)
+{
+    each_of(std::make_integer_sequence<uint32_t, n>(), f);
+}
+
+template <class S>
+void float_tile(const FloatTile& t)
+{
+    constexpr uint32_t R = S::tile_rows, V = tile_vectors;
+    using Vec = typename S::Vec;
+    Vec sum[R][V], token[V];
+    each<R>([&](auto r) { each<V>([&](auto v) { sum[r][v] = S::zero(); }); });
+    const float *w = t.w, *x = t.x;
+    const size_t row_stride = t.row_stride;
+    for (uint32_t k = 0; k < t.inner; k++, w += t.step, x += t.x_stride) {
+        each<V>([&](auto v) { token[v] = S::load(x + v * S::lanes); });
+        each<R>([&](auto r) {
+            const Vec weight = S::set(w[r * row_stride]);
+            each<V>([&](auto v) { sum[r][v] = S::fma(weight, token[v], sum[r][v]); });
+        });
+    }
+    each<R>([&](auto r) { each<V>([&](auto v) { S::store(t.c + (r * V + v) * S::lanes, sum[r][v]); }); });
+}
+
+template <class S, uint32_t pairs>
+void fixed_tile(const FixedTile& t)
+{
+    constexpr uint32_t R = S::tile_rows, V = tile_vectors, tokens = V * S::lanes;
+    using Vec = typename S::Vec;
+    using Ints = typename S::Ints;
+    const uint32_t blocks = t.inner / fixed_block;
+    const size_t inner = t.inner;
+    for (uint32_t i = 0; i < R * tokens; i++) t.c[i] = 0;
+    for (uint32_t first = 0; first < t.inner / 2; first += pairs) {
+        Ints sum[R][V], token[V];
+        each<R>([&](auto r) { each<V>([&](auto v) { sum[r][v] = S::no_ints(); }); });
+        const int16_t *q = t.q + 2 * first, *x = t.x + 2 * size_t(first) * tokens;
+        for (uint32_t k = 0; k < pairs; k++, q += 2, x += 2 * tokens) {
+            each<V>([&](auto v) { token[v] = S::load_ints(x + 2 * v * S::lanes); });
+            each<R>([&](auto r) {
+                const Ints pair = S::set_pair(q + r * inner);
+                each<V>([&](auto v) { sum[r][v] = S::add_pairs(pair, token[v], sum[r][v]); });
+            });
+        }
+        const uint32_t b = 2 * first / fixed_block;
+        const float* d = t.d + b;
+        each<V>([&](auto v) {
+            const Vec scale = S::load(t.scale + size_t(b) * tokens + v * S::lanes);
+            each<R>([&](auto r) {
+                float* const c = t.c + (r * V + v) * S::lanes;
+                S::store(c, S::fma(S::mul(S::floats_of(sum[r][v]), scale), S::set(d[size_t(r) * blocks]), S::load(c)));
+            });
+        });
+    }
+    if (!t.m) return;
+    for (uint32_t b = 0; b < blocks; b++)
+        for (uint32_t v = 0; v < V; v++) {
+            const Vec sum = S::load(t.sum + size_t(b) * tokens + v * S::lanes);
+            for (uint32_t r = 0; r < R; r++) {
+                float* const c = t.c + (r * V + v) * S::lanes;
+                S::store(c, S::fma(sum, S::set(-t.m[size_t(r) * blocks + b]), S::load(c)));
+            }
+        }
+}
+
+template <class S>
+void fixed_tile(const FixedTile& t)
+{
+    if (t.halves) fixed_tile<S, fixed_block / 4>(t);
+    else fixed_tile<S, fixed_block / 2>(t);
+}
+
 // ---- vectors ---------------------------------------------------------------------------------------------------------
 
 /// y_i = w_i x_i / sqrt(mean(x^2) + eps)
@@ -592,32 +702,6 @@ void quantise(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* 
     }
     if (groups)
         for (uint32_t g = 0; g < n / group_numbers; g++) fill_group(q + g * group_numbers, scale + g * (group_numbers / fixed_block), groups[g]);
-}
-
-/// y_i += sum_r a_r w[r]_i
-template <class S>
-void axpy_rows(const float* const* w, const float* a, uint32_t rows, float* y, uint32_t n)
-{
-    constexpr uint32_t V = 8;    // independent sums: an addition takes 4 cycles, and two begin in each
-    uint32_t i = 0;
-    for (; i + V * S::lanes <= n; i += V * S::lanes) {
-        typename S::Vec sum[V];
-#pragma GCC unroll 8
-        for (uint32_t v = 0; v < V; v++) sum[v] = S::load(y + i + v * S::lanes);
-        for (uint32_t r = 0; r < rows; r++) {
-            const typename S::Vec factor = S::set(a[r]);
-            const float* row = w[r] + i;
-#pragma GCC unroll 8
-            for (uint32_t v = 0; v < V; v++) sum[v] = S::fma(factor, S::load(row + v * S::lanes), sum[v]);
-        }
-#pragma GCC unroll 8
-        for (uint32_t v = 0; v < V; v++) S::store(y + i + v * S::lanes, sum[v]);
-    }
-    for (uint32_t r = 0; r < rows; r++) {
-        const std::byte* const rest = reinterpret_cast<const std::byte*>(w[r] + i);
-        const Term term{a[r], rest, rest};
-        axpy_few<S, float, 1>(&term, y + i, n - i);
-    }
 }
 
 template <class S>
@@ -673,22 +757,46 @@ void axpy_f16(float a, const uint16_t* b, float* y, uint32_t n)
 template <class S, class W>
 constexpr RowKernels row_kernels(WeightType type)
 {
-    if constexpr (elements < W >> 1) return {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, integers<S, W>};
-    else return {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, nullptr};
+    RowKernels k = {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, nullptr, nullptr, false, false};
+    if constexpr (elements < W >> 1) {
+        k.integers = integers<S, W>;
+        k.has_minima = BlockPiece<S, W>::has_minima;
+        k.halves = elements<W> > fixed_block;
+        if (type != WeightType::q2_k) k.fixed = fixed<S, W>;    // its minima are of 16 weights, the sums of x of 32
+    }
+    return k;
 }
+
+template <class S>
+inline constexpr bool reads_groups = requires
+{
+    typename S::ReadsGroups;
+};
 
 template <class S>
 constexpr Kernels make_kernels(Isa isa, std::string_view name)
 {
-    return {isa, name, requires {typename S::ReadsGroups;
-}
-, {row_kernels<S, float>(WeightType::f32),        row_kernels<S, F16>(WeightType::f16),        row_kernels<S, Bf16>(WeightType::bf16),
-   row_kernels<S, BlockQ8_0>(WeightType::q8_0),   row_kernels<S, BlockQ4_0>(WeightType::q4_0), row_kernels<S, BlockQ4_1>(WeightType::q4_1),
-   row_kernels<S, BlockQ5_0>(WeightType::q5_0),   row_kernels<S, BlockQ5_1>(WeightType::q5_1), row_kernels<S, BlockIQ4_NL>(WeightType::iq4_nl),
-   row_kernels<S, BlockMXFP4>(WeightType::mxfp4), row_kernels<S, BlockQ2_K>(WeightType::q2_k), row_kernels<S, BlockQ3_K>(WeightType::q3_k),
-   row_kernels<S, BlockQ4_K>(WeightType::q4_k),   row_kernels<S, BlockQ5_K>(WeightType::q5_k), row_kernels<S, BlockQ6_K>(WeightType::q6_k)},
-    rmsnorm<S>, quantise<S>, axpy_rows<S>, dot_f16<S>, axpy_f16<S>, pack_signs<S>, differing_bits<S>, to_f16<S>
-};
+    return {.isa = isa,
+            .name = name,
+            .reads_groups = reads_groups<S>,
+            .rows = {row_kernels<S, float>(WeightType::f32), row_kernels<S, F16>(WeightType::f16), row_kernels<S, Bf16>(WeightType::bf16),
+                     row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0),
+                     row_kernels<S, BlockQ4_1>(WeightType::q4_1), row_kernels<S, BlockQ5_0>(WeightType::q5_0),
+                     row_kernels<S, BlockQ5_1>(WeightType::q5_1), row_kernels<S, BlockIQ4_NL>(WeightType::iq4_nl),
+                     row_kernels<S, BlockMXFP4>(WeightType::mxfp4), row_kernels<S, BlockQ2_K>(WeightType::q2_k),
+                     row_kernels<S, BlockQ3_K>(WeightType::q3_k), row_kernels<S, BlockQ4_K>(WeightType::q4_k),
+                     row_kernels<S, BlockQ5_K>(WeightType::q5_k), row_kernels<S, BlockQ6_K>(WeightType::q6_k)},
+            .tile_rows = S::tile_rows,
+            .tile_tokens = tile_vectors * S::lanes,
+            .float_tile = float_tile<S>,
+            .fixed_tile = fixed_tile<S>,
+            .rmsnorm = rmsnorm<S>,
+            .quantise = quantise<S>,
+            .dot_f16 = dot_f16<S>,
+            .axpy_f16 = axpy_f16<S>,
+            .pack_signs = pack_signs<S>,
+            .differing_bits = differing_bits<S>,
+            .to_f16 = to_f16<S>};
 }
 
 }    // namespace hearth::host

@@ -1,5 +1,7 @@
 #include "host/linear.h"
 
+#include "host/matmul.h"
+
 #include <algorithm>
 
 namespace hearth::host {
@@ -29,6 +31,8 @@ void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bo
     sum_.resize(scale_.size());
     groups_.resize(quantised ? tokens * groups : 0);
     inputs_.resize(tokens);
+    n_ = n;
+    has_floats_ = has_fixed_ = false;
     for (size_t t = 0; t < tokens; t++)
         inputs_[t] = quantised ? Input{x + t * n, &q_[t * n], &scale_[t * blocks], &sum_[t * blocks], groups ? &groups_[t * groups] : nullptr}
                                : Input{x + t * n, nullptr, nullptr, nullptr, nullptr};
@@ -37,6 +41,37 @@ void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bo
             for (size_t t = first; t < last; t++)
                 kernels().quantise(x + t * n, &q_[t * n], &scale_[t * blocks], &sum_[t * blocks], groups ? &groups_[t * groups] : nullptr, n);
         });
+}
+
+const PackedInputs& Inputs::packed(Team& team, bool fixed) const
+{
+    bool& done = fixed ? has_fixed_ : has_floats_;
+    if (done) return packed_;
+    const uint32_t width = kernels().tile_tokens, tiles = (tokens() + width - 1) / width, blocks = n_ / fixed_block;
+    const size_t floats = size_t(tiles) * n_ * width, of_blocks = size_t(tiles) * blocks * width;
+    if (fixed) {
+        packed_.pairs.assign(floats, 0);
+        packed_.scale.assign(of_blocks, 0.0f);
+        packed_.sum.assign(of_blocks, 0.0f);
+    } else packed_.x.assign(floats, 0.0f);
+    team.parallel(tiles, [&](uint32_t tile) {
+        for (uint32_t t = 0; t < std::min(width, tokens() - tile * width); t++) {
+            const Input& in = inputs_[tile * width + t];
+            if (!fixed) {
+                float* const to = &packed_.x[size_t(tile) * n_ * width + t];
+                for (uint32_t i = 0; i < n_; i++) to[size_t(i) * width] = in.x[i];
+                continue;
+            }
+            int16_t* const to = &packed_.pairs[size_t(tile) * n_ * width + 2 * t];
+            for (uint32_t i = 0; i < n_; i += 2) std::copy_n(in.q + i, 2, to + size_t(i) * width);
+            for (uint32_t b = 0; b < blocks; b++) {
+                packed_.scale[(size_t(tile) * blocks + b) * width + t] = in.scale[b];
+                packed_.sum[(size_t(tile) * blocks + b) * width + t] = in.sum[b];
+            }
+        }
+    });
+    done = true;
+    return packed_;
 }
 
 uint32_t row_ahead(uint32_t at, uint32_t end, uint64_t row_bytes)
@@ -52,19 +87,23 @@ namespace {
 template <class Row>
 void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, const Inputs& x, float* y)
 {
+    if (x.tokens() >= least_tiled_tokens) {
+        multiply_tiled(team, w, rows, row, x, [&](uint32_t r, uint32_t first, uint32_t count, const float* products) {
+            for (uint32_t t = 0; t < count; t++) y[size_t(first + t) * rows + r] = products[t];
+        });
+        return;
+    }
     const auto dot_many = kernels().of(w.type).dot_many;
     const uint64_t bytes = row_bytes(w.type, w.cols);
     parallel_rows(team, rows, bytes, [&](uint32_t first, uint32_t last) {
         float products[token_block];    // four tokens of 4096 in fixed point are 32 KB: they stay in L1 while the rows come from L2
-        const uint32_t tile = x.tokens() > token_block ? uint32_t(std::clamp<uint64_t>((128 << 10) / bytes, 1, rows)) : rows;
-        for (uint32_t begin = first; begin < last; begin += tile)
-            for (uint32_t t = 0; t < x.tokens(); t += token_block) {
-                const uint32_t count = std::min(token_block, x.tokens() - t);
-                for (uint32_t r = begin; r < std::min(begin + tile, last); r++) {
-                    dot_many(w.row(row(r)), w.row(row(row_ahead(r, last, bytes))), &x[t], count, w.cols, products);
-                    for (uint32_t i = 0; i < count; i++) y[size_t(t + i) * rows + r] = products[i];
-                }
+        for (uint32_t t = 0; t < x.tokens(); t += token_block) {
+            const uint32_t count = std::min(token_block, x.tokens() - t);
+            for (uint32_t r = first; r < last; r++) {
+                dot_many(w.row(row(r)), w.row(row(row_ahead(r, last, bytes))), &x[t], count, w.cols, products);
+                for (uint32_t i = 0; i < count; i++) y[size_t(t + i) * rows + r] = products[i];
             }
+        }
     });
 }
 

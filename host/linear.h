@@ -14,6 +14,16 @@ namespace hearth::host {
 /// stays on the calling thread.
 void parallel_rows(Team& team, uint32_t rows, uint64_t row_bytes, const std::function<void(uint32_t first, uint32_t last)>& fn);
 
+/// Largest tile_rows * tile_tokens of any instruction set.
+inline constexpr uint32_t max_tile = 512;
+
+/// Tokens side by side, tile by tile, as the tile kernels read them; zeros behind the last token.
+struct PackedInputs {
+    std::vector<float> x;             // (tiles, n, tile_tokens)
+    std::vector<int16_t> pairs;       // (tiles, n / 2, tile_tokens, 2)
+    std::vector<float> scale, sum;    // (tiles, n / 32, tile_tokens)
+};
+
 /// `tokens` vectors of n floats, prepared for rows of any weight format. Owns its memory; reused from call to call.
 class Inputs {
   public:
@@ -25,11 +35,17 @@ class Inputs {
     const Input& operator[](uint32_t t) const { return inputs_[t]; }
     uint32_t tokens() const { return uint32_t(inputs_.size()); }
 
+    /// In fixed point or as floats; made when it is first asked for. Not while another thread asks.
+    const PackedInputs& packed(Team& team, bool fixed) const;
+
   private:
     std::vector<Input> inputs_;
     std::vector<int16_t> q_;
     std::vector<float> scale_, sum_;
     std::vector<FixedGroup> groups_;
+    uint32_t n_ = 0;
+    mutable PackedInputs packed_;
+    mutable bool has_floats_ = false, has_fixed_ = false;    // of packed_
 };
 
 /// Which of a list of rows to fetch while number `at` is computed, so that it is there in time: about 4 KB further, within the list.

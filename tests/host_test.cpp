@@ -506,27 +506,6 @@ TEST_SUITE("host")
         });
     }
 
-    TEST_CASE("adding many rows at once gives the bits of adding them one by one")
-    {
-        Random random(19);
-        on_every_path([&](const Kernels& cpu) {
-            for (uint32_t n : {1u, 31u, 33u, 257u})
-                for (uint32_t rows : {0u, 1u, 16u}) {
-                    const Sample w(WeightType::f32, 16, n, random);
-                    const std::vector<float> a = random.vector(16);
-                    std::vector<const float*> row;
-                    std::vector<float> together = random.vector(n), one_by_one = together;
-                    for (uint32_t r = 0; r < rows; r++) {
-                        row.push_back(reinterpret_cast<const float*>(w.matrix.row(r)));
-                        const Term term{a[r], w.matrix.row(r), w.matrix.row(r)};
-                        cpu.of(WeightType::f32).axpy(&term, 1, one_by_one.data(), n);
-                    }
-                    cpu.axpy_rows(row.data(), a.data(), rows, together.data(), n);
-                    CHECK(same_bits(together, one_by_one));
-                }
-        });
-    }
-
     TEST_CASE("rmsnorm divides by the root of the mean square")
     {
         Random random(6);

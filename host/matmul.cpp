@@ -1,0 +1,122 @@
+#include "host/matmul.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace hearth::host {
+
+namespace {
+
+uint32_t ceil_to(uint32_t n, uint32_t unit) { return (n + unit - 1) / unit * unit; }
+
+/// Rows unpacked at a time: they are read once per tile of tokens, from L2.
+uint32_t block_rows(uint32_t bytes_per_row)
+{
+    constexpr uint32_t room = 400 << 10;
+    const uint32_t unit = kernels().tile_rows;
+    return std::clamp(room / bytes_per_row / unit * unit, unit, 8 * unit);
+}
+
+/// Some rows of a matrix, unpacked for the kernels.
+struct UnpackedRows {
+    std::vector<float> w, d, m;
+    std::vector<int16_t> q;
+};
+
+}    // namespace
+
+void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::function<uint32_t(uint32_t)>& row, const Inputs& x, const TileSink& out)
+{
+    const Kernels& cpu = kernels();
+    const RowKernels& format = cpu.of(w.type);
+    const uint32_t n = w.cols, tokens = x.tokens(), width = cpu.tile_tokens, tiles = (tokens + width - 1) / width, blocks = n / fixed_block;
+    const bool fixed = format.fixed;
+    const PackedInputs& packed = x.packed(team, fixed);
+    const uint32_t together = block_rows(n * uint32_t(fixed ? sizeof(int16_t) : sizeof(float)));
+
+    team.parallel((rows + together - 1) / together, [&](uint32_t chunk) {
+        const uint32_t first = chunk * together, count = std::min(together, rows - first), padded = ceil_to(count, cpu.tile_rows);
+        thread_local UnpackedRows unpacked;
+        UnpackedRows& u = unpacked;
+        (fixed                               ? u.q.resize(size_t(padded) * n), u.d.resize(size_t(padded) * blocks),
+         u.m.resize(size_t(padded) * blocks) : u.w.resize(size_t(padded) * n));
+        for (uint32_t r = 0; r < padded; r++) {    // the rows behind the last are the last once more
+            const std::byte* const from = w.row(row(first + std::min(r, count - 1)));
+            if (fixed) format.fixed(from, &u.q[size_t(r) * n], &u.d[size_t(r) * blocks], &u.m[size_t(r) * blocks], n);
+            else format.decode(from, &u.w[size_t(r) * n], n);
+        }
+        alignas(64) float c[max_tile];
+        for (uint32_t tile = 0; tile < tiles; tile++)
+            for (uint32_t r = 0; r < count; r += cpu.tile_rows) {
+                if (fixed)
+                    cpu.fixed_tile({.q = &u.q[size_t(r) * n],
+                                    .d = &u.d[size_t(r) * blocks],
+                                    .m = format.has_minima ? &u.m[size_t(r) * blocks] : nullptr,
+                                    .x = &packed.pairs[size_t(tile) * n * width],
+                                    .scale = &packed.scale[size_t(tile) * blocks * width],
+                                    .sum = &packed.sum[size_t(tile) * blocks * width],
+                                    .inner = n,
+                                    .halves = format.halves,
+                                    .c = c});
+                else
+                    cpu.float_tile({.w = &u.w[size_t(r) * n],
+                                    .row_stride = n,
+                                    .step = 1,
+                                    .x = &packed.x[size_t(tile) * n * width],
+                                    .x_stride = width,
+                                    .inner = n,
+                                    .c = c});
+                for (uint32_t i = 0; i < std::min(cpu.tile_rows, count - r); i++)
+                    out(first + r + i, tile * width, std::min(width, tokens - tile * width), c + i * width);
+            }
+    });
+}
+
+void multiply_transposed(Team& team, const Matrix& w, std::span<const uint32_t> rows, const float* h, uint32_t tokens, float* y)
+{
+    const Kernels& cpu = kernels();
+    const auto decode = cpu.of(w.type).decode;
+    const auto add = cpu.of(WeightType::f32).axpy;
+    const uint32_t dim = w.cols, unit = std::max({format_of(w.type).block, cpu.tile_tokens, 32u});
+    constexpr uint32_t inner = 128, most_cols = 256;    // decoded, they take 128 KB of L2
+    const uint32_t wanted = ceil_to((dim + 3 * team.size() - 1) / (3 * team.size()), unit),
+                   cols = std::clamp(wanted, unit, std::max(most_cols, unit));
+    const uint32_t row_tiles = (tokens + cpu.tile_rows - 1) / cpu.tile_rows;
+
+    team.parallel((dim + cols - 1) / cols, [&](uint32_t slice) {
+        const uint32_t first = slice * cols, count = std::min(cols, dim - first), padded = ceil_to(count, cpu.tile_tokens);
+        const uint64_t offset = row_bytes(w.type, first);
+        thread_local std::vector<float> decoded, strengths;    // strengths: (row_tiles, inner, tile_rows)
+        decoded.assign(size_t(inner) * padded, 0.0f);
+        strengths.assign(size_t(inner) * row_tiles * cpu.tile_rows, 0.0f);
+        for (uint32_t t = 0; t < tokens; t++) std::fill_n(y + size_t(t) * dim + first, count, 0.0f);
+        alignas(64) float c[max_tile];
+        for (size_t p = 0; p < rows.size(); p += inner) {
+            const uint32_t here = uint32_t(std::min<size_t>(inner, rows.size() - p));
+            for (uint32_t i = 0; i < here; i++) {
+                decode(w.row(rows[p + i]) + offset, &decoded[size_t(i) * padded], count);
+                const float* const from = h + (p + i) * tokens;
+                for (uint32_t t = 0; t < tokens; t += cpu.tile_rows)
+                    std::copy_n(from + t, std::min(cpu.tile_rows, tokens - t), &strengths[size_t(t) * inner + i * cpu.tile_rows]);
+            }
+            for (uint32_t t = 0; t < tokens; t += cpu.tile_rows)
+                for (uint32_t col = 0; col < count; col += cpu.tile_tokens) {
+                    cpu.float_tile({.w = &strengths[size_t(t) * inner],
+                                    .row_stride = 1,
+                                    .step = cpu.tile_rows,
+                                    .x = &decoded[col],
+                                    .x_stride = padded,
+                                    .inner = here,
+                                    .c = c});
+                    const uint32_t some = std::min(cpu.tile_tokens, count - col);
+                    for (uint32_t r = 0; r < std::min(cpu.tile_rows, tokens - t); r++) {
+                        const std::byte* const products = reinterpret_cast<const std::byte*>(c + r * cpu.tile_tokens);
+                        const Term term{1, products, products};
+                        add(&term, 1, y + size_t(t + r) * dim + first + col, some);
+                    }
+                }
+        }
+    });
+}
+
+}    // namespace hearth::host
