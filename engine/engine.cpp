@@ -31,7 +31,10 @@ SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch)
     if (batch == 0 || batch > most_batch) throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", batch, most_batch);
     if (context > c.context)
         throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
-    const uint32_t positions = context ? context : std::min(c.context, 4096u);
+    if (context > c.most_positions())
+        throw Error("{} looks back over {} positions at a time, and -c asks for {}: longer contexts than the window cannot be run, use -c {} or less",
+                    c.name, c.window, context, c.window);
+    const uint32_t positions = context ? context : std::min(c.most_positions(), 4096u);
     return {.batch = std::min(batch, positions), .context = positions, .sparsity = std::vector<LayerSparsity>(c.layers)};
 }
 
@@ -430,11 +433,11 @@ Session::~Session() = default;
 
 void Session::check_room(size_t tokens) const
 {
-    const uint32_t context = machinery_->shape.context, most = machinery_->weights.config.context;
+    const uint32_t context = machinery_->shape.context, most = machinery_->weights.config.most_positions();
     if (position_ + tokens <= context) return;
     throw Error("the text needs {} positions and the context has {}: {}", position_ + tokens, context,
                 position_ + tokens <= most ? fmt::format("use -c {} or more", position_ + tokens)
-                                           : fmt::format("shorten it to {}, all that this model knows", most));
+                                           : fmt::format("shorten it to {}, all that this model can be run with", most));
 }
 
 bool Session::each_batch(std::span<const Token> tokens, const std::function<bool()>& stop, const std::function<WantedLogits(size_t, size_t)>& wanted)

@@ -25,6 +25,7 @@ layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Ste
 // Sizes that the host needs to know of a kernel's workgroup.
 const uint matmul_tile = 64;       // rows and tokens
 const uint ffn_down_quads = 32;    // quads of a row of down
+const uint rope_most_elements = 256;   // of a head
 const uint join_most_blocks = 1024;    // blocks of 32 of a vector whose planes a join can write
 
 // What a join hands to the host (Join::publish).
@@ -77,13 +78,19 @@ struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = 
     uint head;             // 1: as many tokens as step.head_tokens, else step.tokens
 };
 
-struct Rope {              // q, k rotated by (cos, sin); k, v appended to the cache in fp16
+struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / sqrt(mean(x^2) + eps);  q, k rotated by (cos, sin);
+                           // k, v appended to the cache in fp16.  One workgroup per head and token.
     Steps step;
     Floats q;              // (tokens, heads, head_dim), in place
     Floats k, v;           // (tokens, kv_heads, head_dim)
-    Floats angles;         // (tokens, rope_dim / 2, 2): cos and sin for pair (2i, 2i + 1), computed by the host in double
+    Floats bias;           // (heads + 2 kv_heads, head_dim): q's, k's, v's; read if has_bias
+    Floats norms;          // (2, head_dim): q's and k's; read if has_norms
+    Floats angles;         // (tokens, rope_dim / 2, 2): cos and sin for each pair, computed by the host in double
     Words k_cache, v_cache;    // (kv_heads, context, head_dim) fp16, two to a word
     uint heads, kv_heads, head_dim, rope_dim, context;
+    uint has_bias, has_norms;
+    uint halves;           // 0: pair i is (2i, 2i + 1), else (i, i + rope_dim / 2)
+    float eps;
 };
 
 struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over p <= position of t.  One workgroup per head and token.

@@ -190,10 +190,63 @@ void check_odd_models(const std::vector<Path>& paths)
     }
 }
 
+/// One of each family, and of each way to scale positions, with neurons that fill no group.
+std::vector<RandomModel> family_models()
+{
+    std::vector<RandomModel> models;
+    for (const Family& family : all_families())
+        for (const WeightType type : {WeightType::f32, WeightType::q8_0})
+            models.push_back({.architecture = family.architecture,
+                              .dim = 96,
+                              .heads = 8,
+                              .kv_heads = 2,
+                              .head_dim = 24,
+                              .neurons = 200,
+                              .type = type,
+                              .activation = family.activation,
+                              .tied_head = family.qkv_bias,
+                              .rope_factors = family.architecture == "llama",
+                              .seed = 11});
+    return models;
+}
+
+void check_families(const std::vector<Path>& paths)
+{
+    TemporaryFolder folder;
+    for (const RandomModel& m : family_models()) {
+        const auto model = write_random_model(folder / "random.gguf", m);
+        std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+        for (const size_t length : {1, 7, 40}) {
+            const std::vector<Token> ids = random_ids(m.vocab, length, length);
+            cases.emplace_back(ids, reference_logits(model, ids));
+        }
+        CAPTURE(m.architecture);
+        CAPTURE(format_of(m.type).name);
+        for (const Path& path : paths) check_logits(path, model, cases, 3e-3);    // as of odd_models
+    }
+}
+
 }    // namespace
 
 TEST_SUITE("engine")
 {
+    TEST_CASE("a model of each family gives the reference's logits on the CPU") { check_families({{.device = "cpu"}}); }
+
+    TEST_CASE("a context longer than a sliding window is refused, and none asked for is no longer than it")
+    {
+        TemporaryFolder folder;
+        GgufWriter file = random_model({.context = 256});
+        file.key("llama.attention.sliding_window", uint32_t(100));
+        file.write(folder / "window.gguf");
+        EngineOptions options = {.model = folder / "window.gguf", .device = "cpu"};
+        CHECK(Engine(options).context() == 100);
+        options.context = 101;
+        CHECK_THROWS_WITH_AS(Engine{options},
+                             "random looks back over 100 positions at a time, and -c asks for 101: longer contexts than the window cannot be run, "
+                             "use -c 100 or less",
+                             Error);
+    }
+
     TEST_CASE("the reference gives the expected logits")
     {
         for (const auto& [ids, want] : expected_logits()) CHECK(worst_error(reference_logits(shipped_model(), ids), want) < 1e-5);
@@ -359,6 +412,11 @@ TEST_SUITE("device")
     TEST_CASE("models of odd shapes and every weight type give the reference's logits on the device")
     {
         check_odd_models({{.device = device_name}, {.device = device_name, .resident = 0.4, .sparsity = Sparsity::exact}});
+    }
+
+    TEST_CASE("a model of each family gives the reference's logits on the device, at any split")
+    {
+        check_families({{.device = device_name}, {.device = device_name, .resident = 0.5}, {.device = device_name, .resident = 0}});
     }
 
     TEST_CASE("exact gives what dense gives")

@@ -217,13 +217,20 @@ FfnResult run(Team& team, const Block& block, std::span<const uint32_t> neurons,
 
 // ---- attention and its meaning ------------------------------------------------------------------------------------------
 
-std::vector<double> rotated(const float* x, uint32_t heads, uint32_t head_dim, uint32_t rope_dim, double base, uint32_t position)
+/// A rope whose pairs turn by base^(-2i / rope_dim).
+struct PlainRope {
+    uint32_t rope_dim;
+    double base;
+    PairOrder pairs = PairOrder::neighbours;
+};
+
+std::vector<double> rotated(std::vector<double> y, uint32_t head_dim, const PlainRope& rope, uint32_t position)
 {
-    std::vector<double> y(x, x + size_t(heads) * head_dim);
-    for (uint32_t h = 0; h < heads; h++)
-        for (uint32_t i = 0; i < rope_dim / 2; i++) {
-            const double angle = position * std::pow(base, -2.0 * i / rope_dim);
-            double &a = y[h * head_dim + 2 * i], &b = y[h * head_dim + 2 * i + 1];
+    const bool halves = rope.pairs == PairOrder::halves;
+    for (size_t head = 0; head < y.size(); head += head_dim)
+        for (uint32_t i = 0; i < rope.rope_dim / 2; i++) {
+            const double angle = position * std::pow(rope.base, -2.0 * i / rope.rope_dim);
+            double &a = y[head + (halves ? i : 2 * i)], &b = y[head + (halves ? i + rope.rope_dim / 2 : 2 * i + 1)];
             const double was_a = a, was_b = b;
             a = was_a * std::cos(angle) - was_b * std::sin(angle);
             b = was_a * std::sin(angle) + was_b * std::cos(angle);
@@ -231,39 +238,79 @@ std::vector<double> rotated(const float* x, uint32_t heads, uint32_t head_dim, u
     return y;
 }
 
+struct Heads {
+    uint32_t heads, kv_heads, head_dim, context;
+    PlainRope rope;
+    bool biases = false, norms = false;
+};
+
 /// A conversation of some tokens, not yet rotated.
 struct Conversation {
-    AttentionShape shape;
+    Heads shape;
     uint32_t tokens;
-    std::vector<float> q, k, v;
+    std::vector<double> frequencies;
+    std::vector<float> q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm;
 
-    Conversation(const AttentionShape& shape, uint32_t tokens, Random& random)
-        : shape(shape), tokens(tokens), q(random.vector(size_t(tokens) * shape.heads * shape.head_dim)),
-          k(random.vector(size_t(tokens) * shape.kv_heads * shape.head_dim)), v(random.vector(k.size()))
+    Conversation(const Heads& s, uint32_t tokens, Random& random)
+        : shape(s), tokens(tokens), frequencies(rope_frequencies(s.rope.rope_dim, s.rope.base)),
+          q(random.vector(size_t(tokens) * s.heads * s.head_dim)), k(random.vector(size_t(tokens) * s.kv_heads * s.head_dim)),
+          v(random.vector(k.size()))
     {
+        if (s.biases) {
+            q_bias = random.vector(s.heads * s.head_dim);
+            k_bias = random.vector(s.kv_heads * s.head_dim);
+            v_bias = random.vector(s.kv_heads * s.head_dim);
+        }
+        if (s.norms) {
+            q_norm = random.vector(s.head_dim);
+            k_norm = random.vector(s.head_dim);
+        }
     }
 
     /// `attend` in batches of that many tokens.
     std::vector<float> run(Team& team, uint32_t batch) const
     {
         const size_t q_size = size_t(shape.heads) * shape.head_dim, kv_size = size_t(shape.kv_heads) * shape.head_dim;
-        std::vector<float> q = this->q, k = this->k, y(q.size(), NAN);
+        const AttentionShape attention = {.heads = shape.heads,
+                                          .kv_heads = shape.kv_heads,
+                                          .head_dim = shape.head_dim,
+                                          .context = shape.context,
+                                          .rope = {frequencies, shape.rope.pairs},
+                                          .weights = {q_bias, k_bias, v_bias, q_norm, k_norm, eps}};
+        std::vector<float> q = this->q, k = this->k, v = this->v, y(q.size(), NAN);
         std::vector<uint16_t> k_cache(shape.context * kv_size, 0x7e00), v_cache = k_cache;    // NaN: what is not written must not be read
         for (uint32_t t = 0; t < tokens; t += batch)
-            attend(team, shape, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size], &v[t * kv_size], k_cache.data(), v_cache.data(),
+            attend(team, attention, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size], &v[t * kv_size], k_cache.data(), v_cache.data(),
                    &y[t * q_size]);
+        return y;
+    }
+
+    static constexpr float eps = 1e-3f;
+
+    /// One token's heads as they meet: x + bias, each head normalised.
+    std::vector<double> made(const float* x, size_t n, const std::vector<float>& bias, const std::vector<float>& norm) const
+    {
+        std::vector<double> y(x, x + n);
+        for (size_t i = 0; i < bias.size(); i++) y[i] += bias[i];
+        for (size_t head = 0; !norm.empty() && head < n; head += norm.size()) {
+            double squares = 0;
+            for (size_t i = 0; i < norm.size(); i++) squares += y[head + i] * y[head + i];
+            for (size_t i = 0; i < norm.size(); i++) y[head + i] *= norm[i] / std::sqrt(squares / double(norm.size()) + eps);
+        }
         return y;
     }
 
     std::vector<double> meaning() const
     {
-        const AttentionShape& s = shape;
+        const Heads& s = shape;
         const size_t d = s.head_dim, q_size = s.heads * d, kv_size = s.kv_heads * d;
-        std::vector<double> keys, y(q.size(), 0.0);
-        for (uint32_t t = 0; t < tokens; t++)
-            for (double x : rotated(&k[t * kv_size], s.kv_heads, s.head_dim, s.rope_dim, s.rope_base, t)) keys.push_back(x);
+        std::vector<double> keys, values, y(q.size(), 0.0);
         for (uint32_t t = 0; t < tokens; t++) {
-            const std::vector<double> query = rotated(&q[t * q_size], s.heads, s.head_dim, s.rope_dim, s.rope_base, t);
+            for (double x : rotated(made(&k[t * kv_size], kv_size, k_bias, k_norm), s.head_dim, s.rope, t)) keys.push_back(x);
+            for (double x : made(&v[t * kv_size], kv_size, v_bias, {})) values.push_back(x);
+        }
+        for (uint32_t t = 0; t < tokens; t++) {
+            const std::vector<double> query = rotated(made(&q[t * q_size], q_size, q_bias, q_norm), s.head_dim, s.rope, t);
             for (uint32_t h = 0; h < s.heads; h++) {
                 const size_t kv = h / (s.heads / s.kv_heads) * d;
                 std::vector<double> e(t + 1, 0.0);
@@ -273,7 +320,7 @@ struct Conversation {
                     sum += e[p] = std::exp(e[p]);
                 }
                 for (size_t p = 0; p <= t; p++)
-                    for (size_t i = 0; i < d; i++) y[t * q_size + h * d + i] += e[p] / sum * v[p * kv_size + kv + i];
+                    for (size_t i = 0; i < d; i++) y[t * q_size + h * d + i] += e[p] / sum * values[p * kv_size + kv + i];
             }
         }
         return y;
@@ -745,22 +792,28 @@ TEST_SUITE("host")
     TEST_CASE("rope turns pairs by position times frequency and leaves the rest of a head alone")
     {
         Random random(16);
-        for (uint32_t position : {0u, 1u, 4095u})
-            for (uint32_t rope_dim : {0u, 2u, 20u, 48u}) {
-                std::vector<float> x = random.vector(3 * 48);
-                const std::vector<double> want = rotated(x.data(), 3, 48, rope_dim, 10000, position);
-                rope(x.data(), 3, 48, rope_dim, 10000, position);
-                CAPTURE(position);
-                CAPTURE(rope_dim);
-                CHECK(worst_error(x, want) < 3e-7);
-            }
+        for (const PairOrder pairs : {PairOrder::neighbours, PairOrder::halves})
+            for (uint32_t position : {0u, 1u, 4095u})
+                for (uint32_t rope_dim : {0u, 2u, 20u, 48u}) {
+                    std::vector<float> x = random.vector(3 * 48);
+                    const std::vector<double> want = rotated({x.begin(), x.end()}, 48, {rope_dim, 10000, pairs}, position);
+                    rotate({rope_frequencies(rope_dim, 10000), pairs}, x.data(), 3, 48, position);
+                    CAPTURE(position);
+                    CAPTURE(rope_dim);
+                    CHECK(worst_error(x, want) < 3e-7);
+                }
     }
 
-    TEST_CASE("attention is its formula, with heads that share keys and odd head sizes")
+    TEST_CASE("attention is its formula, with heads that share keys, odd head sizes, biases and norms of heads")
     {
         Random random(17);
         Team team(2);
-        for (AttentionShape shape : {AttentionShape{4, 4, 64, 40, 64, 10000}, {6, 2, 80, 40, 20, 500000}, {3, 1, 33, 33, 32, 10000}}) {
+        for (const Heads& shape : {Heads{4, 4, 64, 40, {64, 10000}},
+                                   {6, 2, 80, 40, {20, 500000}},
+                                   {3, 1, 33, 33, {32, 10000}},
+                                   {6, 2, 80, 40, {80, 500000, PairOrder::halves}, true},
+                                   {6, 2, 33, 40, {20, 10000, PairOrder::halves}, false, true},
+                                   {2, 2, 64, 40, {64, 10000}, true, true}}) {
             const Conversation talk(shape, 33, random);
             CAPTURE(shape.head_dim);
             CHECK(worst_error(talk.run(team, talk.tokens), talk.meaning()) < 2e-3);    // fp16 keys and values
@@ -770,7 +823,7 @@ TEST_SUITE("host")
     TEST_CASE("threads and batches of tokens change no bit of attention")
     {
         Random random(18);
-        const Conversation talk({8, 2, 64, 100, 64, 10000}, 90, random);
+        const Conversation talk({8, 2, 64, 100, {64, 10000, PairOrder::halves}, true, true}, 90, random);
         Team one(1), three(3);
         const std::vector<float> y = talk.run(one, 1);
         for (Team* team : {&one, &three})

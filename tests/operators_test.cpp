@@ -286,19 +286,39 @@ TEST_SUITE("device")
         check_silence();
     }
 
-    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths and partly rotated heads")
+    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths, partly rotated heads, either pair order, biases and norms of heads")
     {
         const auto device = test_device();
         struct Case {
             uint32_t heads, kv_heads, head_dim, rope_dim, earlier, tokens;
+            host::PairOrder pairs = host::PairOrder::neighbours;
+            bool biases = false, norms = false;
         };
+        constexpr auto halves = host::PairOrder::halves;
         for (const Case& c : {Case{1, 1, 2, 2, 0, 1}, Case{4, 2, 64, 64, 0, 5}, Case{6, 2, 48, 32, 130, 3}, Case{4, 1, 128, 128, 257, 1},
-                              Case{2, 2, 256, 256, 31, 33}, Case{3, 3, 34, 34, 127, 2}}) {
+                              Case{2, 2, 256, 256, 31, 33}, Case{3, 3, 34, 34, 127, 2}, Case{4, 2, 64, 64, 3, 5, halves, true},
+                              Case{6, 2, 34, 34, 30, 3, halves, false, true}, Case{2, 1, 256, 256, 31, 2, halves, true, true},
+                              Case{3, 3, 2, 2, 4, 2, halves, true, true}, Case{4, 1, 96, 70, 7, 9, halves},
+                              Case{4, 2, 128, 64, 7, 9, host::PairOrder::neighbours, true, true}}) {
             const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim,
                            cells = kv_width * context;
             GpuKernels kernels(device, shape(host::Activation::relu, c.head_dim));
             host::Team team(1);
-            const host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, context, c.rope_dim, 10000.0f};
+            const std::vector<double> frequencies = host::rope_frequencies(c.rope_dim, 10000);
+            const std::vector<float> bias = random_floats(q_width + 2 * kv_width, 14), norms = random_floats(2 * c.head_dim, 15);
+            host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, context, {frequencies, c.pairs}};
+            const std::span biases(bias), both_norms(norms);
+            if (c.biases) {
+                shape.weights.q_bias = biases.first(q_width);
+                shape.weights.k_bias = biases.subspan(q_width, kv_width);
+                shape.weights.v_bias = biases.last(kv_width);
+            }
+            if (c.norms) {
+                shape.weights.q_norm = both_norms.first(c.head_dim);
+                shape.weights.k_norm = both_norms.last(c.head_dim);
+                shape.weights.eps = 1e-3f;
+            }
+            Shared<float> device_bias(device, bias), device_norms(device, norms);
             std::vector<uint16_t> host_k(cells), host_v(cells);
             Shared<uint32_t> keys(device, cells / 2), values(device, cells / 2);
             std::vector<float> want;
@@ -310,19 +330,21 @@ TEST_SUITE("device")
                                    v = random_floats(tokens * kv_width, 13);
                 std::vector<float> angles;
                 for (uint32_t t = 0; t < tokens; ++t)
-                    for (uint32_t i = 0; i < c.rope_dim; i += 2) {
-                        const double angle = (first + t) * std::pow(10000.0, -double(i) / c.rope_dim);
+                    for (const double frequency : frequencies) {
+                        const double angle = (first + t) * frequency;
                         angles.push_back(float(std::cos(angle)));
                         angles.push_back(float(std::sin(angle)));
                     }
                 Shared<float> dq(device, q), dk(device, k), dv(device, v), turn(device, angles);
                 Shared<float> out(device, tokens * q_width);
                 Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = first, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
-                run(device, kernels.rope, {(c.head_dim / 2 + 63) / 64, c.heads + c.kv_heads, tokens},
+                run(device, kernels.rope, {c.heads + c.kv_heads, tokens},
                     {.step = step.address(),
                      .q = dq.address(),
                      .k = dk.address(),
                      .v = dv.address(),
+                     .bias = device_bias.address(),
+                     .norms = device_norms.address(),
                      .angles = turn.address(),
                      .k_cache = keys.address(),
                      .v_cache = values.address(),
@@ -330,7 +352,11 @@ TEST_SUITE("device")
                      .kv_heads = c.kv_heads,
                      .head_dim = c.head_dim,
                      .rope_dim = c.rope_dim,
-                     .context = context});
+                     .context = context,
+                     .has_bias = c.biases,
+                     .has_norms = c.norms,
+                     .halves = c.pairs == halves,
+                     .eps = shape.weights.eps});
                 run(device, kernels.attend, {c.heads, tokens},
                     {.step = step.address(),
                      .q = dq.address(),

@@ -17,7 +17,7 @@ struct Stopwatch {
 }    // namespace
 
 CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
-    : weights_(weights), team_(team), shape_(std::move(shape)), all_(weights.config.neurons)
+    : weights_(weights), team_(team), shape_(std::move(shape)), frequencies_(rope_frequencies(weights.config)), all_(weights.config.neurons)
 {
     const Config& c = weights.config;
     const uint32_t batch = shape_.batch, context = shape_.context, first_layer = shape_.first_layer;
@@ -62,12 +62,13 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     host::multiply(team_, w.k, inputs_, k_.data());
     host::multiply(team_, w.v, inputs_, v_.data());
 
-    const host::AttentionShape shape = {.heads = c.heads,
-                                        .kv_heads = c.kv_heads,
-                                        .head_dim = c.head_dim,
-                                        .context = shape_.context,
-                                        .rope_dim = c.rope_dim,
-                                        .rope_base = c.rope_base};
+    const host::AttentionShape shape = {
+        .heads = c.heads,
+        .kv_heads = c.kv_heads,
+        .head_dim = c.head_dim,
+        .context = shape_.context,
+        .rope = {frequencies_, c.pairs},
+        .weights = {.q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm, .eps = c.norm_eps}};
     host::attend(team_, shape, position, tokens, q_.data(), k_.data(), v_.data(), keys_[l - shape_.first_layer].data(),
                  values_[l - shape_.first_layer].data(), mixed_.data());
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));

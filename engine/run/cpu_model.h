@@ -51,6 +51,7 @@ class CpuModel {
     const Weights& weights_;
     host::Team& team_;
     Shape shape_;
+    std::vector<double> frequencies_;          // of rope
     std::vector<uint32_t> all_, predicted_;    // neurons of a layer: all, and those that may fire
     std::vector<host::SignRows> signs_;        // of layers first_layer and up, for Predictor::sign
     std::vector<uint32_t> mask_;

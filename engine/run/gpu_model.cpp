@@ -14,6 +14,16 @@ using vulkan::Slice;
 
 namespace {
 
+std::vector<float> joined(std::initializer_list<const std::vector<float>*> parts)
+{
+    std::vector<float> all;
+    for (const std::vector<float>* part : parts) all.insert(all.end(), part->begin(), part->end());
+    return all;
+}
+
+std::vector<float> qkv_bias(const LayerWeights& l) { return joined({&l.q_bias, &l.k_bias, &l.v_bias}); }
+std::vector<float> head_norms(const LayerWeights& l) { return joined({&l.q_norm, &l.k_norm}); }
+
 uint64_t matrix_bytes(const Matrix& m) { return uint64_t(m.rows) * row_quads(m.type, m.cols) * 16; }
 
 }    // namespace
@@ -51,6 +61,7 @@ GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c)
       quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend", {c.head_dim}), glu(device, "glu", {uint32_t(c.activation)}),
       predict_sign(device, "predict_sign"), threshold(device, "threshold"), device_(device), activation_(uint32_t(c.activation))
 {
+    HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);
 }
 
 // Until a device's best number is measured: x costs a software device as much as the weights do, a GPU has it in the nearest cache.
@@ -109,6 +120,7 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
     for (const LayerWeights& l : weights.layers) {
         LayerNeeds n;
         n.attention = 2 * aligned(c.dim * sizeof(float));
+        for (const std::vector<float>& x : {qkv_bias(l), head_norms(l)}) n.attention += aligned(x.size() * sizeof(float));
         for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o}) n.attention += aligned(matrix_bytes(*m));
         for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) n.group += uint64_t(group_neurons) * row_quads(m->type, m->cols) * 16;
         n.groups = ceil_div(c.neurons, group_neurons);
@@ -135,6 +147,7 @@ class WeightUpload {
 
     Slice vector(vulkan::Pool& pool, const std::vector<float>& x)
     {
+        if (x.empty()) return {};
         const Slice slice = pool.take(x.size() * sizeof(float));
         uploader_.upload(slice, 1, slice.bytes, [&](std::byte* to, uint64_t, uint64_t) { std::memcpy(to, x.data(), slice.bytes); });
         return slice;
@@ -239,6 +252,8 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         Layer layer = {.residency = {order, resident}};
         layer.attn_norm = upload.vector(pool, w.attn_norm);
         layer.ffn_norm = upload.vector(pool, w.ffn_norm);
+        layer.qkv_bias = upload.vector(pool, qkv_bias(w));
+        layer.head_norms = upload.vector(pool, head_norms(w));
         const bool alike = w.q.type == w.k.type && w.q.type == w.v.type;
         if (alike) layer.qkv = upload.place(pool, w.q, w.q.rows + w.k.rows + w.v.rows);
         uint32_t row = 0;    // of qkv

@@ -85,6 +85,7 @@ class GpuModel {
 
     struct Layer {
         vulkan::Slice attn_norm, ffn_norm;
+        vulkan::Slice qkv_bias, head_norms;    // as gpu::Rope has them; empty where the family has none
         GpuMatrix q, k, v, o;
         GpuMatrix qkv;               // the same memory as one matrix, where their types agree; else it has no rows
         GpuMatrix gate, up, down;    // (slots * group_neurons, dim): slot s holds the rows of group residency.slots()[s]

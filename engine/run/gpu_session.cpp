@@ -111,7 +111,7 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
         for (Staging& s : staging_) s.memory = staging_pool_.take(largest);
     }
 
-    for (uint32_t i = 0; i < c.rope_dim; i += 2) frequencies_.push_back(std::pow(double(c.rope_base), -double(i) / c.rope_dim));
+    frequencies_ = rope_frequencies(c);
 }
 
 // ---- a batch ------------------------------------------------------------------------------------------------------------
@@ -304,11 +304,13 @@ class GpuSession::Recorder {
         else
             for (const auto& [matrix, y] : {std::pair(&w.q, &q_), {&w.k, &k_}, {&w.v, &v_}}) linear(commands, *matrix, s_.xn_, *y);
         commands.stage("rope", l, uint64_t(capacity_) * (2 * q_width + 3 * c_.kv_heads * c_.head_dim) * sizeof(float));
-        commands.dispatch(kernels_.rope, {ceil_div(c_.head_dim / 2, 64), c_.heads + c_.kv_heads, capacity_},
+        commands.dispatch(kernels_.rope, {c_.heads + c_.kv_heads, capacity_},
                           {.step = s_.step_.address,
                            .q = q_.address,
                            .k = k_.address,
                            .v = v_.address,
+                           .bias = w.qkv_bias.address,
+                           .norms = w.head_norms.address,
                            .angles = s_.angles_.address,
                            .k_cache = s_.keys_[l].address,
                            .v_cache = s_.values_[l].address,
@@ -316,7 +318,11 @@ class GpuSession::Recorder {
                            .kv_heads = c_.kv_heads,
                            .head_dim = c_.head_dim,
                            .rope_dim = c_.rope_dim,
-                           .context = s_.shape_.context});
+                           .context = s_.shape_.context,
+                           .has_bias = w.qkv_bias.bytes > 0,
+                           .has_norms = w.head_norms.bytes > 0,
+                           .halves = c_.pairs == host::PairOrder::halves,
+                           .eps = c_.norm_eps});
         const bool attend_writes_planes = wants_planes({&w.o}) && c_.head_dim % 32 == 0;
         commands.stage("attend", l, 0);    // its bytes grow with the position: see report
         commands.dispatch(kernels_.attend, {c_.heads, capacity_},

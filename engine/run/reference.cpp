@@ -20,15 +20,19 @@ Vector rmsnorm(const Vector& x, const Vector& weight, float eps)    // y_i = w_i
     return y;
 }
 
-void rope(Vector& x, const Config& c, uint32_t position)    // each pair (2i, 2i + 1) of a head turns by position * base^(-2i / rope_dim)
+/// Each pair of a head, (2i, 2i + 1) or (i, i + rope_dim / 2), turns by position * frequency_i.
+void rope(Vector& x, const Config& c, const std::vector<double>& frequencies, uint32_t position)
 {
+    const size_t pairs = frequencies.size();
     for (size_t head = 0; head < x.size(); head += c.head_dim)
-        for (uint32_t i = 0; i < c.rope_dim; i += 2) {
-            const double angle = position * std::pow(double(c.rope_base), -double(i) / c.rope_dim);
+        for (size_t i = 0; i < pairs; ++i) {
+            const double angle = position * frequencies[i];
             const float cosine = float(std::cos(angle)), sine = float(std::sin(angle));
-            const float a = x[head + i], b = x[head + i + 1];
-            x[head + i] = a * cosine - b * sine;
-            x[head + i + 1] = a * sine + b * cosine;
+            const bool halves = c.pairs == host::PairOrder::halves;
+            float &first = x[head + (halves ? i : 2 * i)], &second = x[head + (halves ? i + pairs : 2 * i + 1)];
+            const float a = first, b = second;
+            first = a * cosine - b * sine;
+            second = a * sine + b * cosine;
         }
 }
 
@@ -36,7 +40,16 @@ float activate(host::Activation activation, float x) { return activation == host
 
 void add(Vector& x, const Vector& y)
 {
-    for (size_t i = 0; i < x.size(); ++i) x[i] += y[i];
+    for (size_t i = 0; i < y.size(); ++i) x[i] += y[i];
+}
+
+void norm_heads(Vector& x, const Vector& weight, float eps)    // each head by itself; nothing without a weight
+{
+    const size_t n = weight.size();
+    for (size_t head = 0; n > 0 && head < x.size(); head += n) {
+        const Vector y = rmsnorm({x.begin() + head, x.begin() + head + n}, weight, eps);
+        std::copy(y.begin(), y.end(), x.begin() + head);
+    }
 }
 
 }    // namespace
@@ -58,7 +71,8 @@ Vector Reference::Dense::operator*(const Vector& x) const    // y_r = sum_i w_ri
     return y;
 }
 
-Reference::Reference(const Weights& weights) : weights_(weights), embedding_(weights.embedding), output_(weights.output)
+Reference::Reference(const Weights& weights)
+    : weights_(weights), frequencies_(rope_frequencies(weights.config)), embedding_(weights.embedding), output_(weights.output)
 {
     for (const LayerWeights& l : weights.layers)
         layers_.push_back({Dense(l.q), Dense(l.k), Dense(l.v), Dense(l.o), Dense(l.ffn.gate), Dense(l.ffn.up), Dense(l.ffn.down_t), {}, {}});
@@ -69,21 +83,26 @@ Vector Reference::feed(Token token)
 {
     Vector x = embedding_.row(token);
     for (size_t l = 0; l < layers_.size(); ++l) {
-        add(x, attention(layers_[l], rmsnorm(x, weights_.layers[l].attn_norm, weights_.config.norm_eps)));
+        add(x, attention(weights_.layers[l], layers_[l], rmsnorm(x, weights_.layers[l].attn_norm, weights_.config.norm_eps)));
         add(x, feed_forward(layers_[l], rmsnorm(x, weights_.layers[l].ffn_norm, weights_.config.norm_eps), active_[l]));
     }
     ++position_;
     return output_ * rmsnorm(x, weights_.output_norm, weights_.config.norm_eps);
 }
 
-Vector Reference::attention(Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(q . k_p / sqrt(head_dim)) v_p
+Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(q . k_p / sqrt(head_dim)) v_p
 {
     const Config& c = weights_.config;
-    Vector q = layer.q * x, k = layer.k * x;
-    rope(q, c, position_);
-    rope(k, c, position_);
+    Vector q = layer.q * x, k = layer.k * x, v = layer.v * x;
+    add(q, w.q_bias);    // empty where the family has none, and so are the norms
+    add(k, w.k_bias);
+    add(v, w.v_bias);
+    norm_heads(q, w.q_norm, c.norm_eps);
+    norm_heads(k, w.k_norm, c.norm_eps);
+    rope(q, c, frequencies_, position_);
+    rope(k, c, frequencies_, position_);
     layer.keys.push_back(std::move(k));
-    layer.values.push_back(layer.v * x);
+    layer.values.push_back(std::move(v));
 
     Vector mixed(q.size());
     for (uint32_t h = 0; h < c.heads; ++h) {
@@ -97,7 +116,7 @@ Vector Reference::attention(Layer& layer, const Vector& x) const    // per head:
         }
         const float top = *std::max_element(weight.begin(), weight.end());
         float total = 0;
-        for (float& w : weight) total += w = std::exp(w - top);
+        for (float& e : weight) total += e = std::exp(e - top);
         for (uint32_t p = 0; p <= position_; ++p)
             for (uint32_t i = 0; i < c.head_dim; ++i) mixed[h * c.head_dim + i] += weight[p] / total * layer.values[p][kv + i];
     }
