@@ -31,9 +31,9 @@ SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch)
     if (batch == 0 || batch > most_batch) throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", batch, most_batch);
     if (context > c.context)
         throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
-    if (context > c.most_positions())
-        throw Error("{} looks back over {} positions at a time, and -c asks for {}: longer contexts than the window cannot be run, use -c {} or less",
-                    c.name, c.window, context, c.window);
+    if (const uint32_t most = c.most_positions(); context > most)
+        throw Error("{} {} {} positions, and -c asks for {}: longer contexts cannot be run, use -c {} or less", c.name,
+                    c.window == most ? "has a sliding window of" : "turns its heads in another way beyond", most, context, most);
     const uint32_t positions = context ? context : std::min(c.most_positions(), 4096u);
     return {.batch = std::min(batch, positions), .context = positions, .sparsity = std::vector<LayerSparsity>(c.layers)};
 }

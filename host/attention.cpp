@@ -9,14 +9,14 @@
 namespace hearth::host {
 namespace {
 
-/// cos and sin of a position's angle, one pair after the other. In double: at position 4096 a float's angle is off by 2e-4.
-std::vector<float> rotation(std::span<const double> frequencies, uint32_t position)
+/// cos and sin of a position's angle, times the magnitude, one pair after the other. In double: at position 4096 a float's angle is off by 2e-4.
+std::vector<float> rotation(const Rope& rope, uint32_t position)
 {
     std::vector<float> turns;
-    turns.reserve(2 * frequencies.size());
-    for (const double frequency : frequencies) {
-        turns.push_back(float(std::cos(position * frequency)));
-        turns.push_back(float(std::sin(position * frequency)));
+    turns.reserve(2 * rope.frequencies.size());
+    for (const double frequency : rope.frequencies) {
+        turns.push_back(float(rope.magnitude * std::cos(position * frequency)));
+        turns.push_back(float(rope.magnitude * std::sin(position * frequency)));
     }
     return turns;
 }
@@ -77,7 +77,7 @@ std::vector<double> rope_frequencies(uint32_t rope_dim, double base)
 
 void rotate(const Rope& rope, float* x, uint32_t heads, uint32_t head_dim, uint32_t position)
 {
-    turn(x, heads, head_dim, rotation(rope.frequencies, position), rope.pairs);
+    turn(x, heads, head_dim, rotation(rope, position), rope.pairs);
 }
 
 void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens, float* q, float* k, float* v, uint16_t* k_cache, uint16_t* v_cache,
@@ -92,7 +92,7 @@ void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens
             add(v + t * kv_size, s.weights.v_bias);
             normalise(q + t * q_size, s.heads, s.head_dim, s.weights.q_norm, s.weights.eps);
             normalise(k + t * kv_size, s.kv_heads, s.head_dim, s.weights.k_norm, s.weights.eps);
-            const std::vector<float> turns = rotation(s.rope.frequencies, uint32_t(first + t));
+            const std::vector<float> turns = rotation(s.rope, uint32_t(first + t));
             turn(q + t * q_size, s.heads, s.head_dim, turns, s.rope.pairs);
             turn(k + t * kv_size, s.kv_heads, s.head_dim, turns, s.rope.pairs);
             for (uint32_t h = 0; h < s.kv_heads; h++) {

@@ -17,6 +17,7 @@ enum class PairOrder : uint32_t { neighbours = 0, halves = 1 };
 struct Rope {
     std::span<const double> frequencies;
     PairOrder pairs = PairOrder::neighbours;
+    float magnitude = 1;    // what the turned elements are multiplied by
 };
 
 /// base^(-2i / rope_dim) for every pair.

@@ -206,6 +206,7 @@ std::vector<RandomModel> family_models()
                               .activation = family.activation,
                               .tied_head = family.qkv_bias,
                               .rope_factors = family.architecture == "llama",
+                              .long_rope = family.architecture == "phi3",
                               .seed = 11});
     return models;
 }
@@ -232,7 +233,7 @@ TEST_SUITE("engine")
 {
     TEST_CASE("a model of each family gives the reference's logits on the CPU") { check_families({{.device = "cpu"}}); }
 
-    TEST_CASE("a context longer than a sliding window is refused, and none asked for is no longer than it")
+    TEST_CASE("a context longer than a sliding window, or than rope's short factors are for, is refused, and none asked for is no longer")
     {
         TemporaryFolder folder;
         GgufWriter file = random_model({.context = 256});
@@ -242,9 +243,17 @@ TEST_SUITE("engine")
         CHECK(Engine(options).context() == 100);
         options.context = 101;
         CHECK_THROWS_WITH_AS(Engine{options},
-                             "random looks back over 100 positions at a time, and -c asks for 101: longer contexts than the window cannot be run, "
-                             "use -c 100 or less",
+                             "random has a sliding window of 100 positions, and -c asks for 101: longer contexts cannot be run, use -c 100 or less",
                              Error);
+
+        random_model({.context = 256, .long_rope = true}).write(folder / "long.gguf");
+        options = {.model = folder / "long.gguf", .device = "cpu"};
+        CHECK(Engine(options).context() == 128);
+        options.context = 129;
+        CHECK_THROWS_WITH_AS(
+            Engine{options},
+            "random turns its heads in another way beyond 128 positions, and -c asks for 129: longer contexts cannot be run, use -c 128 or less",
+            Error);
     }
 
     TEST_CASE("the reference gives the expected logits")
@@ -417,6 +426,47 @@ TEST_SUITE("device")
     TEST_CASE("a model of each family gives the reference's logits on the device, at any split")
     {
         check_families({{.device = device_name}, {.device = device_name, .resident = 0.5}, {.device = device_name, .resident = 0}});
+    }
+
+    TEST_CASE("the model of a folder gives the logits and the greedy ids that lie beside it, on every path" * doctest::skip())
+    {
+        const std::filesystem::path folder(case_folder), model = folder / "model.gguf";
+        const auto want = nlohmann::json::parse(read_file(folder / "expected.json"));
+        std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+        for (const auto& c : want["logits"]) cases.emplace_back(c["ids"].get<std::vector<Token>>(), c["logits"].get<std::vector<float>>());
+        const auto prompt = want["prompt"].get<std::vector<Token>>(), following = want["greedy"].get<std::vector<Token>>();
+        REQUIRE(!cases.empty());
+        REQUIRE(!following.empty());
+
+        const Weights weights = load_weights(std::make_shared<Gguf>(model));
+        for (const auto& [ids, logits] : cases) {
+            Reference reference(weights);
+            std::vector<float> got;
+            for (const Token id : ids) got = reference.feed(id);
+            CHECK(worst_error(got, logits) < 1e-3);
+        }
+        Reference reference(weights);
+        std::vector<Token> ids = prompt;
+        for (size_t i = 0; i + 1 < prompt.size() + following.size(); ++i) {
+            const std::vector<float> logits = reference.feed(ids[i]);
+            if (i + 1 == ids.size()) ids.push_back(Token(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+        }
+        CHECK(std::vector(ids.begin() + prompt.size(), ids.end()) == following);
+
+        const bool sparse = weights.config.activation == host::Activation::relu;
+        for (const Path& path :
+             {Path{.device = "cpu"}, {.device = device_name}, {.device = device_name, .resident = 0.5}, {.device = device_name, .resident = 0}}) {
+            for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) {
+                if (sparsity == Sparsity::exact && !sparse) continue;
+                Path with = path;
+                with.sparsity = sparsity;
+                INFO(with.name());
+                check_logits(with, model, cases, 1e-3);
+                Engine engine(options_for(model, with));
+                CHECK(greedy(engine, prompt, following.size()) == following);
+                check_silence(engine);
+            }
+        }
     }
 
     TEST_CASE("exact gives what dense gives")

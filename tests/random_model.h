@@ -24,6 +24,7 @@ struct RandomModel {
     host::Activation activation = host::Activation::relu;
     bool tied_head = false;
     bool rope_factors = false;          // rope_freqs.weight, as of Llama 3.1
+    bool long_rope = false;             // rope_factors_short and _long, as of Phi 3
     std::vector<uint32_t> predictor;    // rows of fc1 by layer, 0 for none; empty: no layer has a predictor
     bool down_transposed = true;        // ffn_down_t as our own converter writes it; false: ffn_down as other tools do
     uint64_t seed = 1;
@@ -165,10 +166,14 @@ inline GgufWriter random_model(const RandomModel& m)
             matrix(layer + "fc2.weight", m.neurons, h, h);
         }
     }
-    if (m.rope_factors) {
-        std::vector<float> factors(head_dim / 2);
-        for (size_t i = 0; i < factors.size(); i++) factors[i] = 1 + 7 * float(i) / float(factors.size());
-        file.tensor("rope_freqs.weight", WeightType::f32, 0, factors.size(), factors);
+    std::vector<float> factors(head_dim / 2);
+    for (size_t i = 0; i < factors.size(); i++) factors[i] = 1 + 7 * float(i) / float(factors.size());
+    if (m.rope_factors) file.tensor("rope_freqs.weight", WeightType::f32, 0, factors.size(), factors);
+    if (m.long_rope) {
+        file.key(prefix + "rope.scaling.original_context_length", m.context / 2);
+        file.key(prefix + "rope.scaling.attn_factor", 1.25f);
+        file.tensor("rope_factors_short.weight", WeightType::f32, 0, factors.size(), factors);
+        file.tensor("rope_factors_long.weight", WeightType::f32, 0, factors.size(), std::vector<float>(factors.size(), 8));
     }
     norm("output_norm.weight");
     if (!m.tied_head) matrix("output.weight", m.vocab, m.dim, m.dim);

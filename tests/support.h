@@ -19,6 +19,7 @@ namespace hearth::tests {
 
 extern std::string device_name;
 extern bool validation;
+extern std::string case_folder;
 
 /// tests/data: beside the sources, or where HEARTH_TEST_DATA says, for a test program carried to another machine.
 inline std::filesystem::path data(const std::string& name)

@@ -332,6 +332,19 @@ TEST_CASE("positions are scaled linearly, by the factors of rope_freqs, both or 
     GgufWriter file = random_model({});
     file.tensor("rope_freqs.weight", WeightType::f32, 0, 8, std::vector<float>{1, 1, 1, 1, 0, 1, 1, 1});
     CHECK(refusal(file) == "model.gguf: rope_freqs.weight has the value 0, expected finite numbers above 0");
+
+    const Loaded longer(random_model({.dim = 16, .heads = 2, .context = 256, .long_rope = true}));
+    are(rope_frequencies(longer.weights.config), {1, 0.1 / 2.75, 0.01 / 4.5, 0.001 / 6.25});
+    CHECK(longer.weights.config.rope_magnitude == 1.25f);
+    CHECK(longer.weights.config.most_positions() == 128);
+    file = random_model({.long_rope = true});
+    file.remove("llama.rope.scaling.attn_factor");
+    file.key("llama.rope.scaling.attn_factor", 0.0f);
+    CHECK(refusal(file) == "model.gguf: llama.rope.scaling.attn_factor is 0, expected more than 0");
+    file = random_model({.long_rope = true});
+    file.remove("llama.rope.scaling.original_context_length");
+    file.key("llama.rope.scaling.original_context_length", uint32_t(0));
+    CHECK(refusal(file).starts_with("model.gguf: llama.rope.scaling.original_context_length is 0"));
 }
 
 TEST_CASE("each family's own tensors are read, those of others are not known to it, and parts of a fused tensor are views")
@@ -353,7 +366,7 @@ TEST_CASE("each family's own tensors are read, those of others are not known to 
     adds("qwen2", "blk.0.attn_q_norm.weight", 16);
     adds("qwen2", "blk.0.attn_output.bias", 64);
     adds("qwen3", "blk.0.attn_q.bias", 64);
-    adds("phi3", "rope_factors_long.weight", 8);
+    adds("phi3", "rope_factors_long.weight", 8);    // without the short ones
 
     const Loaded qwen2(random_model({.architecture = "qwen2", .activation = host::Activation::silu}));
     CHECK(qwen2.weights.config.activation == host::Activation::silu);

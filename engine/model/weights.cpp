@@ -64,10 +64,10 @@ float read_rope_scale(const Gguf& file, const std::string& prefix)
 {
     const std::string type = prefix + "rope.scaling.type";
     const std::string_view scaling = file.string(type, "linear");
-    if (scaling == "none") return 1;
+    if (scaling == "none" || scaling == "longrope") return 1;    // the second one is a matter of tensors: see read_rope_factors
     if (scaling != "linear")
-        throw Error("{} scales its positions in a way that this version does not know ({} is {:.60}); it knows linear", file.path().string(), type,
-                    scaling);
+        throw Error("{} scales its positions in a way that this version does not know ({} is {:.60}); it knows linear and longrope",
+                    file.path().string(), type, scaling);
     for (const char* key : {"rope.scaling.factor", "rope.scale_linear"}) {
         const float factor = file.f32(prefix + key, 0);
         if (factor < 0) throw Error("{}: {}{} is {}, expected more than 0", file.path().string(), prefix, key, factor);
@@ -239,15 +239,24 @@ std::vector<float> read_thresholds(const Gguf& file, const Config& c)
     return std::vector<float>(own->begin(), own->end());
 }
 
-/// What the frequencies of rope are divided by, pair by pair, where the file says so.
-std::vector<float> read_rope_factors(Tensors& tensors, const Gguf& file, const Config& c)
+/// What the frequencies of rope are divided by, pair by pair, where the file says so. A file of LongRoPE (arXiv 2402.13753) has factors for the context
+/// that the model was first trained for, and others for longer ones, which would turn all keys anew once a text outgrows it: only the former are used.
+void read_rope_factors(Tensors& tensors, const Gguf& file, Config& c)
 {
-    constexpr const char* name = "rope_freqs.weight";
-    if (!tensors.has(name)) return {};
-    std::vector<float> factors = tensors.vector(name, c.rope_dim / 2);
-    for (const float x : factors)
-        if (!(x > 0 && x <= FLT_MAX)) throw Error("{}: {} has the value {}, expected finite numbers above 0", file.path().string(), name, x);
-    return factors;
+    const std::string path = file.path().string(), prefix = c.architecture + ".rope.scaling.";
+    const auto read = [&](const char* name) {
+        std::vector<float> factors = tensors.vector(name, c.rope_dim / 2);
+        for (const float x : factors)
+            if (!(x > 0 && x <= FLT_MAX)) throw Error("{}: {} has the value {}, expected finite numbers above 0", path, name, x);
+        return factors;
+    };
+    if (tensors.has("rope_freqs.weight")) c.rope_factors = read("rope_freqs.weight");
+    if (!tensors.has("rope_factors_short.weight")) return;
+    c.rope_factors = read("rope_factors_short.weight");
+    if (tensors.has("rope_factors_long.weight")) read("rope_factors_long.weight");
+    c.rope_context = checked(file, prefix + "original_context_length", file.u32(prefix + "original_context_length"), max_context);
+    c.rope_magnitude = file.f32(prefix + "attn_factor", 1);
+    if (!(c.rope_magnitude > 0)) throw Error("{}: {}attn_factor is {}, expected more than 0", path, prefix, c.rope_magnitude);
 }
 
 void read_attention(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
@@ -291,7 +300,7 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
                         tokens);
 
     const Family& family = family_of(*w.file);
-    c.rope_factors = read_rope_factors(tensors, *w.file, c);
+    read_rope_factors(tensors, *w.file, c);
     const std::vector<float> thresholds = read_thresholds(*w.file, c);
     for (uint32_t l = 0; l < c.layers; l++) {
         const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };

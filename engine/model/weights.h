@@ -29,10 +29,12 @@ struct Config {
     float rope_base = 10000.0f;
     float rope_scale = 1;               // of linear scaling: positions are divided by it
     std::vector<float> rope_factors;    // (rope_dim / 2), what each pair's frequency is divided by; empty: by nothing
+    uint32_t rope_context = 0;          // positions that rope_factors are for, where longer contexts would take others; 0: all
+    float rope_magnitude = 1;           // what turned pairs are multiplied by
     host::PairOrder pairs = host::PairOrder::neighbours;
 
-    /// The longest context that can be run: within a window, all positions are looked at.
-    uint32_t most_positions() const { return window ? std::min(window, context) : context; }
+    /// The longest context that can be run: within a window all positions are looked at, and rope_factors are the right ones.
+    uint32_t most_positions() const { return std::min({context, window ? window : context, rope_context ? rope_context : context}); }
     float norm_eps = 1e-5f;
     host::Activation activation = host::Activation::silu;
     float predictor_threshold = 0;    // of the layers that have no threshold of their own

@@ -130,10 +130,11 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, 
     notices_.clear();
     head_ran_ = head_tokens > 0;
     float* out = static_cast<float*>(angles_.mapped);
+    const double magnitude = model_.config().rope_magnitude;
     for (uint32_t t = 0; t < tokens; ++t)
         for (const double frequency : frequencies_) {
-            *out++ = float(std::cos((position + t) * frequency));
-            *out++ = float(std::sin((position + t) * frequency));
+            *out++ = float(magnitude * std::cos((position + t) * frequency));
+            *out++ = float(magnitude * std::sin((position + t) * frequency));
         }
 }
 

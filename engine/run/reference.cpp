@@ -20,14 +20,14 @@ Vector rmsnorm(const Vector& x, const Vector& weight, float eps)    // y_i = w_i
     return y;
 }
 
-/// Each pair of a head, (2i, 2i + 1) or (i, i + rope_dim / 2), turns by position * frequency_i.
+/// Each pair of a head, (2i, 2i + 1) or (i, i + rope_dim / 2), turns by position * frequency_i and grows by the magnitude.
 void rope(Vector& x, const Config& c, const std::vector<double>& frequencies, uint32_t position)
 {
     const size_t pairs = frequencies.size();
     for (size_t head = 0; head < x.size(); head += c.head_dim)
         for (size_t i = 0; i < pairs; ++i) {
             const double angle = position * frequencies[i];
-            const float cosine = float(std::cos(angle)), sine = float(std::sin(angle));
+            const float cosine = float(c.rope_magnitude * std::cos(angle)), sine = float(c.rope_magnitude * std::sin(angle));
             const bool halves = c.pairs == host::PairOrder::halves;
             float &first = x[head + (halves ? i : 2 * i)], &second = x[head + (halves ? i + pairs : 2 * i + 1)];
             const float a = first, b = second;
