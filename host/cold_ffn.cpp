@@ -75,7 +75,8 @@ FfnCounts Share::gate_and_up() const
 /// Columns in a slice of y when that many rows of down_t are added up: about three slices per worker, fewer if they would be tiny.
 uint32_t Share::slice_width(uint64_t rows) const
 {
-    constexpr uint32_t unit = 32, least_bytes = 16 << 10;    // unit: the largest block of a weight format
+    constexpr uint32_t least_bytes = 16 << 10;
+    const uint32_t unit = std::max(format_of(w.down_t.type).block, 32u);
     const uint32_t units = (w.down_t.cols + unit - 1) / unit;
     const uint64_t slices = std::clamp<uint64_t>(rows * row_bytes(w.down_t.type, w.down_t.cols) / least_bytes, 1, 3 * team.size());
     return uint32_t((units + slices - 1) / slices) * unit;

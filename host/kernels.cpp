@@ -55,27 +55,92 @@ struct Plain {
     static float add_lanes(Vec v) { return v; }
     static float max_lanes(Vec v) { return v; }
 
+    static Vec eight(uint64_t bytes, const float* x)
+    {
+        float sum = 0;
+        for (uint32_t i = 0; i < 8; i++) sum += float(bytes >> 8 * i & 255) * x[i];
+        return sum;
+    }
+    static Vec only(float a) { return a; }
+
+    struct Bytes {
+        uint8_t b[fixed_block];
+    };
+    template <class F>
+    static Bytes each(F&& f)
+    {
+        Bytes out;
+        for (uint32_t i = 0; i < fixed_block; i++) out.b[i] = uint8_t(f(i));
+        return out;
+    }
+    static Bytes bytes(const uint8_t* p)
+    {
+        return each([&](uint32_t i) { return p[i]; });
+    }
+    static Bytes nibbles(const uint8_t* p)
+    {
+        return each([&](uint32_t i) { return i < 16 ? p[i] & 15 : p[i - 16] >> 4; });
+    }
+    static void store(uint8_t* p, const Bytes& b) { std::copy_n(b.b, fixed_block, p); }
+    static Bytes bits(const Bytes& b, int shift, uint8_t mask)
+    {
+        return each([&](uint32_t i) { return (shift < 0 ? b.b[i] << -shift : b.b[i] >> shift) & mask; });
+    }
+    static Bytes spread(uint32_t word, uint8_t n)
+    {
+        return each([&](uint32_t i) { return (word >> i & 1) * n; });
+    }
+    static Bytes look_up(const int8_t* table, const Bytes& b)
+    {
+        return each([&](uint32_t i) { return table[b.b[i]]; });
+    }
+    static Bytes merge(const Bytes& a, const Bytes& b)
+    {
+        return each([&](uint32_t i) { return a.b[i] | b.b[i]; });
+    }
+    static Bytes less(const Bytes& b, int8_t n)
+    {
+        return each([&](uint32_t i) { return b.b[i] - n; });
+    }
+
     struct Block {
         int16_t w[fixed_block];
     };
-    static Block block(const BlockQ8_0& b)
+    static Block widen(const Bytes& b)
     {
         Block w;
-        for (uint32_t i = 0; i < fixed_block; i++) w.w[i] = b.q[i];
+        for (uint32_t i = 0; i < fixed_block; i++) w.w[i] = int8_t(b.b[i]);
         return w;
     }
-    static Block block(const BlockQ4_0& b)
+    static Block ones()
     {
         Block w;
-        for (uint32_t i = 0; i < fixed_block / 2; i++) {
-            w.w[i] = int16_t((b.q[i] & 15) - 8);
-            w.w[i + fixed_block / 2] = int16_t((b.q[i] >> 4) - 8);
-        }
+        std::fill_n(w.w, fixed_block, int16_t(1));
+        return w;
+    }
+    struct Scales {
+        int8_t s[16];
+    };
+    static Scales scales(uint64_t first, uint64_t last)
+    {
+        Scales s;
+        for (uint32_t i = 0; i < 16; i++) s.s[i] = int8_t((i < 8 ? first : last) >> 8 * (i % 8));
+        return s;
+    }
+    static Scales scales(uint64_t eight)
+    {
+        Scales s;
+        for (uint32_t i = 0; i < 16; i++) s.s[i] = int8_t(eight >> 8 * (i / 2));
+        return s;
+    }
+    static Block scaled(Block w, const Scales& s, uint32_t p)
+    {
+        for (uint32_t i = 0; i < fixed_block; i++) w.w[i] = int16_t(w.w[i] * s.s[2 * p + i / 16]);
         return w;
     }
     static Vec dot(const Block& w, const int16_t* x)
     {
-        int32_t sum = 0;
+        int64_t sum = 0;
         for (uint32_t i = 0; i < fixed_block; i++) sum += int32_t(w.w[i]) * x[i];
         return float(sum);
     }

@@ -15,11 +15,12 @@ namespace hearth::host {
 inline constexpr uint32_t fixed_block = 32;
 inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
 
-/// One vector, prepared once and read by many rows. q and scale are null where no quantised row will read it.
+/// One vector, prepared once and read by many rows. All but x is null where no quantised row will read it.
 struct Input {
     const float* x;
     const int16_t* q;
     const float* scale;
+    const float* sum;    // of each block in fixed point: what a format's minima, which are the same for a whole block, are multiplied with
 };
 
 /// Tokens that `dot_many` serves with one pass over the row.
@@ -36,6 +37,8 @@ struct RowKernels {
     void (*axpy)(const std::byte* row, float a, float* y, uint32_t first, uint32_t count);
     /// y_i = w_i
     void (*decode)(const std::byte* row, float* y, uint32_t n);
+    /// q_i = the integer that the file has for weight i, a byte each; nullptr for formats without blocks
+    void (*integers)(const std::byte* row, uint8_t* q, uint32_t n);
 };
 
 enum class Isa { plain, avx2, avx512 };
@@ -48,7 +51,7 @@ struct Kernels {
     /// y_i = w_i x_i / sqrt(mean(x^2) + eps)
     void (*rmsnorm)(const float* x, const float* w, float* y, uint32_t n, float eps);
     /// Fixed point of n floats (a multiple of 32; see Input).
-    void (*quantise)(const float* x, int16_t* q, float* scale, uint32_t n);
+    void (*quantise)(const float* x, int16_t* q, float* scale, float* sum, uint32_t n);
     /// y_i += sum_r a_r w[r]_i in ascending order of r < rows: the bits of so many axpy, y being read and written once
     void (*axpy_rows)(const float* const* w, const float* a, uint32_t rows, float* y, uint32_t n);
     /// sum_i a_i b_i with b in fp16

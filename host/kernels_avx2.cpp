@@ -52,19 +52,77 @@ struct Avx2 {
         return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
     }
 
+    static Vec floats_of(uint64_t bytes) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(bytes)))); }
+    static Vec eight(uint64_t bytes, const float* x) { return _mm256_mul_ps(floats_of(bytes), _mm256_loadu_ps(x)); }
+    static Vec only(float a) { return _mm256_zextps128_ps256(_mm_set_ss(a)); }
+
+    struct Bytes {
+        __m128i low, high;    // two registers: widening one of 32 bytes would have to bring its upper half down first
+    };
+    static Bytes bytes(const uint8_t* p)
+    {
+        const __m128i* q = reinterpret_cast<const __m128i*>(p);
+        return {_mm_loadu_si128(q), _mm_loadu_si128(q + 1)};
+    }
+    static Bytes nibbles(const uint8_t* p)
+    {
+        const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return bits({q, _mm_srli_epi16(q, 4)}, 0, 15);
+    }
+    static void store(uint8_t* p, const Bytes& b)
+    {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), b.low);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16), b.high);
+    }
+    static __m128i shifted(__m128i b, int shift) { return shift < 0 ? _mm_slli_epi16(b, -shift) : shift > 0 ? _mm_srli_epi16(b, shift) : b; }
+    static Bytes bits(const Bytes& b, int shift, uint8_t mask)
+    {
+        const __m128i m = _mm_set1_epi8(char(mask));
+        return {_mm_and_si128(shifted(b.low, shift), m), _mm_and_si128(shifted(b.high, shift), m)};
+    }
+    static Bytes spread(uint32_t word, uint8_t n)
+    {
+        const __m128i all = _mm_set1_epi32(int(word)), bit = _mm_set1_epi64x(int64_t(0x8040201008040201));
+        const auto half = [&](int64_t first, int64_t last) {
+            const __m128i set = _mm_and_si128(_mm_shuffle_epi8(all, _mm_set_epi64x(last, first)), bit);
+            return _mm_and_si128(_mm_cmpeq_epi8(set, bit), _mm_set1_epi8(char(n)));
+        };
+        return {half(0, 0x0101010101010101), half(0x0202020202020202, 0x0303030303030303)};
+    }
+    static Bytes look_up(const int8_t* table, const Bytes& b)
+    {
+        const __m128i t = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+        return {_mm_shuffle_epi8(t, b.low), _mm_shuffle_epi8(t, b.high)};
+    }
+    static Bytes merge(const Bytes& a, const Bytes& b) { return {_mm_or_si128(a.low, b.low), _mm_or_si128(a.high, b.high)}; }
+    static Bytes less(const Bytes& b, int8_t n) { return {_mm_sub_epi8(b.low, _mm_set1_epi8(n)), _mm_sub_epi8(b.high, _mm_set1_epi8(n))}; }
+
     struct Block {
         __m256i low, high;    // weights 0..15 and 16..31
     };
-    static Block block(const BlockQ8_0& b)
+    static Block widen(const Bytes& b) { return {_mm256_cvtepi8_epi16(b.low), _mm256_cvtepi8_epi16(b.high)}; }
+    static Block ones() { return {_mm256_set1_epi16(1), _mm256_set1_epi16(1)}; }
+
+    struct Scales {
+        __m256i first, last;    // eight int16 in each half, the same in both
+    };
+    static Scales scales(uint64_t first, uint64_t last)
     {
-        const __m128i* q = reinterpret_cast<const __m128i*>(b.q);
-        return {_mm256_cvtepi8_epi16(_mm_loadu_si128(q)), _mm256_cvtepi8_epi16(_mm_loadu_si128(q + 1))};
+        const auto both = [](uint64_t s) { return _mm256_broadcastsi128_si256(_mm_cvtepi8_epi16(_mm_cvtsi64_si128(int64_t(s)))); };
+        return {both(first), both(last)};
     }
-    static Block block(const BlockQ4_0& b)
+    static Scales scales(uint64_t eight)
     {
-        const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b.q)), nibble = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
-        return {_mm256_cvtepi8_epi16(_mm_sub_epi8(_mm_and_si128(q, nibble), eight)),
-                _mm256_cvtepi8_epi16(_mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(q, 4), nibble), eight))};
+        const __m128i s = _mm_cvtsi64_si128(int64_t(eight)), pairs = _mm_unpacklo_epi8(s, s);
+        return {_mm256_broadcastsi128_si256(_mm_cvtepi8_epi16(pairs)), _mm256_broadcastsi128_si256(_mm_cvtepi8_epi16(_mm_srli_si128(pairs, 8)))};
+    }
+    static __m256i scale(const Scales& s, uint32_t i)
+    {
+        return _mm256_shuffle_epi8(i < 8 ? s.first : s.last, _mm256_set1_epi16(short(0x100 + 0x202 * (i % 8))));
+    }
+    static Block scaled(const Block& w, const Scales& s, uint32_t p)
+    {
+        return {_mm256_mullo_epi16(w.low, scale(s, 2 * p)), _mm256_mullo_epi16(w.high, scale(s, 2 * p + 1))};
     }
     static Vec dot(const Block& w, const int16_t* x)
     {

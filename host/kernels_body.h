@@ -8,9 +8,23 @@
 //   fma(a, b, c) mul(a, b) add(a, b) abs(a) max(a, b)       lane by lane; fma is a b + c
 //   add_lanes(v) max_lanes(v)       to one float
 //   signs(v)                        bit i: the sign bit of lane i
-//   Block, block(b)                 the 32 integers of a BlockQ8_0 or BlockQ4_0, sign extended to int16
-//   dot(block, x)                   32 products with int16_t x[32], added up to one number per lane
-//   floats(block, out)              the same integers as 32 / lanes Vecs
+//   eight(bytes, x)                 the products of 8 unsigned bytes with 8 floats, added up to one number per lane
+//   only(a)                         a in one lane, 0 in the others
+//
+//   Bytes                           32 integers of 8 bits
+//   bytes(p) nibbles(p)             32 bytes; of 16 bytes the low nibbles and then the high ones
+//   store(p, bytes)                 to uint8_t
+//   bits(bytes, shift, mask)        (byte >> shift) & mask; a shift less than 0 goes to the left
+//   spread(word, n)                 n where the word's bit is set, else 0
+//   look_up(table, bytes)           table[byte] of 16 int8
+//   merge(a, b) less(bytes, n)      a | b, byte - n
+//   Block, widen(bytes)             32 int16, sign extended
+//   ones()                          32 times 1
+//   Scales, scales(first, last)     16 int8 for 16 weights each, given as twice 8 bytes
+//   scales(eight)                   8 int8 for 32 weights each
+//   scaled(block, scales, p)        its halves times scales 2p and 2p + 1
+//   dot(block, x)                   32 products with int16_t x[32], added up to one number per lane; up to 4096 * 32512 * 4 in a lane
+//   floats(block, out)              the integers as 32 / lanes Vecs
 //
 // S lives in an unnamed namespace, so every template made from it is private to its file: no AVX-512 code can replace a plain function of the
 // same name in the linker. For the same reason nothing here may call a function of the standard library.
@@ -38,49 +52,299 @@ template <>
 inline constexpr uint32_t elements<BlockQ8_0> = fixed_block;
 template <>
 inline constexpr uint32_t elements<BlockQ4_0> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockQ4_1> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockQ5_0> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockQ5_1> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockIQ4_NL> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockMXFP4> = fixed_block;
+template <>
+inline constexpr uint32_t elements<BlockQ2_K> = 256;
+template <>
+inline constexpr uint32_t elements<BlockQ3_K> = 256;
+template <>
+inline constexpr uint32_t elements<BlockQ4_K> = 256;
+template <>
+inline constexpr uint32_t elements<BlockQ5_K> = 256;
+template <>
+inline constexpr uint32_t elements<BlockQ6_K> = 256;
 
 /// S::lanes weights of a float format: W is float, F16 or Bf16. `k` counts pieces.
 template <class S, class W>
 struct Piece {
     using Vec = typename S::Vec;
     static constexpr uint32_t weights = S::lanes;
+    static constexpr uint32_t parts = 1;    // that are decoded one by one
     static constexpr uint32_t accumulators = S::accumulators;
     Vec w;
 
     Piece(const W* row, size_t k) : w(S::load(row + k * weights)) {}
-    Vec fma(const Input& x, size_t k, Vec sum) const { return S::fma(w, S::load(x.x + k * weights), sum); }
-    void decode(Vec* out) const { out[0] = w; }
+
+    /// sum[t] += w . x[t] for t < T
+    template <uint32_t T>
+    void dot(const Input* x, size_t k, Vec* sum) const
+    {
+#pragma GCC unroll 4
+        for (uint32_t t = 0; t < T; t++) sum[t] = S::fma(w, S::load(x[t].x + k * weights), sum[t]);
+    }
+    void decode(uint32_t, Vec* out) const { out[0] = w; }
 };
 
-/// 32 weights d q_i of a block format.
+inline uint64_t load_64(const void* p)
+{
+    uint64_t v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+inline uint32_t load_32(const void* p)
+{
+    uint32_t v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+inline constexpr uint64_t all_bytes = 0x0101010101010101;
+
+/// How a block becomes integers: w = d block(p) for part p of 32 weights, where all products are exact in a float: 11 bits of d times at most 12 bits of a
+/// scale times an integer. stored(p) are the integers as the file has them. Where formats have minima, plus_minimum(p, i) is added from weight i of a part
+/// on, and plus_minima(x, k, sum) to the product of block k with x.
 template <class S, class B>
-struct BlockPiece {
+struct Unpacked;
+
+template <class S>
+struct Unpacked<S, BlockQ8_0> {
+    const BlockQ8_0& b;
+    typename S::Vec d;
+
+    explicit Unpacked(const BlockQ8_0& b) : b(b), d(S::set(F16{b.d})) {}
+    typename S::Bytes stored(uint32_t) const { return S::bytes(reinterpret_cast<const uint8_t*>(b.q)); }
+    typename S::Block block(uint32_t p) const { return S::widen(stored(p)); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ4_0> {
+    const BlockQ4_0& b;
+    typename S::Vec d;
+
+    explicit Unpacked(const BlockQ4_0& b) : b(b), d(S::set(F16{b.d})) {}
+    typename S::Bytes stored(uint32_t) const { return S::nibbles(b.q); }
+    typename S::Block block(uint32_t p) const { return S::widen(S::less(stored(p), 8)); }
+};
+
+/// What blocks of 32 with a minimum (w = d q + m) have beside their integers.
+template <class S, class B>
+struct OneMinimum {
     using Vec = typename S::Vec;
-    static constexpr uint32_t weights = fixed_block;
-    static constexpr uint32_t accumulators = 2;    // decoding takes longer than two additions
-    typename S::Block q;
-    Vec d;
+    const B& b;
+    Vec d, m;
 
-    BlockPiece(const B* row, size_t k) : q(S::block(row[k])), d(S::set(F16{row[k].d})) {}
+    explicit OneMinimum(const B& b) : b(b), d(S::set(F16{b.d})), m(S::set(F16{b.m})) {}
+    Vec plus_minimum(uint32_t, uint32_t) const { return m; }
+    Vec plus_minima(const Input& x, size_t k, Vec sum) const { return S::fma(m, S::only(x.sum[k]), sum); }
+};
 
-    /// The integer sum cannot overflow: 32 * 127 * 32512 < 2^31.
-    Vec fma(const Input& x, size_t k, Vec sum) const { return S::fma(S::dot(q, x.q + k * weights), S::mul(d, S::set(x.scale[k])), sum); }
+template <class S>
+struct Unpacked<S, BlockQ4_1> : OneMinimum<S, BlockQ4_1> {
+    using OneMinimum<S, BlockQ4_1>::OneMinimum;
+    typename S::Bytes stored(uint32_t) const { return S::nibbles(this->b.q); }
+    typename S::Block block(uint32_t p) const { return S::widen(stored(p)); }
+};
 
-    /// Exact: 11 bits of d times 8 bits of q fit into a float.
-    void decode(Vec* out) const
+template <class S>
+struct Unpacked<S, BlockQ5_0> {
+    const BlockQ5_0& b;
+    typename S::Vec d;
+
+    explicit Unpacked(const BlockQ5_0& b) : b(b), d(S::set(F16{b.d})) {}
+    typename S::Bytes stored(uint32_t) const { return S::merge(S::nibbles(b.q), S::spread(load_32(b.qh), 16)); }
+    typename S::Block block(uint32_t p) const { return S::widen(S::less(stored(p), 16)); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ5_1> : OneMinimum<S, BlockQ5_1> {
+    using OneMinimum<S, BlockQ5_1>::OneMinimum;
+    typename S::Bytes stored(uint32_t) const { return S::merge(S::nibbles(this->b.q), S::spread(load_32(this->b.qh), 16)); }
+    typename S::Block block(uint32_t p) const { return S::widen(stored(p)); }
+};
+
+template <class S>
+struct Unpacked<S, BlockIQ4_NL> {
+    const BlockIQ4_NL& b;
+    typename S::Vec d;
+
+    explicit Unpacked(const BlockIQ4_NL& b) : b(b), d(S::set(F16{b.d})) {}
+    typename S::Bytes stored(uint32_t) const { return S::nibbles(b.q); }
+    typename S::Block block(uint32_t p) const { return S::widen(S::look_up(BlockIQ4_NL::values, stored(p))); }
+};
+
+inline float power_of_two(uint8_t e)    // 2^(e - 128); the two smallest are subnormal
+{
+    const uint32_t bits = e < 2 ? 0x00200000u << e : (e - 1u) << 23;
+    float power;
+    __builtin_memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
+template <class S>
+struct Unpacked<S, BlockMXFP4> {
+    const BlockMXFP4& b;
+    typename S::Vec d;
+
+    explicit Unpacked(const BlockMXFP4& b) : b(b), d(S::set(power_of_two(b.e))) {}
+    typename S::Bytes stored(uint32_t) const { return S::nibbles(b.q); }
+    typename S::Block block(uint32_t p) const { return S::widen(S::look_up(BlockMXFP4::values, stored(p))); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ2_K> {
+    using Vec = typename S::Vec;
+    const BlockQ2_K& b;
+    Vec d, minus_dmin;
+    typename S::Scales scales, minima;
+
+    explicit Unpacked(const BlockQ2_K& b) : b(b), d(S::set(F16{b.d})), minus_dmin(S::mul(S::set(-1.0f), S::set(F16{b.dmin})))
     {
-        S::floats(q, out);
-        for (uint32_t v = 0; v < weights / S::lanes; v++) out[v] = S::mul(out[v], d);
+        const uint64_t first = load_64(b.scale), last = load_64(b.scale + 8), low = 15 * all_bytes;
+        scales = S::scales(first & low, last & low);
+        minima = S::scales(first >> 4 & low, last >> 4 & low);
+    }
+    typename S::Bytes stored(uint32_t p) const { return S::bits(S::bytes(b.q + 32 * (p / 4)), 2 * int(p % 4), 3); }
+    typename S::Block block(uint32_t p) const { return S::scaled(S::widen(stored(p)), scales, p); }
+    Vec plus_minimum(uint32_t p, uint32_t i) const { return S::mul(minus_dmin, S::set(float(b.scale[2 * p + i / 16] >> 4))); }
+    Vec plus_minima(const Input& x, size_t k, Vec sum) const    // a block's sum of x is of 32, the minima of 16
+    {
+        Vec part = S::zero();
+#pragma GCC unroll 8
+        for (uint32_t p = 0; p < 8; p++)
+            part = S::fma(S::dot(S::scaled(S::ones(), minima, p), x.q + (8 * k + p) * fixed_block), S::set(x.scale[8 * k + p]), part);
+        return S::fma(minus_dmin, part, sum);
     }
 };
 
 template <class S>
-struct Piece<S, BlockQ8_0> : BlockPiece<S, BlockQ8_0> {
-    using BlockPiece<S, BlockQ8_0>::BlockPiece;
+struct Unpacked<S, BlockQ3_K> {
+    const BlockQ3_K& b;
+    typename S::Vec d;
+    typename S::Scales scales;
+
+    explicit Unpacked(const BlockQ3_K& b) : b(b), d(S::set(F16{b.d}))
+    {
+        const uint64_t low = load_64(b.scale), high = load_32(b.scale + 8), two = 0x03030303;
+        const auto joined = [&](int shift) {    // scales of six bits less 32, as int8
+            const uint64_t upper = (high >> shift & two) | (high >> (shift + 2) & two) << 32;
+            const uint64_t s = ((low >> shift & 15 * all_bytes) | upper << 4) ^ 32 * all_bytes;
+            return s | (s & 32 * all_bytes) * 6;
+        };
+        scales = S::scales(joined(0), joined(4));
+    }
+    typename S::Bytes stored(uint32_t p) const
+    {
+        return S::merge(S::bits(S::bytes(b.q + 32 * (p / 4)), 2 * int(p % 4), 3), S::bits(S::bytes(b.qh), int(p) - 2, 4));
+    }
+    typename S::Block block(uint32_t p) const { return S::scaled(S::widen(S::less(stored(p), 4)), scales, p); }
 };
+
+/// Scales and minima of Q4_K and Q5_K.
+template <class S, class B>
+struct SixBitScales {
+    using Vec = typename S::Vec;
+    const B& b;
+    Vec d, minus_dmin;
+    typename S::Scales scales;
+    uint64_t minima;    // a byte for each part
+
+    explicit SixBitScales(const B& b) : b(b), d(S::set(F16{b.d})), minus_dmin(S::mul(S::set(-1.0f), S::set(F16{b.dmin})))
+    {
+        const uint32_t first = load_32(b.scale), second = load_32(b.scale + 4), third = load_32(b.scale + 8);
+        const uint32_t low = 0x0f0f0f0f, six = 0x3f3f3f3f, upper = 0x30303030;
+        scales = S::scales((first & six) | uint64_t((third & low) | (first >> 2 & upper)) << 32);
+        minima = (second & six) | uint64_t((third >> 4 & low) | (second >> 2 & upper)) << 32;
+    }
+    Vec plus_minimum(uint32_t p, uint32_t) const { return S::mul(minus_dmin, S::set(float(int(minima >> 8 * p & 255)))); }
+    Vec plus_minima(const Input& x, size_t k, Vec sum) const { return S::fma(minus_dmin, S::eight(minima, x.sum + 8 * k), sum); }
+};
+
 template <class S>
-struct Piece<S, BlockQ4_0> : BlockPiece<S, BlockQ4_0> {
-    using BlockPiece<S, BlockQ4_0>::BlockPiece;
+struct Unpacked<S, BlockQ4_K> : SixBitScales<S, BlockQ4_K> {
+    using SixBitScales<S, BlockQ4_K>::SixBitScales;
+    typename S::Bytes stored(uint32_t p) const { return S::bits(S::bytes(this->b.q + 32 * (p / 2)), 4 * int(p % 2), 0x0f); }
+    typename S::Block block(uint32_t p) const { return S::scaled(S::widen(stored(p)), this->scales, p); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ5_K> : SixBitScales<S, BlockQ5_K> {
+    using SixBitScales<S, BlockQ5_K>::SixBitScales;
+    typename S::Bytes stored(uint32_t p) const
+    {
+        return S::merge(S::bits(S::bytes(this->b.q + 32 * (p / 2)), 4 * int(p % 2), 0x0f), S::bits(S::bytes(this->b.qh), int(p) - 4, 0x10));
+    }
+    typename S::Block block(uint32_t p) const { return S::scaled(S::widen(stored(p)), this->scales, p); }
+};
+
+template <class S>
+struct Unpacked<S, BlockQ6_K> {
+    const BlockQ6_K& b;
+    typename S::Vec d;
+    typename S::Scales scales;
+
+    explicit Unpacked(const BlockQ6_K& b) : b(b), d(S::set(F16{b.d})), scales(S::scales(load_64(b.scale), load_64(b.scale + 8))) {}
+    typename S::Bytes stored(uint32_t p) const
+    {
+        const auto low = S::bits(S::bytes(b.ql + 64 * (p / 4) + 32 * (p % 2)), p % 4 < 2 ? 0 : 4, 0x0f);
+        return S::merge(low, S::bits(S::bytes(b.qh + 32 * (p / 4)), 2 * int(p % 4) - 4, 0x30));
+    }
+    typename S::Block block(uint32_t p) const { return S::scaled(S::widen(S::less(stored(p), 32)), scales, p); }
+};
+
+/// A block of a quantised format.
+template <class S, class B>
+struct BlockPiece {
+    using Vec = typename S::Vec;
+    static constexpr uint32_t weights = elements<B>;
+    static constexpr uint32_t parts = weights / fixed_block;
+    static constexpr uint32_t accumulators = parts == 1 ? 2 : 1;    // decoding takes longer than two additions; many parts make a sum of their own
+    static constexpr bool has_minima = requires(const Unpacked<S, B>& b) { b.plus_minimum(0, 0); };
+    Unpacked<S, B> b;
+
+    BlockPiece(const B* row, size_t k) : b(row[k]) {}
+
+    template <uint32_t T>
+    void dot(const Input* x, size_t k, Vec* sum) const
+    {
+        Vec part[T];
+#pragma GCC unroll 8
+        for (uint32_t p = 0; p < parts; p++) {
+            const typename S::Block q = b.block(p);
+#pragma GCC unroll 4
+            for (uint32_t t = 0; t < T; t++) {
+                const Vec products = S::dot(q, x[t].q + k * weights + p * fixed_block), scale = S::set(x[t].scale[k * parts + p]);
+                part[t] = p ? S::fma(products, scale, part[t]) : S::mul(products, scale);
+            }
+        }
+#pragma GCC unroll 4
+        for (uint32_t t = 0; t < T; t++) {
+            sum[t] = S::fma(b.d, part[t], sum[t]);
+            if constexpr (has_minima) sum[t] = b.plus_minima(x[t], k, sum[t]);
+        }
+    }
+
+    /// The 32 weights of part p.
+    void decode(uint32_t p, Vec* out) const
+    {
+        S::floats(b.block(p), out);
+        for (uint32_t v = 0; v < fixed_block / S::lanes; v++) {
+            if constexpr (has_minima) out[v] = S::fma(b.d, out[v], b.plus_minimum(p, v * S::lanes));
+            else out[v] = S::mul(out[v], b.d);
+        }
+    }
+};
+
+template <class S, class B>
+requires(elements<B> > 1) struct Piece<S, B> : BlockPiece<S, B> {
+    using BlockPiece<S, B>::BlockPiece;
 };
 
 /// The last `count` < S::lanes elements at p; the other lanes are 0.
@@ -116,16 +380,8 @@ void dot_tokens(const W* row, const Input* x, uint32_t n, float* y)
     size_t k = 0;
     for (; k + A <= pieces; k += A)
 #pragma GCC unroll 4
-        for (uint32_t a = 0; a < A; a++) {
-            const P w(row, k + a);
-#pragma GCC unroll 4
-            for (uint32_t t = 0; t < T; t++) sum[a][t] = w.fma(x[t], k + a, sum[a][t]);
-        }
-    for (; k < pieces; k++) {
-        const P w(row, k);
-#pragma GCC unroll 4
-        for (uint32_t t = 0; t < T; t++) sum[0][t] = w.fma(x[t], k, sum[0][t]);
-    }
+        for (uint32_t a = 0; a < A; a++) P(row, k + a).template dot<T>(x, k + a, sum[a]);
+    for (; k < pieces; k++) P(row, k).template dot<T>(x, k, sum[0]);
     if constexpr (P::weights == S::lanes)    // a block format has no rest
         if (const uint32_t rest = n % S::lanes) {
             const typename S::Vec w = load_some<S>(row + n - rest, rest);
@@ -163,18 +419,19 @@ void axpy(const std::byte* row, float a, float* y, uint32_t first, uint32_t coun
     const W* w = reinterpret_cast<const W*>(row) + first / elements<W>;
     const typename S::Vec factor = S::set(a);
     y += first;
+    constexpr uint32_t width = P::weights / P::parts;
     for (size_t k = 0; k < count / P::weights; k++) {
-        typename S::Vec part[P::weights / S::lanes];
-        P(w, k).decode(part);
-        for (uint32_t v = 0; v < P::weights / S::lanes; v++) {
-            float* out = y + k * P::weights + v * S::lanes;
-            S::store(out, S::fma(factor, part[v], S::load(out)));
+        const P piece(w, k);
+#pragma GCC unroll 8
+        for (uint32_t p = 0; p < P::parts; p++, y += width) {
+            typename S::Vec part[width / S::lanes];
+            piece.decode(p, part);
+            for (uint32_t v = 0; v < width / S::lanes; v++) S::store(y + v * S::lanes, S::fma(factor, part[v], S::load(y + v * S::lanes)));
         }
     }
     if constexpr (P::weights == S::lanes)
         if (const uint32_t rest = count % S::lanes) {
-            float* out = y + count - rest;
-            store_some<S>(out, S::fma(factor, load_some<S>(w + count - rest, rest), load_some<S>(out, rest)), rest);
+            store_some<S>(y, S::fma(factor, load_some<S>(w + count - rest, rest), load_some<S>(y, rest)), rest);
         }
 }
 
@@ -184,13 +441,29 @@ void decode(const std::byte* row, float* y, uint32_t n)
 {
     using P = Piece<S, W>;
     const W* w = reinterpret_cast<const W*>(row);
+    constexpr uint32_t width = P::weights / P::parts;
     for (size_t k = 0; k < n / P::weights; k++) {
-        typename S::Vec part[P::weights / S::lanes];
-        P(w, k).decode(part);
-        for (uint32_t v = 0; v < P::weights / S::lanes; v++) S::store(y + k * P::weights + v * S::lanes, part[v]);
+        const P piece(w, k);
+#pragma GCC unroll 8
+        for (uint32_t p = 0; p < P::parts; p++, y += width) {
+            typename S::Vec part[width / S::lanes];
+            piece.decode(p, part);
+            for (uint32_t v = 0; v < width / S::lanes; v++) S::store(y + v * S::lanes, part[v]);
+        }
     }
     if constexpr (P::weights == S::lanes)
-        if (const uint32_t rest = n % S::lanes) store_some<S>(y + n - rest, load_some<S>(w + n - rest, rest), rest);
+        if (const uint32_t rest = n % S::lanes) store_some<S>(y, load_some<S>(w + n - rest, rest), rest);
+}
+
+/// q_i = the integer that the file has for weight i
+template <class S, class B>
+void integers(const std::byte* row, uint8_t* q, uint32_t n)
+{
+    for (size_t k = 0; k < n / elements<B>; k++) {
+        const Unpacked<S, B> b(reinterpret_cast<const B*>(row)[k]);
+#pragma GCC unroll 8
+        for (uint32_t p = 0; p < elements<B> / fixed_block; p++, q += fixed_block) S::store(q, b.stored(p));
+    }
 }
 
 // ---- vectors ---------------------------------------------------------------------------------------------------------
@@ -199,7 +472,7 @@ void decode(const std::byte* row, float* y, uint32_t n)
 template <class S>
 void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
 {
-    const Input self{x, nullptr, nullptr};
+    const Input self{x, nullptr, nullptr, nullptr};
     float squares;
     dot_tokens<S, float, 1>(x, &self, n, &squares);
     const typename S::Vec r = S::set(1.0f / __builtin_sqrtf(squares / float(n) + eps));
@@ -208,9 +481,9 @@ void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
     if (i < n) store_some<S>(y + i, S::mul(load_some<S>(w + i, n - i), S::mul(load_some<S>(x + i, n - i), r)), n - i);
 }
 
-/// scale = max |x_i| / 32512,  q_i = round(x_i / scale)
+/// scale = max |x_i| / 32512,  q_i = round(x_i / scale),  sum = scale sum_i q_i
 template <class S>
-void quantise(const float* x, int16_t* q, float* scale, uint32_t n)
+void quantise(const float* x, int16_t* q, float* scale, float* sum, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i += fixed_block) {
         typename S::Vec m = S::zero();
@@ -220,6 +493,7 @@ void quantise(const float* x, int16_t* q, float* scale, uint32_t n)
         scale[i / fixed_block] = zero ? 0.0f : largest / fixed_max;
         const typename S::Vec r = S::set(zero ? 0.0f : fixed_max / largest);
         for (uint32_t v = 0; v < fixed_block; v += S::lanes) S::store_rounded(q + i + v, S::mul(S::load(x + i + v), r));
+        sum[i / fixed_block] = scale[i / fixed_block] * S::add_lanes(S::dot(S::ones(), q + i));
     }
 }
 
@@ -279,7 +553,7 @@ void to_f16(const float* x, uint16_t* y, uint32_t n)
 template <class S>
 float dot_f16(const float* a, const uint16_t* b, uint32_t n)
 {
-    const Input x{a, nullptr, nullptr};
+    const Input x{a, nullptr, nullptr, nullptr};
     float y;
     dot_tokens<S, F16, 1>(reinterpret_cast<const F16*>(b), &x, n, &y);
     return y;
@@ -296,7 +570,8 @@ void axpy_f16(float a, const uint16_t* b, float* y, uint32_t n)
 template <class S, class W>
 constexpr RowKernels row_kernels(WeightType type)
 {
-    return {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>};
+    if constexpr (elements < W >> 1) return {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, integers<S, W>};
+    else return {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, nullptr};
 }
 
 template <class S>
@@ -305,7 +580,11 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
     return {isa,
             name,
             {row_kernels<S, float>(WeightType::f32), row_kernels<S, F16>(WeightType::f16), row_kernels<S, Bf16>(WeightType::bf16),
-             row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0)},
+             row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0), row_kernels<S, BlockQ4_1>(WeightType::q4_1),
+             row_kernels<S, BlockQ5_0>(WeightType::q5_0), row_kernels<S, BlockQ5_1>(WeightType::q5_1),
+             row_kernels<S, BlockIQ4_NL>(WeightType::iq4_nl), row_kernels<S, BlockMXFP4>(WeightType::mxfp4),
+             row_kernels<S, BlockQ2_K>(WeightType::q2_k), row_kernels<S, BlockQ3_K>(WeightType::q3_k), row_kernels<S, BlockQ4_K>(WeightType::q4_k),
+             row_kernels<S, BlockQ5_K>(WeightType::q5_k), row_kernels<S, BlockQ6_K>(WeightType::q6_k)},
             rmsnorm<S>,
             quantise<S>,
             axpy_rows<S>,

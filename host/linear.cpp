@@ -20,11 +20,13 @@ void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bo
     const size_t blocks = n / fixed_block;
     q_.resize(quantised ? size_t(tokens) * n : 0);
     scale_.resize(quantised ? tokens * blocks : 0);
+    sum_.resize(scale_.size());
     inputs_.resize(tokens);
-    for (size_t t = 0; t < tokens; t++) inputs_[t] = {x + t * n, quantised ? &q_[t * n] : nullptr, quantised ? &scale_[t * blocks] : nullptr};
+    for (size_t t = 0; t < tokens; t++)
+        inputs_[t] = quantised ? Input{x + t * n, &q_[t * n], &scale_[t * blocks], &sum_[t * blocks]} : Input{x + t * n, nullptr, nullptr, nullptr};
     if (quantised)
         parallel_rows(team, tokens, n * sizeof(float), [&](uint32_t first, uint32_t last) {
-            kernels().quantise(x + size_t(first) * n, &q_[size_t(first) * n], &scale_[first * blocks], (last - first) * n);
+            kernels().quantise(x + size_t(first) * n, &q_[size_t(first) * n], &scale_[first * blocks], &sum_[first * blocks], (last - first) * n);
         });
 }
 

@@ -28,7 +28,7 @@ class Inputs {
   private:
     std::vector<Input> inputs_;
     std::vector<int16_t> q_;
-    std::vector<float> scale_;
+    std::vector<float> scale_, sum_;
 };
 
 /// y[t][r] = sum_i w[r][i] x[t][i];  y is (x.tokens(), w.rows)

@@ -16,6 +16,7 @@ shared float weight[lanes];
 shared float reduced[lanes];
 shared vec2 mixed[lanes];
 shared uint largest[head_dim / 32 + 1];    // |y| of a block of 32: floats of one sign compare as their bits do
+shared int sums[head_dim / 16 + 2];           // of y in fixed point, 16 columns each
 
 // Both leave `reduced` free for the next call. A workgroup has 2 to 32 subgroups.
 float workgroup_max(float x)
@@ -84,7 +85,7 @@ void main()
     }
 
     mixed[me] = sum;
-    if (me < largest.length()) largest[me] = 0;
+    if (me < largest.length()) largest[me] = 0, sums[2 * me] = sums[2 * me + 1] = 0;
     barrier();
     if (me < pairs) {
         for (uint g = 1; g < groups; ++g) sum += mixed[g * pairs + me];
@@ -100,9 +101,12 @@ void main()
         const float block = uintBitsToFloat(largest[me / 8]);
         const uint word = head * (head_dim / 4) + me;
         uint high, low;
-        fixed_words(vec4(mixed[2 * me], mixed[2 * me + 1]), block, high, low);
+        atomicAdd(sums[me / 4], fixed_words(vec4(mixed[2 * me], mixed[2 * me + 1]), block, high, low));
         a.high.at[word] = high;
         a.low.at[word] = low;
-        if (me % 8 == 0) a.scales.at[word / 8] = fixed_scale(block);
     }
+    barrier();
+    if (me < head_dim / 32)
+        Floats4(a.scales).at[head * (head_dim / 32) + me] =
+            fixed_scale(uintBitsToFloat(largest[me]), ivec2(sums[2 * me], sums[2 * me + 1]));
 }

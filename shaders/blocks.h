@@ -8,7 +8,8 @@
 
 namespace hearth {
 
-enum class WeightType : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q8_0 = 8, bf16 = 30 };
+enum class WeightType : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q5_0 = 6, q5_1 = 7, q8_0 = 8, q2_k = 10, q3_k = 11, q4_k = 12,
+                                   q5_k = 13, q6_k = 14, iq4_nl = 20, bf16 = 30, mxfp4 = 39 };
 
 /// 32 weights: w_i = d * q_i
 struct BlockQ8_0 {
@@ -24,6 +25,95 @@ struct BlockQ4_0 {
 };
 static_assert(sizeof(BlockQ4_0) == 18);
 
+/// 32 weights: w_i = d * q_i + m, nibbles as in Q4_0
+struct BlockQ4_1 {
+    uint16_t d, m;    // fp16
+    uint8_t q[16];
+};
+static_assert(sizeof(BlockQ4_1) == 20);
+
+/// 32 weights: w_i = d * (q_i - 16), low four bits as in Q4_0, the fifth is bit i of qh
+struct BlockQ5_0 {
+    uint16_t d;    // fp16
+    uint8_t qh[4];
+    uint8_t q[16];
+};
+static_assert(sizeof(BlockQ5_0) == 22);
+
+/// 32 weights: w_i = d * q_i + m, bits as in Q5_0
+struct BlockQ5_1 {
+    uint16_t d, m;    // fp16
+    uint8_t qh[4];
+    uint8_t q[16];
+};
+static_assert(sizeof(BlockQ5_1) == 24);
+
+/// 32 weights: w_i = d * values[q_i], nibbles as in Q4_0
+struct BlockIQ4_NL {
+    static constexpr int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    uint16_t d;    // fp16
+    uint8_t q[16];
+};
+static_assert(sizeof(BlockIQ4_NL) == 18);
+
+/// 32 weights: w_i = 2^(e - 128) * values[q_i], nibbles as in Q4_0: the values are twice those of OCP's four-bit floats
+struct BlockMXFP4 {
+    static constexpr int8_t values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    uint8_t e;
+    uint8_t q[16];
+};
+static_assert(sizeof(BlockMXFP4) == 17);
+
+// Blocks of 256 weights lie in parts of 32. Part p of an array of bits takes 32 bytes and the same bits of each, weight i in byte i.
+
+/// 256 weights: w_i = d * s * q_i - dmin * m, where s is the low nibble of scale[i / 16] and m the high one. Part p has the two bits of q_i in bits
+/// 2 (p % 4) of the bytes from 32 (p / 4) on.
+struct BlockQ2_K {
+    uint8_t scale[16];
+    uint8_t q[64];
+    uint16_t d, dmin;    // fp16
+};
+static_assert(sizeof(BlockQ2_K) == 84);
+
+/// 256 weights: w_i = d * (s - 32) * (q_i - 4). The low two bits of q_i are as in Q2_K, the third of part p is bit p of qh. Of the six bits of s number
+/// k = i / 16, the low four are a nibble of scale[k % 8], the low one for k < 8, and the upper two are bits 2 (k / 4) of scale[8 + k % 4].
+struct BlockQ3_K {
+    uint8_t qh[32];
+    uint8_t q[64];
+    uint8_t scale[12];
+    uint16_t d;    // fp16
+};
+static_assert(sizeof(BlockQ3_K) == 110);
+
+/// 256 weights: w_i = d * s_p * q_i - dmin * m_p in part p. q_i is the low nibble of byte i % 32 from 32 (p / 2) on for even p, the high one for odd p.
+/// s and m have six bits. For p < 4 they are the low six of scale[p] and scale[4 + p]. For the others scale[4 + p] has the low four, those of s in its
+/// low nibble and those of m in the high one, and the upper two bits of scale[p - 4] and of scale[p] are the upper two.
+struct BlockQ4_K {
+    uint16_t d, dmin;    // fp16
+    uint8_t scale[12];
+    uint8_t q[128];
+};
+static_assert(sizeof(BlockQ4_K) == 144);
+
+/// The same with a fifth bit: that of part p is bit p of qh.
+struct BlockQ5_K {
+    uint16_t d, dmin;    // fp16
+    uint8_t scale[12];
+    uint8_t qh[32];
+    uint8_t q[128];
+};
+static_assert(sizeof(BlockQ5_K) == 176);
+
+/// 256 weights: w_i = d * scale[i / 16] * (q_i - 32). Of q's six bits, part p has the low four in ql from 64 (p / 4) + 32 (p % 2) on, in the low
+/// nibbles for p % 4 < 2 and the high ones above, and the upper two in bits 2 (p % 4) of qh from 32 (p / 4) on.
+struct BlockQ6_K {
+    uint8_t ql[128];
+    uint8_t qh[64];
+    int8_t scale[16];
+    uint16_t d;    // fp16
+};
+static_assert(sizeof(BlockQ6_K) == 210);
+
 struct WeightFormat {
     WeightType type;
     std::string_view name;
@@ -37,6 +127,16 @@ inline constexpr WeightFormat weight_formats[] = {
     {WeightType::bf16, "BF16", 1, 2},
     {WeightType::q8_0, "Q8_0", 32, sizeof(BlockQ8_0)},
     {WeightType::q4_0, "Q4_0", 32, sizeof(BlockQ4_0)},
+    {WeightType::q4_1, "Q4_1", 32, sizeof(BlockQ4_1)},
+    {WeightType::q5_0, "Q5_0", 32, sizeof(BlockQ5_0)},
+    {WeightType::q5_1, "Q5_1", 32, sizeof(BlockQ5_1)},
+    {WeightType::iq4_nl, "IQ4_NL", 32, sizeof(BlockIQ4_NL)},
+    {WeightType::mxfp4, "MXFP4", 32, sizeof(BlockMXFP4)},
+    {WeightType::q2_k, "Q2_K", 256, sizeof(BlockQ2_K)},
+    {WeightType::q3_k, "Q3_K", 256, sizeof(BlockQ3_K)},
+    {WeightType::q4_k, "Q4_K", 256, sizeof(BlockQ4_K)},
+    {WeightType::q5_k, "Q5_K", 256, sizeof(BlockQ5_K)},
+    {WeightType::q6_k, "Q6_K", 256, sizeof(BlockQ6_K)},
 };
 
 /// The format of a GGUF type number; nullptr where this program cannot read it.

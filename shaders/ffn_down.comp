@@ -4,8 +4,8 @@
 #include "kernels.h"
 #include "row.glsl"
 
-// A workgroup has four teams of ffn_down_quads invocations. All teams own the same columns, a quad per invocation, and take every fourth neuron each.
-const uint teams = 4, lanes = teams * ffn_down_quads, at_once = 2;
+// A workgroup has four teams of ffn_down_chunks invocations. All teams own the same columns, a chunk per invocation, and take every fourth neuron each.
+const uint teams = 4, lanes = teams * ffn_down_chunks, at_once = 2;
 layout(local_size_x = 128) in;
 layout(constant_id = 0) const uint type = 0;
 layout(push_constant, scalar) uniform Push { FfnDown a; };
@@ -18,8 +18,8 @@ shared vec4 other_teams[lanes];
 
 void main()    // x: columns; y: slices
 {
-    const uint me = gl_LocalInvocationID.x, slice = gl_WorkGroupID.y, team = me / ffn_down_quads;
-    const uint chunk = quad_weights(type), column = (gl_WorkGroupID.x * ffn_down_quads + me % ffn_down_quads) * chunk;
+    const uint me = gl_LocalInvocationID.x, slice = gl_WorkGroupID.y, team = me / ffn_down_chunks;
+    const uint chunk = chunk_weights(type), column = (gl_WorkGroupID.x * ffn_down_chunks + me % ffn_down_chunks) * chunk;
     const uint per_slice = ((a.neurons + a.slices - 1) / a.slices + 31) / 32 * 32;    // whole words of `fired`
     const uint end = min((slice + 1) * per_slice, a.neurons);
 
@@ -52,15 +52,21 @@ void main()    // x: columns; y: slices
         if (column < a.cols) {
             for (uint k = team; k < count; k += teams * at_once) {
                 uint row[at_once];
-                uvec4 quad[at_once];
+                Chunk weights[at_once];
                 [[unroll]] for (uint i = 0; i < at_once; ++i) {    // all loads first, so that they are under way together
                     row[i] = neuron[k + i * teams] * a.stride;
-                    quad[i] = a.down.at[row[i] + column / chunk];
+                    weights[i] = load_chunk(a.down, type, row[i], column / chunk, a.cols);
                 }
                 [[unroll]] for (uint i = 0; i < at_once; ++i) {
-                    float h = strength[k + i * teams];
-                    if (type == Q8_0 || type == Q4_0) h *= row_scale(a.down, type, row[i], column, a.cols);
-                    [[unroll]] for (uint j = 0; j < chunk / 4; ++j) sum[j] += h * quad_part(type, quad[i], j);
+                    const float h = strength[k + i * teams];
+                    vec2 scale, minimum;
+                    row_scales(a.down, type, row[i], column, a.cols, scale, minimum);
+                    scale *= h;
+                    minimum *= h;
+                    [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
+                        sum[j] += scale[4 * j / scale_weights(type)] * chunk_part(type, weights[i], j);
+                        if (has_minima(type)) sum[j] -= minimum[4 * j / scale_weights(type)];
+                    }
                 }
             }
         }
@@ -72,7 +78,7 @@ void main()    // x: columns; y: slices
         other_teams[me] = sum[j];
         barrier();
         if (team == 0) {
-            for (uint t = 1; t < teams; ++t) sum[j] += other_teams[t * ffn_down_quads + me];
+            for (uint t = 1; t < teams; ++t) sum[j] += other_teams[t * ffn_down_chunks + me];
             [[unroll]] for (uint k = 0; k < 4; ++k)
                 if (column + 4 * j + k < a.cols) a.parts.at[slice * a.part_stride + column + 4 * j + k] = sum[j][k];
         }

@@ -9,6 +9,7 @@ layout(push_constant, scalar) uniform Push { Join a; };
 
 shared float partial[128];               // one per subgroup
 shared uint largest[join_most_blocks];    // |y| of a block of 32: floats of one sign compare as their bits do
+shared int sums[2 * join_most_blocks];      // of y in fixed point, 16 columns each
 
 void main()    // an invocation has four columns in turn, a word of each plane
 {
@@ -18,7 +19,7 @@ void main()    // an invocation has four columns in turn, a word of each plane
     const uint in_row = (a.head != 0 ? step.head_first + row : row) * a.n, out_row = row * a.n;
 
     if (a.planes != 0)
-        for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x) largest[b] = 0;
+        for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x) largest[b] = 0, sums[2 * b] = sums[2 * b + 1] = 0;
     float squares = 0;
     for (uint w = me; w < words; w += gl_WorkGroupSize.x)
         for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
@@ -52,9 +53,11 @@ void main()    // an invocation has four columns in turn, a word of each plane
         const uint i = out_row + 4 * w;
         const float top = uintBitsToFloat(largest[w / 8]);
         uint high, low;
-        fixed_words(vec4(a.y.at[i], a.y.at[i + 1], a.y.at[i + 2], a.y.at[i + 3]), top, high, low);
+        atomicAdd(sums[w / 4], fixed_words(vec4(a.y.at[i], a.y.at[i + 1], a.y.at[i + 2], a.y.at[i + 3]), top, high, low));
         a.high.at[w] = high;
         a.low.at[w] = low;
-        if (w % 8 == 0) a.scale.at[w / 8] = fixed_scale(top);
     }
+    barrier();
+    for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x)
+        Floats4(a.scale).at[b] = fixed_scale(uintBitsToFloat(largest[b]), ivec2(sums[2 * b], sums[2 * b + 1]));
 }

@@ -24,7 +24,7 @@ layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Ste
 
 // Sizes that the host needs to know of a kernel's workgroup.
 const uint matmul_tile = 64;       // rows and tokens
-const uint ffn_down_quads = 32;    // quads of a row of down
+const uint ffn_down_chunks = 32;   // of a row of down (see row.glsl)
 const uint rope_most_elements = 256;   // of a head
 const uint join_most_blocks = 1024;    // blocks of 32 of a vector whose planes a join can write
 
@@ -55,7 +55,7 @@ struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / s
 struct Quantise {          // x_i = scale[i / 32] (256 high_i + low_i), scale = max |x| of the block / 32512
     Floats x;              // (n)
     Words high, low;       // (n) int8, four to a word
-    Floats scale;          // (n / 32)
+    Floats scale;          // (n / 32, 4): scale, the sums of the first and the last 16 x of the block in fixed point, 0
     uint n;
 };
 

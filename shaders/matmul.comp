@@ -26,17 +26,22 @@ shared Tile x_tile[tile_tokens][tile_inner + 1];
 void load_weights(uint first_row, uint first_inner)
 {
     // The tile's stored rows: tile_rows of tile_inner weights, TRANSPOSED tile_inner of tile_rows.
-    const uint chunk = quad_weights(type), stored_cols = TRANSPOSED ? a.rows : a.inner, stored_rows = TRANSPOSED ? a.inner : a.rows;
+    const uint chunk = chunk_weights(type), stored_cols = TRANSPOSED ? a.rows : a.inner, stored_rows = TRANSPOSED ? a.inner : a.rows;
     const uint width = TRANSPOSED ? tile_rows : tile_inner, height = TRANSPOSED ? tile_inner : tile_rows;
     const uint row0 = TRANSPOSED ? first_inner : first_row, col0 = TRANSPOSED ? first_row : first_inner;
     for (uint i = gl_LocalInvocationID.x; i < height * (width / chunk); i += lanes) {
         const uint r = i / (width / chunk), c = i % (width / chunk) * chunk;
         const bool inside = row0 + r < stored_rows && col0 + c < stored_cols;
         const uint row = (row0 + r) * a.stride;
-        const uvec4 quad = inside ? a.weight.at[row + (col0 + c) / chunk] : uvec4(0);
-        const float scale = !inside ? 0.0 : type == Q8_0 || type == Q4_0 ? row_scale(a.weight, type, row, col0 + c, stored_cols) : 1.0;
+        Chunk weights = {uvec4(0), uvec2(0)};
+        vec2 scale = vec2(0), minimum = vec2(0);
+        if (inside) {
+            weights = load_chunk(a.weight, type, row, (col0 + c) / chunk, stored_cols);
+            row_scales(a.weight, type, row, col0 + c, stored_cols, scale, minimum);
+        }
         [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
-            const vec4 four = scale * quad_part(type, quad, j);
+            vec4 four = scale[4 * j / scale_weights(type)] * chunk_part(type, weights, j);
+            if (has_minima(type)) four -= minimum[4 * j / scale_weights(type)];
             [[unroll]] for (uint k = 0; k < 4; ++k) {
                 const uint at = c + 4 * j + k;
                 if (TRANSPOSED) w_tile[at][r] = Tile(four[k]);

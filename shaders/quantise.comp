@@ -13,11 +13,13 @@ void main()    // one invocation per block of 32
     if (block >= a.n / 32) return;
     float largest = 0;
     for (uint j = 0; j < 32; ++j) largest = max(largest, abs(a.x.at[block * 32 + j]));
-    a.scale.at[block] = fixed_scale(largest);
-    for (uint word = 8 * block; word < 8 * block + 8; ++word) {
+    ivec2 sum = ivec2(0);
+    for (uint word = 0; word < 8; ++word) {
+        const uint i = 32 * block + 4 * word;
         uint high, low;
-        fixed_words(vec4(a.x.at[4 * word], a.x.at[4 * word + 1], a.x.at[4 * word + 2], a.x.at[4 * word + 3]), largest, high, low);
-        a.high.at[word] = high;
-        a.low.at[word] = low;
+        sum[word / 4] += fixed_words(vec4(a.x.at[i], a.x.at[i + 1], a.x.at[i + 2], a.x.at[i + 3]), largest, high, low);
+        a.high.at[8 * block + word] = high;
+        a.low.at[8 * block + word] = low;
     }
+    Floats4(a.scale).at[block] = fixed_scale(largest, sum);
 }

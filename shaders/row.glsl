@@ -1,24 +1,114 @@
 // Rows of weights as the device holds them, and their dot product with a vector.
 //
-// A row starts on 16 bytes and is read by uvec4 ("quads"):
-//   F32, F16, BF16   4, 8, 8 weights per quad
-//   Q8_0             16 weights per quad: all quants of the row, then one fp16 scale per 32 weights
-//   Q4_0             32 weights per quad (word k: weights 4k.. in the low nibbles, 16 + 4k.. in the high ones), then the scales
+// A row starts on 16 bytes and is read in chunks, each by one invocation:
+//   F32, F16, BF16   4, 8, 8 weights in a quad (uvec4)
+//   Q8_0             16 weights in a quad
+//   the others       32 weights, the low bits of which lie in a quad, pair or word, and the high bits in another
+// First come the low bits of the whole row, then the high bits, then the scales:
+//            low  high   scales
+//   Q8_0     8    -      fp16 d for 32 weights
+//   Q4_0     4    -      fp16 d for 32 weights
+//   Q4_1     4    -      fp16 d and m for 32 weights
+//   Q5_0     4    1      as Q4_0
+//   Q5_1     4    1      as Q4_1
+//   IQ4_NL   4    -      as Q4_0
+//   MXFP4    4    -      a byte e for 32 weights
+//   Q2_K     2    -      a byte for 16 weights, all of the row; then fp16 d and dmin for 256 weights
+//   Q3_K     2    1      for 256 weights a quad: 16 scales of six bits and fp16 d as in the file, 2 bytes of nothing
+//   Q4_K     4    -      for 256 weights a quad: fp16 d and dmin, then 8 scales and minima of six bits as in the file
+//   Q5_K     4    1      the same
+//   Q6_K     4    2      int8 for 16 weights, all of the row; then fp16 d for 256 weights
+// Bits within a chunk, that of weight i in byte i % 4 of a word:
+//   4 to a weight    word k: weights 4k.. in the low nibbles, 16 + 4k.. in the high ones
+//   2 to a weight    word k: weights 16k + 4j.. in bits 2j of the bytes
+//   1 to a weight    weights 4j.. in bit j of the bytes
 // What a row has behind its last weight is zero.
 
-const uint F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, BF16 = 30;    // the file format's type numbers (blocks.h)
+// The file format's type numbers (blocks.h).
+const uint F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, IQ4_NL = 20,
+           BF16 = 30, MXFP4 = 39;
 
-uint quad_weights(uint type)
+uint chunk_weights(uint type) { return type == F32 ? 4 : type == F16 || type == BF16 ? 8 : type == Q8_0 ? 16 : 32; }
+
+// Weights of a chunk that have a scale of their own.
+uint scale_weights(uint type) { return type == Q6_K || type == Q2_K || type == Q3_K ? 16 : chunk_weights(type); }
+
+// The formats with blocks: bits of a weight, low and high; what is subtracted from the integer; whether w = scale q - minimum.
+uint low_bits(uint type) { return type == Q8_0 ? 8 : type == Q2_K || type == Q3_K ? 2 : 4; }
+uint high_bits(uint type) { return type == Q6_K ? 2 : type == Q5_K || type == Q5_0 || type == Q5_1 || type == Q3_K ? 1 : 0; }
+uint bias(uint type) { return type == Q3_K ? 4 : type == Q4_0 ? 8 : type == Q5_0 ? 16 : type == Q6_K ? 32 : 0; }
+bool has_minima(uint type) { return type == Q4_1 || type == Q5_1 || type == Q2_K || type == Q4_K || type == Q5_K; }
+
+// Formats whose integers are places in a table of 16 int8.
+bool has_table(uint type) { return type == IQ4_NL || type == MXFP4; }
+uvec4 table(uint type)
 {
-    return type == F32 ? 4 : type == Q8_0 ? 16 : type == Q4_0 ? 32 : 8;
+    return type == IQ4_NL ? uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u) : uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
 }
 
-// The fp16 scale of the block that weight i of a row belongs to; `row` is the row's first quad.
-float row_scale(Quads w, uint type, uint row, uint i, uint n)
+struct Chunk {
+    uvec4 low;
+    uvec2 high;
+};
+
+// Chunk `at` of a row of n weights; `row` is the row's first quad.
+Chunk load_chunk(Quads w, uint type, uint row, uint at, uint n)
 {
-    const uint first = row * 4 + (type == Q8_0 ? n / 4 : n / 8);    // in words
-    const vec2 pair = unpackHalf2x16(Words(w).at[first + i / 64]);
-    return (i / 32 & 1) == 0 ? pair.x : pair.y;
+    Chunk c = {uvec4(0), uvec2(0)};
+    if (chunk_weights(type) == 32 && low_bits(type) == 2) c.low.xy = Pairs(w).at[row * 2 + at];
+    else c.low = w.at[row + at];
+    if (chunk_weights(type) < 32) return c;
+    if (high_bits(type) == 1) c.high.x = Words(w).at[row * 4 + n * low_bits(type) / 32 + at];
+    if (high_bits(type) == 2) c.high = Pairs(w).at[row * 2 + n * low_bits(type) / 64 + at];
+    return c;
+}
+
+float half_at(Quads w, uint first, uint i)    // number i of the fp16 that begin at a word
+{
+    const vec2 pair = unpackHalf2x16(Words(w).at[first + i / 2]);
+    return (i & 1) == 0 ? pair.x : pair.y;
+}
+
+uint u8_at(uint word, uint i) { return word >> 8 * i & 255; }
+int s8_at(uint word, uint i) { return bitfieldExtract(int(word), int(8 * i), 8); }
+
+// The scales of the chunk that begins with weight i of a row, one for each `scale_weights`, and its minima.
+void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, out vec2 minimum)
+{
+    scale = vec2(1);
+    minimum = vec2(0);
+    if (type == F32 || type == F16 || type == BF16) return;
+    const uint first = row * 4 + n / 32 * (low_bits(type) + high_bits(type));    // the word behind the integers
+    if (type == Q6_K) {
+        const uint word = Words(w).at[first + i / 64];
+        scale = half_at(w, first + n / 64, i / 256) * vec2(s8_at(word, i / 16 & 3), s8_at(word, (i / 16 & 3) + 1));
+    } else if (type == Q4_K || type == Q5_K) {
+        const uvec4 s = w.at[first / 4 + i / 256];
+        const uint at = i / 32 & 3, scale_byte = u8_at(s.y, at), minimum_byte = u8_at(s.z, at), both = u8_at(s.w, at);
+        const bool lower = (i / 32 & 7) < 4;
+        const vec2 d = unpackHalf2x16(s.x);
+        scale = vec2(d.x * float(lower ? scale_byte & 63 : (both & 15) | scale_byte >> 6 << 4));
+        minimum = vec2(d.y * float(lower ? minimum_byte & 63 : both >> 4 | minimum_byte >> 6 << 4));
+    } else if (type == Q2_K) {
+        const uint both = Words(w).at[first + i / 64] >> 8 * (i / 16 & 3);
+        const vec2 d = unpackHalf2x16(Words(w).at[first + n / 64 + i / 256]);
+        scale = d.x * vec2(both & 15, both >> 8 & 15);
+        minimum = d.y * vec2(both >> 4 & 15, both >> 12 & 15);
+    } else if (type == Q3_K) {
+        const uvec4 s = w.at[first / 4 + i / 256];
+        const uint k = i / 16 & 15;    // even, so that both scales are in the same words
+        const uint low = ((k & 4) == 0 ? s.x : s.y) >> 8 * (k & 3) + k / 8 * 4, high = s.z >> 8 * (k & 3) + k / 4 * 2;
+        scale = unpackHalf2x16(s.w).x * (vec2(low & 15 | (high & 3) << 4, low >> 8 & 15 | (high >> 8 & 3) << 4) - 32.0);
+    } else if (type == Q4_1 || type == Q5_1) {
+        const vec2 both = unpackHalf2x16(Words(w).at[first + i / 32]);
+        scale = both.xx;
+        minimum = -both.yy;
+    } else if (type == MXFP4) {
+        const uint e = u8_at(Words(w).at[first + i / 128], i / 32 & 3);
+        scale = vec2(uintBitsToFloat(e < 2 ? 0x00200000u << e : (e - 1) << 23));    // 2^(e - 128)
+    } else {
+        scale = vec2(half_at(w, first, i / 32));
+    }
 }
 
 vec4 unpack_s8(uint word)
@@ -26,53 +116,81 @@ vec4 unpack_s8(uint word)
     return vec4(int(word << 24) >> 24, int(word << 16) >> 24, int(word << 8) >> 24, int(word) >> 24);
 }
 
-vec4 unpack_nibbles(uint word)    // the low nibbles of four bytes, less 8
+vec4 unpack_u8(uint word) { return vec4(word & 255, word >> 8 & 255, word >> 16 & 255, word >> 24); }
+
+// Integers 4j .. 4j + 3 of a chunk as the file has them, a byte each.
+uint chunk_bytes(uint type, Chunk c, uint j)
 {
-    return vec4(word & 15, word >> 8 & 15, word >> 16 & 15, word >> 24 & 15) - 8.0;
+    if (type == Q8_0) return c.low[j & 3];
+    uint four;
+    if (low_bits(type) == 2) four = c.low[j / 4] >> 2 * (j & 3) & 0x03030303u;
+    else four = (j < 4 ? c.low[j & 3] : c.low[j & 3] >> 4) & 0x0f0f0f0fu;
+    if (high_bits(type) == 1) four |= (c.high.x >> j & 0x01010101u) << low_bits(type);
+    if (high_bits(type) == 2) four |= (c.high[j / 4] >> 2 * (j & 3) & 0x03030303u) << low_bits(type);
+    return four;
 }
 
-// Weights 4j .. 4j + 3 of a quad, without the scale.
-vec4 quad_part(uint type, uvec4 quad, uint j)
+// table[n] of four bytes.
+uint look_up(uvec4 table, uint four)
 {
-    if (type == F32) return uintBitsToFloat(quad);
-    if (type == F16) return vec4(unpackHalf2x16(quad[2 * j]), unpackHalf2x16(quad[2 * j + 1]));
+    uint found = 0;
+    [[unroll]] for (uint i = 0; i < 32; i += 8) {
+        const uint n = four >> i & 15;
+        const uint word = n < 8 ? n < 4 ? table.x : table.y : n < 12 ? table.z : table.w;
+        found |= (word >> 8 * (n & 3) & 255) << i;
+    }
+    return found;
+}
+
+// Weights 4j .. 4j + 3 of a chunk, without scale and minimum.
+vec4 chunk_part(uint type, Chunk c, uint j)
+{
+    if (type == F32) return uintBitsToFloat(c.low);
+    if (type == F16) return vec4(unpackHalf2x16(c.low[2 * j & 3]), unpackHalf2x16(c.low[2 * j + 1 & 3]));
     if (type == BF16) {
-        const uint a = quad[2 * j], b = quad[2 * j + 1];
+        const uint a = c.low[2 * j & 3], b = c.low[2 * j + 1 & 3];
         return uintBitsToFloat(uvec4(a << 16, a & 0xffff0000u, b << 16, b & 0xffff0000u));
     }
-    if (type == Q8_0) return unpack_s8(quad[j]);
-    return unpack_nibbles(j < 4 ? quad[j] : quad[j - 4] >> 4);
+    if (type == Q8_0) return unpack_s8(c.low[j & 3]);
+    if (has_table(type)) return unpack_s8(look_up(table(type), chunk_bytes(type, c, j)));
+    return unpack_u8(chunk_bytes(type, c, j)) - float(bias(type));
 }
 
 // Rows that a subgroup takes at once: x is then read once for all of them. A software device gains most, a large GPU wants more subgroups instead.
 layout(constant_id = 3) const uint rows_at_once = 1;
 
-float quad_scale(Quads w, uint type, uint row, uint i, uint n) { return type == Q8_0 || type == Q4_0 ? row_scale(w, type, row, i, n) : 1.0; }
+float add_lanes(vec4 v) { return v.x + v.y + v.z + v.w; }
 
-// This invocation's share of sum_i w_ri x_i for rows_at_once rows from `first` on (in quads, stride apart), a quad in turn with the
+// This invocation's share of sum_i w_ri x_i for rows_at_once rows from `first` on (in quads, stride apart), a chunk in turn with the
 // others of its subgroup. Rows behind the `last`-th are taken for it.
 void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint n, out float sum[rows_at_once])
 {
-    const uint chunk = quad_weights(type), whole = n / chunk;
+    const uint chunk = chunk_weights(type), group = scale_weights(type), whole = n / chunk;
     [[unroll]] for (uint r = 0; r < rows_at_once; ++r) sum[r] = 0;
     for (uint q = gl_SubgroupInvocationID; q < whole; q += gl_SubgroupSize) {
-        vec4 part[rows_at_once];
-        uvec4 quad[rows_at_once];
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
-            quad[r] = w.at[first + min(r, last) * stride + q];
-            part[r] = vec4(0);
-        }
-        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
-            const vec4 four = Floats4(x).at[q * (chunk / 4) + j];
-            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r] += quad_part(type, quad[r], j) * four;
-        }
+        Chunk c[rows_at_once];
+        vec2 scale[rows_at_once], minimum[rows_at_once];
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, first + min(r, last) * stride, q, n);
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            sum[r] += quad_scale(w, type, first + min(r, last) * stride, q * chunk, n) * (part[r].x + part[r].y + part[r].z + part[r].w);
+            row_scales(w, type, first + min(r, last) * stride, q * chunk, n, scale[r], minimum[r]);
+        [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
+            vec4 part[rows_at_once], x_sum = vec4(0);
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r] = vec4(0);
+            [[unroll]] for (uint j = g * group / 4; j < (g + 1) * group / 4; ++j) {
+                const vec4 four = Floats4(x).at[q * (chunk / 4) + j];
+                [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r] += chunk_part(type, c[r], j) * four;
+                if (has_minima(type)) x_sum += four;
+            }
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
+                sum[r] += scale[r][g] * add_lanes(part[r]);
+                if (has_minima(type)) sum[r] -= minimum[r][g] * add_lanes(x_sum);
+            }
+        }
     }
     // What is left of a row of odd length, a weight per invocation; x ends with the row.
     for (uint i = whole * chunk + gl_SubgroupInvocationID; i < n; i += gl_SubgroupSize)
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            sum[r] += quad_part(type, w.at[first + min(r, last) * stride + whole], (i - whole * chunk) / 4)[i & 3] * x.at[i];
+            sum[r] += chunk_part(type, load_chunk(w, type, first + min(r, last) * stride, whole, n), (i - whole * chunk) / 4)[i & 3] * x.at[i];
 }
 
 #ifdef INT_DOT
@@ -83,35 +201,44 @@ int sdot4(uint a, uint b, spirv_literal int format);
 
 int dot4(uint a, uint b) { return sdot4(a, b, 0); }
 
-uint nibbles_to_s8(uint word)    // the low nibbles of four bytes, less 8, as int8: (v ^ 8) sign-extended from bit 3
+// Weights 4j .. 4j + 3 of a chunk as int8, without scale and minimum. The bias b is a power of two: q - b is q ^ b, sign-extended from b's bit.
+uint chunk_s8(uint type, Chunk c, uint j)
 {
-    const uint v = (word & 0x0f0f0f0fu) ^ 0x08080808u;
-    return v | (v & 0x08080808u) * 30u;
+    const uint four = chunk_bytes(type, c, j), b = bias(type);
+    if (has_table(type)) return look_up(table(type), four);
+    if (b == 0) return four;
+    const uint v = four ^ b * 0x01010101u;
+    return v | (v & b * 0x01010101u) * (256 / b - 2);
 }
 
-// The same for Q8_0 and Q4_0 in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32 bits.
+// The same for formats with blocks in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32 bits.
 void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale, uint n, out float sum[rows_at_once])
 {
-    const uint chunk = quad_weights(type);
+    const uint chunk = chunk_weights(type), group = scale_weights(type);
     [[unroll]] for (uint r = 0; r < rows_at_once; ++r) sum[r] = 0;
     for (uint q = gl_SubgroupInvocationID; q < n / chunk; q += gl_SubgroupSize) {
-        int h[rows_at_once], l[rows_at_once];
-        uvec4 quad[rows_at_once];
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
-            quad[r] = w.at[first + min(r, last) * stride + q];
-            h[r] = l[r] = 0;
-        }
-        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
-            const uint x_high = high.at[q * (chunk / 4) + j], x_low = low.at[q * (chunk / 4) + j];
+        Chunk c[rows_at_once];
+        vec2 w_scale[rows_at_once], minimum[rows_at_once];
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, first + min(r, last) * stride, q, n);
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+            row_scales(w, type, first + min(r, last) * stride, q * chunk, n, w_scale[r], minimum[r]);
+        const vec4 x = Floats4(scale).at[q * chunk / 32];    // scale, sum of the first 16, sum of the others
+        [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
+            int h[rows_at_once], l[rows_at_once];
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) h[r] = l[r] = 0;
+            [[unroll]] for (uint j = g * group / 4; j < (g + 1) * group / 4; ++j) {
+                const uint x_high = high.at[q * (chunk / 4) + j], x_low = low.at[q * (chunk / 4) + j];
+                [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
+                    const uint four = chunk_s8(type, c[r], j);
+                    h[r] += dot4(four, x_high);
+                    l[r] += dot4(four, x_low);
+                }
+            }
             [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
-                const uint four = type == Q8_0 ? quad[r][j & 3] : nibbles_to_s8(j < 4 ? quad[r][j & 3] : quad[r][j & 3] >> 4);
-                h[r] += dot4(four, x_high);
-                l[r] += dot4(four, x_low);
+                sum[r] += float(256 * h[r] + l[r]) * (w_scale[r][g] * x.x);
+                if (has_minima(type)) sum[r] -= minimum[r][g] * (group < chunk ? x[1 + g] : x.y + x.z);
             }
         }
-        const float x_scale = scale.at[q * chunk / 32];
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            sum[r] += float(256 * h[r] + l[r]) * (row_scale(w, type, first + min(r, last) * stride, q * chunk, n) * x_scale);
     }
 }
 #endif

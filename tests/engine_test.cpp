@@ -168,6 +168,16 @@ std::vector<RandomModel> odd_models()
          .type = WeightType::q4_0,
          .activation = host::Activation::silu,
          .seed = 5},
+        {.layers = 2, .dim = 256, .heads = 4, .kv_heads = 2, .neurons = 200, .vocab = 320, .type = WeightType::q4_k, .tied_head = true, .seed = 6},
+        {.layers = 2,
+         .dim = 512,
+         .heads = 8,
+         .kv_heads = 4,
+         .neurons = 256,
+         .vocab = 320,
+         .type = WeightType::q6_k,
+         .down_transposed = false,
+         .seed = 7},
     };
 }
 

@@ -144,16 +144,16 @@ TEST_CASE("tensors of every format lie where the table of tensors says, at every
 {
     const std::vector<float> x = [] {
         RandomNormal normal(3);
-        std::vector<float> values(3 * 64);
+        std::vector<float> values(3 * 256);
         for (float& v : values) v = normal();
         return values;
     }();
     for (uint32_t alignment : {8u, 32u, 4096u}) {
         GgufWriter w;
         w.alignment = alignment;
-        for (const WeightFormat& format : weight_formats) w.tensor(format.name, format.type, 3, 64, x);
-        w.tensor("vector", WeightType::f32, 0, 192, x);
-        w.tensor("Q4_K", 12, {256, 2}, std::string(288, 'k'));
+        for (const WeightFormat& format : weight_formats) w.tensor(format.name, format.type, 3, 256, x);
+        w.tensor("vector", WeightType::f32, 0, 768, x);
+        w.tensor("IQ4_XS", 23, {256, 2}, std::string(288, 'k'));
         w.tensor("new", 99, {5}, "?");
         w.tensor("empty", 0, {0}, "");
         const std::string bytes = w.bytes();
@@ -163,13 +163,13 @@ TEST_CASE("tensors of every format lie where the table of tensors says, at every
             const GgufTensor* t = file.find(format.name);
             REQUIRE(t);
             CHECK(t->type_name() == format.name);
-            CHECK(t->shape == std::vector<uint64_t>{64, 3});
-            const std::string expected = encode_rows(format.type, x, 64);
+            CHECK(t->shape == std::vector<uint64_t>{256, 3});
+            const std::string expected = encode_rows(format.type, x, 256);
             CHECK(std::string(reinterpret_cast<const char*>(t->data), t->bytes) == expected);
         }
-        CHECK(file.find("vector")->shape == std::vector<uint64_t>{192});
-        CHECK(file.find("Q4_K")->type_name() == "Q4_K");
-        CHECK(file.find("Q4_K")->bytes == 0);
+        CHECK(file.find("vector")->shape == std::vector<uint64_t>{768});
+        CHECK(file.find("IQ4_XS")->type_name() == "IQ4_XS");
+        CHECK(file.find("IQ4_XS")->bytes == 0);
         CHECK(file.find("new")->type_name() == "type 99");
     }
 }

@@ -72,6 +72,141 @@ inline BlockQ4_0 to_q4_0(const float* x)
     return block;
 }
 
+/// Of the formats below: some block that is near, not the one that other tools would find.
+template <class B>
+B to_nibbles(const float* x)
+{
+    constexpr bool five_bits = requires(B b) { b.qh; }
+    , has_minimum = requires(B b) { b.m; };
+    const int levels = five_bits ? 32 : 16;
+    float low = x[0], high = x[0], largest = 0;
+    for (int i = 0; i < 32; i++) {
+        low = std::min(low, x[i]);
+        high = std::max(high, x[i]);
+        largest = std::max(largest, std::fabs(x[i]));
+    }
+    B block = {};
+    float d, from;    // w = d value[q] + from
+    int values[32];
+    for (int q = 0; q < 32; q++) values[q] = has_minimum ? q : q - levels / 2;
+    if constexpr (requires { B::values; }) std::copy_n(B::values, 16, values);
+    if constexpr (has_minimum) {
+        block.d = to_f16((high - low) / float(levels - 1));
+        block.m = to_f16(low);
+        d = from_f16(block.d);
+        from = from_f16(block.m);
+    } else {
+        from = 0;
+        if constexpr (requires { block.e; }) {
+            block.e = uint8_t(largest > 0 ? std::clamp(int(std::ceil(std::log2(largest / 12))) + 128, 0, 254) : 0);
+            d = std::ldexp(1.0f, block.e - 128);
+        } else {
+            block.d = to_f16(largest / float(-values[0]));
+            d = from_f16(block.d);
+        }
+    }
+    for (int i = 0; i < 32; i++) {
+        int nearest = 0;
+        for (int q = 0; q < levels; q++)
+            if (std::fabs(x[i] - from - d * float(values[q])) < std::fabs(x[i] - from - d * float(values[nearest]))) nearest = q;
+        block.q[i % 16] |= uint8_t((nearest & 15) << i / 16 * 4);
+        if constexpr (five_bits) block.qh[i / 8] |= uint8_t(nearest >> 4 << i % 8);
+    }
+    return block;
+}
+
+inline BlockQ2_K to_q2_k(const float* x)
+{
+    float step[16], minimum[16];
+    for (int s = 0; s < 16; s++) {
+        const auto [low, high] = std::minmax_element(x + 16 * s, x + 16 * s + 16);
+        minimum[s] = std::max(0.0f, -*low);
+        step[s] = (std::max(0.0f, *high) + minimum[s]) / 3;
+    }
+    BlockQ2_K block = {};
+    block.d = to_f16(*std::max_element(step, step + 16) / 15);
+    block.dmin = to_f16(*std::max_element(minimum, minimum + 16) / 15);
+    const float d = from_f16(block.d), dmin = from_f16(block.dmin);
+    for (int i = 0; i < 256; i++) {
+        const int s = d > 0 ? std::min(15, int(std::lround(step[i / 16] / d))) : 0,
+                  m = dmin > 0 ? std::min(15, int(std::lround(minimum[i / 16] / dmin))) : 0;
+        const int q = s ? std::clamp(int(std::lround((x[i] + dmin * float(m)) / (d * float(s)))), 0, 3) : 0;
+        block.scale[i / 16] = uint8_t(s | m << 4);
+        block.q[i / 128 * 32 + i % 32] |= uint8_t(q << i / 32 % 4 * 2);
+    }
+    return block;
+}
+
+inline BlockQ3_K to_q3_k(const float* x)
+{
+    float largest[16] = {};
+    for (int i = 0; i < 256; i++) largest[i / 16] = std::max(largest[i / 16], std::fabs(x[i]));
+    BlockQ3_K block = {};
+    block.d = to_f16(*std::max_element(largest, largest + 16) / (3.5f * 31));
+    const float d = from_f16(block.d);
+    for (int i = 0; i < 256; i++) {
+        const int k = i / 16, s = d > 0 ? std::min(31, int(std::ceil(largest[k] / (3.5f * d)))) : 0, stored = s + 32;
+        const int q = s ? std::clamp(int(std::lround(x[i] / (d * float(s)))) + 4, 0, 7) : 4;
+        block.q[i / 128 * 32 + i % 32] |= uint8_t((q & 3) << i / 32 % 4 * 2);
+        block.qh[i % 32] |= uint8_t(q >> 2 << i / 32);
+        if (i % 16) continue;
+        block.scale[k % 8] |= uint8_t((stored & 15) << k / 8 * 4);
+        block.scale[8 + k % 4] |= uint8_t(stored >> 4 << k / 4 * 2);
+    }
+    return block;
+}
+
+template <class B>    // BlockQ4_K or BlockQ5_K
+B to_six_bit_scales(const float* x, int levels)
+{
+    float step[8], minimum[8], largest_step = 0, largest_minimum = 0;
+    for (int p = 0; p < 8; p++) {
+        const auto [low, high] = std::minmax_element(x + 32 * p, x + 32 * p + 32);
+        minimum[p] = std::max(0.0f, -*low);
+        step[p] = (std::max(0.0f, *high) + minimum[p]) / float(levels - 1);
+        largest_step = std::max(largest_step, step[p]);
+        largest_minimum = std::max(largest_minimum, minimum[p]);
+    }
+    B block = {};
+    block.d = to_f16(largest_step / 62);
+    block.dmin = to_f16(largest_minimum / 62);
+    const float d = from_f16(block.d), dmin = from_f16(block.dmin);
+    for (int i = 0; i < 256; i++) {
+        const int p = i / 32;
+        const int s = d > 0 ? std::min(63, int(std::ceil(step[p] / d))) : 0, m = dmin > 0 ? std::min(63, int(std::lround(minimum[p] / dmin))) : 0;
+        const int q = s ? std::clamp(int(std::lround((x[i] + dmin * float(m)) / (d * float(s)))), 0, levels - 1) : 0;
+        block.q[p / 2 * 32 + i % 32] |= uint8_t((q & 15) << p % 2 * 4);
+        if constexpr (requires { block.qh; }) block.qh[i % 32] |= uint8_t(q >> 4 << p);
+        if (i % 32) continue;
+        if (p < 4) {
+            block.scale[p] |= uint8_t(s);
+            block.scale[p + 4] |= uint8_t(m);
+        } else {
+            block.scale[p + 4] = uint8_t((s & 15) | (m & 15) << 4);
+            block.scale[p - 4] |= uint8_t(s >> 4 << 6);
+            block.scale[p] |= uint8_t(m >> 4 << 6);
+        }
+    }
+    return block;
+}
+
+inline BlockQ6_K to_q6_k(const float* x)
+{
+    float largest[16] = {};
+    for (int i = 0; i < 256; i++) largest[i / 16] = std::max(largest[i / 16], std::fabs(x[i]));
+    BlockQ6_K block = {};
+    block.d = to_f16(*std::max_element(largest, largest + 16) / (31 * 127));
+    const float d = from_f16(block.d);
+    for (int i = 0; i < 256; i++) {
+        int8_t& scale = block.scale[i / 16];
+        scale = d > 0 ? int8_t(std::clamp(std::ceil(largest[i / 16] / (31 * d)), 1.0f, 127.0f)) : 0;
+        const int q = d > 0 ? std::clamp(int(std::lround(x[i] / (d * scale))) + 32, 0, 63) : 32, part = i / 32;
+        block.ql[part / 4 * 64 + part % 2 * 32 + i % 32] |= uint8_t((q & 15) << part % 4 / 2 * 4);
+        block.qh[part / 4 * 32 + i % 32] |= uint8_t(q >> 4 << part % 4 * 2);
+    }
+    return block;
+}
+
 /// A matrix of floats (rows, cols) in a weight format; cols is a multiple of the format's block. `append` adds to what is there.
 inline void append_rows(std::string& bytes, WeightType type, const float* x, uint64_t rows, uint64_t cols)
 {
@@ -96,6 +231,36 @@ inline void append_rows(std::string& bytes, WeightType type, const float* x, uin
         break;
     case WeightType::q4_0:
         for (uint64_t i = 0; i < n; i += 32) put(to_q4_0(x + i));
+        break;
+    case WeightType::q4_1:
+        for (uint64_t i = 0; i < n; i += 32) put(to_nibbles<BlockQ4_1>(x + i));
+        break;
+    case WeightType::q5_0:
+        for (uint64_t i = 0; i < n; i += 32) put(to_nibbles<BlockQ5_0>(x + i));
+        break;
+    case WeightType::q5_1:
+        for (uint64_t i = 0; i < n; i += 32) put(to_nibbles<BlockQ5_1>(x + i));
+        break;
+    case WeightType::iq4_nl:
+        for (uint64_t i = 0; i < n; i += 32) put(to_nibbles<BlockIQ4_NL>(x + i));
+        break;
+    case WeightType::mxfp4:
+        for (uint64_t i = 0; i < n; i += 32) put(to_nibbles<BlockMXFP4>(x + i));
+        break;
+    case WeightType::q2_k:
+        for (uint64_t i = 0; i < n; i += 256) put(to_q2_k(x + i));
+        break;
+    case WeightType::q3_k:
+        for (uint64_t i = 0; i < n; i += 256) put(to_q3_k(x + i));
+        break;
+    case WeightType::q4_k:
+        for (uint64_t i = 0; i < n; i += 256) put(to_six_bit_scales<BlockQ4_K>(x + i, 16));
+        break;
+    case WeightType::q5_k:
+        for (uint64_t i = 0; i < n; i += 256) put(to_six_bit_scales<BlockQ5_K>(x + i, 32));
+        break;
+    case WeightType::q6_k:
+        for (uint64_t i = 0; i < n; i += 256) put(to_q6_k(x + i));
         break;
     }
 }

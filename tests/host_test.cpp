@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <string>
 
@@ -43,6 +44,79 @@ class Random {
     std::normal_distribution<float> normal_;
 };
 
+/// Byte offsets of a block's fp16 numbers.
+std::vector<size_t> halves_of(WeightType type)
+{
+    switch (type) {
+    case WeightType::f32:
+    case WeightType::bf16:
+    case WeightType::mxfp4: return {};
+    case WeightType::q4_1:
+    case WeightType::q5_1: return {0, 2};
+    case WeightType::q2_k: return {80, 82};
+    case WeightType::q3_k: return {108};
+    case WeightType::q4_k:
+    case WeightType::q5_k: return {0, 2};
+    case WeightType::q6_k: return {208};
+    default: return {0};
+    }
+}
+
+/// Weight i of a block, from the formats' descriptions and with none of the kernels' tricks.
+double weight(WeightType type, const uint8_t* block, uint32_t i)
+{
+    const auto half_at = [&](size_t offset) { return half(uint16_t(block[offset] | block[offset + 1] << 8)); };
+    /// The array at `offset` has the low nibbles of 16 weights, and the high ones are the next 16.
+    const auto nibble = [&](size_t offset) { return block[offset + i % 16] >> (i / 16 * 4) & 15; };
+    switch (type) {
+    case WeightType::f32: return std::bit_cast<float>(uint32_t(block[0] | block[1] << 8 | block[2] << 16) | uint32_t(block[3]) << 24);
+    case WeightType::f16: return half_at(0);
+    case WeightType::bf16: return std::bit_cast<float>(uint32_t(block[0]) << 16 | uint32_t(block[1]) << 24);
+    case WeightType::q8_0: return half_at(0) * int8_t(block[2 + i]);
+    case WeightType::q4_0: return half_at(0) * (nibble(2) - 8);
+    case WeightType::q4_1: return half_at(0) * nibble(4) + half_at(2);
+    case WeightType::q5_0: return half_at(0) * (nibble(6) + 16 * (block[2 + i / 8] >> i % 8 & 1) - 16);
+    case WeightType::q5_1: return half_at(0) * (nibble(8) + 16 * (block[4 + i / 8] >> i % 8 & 1)) + half_at(2);
+    case WeightType::iq4_nl: {
+        constexpr int values[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+        return half_at(0) * values[nibble(2)];
+    }
+    case WeightType::mxfp4: {
+        const int q = nibble(1), exponent = q >> 1 & 3, mantissa = q & 1;    // sign, two bits of exponent with a bias of 1, one of mantissa
+        const double magnitude = exponent ? std::ldexp(2 + mantissa, exponent - 2) : 0.5 * mantissa;
+        return std::ldexp(q & 8 ? -magnitude : magnitude, block[0] - 127);
+    }
+    case WeightType::q2_k: {
+        const int q = block[16 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3, s = block[i / 16];
+        return half_at(80) * (s & 15) * q - half_at(82) * (s >> 4);
+    }
+    case WeightType::q3_k: {
+        const int k = int(i / 16), s = (block[96 + k % 8] >> (k / 8 * 4) & 15) + (block[104 + k % 4] >> (k / 4 * 2) & 3) * 16;
+        const int low = block[32 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
+        return half_at(108) * (s - 32) * (low - (block[i % 32] >> (i / 32) & 1 ? 0 : 4));
+    }
+    case WeightType::q4_k:
+    case WeightType::q5_k: {
+        const uint32_t part = i / 32;
+        int six[2];    // scale and minimum
+        for (const uint32_t which : {0, 1}) {
+            const uint8_t* s = block + 4;
+            six[which] = part < 4 ? s[4 * which + part] & 63 : (s[4 + part] >> 4 * which & 15) + (s[4 * which + part - 4] >> 6) * 16;
+        }
+        const uint8_t* nibbles = block + (type == WeightType::q4_k ? 16 : 48);
+        int q = nibbles[part / 2 * 32 + i % 32] >> (part % 2 * 4) & 15;
+        if (type == WeightType::q5_k) q += (block[16 + i % 32] >> part & 1) * 16;
+        return half_at(0) * six[0] * q - half_at(2) * six[1];
+    }
+    case WeightType::q6_k: {
+        const uint32_t half = i / 128, r = i % 128;    // of each half: 64 bytes of nibbles, 32 of pairs of bits
+        const int low = block[64 * half + r % 64] >> (r / 64 * 4) & 15, high = block[128 + 32 * half + r % 32] >> (r / 32 * 2) & 3;
+        return half_at(208) * int8_t(block[192 + i / 16]) * (high * 16 + low - 32);
+    }
+    }
+    return NAN;
+}
+
 /// A random matrix in some format, and its weights as numbers.
 struct Sample {
     std::vector<std::byte> bytes;
@@ -53,46 +127,36 @@ struct Sample {
         : bytes(rows * row_bytes(type, cols)), w(size_t(rows) * cols), matrix{type, rows, cols, bytes.data()}
     {
         const WeightFormat& f = format_of(type);
-        std::byte* p = bytes.data();
+        uint8_t* p = reinterpret_cast<uint8_t*>(bytes.data());
         for (size_t i = 0; i < w.size(); i += f.block, p += f.block_bytes) {
-            const float x = random.normal();
-            const uint16_t small = uint16_t((random.bits() & 0x8000) | (0x2000 + random.bits() % 0x0c00));    // fp16 of 2^-7 to 2^-4
-            if (type == WeightType::f32) {
-                std::memcpy(p, &x, 4);
-                w[i] = x;
-            } else if (type == WeightType::f16) {
-                std::memcpy(p, &small, 2);
-                w[i] = half(small);
-            } else if (type == WeightType::bf16) {
-                const uint32_t top = std::bit_cast<uint32_t>(x) & 0xffff0000;
-                const uint16_t stored = uint16_t(top >> 16);
-                std::memcpy(p, &stored, 2);
-                w[i] = std::bit_cast<float>(top);
-            } else if (type == WeightType::q8_0) {
-                BlockQ8_0 b{small, {}};
-                for (uint32_t k = 0; k < 32; k++) {
-                    b.q[k] = int8_t(random.bits() % 255 - 127);
-                    w[i + k] = half(small) * b.q[k];
-                }
-                std::memcpy(p, &b, sizeof(b));
-            } else {
-                BlockQ4_0 b{small, {}};
-                for (uint32_t k = 0; k < 16; k++) {
-                    b.q[k] = uint8_t(random.bits());
-                    w[i + k] = half(small) * ((b.q[k] & 15) - 8);
-                    w[i + k + 16] = half(small) * ((b.q[k] >> 4) - 8);
-                }
-                std::memcpy(p, &b, sizeof(b));
+            for (uint32_t k = 0; k < f.block_bytes; k++) p[k] = uint8_t(random.bits());
+            if (type == WeightType::f32 || type == WeightType::bf16) {
+                const uint32_t x = std::bit_cast<uint32_t>(random.normal()) >> (type == WeightType::f32 ? 0 : 16);
+                std::memcpy(p, &x, f.block_bytes);
             }
+            if (type == WeightType::mxfp4) p[0] = uint8_t(116 + random.bits() % 8);
+            for (const size_t offset : halves_of(type)) {
+                const uint16_t small = uint16_t((random.bits() & 0x8000) | (0x2000 + random.bits() % 0x0c00));    // fp16 of 2^-7 to 2^-4
+                std::memcpy(p + offset, &small, 2);
+            }
+            for (uint32_t k = 0; k < f.block; k++) w[i + k] = float(weight(type, p, k));    // a float holds all but the last bits of a difference
         }
     }
 
     const double* row(size_t r) const { return &w[r * matrix.cols]; }
 };
 
+/// n, or what a row of whole blocks has at least.
+uint32_t whole_blocks(WeightType type, uint32_t n)
+{
+    const uint32_t block = format_of(type).block;
+    return (n + block - 1) / block * block;
+}
+
 std::vector<uint32_t> sizes(WeightType type)
 {
-    if (is_quantised(type)) return {32, 64, 96, 288, 4096};
+    const uint32_t block = format_of(type).block;
+    if (is_quantised(type)) return {block, 2 * block, 3 * block, 9 * block, 4096};
     return {1, 31, 33, 257};
 }
 
@@ -101,7 +165,7 @@ double seen(const Input& x, WeightType type, uint32_t i) { return is_quantised(t
 
 /// Vectors with their fixed-point form, from one instruction set.
 struct Vectors {
-    std::vector<float> x, scale;
+    std::vector<float> x, scale, sum;
     std::vector<int16_t> q;
     std::vector<Input> inputs;
 
@@ -111,10 +175,13 @@ struct Vectors {
         if (blocks) {
             q.resize(x.size());
             scale.resize(x.size() / fixed_block);
-            cpu.quantise(x.data(), q.data(), scale.data(), uint32_t(x.size()));
+            sum.resize(scale.size());
+            cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), uint32_t(x.size()));
         }
-        for (size_t t = 0; t < tokens; t++)
-            inputs.push_back({&x[t * n], blocks ? &q[t * n] : nullptr, blocks ? &scale[t * n / fixed_block] : nullptr});
+        for (size_t t = 0; t < tokens; t++) {
+            const size_t at = t * n / fixed_block;
+            inputs.push_back(blocks ? Input{&x[t * n], &q[t * n], &scale[at], &sum[at]} : Input{&x[t * n], nullptr, nullptr, nullptr});
+        }
     }
 };
 
@@ -327,8 +394,6 @@ struct Conversation {
     }
 };
 
-const WeightType all_types[] = {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::q8_0, WeightType::q4_0};
-
 }    // namespace
 
 TEST_SUITE("host")
@@ -369,14 +434,28 @@ TEST_SUITE("host")
     TEST_CASE("the largest integers of a block do not overflow")
     {
         on_every_path([&](const Kernels& cpu) {
-            const uint32_t n = 64;
-            std::vector<float> x(n, -3.0f), scale(2);
+            const uint32_t n = 512;
+            std::vector<float> x(n, -3.0f), scale(n / 32), sum(n / 32);
             std::vector<int16_t> q(n);
-            cpu.quantise(x.data(), q.data(), scale.data(), n);
-            BlockQ8_0 row[2] = {{0x3c00, {}}, {0x3c00, {}}};
-            for (BlockQ8_0& b : row) std::fill_n(b.q, 32, int8_t(-127));
-            const float y = cpu.of(WeightType::q8_0).dot(reinterpret_cast<const std::byte*>(row), {x.data(), q.data(), scale.data()}, n);
-            CHECK(y == doctest::Approx(64 * 127 * 3.0));
+            cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), n);
+            for (const float s : sum) CHECK(s == doctest::Approx(-96));
+            for (const auto& [type, name, block, block_bytes] : weight_formats) {
+                if (!is_quantised(type)) continue;
+                for (const uint8_t byte : {0x00, 0x80, 0x81, 0xff}) {
+                    std::vector<uint8_t> row(row_bytes(type, n), byte);
+                    for (uint32_t b = 0; b < n / block; b++)
+                        for (const size_t offset : halves_of(type)) {
+                            row[b * block_bytes + offset] = 0;
+                            row[b * block_bytes + offset + 1] = 0x3c;    // 1
+                        }
+                    for (uint32_t b = 0; type == WeightType::mxfp4 && b < n / block; b++) row[b * block_bytes] = 128;    // 2^0
+                    double want = 0;
+                    for (uint32_t i = 0; i < n; i++) want += -3 * weight(type, &row[i / block * block_bytes], i % block);
+                    CAPTURE(name);
+                    CHECK(cpu.of(type).dot(reinterpret_cast<const std::byte*>(row.data()), {x.data(), q.data(), scale.data(), sum.data()}, n) ==
+                          doctest::Approx(want));
+                }
+            }
         });
     }
 
@@ -537,12 +616,13 @@ TEST_SUITE("host")
         std::vector<int16_t> first_q;
         on_every_path([&](const Kernels& cpu) {
             std::vector<int16_t> q(n, 99);
-            std::vector<float> scale(n / 32, NAN);
-            cpu.quantise(x.data(), q.data(), scale.data(), n);
+            std::vector<float> scale(n / 32, NAN), sum = scale;
+            cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), n);
             CHECK(q[5] == -32512);
             CHECK(scale[0] == 9 / fixed_max);
             CHECK(scale[1] == 0);
             CHECK(std::count(q.begin() + 32, q.begin() + 64, 0) == 32);
+            for (uint32_t b = 0; b < n / 32; b++) CHECK(sum[b] == scale[b] * float(std::accumulate(&q[b * 32], &q[b * 32] + 32, 0)));
             double worst = 0;    // in steps
             for (uint32_t i = 0; i < n; i++) {
                 CHECK(std::abs(q[i]) <= 32512);
@@ -638,8 +718,8 @@ TEST_SUITE("host")
     TEST_CASE("a matrix meets one token or many, on one thread or several, with the same bits")
     {
         Random random(10);
-        for (WeightType type : all_types) {
-            const uint32_t rows = 301, cols = 320, tokens = 7;
+        for (const auto& [type, name, block_weights, block_bytes] : weight_formats) {
+            const uint32_t rows = 301, cols = whole_blocks(type, 320), tokens = 7;
             const Sample w(type, rows, cols, random);
             const std::vector<float> x = random.vector(size_t(tokens) * cols);
             std::vector<float> together(size_t(tokens) * rows), alone = together;
@@ -656,7 +736,7 @@ TEST_SUITE("host")
                     for (uint32_t i = 0; i < cols; i++) sum += w.row(r)[i] * seen(inputs[t], type, i);
                     want.push_back(sum);
                 }
-            CAPTURE(format_of(type).name);
+            CAPTURE(name);
             CHECK(worst_error(together, want) < 2e-6);
 
             for (uint32_t t = 0; t < tokens; t++) {
@@ -671,17 +751,17 @@ TEST_SUITE("host")
     {
         Random random(11);
         Team team(2);
-        for (WeightType type : all_types)
+        for (const auto& [type, name, block_weights, block_bytes] : weight_formats)
             for (Activation activation : {Activation::relu, Activation::silu})
                 for (uint32_t tokens : {1u, 6u}) {
-                    const uint32_t neurons = 150, dim = is_quantised(type) ? 96 : 100;
+                    const uint32_t neurons = 150, dim = whole_blocks(type, is_quantised(type) ? 96 : 100);
                     const Block block(type, neurons, dim, activation, random);
                     const std::vector<float> x = random.vector(size_t(tokens) * dim);
                     Inputs inputs;
                     inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
                     std::vector<uint32_t> some = neurons_from(64, 86);
                     some.insert(some.end(), {20, 3, 7, 0, 19});
-                    CAPTURE(format_of(type).name);
+                    CAPTURE(name);
                     CAPTURE(tokens);
                     CHECK(worst_error(run(team, block, some, inputs, no_cut).y, block.apply(some, inputs)) < 3e-6);
                 }
@@ -691,8 +771,8 @@ TEST_SUITE("host")
     {
         Random random(12);
         Team one(1), two(2), four(4);
-        for (WeightType type : all_types) {
-            const uint32_t neurons = 400, dim = 640, tokens = 5;
+        for (const auto& [type, name, block_weights, block_bytes] : weight_formats) {
+            const uint32_t neurons = 400, dim = whole_blocks(type, 640), tokens = 5;
             const Block block(type, neurons, dim, Activation::relu, random);
             const std::vector<float> x = random.vector(size_t(tokens) * dim);
             std::vector<uint32_t> some = neurons_from(101, 299);
@@ -700,7 +780,7 @@ TEST_SUITE("host")
             Inputs inputs;
             inputs.prepare(one, x.data(), tokens, dim, is_quantised(type));
             const std::vector<float> dense = run(one, block, some, inputs, no_cut).y;
-            CAPTURE(format_of(type).name);
+            CAPTURE(name);
             for (Team* team : {&one, &two, &four})
                 for (float cut : {no_cut, 0.0f}) {
                     CHECK(same_bits(run(*team, block, some, inputs, cut).y, dense));

@@ -62,12 +62,13 @@ TEST_CASE("a model of every weight format loads with the shapes of its configura
     for (const WeightFormat& format : weight_formats)
         for (bool down_transposed : {true, false}) {
             INFO(format.name, " ", down_transposed);
+            const uint32_t dim = format.block > 32 ? 256 : 96, neurons = format.block > 32 ? 512 : 160, q_width = format.block > 32 ? 256 : 192;
             const Loaded loaded(random_model({.layers = 3,
-                                              .dim = 96,
-                                              .heads = 6,
+                                              .dim = dim,
+                                              .heads = q_width / 32,
                                               .kv_heads = 2,
                                               .head_dim = 32,
-                                              .neurons = 160,
+                                              .neurons = neurons,
                                               .vocab = 300,
                                               .context = 77,
                                               .type = format.type,
@@ -76,12 +77,12 @@ TEST_CASE("a model of every weight format loads with the shapes of its configura
             CHECK(w.config.architecture == "llama");
             CHECK(w.config.name == "random");
             CHECK(w.config.layers == 3);
-            CHECK(w.config.dim == 96);
-            CHECK(w.config.heads == 6);
+            CHECK(w.config.dim == dim);
+            CHECK(w.config.heads == q_width / 32);
             CHECK(w.config.kv_heads == 2);
             CHECK(w.config.head_dim == 32);
             CHECK(w.config.rope_dim == 32);
-            CHECK(w.config.neurons == 160);
+            CHECK(w.config.neurons == neurons);
             CHECK(w.config.vocab == 300);
             CHECK(w.config.context == 77);
             CHECK(w.config.rope_base == 10000.0f);
@@ -92,22 +93,22 @@ TEST_CASE("a model of every weight format loads with the shapes of its configura
             const auto is = [&](const Matrix& m, uint32_t rows, uint32_t cols) {
                 return m.rows == rows && m.cols == cols && m.type == format.type && m.data;
             };
-            CHECK(is(w.embedding, 300, 96));
-            CHECK(is(w.output, 300, 96));
+            CHECK(is(w.embedding, 300, dim));
+            CHECK(is(w.output, 300, dim));
             CHECK(w.output.data != w.embedding.data);
-            CHECK(w.output_norm.size() == 96);
+            CHECK(w.output_norm.size() == dim);
             REQUIRE(w.layers.size() == 3);
             for (const LayerWeights& layer : w.layers) {
-                CHECK(layer.attn_norm.size() == 96);
-                CHECK(layer.ffn_norm.size() == 96);
-                CHECK(is(layer.q, 192, 96));
-                CHECK(is(layer.k, 64, 96));
-                CHECK(is(layer.v, 64, 96));
-                CHECK(is(layer.o, 96, 192));
-                CHECK(is(layer.ffn.gate, 160, 96));
-                CHECK(is(layer.ffn.up, 160, 96));
-                CHECK(layer.ffn.down_t.rows == 160);
-                CHECK(layer.ffn.down_t.cols == 96);
+                CHECK(layer.attn_norm.size() == dim);
+                CHECK(layer.ffn_norm.size() == dim);
+                CHECK(is(layer.q, q_width, dim));
+                CHECK(is(layer.k, 64, dim));
+                CHECK(is(layer.v, 64, dim));
+                CHECK(is(layer.o, dim, q_width));
+                CHECK(is(layer.ffn.gate, neurons, dim));
+                CHECK(is(layer.ffn.up, neurons, dim));
+                CHECK(layer.ffn.down_t.rows == neurons);
+                CHECK(layer.ffn.down_t.cols == dim);
                 CHECK(layer.ffn.down_t.type == (!down_transposed && is_quantised(format.type) ? WeightType::f16 : format.type));
                 CHECK(layer.ffn.activation == host::Activation::relu);
             }
@@ -117,12 +118,13 @@ TEST_CASE("a model of every weight format loads with the shapes of its configura
 TEST_CASE("a plain ffn_down comes out transposed, value by value")
 {
     // The widths are no multiples of the slabs that the transposition works in.
-    const uint32_t dim = 52, neurons = 224;
-    RandomNormal normal(9);
-    std::vector<float> down(dim * neurons);
-    for (float& w : down) w = normal();
+    const uint32_t dim = 52;
     for (const WeightFormat& format : weight_formats) {
         INFO(format.name);
+        const uint32_t neurons = format.block > 32 ? 3 * format.block : 224;
+        RandomNormal normal(9);
+        std::vector<float> down(dim * neurons);
+        for (float& w : down) w = normal();
         GgufWriter file = random_model({.layers = 1, .dim = dim, .heads = 2, .kv_heads = 2, .neurons = neurons, .down_transposed = false});
         file.remove("blk.0.ffn_down.weight");
         file.tensor("blk.0.ffn_down.weight", format.type, dim, neurons, down);
@@ -167,17 +169,19 @@ TEST_CASE("a predictor has as many rows as each layer's fc1, in PowerInfer's fil
     for (const char* magic : {"GGUF", "PWRI"})
         for (const WeightFormat& format : weight_formats) {
             INFO(magic, " ", format.name);
-            GgufWriter file = random_model({.layers = 3, .type = format.type, .predictor = {32, 0, 96}});
+            const uint32_t unit = std::max(format.block, 32u), dim = std::max(format.block, 64u);
+            const std::vector<uint32_t> hidden = {unit, 0, 3 * unit};
+            GgufWriter file = random_model({.layers = 3, .dim = dim, .type = format.type, .predictor = hidden});
             file.magic = magic;
             const Loaded loaded(file);
             const std::vector<LayerWeights>& layers = loaded.weights.layers;
             for (size_t l = 0; l < 3; l++) {
-                const uint32_t h = std::vector<uint32_t>{32, 0, 96}[l];
+                const uint32_t h = hidden[l];
                 const Matrix &fc1 = layers[l].fc1, &fc2 = layers[l].fc2;
                 CHECK(fc1.rows == h);
                 CHECK(fc2.rows == (h ? 128 : 0));
                 if (!h) continue;
-                CHECK(fc1.cols == 64);
+                CHECK(fc1.cols == dim);
                 CHECK(fc2.cols == h);
                 CHECK(fc1.type == format.type);
                 CHECK(fc2.type == format.type);
@@ -204,8 +208,8 @@ TEST_CASE("half a predictor, or one whose parts do not fit, is refused by name")
 
     GgufWriter file = random_model({.predictor = {32}});
     file.remove("blk.0.fc1.weight");
-    file.tensor("blk.0.fc1.weight", 6, {64, 32}, std::string(1408, '\0'));
-    CHECK(refusal(file) == "model.gguf: blk.0.fc1.weight is Q5_0, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    file.tensor("blk.0.fc1.weight", 29, {64, 32}, std::string(1408, '\0'));
+    CHECK(refusal(file) == "model.gguf: blk.0.fc1.weight is IQ1_M, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
 }
 
 TEST_CASE("a predictor's threshold is 0, or the file's, or each layer's own")
@@ -378,15 +382,15 @@ TEST_CASE("each family's own tensors are read, those of others are not known to 
         CHECK(layer.q_norm.empty());
     }
     for (const WeightFormat& format : weight_formats) {
-        const Loaded phi3(random_model({.architecture = "phi3", .type = format.type}));
+        const Loaded phi3(random_model({.architecture = "phi3", .dim = 256, .type = format.type}));
         const LayerWeights& layer = phi3.weights.layers[1];
-        const uint64_t row = row_bytes(format.type, 64);
+        const uint64_t row = row_bytes(format.type, 256);
         const auto at = [&](const Matrix& m, const char* tensor, uint64_t first, uint32_t rows) {
-            return m.rows == rows && m.cols == 64 && m.data == phi3.weights.file->find(tensor)->data + first * row;
+            return m.rows == rows && m.cols == 256 && m.data == phi3.weights.file->find(tensor)->data + first * row;
         };
-        CHECK(at(layer.q, "blk.1.attn_qkv.weight", 0, 64));
-        CHECK(at(layer.k, "blk.1.attn_qkv.weight", 64, 32));
-        CHECK(at(layer.v, "blk.1.attn_qkv.weight", 96, 32));
+        CHECK(at(layer.q, "blk.1.attn_qkv.weight", 0, 256));
+        CHECK(at(layer.k, "blk.1.attn_qkv.weight", 256, 128));
+        CHECK(at(layer.v, "blk.1.attn_qkv.weight", 384, 128));
         CHECK(at(layer.ffn.gate, "blk.1.ffn_up.weight", 0, 128));
         CHECK(at(layer.ffn.up, "blk.1.ffn_up.weight", 128, 128));
     }
@@ -416,23 +420,23 @@ TEST_CASE("a tensor that is missing, unused, of another shape or of an unknown t
     extra.tensor("output_norm.weight", 0, {64, 1}, std::string(256, '\0'));
     CHECK(refusal(extra) == "");
 
-    GgufWriter k_quant = random_model({});
-    k_quant.remove("blk.0.ffn_gate.weight");
-    k_quant.tensor("blk.0.ffn_gate.weight", 12, {64, 128}, std::string(4608, '\0'));
-    says(k_quant, ": blk.0.ffn_gate.weight is Q4_K, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
-    k_quant.remove("blk.0.ffn_gate.weight");
-    k_quant.tensor("blk.0.ffn_gate.weight", 26, {64, 128}, std::string(32768, '\0'));
-    says(k_quant, ": blk.0.ffn_gate.weight is I32, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    GgufWriter unreadable = random_model({});
+    unreadable.remove("blk.0.ffn_gate.weight");
+    unreadable.tensor("blk.0.ffn_gate.weight", 23, {64, 128}, std::string(4608, '\0'));
+    says(unreadable, ": blk.0.ffn_gate.weight is IQ4_XS, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    unreadable.remove("blk.0.ffn_gate.weight");
+    unreadable.tensor("blk.0.ffn_gate.weight", 26, {64, 128}, std::string(32768, '\0'));
+    says(unreadable, ": blk.0.ffn_gate.weight is I32, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
 
     GgufWriter powerinfers = random_model({.dim = 256});    // as PowerInfer quantises
     powerinfers.magic = "PWRI";
     powerinfers.remove("output.weight");
-    powerinfers.tensor("output.weight", 14, {256, 320}, std::string(320 * 210, '\0'));
-    says(powerinfers, ": output.weight is Q6_K, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    powerinfers.tensor("output.weight", 15, {256, 320}, std::string(320 * 210, '\0'));
+    says(powerinfers, ": output.weight is Q8_K, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
 
-    k_quant.remove("blk.0.ffn_gate.weight");
-    k_quant.tensor("blk.0.ffn_gate.weight", 1000, {64, 128}, std::string(4608, '\0'));
-    says(k_quant, ": blk.0.ffn_gate.weight is type 1000, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    unreadable.remove("blk.0.ffn_gate.weight");
+    unreadable.tensor("blk.0.ffn_gate.weight", 1000, {64, 128}, std::string(4608, '\0'));
+    says(unreadable, ": blk.0.ffn_gate.weight is type 1000, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
 }
 
 TEST_CASE("the shipped model loads as what its card says")

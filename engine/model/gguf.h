@@ -42,7 +42,7 @@ struct GgufTensor {
     const std::byte* data = nullptr;    // aligned to 8
     uint64_t bytes = 0;                 // 0 where the type is neither one of weight_formats nor I32
 
-    std::string type_name() const;    // "F16"; "Q4_K" for types that this program cannot read but knows by name; "type 99" for others
+    std::string type_name() const;    // "F16"; "IQ4_XS" for types that this program cannot read but knows by name; "type 99" for others
 };
 
 class Gguf {

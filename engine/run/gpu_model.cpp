@@ -1,8 +1,10 @@
 #include "engine/run/gpu_model.h"
 
+#include "host/kernels.h"
 #include "host/predict.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 
 namespace hearth {
@@ -30,28 +32,112 @@ uint64_t matrix_bytes(const Matrix& m) { return uint64_t(m.rows) * row_quads(m.t
 
 // ---- rows on the device ------------------------------------------------------------------------------------------------
 
-uint32_t row_quads(WeightType type, uint32_t n) { return ceil_div(row_bytes(type, n), 16); }    // the layouts only reorder a row's bytes
+namespace {
 
-uint32_t quad_weights(WeightType type)
+/// Where a block's scales lie in the file, and how many bytes each block's take on the device.
+struct ScaleBytes {
+    uint32_t offset = 0, bytes = 0, stride = bytes;
+};
+
+/// How row.glsl has a format with blocks: bits of an integer, low and high, and one or two runs of scales.
+struct BlockLayout {
+    WeightType type;
+    uint32_t low, high;
+    ScaleBytes scales[2];
+};
+
+constexpr BlockLayout block_layouts[] = {
+    {WeightType::q8_0, 8, 0, {{0, 2}}},
+    {WeightType::q4_0, 4, 0, {{0, 2}}},
+    {WeightType::q4_1, 4, 0, {{0, 4}}},
+    {WeightType::q5_0, 4, 1, {{0, 2}}},
+    {WeightType::q5_1, 4, 1, {{0, 4}}},
+    {WeightType::iq4_nl, 4, 0, {{0, 2}}},
+    {WeightType::mxfp4, 4, 0, {{0, 1}}},
+    {WeightType::q2_k, 2, 0, {{offsetof(BlockQ2_K, scale), 16}, {offsetof(BlockQ2_K, d), 4}}},
+    {WeightType::q3_k, 2, 1, {{offsetof(BlockQ3_K, scale), 14, 16}}},
+    {WeightType::q4_k, 4, 0, {{offsetof(BlockQ4_K, d), 16}}},
+    {WeightType::q5_k, 4, 1, {{offsetof(BlockQ5_K, d), 16}}},
+    {WeightType::q6_k, 4, 2, {{offsetof(BlockQ6_K, scale), 16}, {offsetof(BlockQ6_K, d), 2}}},
+};
+
+const BlockLayout& layout_of(WeightType type) { return *std::ranges::find(block_layouts, type, &BlockLayout::type); }
+
+/// Two bits each of 32 integers, in two words.
+void pack_2(const uint8_t* q, uint32_t shift, std::byte* to)
 {
-    const WeightFormat& f = format_of(type);
-    return is_quantised(type) ? 16 * f.block / (f.block_bytes - sizeof(uint16_t)) : 16 / f.block_bytes;
+    for (uint32_t i = 0; i < 8; ++i) {
+        const uint8_t* four = q + i / 4 * 16 + i % 4;
+        to[i] = std::byte((four[0] >> shift & 3) | (four[4] >> shift & 3) << 2 | (four[8] >> shift & 3) << 4 | (four[12] >> shift & 3) << 6);
+    }
+}
+
+/// One bit each, in one word.
+void pack_1(const uint8_t* q, uint32_t shift, std::byte* to)
+{
+    for (uint32_t i = 0; i < 4; ++i) {
+        uint32_t byte = 0;
+        for (uint32_t j = 0; j < 8; ++j) byte |= (q[4 * j + i] >> shift & 1u) << j;
+        to[i] = std::byte(byte);
+    }
+}
+
+/// The bits from `shift` on of 32 integers.
+void pack(const uint8_t* q, uint32_t bits, uint32_t shift, std::byte* to)
+{
+    switch (bits) {
+    case 8: std::memcpy(to, q, 32); break;
+    case 4:
+        for (uint32_t i = 0; i < 16; ++i) to[i] = std::byte((q[i] & 15) | (q[i + 16] & 15) << 4);
+        break;
+    case 2: pack_2(q, shift, to); break;
+    case 1: pack_1(q, shift, to); break;
+    }
+}
+
+}    // namespace
+
+uint32_t row_quads(WeightType type, uint32_t n)
+{
+    if (!is_quantised(type)) return ceil_div(row_bytes(type, n), 16);
+    const BlockLayout& l = layout_of(type);
+    return ceil_div(n / 32 * 4 * (l.low + l.high) + n / format_of(type).block * (l.scales[0].stride + l.scales[1].stride), 16);
+}
+
+uint32_t chunk_weights(WeightType type)
+{
+    if (!is_quantised(type)) return 16 / format_of(type).block_bytes;
+    return type == WeightType::q8_0 ? 16 : 32;
 }
 
 void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* to)
 {
-    const uint64_t bytes = row_bytes(type, n);
-    if (is_quantised(type)) {    // all quants, then all scales
-        const WeightFormat& f = format_of(type);
-        const uint32_t blocks = n / f.block, quants = f.block_bytes - sizeof(uint16_t);
-        for (uint32_t b = 0; b < blocks; ++b) {
-            std::memcpy(to + b * quants, row + b * f.block_bytes + sizeof(uint16_t), quants);
-            std::memcpy(to + blocks * quants + b * sizeof(uint16_t), row + b * f.block_bytes, sizeof(uint16_t));
-        }
-    } else {
+    std::byte* const end = to + uint64_t(row_quads(type, n)) * 16;
+    if (!is_quantised(type)) {
+        const uint64_t bytes = row_bytes(type, n);
         std::memcpy(to, row, bytes);
+        std::fill(to + bytes, end, std::byte(0));
+        return;
     }
-    std::memset(to + bytes, 0, row_quads(type, n) * 16 - bytes);
+    const WeightFormat& f = format_of(type);
+    const BlockLayout& l = layout_of(type);
+    const auto integers = host::kernels().of(type).integers;
+    std::byte *low = to, *high = to + n / 8 * l.low, *scales = high + n / 8 * l.high;
+    std::fill(scales, end, std::byte(0));
+    constexpr uint32_t span = 256;    // weights at a time; no format has larger blocks
+    uint8_t q[span];
+    for (uint32_t first = 0; first < n; first += span) {
+        const uint32_t count = std::min(span, n - first);
+        integers(row + row_bytes(type, first), q, count);
+        for (uint32_t i = 0; i < count; i += 32, low += 4 * l.low, high += 4 * l.high) {
+            pack(q + i, l.low, 0, low);
+            pack(q + i, l.high, l.low, high);
+        }
+    }
+    for (const ScaleBytes& s : l.scales) {
+        const std::byte* from = row + s.offset;
+        for (uint32_t b = 0; b < n / f.block; ++b, from += f.block_bytes, scales += s.stride) std::memcpy(scales, from, s.bytes);
+    }
 }
 
 // ---- kernels -----------------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ struct GpuMatrix {
 /// uvec4 that a row of n weights takes on the device.
 uint32_t row_quads(WeightType type, uint32_t n);
 
-/// Weights in one of them; row.glsl knows the same.
-uint32_t quad_weights(WeightType type);
+/// Weights that an invocation reads at once; row.glsl knows the same.
+uint32_t chunk_weights(WeightType type);
 
 /// Writes a row as the file has it (row_bytes) to `to` as the device wants it (row_quads uvec4).
 void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* to);

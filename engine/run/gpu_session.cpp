@@ -34,7 +34,7 @@ struct ScratchSizes {
         parts = std::max<uint64_t>(t, most_slices) * c.dim;
         h = u = t * neurons;
         high = low = ceil_div(widest, 4);
-        scale = ceil_div(widest, 32);
+        scale = 4 * ceil_div(widest, 32);
     }
     template <class F>
     void each(F&& f)
@@ -406,7 +406,7 @@ class GpuSession::Recorder {
                                .cut = s_.shape_.sparsity[l].cut});
             pending_.parts = ffn_slices(w.down.rows);
             commands.stage("ffn_down", l, w.down.bytes());
-            commands.dispatch(kernels_.ffn_down(w.down.type), {ceil_div(c_.dim, gpu::ffn_down_quads * quad_weights(w.down.type)), pending_.parts},
+            commands.dispatch(kernels_.ffn_down(w.down.type), {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down.type)), pending_.parts},
                               {.down = w.down.memory.address,
                                .h = s_.h_.address,
                                .parts = s_.parts_.address,

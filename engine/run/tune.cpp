@@ -36,7 +36,7 @@ double median_time(F&& work)
     return times[times.size() / 2];
 }
 
-/// Bytes that are finite weights of either sign in every format: 16-bit words with the exponents of fp16 numbers around one.
+/// Bytes that are finite weights of either sign in every format but MXFP4: 16-bit words with the exponents of fp16 numbers around one.
 void fill_weights(std::byte* to, uint64_t bytes)
 {
     uint64_t state = 0x9e3779b97f4a7c15u;
@@ -46,6 +46,9 @@ void fill_weights(std::byte* to, uint64_t bytes)
         std::memcpy(to + i, &word, 8);
     }
 }
+
+/// MXFP4's scale is an exponent, and most exponents make numbers without use; its rows are read as IQ4_NL's are, which have a byte more in 18.
+WeightType measured_as(WeightType type) { return type == WeightType::mxfp4 ? WeightType::iq4_nl : type; }
 
 std::vector<float> some_vector(uint32_t n)
 {
@@ -76,7 +79,7 @@ class HostMeasurement {
                                 for (int i = 0; i < loops; ++i) team_.parallel(team_.size(), [&](uint32_t c) { sink.fetch_add(c); });
                             });
             for (size_t f = 0; f < std::size(weight_formats); ++f) {
-                rates.rows[f] = rows(weight_formats[f].type);
+                rates.rows[f] = rows(measured_as(weight_formats[f].type));
                 progress(double(f + 1) / std::size(weight_formats));
             }
             rates.kv = kv();
@@ -204,7 +207,7 @@ class DeviceMeasurement {
         rates.step_us = small * 1e6;
         rates.vector = gb_per_s(uint64_t(dim) * sizeof(float) * 19, std::max(large - small, large / 10));
         for (size_t f = 0; f < std::size(weight_formats); ++f) {
-            rates.rows[f] = rows(weight_formats[f].type, rates.step_us * 1e-6);
+            rates.rows[f] = rows(measured_as(weight_formats[f].type), rates.step_us * 1e-6);
             progress(double(f + 1) / std::size(weight_formats));
         }
         rates.kv = kv(rates.step_us * 1e-6);
@@ -341,7 +344,7 @@ class DeviceMeasurement {
                             .up_stride = stride,
                             .cut = cut});
                 c.stage("tune", 0, 0);
-                c.dispatch(kernels_.ffn_down(type), {ceil_div(dim, gpu::ffn_down_quads * quad_weights(type)), slices},
+                c.dispatch(kernels_.ffn_down(type), {ceil_div(dim, gpu::ffn_down_chunks * chunk_weights(type)), slices},
                            {.down = weights_.address() + 2 * neurons * row,
                             .h = out_.address(),
                             .parts = out_.address() + (8 << 20),
