@@ -95,7 +95,7 @@ struct Machinery {
     {
         const Config& c = weights.config;
         const bool needs_zeros = o.sparsity == Sparsity::exact || o.sparsity == Sparsity::predict;
-        if (needs_zeros && c.activation != host::Activation::relu)
+        if (needs_zeros && !host::makes_zeros(c.activation))
             throw Error("--sparsity {} needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense",
                         o.sparsity == Sparsity::exact ? "exact" : "predict", c.name);
         if (o.rebalance && o.sparsity == Sparsity::dense)
@@ -129,7 +129,7 @@ struct Machinery {
     {
         const Config& c = weights.config;
         constexpr double usual_activity = 0.1;    // of a ReLU model
-        if (c.activation != host::Activation::relu) {
+        if (!host::makes_zeros(c.activation)) {
             hotness =
                 even_hotness(c.layers, c.neurons,
                              options.sparsity == Sparsity::threshold && profile && profile->calibration ? 1 - profile->calibration->sparsity : 1);

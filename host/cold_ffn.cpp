@@ -7,7 +7,8 @@
 namespace hearth::host {
 namespace {
 
-float activate(Activation a, float x) { return a == Activation::relu ? std::max(x, 0.0f) : x / (1.0f + std::exp(-x)); }
+float activate(const FfnWeights& w, float x) { return w.activation == Activation::silu ? x / (1.0f + std::exp(-x)) : x <= w.floor ? 0.0f : x; }
+float activate_up(const FfnWeights& w, float x) { return w.activation == Activation::drelu && x <= 0 ? 0.0f : x; }
 
 void prefetch(const std::byte* p, uint64_t bytes)
 {
@@ -30,7 +31,7 @@ struct Share {
     void down_many(float* y) const;
 };
 
-/// h = act(gate . x) (up . x)
+/// h = act(gate . x + bias) (up . x)
 FfnCounts Share::gate_and_up() const
 {
     const uint32_t tokens = x.tokens(), dim = w.gate.cols;
@@ -46,17 +47,22 @@ FfnCounts Share::gate_and_up() const
                 uint32_t which[token_block], count = 0;
                 const uint32_t together = std::min(token_block, tokens - t);
                 float* out = &h[size_t(p) * tokens + t];
+                const float bias = w.bias_of(neurons[p]);
                 gate_dots(w.gate.row(neurons[p]), &x[t], together, dim, gate);
                 for (uint32_t i = 0; i < together; i++) {
                     out[i] = 0;
-                    gate[i] = activate(w.activation, gate[i]);
+                    gate[i] = activate(w, gate[i] + bias);
                     if (std::abs(gate[i]) <= cut) continue;
                     fired[count] = x[t + i];
                     which[count++] = i;
                 }
                 if (count == 0) continue;
+                if (w.up.rows == 0) {
+                    for (uint32_t i = 0; i < count; i++) out[which[i]] = gate[which[i]];
+                    continue;
+                }
                 up_dots(w.up.row(neurons[p]), fired, count, dim, up);
-                for (uint32_t i = 0; i < count; i++) out[which[i]] = gate[which[i]] * up[i];
+                for (uint32_t i = 0; i < count; i++) out[which[i]] = gate[which[i]] * activate_up(w, up[i]);
             }
 
         uint64_t chunk_active = 0, chunk_touched = 0;

@@ -391,6 +391,13 @@ class Families(Case):
         _, keys, _ = self.file("Phi3ForCausalLM", rope_scaling=LONGROPE | {"attention_factor": 1.5}, original_max_position_embeddings=32)
         self.assertEqual(keys["phi3.rope.scaling.attn_factor"], 1.5)
 
+    def test_relu_of_bamboo_is_drelu_and_fatrelu_has_a_floor(self):
+        _, keys, _ = self.file("BambooForCausalLM")
+        self.assertEqual((keys["general.architecture"], keys["hearth.activation"]), ("bamboo", "drelu"))
+        _, keys, _ = self.file("SparseLlamaForCausalLM", hidden_act="fatrelu", hidden_act_param=0.01)
+        self.assertEqual((keys["general.architecture"], keys["hearth.activation"]), ("llama", "relu"))
+        self.assertAlmostEqual(keys["hearth.activation_floor"], 0.01, places=6)
+
     def test_phi3_may_turn_a_part_of_a_head(self):
         self.assertEqual(self.file("Phi3ForCausalLM", partial_rotary_factor=0.75)[1]["phi3.rope.dimension_count"], 12)
 
@@ -495,6 +502,8 @@ class Refusals(Case):
             ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
             ({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.2}, "partial_rotary_factor 0.2 in config.json turns 3 elements of 16"),
             ({"hidden_act": "gelu"}, "hidden_act gelu is not supported"),
+            ({"hidden_act": "fatrelu"}, "hidden_act_param in config.json is null"),
+            ({"architectures": ["BambooForCausalLM"], "hidden_act": "silu"}, "hidden_act silu is not supported in the architecture BambooForCausalLM"),
             ({"sliding_window": 0}, "sliding_window in config.json is 0, not a positive integer"),
             ({"architectures": ["Qwen3ForCausalLM"], "attention_bias": True}, "attention_bias is true"),
             ({"quantization_config": {"bits": 4}}, "already quantised"),

@@ -1,5 +1,6 @@
 #include "host/attention.h"
 #include "host/cold_ffn.h"
+#include "host/norm.h"
 #include "host/quantise.h"
 #include "tests/gguf_writer.h"
 
@@ -237,9 +238,9 @@ struct Block {
     Sample gate, up, down_t;
     FfnWeights weights;
 
-    Block(WeightType type, uint32_t neurons, uint32_t dim, Activation activation, Random& random)
+    Block(WeightType type, uint32_t neurons, uint32_t dim, Activation activation, Random& random, float floor = 0)
         : gate(type, neurons, dim, random), up(type, neurons, dim, random),
-          down_t(type, neurons, dim, random), weights{gate.matrix, up.matrix, down_t.matrix, activation}
+          down_t(type, neurons, dim, random), weights{gate.matrix, up.matrix, down_t.matrix, activation, floor}
     {
     }
 
@@ -254,7 +255,7 @@ struct Block {
                     g += gate.row(r)[i] * seen(x[t], gate.matrix.type, i);
                     u += up.row(r)[i] * seen(x[t], up.matrix.type, i);
                 }
-                const double h = (weights.activation == Activation::relu ? std::max(g, 0.0) : g / (1 + std::exp(-g))) * u;
+                const double h = tests::glu(weights.activation, weights.floor, g, u);
                 for (uint32_t i = 0; i < dim; i++) y[size_t(t) * dim + i] += h * down_t.row(r)[i];
             }
         return y;
@@ -752,10 +753,10 @@ TEST_SUITE("host")
         Random random(11);
         Team team(2);
         for (const auto& [type, name, block_weights, block_bytes] : weight_formats)
-            for (Activation activation : {Activation::relu, Activation::silu})
+            for (const auto& [activation, floor] : tests::activations)
                 for (uint32_t tokens : {1u, 6u}) {
                     const uint32_t neurons = 150, dim = whole_blocks(type, is_quantised(type) ? 96 : 100);
-                    const Block block(type, neurons, dim, activation, random);
+                    const Block block(type, neurons, dim, activation, random, floor);
                     const std::vector<float> x = random.vector(size_t(tokens) * dim);
                     Inputs inputs;
                     inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
@@ -765,6 +766,54 @@ TEST_SUITE("host")
                     CAPTURE(tokens);
                     CHECK(worst_error(run(team, block, some, inputs, no_cut).y, block.apply(some, inputs)) < 3e-6);
                 }
+    }
+
+    TEST_CASE("a block without a gate is its formula: what decides whether a neuron fires is its strength")
+    {
+        Random random(13);
+        Team team(2);
+        for (const WeightType type : {WeightType::f16, WeightType::q8_0})
+            for (uint32_t tokens : {1u, 6u})
+                for (const float cut : {no_cut, 0.0f}) {
+                    const uint32_t neurons = 150, dim = 96;
+                    Block block(type, neurons, dim, Activation::relu, random);
+                    const std::vector<float> bias = random.vector(neurons), x = random.vector(size_t(tokens) * dim);
+                    block.weights.up = {};
+                    block.weights.bias = {WeightType::f32, neurons, 1, reinterpret_cast<const std::byte*>(bias.data())};
+                    Inputs inputs;
+                    inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
+                    std::vector<uint32_t> some = neurons_from(64, 86);
+                    some.insert(some.end(), {20, 3});
+                    std::vector<double> want(size_t(tokens) * dim, 0.0);
+                    uint64_t active = 0;
+                    for (uint32_t t = 0; t < tokens; t++)
+                        for (const uint32_t n : some) {
+                            double g = bias[n];
+                            for (uint32_t i = 0; i < dim; i++) g += block.gate.row(n)[i] * seen(inputs[t], type, i);
+                            active += g > 0;
+                            for (uint32_t i = 0; i < dim && g > 0; i++) want[size_t(t) * dim + i] += g * block.down_t.row(n)[i];
+                        }
+                    const FfnResult result = run(team, block, some, inputs, cut);
+                    CHECK(worst_error(result.y, want) < 3e-6);
+                    CHECK(result.counts.active == active);
+                }
+    }
+
+    TEST_CASE("a LayerNorm is its formula, and may be in place")
+    {
+        Random random(14);
+        for (const uint32_t n : {1u, 31u, 100u, 4096u}) {
+            const std::vector<float> weight = random.vector(n), bias = random.vector(n);
+            std::vector<float> x = random.vector(n);
+            for (float& v : x) v += 3;
+            double mean = 0, variance = 0;
+            for (const float v : x) mean += v / double(n);
+            for (const float v : x) variance += (v - mean) * (v - mean) / double(n);
+            std::vector<double> want;
+            for (uint32_t i = 0; i < n; i++) want.push_back(weight[i] * (x[i] - mean) / std::sqrt(variance + 1e-3) + bias[i]);
+            normalise({weight, bias, 1e-3f}, x.data(), x.data());
+            CHECK(worst_error(x, want) < 2e-6);
+        }
     }
 
     TEST_CASE("skipping inactive neurons, threads and batches of tokens change no bit of the cold feed-forward block")

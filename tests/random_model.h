@@ -1,7 +1,7 @@
 // A model of any family and size with random weights, for tests that need a shape and not a story. The same options give the same bytes.
 #pragma once
 
-#include "engine/model/families.h"
+#include "engine/model/weights.h"
 #include "tests/gguf_writer.h"
 
 #include <filesystem>
@@ -23,6 +23,7 @@ struct RandomModel {
     WeightType type = WeightType::f16;    // of every matrix; norms are F32
     host::Activation activation = host::Activation::relu;
     bool tied_head = false;
+    float floor = 0;                    // of relu
     bool rope_factors = false;          // rope_freqs.weight, as of Llama 3.1
     bool long_rope = false;             // rope_factors_short and _long, as of Phi 3
     std::vector<uint32_t> predictor;    // rows of fc1 by layer, 0 for none; empty: no layer has a predictor
@@ -107,12 +108,13 @@ inline GgufWriter random_model(const RandomModel& m)
     file.key(prefix + "context_length", m.context);
     file.key(prefix + "attention.head_count", m.heads);
     file.key(prefix + "attention.head_count_kv", m.kv_heads);
-    file.key(prefix + "attention.layer_norm_rms_epsilon", 1e-5f);
+    file.key(prefix + (family.layer_norms ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"), 1e-5f);
     if (m.head_dim) {
         file.key(prefix + "attention.key_length", head_dim);
         file.key(prefix + "attention.value_length", head_dim);
     }
     if (m.activation == host::Activation::relu) file.key("hearth.activation", "relu");
+    if (m.floor != 0) file.key("hearth.activation_floor", m.floor);
     write_tiny_tokenizer(file, m.vocab);
 
     RandomNormal normal(m.seed);
@@ -132,13 +134,17 @@ inline GgufWriter random_model(const RandomModel& m)
         for (float& w : weight) w = mean + deviation * normal();
         file.tensor(name, WeightType::f32, 0, n, weight);
     };
-    const auto norm = [&](const std::string& name) { vector(name, m.dim, 1, 0.1f); };
+    const auto norm = [&](const std::string& name) {
+        vector(name + ".weight", m.dim, 1, 0.1f);
+        if (family.layer_norms) vector(name + ".bias", m.dim, 0, 0.1f);
+    };
     const uint32_t q_rows = m.heads * head_dim, kv_rows = m.kv_heads * head_dim;
 
     matrix("token_embd.weight", m.vocab, m.dim, m.dim);
+    if (family.positions) matrix("position_embd.weight", first_position_row + m.context, m.dim, m.dim);
     for (uint32_t l = 0; l < m.layers; l++) {
         const std::string layer = "blk." + std::to_string(l) + ".";
-        norm(layer + "attn_norm.weight");
+        norm(layer + "attn_norm");
         if (family.fused) {
             matrix(layer + "attn_qkv.weight", q_rows + 2 * kv_rows, m.dim, m.dim);
         } else {
@@ -152,13 +158,12 @@ inline GgufWriter random_model(const RandomModel& m)
         if (family.head_norms)
             for (const char* name : {"attn_q_norm.weight", "attn_k_norm.weight"}) vector(layer + name, head_dim, 1, 0.3f);
         matrix(layer + "attn_output.weight", m.dim, q_rows, q_rows);
-        norm(layer + "ffn_norm.weight");
-        if (family.fused) {
-            matrix(layer + "ffn_up.weight", 2 * m.neurons, m.dim, m.dim);
-        } else {
-            matrix(layer + "ffn_gate.weight", m.neurons, m.dim, m.dim);
-            matrix(layer + "ffn_up.weight", m.neurons, m.dim, m.dim);
-        }
+        norm(layer + "ffn_norm");
+        if (!family.fused && family.gated) matrix(layer + "ffn_gate.weight", m.neurons, m.dim, m.dim);
+        matrix(layer + "ffn_up.weight", (family.fused ? 2 : 1) * m.neurons, m.dim, m.dim);
+        if (family.all_biases)
+            for (const auto& [name, rows] : {std::pair("attn_output.bias", m.dim), {"ffn_up.bias", m.neurons}, {"ffn_down.bias", m.dim}})
+                vector(layer + name, rows, 0, 0.5f);
         if (m.down_transposed) matrix(layer + "ffn_down_t.weight", m.neurons, m.dim, m.neurons);
         else matrix(layer + "ffn_down.weight", m.dim, m.neurons, m.neurons);
         if (const uint32_t h = l < m.predictor.size() ? m.predictor[l] : 0) {
@@ -175,7 +180,7 @@ inline GgufWriter random_model(const RandomModel& m)
         file.tensor("rope_factors_short.weight", WeightType::f32, 0, factors.size(), factors);
         file.tensor("rope_factors_long.weight", WeightType::f32, 0, factors.size(), std::vector<float>(factors.size(), 8));
     }
-    norm("output_norm.weight");
+    norm("output_norm");
     if (!m.tied_head) matrix("output.weight", m.vocab, m.dim, m.dim);
     return file;
 }

@@ -247,6 +247,14 @@ TEST_CASE("a PowerInfer file is a ReLU model unless it says otherwise")
     CHECK(activation("PWRI", "") == host::Activation::relu);
     CHECK(activation("GGUF", "relu") == host::Activation::relu);
     CHECK(activation("PWRI", "silu") == host::Activation::silu);
+    for (const char* magic : {"GGUF", "PWRI"}) {
+        GgufWriter file = random_model({.architecture = "bamboo", .activation = host::Activation::drelu});
+        file.magic = magic;
+        CHECK(Loaded(file).weights.layers[1].ffn.activation == host::Activation::drelu);
+    }
+    CHECK(Loaded(random_model({.floor = 0.25f})).weights.layers[1].ffn.floor == 0.25f);
+    CHECK(refusal(random_model({.activation = host::Activation::silu, .floor = 0.25f})).starts_with("model.gguf: hearth.activation_floor is 0.25"));
+    CHECK(refusal(random_model({.floor = -1})).starts_with("model.gguf: hearth.activation_floor is -1"));
 }
 
 TEST_CASE("norms in half precision are widened")
@@ -268,12 +276,12 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
         CHECK(message.starts_with("model.gguf"));
     };
     for (const char* magic : {"GGUF", "PWRI"})
-        for (const char* architecture : {"bamboo", "falcon", "opt"}) {
+        for (const char* architecture : {"falcon", "mpt"}) {
             GgufWriter file = with_key("general.architecture", architecture);
             file.magic = magic;
-            says(file,
-                 fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama, qwen2, qwen3, phi3", architecture)
-                     .c_str());
+            says(file, fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama, bamboo, qwen2, qwen3, opt, phi3",
+                                   architecture)
+                           .c_str());
         }
     says(with_key("hearth.activation", "gelu"), "hearth.activation is gelu");
     says(with_key("hearth.activation", 1), "hearth.activation is not a text");
@@ -370,6 +378,10 @@ TEST_CASE("each family's own tensors are read, those of others are not known to 
     adds("qwen2", "blk.0.attn_q_norm.weight", 16);
     adds("qwen2", "blk.0.attn_output.bias", 64);
     adds("qwen3", "blk.0.attn_q.bias", 64);
+    for (const char* name : {"position_embd.weight", "blk.0.attn_norm.bias", "blk.1.ffn_norm.bias", "output_norm.bias", "blk.0.attn_q.bias",
+                             "blk.0.attn_output.bias", "blk.1.ffn_up.bias", "blk.0.ffn_down.bias", "blk.1.ffn_up.weight"})
+        lacks("opt", name);
+    adds("opt", "blk.0.ffn_gate.weight", 64);
     adds("phi3", "rope_factors_long.weight", 8);    // without the short ones
 
     const Loaded qwen2(random_model({.architecture = "qwen2", .activation = host::Activation::silu}));
@@ -381,6 +393,18 @@ TEST_CASE("each family's own tensors are read, those of others are not known to 
         CHECK(layer.v_bias.size() == 32);
         CHECK(layer.q_norm.empty());
     }
+    GgufWriter file = random_model({.architecture = "opt", .context = 100});
+    file.remove("opt.attention.layer_norm_epsilon");    // PowerInfer's files have none
+    const Loaded opt(file);
+    CHECK(opt.weights.config.norm_eps == 1e-5f);
+    CHECK(opt.weights.config.context == 100);
+    CHECK(opt.weights.positions.rows == 102);
+    CHECK(opt.weights.layers[1].ffn.up.rows == 0);
+    CHECK(opt.weights.layers[1].ffn.bias.rows == 128);
+    file = random_model({.architecture = "opt", .context = 100});
+    file.remove("opt.context_length");
+    file.key("opt.context_length", uint32_t(102));    // as PowerInfer counts
+    CHECK(Loaded(file).weights.config.context == 100);
     for (const WeightFormat& format : weight_formats) {
         const Loaded phi3(random_model({.architecture = "phi3", .dim = 256, .type = format.type}));
         const LayerWeights& layer = phi3.weights.layers[1];

@@ -45,19 +45,24 @@ class Family:
     neighbours: bool = False     # elements 2i and 2i + 1 of a head are rotated, so rows of Q and K are interleaved
     qkv_bias: bool = False
     head_norms: bool = False     # every head of Q and K has a norm
+    like_opt: bool = False       # LayerNorms, biases everywhere, learned positions, no gate, and names of its own
     fused: bool = False          # Q, K and V are one tensor, gate and up another one
+    drelu: bool = False          # relu is dReLU: up goes through relu, too
     always_windowed: bool = True    # sliding_window holds unless use_sliding_window says otherwise; else it needs that word
 
 
 LLAMA = Family("llama", neighbours=True)
 FAMILIES = {    # by the first of config.json's architectures
+    "BambooForCausalLM": Family("bamboo", neighbours=True, drelu=True),
     "LlamaForCausalLM": LLAMA,
     "MistralForCausalLM": LLAMA,
+    "OPTForCausalLM": Family("opt", qkv_bias=True, like_opt=True),
     "Phi3ForCausalLM": Family("phi3", fused=True),
     "Qwen2ForCausalLM": Family("qwen2", qkv_bias=True, always_windowed=False),
     "Qwen3ForCausalLM": Family("qwen3", head_norms=True, always_windowed=False),
+    "SparseLlamaForCausalLM": LLAMA,    # ProSparse's
 }
-ACTIVATIONS = {"relu": "relu", "silu": "silu", "swish": "silu"}    # config.json's word: ours
+ACTIVATIONS = {"relu": "relu", "fatrelu": "relu", "silu": "silu", "swish": "silu"}    # config.json's word: ours
 TYPES = {
     "f32": (Type.F32, gguf.LlamaFileType.ALL_F32),
     "f16": (Type.F16, gguf.LlamaFileType.MOSTLY_F16),
@@ -187,6 +192,7 @@ class Config:
     quantization: object = None    # Quantization of a GPTQ checkpoint
     family: Family = LLAMA
     rope: Rope = None              # None: all of a head turns, by rope_base alone
+    floor: float = 0.0             # what relu gives 0 up to, and x above: more than 0 in FATReLU
     window: int = 0                # positions that a token looks back over, where they are fewer than the context
 
 
@@ -200,11 +206,22 @@ def read_config(folder):
     if architecture not in FAMILIES:
         raise Refusal(f"architecture {architecture} is not supported (supported: {', '.join(sorted(FAMILIES))})")
     family = FAMILIES[architecture]
+    if family.like_opt:
+        c = as_llamas(c)
     for key in ("attention_bias", "mlp_bias"):
         if c.get(key):
             raise Refusal(f"{key} is true in config.json, and biases are not supported")
     if c.get("hidden_act", "silu") not in ACTIVATIONS:
         raise Refusal(f"hidden_act {c['hidden_act']} is not supported (supported: {', '.join(ACTIVATIONS)})")
+    activation, floor = ACTIVATIONS[c.get("hidden_act", "silu")], 0.0
+    if c.get("hidden_act") == "fatrelu":
+        floor = c.get("hidden_act_param")
+        if not isinstance(floor, (int, float)) or isinstance(floor, bool) or not 0 <= floor < math.inf:
+            raise Refusal(f"hidden_act_param in config.json is {json.dumps(floor)}, and fatrelu needs its threshold there")
+    if family.drelu:
+        if c.get("hidden_act") != "relu":
+            raise Refusal(f"hidden_act {c.get('hidden_act')} is not supported in the architecture {architecture} (supported: relu)")
+        activation = "drelu"
     def integer(key, default=None):
         value = c.get(key)
         value = default if value is None else value
@@ -225,8 +242,18 @@ def read_config(folder):
     return Config(layers=integer("num_hidden_layers"), dim=dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
                   neurons=integer("intermediate_size"), vocab=integer("vocab_size"), context=context,
                   norm_eps=float(c.get("rms_norm_eps", 1e-6)), rope_base=rope.base,
-                  activation=ACTIVATIONS[c.get("hidden_act", "silu")], tied=bool(c.get("tie_word_embeddings", False)), raw=c,
+                  activation=activation, floor=float(floor), tied=bool(c.get("tie_word_embeddings", False)), raw=c,
                   quantization=read_quantization(folder, c), family=family, rope=rope, window=window if window < context else 0)
+
+
+def as_llamas(c):
+    """OPT's config.json with the words of the others. Only the 350 M model is built otherwise."""
+    for key, only in (("do_layer_norm_before", True), ("enable_bias", True), ("layer_norm_elementwise_affine", True), ("_remove_final_layer_norm", False),
+                      ("word_embed_proj_dim", c.get("hidden_size"))):
+        if c.get(key, only) != only:
+            raise Refusal(f"{key} is {json.dumps(c[key])} in config.json, which is not supported")
+    return c | {"intermediate_size": c.get("ffn_dim"), "hidden_act": c.get("activation_function", "relu"), "rms_norm_eps": 1e-5,
+                "tie_word_embeddings": c.get("tie_word_embeddings", True)}
 
 
 def read_rope(c, family, head_dim, context):
@@ -672,8 +699,33 @@ class Target:
         return np.ascontiguousarray(w)
 
 
+def with_bias(targets):
+    """A matrix or a norm, and its bias."""
+    return [t for w in targets for t in (w, Target(w.name.removesuffix("weight").replace("_t.", ".") + "bias", w.source.removesuffix("weight") + "bias", w.shape[:1]))]
+
+
+def targets_of_opt(c):
+    model = "model.decoder."
+    result = [Target("token_embd.weight", model + "embed_tokens.weight", (c.vocab, c.dim)),
+              Target("position_embd.weight", model + "embed_positions.weight", (c.context + 2, c.dim))]    # the first two rows are for padding
+    for n in range(c.layers):
+        to, of = f"blk.{n}.", f"{model}layers.{n}."
+        result += with_bias([
+            Target(to + "attn_norm.weight", of + "self_attn_layer_norm.weight", (c.dim,)),
+            *(Target(f"{to}attn_{x}.weight", f"{of}self_attn.{x}_proj.weight", (c.dim, c.dim)) for x in "qkv"),
+            Target(to + "attn_output.weight", of + "self_attn.out_proj.weight", (c.dim, c.dim)),
+            Target(to + "ffn_norm.weight", of + "final_layer_norm.weight", (c.dim,)),
+            Target(to + "ffn_up.weight", of + "fc1.weight", (c.neurons, c.dim)),
+            Target(to + "ffn_down_t.weight", of + "fc2.weight", (c.dim, c.neurons), transposed=True),
+        ])
+    result += with_bias([Target("output_norm.weight", model + "final_layer_norm.weight", (c.dim,))])
+    return result if c.tied else [*result, Target("output.weight", "lm_head.weight", (c.vocab, c.dim))]
+
+
 def targets_of(c):
     """The file's tensors, in its order."""
+    if c.family.like_opt:
+        return targets_of_opt(c)
     result = [Target("token_embd.weight", "model.embed_tokens.weight", (c.vocab, c.dim))]
     if c.rope:
         result += [Target(name, MADE + name, factors.shape) for name, factors in c.rope.factors.items()]
@@ -786,10 +838,11 @@ def add_keys(writer, name, c, tokenizer, file_type):
     writer.add_head_count_kv(c.kv_heads)
     writer.add_key_length(c.head_dim)
     writer.add_value_length(c.head_dim)
-    writer.add_layer_norm_rms_eps(c.norm_eps)
+    (writer.add_layer_norm_eps if c.family.like_opt else writer.add_layer_norm_rms_eps)(c.norm_eps)
     rope = c.rope or Rope(c.rope_base, c.head_dim)
-    writer.add_rope_dimension_count(rope.dim)
-    writer.add_rope_freq_base(c.rope_base)
+    if not c.family.like_opt:
+        writer.add_rope_dimension_count(rope.dim)
+        writer.add_rope_freq_base(c.rope_base)
     if rope.scale != 1:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope.scale)
@@ -800,6 +853,8 @@ def add_keys(writer, name, c, tokenizer, file_type):
         writer.add_sliding_window(c.window)
     writer.add_vocab_size(c.vocab)
     writer.add_string("hearth.activation", c.activation)    # GGUF's architectures imply one and have no key for it
+    if c.floor:
+        writer.add_float32("hearth.activation_floor", c.floor)
 
     writer.add_tokenizer_model(tokenizer.model)
     writer.add_token_list([p.text for p in tokenizer.pieces])

@@ -61,6 +61,8 @@ class Model(Weights):
         if self.key("general.architecture") != "llama":
             raise Refusal(f"{path} is a model of the architecture {self.key('general.architecture')}; this program knows llama")
         self.activation = self.key("hearth.activation", "relu" if self.reader.magic == b"PWRI" else "silu")
+        if self.activation not in ("relu", "silu") or self.key("hearth.activation_floor", 0):
+            raise Refusal(f"{path} is a model whose activation ({self.activation}) this program does not know")
         if self.key("llama.expert_count", 0):
             raise Refusal(f"{path} is a mixture of experts, which this program does not know")
         if self.key("llama.rope.scaling.type", "none") != "none" or self.key("llama.rope.scale_linear", 1) not in (0, 1):
@@ -132,6 +134,8 @@ class Folder(Weights):
             raise Refusal(f"{path} is already quantised; the original is needed")
         if c.family is not LLAMA:
             raise Refusal(f"{path} is a model of the architecture {c.family.name}; this program knows llama")
+        if c.floor:
+            raise Refusal(f"{path} is a FATReLU model, which this program does not know")
         if c.rope != Rope(c.rope_base, c.head_dim) or c.window:
             raise Refusal(f"{path} scales its positions or has a sliding window (rope_scaling and sliding_window in config.json), which this program does not know")
         self.tensors, self.targets = read_checkpoint(path), {target.name: target for target in targets_of(c)}

@@ -20,6 +20,7 @@ constexpr struct {
 } activations[] = {
     {"relu", host::Activation::relu},
     {"silu", host::Activation::silu},
+    {"drelu", host::Activation::drelu},
 };
 
 // Far above every model there is; they keep the products of sizes within 64 bits and buffers within reason.
@@ -44,11 +45,12 @@ uint32_t checked(const Gguf& file, std::string_view what, uint64_t n, uint32_t m
 
 host::Activation activation_of(const Gguf& file, const Family& family)
 {
-    if (!file.keys().contains("hearth.activation")) return file.powerinfer() ? host::Activation::relu : family.activation;
+    if (!file.keys().contains("hearth.activation"))
+        return file.powerinfer() && !host::makes_zeros(family.activation) ? host::Activation::relu : family.activation;
     const std::string_view name = file.string("hearth.activation");
     for (const auto& row : activations)
         if (row.name == name) return row.activation;
-    throw Error("{}: hearth.activation is {:.60}, which this version does not know; it knows relu and silu", file.path().string(), name);
+    throw Error("{}: hearth.activation is {:.60}, which this version does not know; it knows relu, silu and drelu", file.path().string(), name);
 }
 
 /// Refuses what would be computed wrongly if it were passed over.
@@ -98,17 +100,22 @@ Config read_config(const Gguf& file)
     if (c.head_dim % 2) throw Error("{} has heads of width {}, and this version needs an even width", path, c.head_dim);
     if (const uint32_t value = file.u32(prefix + "attention.value_length", c.head_dim); value != c.head_dim)
         throw Error("{} has keys of width {} and values of width {}, and this version needs them equal", path, c.head_dim, value);
-    c.rope_dim = file.u32(prefix + "rope.dimension_count", c.head_dim);
-    if (c.rope_dim < 2 || c.rope_dim % 2 || c.rope_dim > c.head_dim)
+    c.rope_dim = family.positions ? 0 : file.u32(prefix + "rope.dimension_count", c.head_dim);
+    if ((c.rope_dim < 2 && !family.positions) || c.rope_dim % 2 || c.rope_dim > c.head_dim)
         throw Error("{}: {}rope.dimension_count is {}, expected an even number from 2 to {}", path, prefix, c.rope_dim, c.head_dim);
     c.rope_base = file.f32(prefix + "rope.freq_base", 10000.0f);
     if (!(c.rope_base > 0)) throw Error("{}: {}rope.freq_base is {}, expected more than 0", path, prefix, c.rope_base);
     c.rope_scale = read_rope_scale(file, prefix);
     c.pairs = family.pairs;
     c.window = file.u32(prefix + "attention.sliding_window", 0);
-    c.norm_eps = file.f32(prefix + "attention.layer_norm_rms_epsilon");
-    if (!(c.norm_eps >= 0)) throw Error("{}: {}attention.layer_norm_rms_epsilon is {}, expected 0 or more", path, prefix, c.norm_eps);
+    c.layer_norm = family.layer_norms;
+    const std::string eps = prefix + (c.layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon");
+    c.norm_eps = c.layer_norm ? file.f32(eps, 1e-5f) : file.f32(eps);    // PowerInfer's files of OPT have none
+    if (!(c.norm_eps >= 0)) throw Error("{}: {} is {}, expected 0 or more", path, eps, c.norm_eps);
     c.activation = activation_of(file, family);
+    c.floor = file.f32("hearth.activation_floor", 0);
+    if (c.floor != 0 && (c.floor < 0 || c.activation != host::Activation::relu))
+        throw Error("{}: hearth.activation_floor is {}, expected 0 or more, and 0 where hearth.activation is not relu", path, c.floor);
     c.predictor_threshold = file.f32("powerinfer.sparse_threshold", 0);
     return c;
 }
@@ -137,6 +144,13 @@ class Tensors {
         return {WeightType(t.type), rows, cols, t.data};
     }
 
+    /// NAME.weight, and the NAME.bias of a LayerNorm.
+    void norm(const std::string& name, const Config& c, std::vector<float>& weight, std::vector<float>& bias)
+    {
+        weight = vector(name + ".weight", c.dim);
+        if (c.layer_norm) bias = vector(name + ".bias", c.dim);
+    }
+
     std::vector<float> vector(const std::string& name, uint32_t n)
     {
         const GgufTensor& t = tensor(name, {n});
@@ -144,6 +158,14 @@ class Tensors {
         std::vector<float> x(n);
         host::kernels().of(WeightType(t.type)).decode(t.data, x.data(), n);
         return x;
+    }
+
+    /// A vector of floats as a matrix of one column.
+    Matrix column(const std::string& name, uint32_t n)
+    {
+        const GgufTensor& t = tensor(name, {n});
+        if (WeightType(t.type) != WeightType::f32) throw Error("{}: {} is {}, expected F32", path_, name, t.type_name());
+        return {WeightType::f32, n, 1, t.data};
     }
 
     /// A tensor that holds several matrices, one below the other, with so many rows each.
@@ -263,7 +285,7 @@ void read_attention(Tensors& tensors, const Family& family, const Config& c, uin
 {
     const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
     const uint32_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-    layer.attn_norm = tensors.vector(name("attn_norm.weight"), c.dim);
+    tensors.norm(name("attn_norm"), c, layer.attn_norm, layer.attn_norm_bias);
     if (family.fused) {
         const auto parts = tensors.stacked<3>(name("attn_qkv.weight"), {q, kv, kv}, c.dim);
         layer.q = parts[0], layer.k = parts[1], layer.v = parts[2];
@@ -282,6 +304,22 @@ void read_attention(Tensors& tensors, const Family& family, const Config& c, uin
         layer.k_norm = tensors.vector(name("attn_k_norm.weight"), c.head_dim);
     }
     layer.o = tensors.matrix(name("attn_output.weight"), c.dim, q);
+    if (family.all_biases) layer.o_bias = tensors.vector(name("attn_output.bias"), c.dim);
+}
+
+void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
+{
+    const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
+    if (family.fused) {
+        const auto parts = tensors.stacked<2>(name("ffn_up.weight"), {c.neurons, c.neurons}, c.dim);
+        layer.ffn.gate = parts[0], layer.ffn.up = parts[1];
+    } else if (family.gated) {
+        layer.ffn.gate = tensors.matrix(name("ffn_gate.weight"), c.neurons, c.dim);
+        layer.ffn.up = tensors.matrix(name("ffn_up.weight"), c.neurons, c.dim);
+    } else {
+        layer.ffn.gate = tensors.matrix(name("ffn_up.weight"), c.neurons, c.dim);
+    }
+    if (family.all_biases) layer.ffn.bias = tensors.column(name("ffn_up.bias"), c.neurons);
 }
 
 Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
@@ -300,24 +338,27 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
                         tokens);
 
     const Family& family = family_of(*w.file);
+    if (family.positions) {
+        const uint32_t rows = tensors.rows("position_embd.weight", max_context);
+        w.positions = tensors.matrix("position_embd.weight", rows, c.dim);
+        if (rows <= first_position_row)
+            throw Error("{}: position_embd.weight has {} rows, expected more than {}", w.file->path().string(), rows, first_position_row);
+        c.context = std::min(c.context, rows - first_position_row);
+    }
     read_rope_factors(tensors, *w.file, c);
     const std::vector<float> thresholds = read_thresholds(*w.file, c);
     for (uint32_t l = 0; l < c.layers; l++) {
         const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
         LayerWeights& layer = w.layers.emplace_back();
         read_attention(tensors, family, c, l, layer);
-        layer.ffn_norm = tensors.vector(name("ffn_norm"), c.dim);
-        if (family.fused) {
-            const auto parts = tensors.stacked<2>(name("ffn_up"), {c.neurons, c.neurons}, c.dim);
-            layer.ffn.gate = parts[0], layer.ffn.up = parts[1];
-        } else {
-            layer.ffn.gate = tensors.matrix(name("ffn_gate"), c.neurons, c.dim);
-            layer.ffn.up = tensors.matrix(name("ffn_up"), c.neurons, c.dim);
-        }
+        tensors.norm(fmt::format("blk.{}.ffn_norm", l), c, layer.ffn_norm, layer.ffn_norm_bias);
+        read_gate_and_up(tensors, family, c, l, layer);
+        if (family.all_biases) layer.down_bias = tensors.vector(fmt::format("blk.{}.ffn_down.bias", l), c.dim);
         const bool stored_as_down = !tensors.has(name("ffn_down_t")) && tensors.has(name("ffn_down"));
         layer.ffn.down_t =
             stored_as_down ? tensors.transposed(name("ffn_down"), c.neurons, c.dim) : tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
         layer.ffn.activation = c.activation;
+        layer.ffn.floor = c.floor;
         w.transposed |= stored_as_down;
         if (tensors.has(name("fc1")) || tensors.has(name("fc2"))) {
             const uint32_t h = tensors.rows(name("fc1"), max_predictor);
@@ -326,7 +367,7 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
         }
         layer.predictor_threshold = thresholds[l];
     }
-    w.output_norm = tensors.vector("output_norm.weight", c.dim);
+    tensors.norm("output_norm", c, w.output_norm, w.output_norm_bias);
     w.output = tensors.has("output.weight") ? tensors.matrix("output.weight", c.vocab, c.dim) : w.embedding;
     tensors.refuse_unused();
     return w;

@@ -81,7 +81,8 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     Slice* const* next = scratch;
     sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
 
-    const uint64_t x = uint64_t(shape.batch) * c.dim * sizeof(float), rotations = uint64_t(shape.batch) * c.rope_dim * sizeof(float);
+    const uint64_t x = uint64_t(shape.batch) * c.dim * sizeof(float),
+                   rotations = std::max<uint64_t>(uint64_t(shape.batch) * c.rope_dim, 1) * sizeof(float);
     upload_pool_ = Pool(device, 2 * aligned(x) + aligned(rotations) + aligned(sizeof(gpu::Step)), Use::upload, "the host's results");
     input_ = upload_pool_.take(x);
     cold_ = upload_pool_.take(x);
@@ -229,6 +230,7 @@ class GpuSession::Recorder {
                 .has_cold = pending_.cold,
                 .publish = gpu::publish_nothing,
                 .head = 0,
+                .affine = c_.layer_norm,
                 .eps = c_.norm_eps};
     }
 
@@ -391,9 +393,10 @@ class GpuSession::Recorder {
         const GpuModel::Layer& w = s_.model_.layers()[l];
         if (decode()) {
             commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
-            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.type), kernels_.row_groups(w.gate.rows),
+            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type), kernels_.row_groups(w.gate.rows),
                               {.gate = w.gate.memory.address,
                                .up = w.up.memory.address,
+                               .bias = w.bias.memory.address,
                                .x = s_.xn_.address,
                                .high = s_.high_.address,
                                .low = s_.low_.address,
@@ -403,7 +406,10 @@ class GpuSession::Recorder {
                                .cols = c_.dim,
                                .gate_stride = w.gate.stride,
                                .up_stride = w.up.stride,
-                               .cut = s_.shape_.sparsity[l].cut});
+                               .cut = s_.shape_.sparsity[l].cut,
+                               .floor = c_.floor,
+                               .has_up = w.up.rows > 0,
+                               .has_bias = w.bias.rows > 0});
             pending_.parts = ffn_slices(w.down.rows);
             commands.stage("ffn_down", l, w.down.bytes());
             commands.dispatch(kernels_.ffn_down(w.down.type), {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down.type)), pending_.parts},
@@ -419,11 +425,18 @@ class GpuSession::Recorder {
         } else {
             commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
             linear(commands, w.gate, s_.xn_, s_.h_);
-            linear(commands, w.up, s_.xn_, s_.u_);
+            if (w.up.rows > 0) linear(commands, w.up, s_.xn_, s_.u_);
             if (s_.watching_.activity) watch(commands, "watch_gates", l, s_.h_, s_.gates_, uint64_t(capacity_) * w.gate.rows);
             commands.stage("glu", l, uint64_t(capacity_) * w.gate.rows * 3 * sizeof(float));
             commands.dispatch(kernels_.glu, {ceil_div(w.gate.rows, 128), capacity_},
-                              {.step = s_.step_.address, .h = s_.h_.address, .u = s_.u_.address, .n = w.gate.rows});
+                              {.step = s_.step_.address,
+                               .h = s_.h_.address,
+                               .u = s_.u_.address,
+                               .bias = w.bias.memory.address,
+                               .n = w.gate.rows,
+                               .floor = c_.floor,
+                               .has_up = w.up.rows > 0,
+                               .has_bias = w.bias.rows > 0});
             commands.stage("ffn_down", l, w.down.bytes());
             product(commands, w.down, s_.h_, s_.parts_, {.transposed = true});
             pending_.parts = 1;
@@ -533,8 +546,9 @@ bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
     staging.commands->stage("rebalance", l, model_.group_bytes(l));
     const GpuModel::Layer& layer = model_.layers()[l];
     Slice from = staging.memory;
-    for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down}) {
+    for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down, &layer.bias}) {
         const uint64_t bytes = uint64_t(group_neurons) * m->stride * 16;
+        if (bytes == 0) continue;
         Slice to = m->memory;
         to.offset += slot * bytes;
         to.bytes -= slot * bytes;

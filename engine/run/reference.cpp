@@ -10,6 +10,16 @@ namespace {
 
 using Vector = std::vector<float>;
 
+Vector layernorm(const Vector& x, const Vector& weight, const Vector& bias, float eps)    // y_i = w_i (x_i - mean(x)) / sqrt(variance(x) + eps) + b_i
+{
+    float mean = 0, variance = 0;
+    for (const float v : x) mean += v / float(x.size());
+    for (const float v : x) variance += (v - mean) * (v - mean) / float(x.size());
+    Vector y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) y[i] = weight[i] * (x[i] - mean) / std::sqrt(variance + eps) + bias[i];
+    return y;
+}
+
 Vector rmsnorm(const Vector& x, const Vector& weight, float eps)    // y_i = w_i x_i / sqrt(mean(x^2) + eps)
 {
     float squares = 0;
@@ -36,7 +46,21 @@ void rope(Vector& x, const Config& c, const std::vector<double>& frequencies, ui
         }
 }
 
-float activate(host::Activation activation, float x) { return activation == host::Activation::relu ? std::max(x, 0.0f) : x / (1.0f + std::exp(-x)); }
+/// A neuron's strength by its two products; relu gives 0 up to its floor.
+float glu(const Config& c, float gate, float up)
+{
+    switch (c.activation) {
+    case host::Activation::relu: return gate > c.floor ? gate * up : 0.0f;
+    case host::Activation::silu: return gate / (1.0f + std::exp(-gate)) * up;
+    case host::Activation::drelu: return std::max(gate, 0.0f) * std::max(up, 0.0f);
+    }
+    return 0;
+}
+
+Vector norm(const Config& c, const Vector& x, const Vector& weight, const Vector& bias)
+{
+    return c.layer_norm ? layernorm(x, weight, bias, c.norm_eps) : rmsnorm(x, weight, c.norm_eps);
+}
 
 void add(Vector& x, const Vector& y)
 {
@@ -72,7 +96,8 @@ Vector Reference::Dense::operator*(const Vector& x) const    // y_r = sum_i w_ri
 }
 
 Reference::Reference(const Weights& weights)
-    : weights_(weights), frequencies_(rope_frequencies(weights.config)), embedding_(weights.embedding), output_(weights.output)
+    : weights_(weights), frequencies_(rope_frequencies(weights.config)), embedding_(weights.embedding), positions_(weights.positions),
+      output_(weights.output)
 {
     for (const LayerWeights& l : weights.layers)
         layers_.push_back({Dense(l.q), Dense(l.k), Dense(l.v), Dense(l.o), Dense(l.ffn.gate), Dense(l.ffn.up), Dense(l.ffn.down_t), {}, {}});
@@ -82,12 +107,16 @@ Reference::Reference(const Weights& weights)
 Vector Reference::feed(Token token)
 {
     Vector x = embedding_.row(token);
+    if (positions_.rows > 0) add(x, positions_.row(first_position_row + position_));
     for (size_t l = 0; l < layers_.size(); ++l) {
-        add(x, attention(weights_.layers[l], layers_[l], rmsnorm(x, weights_.layers[l].attn_norm, weights_.config.norm_eps)));
-        add(x, feed_forward(layers_[l], rmsnorm(x, weights_.layers[l].ffn_norm, weights_.config.norm_eps), active_[l]));
+        const LayerWeights& w = weights_.layers[l];
+        add(x, attention(w, layers_[l], norm(weights_.config, x, w.attn_norm, w.attn_norm_bias)));
+        add(x, w.o_bias);    // empty where the family has none, as down_bias
+        add(x, feed_forward(w.ffn, layers_[l], norm(weights_.config, x, w.ffn_norm, w.ffn_norm_bias), active_[l]));
+        add(x, w.down_bias);
     }
     ++position_;
-    return output_ * rmsnorm(x, weights_.output_norm, weights_.config.norm_eps);
+    return output_ * norm(weights_.config, x, weights_.output_norm, weights_.output_norm_bias);
 }
 
 Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(q . k_p / sqrt(head_dim)) v_p
@@ -123,13 +152,14 @@ Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x
     return layer.o * mixed;
 }
 
-Vector Reference::feed_forward(const Layer& layer, const Vector& x, uint32_t& active) const    // sum_n act(gate_n . x) (up_n . x) down_n
+/// sum_n act(gate_n . x + bias_n) (up_n . x) down_n; without a gate the second factor is 1
+Vector Reference::feed_forward(const host::FfnWeights& w, const Layer& layer, const Vector& x, uint32_t& active) const
 {
-    const Vector gate = layer.gate * x, up = layer.up * x;
+    const Vector gate = layer.gate * x, up = w.up.rows > 0 ? layer.up * x : Vector(gate.size(), 1.0f);
     Vector y(x.size());
     active = 0;
     for (uint32_t n = 0; n < layer.gate.rows; ++n) {
-        const float h = activate(weights_.config.activation, gate[n]) * up[n];
+        const float h = glu(weights_.config, gate[n] + w.bias_of(n), up[n]);
         if (h == 0) continue;
         ++active;
         for (uint32_t i = 0; i < y.size(); ++i) y[i] += h * layer.down_t.w[size_t(n) * y.size() + i];
