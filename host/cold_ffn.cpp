@@ -10,11 +10,6 @@ namespace {
 float activate(const FfnWeights& w, float x) { return w.activation == Activation::silu ? x / (1.0f + std::exp(-x)) : x <= w.floor ? 0.0f : x; }
 float activate_up(const FfnWeights& w, float x) { return w.activation == Activation::drelu && x <= 0 ? 0.0f : x; }
 
-void prefetch(const std::byte* p, uint64_t bytes)
-{
-    for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
-}
-
 /// One call: place p of h belongs to neurons[p].
 struct Share {
     Team& team;
@@ -23,47 +18,82 @@ struct Share {
     float cut;
     std::vector<uint32_t>& neurons;
     std::vector<float>& h;    // (neurons, tokens)
+    std::vector<float>& sums;
 
     bool skips() const { return cut >= 0; }
     FfnCounts gate_and_up() const;
+    void gate_and_up_one(uint32_t first, uint32_t last) const;
+    void gate_and_up_many(uint32_t first, uint32_t last) const;
     uint32_t slice_width(uint64_t rows) const;
     void down_one(float* y) const;
     void down_many(float* y) const;
 };
+
+/// Some neurons of one token: all gates, then up where they fired, each time with the rows known that come next.
+void Share::gate_and_up_one(uint32_t first, uint32_t last) const
+{
+    const uint32_t dim = w.gate.cols;
+    const uint64_t gate_bytes = row_bytes(w.gate.type, dim), up_bytes = row_bytes(w.up.type, dim);
+    const auto gate_dots = kernels().of(w.gate.type).dot_many, up_dots = kernels().of(w.up.type).dot_many;
+
+    constexpr uint32_t most = 256;
+    for (; first < last; first += most) {
+        uint32_t fired[most], count = 0;
+        const uint32_t end = std::min(first + most, last);
+        for (uint32_t p = first; p < end; p++) {
+            gate_dots(w.gate.row(neurons[p]), w.gate.row(neurons[row_ahead(p, last, gate_bytes)]), &x[0], 1, dim, &h[p]);
+            const float gate = activate(w, h[p] + w.bias_of(neurons[p]));
+            h[p] = std::abs(gate) > cut ? gate : 0.0f;
+            fired[count] = p;
+            count += std::abs(gate) > cut;
+        }
+        for (uint32_t i = 0; i < count && w.up.rows > 0; i++) {
+            float up;
+            up_dots(w.up.row(neurons[fired[i]]), w.up.row(neurons[fired[row_ahead(i, count, up_bytes)]]), &x[0], 1, dim, &up);
+            h[fired[i]] *= activate_up(w, up);
+        }
+    }
+}
+
+/// The same for many tokens, in blocks of them.
+void Share::gate_and_up_many(uint32_t first, uint32_t last) const
+{
+    const uint32_t tokens = x.tokens(), dim = w.gate.cols;
+    const auto gate_dots = kernels().of(w.gate.type).dot_many, up_dots = kernels().of(w.up.type).dot_many;
+    for (uint32_t t = 0; t < tokens; t += token_block)
+        for (uint32_t p = first; p < last; p++) {
+            float gate[token_block], up[token_block];
+            Input fired[token_block];    // tokens for which the neuron fires
+            uint32_t which[token_block], count = 0;
+            const uint32_t together = std::min(token_block, tokens - t);
+            float* out = &h[size_t(p) * tokens + t];
+            const std::byte *gate_row = w.gate.row(neurons[p]), *up_row = w.up.row(neurons[p]);
+            const float bias = w.bias_of(neurons[p]);
+            gate_dots(gate_row, gate_row, &x[t], together, dim, gate);
+            for (uint32_t i = 0; i < together; i++) {
+                out[i] = 0;
+                gate[i] = activate(w, gate[i] + bias);
+                if (std::abs(gate[i]) <= cut) continue;
+                fired[count] = x[t + i];
+                which[count++] = i;
+            }
+            if (count == 0) continue;
+            if (w.up.rows > 0) up_dots(up_row, up_row, fired, count, dim, up);
+            else std::fill_n(up, count, 1.0f);
+            for (uint32_t i = 0; i < count; i++) out[which[i]] = gate[which[i]] * activate_up(w, up[i]);
+        }
+}
 
 /// h = act(gate . x + bias) (up . x)
 FfnCounts Share::gate_and_up() const
 {
     const uint32_t tokens = x.tokens(), dim = w.gate.cols;
     const uint64_t gate_bytes = row_bytes(w.gate.type, dim), up_bytes = row_bytes(w.up.type, dim);
-    const auto gate_dots = kernels().of(w.gate.type).dot_many, up_dots = kernels().of(w.up.type).dot_many;
     std::atomic<uint64_t> active = 0, touched = 0;
 
     parallel_rows(team, uint32_t(neurons.size()), gate_bytes + (skips() ? 0 : up_bytes), [&](uint32_t first, uint32_t last) {
-        for (uint32_t t = 0; t < tokens; t += token_block)
-            for (uint32_t p = first; p < last; p++) {
-                float gate[token_block], up[token_block];
-                Input fired[token_block];    // tokens for which the neuron fires
-                uint32_t which[token_block], count = 0;
-                const uint32_t together = std::min(token_block, tokens - t);
-                float* out = &h[size_t(p) * tokens + t];
-                const float bias = w.bias_of(neurons[p]);
-                gate_dots(w.gate.row(neurons[p]), &x[t], together, dim, gate);
-                for (uint32_t i = 0; i < together; i++) {
-                    out[i] = 0;
-                    gate[i] = activate(w, gate[i] + bias);
-                    if (std::abs(gate[i]) <= cut) continue;
-                    fired[count] = x[t + i];
-                    which[count++] = i;
-                }
-                if (count == 0) continue;
-                if (w.up.rows == 0) {
-                    for (uint32_t i = 0; i < count; i++) out[which[i]] = gate[which[i]];
-                    continue;
-                }
-                up_dots(w.up.row(neurons[p]), fired, count, dim, up);
-                for (uint32_t i = 0; i < count; i++) out[which[i]] = gate[which[i]] * activate_up(w, up[i]);
-            }
+        if (tokens == 1) gate_and_up_one(first, last);
+        else gate_and_up_many(first, last);
 
         uint64_t chunk_active = 0, chunk_touched = 0;
         for (uint32_t p = first; p < last; p++) {
@@ -88,19 +118,38 @@ uint32_t Share::slice_width(uint64_t rows) const
     return uint32_t((units + slices - 1) / slices) * unit;
 }
 
-/// y = sum_p h_p down_t_p for one token. Every slice of columns adds all rows in ascending order.
+/// y = sum_p h_p down_t_p for one token. A part of the rows after the other, in order, each with a sum of its own; how many parts there are depends on
+/// the rows alone. Cutting the columns instead would read little pieces of every row.
 void Share::down_one(float* y) const
 {
-    constexpr size_t ahead = 4;    // rows; the next active one may be anywhere, so the hardware cannot guess it
+    constexpr uint64_t part_bytes = 160 << 10;    // a sum is written and read again: at most a tenth of what its rows take
+    constexpr uint32_t most_parts = 32, together = 32;
     const auto axpy = kernels().of(w.down_t.type).axpy;
-    const uint32_t dim = w.down_t.cols, width = slice_width(neurons.size());
-    team.parallel((dim + width - 1) / width, [&](uint32_t slice) {
-        const uint32_t first = slice * width, count = std::min(width, dim - first);
-        const uint64_t offset = row_bytes(w.down_t.type, first), bytes = row_bytes(w.down_t.type, count);
-        std::fill_n(y + first, count, 0.0f);
-        for (size_t p = 0; p < neurons.size(); p++) {
-            if (p + ahead < neurons.size()) prefetch(w.down_t.row(neurons[p + ahead]) + offset, bytes);
-            axpy(w.down_t.row(neurons[p]), h[p], y, first, count);
+    const uint32_t dim = w.down_t.cols, rows = uint32_t(neurons.size());
+    const uint64_t bytes = row_bytes(w.down_t.type, dim);
+    const uint32_t parts = uint32_t(std::clamp<uint64_t>(rows * bytes / part_bytes, 1, most_parts));
+    sums.resize(size_t(parts - 1) * dim);
+    const auto sum_of = [&](uint32_t part) { return part ? &sums[size_t(part - 1) * dim] : y; };
+
+    team.parallel(parts, [&](uint32_t part) {
+        float* const sum = sum_of(part);
+        std::fill_n(sum, dim, 0.0f);
+        const uint32_t last = uint32_t(uint64_t(rows) * (part + 1) / parts);
+        for (uint32_t p = uint32_t(uint64_t(rows) * part / parts); p < last; p += together) {
+            Term terms[together];
+            const uint32_t count = std::min(together, last - p);
+            for (uint32_t i = 0; i < count; i++)
+                terms[i] = {h[p + i], w.down_t.row(neurons[p + i]), w.down_t.row(neurons[std::min(p + i + 8, last - 1)])};
+            axpy(terms, count, sum, dim);
+        }
+    });
+    if (parts == 1) return;
+    parallel_rows(team, dim / 16, parts * 16 * sizeof(float), [&](uint32_t first, uint32_t last) {
+        if (last == dim / 16) last = (dim + 15) / 16;
+        const uint32_t begin = first * 16, end = std::min(last * 16, dim);
+        for (uint32_t part = 1; part < parts; part++) {
+            const float* const sum = sum_of(part);
+            for (uint32_t i = begin; i < end; i++) y[i] += sum[i];
         }
     });
 }
@@ -142,7 +191,7 @@ FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wa
     neurons.assign(wanted.begin(), wanted.end());
     scratch.h.resize(neurons.size() * x.tokens());
 
-    const Share share{team, w, x, cut, neurons, scratch.h};
+    const Share share{team, w, x, cut, neurons, scratch.h, scratch.sums};
     const FfnCounts counts = share.gate_and_up();
     if (x.tokens() != 1) {
         share.down_many(y);

@@ -35,11 +35,12 @@ struct FfnCounts {
 struct FfnScratch {
     std::vector<uint32_t> neurons;    // in their order; of one token, with a cut, in the end only those that fired
     std::vector<float> h;             // (neurons, tokens): act(gate . x + bias) (up . x)
+    std::vector<float> sums;          // (parts - 1, dim): of one token, the later parts of the sum over neurons
 };
 
 /// y[t] = the share of `neurons` for x[t]; y is (tokens, dim) and is overwritten (zeros where there are no neurons).
-/// up and down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut). The order of addition is that of `neurons`, whatever the number of
-/// threads and tokens. With many tokens a row is read once for all of them, and skipping saves arithmetic only.
+/// up and down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut). The order of addition depends on the neurons that are added and on whether
+/// there is one token or many, not on threads. With many tokens a row is read once for all of them, and skipping saves arithmetic only.
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut, float* y, FfnScratch& scratch);
 
 }    // namespace hearth::host

@@ -15,26 +15,44 @@ namespace hearth::host {
 inline constexpr uint32_t fixed_block = 32;
 inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
 
+/// 128 of those numbers as kernels that multiply bytes read them: q = 256 high + low. Byte 64 h + 16 b + i of a plane belongs to number 32 b + 16 h + i;
+/// minus_sum[j] is less the sum of the numbers at bytes 4j to 4j + 3 of both halves, scale[j] that of block j / 4.
+struct alignas(64) FixedGroup {
+    int8_t high[128], low[128];
+    int32_t minus_sum[16];
+    float scale[16];
+};
+inline constexpr uint32_t group_numbers = 128;
+
 /// One vector, prepared once and read by many rows. All but x is null where no quantised row will read it.
 struct Input {
     const float* x;
     const int16_t* q;
     const float* scale;
-    const float* sum;    // of each block in fixed point: what a format's minima, which are the same for a whole block, are multiplied with
+    const float* sum;            // of each block in fixed point: what a format's minima, which are the same for a whole block, are multiplied with
+    const FixedGroup* groups;    // the whole ones; null where the instruction set reads none (Kernels::reads_groups)
 };
 
 /// Tokens that `dot_many` serves with one pass over the row.
 inline constexpr uint32_t token_block = 4;
+
+/// One row of a sum of rows.
+struct Term {
+    float a;
+    const std::byte* row;
+    const std::byte* ahead;    // a row that will be wanted soon
+};
 
 /// What can be done with a row of one weight format. n is the number of weights in the row.
 struct RowKernels {
     WeightType type;
     /// sum_i w_i x_i
     float (*dot)(const std::byte* row, const Input& x, uint32_t n);
-    /// y[t] = sum_i w_i x[t]_i for t < tokens; the same bits as `dot` for every t
-    void (*dot_many)(const std::byte* row, const Input* x, uint32_t tokens, uint32_t n, float* y);
-    /// y_i += a w_i for first <= i < first + count; first and count are multiples of the format's block
-    void (*axpy)(const std::byte* row, float a, float* y, uint32_t first, uint32_t count);
+    /// y[t] = sum_i w_i x[t]_i for t < tokens; the same bits as `dot` for every t. Meanwhile `ahead`, the row that will be wanted next but one or so,
+    /// is brought nearer.
+    void (*dot_many)(const std::byte* row, const std::byte* ahead, const Input* x, uint32_t tokens, uint32_t n, float* y);
+    /// y_i += sum_r a_r w[r]_i in ascending order of r < count: the bits of one row after the other, y being read and written once for a few
+    void (*axpy)(const Term* terms, uint32_t count, float* y, uint32_t n);
     /// y_i = w_i
     void (*decode)(const std::byte* row, float* y, uint32_t n);
     /// q_i = the integer that the file has for weight i, a byte each; nullptr for formats without blocks
@@ -45,13 +63,14 @@ enum class Isa { plain, avx2, avx512 };
 
 struct Kernels {
     Isa isa;
-    std::string_view name;                         // "plain C++", "AVX2", "AVX-512"
+    std::string_view name;    // "plain C++", "AVX2", "AVX-512"
+    bool reads_groups;
     RowKernels rows[std::size(weight_formats)];    // in the order of weight_formats
 
     /// y_i = w_i x_i / sqrt(mean(x^2) + eps)
     void (*rmsnorm)(const float* x, const float* w, float* y, uint32_t n, float eps);
-    /// Fixed point of n floats (a multiple of 32; see Input).
-    void (*quantise)(const float* x, int16_t* q, float* scale, float* sum, uint32_t n);
+    /// Fixed point of n floats (a multiple of 32; see Input). `groups` may be null.
+    void (*quantise)(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* groups, uint32_t n);
     /// y_i += sum_r a_r w[r]_i in ascending order of r < rows: the bits of so many axpy, y being read and written once
     void (*axpy_rows)(const float* const* w, const float* a, uint32_t rows, float* y, uint32_t n);
     /// sum_i a_i b_i with b in fp16

@@ -99,6 +99,139 @@ struct Avx512 {
         out[0] = sixteen(_mm512_castsi512_si256(w));
         out[1] = sixteen(_mm512_extracti64x4_epi64(w, 1));
     }
+
+    // ---- blocks four at a time -------------------------------------------------------------------------------------------
+
+    struct ReadsGroups;
+
+    static __m128i bytes_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+    static __m512i with_lane(__m512i a, uint32_t lane, const void* p)
+    {
+        return _mm512_mask_broadcast_i32x4(a, __mmask16(0xf << 4 * lane), bytes_16(p));
+    }
+    /// For permutexvar_epi16: words a, b, c and d four times each.
+    static __m512i four_times(short a, short b, short c, short d)
+    {
+        return _mm512_castsi256_si512(_mm256_set_epi16(d, d, d, d, c, c, c, c, b, b, b, b, a, a, a, a));
+    }
+
+    /// sum += scale d (products of u8 weights with the group + bias times the group's sums)
+    static Vec add_group(const __m512i* w, Vec d, const FixedGroup& x, __m512i bias, Vec sum)
+    {
+        __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], _mm512_load_si512(x.high));
+        high = _mm512_dpbusd_epi32(high, w[1], _mm512_load_si512(x.high + 64));
+        __m512i low = _mm512_dpbusd_epi32(bias, w[0], _mm512_load_si512(x.low));
+        low = _mm512_dpbusd_epi32(low, w[1], _mm512_load_si512(x.low + 64));
+        const __m512i all = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+        return _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_load_ps(x.scale)), _mm512_cvtepi32_ps(all), sum);
+    }
+
+    template <uint32_t T>
+    static size_t dot_groups(const BlockQ4_0* row, const std::byte* ahead, const Input* x, uint32_t n, Vec* sum)
+    {
+        // Words of 64 bytes from the first block on: the nibbles of three blocks; the fourth's end is 8 bytes further. And the scales of four.
+        const __m512i three =
+            _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 26, 25, 24, 23, 22, 21, 20, 19, 17, 16, 15, 14, 13, 12, 11, 10, 8, 7, 6, 5, 4, 3, 2, 1);
+        const __m512i scales = four_times(0, 9, 18, 27), nibble = _mm512_set1_epi8(15);
+        for (uint32_t g = 0; g < n / group_numbers; g++, row += 4, ahead += 4 * sizeof *row) {
+            prefetch(ahead);
+            const __m512i window = _mm512_loadu_si512(row);
+            const __m512i q = with_lane(_mm512_permutexvar_epi16(three, window), 3, row[3].q);
+            const __m512i w[2] = {_mm512_and_si512(q, nibble), _mm512_and_si512(_mm512_srli_epi16(q, 4), nibble)};
+            const Vec d = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(scales, window)));
+            for (uint32_t t = 0; t < T; t++) {
+                const FixedGroup& group = x[t].groups[g];
+                sum[t] = add_group(w, d, group, _mm512_slli_epi32(_mm512_load_si512(group.minus_sum), 3), sum[t]);
+            }
+        }
+        return n / group_numbers * 4;
+    }
+
+    template <uint32_t T>
+    static size_t dot_groups(const BlockQ8_0* row, const std::byte* ahead, const Input* x, uint32_t n, Vec* sum)
+    {
+        const __m512i sign = _mm512_set1_epi8(char(0x80));    // made unsigned, w + 128
+        for (uint32_t g = 0; g < n / group_numbers; g++, row += 4, ahead += 4 * sizeof *row) {
+            prefetch(ahead);
+            prefetch(ahead + 2 * sizeof *row);
+            __m512i w[2];
+            for (uint32_t half = 0; half < 2; half++) {
+                w[half] = _mm512_castsi128_si512(bytes_16(row[0].q + 16 * half));
+                for (uint32_t lane = 1; lane < 4; lane++) w[half] = with_lane(w[half], lane, row[lane].q + 16 * half);
+                w[half] = _mm512_xor_si512(w[half], sign);
+            }
+            const __m512i first = _mm512_permutexvar_epi16(four_times(0, 17, 0, 0), _mm512_loadu_si512(row));
+            const __m512i scales = _mm512_mask_permutexvar_epi16(first, 0xff00, four_times(0, 0, 0, 17), _mm512_loadu_si512(row + 2));
+            const Vec d = _mm512_cvtph_ps(_mm512_castsi512_si256(scales));
+            for (uint32_t t = 0; t < T; t++) {
+                const FixedGroup& group = x[t].groups[g];
+                sum[t] = add_group(w, d, group, _mm512_slli_epi32(_mm512_load_si512(group.minus_sum), 7), sum[t]);
+            }
+        }
+        return n / group_numbers * 4;
+    }
+
+    /// The integers of a block, as floats.
+    static void values(const BlockQ4_0& b, Vec* w)
+    {
+        const Vec value = _mm512_set_ps(7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3, -4, -5, -6, -7, -8);
+        const __m512i q = _mm512_cvtepu8_epi32(bytes_16(b.q));    // a look-up sees only the low four bits
+        w[0] = _mm512_permutexvar_ps(q, value);
+        w[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(q, 4), value);
+    }
+    static void values(const BlockQ8_0& b, Vec* w)
+    {
+        for (uint32_t half = 0; half < 2; half++) w[half] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes_16(b.q + 16 * half)));
+    }
+
+    /// The scales of 16 blocks. A gather instruction is slow where processors had to be protected against leaks.
+    template <class B>
+    static __m256i sixteen_scales(const B* b)
+    {
+        constexpr short stride = sizeof(B) / 2;            // words
+        constexpr uint32_t found = stride < 10 ? 8 : 4;    // blocks whose scale lies in 128 bytes
+        const __m512i which =
+            _mm512_castsi128_si512(_mm_set_epi16(7 * stride, 6 * stride, 5 * stride, 4 * stride, 3 * stride, 2 * stride, stride, 0));
+        __m128i part[16 / found];
+        for (uint32_t i = 0; i < 16 / found; i++) {
+            const std::byte* const window = reinterpret_cast<const std::byte*>(b + i * found);
+            part[i] = _mm512_castsi512_si128(_mm512_permutex2var_epi16(_mm512_loadu_si512(window), which, _mm512_loadu_si512(window + 64)));
+        }
+        if constexpr (found == 8) return _mm256_set_m128i(part[1], part[0]);
+        else return _mm256_set_m128i(_mm_unpacklo_epi64(part[2], part[3]), _mm_unpacklo_epi64(part[0], part[1]));
+    }
+
+    template <uint32_t R, class B>
+    static size_t add_rows(const B* const* row, const Term* terms, float* y, uint32_t n) requires requires(const B& b, Vec* w)
+    {
+        values(b, w);
+    }
+    {
+        constexpr uint32_t together = 16;    // blocks, whose scales are made first
+        alignas(64) float factor[R][together];
+        const uint32_t turns = n / (together * fixed_block);
+        for (uint32_t turn = 0; turn < turns; turn++) {
+            const size_t first = turn * together, next = turn + 2;
+            for (uint32_t r = 0; r < R; r++) {
+                const std::byte* soon = next < turns ? reinterpret_cast<const std::byte*>(row[r] + next * together)
+                                                     : terms[r].ahead + (next - turns) * together * sizeof(B);
+                for (uint32_t b = 0; b < together * sizeof(B); b += 64) prefetch(soon + b);
+                _mm512_store_ps(factor[r], _mm512_mul_ps(set(terms[r].a), _mm512_cvtph_ps(sixteen_scales(row[r] + first))));
+            }
+            for (uint32_t b = 0; b < together; b++, y += fixed_block) {
+                Vec sum[2] = {load(y), load(y + lanes)};
+#pragma GCC unroll 8
+                for (uint32_t r = 0; r < R; r++) {
+                    Vec w[2];
+                    values(row[r][first + b], w);
+                    for (uint32_t v = 0; v < 2; v++) sum[v] = fma(set(factor[r][b]), w[v], sum[v]);
+                }
+                store(y, sum[0]);
+                store(y + lanes, sum[1]);
+            }
+        }
+        return turns * together;
+    }
 };
 
 }    // namespace

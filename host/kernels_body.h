@@ -26,6 +26,11 @@
 //   dot(block, x)                   32 products with int16_t x[32], added up to one number per lane; up to 4096 * 32512 * 4 in a lane
 //   floats(block, out)              the integers as 32 / lanes Vecs
 //
+// and, where it has something better for a format W, with ReadsGroups declared:
+//
+//   dot_groups<T>(row, ahead, x, n, sum)    adds the products of the row's whole groups of 128 (FixedGroup) to sum[t]; returns their number of blocks
+//   add_rows<R>(row, terms, y, n)           axpy_few for as many whole blocks as it likes; returns their number
+//
 // S lives in an unnamed namespace, so every template made from it is private to its file: no AVX-512 code can replace a plain function of the
 // same name in the linker. For the same reason nothing here may call a function of the standard library.
 #pragma once
@@ -92,6 +97,8 @@ struct Piece {
         for (uint32_t t = 0; t < T; t++) sum[t] = S::fma(w, S::load(x[t].x + k * weights), sum[t]);
     }
     void decode(uint32_t, Vec* out) const { out[0] = w; }
+    /// sum += a w
+    void add(Vec a, Vec* sum) const { sum[0] = S::fma(a, w, sum[0]); }
 };
 
 inline uint64_t load_64(const void* p)
@@ -340,6 +347,14 @@ struct BlockPiece {
             else out[v] = S::mul(out[v], b.d);
         }
     }
+
+    /// sum += a w, for blocks of one part
+    void add(Vec a, Vec* sum) const
+    {
+        Vec w[fixed_block / S::lanes];
+        decode(0, w);
+        for (uint32_t v = 0; v < fixed_block / S::lanes; v++) sum[v] = S::fma(a, w[v], sum[v]);
+    }
 };
 
 template <class S, class B>
@@ -366,21 +381,28 @@ void store_some(T* p, typename S::Vec v, uint32_t count)
 
 // ---- rows ------------------------------------------------------------------------------------------------------------
 
+/// How far ahead of itself a kernel fetches: the hardware does so too, but stops at every page, and alone it reaches two thirds of the memory's speed.
+inline void prefetch(const void* p) { __builtin_prefetch(p); }
+
 /// y[t] = sum_i w_i x[t]_i for t < T. The order of addition is the same for every T.
 template <class S, class W, uint32_t T>
-void dot_tokens(const W* row, const Input* x, uint32_t n, float* y)
+void dot_tokens(const W* row, const std::byte* ahead, const Input* x, uint32_t n, float* y)
 {
     using P = Piece<S, W>;
-    constexpr uint32_t A = P::accumulators;
+    constexpr uint32_t A = P::accumulators, bytes = A * P::weights / elements<W> * sizeof(W);    // of one turn
     typename S::Vec sum[A][T];
     for (uint32_t a = 0; a < A; a++)
         for (uint32_t t = 0; t < T; t++) sum[a][t] = S::zero();
 
     const size_t pieces = n / P::weights;
     size_t k = 0;
-    for (; k + A <= pieces; k += A)
+    if constexpr (requires { S::template dot_groups<T>(row, ahead, x, n, sum[0]); })
+        if (x->groups) k = S::template dot_groups<T>(row, ahead, x, n, sum[0]);
+    for (; k + A <= pieces; k += A) {
+        for (uint32_t b = 0; b < bytes; b += 64) prefetch(ahead + k / A * bytes + b);
 #pragma GCC unroll 4
         for (uint32_t a = 0; a < A; a++) P(row, k + a).template dot<T>(x, k + a, sum[a]);
+    }
     for (; k < pieces; k++) P(row, k).template dot<T>(x, k, sum[0]);
     if constexpr (P::weights == S::lanes)    // a block format has no rest
         if (const uint32_t rest = n % S::lanes) {
@@ -398,41 +420,73 @@ template <class S, class W>
 float dot(const std::byte* row, const Input& x, uint32_t n)
 {
     float y;
-    dot_tokens<S, W, 1>(reinterpret_cast<const W*>(row), &x, n, &y);
+    dot_tokens<S, W, 1>(reinterpret_cast<const W*>(row), row, &x, n, &y);
     return y;
 }
 
 template <class S, class W>
-void dot_many(const std::byte* row, const Input* x, uint32_t tokens, uint32_t n, float* y)
+void dot_many(const std::byte* row, const std::byte* ahead, const Input* x, uint32_t tokens, uint32_t n, float* y)
 {
     const W* w = reinterpret_cast<const W*>(row);
     uint32_t t = 0;
-    for (; t + token_block <= tokens; t += token_block) dot_tokens<S, W, token_block>(w, x + t, n, y + t);
-    for (; t < tokens; t++) dot_tokens<S, W, 1>(w, x + t, n, y + t);
+    for (; t + token_block <= tokens; t += token_block) dot_tokens<S, W, token_block>(w, ahead, x + t, n, y + t);
+    for (; t < tokens; t++) dot_tokens<S, W, 1>(w, ahead, x + t, n, y + t);
 }
 
-/// y_i += a w_i. Every element is one multiplication and one addition, so cutting a row into slices changes no bit.
-template <class S, class W>
-void axpy(const std::byte* row, float a, float* y, uint32_t first, uint32_t count)
+/// y_i += sum_r a_r w[r]_i for r < R: every element is so many multiplications and additions, in this order.
+template <class S, class W, uint32_t R>
+void axpy_few(const Term* terms, float* y, uint32_t n)
 {
     using P = Piece<S, W>;
-    const W* w = reinterpret_cast<const W*>(row) + first / elements<W>;
-    const typename S::Vec factor = S::set(a);
-    y += first;
-    constexpr uint32_t width = P::weights / P::parts;
-    for (size_t k = 0; k < count / P::weights; k++) {
-        const P piece(w, k);
+    constexpr uint32_t width = P::weights / P::parts, bytes = P::weights / elements<W> * sizeof(W);    // of a piece
+    const W* row[R];
+    typename S::Vec factor[R];
+    for (uint32_t r = 0; r < R; r++) {
+        row[r] = reinterpret_cast<const W*>(terms[r].row);
+        factor[r] = S::set(terms[r].a);
+    }
+    size_t k = 0;
+    if constexpr (requires { S::template add_rows<R>(row, terms, y, n); }) k = S::template add_rows<R>(row, terms, y, n);
+    for (; k < n / P::weights; k++) {
+        float* const part_of_y = y + k * P::weights;
+        if (k % (bytes < 64 ? 64 / bytes : 1) == 0)
+            for (uint32_t r = 0; r < R; r++)
+                for (uint32_t b = 0; b < bytes; b += 64) prefetch(terms[r].ahead + k * bytes + b);
+        if constexpr (P::parts == 1) {
+            constexpr uint32_t V = width / S::lanes;
+            typename S::Vec sum[V];
+            for (uint32_t v = 0; v < V; v++) sum[v] = S::load(part_of_y + v * S::lanes);
 #pragma GCC unroll 8
-        for (uint32_t p = 0; p < P::parts; p++, y += width) {
-            typename S::Vec part[width / S::lanes];
-            piece.decode(p, part);
-            for (uint32_t v = 0; v < width / S::lanes; v++) S::store(y + v * S::lanes, S::fma(factor, part[v], S::load(y + v * S::lanes)));
+            for (uint32_t r = 0; r < R; r++) P(row[r], k).add(factor[r], sum);
+            for (uint32_t v = 0; v < V; v++) S::store(part_of_y + v * S::lanes, sum[v]);
+        } else {
+            for (uint32_t r = 0; r < R; r++) {
+                const P piece(row[r], k);
+#pragma GCC unroll 8
+                for (uint32_t p = 0; p < P::parts; p++) {
+                    typename S::Vec part[width / S::lanes];
+                    piece.decode(p, part);
+                    for (uint32_t v = 0; v < width / S::lanes; v++) {
+                        float* const to = part_of_y + p * width + v * S::lanes;
+                        S::store(to, S::fma(factor[r], part[v], S::load(to)));
+                    }
+                }
+            }
         }
     }
     if constexpr (P::weights == S::lanes)
-        if (const uint32_t rest = count % S::lanes) {
-            store_some<S>(y, S::fma(factor, load_some<S>(w + count - rest, rest), load_some<S>(y, rest)), rest);
-        }
+        if (const uint32_t rest = n % S::lanes)
+            for (uint32_t r = 0; r < R; r++)
+                store_some<S>(y + n - rest, S::fma(factor[r], load_some<S>(row[r] + n - rest, rest), load_some<S>(y + n - rest, rest)), rest);
+}
+
+/// y_i += sum_r a_r w[r]_i for r < count
+template <class S, class W>
+void axpy(const Term* terms, uint32_t count, float* y, uint32_t n)
+{
+    constexpr uint32_t R = 8;
+    for (; count >= R; count -= R, terms += R) axpy_few<S, W, R>(terms, y, n);
+    for (; count > 0; count--, terms++) axpy_few<S, W, 1>(terms, y, n);
 }
 
 /// y_i = w_i
@@ -472,18 +526,37 @@ void integers(const std::byte* row, uint8_t* q, uint32_t n)
 template <class S>
 void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
 {
-    const Input self{x, nullptr, nullptr, nullptr};
+    const Input self{x, nullptr, nullptr, nullptr, nullptr};
     float squares;
-    dot_tokens<S, float, 1>(x, &self, n, &squares);
+    dot_tokens<S, float, 1>(x, reinterpret_cast<const std::byte*>(x), &self, n, &squares);
     const typename S::Vec r = S::set(1.0f / __builtin_sqrtf(squares / float(n) + eps));
     uint32_t i = 0;
     for (; i + S::lanes <= n; i += S::lanes) S::store(y + i, S::mul(S::load(w + i), S::mul(S::load(x + i), r)));
     if (i < n) store_some<S>(y + i, S::mul(load_some<S>(w + i, n - i), S::mul(load_some<S>(x + i, n - i), r)), n - i);
 }
 
+/// The planes of 128 numbers (see FixedGroup).
+inline void fill_group(const int16_t* q, const float* scale, FixedGroup& g)
+{
+    for (uint32_t h = 0; h < 2; h++)
+        for (uint32_t b = 0; b < 4; b++)
+            for (uint32_t i = 0; i < 16; i++) {
+                const int16_t x = q[32 * b + 16 * h + i];
+                const int8_t low = int8_t(x);
+                g.low[64 * h + 16 * b + i] = low;
+                g.high[64 * h + 16 * b + i] = int8_t((x - low) >> 8);
+            }
+    for (uint32_t j = 0; j < 16; j++) {
+        const int16_t* first = q + 32 * (j / 4) + 4 * (j % 4);
+        g.minus_sum[j] = 0;
+        for (uint32_t i = 0; i < 4; i++) g.minus_sum[j] -= first[i] + first[16 + i];
+        g.scale[j] = scale[j / 4];
+    }
+}
+
 /// scale = max |x_i| / 32512,  q_i = round(x_i / scale),  sum = scale sum_i q_i
 template <class S>
-void quantise(const float* x, int16_t* q, float* scale, float* sum, uint32_t n)
+void quantise(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* groups, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i += fixed_block) {
         typename S::Vec m = S::zero();
@@ -495,6 +568,8 @@ void quantise(const float* x, int16_t* q, float* scale, float* sum, uint32_t n)
         for (uint32_t v = 0; v < fixed_block; v += S::lanes) S::store_rounded(q + i + v, S::mul(S::load(x + i + v), r));
         sum[i / fixed_block] = scale[i / fixed_block] * S::add_lanes(S::dot(S::ones(), q + i));
     }
+    if (groups)
+        for (uint32_t g = 0; g < n / group_numbers; g++) fill_group(q + g * group_numbers, scale + g * (group_numbers / fixed_block), groups[g]);
 }
 
 /// y_i += sum_r a_r w[r]_i
@@ -516,7 +591,11 @@ void axpy_rows(const float* const* w, const float* a, uint32_t rows, float* y, u
 #pragma GCC unroll 8
         for (uint32_t v = 0; v < V; v++) S::store(y + i + v * S::lanes, sum[v]);
     }
-    for (uint32_t r = 0; r < rows; r++) axpy<S, float>(reinterpret_cast<const std::byte*>(w[r]), a[r], y, i, n - i);
+    for (uint32_t r = 0; r < rows; r++) {
+        const std::byte* const rest = reinterpret_cast<const std::byte*>(w[r] + i);
+        const Term term{a[r], rest, rest};
+        axpy_few<S, float, 1>(&term, y + i, n - i);
+    }
 }
 
 template <class S>
@@ -553,16 +632,18 @@ void to_f16(const float* x, uint16_t* y, uint32_t n)
 template <class S>
 float dot_f16(const float* a, const uint16_t* b, uint32_t n)
 {
-    const Input x{a, nullptr, nullptr, nullptr};
+    const Input x{a, nullptr, nullptr, nullptr, nullptr};
     float y;
-    dot_tokens<S, F16, 1>(reinterpret_cast<const F16*>(b), &x, n, &y);
+    dot_tokens<S, F16, 1>(reinterpret_cast<const F16*>(b), reinterpret_cast<const std::byte*>(b), &x, n, &y);
     return y;
 }
 
 template <class S>
 void axpy_f16(float a, const uint16_t* b, float* y, uint32_t n)
 {
-    axpy<S, F16>(reinterpret_cast<const std::byte*>(b), a, y, 0, n);
+    const std::byte* const row = reinterpret_cast<const std::byte*>(b);
+    const Term term{a, row, row};
+    axpy_few<S, F16, 1>(&term, y, n);
 }
 
 // ---- the table -------------------------------------------------------------------------------------------------------
@@ -577,22 +658,15 @@ constexpr RowKernels row_kernels(WeightType type)
 template <class S>
 constexpr Kernels make_kernels(Isa isa, std::string_view name)
 {
-    return {isa,
-            name,
-            {row_kernels<S, float>(WeightType::f32), row_kernels<S, F16>(WeightType::f16), row_kernels<S, Bf16>(WeightType::bf16),
-             row_kernels<S, BlockQ8_0>(WeightType::q8_0), row_kernels<S, BlockQ4_0>(WeightType::q4_0), row_kernels<S, BlockQ4_1>(WeightType::q4_1),
-             row_kernels<S, BlockQ5_0>(WeightType::q5_0), row_kernels<S, BlockQ5_1>(WeightType::q5_1),
-             row_kernels<S, BlockIQ4_NL>(WeightType::iq4_nl), row_kernels<S, BlockMXFP4>(WeightType::mxfp4),
-             row_kernels<S, BlockQ2_K>(WeightType::q2_k), row_kernels<S, BlockQ3_K>(WeightType::q3_k), row_kernels<S, BlockQ4_K>(WeightType::q4_k),
-             row_kernels<S, BlockQ5_K>(WeightType::q5_k), row_kernels<S, BlockQ6_K>(WeightType::q6_k)},
-            rmsnorm<S>,
-            quantise<S>,
-            axpy_rows<S>,
-            dot_f16<S>,
-            axpy_f16<S>,
-            pack_signs<S>,
-            differing_bits<S>,
-            to_f16<S>};
+    return {isa, name, requires {typename S::ReadsGroups;
+}
+, {row_kernels<S, float>(WeightType::f32),        row_kernels<S, F16>(WeightType::f16),        row_kernels<S, Bf16>(WeightType::bf16),
+   row_kernels<S, BlockQ8_0>(WeightType::q8_0),   row_kernels<S, BlockQ4_0>(WeightType::q4_0), row_kernels<S, BlockQ4_1>(WeightType::q4_1),
+   row_kernels<S, BlockQ5_0>(WeightType::q5_0),   row_kernels<S, BlockQ5_1>(WeightType::q5_1), row_kernels<S, BlockIQ4_NL>(WeightType::iq4_nl),
+   row_kernels<S, BlockMXFP4>(WeightType::mxfp4), row_kernels<S, BlockQ2_K>(WeightType::q2_k), row_kernels<S, BlockQ3_K>(WeightType::q3_k),
+   row_kernels<S, BlockQ4_K>(WeightType::q4_k),   row_kernels<S, BlockQ5_K>(WeightType::q5_k), row_kernels<S, BlockQ6_K>(WeightType::q6_k)},
+    rmsnorm<S>, quantise<S>, axpy_rows<S>, dot_f16<S>, axpy_f16<S>, pack_signs<S>, differing_bits<S>, to_f16<S>
+};
 }
 
 }    // namespace hearth::host

@@ -29,7 +29,11 @@ class Inputs {
     std::vector<Input> inputs_;
     std::vector<int16_t> q_;
     std::vector<float> scale_, sum_;
+    std::vector<FixedGroup> groups_;
 };
+
+/// Which of a list of rows to fetch while number `at` is computed, so that it is there in time: about 4 KB further, within the list.
+uint32_t row_ahead(uint32_t at, uint32_t end, uint64_t row_bytes);
 
 /// y[t][r] = sum_i w[r][i] x[t][i];  y is (x.tokens(), w.rows)
 void multiply(Team& team, const Matrix& w, const Inputs& x, float* y);

@@ -363,6 +363,41 @@ class Families(Case):
     def test_phi3_stays_fused(self):
         self.check_copies("Phi3ForCausalLM", "phi3", {"attn_qkv.weight": "self_attn.qkv_proj.weight", "ffn_up.weight": "mlp.gate_up_proj.weight"})
 
+    OPT = {"architectures": ["OPTForCausalLM"], "activation_function": "relu", "do_layer_norm_before": True, "ffn_dim": 96, "hidden_size": 64,
+           "max_position_embeddings": 128, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": VOCAB, "word_embed_proj_dim": 64,
+           "bos_token_id": 2, "eos_token_id": 2}
+
+    def test_opt_has_biases_everywhere_and_positions(self):
+        rng = np.random.default_rng(3)
+        shapes = {"embed_tokens.weight": (VOCAB, 64), "embed_positions.weight": (130, 64), "final_layer_norm.weight": (64,), "final_layer_norm.bias": (64,)}
+        names = {"attn_norm": "self_attn_layer_norm", "attn_output": "self_attn.out_proj", "ffn_norm": "final_layer_norm", "ffn_up": "fc1", "ffn_down": "fc2",
+                 "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
+        for layer in range(2):
+            for name in names.values():
+                rows, columns = {"fc1": (96, 64), "fc2": (64, 96)}.get(name, (64, 64))
+                shapes[f"layers.{layer}.{name}.weight"] = (rows,) if "norm" in name else (rows, columns)
+                shapes[f"layers.{layer}.{name}.bias"] = (rows,)
+        tensors = {"model.decoder." + name: rng.normal(0, 1, shape).astype("f4") for name, shape in shapes.items()}
+        self.write(self.OPT, tensors)
+        keys, values, types = self.converted()
+        self.assertEqual((keys["general.architecture"], keys["hearth.activation"], keys["opt.context_length"]), ("opt", "relu", 128))
+        self.assertAlmostEqual(keys["opt.attention.layer_norm_epsilon"], 1e-5)
+        keys, values, _ = self.converted("--type", "f32")
+        for layer in range(2):
+            for ours, theirs in names.items():
+                w, of = values.pop(f"blk.{layer}.{ours}{'_t' if ours == 'ffn_down' else ''}.weight"), f"model.decoder.layers.{layer}.{theirs}"
+                np.testing.assert_array_equal(w.T if ours == "ffn_down" else w, tensors[of + ".weight"])
+                np.testing.assert_array_equal(values.pop(f"blk.{layer}.{ours}.bias"), tensors[of + ".bias"])
+        for ours, theirs in (("position_embd.weight", "embed_positions.weight"), ("token_embd.weight", "embed_tokens.weight"),
+                             ("output_norm.weight", "final_layer_norm.weight"), ("output_norm.bias", "final_layer_norm.bias")):
+            np.testing.assert_array_equal(values.pop(ours), tensors["model.decoder." + theirs])
+        self.assertEqual(values, {})    # the head is tied
+        for change in ({"do_layer_norm_before": False}, {"word_embed_proj_dim": 32}, {"enable_bias": False}):
+            (self.folder / "config.json").write_text(json.dumps(self.OPT | change))
+            code, err = self.run_convert()
+            self.assertEqual(code, 1)
+            self.assertIn(f"{next(iter(change))} is {json.dumps(next(iter(change.values())))} in config.json, which is not supported", err)
+
     def test_linear_scaling_is_a_key(self):
         for scaling in ({"type": "linear", "factor": 4.0}, {"rope_type": "linear", "factor": 4}):
             _, keys, values = self.file("LlamaForCausalLM", rope_scaling=scaling)
@@ -455,6 +490,27 @@ class TokenizerContent(Case):
         self.assertEqual(keys["tokenizer.ggml.eos_token_id"], VOCAB + 2)
         self.assertFalse(keys["tokenizer.ggml.add_bos_token"])
         self.assertEqual(keys["tokenizer.chat_template"], "{{ x }}")
+
+    def test_gpt2s_two_files_are_a_byte_level_tokenizer(self):
+        config = tiny_config()
+        self.write(config, random_tensors(config))
+        (self.folder / "tokenizer.model").unlink()
+        texts = ["<s>", "<pad>", "</s>", "a", "b", "ab", "\u0120", "\u0120ab"]
+        (self.folder / "vocab.json").write_text(json.dumps({text: i for i, text in enumerate(texts)}))
+        (self.folder / "merges.txt").write_text("#version: 0.2\na b\n\u0120 ab\n", encoding="utf-8")
+        (self.folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": {"content": "<pad>"}}))
+        settings = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "bos_token": {"content": "</s>"}, "eos_token": "</s>"}
+        (self.folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        keys = self.converted()[0]
+        self.assertEqual((keys["tokenizer.ggml.model"], keys["tokenizer.ggml.pre"]), ("gpt2", "gpt-2"))
+        self.assertEqual(keys["tokenizer.ggml.tokens"][:8], texts)
+        self.assertEqual(keys["tokenizer.ggml.token_type"][:9], [1, 3, 3, 1, 1, 1, 1, 1, 5])
+        self.assertEqual(keys["tokenizer.ggml.merges"], ["a b", "\u0120 ab"])
+        self.assertEqual((keys["tokenizer.ggml.bos_token_id"], keys["tokenizer.ggml.eos_token_id"], keys["tokenizer.ggml.add_bos_token"]), (2, 2, True))
+        (self.folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
+        code, err = self.run_convert()
+        self.assertEqual(code, 1)
+        self.assertIn("has vocab.json and merges.txt of a RobertaTokenizer, which is not supported", err)
 
     def test_a_list_of_ends_gives_its_first(self):
         self.assertEqual(self.keys(eos_token_id=[7, 2])["tokenizer.ggml.eos_token_id"], 7)

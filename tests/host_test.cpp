@@ -168,6 +168,7 @@ double seen(const Input& x, WeightType type, uint32_t i) { return is_quantised(t
 struct Vectors {
     std::vector<float> x, scale, sum;
     std::vector<int16_t> q;
+    std::vector<FixedGroup> groups;
     std::vector<Input> inputs;
 
     Vectors(const Kernels& cpu, uint32_t tokens, uint32_t n, Random& random) : x(random.vector(size_t(tokens) * n))
@@ -177,11 +178,13 @@ struct Vectors {
             q.resize(x.size());
             scale.resize(x.size() / fixed_block);
             sum.resize(scale.size());
-            cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), uint32_t(x.size()));
+            groups.resize(n / group_numbers * tokens);
         }
         for (size_t t = 0; t < tokens; t++) {
             const size_t at = t * n / fixed_block;
-            inputs.push_back(blocks ? Input{&x[t * n], &q[t * n], &scale[at], &sum[at]} : Input{&x[t * n], nullptr, nullptr, nullptr});
+            FixedGroup* const own = cpu.reads_groups && n >= group_numbers ? &groups[n / group_numbers * t] : nullptr;
+            if (blocks) cpu.quantise(&x[t * n], &q[t * n], &scale[at], &sum[at], own, n);
+            inputs.push_back(blocks ? Input{&x[t * n], &q[t * n], &scale[at], &sum[at], own} : Input{&x[t * n], nullptr, nullptr, nullptr, nullptr});
         }
     }
 };
@@ -278,7 +281,7 @@ struct FfnResult {
 FfnResult run(Team& team, const Block& block, std::span<const uint32_t> neurons, const Inputs& x, float cut)
 {
     FfnResult result{std::vector<float>(size_t(x.tokens()) * block.gate.matrix.cols, NAN), {}};
-    FfnScratch scratch{std::vector<uint32_t>(9, ~0u), std::vector<float>(1 << 16, NAN)};    // what an earlier call left must not matter
+    FfnScratch scratch{std::vector<uint32_t>(9, ~0u), std::vector<float>(1 << 16, NAN), {}};    // what an earlier call left must not matter
     result.counts = cold_ffn(team, block.weights, neurons, x, cut, result.y.data(), scratch);
     return result;
 }
@@ -438,7 +441,8 @@ TEST_SUITE("host")
             const uint32_t n = 512;
             std::vector<float> x(n, -3.0f), scale(n / 32), sum(n / 32);
             std::vector<int16_t> q(n);
-            cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), n);
+            std::vector<FixedGroup> groups(n / group_numbers);
+            cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), groups.data(), n);
             for (const float s : sum) CHECK(s == doctest::Approx(-96));
             for (const auto& [type, name, block, block_bytes] : weight_formats) {
                 if (!is_quantised(type)) continue;
@@ -453,8 +457,9 @@ TEST_SUITE("host")
                     double want = 0;
                     for (uint32_t i = 0; i < n; i++) want += -3 * weight(type, &row[i / block * block_bytes], i % block);
                     CAPTURE(name);
-                    CHECK(cpu.of(type).dot(reinterpret_cast<const std::byte*>(row.data()), {x.data(), q.data(), scale.data(), sum.data()}, n) ==
-                          doctest::Approx(want));
+                    CHECK(cpu.of(type).dot(reinterpret_cast<const std::byte*>(row.data()),
+                                           {x.data(), q.data(), scale.data(), sum.data(), cpu.reads_groups ? groups.data() : nullptr},
+                                           n) == doctest::Approx(want));
                 }
             }
         });
@@ -468,7 +473,7 @@ TEST_SUITE("host")
             for (uint32_t tokens : {1u, 3u, 4u, 9u}) {
                 const Vectors x(cpu, tokens, n, random);
                 std::vector<float> many(tokens), one;
-                row.dot_many(w.matrix.data, x.inputs.data(), tokens, n, many.data());
+                row.dot_many(w.matrix.data, w.matrix.data, x.inputs.data(), tokens, n, many.data());
                 for (const Input& input : x.inputs) one.push_back(row.dot(w.matrix.data, input, n));
                 CHECK(same_bits(many, one));
             }
@@ -525,39 +530,27 @@ TEST_SUITE("host")
         }
     }
 
-    TEST_CASE("axpy adds a slice of a row, and slices make the bits of the whole")
+    TEST_CASE("axpy adds rows, many at once with the bits of one by one")
     {
         Random random(4);
         on_every_row_kernel([&](const Kernels&, const RowKernels& row, uint32_t n) {
-            const Sample w(row.type, 1, n, random);
-            const uint32_t block = format_of(row.type).block;
-            const uint32_t cut = n / 3 / block * block;
-            const std::vector<float> before = random.vector(n + 1);
-
-            std::vector<float> whole = before, slices = before;
-            row.axpy(w.matrix.data, 0.7f, whole.data(), 0, n);
-            row.axpy(w.matrix.data, 0.7f, slices.data(), cut, n - cut);
-            CHECK(std::equal(slices.begin(), slices.begin() + cut, before.begin()));
-            row.axpy(w.matrix.data, 0.7f, slices.data(), 0, cut);
-            CHECK(same_bits(whole, slices));
-
-            std::vector<double> want;
-            for (uint32_t i = 0; i < n; i++) want.push_back(before[i] + double(0.7f) * w.w[i]);
-            want.push_back(before[n]);
-            CHECK(worst_error(whole, want) < 2e-7);
-        });
-    }
-
-    TEST_CASE("adding a decoded row gives the bits of adding the row")
-    {
-        Random random(5);
-        on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
-            const Sample w(row.type, 1, n, random);
-            std::vector<float> direct = random.vector(n), by_floats = direct, decoded(n);
-            row.axpy(w.matrix.data, -1.3f, direct.data(), 0, n);
-            row.decode(w.matrix.data, decoded.data(), n);
-            cpu.of(WeightType::f32).axpy(reinterpret_cast<const std::byte*>(decoded.data()), -1.3f, by_floats.data(), 0, n);
-            CHECK(same_bits(direct, by_floats));
+            const Sample w(row.type, 19, n, random);
+            const std::vector<float> before = random.vector(n + 1), a = random.vector(19);
+            for (const uint32_t rows : {0u, 1u, 8u, 19u}) {
+                CAPTURE(rows);
+                std::vector<Term> terms;
+                std::vector<float> together = before, one_by_one = before;
+                std::vector<double> want(before.begin(), before.end());
+                for (uint32_t r = 0; r < rows; r++) {
+                    terms.push_back({a[r], w.matrix.row(r), w.matrix.row(std::min(r + 8, 18u))});
+                    row.axpy(&terms.back(), 1, one_by_one.data(), n);
+                    for (uint32_t i = 0; i < n; i++) want[i] += double(a[r]) * w.row(r)[i];
+                }
+                row.axpy(terms.data(), rows, together.data(), n);
+                CHECK(same_bits(together, one_by_one));
+                CHECK(worst_error(together, want) < 1e-6);
+                CHECK(together.back() == before.back());
+            }
         });
     }
 
@@ -573,7 +566,8 @@ TEST_SUITE("host")
                     std::vector<float> together = random.vector(n), one_by_one = together;
                     for (uint32_t r = 0; r < rows; r++) {
                         row.push_back(reinterpret_cast<const float*>(w.matrix.row(r)));
-                        cpu.of(WeightType::f32).axpy(w.matrix.row(r), a[r], one_by_one.data(), 0, n);
+                        const Term term{a[r], w.matrix.row(r), w.matrix.row(r)};
+                        cpu.of(WeightType::f32).axpy(&term, 1, one_by_one.data(), n);
                     }
                     cpu.axpy_rows(row.data(), a.data(), rows, together.data(), n);
                     CHECK(same_bits(together, one_by_one));
@@ -618,7 +612,8 @@ TEST_SUITE("host")
         on_every_path([&](const Kernels& cpu) {
             std::vector<int16_t> q(n, 99);
             std::vector<float> scale(n / 32, NAN), sum = scale;
-            cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), n);
+            std::vector<FixedGroup> groups(n / group_numbers);
+            cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), groups.data(), n);
             CHECK(q[5] == -32512);
             CHECK(scale[0] == 9 / fixed_max);
             CHECK(scale[1] == 0);
@@ -632,6 +627,20 @@ TEST_SUITE("host")
             CHECK(worst < 0.51);    // half, and the rounding of a float of 15 bits
             if (first_q.empty()) first_q = q;
             CHECK(same_bits(q, first_q));
+
+            for (uint32_t i = 0; i < n / group_numbers * group_numbers; i++) {
+                const FixedGroup& group = groups[i / group_numbers];
+                const uint32_t in_group = i % group_numbers, byte = 64 * (in_group / 16 % 2) + 16 * (in_group / 32) + in_group % 16;
+                CHECK(256 * group.high[byte] + group.low[byte] == q[i]);
+                CHECK(group.scale[in_group / 32 * 4] == scale[i / 32]);
+            }
+            for (const FixedGroup& group : groups)
+                for (uint32_t j = 0; j < 16; j++) {
+                    int sum_of_bytes = 0;
+                    for (const uint32_t half : {0, 64})
+                        for (uint32_t i = 0; i < 4; i++) sum_of_bytes += 256 * group.high[half + 4 * j + i] + group.low[half + 4 * j + i];
+                    CHECK(group.minus_sum[j] == -sum_of_bytes);
+                }
         });
     }
 
@@ -816,7 +825,8 @@ TEST_SUITE("host")
         }
     }
 
-    TEST_CASE("skipping inactive neurons, threads and batches of tokens change no bit of the cold feed-forward block")
+    TEST_CASE(
+        "threads change no bit of the cold feed-forward block; skipping inactive neurons and batches of tokens change only the order of addition")
     {
         Random random(12);
         Team one(1), two(2), four(4);
@@ -828,11 +838,11 @@ TEST_SUITE("host")
             some.insert(some.end(), {5, 3, 100});
             Inputs inputs;
             inputs.prepare(one, x.data(), tokens, dim, is_quantised(type));
-            const std::vector<float> dense = run(one, block, some, inputs, no_cut).y;
+            const std::vector<double> want = block.apply(some, inputs);
             CAPTURE(name);
-            for (Team* team : {&one, &two, &four})
-                for (float cut : {no_cut, 0.0f}) {
-                    CHECK(same_bits(run(*team, block, some, inputs, cut).y, dense));
+            for (const float cut : {no_cut, 0.0f}) {
+                std::vector<float> by_one[2];
+                for (Team* team : {&one, &two, &four}) {
                     std::vector<float> one_by_one;
                     for (uint32_t t = 0; t < tokens; t++) {
                         Inputs token;
@@ -840,9 +850,37 @@ TEST_SUITE("host")
                         const std::vector<float> y = run(*team, block, some, token, cut).y;
                         one_by_one.insert(one_by_one.end(), y.begin(), y.end());
                     }
-                    CHECK(same_bits(one_by_one, dense));
+                    const std::vector<float> got[2] = {run(*team, block, some, inputs, cut).y, one_by_one};
+                    for (const int way : {0, 1}) {
+                        CHECK(worst_error(got[way], want) < 3e-6);
+                        if (team == &one) by_one[way] = got[way];
+                        CHECK(same_bits(got[way], by_one[way]));
+                    }
                 }
+            }
         }
+    }
+
+    TEST_CASE("a long sum over neurons is cut into parts that do not depend on the threads")
+    {
+        Random random(22);
+        Team one(1), two(2);
+        const uint32_t neurons = 3000, dim = 300;    // 3.6 MB
+        const Block block(WeightType::f32, neurons, dim, Activation::relu, random);
+        const std::vector<float> x = random.vector(dim);
+        Inputs inputs;
+        inputs.prepare(one, x.data(), 1, dim, false);
+        const std::vector<uint32_t> all = neurons_from(0, neurons);
+        const std::vector<double> want = block.apply(all, inputs);
+        std::vector<float> y[2];
+        for (const int i : {0, 1}) {
+            y[i].assign(dim, NAN);
+            FfnScratch own{std::vector<uint32_t>(), std::vector<float>(1 << 13, NAN), {}};
+            cold_ffn(i ? two : one, block.weights, all, inputs, 0, y[i].data(), own);
+            CHECK(own.sums.size() >= dim);
+            CHECK(worst_error(y[i], want) < 1e-5);
+        }
+        CHECK(same_bits(y[0], y[1]));
     }
 
     TEST_CASE("the cold feed-forward block counts what was active and which bytes it read")

@@ -511,6 +511,8 @@ def read_tokenizer(folder, config):
     for name, read in readers.items():
         if (folder / name).is_file():
             return read(folder / name, config, settings)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return byte_level_tokenizer(folder / "vocab.json", config, settings, gpt2_tokenizer(folder, settings))
     there = sorted(p.name for p in folder.iterdir() if "tok" in p.name or "vocab" in p.name or "merges" in p.name)
     raise Refusal(f"{folder} has neither tokenizer.model (SentencePiece) nor tokenizer.json; there is {', '.join(there) or 'no tokenizer at all'}")
 
@@ -630,8 +632,23 @@ def added_ends(processor):
     return None, None
 
 
-def byte_level_tokenizer(path, config, settings):
-    source = read_json(path)
+def gpt2_tokenizer(folder, settings):
+    """GPT-2's two files as a tokenizer.json, where nothing says that they are for another program."""
+    kind = settings.get("tokenizer_class", "GPT2Tokenizer")
+    if kind not in ("GPT2Tokenizer", "GPT2TokenizerFast") or settings.get("add_prefix_space"):
+        raise Refusal(f"{folder} has vocab.json and merges.txt of a {kind}{' with add_prefix_space' * bool(settings.get('add_prefix_space'))}, "
+                      "which is not supported; a tokenizer.json is needed")
+    vocabulary = read_json(folder / "vocab.json")
+    merges = [line for line in (folder / "merges.txt").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#version")]
+    named = read_json(folder / "special_tokens_map.json") if (folder / "special_tokens_map.json").is_file() else {}
+    texts = {text.get("content") if isinstance(text, dict) else text for text in (named | settings).values() if isinstance(text, (str, dict))}
+    special = [{"id": vocabulary[text], "content": text, "special": True} for text in sorted(texts - {None}) if text in vocabulary and text.startswith("<")]
+    return {"model": {"type": "BPE", "vocab": vocabulary, "merges": merges}, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+            "added_tokens": special}
+
+
+def byte_level_tokenizer(path, config, settings, source=None):
+    source = source or read_json(path)
     try:
         model, cuts = source["model"], cutting_steps(source.get("pre_tokenizer"))
         if model.get("type", "BPE") != "BPE" or model.get("byte_fallback") or "to bytes" not in cuts:
