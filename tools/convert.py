@@ -252,8 +252,8 @@ def as_llamas(c):
                       ("word_embed_proj_dim", c.get("hidden_size"))):
         if c.get(key, only) != only:
             raise Refusal(f"{key} is {json.dumps(c[key])} in config.json, which is not supported")
-    return c | {"intermediate_size": c.get("ffn_dim"), "hidden_act": c.get("activation_function", "relu"), "rms_norm_eps": 1e-5,
-                "tie_word_embeddings": c.get("tie_word_embeddings", True)}
+    return c | {"num_key_value_heads": None, "head_dim": None, "intermediate_size": c.get("ffn_dim"), "rms_norm_eps": 1e-5,
+                "hidden_act": c.get("activation_function", "relu"), "tie_word_embeddings": c.get("tie_word_embeddings", True)}
 
 
 def read_rope(c, family, head_dim, context):
