@@ -21,19 +21,22 @@ struct Path {
     double resident = 1;    // share of the neurons on the device
     Sparsity sparsity = Sparsity::dense;
     bool without_fp16 = false, without_int_dot = false;
+    uint32_t layers = 1000;    // at most so many on the device; the head only with all of them
 
     std::string name() const
     {
-        return fmt::format("{}, {:.0f} % resident, {}{}{}", device, resident * 100, sparsity == Sparsity::exact ? "exact" : "dense",
-                           without_fp16 ? ", without fp16" : "", without_int_dot ? ", without integer dot" : "");
+        return fmt::format("{}, {:.0f} % resident, {}{}{}{}", device, resident * 100, sparsity == Sparsity::exact ? "exact" : "dense",
+                           layers < 1000 ? ", the first layers only" : "", without_fp16 ? ", without fp16" : "",
+                           without_int_dot ? ", without integer dot" : "");
     }
 };
 
-/// The budget with which `place` puts just this share of the neurons on the device.
-uint64_t budget_for(const Needs& needs, double resident)
+/// The budget with which `place` puts just this share of the neurons of the first layers on the device.
+uint64_t budget_for(const Needs& needs, double resident, size_t layers = 1000)
 {
-    uint64_t sum = needs.scratch + needs.head;
-    for (const LayerNeeds& l : needs.layers) sum += l.attention + l.kv + uint64_t(std::lround(l.groups * resident)) * l.group;
+    uint64_t sum = needs.scratch + (layers < needs.layers.size() ? 0 : needs.head);
+    for (const LayerNeeds& l : std::span(needs.layers).first(std::min(layers, needs.layers.size())))
+        sum += l.attention + l.kv + uint64_t(std::lround(l.groups * resident)) * l.group;
     return sum;
 }
 
@@ -46,7 +49,7 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
                        .without_fp16 = path.without_fp16,
                        .without_int_dot = path.without_int_dot,
                        .validation = validation};
-    if (path.device != "cpu") o.vram_budget = budget_for(device_needs(describe_weights(std::make_shared<Gguf>(model))), path.resident);
+    if (path.device != "cpu") o.vram_budget = budget_for(device_needs(describe_weights(std::make_shared<Gguf>(model))), path.resident, path.layers);
     return o;
 }
 
@@ -441,7 +444,10 @@ TEST_SUITE("device")
 
     TEST_CASE("a model of each family gives the reference's logits on the device, at any split")
     {
-        check_families({{.device = device_name}, {.device = device_name, .resident = 0.5}, {.device = device_name, .resident = 0}});
+        check_families({{.device = device_name},
+                        {.device = device_name, .resident = 0.5},
+                        {.device = device_name, .resident = 0},
+                        {.device = device_name, .resident = 0.5, .layers = 1}});
     }
 
     TEST_CASE("the model of a folder gives the logits and the greedy ids that lie beside it, on every path" * doctest::skip())
@@ -471,8 +477,11 @@ TEST_SUITE("device")
         CHECK(std::vector(ids.begin() + prompt.size(), ids.end()) == following);
 
         const bool sparse = host::makes_zeros(weights.config.activation);
-        for (const Path& path :
-             {Path{.device = "cpu"}, {.device = device_name}, {.device = device_name, .resident = 0.5}, {.device = device_name, .resident = 0}}) {
+        for (const Path& path : {Path{.device = "cpu"},
+                                 {.device = device_name},
+                                 {.device = device_name, .resident = 0.5},
+                                 {.device = device_name, .resident = 0},
+                                 {.device = device_name, .resident = 0.5, .layers = 1}}) {
             for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) {
                 if (sparsity == Sparsity::exact && !sparse) continue;
                 Path with = path;
