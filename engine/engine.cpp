@@ -431,6 +431,12 @@ void Session::watch(ActivitySink sink) { state_->cpu.watch = std::move(sink); }
 Session::Session(Session&&) noexcept = default;
 Session::~Session() = default;
 
+void Session::rewind(uint32_t position)
+{
+    HEARTH_CHECK(position <= position_);
+    position_ = position;
+}
+
 void Session::check_room(size_t tokens) const
 {
     const uint32_t context = machinery_->shape.context, most = machinery_->weights.config.most_positions();

@@ -109,7 +109,9 @@ class Session {
 
     uint32_t position() const { return position_; }
     /// Forgets the conversation.
-    void reset() { position_ = 0; }
+    void reset() { rewind(0); }
+    /// Goes back to a position that it was at: what was fed since is forgotten.
+    void rewind(uint32_t position);
 
     /// Called after each batch.
     std::function<void(const FeedStats&)> on_stats;

@@ -139,7 +139,7 @@ void Share::down_one(float* y) const
             Term terms[together];
             const uint32_t count = std::min(together, last - p);
             for (uint32_t i = 0; i < count; i++)
-                terms[i] = {h[p + i], w.down_t.row(neurons[p + i]), w.down_t.row(neurons[std::min(p + i + 8, last - 1)])};
+                terms[i] = {h[p + i], w.down_t.row(neurons[p + i]), w.down_t.row(neurons[std::min(p + i + 16, last - 1)])};
             axpy(terms, count, sum, dim);
         }
     });

@@ -1,4 +1,4 @@
-// AVX-512 (F, BW, VL, DQ, VNNI): what kernels_body.h needs, on 16 floats.
+// AVX-512 (F, BW, VL, DQ, VBMI, VNNI): what kernels_body.h needs, on 16 floats.
 #include "host/kernels_body.h"
 
 #include <immintrin.h>
@@ -171,19 +171,6 @@ struct Avx512 {
         return n / group_numbers * 4;
     }
 
-    /// The integers of a block, as floats.
-    static void values(const BlockQ4_0& b, Vec* w)
-    {
-        const Vec value = _mm512_set_ps(7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3, -4, -5, -6, -7, -8);
-        const __m512i q = _mm512_cvtepu8_epi32(bytes_16(b.q));    // a look-up sees only the low four bits
-        w[0] = _mm512_permutexvar_ps(q, value);
-        w[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(q, 4), value);
-    }
-    static void values(const BlockQ8_0& b, Vec* w)
-    {
-        for (uint32_t half = 0; half < 2; half++) w[half] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes_16(b.q + 16 * half)));
-    }
-
     /// The scales of 16 blocks. A gather instruction is slow where processors had to be protected against leaks.
     template <class B>
     static __m256i sixteen_scales(const B* b)
@@ -201,34 +188,103 @@ struct Avx512 {
         else return _mm256_set_m128i(_mm_unpacklo_epi64(part[2], part[3]), _mm_unpacklo_epi64(part[0], part[1]));
     }
 
-    template <uint32_t R, class B>
-    static size_t add_rows(const B* const* row, const Term* terms, float* y, uint32_t n) requires requires(const B& b, Vec* w)
+    // ---- sums of rows ----------------------------------------------------------------------------------------------------
+
+    /// Columns 0 to 15 and 16 to 31 of a block of four rows, four unsigned bytes of a column in a lane, and what was added to make them unsigned.
+    static void columns(const BlockQ4_0* const* row, size_t k, __m512i* w)
     {
-        values(b, w);
+        const __m512i q = by_column(row[0][k].q, row[1][k].q, row[2][k].q, row[3][k].q), nibble = _mm512_set1_epi8(15);
+        w[0] = _mm512_and_si512(q, nibble);
+        w[1] = _mm512_and_si512(_mm512_srli_epi16(q, 4), nibble);
+    }
+    static void columns(const BlockQ8_0* const* row, size_t k, __m512i* w)
+    {
+        for (uint32_t half = 0; half < 2; half++) {
+            const auto part = [&](uint32_t r) { return row[r][k].q + 16 * half; };
+            w[half] = _mm512_xor_si512(by_column(part(0), part(1), part(2), part(3)), _mm512_set1_epi8(char(0x80)));
+        }
+    }
+    static constexpr int added(const BlockQ4_0*) { return 8; }
+    static constexpr int added(const BlockQ8_0*) { return 128; }
+
+    static __m512i by_column(const void* a, const void* b, const void* c, const void* d)
+    {
+        const __m512i which = _mm512_add_epi32(_mm512_set1_epi32(0x30201000), _mm512_mullo_epi32(_mm512_set1_epi32(0x01010101), counting()));
+        return _mm512_permutexvar_epi8(which, with_lane(with_lane(with_lane(_mm512_castsi128_si512(bytes_16(a)), 1, b), 2, c), 3, d));
+    }
+    static __m512i counting() { return _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
+
+    /// The low bytes of four vectors in one.
+    static __m512i low_bytes(__m512i a, __m512i b, __m512i c, __m512i d)
+    {
+        const __m512i byte = _mm512_set1_epi32(255);
+        const __m512i lower = _mm512_or_si512(_mm512_and_si512(a, byte), _mm512_slli_epi32(_mm512_and_si512(b, byte), 8));
+        return _mm512_or_si512(lower, _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(c, byte), 16), _mm512_slli_epi32(d, 24)));
+    }
+
+    /// Sixteen rows at a time in integers: what a block of a row is multiplied with (a_r times its scale) becomes fixed point of 16 bits for all of them
+    /// together, in two planes as the activations.
+    template <class B>
+    static size_t add_rows(const B*, const Term* terms, uint32_t count, float* y, uint32_t n) requires requires(const B* const* row, __m512i* w)
+    {
+        columns(row, 0, w);
     }
     {
-        constexpr uint32_t together = 16;    // blocks, whose scales are made first
-        alignas(64) float factor[R][together];
+        constexpr uint32_t rows = 16, quads = rows / 4, together = 16;    // blocks
         const uint32_t turns = n / (together * fixed_block);
-        for (uint32_t turn = 0; turn < turns; turn++) {
-            const size_t first = turn * together, next = turn + 2;
-            for (uint32_t r = 0; r < R; r++) {
-                const std::byte* soon = next < turns ? reinterpret_cast<const std::byte*>(row[r] + next * together)
-                                                     : terms[r].ahead + (next - turns) * together * sizeof(B);
-                for (uint32_t b = 0; b < together * sizeof(B); b += 64) prefetch(soon + b);
-                _mm512_store_ps(factor[r], _mm512_mul_ps(set(terms[r].a), _mm512_cvtph_ps(sixteen_scales(row[r] + first))));
+        for (; count > 0; terms += rows) {
+            const uint32_t here = count < rows ? count : rows, used = (here + 3) / 4;
+            count -= here;
+            const B* row[rows];
+            Vec a[rows];
+            for (uint32_t r = 0; r < rows; r++) {
+                row[r] = reinterpret_cast<const B*>(terms[r < here ? r : 0].row);
+                a[r] = r < here ? set(terms[r].a) : zero();
             }
-            for (uint32_t b = 0; b < together; b++, y += fixed_block) {
-                Vec sum[2] = {load(y), load(y + lanes)};
-#pragma GCC unroll 8
-                for (uint32_t r = 0; r < R; r++) {
-                    Vec w[2];
-                    values(row[r][first + b], w);
-                    for (uint32_t v = 0; v < 2; v++) sum[v] = fma(set(factor[r][b]), w[v], sum[v]);
+            RowsAhead ahead(terms, here, turns * together * sizeof(B));
+            for (uint32_t turn = 0; turn < turns; turn++) {
+                alignas(64) int32_t high[quads][together], low[quads][together], bias[together];
+                alignas(64) float scale[together];
+                Vec factor[rows], largest = zero();
+                for (uint32_t r = 0; r < 4 * used; r++) {
+                    factor[r] = mul(a[r], _mm512_cvtph_ps(sixteen_scales(row[r] + turn * together)));
+                    largest = max(largest, abs(factor[r]));
                 }
-                store(y, sum[0]);
-                store(y + lanes, sum[1]);
+                _mm512_store_ps(scale, mul(largest, set(1 / fixed_max)));
+                const __mmask16 some = _mm512_cmp_ps_mask(largest, set(1e-30f), _CMP_GE_OQ);    // below about 1e-34 a reciprocal is no float
+                const Vec inverse = _mm512_maskz_div_ps(some, set(fixed_max), largest);
+                __m512i sum = _mm512_setzero_si512();
+                for (uint32_t quad = 0; quad < used; quad++) {
+                    __m512i q[4], h[4];
+                    for (uint32_t r = 0; r < 4; r++) {
+                        q[r] = _mm512_cvtps_epi32(mul(factor[4 * quad + r], inverse));
+                        h[r] = _mm512_srai_epi32(_mm512_add_epi32(q[r], _mm512_set1_epi32(128)), 8);    // the low plane is signed
+                        sum = _mm512_add_epi32(sum, q[r]);
+                    }
+                    _mm512_store_si512(high[quad], low_bytes(h[0], h[1], h[2], h[3]));
+                    _mm512_store_si512(low[quad], low_bytes(q[0], q[1], q[2], q[3]));
+                }
+                _mm512_store_si512(bias, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-added(row[0]))));
+
+                for (uint32_t b = 0; b < together; b++, y += fixed_block) {
+                    ahead.fetch(here * sizeof(B));
+                    __m512i sum_high[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+                    __m512i sum_low[2] = {_mm512_set1_epi32(bias[b]), _mm512_set1_epi32(bias[b])};
+                    for (uint32_t quad = 0; quad < used; quad++) {
+                        __m512i w[2];
+                        columns(row + 4 * quad, turn * together + b, w);
+                        for (uint32_t half = 0; half < 2; half++) {
+                            sum_high[half] = _mm512_dpbusd_epi32(sum_high[half], w[half], _mm512_set1_epi32(high[quad][b]));
+                            sum_low[half] = _mm512_dpbusd_epi32(sum_low[half], w[half], _mm512_set1_epi32(low[quad][b]));
+                        }
+                    }
+                    for (uint32_t half = 0; half < 2; half++) {
+                        const __m512i all = _mm512_add_epi32(_mm512_slli_epi32(sum_high[half], 8), sum_low[half]);
+                        store(y + half * lanes, fma(set(scale[b]), _mm512_cvtepi32_ps(all), load(y + half * lanes)));
+                    }
+                }
             }
+            y -= turns * together * fixed_block;
         }
         return turns * together;
     }

@@ -29,7 +29,7 @@
 // and, where it has something better for a format W, with ReadsGroups declared:
 //
 //   dot_groups<T>(row, ahead, x, n, sum)    adds the products of the row's whole groups of 128 (FixedGroup) to sum[t]; returns their number of blocks
-//   add_rows<R>(row, terms, y, n)           axpy_few for as many whole blocks as it likes; returns their number
+//   add_rows(row, terms, count, y, n)       axpy for as many whole blocks as it likes; returns their number
 //
 // S lives in an unnamed namespace, so every template made from it is private to its file: no AVX-512 code can replace a plain function of the
 // same name in the linker. For the same reason nothing here may call a function of the standard library.
@@ -433,9 +433,31 @@ void dot_many(const std::byte* row, const std::byte* ahead, const Input* x, uint
     for (; t < tokens; t++) dot_tokens<S, W, 1>(w, ahead, x + t, n, y + t);
 }
 
-/// y_i += sum_r a_r w[r]_i for r < R: every element is so many multiplications and additions, in this order.
+/// The rows that will be wanted after these, fetched one after the other: memory is slower where many rows are read side by side.
+class RowsAhead {
+  public:
+    RowsAhead(const Term* terms, uint32_t rows, size_t row_bytes) : terms_(terms), end_(terms + rows), row_bytes_(row_bytes) {}
+
+    void fetch(size_t bytes)
+    {
+        for (owed_ += int64_t(bytes); owed_ > 0 && terms_ < end_; owed_ -= 64) {
+            prefetch(terms_->ahead + at_);
+            at_ += 64;
+            if (at_ < row_bytes_) continue;
+            at_ = 0;
+            terms_++;
+        }
+    }
+
+  private:
+    const Term *terms_, *end_;
+    size_t row_bytes_, at_ = 0;
+    int64_t owed_ = 0;
+};
+
+/// y_i += sum_r a_r w[r]_i for r < R, from piece `first` on: every element is so many multiplications and additions, in this order.
 template <class S, class W, uint32_t R>
-void axpy_few(const Term* terms, float* y, uint32_t n)
+void axpy_few(const Term* terms, float* y, uint32_t n, size_t first = 0)
 {
     using P = Piece<S, W>;
     constexpr uint32_t width = P::weights / P::parts, bytes = P::weights / elements<W> * sizeof(W);    // of a piece
@@ -445,13 +467,10 @@ void axpy_few(const Term* terms, float* y, uint32_t n)
         row[r] = reinterpret_cast<const W*>(terms[r].row);
         factor[r] = S::set(terms[r].a);
     }
-    size_t k = 0;
-    if constexpr (requires { S::template add_rows<R>(row, terms, y, n); }) k = S::template add_rows<R>(row, terms, y, n);
-    for (; k < n / P::weights; k++) {
+    RowsAhead ahead(terms, first ? 0 : R, n / P::weights * bytes);
+    for (size_t k = first; k < n / P::weights; k++) {
         float* const part_of_y = y + k * P::weights;
-        if (k % (bytes < 64 ? 64 / bytes : 1) == 0)
-            for (uint32_t r = 0; r < R; r++)
-                for (uint32_t b = 0; b < bytes; b += 64) prefetch(terms[r].ahead + k * bytes + b);
+        ahead.fetch(R * bytes);
         if constexpr (P::parts == 1) {
             constexpr uint32_t V = width / S::lanes;
             typename S::Vec sum[V];
@@ -484,9 +503,12 @@ void axpy_few(const Term* terms, float* y, uint32_t n)
 template <class S, class W>
 void axpy(const Term* terms, uint32_t count, float* y, uint32_t n)
 {
+    size_t first = 0;
+    if constexpr (requires(const W* w) { S::add_rows(w, terms, count, y, n); })
+        first = S::add_rows(static_cast<const W*>(nullptr), terms, count, y, n);
     constexpr uint32_t R = 8;
-    for (; count >= R; count -= R, terms += R) axpy_few<S, W, R>(terms, y, n);
-    for (; count > 0; count--, terms++) axpy_few<S, W, 1>(terms, y, n);
+    for (; count >= R; count -= R, terms += R) axpy_few<S, W, R>(terms, y, n, first);
+    for (; count > 0; count--, terms++) axpy_few<S, W, 1>(terms, y, n, first);
 }
 
 /// y_i = w_i

@@ -7,12 +7,18 @@ namespace hearth::host {
 void parallel_rows(Team& team, uint32_t rows, uint64_t row_bytes, const std::function<void(uint32_t, uint32_t)>& fn)
 {
     if (rows == 0) return;
-    // A chunk costs the team about 0.1 us and a core reads about 10 KB in a microsecond: 16 KB keep the share below a tenth. 128 KB still fit into L2
-    // beside the activations, for rows that are read again for the next few tokens.
-    constexpr uint64_t least = 16 << 10, most = 128 << 10;
-    const uint64_t chunk_bytes = std::clamp(rows * row_bytes / (32 * team.size()), least, most);
-    const uint32_t chunk = uint32_t(std::clamp<uint64_t>(chunk_bytes / std::max<uint64_t>(row_bytes, 1), 1, rows));
-    team.parallel((rows + chunk - 1) / chunk, [&](uint32_t i) { fn(i * chunk, std::min(rows, (i + 1) * chunk)); });
+    // Large chunks first, since a kernel starts each without what it would have fetched ahead; small ones last, so that all threads end together. A chunk
+    // costs the team about 0.1 us, and a core reads about 10 KB in a microsecond: 16 KB keep the share below a tenth.
+    constexpr uint64_t least = 16 << 10;
+    constexpr uint32_t most_chunks = 512;
+    const uint32_t least_rows = uint32_t(std::clamp<uint64_t>(least / std::max<uint64_t>(row_bytes, 1), 1, rows)) + rows / most_chunks;
+    uint32_t first[most_chunks + 1], chunks = 0;
+    for (uint32_t row = 0; row < rows; chunks++) {
+        first[chunks] = row;
+        row += std::min(rows - row, std::max(least_rows, (rows - row) / (2 * team.size())));
+    }
+    first[chunks] = rows;
+    team.parallel(chunks, [&](uint32_t i) { fn(first[i], first[i + 1]); });
 }
 
 void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bool quantised)
@@ -50,13 +56,15 @@ void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, c
     const uint64_t bytes = row_bytes(w.type, w.cols);
     parallel_rows(team, rows, bytes, [&](uint32_t first, uint32_t last) {
         float products[token_block];    // four tokens of 4096 in fixed point are 32 KB: they stay in L1 while the rows come from L2
-        for (uint32_t t = 0; t < x.tokens(); t += token_block) {
-            const uint32_t count = std::min(token_block, x.tokens() - t);
-            for (uint32_t r = first; r < last; r++) {
-                dot_many(w.row(row(r)), w.row(row(row_ahead(r, last, bytes))), &x[t], count, w.cols, products);
-                for (uint32_t i = 0; i < count; i++) y[size_t(t + i) * rows + r] = products[i];
+        const uint32_t tile = x.tokens() > token_block ? uint32_t(std::clamp<uint64_t>((128 << 10) / bytes, 1, rows)) : rows;
+        for (uint32_t begin = first; begin < last; begin += tile)
+            for (uint32_t t = 0; t < x.tokens(); t += token_block) {
+                const uint32_t count = std::min(token_block, x.tokens() - t);
+                for (uint32_t r = begin; r < std::min(begin + tile, last); r++) {
+                    dot_many(w.row(row(r)), w.row(row(row_ahead(r, last, bytes))), &x[t], count, w.cols, products);
+                    for (uint32_t i = 0; i < count; i++) y[size_t(t + i) * rows + r] = products[i];
+                }
             }
-        }
     });
 }
 

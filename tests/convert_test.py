@@ -512,6 +512,13 @@ class TokenizerContent(Case):
         self.assertEqual(code, 1)
         self.assertIn("has vocab.json and merges.txt of a RobertaTokenizer, which is not supported", err)
 
+    def test_the_chat_template_may_be_one_of_several_or_stand_in_a_file_of_its_own(self):
+        several = {"chat_template": [{"name": "tool_use", "template": "{{ t }}"}, {"name": "default", "template": "{{ d }}"}]}
+        self.assertEqual(self.keys(settings=several)["tokenizer.chat_template"], "{{ d }}")
+        self.assertNotIn("tokenizer.chat_template", self.keys(settings={"chat_template": several["chat_template"][:1]}))
+        (self.folder / "chat_template.jinja").write_text("{{ 'caf\u00e9' }}\n", encoding="utf-8")
+        self.assertEqual(self.keys(settings=several)["tokenizer.chat_template"], "{{ 'caf\u00e9' }}\n")
+
     def test_a_list_of_ends_gives_its_first(self):
         self.assertEqual(self.keys(eos_token_id=[7, 2])["tokenizer.ggml.eos_token_id"], 7)
 

@@ -130,6 +130,28 @@ std::vector<Token> random_ids(uint32_t vocab, size_t count, uint64_t seed)
     return ids;
 }
 
+/// Feeds and goes back, within a batch and over several, and feeds something else.
+void check_rewind(const Path& path)
+{
+    INFO(path.name());
+    Engine engine(options_for(shipped_model(), path));
+    const std::vector<Token> kept = random_ids(4096, 20, 6), forgotten = random_ids(4096, 300, 7), instead = random_ids(4096, 10, 8);
+    const auto logits = [&](Session& session) {
+        const auto got = session.feed(instead);
+        return std::vector<float>(got.begin(), got.end());
+    };
+    Session never_there = engine.session(), back = engine.session();
+    never_there.feed(kept);
+    back.feed(kept);
+    back.feed(forgotten);
+    back.rewind(100);
+    back.feed(forgotten);
+    back.rewind(20);
+    CHECK(back.position() == 20);
+    CHECK(logits(back) == logits(never_there));
+    check_silence(engine);
+}
+
 /// Shapes that differ from the shipped model's in every way that a file can say.
 std::vector<RandomModel> odd_models()
 {
@@ -362,6 +384,8 @@ TEST_SUITE("engine")
             CHECK(logits == first);
         }
     }
+
+    TEST_CASE("a session that went back gives the bits of one that was never there") { check_rewind({.device = "cpu"}); }
 
     TEST_CASE("a text longer than the context is refused and a session can be used again")
     {
@@ -784,6 +808,11 @@ TEST_SUITE("device")
             }
             CHECK(results[0] == results[1]);
         }
+    }
+
+    TEST_CASE("a session that went back gives the bits of one that was never there, on the device and on a split")
+    {
+        for (const double resident : {1.0, 0.5}) check_rewind({.device = device_name, .resident = resident});
     }
 
     TEST_CASE("the logits of every token of a batch are those of the tokens one by one")

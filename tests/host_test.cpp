@@ -530,10 +530,10 @@ TEST_SUITE("host")
         }
     }
 
-    TEST_CASE("axpy adds rows, many at once with the bits of one by one")
+    TEST_CASE("axpy adds rows, many at once as one by one")
     {
         Random random(4);
-        on_every_row_kernel([&](const Kernels&, const RowKernels& row, uint32_t n) {
+        on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
             const Sample w(row.type, 19, n, random);
             const std::vector<float> before = random.vector(n + 1), a = random.vector(19);
             for (const uint32_t rows : {0u, 1u, 8u, 19u}) {
@@ -547,8 +547,8 @@ TEST_SUITE("host")
                     for (uint32_t i = 0; i < n; i++) want[i] += double(a[r]) * w.row(r)[i];
                 }
                 row.axpy(terms.data(), rows, together.data(), n);
-                CHECK(same_bits(together, one_by_one));
-                CHECK(worst_error(together, want) < 1e-6);
+                CHECK(worst_error(one_by_one, want) < (cpu.reads_groups && is_quantised(row.type) ? 3e-5 : 1e-6));    // fixed point of 16 bits
+                CHECK(worst_error(together, want) < (cpu.reads_groups && is_quantised(row.type) ? 3e-5 : 1e-6));
                 CHECK(together.back() == before.back());
             }
         });
@@ -773,7 +773,7 @@ TEST_SUITE("host")
                     some.insert(some.end(), {20, 3, 7, 0, 19});
                     CAPTURE(name);
                     CAPTURE(tokens);
-                    CHECK(worst_error(run(team, block, some, inputs, no_cut).y, block.apply(some, inputs)) < 3e-6);
+                    CHECK(worst_error(run(team, block, some, inputs, no_cut).y, block.apply(some, inputs)) < 1e-4);
                 }
     }
 
@@ -852,7 +852,7 @@ TEST_SUITE("host")
                     }
                     const std::vector<float> got[2] = {run(*team, block, some, inputs, cut).y, one_by_one};
                     for (const int way : {0, 1}) {
-                        CHECK(worst_error(got[way], want) < 3e-6);
+                        CHECK(worst_error(got[way], want) < 1e-4);    // h in fixed point, too
                         if (team == &one) by_one[way] = got[way];
                         CHECK(same_bits(got[way], by_one[way]));
                     }

@@ -53,6 +53,15 @@ TEST_SUITE("sampler")
         CHECK(drawn({.top_k = 0, .top_p = 0, .min_p = 0}) == std::set<Token>{0});
     }
 
+    TEST_CASE("what the penalty was made to forget is as probable as ever")
+    {
+        Sampler sampler({.temperature = 0, .repeat_penalty = 2});
+        CHECK(sampler.sample(std::vector<float>{4, 3}) == 0);
+        CHECK(sampler.sample(std::vector<float>{4, 3}) == 1);
+        sampler.forget();
+        CHECK(sampler.sample(std::vector<float>{4, 3}) == 0);
+    }
+
     TEST_CASE("the repeat penalty makes a token of the last 64 less probable, whatever the sign of its logit")
     {
         Sampler sampler({.temperature = 0, .repeat_penalty = 2});

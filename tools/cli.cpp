@@ -153,12 +153,29 @@ std::string read_text(const TextOptions& o)
     return all(file);
 }
 
-Engine load_engine(const EngineOptions& options)
+void add_sampler_options(CLI::App& app, SamplerOptions& o)
+{
+    app.add_option("--temp", o.temperature, "temperature; 0: always the most probable token")->capture_default_str()->check(number_between(0, 1e6));
+    app.add_option("--top-k", o.top_k, "choose among the k most probable; 0: all")->capture_default_str();
+    app.add_option("--top-p", o.top_p, "choose among the fewest that have this probability together")
+        ->capture_default_str()
+        ->check(number_between(0, 1));
+    app.add_option("--min-p", o.min_p, "leave out those less probable than this share of the best")
+        ->capture_default_str()
+        ->check(number_between(0, 1));
+    app.add_option("--repeat-penalty", o.repeat_penalty, "make the last 64 tokens less probable; 1: do not")
+        ->capture_default_str()
+        ->check(number_between(0.01, 100));
+}
+
+std::string rate(uint64_t tokens, double us) { return us > 0 ? fmt::format("{:.1f} tokens/s", double(tokens) * 1e6 / us) : "-"; }
+
+Engine load_engine(const EngineOptions& options, const std::string& more)
 {
     ProgressBar bar("loading");
     Engine engine(options, [&](double share) { bar.show(share); });
     for (const std::string& note : engine.notes()) say("note: {}", note);
-    say("{}", engine.summary());
+    say("{}{}", engine.summary(), more);
     return engine;
 }
 
@@ -186,7 +203,11 @@ void on_interrupt(int)
 
 }    // namespace
 
-void catch_interrupt() { std::signal(SIGINT, on_interrupt); }
+void catch_interrupt()
+{
+    interrupt_seen = 0;
+    std::signal(SIGINT, on_interrupt);
+}
 bool interrupted() { return interrupt_seen != 0; }
 
 // ---- progress ----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ struct Subcommand {
 };
 
 Command add_run(CLI::App& app);
+Command add_chat(CLI::App& app);
 Command add_perplexity(CLI::App& app);
 Command add_bench(CLI::App& app);
 Command add_tokenize(CLI::App& app);
@@ -48,17 +49,23 @@ struct TextOptions {
 void add_text_options(CLI::App& app, TextOptions& options);
 std::string read_text(const TextOptions& options);
 
+/// How the next token is chosen, but for the seed.
+void add_sampler_options(CLI::App& app, SamplerOptions& options);
+
+/// "12.3 tokens/s", or "-" where there is nothing to divide.
+std::string rate(uint64_t tokens, double us);
+
 /// -log softmax_id(logits)
 double negative_log_likelihood(std::span<const float> logits, Token id);
 
-/// Loads the model with a progress bar; says on stderr what was loaded where.
-Engine load_engine(const EngineOptions& options);
+/// Loads the model with a progress bar; says on stderr what was loaded where, and what else is to be said in that line.
+Engine load_engine(const EngineOptions& options, const std::string& more = "");
 
 /// At the very start: a closed stdin, stdout or stderr stays closed instead of naming the next file opened, and a reader that went away or a
 /// file that may not grow further is an error of the write, not the end of the program.
 void prepare_streams();
 
-/// True once Ctrl-C was pressed; a second Ctrl-C ends the program at once.
+/// From here on `interrupted` is true once Ctrl-C was pressed; a second Ctrl-C ends the program at once.
 void catch_interrupt();
 bool interrupted();
 

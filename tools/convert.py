@@ -533,7 +533,7 @@ def sentencepiece_tokenizer(path, config, settings):
 
     special = special_tokens(pieces, config, settings, bos=named(41, 1), eos=named(42, 2), unk=named(40, 0))
     return Tokenizer(pieces, **special, add_bos=bool(settings.get("add_bos_token", special["bos"] is not None)),
-                     add_eos=bool(settings.get("add_eos_token", False)), space_prefix=bool(normalizer.get(3, 1)), chat_template=template_of(settings),
+                     add_eos=bool(settings.get("add_eos_token", False)), space_prefix=bool(normalizer.get(3, 1)), chat_template=template_of(path.parent, settings),
                      model=kinds[trainer.get(3, 1)], single_spaces=bool(normalizer.get(4, 1)), charsmap=normalizer.get(2, b""))
 
 
@@ -577,8 +577,14 @@ def special_tokens(pieces, config, settings, **defaults):
     return found
 
 
-def template_of(settings):
+def template_of(folder, settings):
+    """The chat template: a file of its own in newer checkpoints, else in tokenizer_config.json, where it may be one of several by name."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
     template = settings.get("chat_template")
+    if isinstance(template, list):
+        template = next((t.get("template") for t in template if isinstance(t, dict) and t.get("name") == "default"), None)
     return template if isinstance(template, str) else None
 
 
@@ -688,7 +694,7 @@ def byte_level_tokenizer(path, config, settings, source=None):
     except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         raise Refusal(f"{path} is not a valid tokenizer.json") from None
     return Tokenizer(pieces, **special, add_bos=bool(settings.get("add_bos_token") if before is None else before),
-                     add_eos=bool(settings.get("add_eos_token") if after is None else after), space_prefix=False, chat_template=template_of(settings),
+                     add_eos=bool(settings.get("add_eos_token") if after is None else after), space_prefix=False, chat_template=template_of(path.parent, settings),
                      model="gpt2", pre=names[0], merges=merges)
 
 

@@ -9,6 +9,7 @@ namespace {
 
 constexpr tools::Subcommand subcommands[] = {
     {"run", "continue a text", tools::add_run},
+    {"chat", "a conversation in the frame that the model was trained for", tools::add_chat},
     {"perplexity", "how well a model predicts a text", tools::add_perplexity},
     {"bench", "speed of prefill and decode, and of every stage", tools::add_bench},
     {"profile", "measure on a text which neurons fire, for better plans and predictors", tools::add_profile},

@@ -14,9 +14,6 @@ struct RunOptions {
     std::string stats, trace;
 };
 
-/// "12.3 tokens/s", or nothing where there is nothing to divide.
-std::string rate(uint64_t tokens, double us) { return us > 0 ? fmt::format("{:.1f} tokens/s", double(tokens) * 1e6 / us) : "-"; }
-
 void run(const RunOptions& o)
 {
     std::optional<OutputFile> stats_file;
@@ -28,6 +25,8 @@ void run(const RunOptions& o)
 
     catch_interrupt();
     Engine engine = load_engine(o.engine);
+    if (engine.weights().file->keys().contains("tokenizer.chat_template"))
+        say("note: this model has a chat template: `hearth chat` gives answers in its frame");
     const Tokenizer& tokenizer = engine.tokenizer();
     std::vector<Token> tokens = tokenizer.encode(prompt);
     if (tokenizer.add_bos() || tokens.empty()) tokens.insert(tokens.begin(), tokenizer.bos());
@@ -96,19 +95,7 @@ Command add_run(CLI::App& app)
     add_text_options(app, o->prompt);
     app.add_option("-n,--predict", o->count, "tokens to write; -1: until the model ends or the context is full")->capture_default_str();
     app.add_option("-s,--seed", o->sampler.seed, "seed of the random choice")->capture_default_str();
-    app.add_option("--temp", o->sampler.temperature, "temperature; 0: always the most probable token")
-        ->capture_default_str()
-        ->check(number_between(0, 1e6));
-    app.add_option("--top-k", o->sampler.top_k, "choose among the k most probable; 0: all")->capture_default_str();
-    app.add_option("--top-p", o->sampler.top_p, "choose among the fewest that have this probability together")
-        ->capture_default_str()
-        ->check(number_between(0, 1));
-    app.add_option("--min-p", o->sampler.min_p, "leave out those less probable than this share of the best")
-        ->capture_default_str()
-        ->check(number_between(0, 1));
-    app.add_option("--repeat-penalty", o->sampler.repeat_penalty, "make the last 64 tokens less probable; 1: do not")
-        ->capture_default_str()
-        ->check(number_between(0.01, 100));
+    add_sampler_options(app, o->sampler);
     app.add_flag("--ignore-eos", o->ignore_eos, "go on when the model ends the text");
     app.add_option("--stats", o->stats, "write counters and times per token, layer and stage to a JSON file")->check(not_empty());
     app.add_option("--trace", o->trace, "write what host and device did when, for chrome://tracing or ui.perfetto.dev")->check(not_empty());

@@ -19,6 +19,9 @@ class Segmenter {
     /// Appends the ids of a text. User-defined tokens in it are recognised.
     virtual void encode(std::string_view text, std::vector<Token>& ids) const = 0;
 
+    /// Appends the ids of a text's single bytes, whatever the text looks like.
+    virtual void encode_bytes(std::string_view text, std::vector<Token>& ids) const = 0;
+
     /// Appends the bytes that (the rest of) a token's piece stands for. Not called for control, unknown and byte tokens.
     virtual void spell(std::string_view piece, Vocabulary::Kind kind, std::string& bytes) const = 0;
 

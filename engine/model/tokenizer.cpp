@@ -83,6 +83,15 @@ std::vector<Token> Tokenizer::encode(std::string_view text, bool special) const
     return ids;
 }
 
+void Tokenizer::encode_bytes(std::string_view text, std::vector<Token>& ids) const { segmenter_->encode_bytes(text, ids); }
+
+std::optional<Token> Tokenizer::added(std::string_view text) const
+{
+    if (text.empty()) return {};
+    const Token* token = vocabulary_->longest_added(text, true);
+    return token && piece(*token) == text ? std::optional(*token) : std::nullopt;
+}
+
 std::string Tokenizer::decode(const std::vector<Token>& ids) const
 {
     Decoder decoder(*this);

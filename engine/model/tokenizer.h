@@ -5,6 +5,7 @@
 #include "engine/model/vocabulary.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace hearth {
@@ -28,6 +29,15 @@ class Tokenizer {
 
     /// The token as it stands in the vocabulary ("▁upon", "Ġupon", "<0x0A>", "<s>"); id < size().
     std::string_view piece(Token id) const { return vocabulary_->pieces[id].text; }
+
+    /// Whether it is one that stands for no text ("<s>").
+    bool control(Token id) const { return vocabulary_->pieces[id].kind == Vocabulary::Kind::control; }
+
+    /// The control or user-defined token that reads so.
+    std::optional<Token> added(std::string_view text) const;
+
+    /// Appends the ids of a text's single bytes: no added token is recognised in it.
+    void encode_bytes(std::string_view text, std::vector<Token>& ids) const;
 
     uint32_t size() const { return uint32_t(vocabulary_->pieces.size()); }
     Token bos() const { return bos_; }    // EOS where the model has no BOS

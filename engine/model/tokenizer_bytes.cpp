@@ -98,6 +98,14 @@ class ByteBpe : public Segmenter {
         encode_plain(text.substr(begin), ids);
     }
 
+    void encode_bytes(std::string_view text, std::vector<Token>& ids) const override
+    {
+        for (const char byte : text) {
+            if (const Token id = bytes_[uint8_t(byte)]; id != no_token) ids.push_back(id);
+            else vocabulary_.push_bytes({&byte, 1}, ids);
+        }
+    }
+
     void spell(std::string_view piece, Vocabulary::Kind kind, std::string& bytes) const override
     {
         if (kind == Vocabulary::Kind::user_defined || !append_bytes(piece, bytes)) bytes += piece;

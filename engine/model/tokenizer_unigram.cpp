@@ -60,6 +60,8 @@ class Unigram : public Segmenter {
         for (auto piece = pieces.rbegin(); piece != pieces.rend(); ++piece) push(*piece, ids);
     }
 
+    void encode_bytes(std::string_view text, std::vector<Token>& ids) const override { vocabulary_.push_bytes(text, ids); }
+
     void spell(std::string_view piece, Vocabulary::Kind, std::string& bytes) const override { SentencePieceText::spell(piece, bytes); }
 
   private:

@@ -26,6 +26,9 @@ class Sampler {
     /// Tokens that the penalty shall know of: the prompt's.
     void accept(Token token);
 
+    /// Takes back what was accepted; the random choice goes on.
+    void forget() { recent_.clear(); }
+
     /// Chooses a token and accepts it.
     Token sample(std::span<const float> logits);
 
