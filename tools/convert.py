@@ -3,8 +3,8 @@
 
     python3 tools/convert.py FOLDER OUT.gguf [--type f16|f32|bf16|q8_0|q4_0]
 
-The folder holds config.json, model.safetensors (or its shards with their index), and tokenizer.model (SentencePiece) or tokenizer.json (byte-level
-BPE). One tensor at a time is in memory, so a large
+The folder holds config.json, model.safetensors (or its shards with their index), and tokenizer.model (SentencePiece), tokenizer.json or
+GPT-2's vocab.json and merges.txt (byte-level BPE). One tensor at a time is in memory, so a large
 model needs little of it. What this program does not know, it refuses: a file that loads but computes something else would be worse than none.
 
 A GPTQ checkpoint of 4 or 8 bits (gptq.py says what its tensors mean) is taken over bit for bit where a type of GGUF has the same scales: symmetric ones
