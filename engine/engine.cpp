@@ -31,7 +31,10 @@ SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch)
     if (batch == 0 || batch > most_batch) throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", batch, most_batch);
     if (context > c.context)
         throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
-    const uint32_t positions = context ? context : std::min(c.context, 4096u);
+    if (const uint32_t most = c.most_positions(); context > most)
+        throw Error("{} {} {} positions, and -c asks for {}: longer contexts cannot be run, use -c {} or less", c.name,
+                    c.window == most ? "has a sliding window of" : "turns its heads in another way beyond", most, context, most);
+    const uint32_t positions = context ? context : std::min(c.most_positions(), 4096u);
     return {.batch = std::min(batch, positions), .context = positions, .sparsity = std::vector<LayerSparsity>(c.layers)};
 }
 
@@ -92,7 +95,7 @@ struct Machinery {
     {
         const Config& c = weights.config;
         const bool needs_zeros = o.sparsity == Sparsity::exact || o.sparsity == Sparsity::predict;
-        if (needs_zeros && c.activation != host::Activation::relu)
+        if (needs_zeros && !host::makes_zeros(c.activation))
             throw Error("--sparsity {} needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense",
                         o.sparsity == Sparsity::exact ? "exact" : "predict", c.name);
         if (o.rebalance && o.sparsity == Sparsity::dense)
@@ -126,7 +129,7 @@ struct Machinery {
     {
         const Config& c = weights.config;
         constexpr double usual_activity = 0.1;    // of a ReLU model
-        if (c.activation != host::Activation::relu) {
+        if (!host::makes_zeros(c.activation)) {
             hotness =
                 even_hotness(c.layers, c.neurons,
                              options.sparsity == Sparsity::threshold && profile && profile->calibration ? 1 - profile->calibration->sparsity : 1);
@@ -436,11 +439,11 @@ void Session::rewind(uint32_t position)
 
 void Session::check_room(size_t tokens) const
 {
-    const uint32_t context = machinery_->shape.context, most = machinery_->weights.config.context;
+    const uint32_t context = machinery_->shape.context, most = machinery_->weights.config.most_positions();
     if (position_ + tokens <= context) return;
     throw Error("the text needs {} positions and the context has {}: {}", position_ + tokens, context,
                 position_ + tokens <= most ? fmt::format("use -c {} or more", position_ + tokens)
-                                           : fmt::format("shorten it to {}, all that this model knows", most));
+                                           : fmt::format("shorten it to {}, all that this model can be run with", most));
 }
 
 bool Session::each_batch(std::span<const Token> tokens, const std::function<bool()>& stop, const std::function<WantedLogits(size_t, size_t)>& wanted)

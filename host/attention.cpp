@@ -9,27 +9,40 @@
 namespace hearth::host {
 namespace {
 
-/// cos and sin of position * base^(-2i / rope_dim), one pair after the other. In double: at position 4096 a float's angle is off by 2e-4.
-std::vector<float> rotation(uint32_t rope_dim, float base, uint32_t position)
+/// cos and sin of a position's angle, times the magnitude, one pair after the other. In double: at position 4096 a float's angle is off by 2e-4.
+std::vector<float> rotation(const Rope& rope, uint32_t position)
 {
-    std::vector<float> pairs(rope_dim);
-    const double ratio = std::pow(double(base), -2.0 / rope_dim);
-    double angle = position;
-    for (uint32_t i = 0; i + 1 < rope_dim; i += 2, angle *= ratio) {
-        pairs[i] = float(std::cos(angle));
-        pairs[i + 1] = float(std::sin(angle));
+    std::vector<float> turns;
+    turns.reserve(2 * rope.frequencies.size());
+    for (const double frequency : rope.frequencies) {
+        turns.push_back(float(rope.magnitude * std::cos(position * frequency)));
+        turns.push_back(float(rope.magnitude * std::sin(position * frequency)));
     }
-    return pairs;
+    return turns;
 }
 
-void rotate(float* x, uint32_t heads, uint32_t head_dim, const std::vector<float>& pairs)
+void turn(float* x, uint32_t heads, uint32_t head_dim, const std::vector<float>& turns, PairOrder order)
 {
+    const size_t pairs = turns.size() / 2;
+    const size_t step = order == PairOrder::neighbours ? 2 : 1, apart = order == PairOrder::neighbours ? 1 : pairs;
     for (uint32_t h = 0; h < heads; h++, x += head_dim)
-        for (size_t i = 0; i + 1 < pairs.size(); i += 2) {
-            const float a = x[i], b = x[i + 1], c = pairs[i], s = pairs[i + 1];
-            x[i] = a * c - b * s;
-            x[i + 1] = a * s + b * c;
+        for (size_t i = 0; i < pairs; i++) {
+            float &first = x[step * i], &second = x[step * i + apart];
+            const float a = first, b = second, c = turns[2 * i], s = turns[2 * i + 1];
+            first = a * c - b * s;
+            second = a * s + b * c;
         }
+}
+
+void add(float* x, std::span<const float> bias)
+{
+    for (size_t i = 0; i < bias.size(); i++) x[i] += bias[i];
+}
+
+void normalise(float* x, uint32_t heads, uint32_t head_dim, std::span<const float> weight, float eps)
+{
+    if (weight.empty()) return;
+    for (uint32_t h = 0; h < heads; h++, x += head_dim) kernels().rmsnorm(x, weight.data(), x, head_dim, eps);
 }
 
 /// y = sum_p softmax_p(q . k[p] / sqrt(n)) v[p] for p < positions; k and v are (positions, n)
@@ -55,21 +68,33 @@ void attend_head(const float* q, const uint16_t* k, const uint16_t* v, uint32_t 
 
 }    // namespace
 
-void rope(float* x, uint32_t heads, uint32_t head_dim, uint32_t rope_dim, float base, uint32_t position)
+std::vector<double> rope_frequencies(uint32_t rope_dim, double base)
 {
-    rotate(x, heads, head_dim, rotation(rope_dim, base, position));
+    std::vector<double> frequencies(rope_dim / 2);
+    for (size_t i = 0; i < frequencies.size(); i++) frequencies[i] = std::pow(base, -2.0 * double(i) / rope_dim);
+    return frequencies;
 }
 
-void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens, float* q, float* k, const float* v, uint16_t* k_cache,
-            uint16_t* v_cache, float* y)
+void rotate(const Rope& rope, float* x, uint32_t heads, uint32_t head_dim, uint32_t position)
+{
+    turn(x, heads, head_dim, rotation(rope, position), rope.pairs);
+}
+
+void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens, float* q, float* k, float* v, uint16_t* k_cache, uint16_t* v_cache,
+            float* y)
 {
     const size_t q_size = size_t(s.heads) * s.head_dim, kv_size = size_t(s.kv_heads) * s.head_dim, cache_size = size_t(s.context) * s.head_dim;
 
     parallel_rows(team, tokens, (q_size + 2 * kv_size) * sizeof(float), [&](uint32_t begin, uint32_t end) {
         for (size_t t = begin; t < end; t++) {
-            const std::vector<float> pairs = rotation(s.rope_dim, s.rope_base, uint32_t(first + t));
-            rotate(q + t * q_size, s.heads, s.head_dim, pairs);
-            rotate(k + t * kv_size, s.kv_heads, s.head_dim, pairs);
+            add(q + t * q_size, s.weights.q_bias);
+            add(k + t * kv_size, s.weights.k_bias);
+            add(v + t * kv_size, s.weights.v_bias);
+            normalise(q + t * q_size, s.heads, s.head_dim, s.weights.q_norm, s.weights.eps);
+            normalise(k + t * kv_size, s.kv_heads, s.head_dim, s.weights.k_norm, s.weights.eps);
+            const std::vector<float> turns = rotation(s.rope, uint32_t(first + t));
+            turn(q + t * q_size, s.heads, s.head_dim, turns, s.rope.pairs);
+            turn(k + t * kv_size, s.kv_heads, s.head_dim, turns, s.rope.pairs);
             for (uint32_t h = 0; h < s.kv_heads; h++) {
                 const size_t from = t * kv_size + h * s.head_dim, to = h * cache_size + (first + t) * s.head_dim;
                 kernels().to_f16(k + from, k_cache + to, s.head_dim);

@@ -9,7 +9,8 @@
 namespace hearth::host {
 namespace {
 
-float activate(Activation a, float x) { return a == Activation::relu ? std::max(x, 0.0f) : x / (1.0f + std::exp(-x)); }
+float activate(const FfnWeights& w, float x) { return w.activation == Activation::silu ? x / (1.0f + std::exp(-x)) : x <= w.floor ? 0.0f : x; }
+float activate_up(const FfnWeights& w, float x) { return w.activation == Activation::drelu && x <= 0 ? 0.0f : x; }
 
 /// One call: place p of h belongs to neurons[p].
 struct Share {
@@ -42,15 +43,15 @@ void Share::gate_and_up_one(uint32_t first, uint32_t last) const
         const uint32_t end = std::min(first + most, last);
         for (uint32_t p = first; p < end; p++) {
             gate_dots(w.gate.row(neurons[p]), w.gate.row(neurons[row_ahead(p, last, gate_bytes)]), &x[0], 1, dim, &h[p]);
-            const float gate = activate(w.activation, h[p]);
+            const float gate = activate(w, h[p] + w.bias_of(neurons[p]));
             h[p] = std::abs(gate) > cut ? gate : 0.0f;
             fired[count] = p;
             count += std::abs(gate) > cut;
         }
-        for (uint32_t i = 0; i < count; i++) {
+        for (uint32_t i = 0; i < count && w.up.rows > 0; i++) {
             float up;
             up_dots(w.up.row(neurons[fired[i]]), w.up.row(neurons[fired[row_ahead(i, count, up_bytes)]]), &x[0], 1, dim, &up);
-            h[fired[i]] *= up;
+            h[fired[i]] *= activate_up(w, up);
         }
     }
 }
@@ -68,17 +69,19 @@ void Share::gate_and_up_many(uint32_t first, uint32_t last) const
             const uint32_t together = std::min(token_block, tokens - t);
             float* out = &h[size_t(p) * tokens + t];
             const std::byte *gate_row = w.gate.row(neurons[p]), *up_row = w.up.row(neurons[p]);
+            const float bias = w.bias_of(neurons[p]);
             gate_dots(gate_row, gate_row, &x[t], together, dim, gate);
             for (uint32_t i = 0; i < together; i++) {
                 out[i] = 0;
-                gate[i] = activate(w.activation, gate[i]);
+                gate[i] = activate(w, gate[i] + bias);
                 if (std::abs(gate[i]) <= cut) continue;
                 fired[count] = x[t + i];
                 which[count++] = i;
             }
             if (count == 0) continue;
-            up_dots(up_row, up_row, fired, count, dim, up);
-            for (uint32_t i = 0; i < count; i++) out[which[i]] = gate[which[i]] * up[i];
+            if (w.up.rows > 0) up_dots(up_row, up_row, fired, count, dim, up);
+            else std::fill_n(up, count, 1.0f);
+            for (uint32_t i = 0; i < count; i++) out[which[i]] = gate[which[i]] * activate_up(w, up[i]);
         }
 }
 
@@ -88,17 +91,19 @@ void Share::gate_and_up_tiled() const
     const uint32_t tokens = x.tokens(), count = uint32_t(neurons.size());
     const auto row = [&](uint32_t p) { return neurons[p]; };
     multiply_tiled(team, w.gate, count, row, x, [&](uint32_t p, uint32_t first, uint32_t some, const float* gates) {
+        const float bias = w.bias_of(neurons[p]);
         for (uint32_t t = 0; t < some; t++) {
-            const float gate = activate(w.activation, gates[t]);
+            const float gate = activate(w, gates[t] + bias);
             h[size_t(p) * tokens + first + t] = std::abs(gate) > cut ? gate : 0.0f;
         }
     });
+    if (w.up.rows == 0) return;
     multiply_tiled(team, w.up, count, row, x, [&](uint32_t p, uint32_t first, uint32_t some, const float* ups) {
-        for (uint32_t t = 0; t < some; t++) h[size_t(p) * tokens + first + t] *= ups[t];
+        for (uint32_t t = 0; t < some; t++) h[size_t(p) * tokens + first + t] *= activate_up(w, ups[t]);
     });
 }
 
-/// h = act(gate . x) (up . x)
+/// h = act(gate . x + bias) (up . x)
 FfnCounts Share::gate_and_up() const
 {
     const uint32_t tokens = x.tokens(), dim = w.gate.cols;
@@ -150,8 +155,7 @@ void Share::down_one(float* y) const
         }
     });
     if (parts == 1) return;
-    parallel_rows(team, dim / 16, parts * 16 * sizeof(float), [&](uint32_t first, uint32_t last) {
-        if (last == dim / 16) last = (dim + 15) / 16;
+    parallel_rows(team, (dim + 15) / 16, parts * 16 * sizeof(float), [&](uint32_t first, uint32_t last) {
         const uint32_t begin = first * 16, end = std::min(last * 16, dim);
         for (uint32_t part = 1; part < parts; part++) {
             const float* const sum = sum_of(part);

@@ -5,15 +5,24 @@
 
 namespace hearth::host {
 
-enum class Activation : uint32_t { relu = 0, silu = 1 };
+/// What becomes of a neuron's gate; drelu (arXiv 2406.05955) is relu, and its up goes through relu, too.
+enum class Activation : uint32_t { relu = 0, silu = 1, drelu = 2 };
 
-/// One feed-forward block: y = sum_i act(gate_i . x) (up_i . x) down_t_i.  All (neurons, dim), row i belongs to neuron i.
+/// Whether most neurons are exactly zero for a token.
+constexpr bool makes_zeros(Activation a) { return a != Activation::silu; }
+
+/// One feed-forward block: y = sum_i act(gate_i . x + bias_i) (up_i . x) down_t_i.  All (neurons, dim), row i belongs to neuron i. A block without a gate
+/// has the matrix that decides whether a neuron fires as its gate, and no rows of up: then that factor is 1.
 struct FfnWeights {
     Matrix gate, up, down_t;
     Activation activation;
+    float floor = 0;     // what relu gives 0 up to, and x above: more than 0 in FATReLU (arXiv 2402.13516)
+    Matrix bias = {};    // (neurons, 1) floats; no rows: 0
+
+    float bias_of(uint32_t neuron) const { return bias.rows > 0 ? reinterpret_cast<const float*>(bias.data)[neuron] : 0.0f; }
 };
 
-/// A neuron is left out at decode if |act(gate . x)| is no more than this: 0 leaves out exact zeros (the same result), more is an approximation, and
+/// A neuron is left out at decode if |act(gate . x + bias)| is no more than this: 0 leaves out exact zeros (the same result), more is an approximation, and
 /// less leaves out none.
 inline constexpr float no_cut = -1;
 
@@ -25,12 +34,12 @@ struct FfnCounts {
 /// Memory that `cold_ffn` keeps from call to call.
 struct FfnScratch {
     std::vector<uint32_t> neurons;    // in their order; of one token, with a cut, in the end only those that fired
-    std::vector<float> h;             // (neurons, tokens): act(gate . x) (up . x)
+    std::vector<float> h;             // (neurons, tokens): act(gate . x + bias) (up . x)
     std::vector<float> sums;          // (parts - 1, dim): of one token, the later parts of the sum over neurons
 };
 
 /// y[t] = the share of `neurons` for x[t]; y is (tokens, dim) and is overwritten (zeros where there are no neurons).
-/// up and down_t rows are touched only where |act(gate . x)| > cut (see no_cut). The order of addition depends on the neurons that are added and on whether
+/// up and down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut). The order of addition depends on the neurons that are added and on whether
 /// there is one token or many, not on threads. With many tokens a row is read once for all of them, and skipping saves arithmetic only.
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut, float* y, FfnScratch& scratch);
 

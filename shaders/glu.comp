@@ -1,4 +1,4 @@
-// h_tn = act(h_tn) u_tn
+// h_tn = act(h_tn + bias_n) act_up(u_tn)
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -13,5 +13,6 @@ void main()
     const uint n = gl_GlobalInvocationID.x, t = gl_WorkGroupID.y;
     if (n >= a.n || t >= a.step.at.tokens) return;
     const uint i = t * a.n + n;
-    a.h.at[i] = activate(activation, a.h.at[i]) * a.u.at[i];
+    const float bias = a.has_bias != 0 ? uintBitsToFloat(a.bias.at[n].x) : 0, up = a.has_up != 0 ? activate_up(activation, a.u.at[i]) : 1;
+    a.h.at[i] = activate(activation, a.floor, a.h.at[i] + bias) * up;
 }

@@ -1,4 +1,4 @@
-// r = base + sum_p parts_p + cold;  y = weight r / sqrt(mean(r^2) + eps)
+// r = base + sum_p parts_p + cold;  y = weight r / sqrt(mean(r^2) + eps), or a LayerNorm of r with a bias more
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -11,6 +11,17 @@ shared float partial[128];               // one per subgroup
 shared uint largest[join_most_blocks];    // |y| of a block of 32: floats of one sign compare as their bits do
 shared int sums[2 * join_most_blocks];      // of y in fixed point, 16 columns each
 
+float total(float of_mine)    // of all invocations
+{
+    const float of_subgroup = subgroupAdd(of_mine);
+    barrier();    // all have read what was there
+    if (subgroupElect()) partial[gl_SubgroupID] = of_subgroup;
+    barrier();
+    float sum = 0;
+    for (uint i = 0; i < gl_NumSubgroups; ++i) sum += partial[i];
+    return sum;
+}
+
 void main()    // an invocation has four columns in turn, a word of each plane
 {
     const Step step = a.step.at;
@@ -20,27 +31,35 @@ void main()    // an invocation has four columns in turn, a word of each plane
 
     if (a.planes != 0)
         for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x) largest[b] = 0, sums[2 * b] = sums[2 * b + 1] = 0;
-    float squares = 0;
+    float sum = 0, squares = 0;
     for (uint w = me; w < words; w += gl_WorkGroupSize.x)
         for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
             float r = a.base.at[in_row + i];
             if (a.has_cold != 0) r += a.cold.at[in_row + i];
             [[unroll]] for (uint p = 0; p < a.part_count; ++p) r += a.parts.at[p * a.part_stride + in_row + i];
+            if (a.affine != 0) r += a.weight.at[2 * a.n + i];
             a.residual.at[in_row + i] = r;
             if (a.publish == publish_residual) a.published.at[in_row + i] = r;
+            sum += r;
             squares += r * r;
         }
-    const float mine = subgroupAdd(squares);
-    if (subgroupElect()) partial[gl_SubgroupID] = mine;
-    barrier();
-    squares = 0;
-    for (uint i = 0; i < gl_NumSubgroups; ++i) squares += partial[i];
-    const float scale = 1.0 / sqrt(squares / float(a.n) + a.eps);
+    float mean = 0;
+    if (a.affine != 0) {
+        mean = total(sum) / float(a.n);
+        squares = 0;
+        for (uint w = me; w < words; w += gl_WorkGroupSize.x)
+            for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
+                const float from_mean = a.residual.at[in_row + i] - mean;
+                squares += from_mean * from_mean;
+            }
+    }
+    const float scale = 1.0 / sqrt(total(squares) / float(a.n) + a.eps);
 
     for (uint w = me; w < words; w += gl_WorkGroupSize.x) {
         float top = 0;
         for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
-            const float y = a.weight.at[i] * (a.residual.at[in_row + i] * scale);
+            float y = a.weight.at[i] * ((a.residual.at[in_row + i] - mean) * scale);
+            if (a.affine != 0) y += a.weight.at[a.n + i];
             a.y.at[out_row + i] = y;
             if (a.publish == publish_norm) a.published.at[out_row + i] = y;
             top = max(top, abs(y));

@@ -25,6 +25,7 @@ layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Ste
 // Sizes that the host needs to know of a kernel's workgroup.
 const uint matmul_tile = 64;       // rows and tokens
 const uint ffn_down_chunks = 32;   // of a row of down (see row.glsl)
+const uint rope_most_elements = 256;   // of a head
 const uint join_most_blocks = 1024;    // blocks of 32 of a vector whose planes a join can write
 
 // What a join hands to the host (Join::publish).
@@ -32,12 +33,13 @@ const uint publish_nothing = 0;
 const uint publish_norm = 1;
 const uint publish_residual = 2;
 
-struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / sqrt(mean(r^2) + eps).  One workgroup per token.
+struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / sqrt(mean(r^2) + eps), or if `affine`
+                           // r = ... + addend;  y = weight (r - mean(r)) / sqrt(mean((r - mean(r))^2) + eps) + bias.  One workgroup per token.
     Steps step;
     Floats base;           // (tokens, n)
     Floats parts;          // (part_count, part_stride): token t at t n
     Floats cold;           // (tokens, n), the host's share; read if has_cold
-    Floats weight;         // (n)
+    Floats weight;         // (n), or if `affine` (3, n): weight, bias, addend
     Floats residual;       // (tokens, n): r; may be base
     Floats y;              // (tokens, n)
     Floats published;      // (tokens, n) in host memory
@@ -48,6 +50,7 @@ struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / s
     uint publish;          // publish_nothing, publish_norm or publish_residual
     uint head;             // 1: only the tokens of step.head_*, y counted from the first of them
     uint planes;
+    uint affine;
     float eps;
 };
 
@@ -77,13 +80,19 @@ struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = 
     uint head;             // 1: as many tokens as step.head_tokens, else step.tokens
 };
 
-struct Rope {              // q, k rotated by (cos, sin); k, v appended to the cache in fp16
+struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / sqrt(mean(x^2) + eps);  q, k rotated by (cos, sin);
+                           // k, v appended to the cache in fp16.  One workgroup per head and token.
     Steps step;
     Floats q;              // (tokens, heads, head_dim), in place
     Floats k, v;           // (tokens, kv_heads, head_dim)
-    Floats angles;         // (tokens, rope_dim / 2, 2): cos and sin for pair (2i, 2i + 1), computed by the host in double
+    Floats bias;           // (heads + 2 kv_heads, head_dim): q's, k's, v's; read if has_bias
+    Floats norms;          // (2, head_dim): q's and k's; read if has_norms
+    Floats angles;         // (tokens, rope_dim / 2, 2): cos and sin for each pair, computed by the host in double
     Words k_cache, v_cache;    // (kv_heads, context, head_dim) fp16, two to a word
     uint heads, kv_heads, head_dim, rope_dim, context;
+    uint has_bias, has_norms;
+    uint halves;           // 0: pair i is (2i, 2i + 1), else (i, i + rope_dim / 2)
+    float eps;
 };
 
 struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over p <= position of t.  One workgroup per head and token.
@@ -97,14 +106,17 @@ struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over 
     float scale;
 };
 
-struct FfnUp {             // h_n = act(gate_n . x) (up_n . x).  A subgroup per neuron, or per few.
-    Quads gate, up;        // (neurons, cols)
+struct FfnUp {             // h_n = act(gate_n . x + bias_n) act_up(up_n . x) (see activation.glsl).  A subgroup per neuron, or per few.
+    Quads gate, up;        // (neurons, cols); up is read, and a factor, if has_up
+    Quads bias;            // (neurons), each the first word of a quad; read if has_bias
     Floats x;              // (cols)
     Words high, low;       // x as of Quantise, for the integer variant
     Floats scale;
     Floats h;              // (neurons)
     uint neurons, cols, gate_stride, up_stride;
-    float cut;             // h_n = 0, and up_n is not read, where |act(gate_n . x)| <= cut; less than 0: nowhere
+    float cut;             // h_n = 0, and up_n is not read, where |act(gate_n . x + bias_n)| <= cut; less than 0: nowhere
+    float floor;           // of relu
+    uint has_up, has_bias;
 };
 
 struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  neurons whose h is zero are not read
@@ -129,10 +141,13 @@ struct Threshold {         // bit n: score_n >= threshold
     float threshold;
 };
 
-struct Glu {               // h_tn = act(h_tn) u_tn, in place
+struct Glu {               // h_tn = act(h_tn + bias_n) act_up(u_tn), in place
     Steps step;
-    Floats h, u;           // (tokens, n)
+    Floats h, u;           // (tokens, n); u is read, and a factor, if has_up
+    Quads bias;            // as of FfnUp
     uint n;
+    float floor;           // of relu
+    uint has_up, has_bias;
 };
 
 HEARTH_GPU_END

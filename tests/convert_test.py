@@ -24,6 +24,8 @@ sys.path.insert(0, str(TESTS.parent / "tools"))
 import convert  # noqa: E402
 
 VOCAB = 4096    # of the shipped tokenizer.model
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LONGROPE = {"type": "longrope", "short_factor": [1.0 + i / 8 for i in range(8)], "long_factor": [2.0 + i for i in range(8)]}
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
@@ -46,9 +48,10 @@ def random_tensors(config, seed=1):
     def matrix(rows, columns):
         return rng.normal(0, columns ** -0.5, (rows, columns)).astype(np.float32)
 
-    def norm():
-        return rng.uniform(0.5, 1.5, dim).astype(np.float32)
+    def norm(n=dim):
+        return rng.uniform(0.5, 1.5, n).astype(np.float32)
 
+    architecture = config["architectures"][0] if config["architectures"] else None
     t = {"model.embed_tokens.weight": matrix(config["vocab_size"], dim), "model.norm.weight": norm()}
     if not config["tie_word_embeddings"]:
         t["lm_head.weight"] = matrix(config["vocab_size"], dim)
@@ -59,6 +62,13 @@ def random_tensors(config, seed=1):
               p + "self_attn.v_proj.weight": matrix(kv, dim), p + "self_attn.o_proj.weight": matrix(dim, q),
               p + "mlp.gate_proj.weight": matrix(neurons, dim), p + "mlp.up_proj.weight": matrix(neurons, dim),
               p + "mlp.down_proj.weight": matrix(dim, neurons)}
+        if architecture == "Qwen2ForCausalLM":
+            t |= {f"{p}self_attn.{x}_proj.bias": norm(rows) for x, rows in (("q", q), ("k", kv), ("v", kv))}
+        elif architecture == "Qwen3ForCausalLM":
+            t |= {f"{p}self_attn.{x}_norm.weight": norm(head_dim) for x in "qk"}
+        elif architecture == "Phi3ForCausalLM":
+            t[p + "self_attn.qkv_proj.weight"] = np.concatenate([t.pop(f"{p}self_attn.{x}_proj.weight") for x in "qkv"])
+            t[p + "mlp.gate_up_proj.weight"] = np.concatenate([t.pop(f"{p}mlp.{x}_proj.weight") for x in ("gate", "up")])
     return t
 
 
@@ -319,6 +329,122 @@ class Content(Case):
         self.converted()
 
 
+class Families(Case):
+    def file(self, architecture, **changes):
+        """The source's tensors, and the file's keys and values."""
+        config = tiny_config(architectures=[architecture], **changes)
+        tensors = random_tensors(config)
+        self.write(config, tensors)
+        keys, values, _ = self.converted("--type", "f32")
+        return tensors, keys, values
+
+    def check_copies(self, architecture, name, copies):
+        """`copies` are the last parts of names, ours: the source's. All else is as in every family."""
+        tensors, keys, values = self.file(architecture)
+        self.assertEqual(keys["general.architecture"], name)
+        self.assertEqual(keys[f"{name}.block_count"], 2)
+        copies = copies | {"attn_norm.weight": "input_layernorm.weight", "attn_output.weight": "self_attn.o_proj.weight",
+                           "ffn_norm.weight": "post_attention_layernorm.weight"}
+        for layer in range(2):
+            for ours, theirs in copies.items():
+                np.testing.assert_array_equal(values.pop(f"blk.{layer}.{ours}"), tensors[f"model.layers.{layer}.{theirs}"])
+            np.testing.assert_array_equal(values.pop(f"blk.{layer}.ffn_down_t.weight"), tensors[f"model.layers.{layer}.mlp.down_proj.weight"].T)
+        self.assertEqual(sorted(values), ["output.weight", "output_norm.weight", "token_embd.weight"])
+
+    GATE_UP = {"ffn_gate.weight": "mlp.gate_proj.weight", "ffn_up.weight": "mlp.up_proj.weight"}
+    QKV = {f"attn_{x}.weight": f"self_attn.{x}_proj.weight" for x in "qkv"}
+
+    def test_qwen2_keeps_the_order_of_rows_and_has_biases(self):
+        self.check_copies("Qwen2ForCausalLM", "qwen2", self.GATE_UP | self.QKV | {f"attn_{x}.bias": f"self_attn.{x}_proj.bias" for x in "qkv"})
+
+    def test_qwen3_has_norms_of_heads(self):
+        self.check_copies("Qwen3ForCausalLM", "qwen3", self.GATE_UP | self.QKV | {f"attn_{x}_norm.weight": f"self_attn.{x}_norm.weight" for x in "qk"})
+
+    def test_phi3_stays_fused(self):
+        self.check_copies("Phi3ForCausalLM", "phi3", {"attn_qkv.weight": "self_attn.qkv_proj.weight", "ffn_up.weight": "mlp.gate_up_proj.weight"})
+
+    OPT = {"architectures": ["OPTForCausalLM"], "activation_function": "relu", "do_layer_norm_before": True, "ffn_dim": 96, "hidden_size": 64,
+           "max_position_embeddings": 128, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": VOCAB, "word_embed_proj_dim": 64,
+           "bos_token_id": 2, "eos_token_id": 2}
+
+    def test_opt_has_biases_everywhere_and_positions(self):
+        rng = np.random.default_rng(3)
+        shapes = {"embed_tokens.weight": (VOCAB, 64), "embed_positions.weight": (130, 64), "final_layer_norm.weight": (64,), "final_layer_norm.bias": (64,)}
+        names = {"attn_norm": "self_attn_layer_norm", "attn_output": "self_attn.out_proj", "ffn_norm": "final_layer_norm", "ffn_up": "fc1", "ffn_down": "fc2",
+                 "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
+        for layer in range(2):
+            for name in names.values():
+                rows, columns = {"fc1": (96, 64), "fc2": (64, 96)}.get(name, (64, 64))
+                shapes[f"layers.{layer}.{name}.weight"] = (rows,) if "norm" in name else (rows, columns)
+                shapes[f"layers.{layer}.{name}.bias"] = (rows,)
+        tensors = {"model.decoder." + name: rng.normal(0, 1, shape).astype("f4") for name, shape in shapes.items()}
+        self.write(self.OPT, tensors)
+        keys, values, types = self.converted()
+        self.assertEqual((keys["general.architecture"], keys["hearth.activation"], keys["opt.context_length"]), ("opt", "relu", 128))
+        self.assertAlmostEqual(keys["opt.attention.layer_norm_epsilon"], 1e-5)
+        keys, values, _ = self.converted("--type", "f32")
+        for layer in range(2):
+            for ours, theirs in names.items():
+                w, of = values.pop(f"blk.{layer}.{ours}{'_t' if ours == 'ffn_down' else ''}.weight"), f"model.decoder.layers.{layer}.{theirs}"
+                np.testing.assert_array_equal(w.T if ours == "ffn_down" else w, tensors[of + ".weight"])
+                np.testing.assert_array_equal(values.pop(f"blk.{layer}.{ours}.bias"), tensors[of + ".bias"])
+        for ours, theirs in (("position_embd.weight", "embed_positions.weight"), ("token_embd.weight", "embed_tokens.weight"),
+                             ("output_norm.weight", "final_layer_norm.weight"), ("output_norm.bias", "final_layer_norm.bias")):
+            np.testing.assert_array_equal(values.pop(ours), tensors["model.decoder." + theirs])
+        self.assertEqual(values, {})    # the head is tied
+        for change in ({"do_layer_norm_before": False}, {"word_embed_proj_dim": 32}, {"enable_bias": False}):
+            (self.folder / "config.json").write_text(json.dumps(self.OPT | change))
+            code, err = self.run_convert()
+            self.assertEqual(code, 1)
+            self.assertIn(f"{next(iter(change))} is {json.dumps(next(iter(change.values())))} in config.json, which is not supported", err)
+
+    def test_linear_scaling_is_a_key(self):
+        for scaling in ({"type": "linear", "factor": 4.0}, {"rope_type": "linear", "factor": 4}):
+            _, keys, values = self.file("LlamaForCausalLM", rope_scaling=scaling)
+            self.assertEqual((keys["llama.rope.scaling.type"], keys["llama.rope.scaling.factor"]), ("linear", 4.0))
+            self.assertNotIn("rope_freqs.weight", values)
+        self.assertNotIn("llama.rope.scaling.type", self.file("LlamaForCausalLM")[1])
+
+    def test_llama3s_scaling_is_a_factor_for_each_pair(self):
+        """Waves shorter than 64 / 4 positions as they are, those longer than 64 / 1 eight times slower, and a blend of the two between."""
+        _, keys, values = self.file("LlamaForCausalLM", rope_scaling=LLAMA3)
+        self.assertNotIn("llama.rope.scaling.type", keys)
+        for i, factor in enumerate(values["rope_freqs.weight"]):
+            wave = 2 * np.pi * 5000 ** (2 * i / 16)
+            blend = (64 / wave - 1) / (4 - 1)
+            expected = 1 if wave < 16 else 8 if wave > 64 else 1 / (blend + (1 - blend) / 8)
+            self.assertAlmostEqual(factor, expected, places=5)
+        self.assertEqual(len(values["rope_freqs.weight"]), 8)
+        self.assertGreater(len({round(float(x), 3) for x in values["rope_freqs.weight"]}), 2)    # each of the cases occurs
+
+    def test_longropes_factors_and_magnitude_are_kept(self):
+        _, keys, values = self.file("Phi3ForCausalLM", rope_scaling=LONGROPE, original_max_position_embeddings=32)
+        np.testing.assert_array_equal(values["rope_factors_short.weight"], np.array(LONGROPE["short_factor"], "f4"))
+        np.testing.assert_array_equal(values["rope_factors_long.weight"], np.array(LONGROPE["long_factor"], "f4"))
+        self.assertEqual(keys["phi3.rope.scaling.original_context_length"], 32)
+        self.assertAlmostEqual(keys["phi3.rope.scaling.attn_factor"], (1 + np.log(4) / np.log(32)) ** 0.5, places=6)
+        _, keys, _ = self.file("Phi3ForCausalLM", rope_scaling=LONGROPE | {"attention_factor": 1.5}, original_max_position_embeddings=32)
+        self.assertEqual(keys["phi3.rope.scaling.attn_factor"], 1.5)
+
+    def test_relu_of_bamboo_is_drelu_and_fatrelu_has_a_floor(self):
+        _, keys, _ = self.file("BambooForCausalLM")
+        self.assertEqual((keys["general.architecture"], keys["hearth.activation"]), ("bamboo", "drelu"))
+        _, keys, _ = self.file("SparseLlamaForCausalLM", hidden_act="fatrelu", hidden_act_param=0.01)
+        self.assertEqual((keys["general.architecture"], keys["hearth.activation"]), ("llama", "relu"))
+        self.assertAlmostEqual(keys["hearth.activation_floor"], 0.01, places=6)
+
+    def test_phi3_may_turn_a_part_of_a_head(self):
+        self.assertEqual(self.file("Phi3ForCausalLM", partial_rotary_factor=0.75)[1]["phi3.rope.dimension_count"], 12)
+
+    def test_a_window_is_written_where_it_cuts_something_off(self):
+        for architecture, changes, window in (("MistralForCausalLM", {"sliding_window": 64}, 64), ("MistralForCausalLM", {"sliding_window": 128}, None),
+                                              ("Qwen2ForCausalLM", {"sliding_window": 64}, None), ("Phi3ForCausalLM", {"sliding_window": 63}, 63),
+                                              ("Qwen2ForCausalLM", {"sliding_window": 64, "use_sliding_window": True}, 64)):
+            with self.subTest(architecture, **changes):
+                _, keys, _ = self.file(architecture, **changes)
+                self.assertEqual(keys.get(keys["general.architecture"] + ".attention.sliding_window"), window)
+
+
 class TokenizerContent(Case):
     def keys(self, vocab=VOCAB, settings=None, added=None, **config):
         config = tiny_config(vocab_size=vocab, **config)
@@ -365,6 +491,27 @@ class TokenizerContent(Case):
         self.assertFalse(keys["tokenizer.ggml.add_bos_token"])
         self.assertEqual(keys["tokenizer.chat_template"], "{{ x }}")
 
+    def test_gpt2s_two_files_are_a_byte_level_tokenizer(self):
+        config = tiny_config()
+        self.write(config, random_tensors(config))
+        (self.folder / "tokenizer.model").unlink()
+        texts = ["<s>", "<pad>", "</s>", "a", "b", "ab", "\u0120", "\u0120ab"]
+        (self.folder / "vocab.json").write_text(json.dumps({text: i for i, text in enumerate(texts)}))
+        (self.folder / "merges.txt").write_text("#version: 0.2\na b\n\u0120 ab\n", encoding="utf-8")
+        (self.folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": {"content": "<pad>"}}))
+        settings = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "bos_token": {"content": "</s>"}, "eos_token": "</s>"}
+        (self.folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        keys = self.converted()[0]
+        self.assertEqual((keys["tokenizer.ggml.model"], keys["tokenizer.ggml.pre"]), ("gpt2", "gpt-2"))
+        self.assertEqual(keys["tokenizer.ggml.tokens"][:8], texts)
+        self.assertEqual(keys["tokenizer.ggml.token_type"][:9], [1, 3, 3, 1, 1, 1, 1, 1, 5])
+        self.assertEqual(keys["tokenizer.ggml.merges"], ["a b", "\u0120 ab"])
+        self.assertEqual((keys["tokenizer.ggml.bos_token_id"], keys["tokenizer.ggml.eos_token_id"], keys["tokenizer.ggml.add_bos_token"]), (2, 2, True))
+        (self.folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
+        code, err = self.run_convert()
+        self.assertEqual(code, 1)
+        self.assertIn("has vocab.json and merges.txt of a RobertaTokenizer, which is not supported", err)
+
     def test_the_chat_template_may_be_one_of_several_or_stand_in_a_file_of_its_own(self):
         several = {"chat_template": [{"name": "tool_use", "template": "{{ t }}"}, {"name": "default", "template": "{{ d }}"}]}
         self.assertEqual(self.keys(settings=several)["tokenizer.chat_template"], "{{ d }}")
@@ -408,12 +555,20 @@ class Refusals(Case):
             ({"architectures": None}, "architecture none is not supported"),
             ({"attention_bias": True}, "attention_bias is true"),
             ({"mlp_bias": True}, "mlp_bias is true"),
-            ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling of type linear"),
-            ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "rope_scaling of type llama3"),
+            ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_scaling of type dynamic in config.json is not supported"),
+            ({"rope_scaling": {"factor": 2}}, "rope_scaling of type unnamed"),
+            ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor of rope_scaling in config.json is 0, not a positive number"),
+            ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor of rope_scaling in config.json is null, not a positive number"),
+            ({"rope_scaling": LLAMA3 | {"low_freq_factor": 4}}, "low_freq_factor 4.0 of rope_scaling in config.json is not below high_freq_factor 4.0"),
+            ({"rope_scaling": LONGROPE | {"short_factor": [1.0] * 7}}, "short_factor of rope_scaling in config.json is not a list of 8 numbers"),
             ({"rope_parameters": {"rope_type": "yarn"}}, "rope_scaling of type yarn"),
             ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+            ({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.2}, "partial_rotary_factor 0.2 in config.json turns 3 elements of 16"),
             ({"hidden_act": "gelu"}, "hidden_act gelu is not supported"),
-            ({"sliding_window": 64}, "a sliding window (64 of 128 positions)"),
+            ({"hidden_act": "fatrelu"}, "hidden_act_param in config.json is null"),
+            ({"architectures": ["BambooForCausalLM"], "hidden_act": "silu"}, "hidden_act silu is not supported in the architecture BambooForCausalLM"),
+            ({"sliding_window": 0}, "sliding_window in config.json is 0, not a positive integer"),
+            ({"architectures": ["Qwen3ForCausalLM"], "attention_bias": True}, "attention_bias is true"),
             ({"quantization_config": {"bits": 4}}, "already quantised"),
             ({"num_hidden_layers": 0}, "num_hidden_layers in config.json is 0"),
             ({"vocab_size": None}, "vocab_size in config.json is null"),

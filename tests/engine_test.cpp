@@ -21,19 +21,22 @@ struct Path {
     double resident = 1;    // share of the neurons on the device
     Sparsity sparsity = Sparsity::dense;
     bool without_fp16 = false, without_int_dot = false;
+    uint32_t layers = 1000;    // at most so many on the device; the head only with all of them
 
     std::string name() const
     {
-        return fmt::format("{}, {:.0f} % resident, {}{}{}", device, resident * 100, sparsity == Sparsity::exact ? "exact" : "dense",
-                           without_fp16 ? ", without fp16" : "", without_int_dot ? ", without integer dot" : "");
+        return fmt::format("{}, {:.0f} % resident, {}{}{}{}", device, resident * 100, sparsity == Sparsity::exact ? "exact" : "dense",
+                           layers < 1000 ? ", the first layers only" : "", without_fp16 ? ", without fp16" : "",
+                           without_int_dot ? ", without integer dot" : "");
     }
 };
 
-/// The budget with which `place` puts just this share of the neurons on the device.
-uint64_t budget_for(const Needs& needs, double resident)
+/// The budget with which `place` puts just this share of the neurons of the first layers on the device.
+uint64_t budget_for(const Needs& needs, double resident, size_t layers = 1000)
 {
-    uint64_t sum = needs.scratch + needs.head;
-    for (const LayerNeeds& l : needs.layers) sum += l.attention + l.kv + uint64_t(std::lround(l.groups * resident)) * l.group;
+    uint64_t sum = needs.scratch + (layers < needs.layers.size() ? 0 : needs.head);
+    for (const LayerNeeds& l : std::span(needs.layers).first(std::min(layers, needs.layers.size())))
+        sum += l.attention + l.kv + uint64_t(std::lround(l.groups * resident)) * l.group;
     return sum;
 }
 
@@ -46,7 +49,7 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
                        .without_fp16 = path.without_fp16,
                        .without_int_dot = path.without_int_dot,
                        .validation = validation};
-    if (path.device != "cpu") o.vram_budget = budget_for(device_needs(describe_weights(std::make_shared<Gguf>(model))), path.resident);
+    if (path.device != "cpu") o.vram_budget = budget_for(device_needs(describe_weights(std::make_shared<Gguf>(model))), path.resident, path.layers);
     return o;
 }
 
@@ -216,8 +219,51 @@ void check_odd_models(const std::vector<Path>& paths)
         }
         INFO(format_of(m.type).name);
         for (Path path : paths) {
-            if (m.activation != host::Activation::relu) path.sparsity = Sparsity::dense;
+            if (!host::makes_zeros(m.activation)) path.sparsity = Sparsity::dense;
             check_logits(path, model, cases, 3e-3);    // random weights do not damp the rounding of the KV cache as trained ones do
+        }
+    }
+}
+
+/// One of each family, and of each way to scale positions, with neurons that fill no group.
+std::vector<RandomModel> family_models()
+{
+    std::vector<RandomModel> models;
+    for (const Family& family : all_families())
+        for (const WeightType type : {WeightType::f32, WeightType::q8_0})
+            models.push_back({.architecture = family.architecture,
+                              .dim = 96,
+                              .heads = 8,
+                              .kv_heads = 2,
+                              .head_dim = 24,
+                              .neurons = 200,
+                              .type = type,
+                              .activation = family.activation,
+                              .tied_head = family.qkv_bias,
+                              .rope_factors = family.architecture == "llama",
+                              .long_rope = family.architecture == "phi3",
+                              .seed = 11});
+    models.push_back({.neurons = 200, .floor = 0.5f});
+    return models;
+}
+
+void check_families(const std::vector<Path>& paths)
+{
+    TemporaryFolder folder;
+    for (const RandomModel& m : family_models()) {
+        const auto model = write_random_model(folder / "random.gguf", m);
+        std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+        for (const size_t length : {1, 7, 40}) {
+            const std::vector<Token> ids = random_ids(m.vocab, length, length);
+            cases.emplace_back(ids, reference_logits(model, ids));
+        }
+        CAPTURE(m.architecture);
+        CAPTURE(format_of(m.type).name);
+        const double tolerance = m.floor > 0 ? 3e-2 : 3e-3;    // as of odd_models; a gate that is just at the floor may fall to either side of it
+        for (Path path : paths) {
+            check_logits(path, model, cases, tolerance);
+            path.sparsity = Sparsity::exact;
+            if (host::makes_zeros(m.activation)) check_logits(path, model, cases, tolerance);
         }
     }
 }
@@ -226,6 +272,31 @@ void check_odd_models(const std::vector<Path>& paths)
 
 TEST_SUITE("engine")
 {
+    TEST_CASE("a model of each family gives the reference's logits on the CPU") { check_families({{.device = "cpu"}}); }
+
+    TEST_CASE("a context longer than a sliding window, or than rope's short factors are for, is refused, and none asked for is no longer")
+    {
+        TemporaryFolder folder;
+        GgufWriter file = random_model({.context = 256});
+        file.key("llama.attention.sliding_window", uint32_t(100));
+        file.write(folder / "window.gguf");
+        EngineOptions options = {.model = folder / "window.gguf", .device = "cpu"};
+        CHECK(Engine(options).context() == 100);
+        options.context = 101;
+        CHECK_THROWS_WITH_AS(Engine{options},
+                             "random has a sliding window of 100 positions, and -c asks for 101: longer contexts cannot be run, use -c 100 or less",
+                             Error);
+
+        random_model({.context = 256, .long_rope = true}).write(folder / "long.gguf");
+        options = {.model = folder / "long.gguf", .device = "cpu"};
+        CHECK(Engine(options).context() == 128);
+        options.context = 129;
+        CHECK_THROWS_WITH_AS(
+            Engine{options},
+            "random turns its heads in another way beyond 128 positions, and -c asks for 129: longer contexts cannot be run, use -c 128 or less",
+            Error);
+    }
+
     TEST_CASE("the reference gives the expected logits")
     {
         for (const auto& [ids, want] : expected_logits()) CHECK(worst_error(reference_logits(shipped_model(), ids), want) < 1e-5);
@@ -393,6 +464,59 @@ TEST_SUITE("device")
     TEST_CASE("models of odd shapes and every weight type give the reference's logits on the device")
     {
         check_odd_models({{.device = device_name}, {.device = device_name, .resident = 0.4, .sparsity = Sparsity::exact}});
+    }
+
+    TEST_CASE("a model of each family gives the reference's logits on the device, at any split")
+    {
+        check_families({{.device = device_name},
+                        {.device = device_name, .resident = 0.5},
+                        {.device = device_name, .resident = 0},
+                        {.device = device_name, .resident = 0.5, .layers = 1}});
+    }
+
+    TEST_CASE("the model of a folder gives the logits and the greedy ids that lie beside it, on every path" * doctest::skip())
+    {
+        const std::filesystem::path folder(case_folder), model = folder / "model.gguf";
+        const auto want = nlohmann::json::parse(read_file(folder / "expected.json"));
+        std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+        for (const auto& c : want["logits"]) cases.emplace_back(c["ids"].get<std::vector<Token>>(), c["logits"].get<std::vector<float>>());
+        const double tolerance = want["tolerance"];
+        const auto prompt = want["prompt"].get<std::vector<Token>>(), following = want["greedy"].get<std::vector<Token>>();
+        REQUIRE(!cases.empty());
+        REQUIRE(!following.empty());
+
+        const Weights weights = load_weights(std::make_shared<Gguf>(model));
+        for (const auto& [ids, logits] : cases) {
+            Reference reference(weights);
+            std::vector<float> got;
+            for (const Token id : ids) got = reference.feed(id);
+            CHECK(worst_error(got, logits) < 1e-3);
+        }
+        Reference reference(weights);
+        std::vector<Token> ids = prompt;
+        for (size_t i = 0; i + 1 < prompt.size() + following.size(); ++i) {
+            const std::vector<float> logits = reference.feed(ids[i]);
+            if (i + 1 == ids.size()) ids.push_back(Token(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+        }
+        CHECK(std::vector(ids.begin() + prompt.size(), ids.end()) == following);
+
+        const bool sparse = host::makes_zeros(weights.config.activation);
+        for (const Path& path : {Path{.device = "cpu"},
+                                 {.device = device_name},
+                                 {.device = device_name, .resident = 0.5},
+                                 {.device = device_name, .resident = 0},
+                                 {.device = device_name, .resident = 0.5, .layers = 1}}) {
+            for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) {
+                if (sparsity == Sparsity::exact && !sparse) continue;
+                Path with = path;
+                with.sparsity = sparsity;
+                INFO(with.name());
+                check_logits(with, model, cases, tolerance);
+                Engine engine(options_for(model, with));
+                CHECK(greedy(engine, prompt, following.size()) == following);
+                check_silence(engine);
+            }
+        }
     }
 
     TEST_CASE("exact gives what dense gives")

@@ -1,5 +1,6 @@
 #include "host/attention.h"
 #include "host/cold_ffn.h"
+#include "host/norm.h"
 #include "host/quantise.h"
 #include "tests/gguf_writer.h"
 
@@ -240,9 +241,9 @@ struct Block {
     Sample gate, up, down_t;
     FfnWeights weights;
 
-    Block(WeightType type, uint32_t neurons, uint32_t dim, Activation activation, Random& random)
+    Block(WeightType type, uint32_t neurons, uint32_t dim, Activation activation, Random& random, float floor = 0)
         : gate(type, neurons, dim, random), up(type, neurons, dim, random),
-          down_t(type, neurons, dim, random), weights{gate.matrix, up.matrix, down_t.matrix, activation}
+          down_t(type, neurons, dim, random), weights{gate.matrix, up.matrix, down_t.matrix, activation, floor}
     {
     }
 
@@ -257,7 +258,7 @@ struct Block {
                     g += gate.row(r)[i] * seen(x[t], gate.matrix.type, i);
                     u += up.row(r)[i] * seen(x[t], up.matrix.type, i);
                 }
-                const double h = (weights.activation == Activation::relu ? std::max(g, 0.0) : g / (1 + std::exp(-g))) * u;
+                const double h = tests::glu(weights.activation, weights.floor, g, u);
                 for (uint32_t i = 0; i < dim; i++) y[size_t(t) * dim + i] += h * down_t.row(r)[i];
             }
         return y;
@@ -287,13 +288,20 @@ FfnResult run(Team& team, const Block& block, std::span<const uint32_t> neurons,
 
 // ---- attention and its meaning ------------------------------------------------------------------------------------------
 
-std::vector<double> rotated(const float* x, uint32_t heads, uint32_t head_dim, uint32_t rope_dim, double base, uint32_t position)
+/// A rope whose pairs turn by base^(-2i / rope_dim).
+struct PlainRope {
+    uint32_t rope_dim;
+    double base;
+    PairOrder pairs = PairOrder::neighbours;
+};
+
+std::vector<double> rotated(std::vector<double> y, uint32_t head_dim, const PlainRope& rope, uint32_t position)
 {
-    std::vector<double> y(x, x + size_t(heads) * head_dim);
-    for (uint32_t h = 0; h < heads; h++)
-        for (uint32_t i = 0; i < rope_dim / 2; i++) {
-            const double angle = position * std::pow(base, -2.0 * i / rope_dim);
-            double &a = y[h * head_dim + 2 * i], &b = y[h * head_dim + 2 * i + 1];
+    const bool halves = rope.pairs == PairOrder::halves;
+    for (size_t head = 0; head < y.size(); head += head_dim)
+        for (uint32_t i = 0; i < rope.rope_dim / 2; i++) {
+            const double angle = position * std::pow(rope.base, -2.0 * i / rope.rope_dim);
+            double &a = y[head + (halves ? i : 2 * i)], &b = y[head + (halves ? i + rope.rope_dim / 2 : 2 * i + 1)];
             const double was_a = a, was_b = b;
             a = was_a * std::cos(angle) - was_b * std::sin(angle);
             b = was_a * std::sin(angle) + was_b * std::cos(angle);
@@ -301,39 +309,79 @@ std::vector<double> rotated(const float* x, uint32_t heads, uint32_t head_dim, u
     return y;
 }
 
+struct Heads {
+    uint32_t heads, kv_heads, head_dim, context;
+    PlainRope rope;
+    bool biases = false, norms = false;
+};
+
 /// A conversation of some tokens, not yet rotated.
 struct Conversation {
-    AttentionShape shape;
+    Heads shape;
     uint32_t tokens;
-    std::vector<float> q, k, v;
+    std::vector<double> frequencies;
+    std::vector<float> q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm;
 
-    Conversation(const AttentionShape& shape, uint32_t tokens, Random& random)
-        : shape(shape), tokens(tokens), q(random.vector(size_t(tokens) * shape.heads * shape.head_dim)),
-          k(random.vector(size_t(tokens) * shape.kv_heads * shape.head_dim)), v(random.vector(k.size()))
+    Conversation(const Heads& s, uint32_t tokens, Random& random)
+        : shape(s), tokens(tokens), frequencies(rope_frequencies(s.rope.rope_dim, s.rope.base)),
+          q(random.vector(size_t(tokens) * s.heads * s.head_dim)), k(random.vector(size_t(tokens) * s.kv_heads * s.head_dim)),
+          v(random.vector(k.size()))
     {
+        if (s.biases) {
+            q_bias = random.vector(s.heads * s.head_dim);
+            k_bias = random.vector(s.kv_heads * s.head_dim);
+            v_bias = random.vector(s.kv_heads * s.head_dim);
+        }
+        if (s.norms) {
+            q_norm = random.vector(s.head_dim);
+            k_norm = random.vector(s.head_dim);
+        }
     }
 
     /// `attend` in batches of that many tokens.
     std::vector<float> run(Team& team, uint32_t batch) const
     {
         const size_t q_size = size_t(shape.heads) * shape.head_dim, kv_size = size_t(shape.kv_heads) * shape.head_dim;
-        std::vector<float> q = this->q, k = this->k, y(q.size(), NAN);
+        const AttentionShape attention = {.heads = shape.heads,
+                                          .kv_heads = shape.kv_heads,
+                                          .head_dim = shape.head_dim,
+                                          .context = shape.context,
+                                          .rope = {frequencies, shape.rope.pairs},
+                                          .weights = {q_bias, k_bias, v_bias, q_norm, k_norm, eps}};
+        std::vector<float> q = this->q, k = this->k, v = this->v, y(q.size(), NAN);
         std::vector<uint16_t> k_cache(shape.context * kv_size, 0x7e00), v_cache = k_cache;    // NaN: what is not written must not be read
         for (uint32_t t = 0; t < tokens; t += batch)
-            attend(team, shape, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size], &v[t * kv_size], k_cache.data(), v_cache.data(),
+            attend(team, attention, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size], &v[t * kv_size], k_cache.data(), v_cache.data(),
                    &y[t * q_size]);
+        return y;
+    }
+
+    static constexpr float eps = 1e-3f;
+
+    /// One token's heads as they meet: x + bias, each head normalised.
+    std::vector<double> made(const float* x, size_t n, const std::vector<float>& bias, const std::vector<float>& norm) const
+    {
+        std::vector<double> y(x, x + n);
+        for (size_t i = 0; i < bias.size(); i++) y[i] += bias[i];
+        for (size_t head = 0; !norm.empty() && head < n; head += norm.size()) {
+            double squares = 0;
+            for (size_t i = 0; i < norm.size(); i++) squares += y[head + i] * y[head + i];
+            for (size_t i = 0; i < norm.size(); i++) y[head + i] *= norm[i] / std::sqrt(squares / double(norm.size()) + eps);
+        }
         return y;
     }
 
     std::vector<double> meaning() const
     {
-        const AttentionShape& s = shape;
+        const Heads& s = shape;
         const size_t d = s.head_dim, q_size = s.heads * d, kv_size = s.kv_heads * d;
-        std::vector<double> keys, y(q.size(), 0.0);
-        for (uint32_t t = 0; t < tokens; t++)
-            for (double x : rotated(&k[t * kv_size], s.kv_heads, s.head_dim, s.rope_dim, s.rope_base, t)) keys.push_back(x);
+        std::vector<double> keys, values, y(q.size(), 0.0);
         for (uint32_t t = 0; t < tokens; t++) {
-            const std::vector<double> query = rotated(&q[t * q_size], s.heads, s.head_dim, s.rope_dim, s.rope_base, t);
+            for (double x : rotated(made(&k[t * kv_size], kv_size, k_bias, k_norm), s.head_dim, s.rope, t)) keys.push_back(x);
+            for (double x : made(&v[t * kv_size], kv_size, v_bias, {})) values.push_back(x);
+        }
+        for (uint32_t t = 0; t < tokens; t++) {
+            const std::vector<double> query = rotated(made(&q[t * q_size], q_size, q_bias, q_norm), s.head_dim, s.rope, t);
             for (uint32_t h = 0; h < s.heads; h++) {
                 const size_t kv = h / (s.heads / s.kv_heads) * d;
                 std::vector<double> e(t + 1, 0.0);
@@ -343,7 +391,7 @@ struct Conversation {
                     sum += e[p] = std::exp(e[p]);
                 }
                 for (size_t p = 0; p <= t; p++)
-                    for (size_t i = 0; i < d; i++) y[t * q_size + h * d + i] += e[p] / sum * v[p * kv_size + kv + i];
+                    for (size_t i = 0; i < d; i++) y[t * q_size + h * d + i] += e[p] / sum * values[p * kv_size + kv + i];
             }
         }
         return y;
@@ -693,10 +741,10 @@ TEST_SUITE("host")
         Random random(11);
         Team team(2);
         for (const auto& [type, name, block_weights, block_bytes] : weight_formats)
-            for (Activation activation : {Activation::relu, Activation::silu})
+            for (const auto& [activation, floor] : tests::activations)
                 for (uint32_t tokens : {1u, 6u}) {
                     const uint32_t neurons = 150, dim = whole_blocks(type, is_quantised(type) ? 96 : 100);
-                    const Block block(type, neurons, dim, activation, random);
+                    const Block block(type, neurons, dim, activation, random, floor);
                     const std::vector<float> x = random.vector(size_t(tokens) * dim);
                     Inputs inputs;
                     inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
@@ -706,6 +754,54 @@ TEST_SUITE("host")
                     CAPTURE(tokens);
                     CHECK(worst_error(run(team, block, some, inputs, no_cut).y, block.apply(some, inputs)) < 1e-4);
                 }
+    }
+
+    TEST_CASE("a block without a gate is its formula: what decides whether a neuron fires is its strength")
+    {
+        Random random(13);
+        Team team(2);
+        for (const WeightType type : {WeightType::f16, WeightType::q8_0})
+            for (uint32_t tokens : {1u, 6u})
+                for (const float cut : {no_cut, 0.0f}) {
+                    const uint32_t neurons = 150, dim = 96;
+                    Block block(type, neurons, dim, Activation::relu, random);
+                    const std::vector<float> bias = random.vector(neurons), x = random.vector(size_t(tokens) * dim);
+                    block.weights.up = {};
+                    block.weights.bias = {WeightType::f32, neurons, 1, reinterpret_cast<const std::byte*>(bias.data())};
+                    Inputs inputs;
+                    inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
+                    std::vector<uint32_t> some = neurons_from(64, 86);
+                    some.insert(some.end(), {20, 3});
+                    std::vector<double> want(size_t(tokens) * dim, 0.0);
+                    uint64_t active = 0;
+                    for (uint32_t t = 0; t < tokens; t++)
+                        for (const uint32_t n : some) {
+                            double g = bias[n];
+                            for (uint32_t i = 0; i < dim; i++) g += block.gate.row(n)[i] * seen(inputs[t], type, i);
+                            active += g > 0;
+                            for (uint32_t i = 0; i < dim && g > 0; i++) want[size_t(t) * dim + i] += g * block.down_t.row(n)[i];
+                        }
+                    const FfnResult result = run(team, block, some, inputs, cut);
+                    CHECK(worst_error(result.y, want) < 3e-6);
+                    CHECK(result.counts.active == active);
+                }
+    }
+
+    TEST_CASE("a LayerNorm is its formula, and may be in place")
+    {
+        Random random(14);
+        for (const uint32_t n : {1u, 31u, 100u, 4096u}) {
+            const std::vector<float> weight = random.vector(n), bias = random.vector(n);
+            std::vector<float> x = random.vector(n);
+            for (float& v : x) v += 3;
+            double mean = 0, variance = 0;
+            for (const float v : x) mean += v / double(n);
+            for (const float v : x) variance += (v - mean) * (v - mean) / double(n);
+            std::vector<double> want;
+            for (uint32_t i = 0; i < n; i++) want.push_back(weight[i] * (x[i] - mean) / std::sqrt(variance + 1e-3) + bias[i]);
+            normalise({weight, bias, 1e-3f}, x.data(), x.data());
+            CHECK(worst_error(x, want) < 2e-6);
+        }
     }
 
     TEST_CASE(
@@ -842,22 +938,28 @@ TEST_SUITE("host")
     TEST_CASE("rope turns pairs by position times frequency and leaves the rest of a head alone")
     {
         Random random(16);
-        for (uint32_t position : {0u, 1u, 4095u})
-            for (uint32_t rope_dim : {0u, 2u, 20u, 48u}) {
-                std::vector<float> x = random.vector(3 * 48);
-                const std::vector<double> want = rotated(x.data(), 3, 48, rope_dim, 10000, position);
-                rope(x.data(), 3, 48, rope_dim, 10000, position);
-                CAPTURE(position);
-                CAPTURE(rope_dim);
-                CHECK(worst_error(x, want) < 3e-7);
-            }
+        for (const PairOrder pairs : {PairOrder::neighbours, PairOrder::halves})
+            for (uint32_t position : {0u, 1u, 4095u})
+                for (uint32_t rope_dim : {0u, 2u, 20u, 48u}) {
+                    std::vector<float> x = random.vector(3 * 48);
+                    const std::vector<double> want = rotated({x.begin(), x.end()}, 48, {rope_dim, 10000, pairs}, position);
+                    rotate({rope_frequencies(rope_dim, 10000), pairs}, x.data(), 3, 48, position);
+                    CAPTURE(position);
+                    CAPTURE(rope_dim);
+                    CHECK(worst_error(x, want) < 3e-7);
+                }
     }
 
-    TEST_CASE("attention is its formula, with heads that share keys and odd head sizes")
+    TEST_CASE("attention is its formula, with heads that share keys, odd head sizes, biases and norms of heads")
     {
         Random random(17);
         Team team(2);
-        for (AttentionShape shape : {AttentionShape{4, 4, 64, 40, 64, 10000}, {6, 2, 80, 40, 20, 500000}, {3, 1, 33, 33, 32, 10000}}) {
+        for (const Heads& shape : {Heads{4, 4, 64, 40, {64, 10000}},
+                                   {6, 2, 80, 40, {20, 500000}},
+                                   {3, 1, 33, 33, {32, 10000}},
+                                   {6, 2, 80, 40, {80, 500000, PairOrder::halves}, true},
+                                   {6, 2, 33, 40, {20, 10000, PairOrder::halves}, false, true},
+                                   {2, 2, 64, 40, {64, 10000}, true, true}}) {
             const Conversation talk(shape, 33, random);
             CAPTURE(shape.head_dim);
             CHECK(worst_error(talk.run(team, talk.tokens), talk.meaning()) < 2e-3);    // fp16 keys and values
@@ -867,7 +969,7 @@ TEST_SUITE("host")
     TEST_CASE("threads and batches of tokens change no bit of attention")
     {
         Random random(18);
-        const Conversation talk({8, 2, 64, 100, 64, 10000}, 90, random);
+        const Conversation talk({8, 2, 64, 100, {64, 10000, PairOrder::halves}, true, true}, 90, random);
         Team one(1), three(3);
         const std::vector<float> y = talk.run(one, 1);
         for (Team* team : {&one, &three})

@@ -182,10 +182,10 @@ TEST_SUITE("device")
         for (const uint32_t n : {1u, 31u, 33u, 257u, 4096u})
             for (const uint32_t publish : {gpu::publish_nothing, gpu::publish_norm, gpu::publish_residual})
                 for (const bool cold : {false, true})
-                    for (const bool head : {false, true}) {
+                    for (const auto& [head, affine] : {std::pair(false, false), {true, false}, {false, true}, {true, true}}) {
                         const uint32_t tokens = 5, parts = 3;
                         Shared<float> base(device, random_floats(tokens * n, 1)), part(device, random_floats(parts * tokens * n, 2)),
-                            host(device, random_floats(tokens * n, 3)), weight(device, random_floats(n, 4)), residual(device, tokens * n),
+                            host(device, random_floats(tokens * n, 3)), weight(device, random_floats(3 * n, 4)), residual(device, tokens * n),
                             y(device, tokens * n), published(device, tokens * n);
                         const gpu::Step where = {.position = 0, .tokens = tokens, .head_first = 2, .head_tokens = 2};
                         Shared<gpu::Step> step(device, std::vector<gpu::Step>{where});
@@ -204,18 +204,22 @@ TEST_SUITE("device")
                              .has_cold = cold,
                              .publish = publish,
                              .head = head,
+                             .affine = affine,
                              .eps = 1e-5f});
                         const uint32_t first = head ? where.head_first : 0, count = head ? where.head_tokens : tokens;
                         std::vector<double> r, norm;
                         for (uint32_t t = first; t < first + count; ++t) {
-                            double squares = 0;
+                            double squares = 0, mean = 0;
                             for (uint32_t i = 0; i < n; ++i) {
-                                double sum = base[t * n + i] + (cold ? double(host[t * n + i]) : 0);
+                                double sum = (affine ? double(weight[2 * n + i]) : 0) + base[t * n + i] + (cold ? double(host[t * n + i]) : 0);
                                 for (uint32_t p = 0; p < parts; ++p) sum += part[(p * tokens + t) * n + i];
                                 r.push_back(sum);
-                                squares += sum * sum;
+                                if (affine) mean += sum / n;
                             }
-                            for (uint32_t i = 0; i < n; ++i) norm.push_back(weight[i] * r[r.size() - n + i] / std::sqrt(squares / n + 1e-5));
+                            const std::span row(r.end() - n, r.end());
+                            for (const double v : row) squares += (v - mean) * (v - mean);
+                            for (uint32_t i = 0; i < n; ++i)
+                                norm.push_back(weight[i] * (row[i] - mean) / std::sqrt(squares / n + 1e-5) + (affine ? double(weight[n + i]) : 0));
                         }
                         CAPTURE(n);
                         CHECK(worst_error(residual.values(first * n, count * n), r) < 1e-6);
@@ -292,19 +296,39 @@ TEST_SUITE("device")
         check_silence();
     }
 
-    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths and partly rotated heads")
+    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths, partly rotated heads, either pair order, biases and norms of heads")
     {
         const auto device = test_device();
         struct Case {
             uint32_t heads, kv_heads, head_dim, rope_dim, earlier, tokens;
+            host::PairOrder pairs = host::PairOrder::neighbours;
+            bool biases = false, norms = false;
         };
+        constexpr auto halves = host::PairOrder::halves;
         for (const Case& c : {Case{1, 1, 2, 2, 0, 1}, Case{4, 2, 64, 64, 0, 5}, Case{6, 2, 48, 32, 130, 3}, Case{4, 1, 128, 128, 257, 1},
-                              Case{2, 2, 256, 256, 31, 33}, Case{3, 3, 34, 34, 127, 2}}) {
+                              Case{2, 2, 256, 256, 31, 33}, Case{3, 3, 34, 34, 127, 2}, Case{4, 2, 64, 64, 3, 5, halves, true},
+                              Case{6, 2, 34, 34, 30, 3, halves, false, true}, Case{2, 1, 256, 256, 31, 2, halves, true, true},
+                              Case{3, 3, 2, 2, 4, 2, halves, true, true}, Case{4, 1, 96, 70, 7, 9, halves},
+                              Case{4, 2, 128, 64, 7, 9, host::PairOrder::neighbours, true, true}}) {
             const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim,
                            cells = kv_width * context;
             GpuKernels kernels(device, shape(host::Activation::relu, c.head_dim));
             host::Team team(1);
-            const host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, context, c.rope_dim, 10000.0f};
+            const std::vector<double> frequencies = host::rope_frequencies(c.rope_dim, 10000);
+            const std::vector<float> bias = random_floats(q_width + 2 * kv_width, 14), norms = random_floats(2 * c.head_dim, 15);
+            host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, context, {frequencies, c.pairs}};
+            const std::span biases(bias), both_norms(norms);
+            if (c.biases) {
+                shape.weights.q_bias = biases.first(q_width);
+                shape.weights.k_bias = biases.subspan(q_width, kv_width);
+                shape.weights.v_bias = biases.last(kv_width);
+            }
+            if (c.norms) {
+                shape.weights.q_norm = both_norms.first(c.head_dim);
+                shape.weights.k_norm = both_norms.last(c.head_dim);
+                shape.weights.eps = 1e-3f;
+            }
+            Shared<float> device_bias(device, bias), device_norms(device, norms);
             std::vector<uint16_t> host_k(cells), host_v(cells);
             Shared<uint32_t> keys(device, cells / 2), values(device, cells / 2);
             std::vector<float> want;
@@ -316,19 +340,21 @@ TEST_SUITE("device")
                                    v = random_floats(tokens * kv_width, 13);
                 std::vector<float> angles;
                 for (uint32_t t = 0; t < tokens; ++t)
-                    for (uint32_t i = 0; i < c.rope_dim; i += 2) {
-                        const double angle = (first + t) * std::pow(10000.0, -double(i) / c.rope_dim);
+                    for (const double frequency : frequencies) {
+                        const double angle = (first + t) * frequency;
                         angles.push_back(float(std::cos(angle)));
                         angles.push_back(float(std::sin(angle)));
                     }
                 Shared<float> dq(device, q), dk(device, k), dv(device, v), turn(device, angles);
                 Shared<float> out(device, tokens * q_width);
                 Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = first, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
-                run(device, kernels.rope, {(c.head_dim / 2 + 63) / 64, c.heads + c.kv_heads, tokens},
+                run(device, kernels.rope, {c.heads + c.kv_heads, tokens},
                     {.step = step.address(),
                      .q = dq.address(),
                      .k = dk.address(),
                      .v = dv.address(),
+                     .bias = device_bias.address(),
+                     .norms = device_norms.address(),
                      .angles = turn.address(),
                      .k_cache = keys.address(),
                      .v_cache = values.address(),
@@ -336,7 +362,11 @@ TEST_SUITE("device")
                      .kv_heads = c.kv_heads,
                      .head_dim = c.head_dim,
                      .rope_dim = c.rope_dim,
-                     .context = context});
+                     .context = context,
+                     .has_bias = c.biases,
+                     .has_norms = c.norms,
+                     .halves = c.pairs == halves,
+                     .eps = shape.weights.eps});
                 run(device, kernels.attend, {c.heads, tokens},
                     {.step = step.address(),
                      .q = dq.address(),
@@ -361,7 +391,10 @@ TEST_SUITE("device")
     TEST_CASE("the hot FFN's two kernels are the formula, dense and exact give the same bits, and those that fire are marked")
     {
         for_each_feature_set([](const auto& device) {
-            for (const host::Activation activation : {host::Activation::relu, host::Activation::silu})
+            std::vector<std::tuple<host::Activation, float, bool>> blocks;    // the last one: without a gate, and with a bias
+            for (const auto& [activation, floor] : activations) blocks.emplace_back(activation, floor, true);
+            blocks.emplace_back(host::Activation::relu, 0.0f, false);
+            for (const auto& [activation, floor, gated] : blocks)
                 for (const WeightFormat& format : weight_formats)
                     for (const uint32_t neurons : {1u, 31u, 257u}) {
                         GpuKernels kernels(device, shape(activation));
@@ -371,6 +404,7 @@ TEST_SUITE("device")
                         std::vector<float> x = random_floats(cols, 4);
                         for (float& v : x) v /= 4;    // far below zero silu turns a gate's absolute error into a relative one, and at -104 it is 0
                         TestInput input(device, x);
+                        Shared<float> bias(device, random_floats(4 * neurons, 5));    // the first of each quad
                         Shared<float> h(device, neurons);
                         Shared<uint32_t> fires(device, ceil_div(neurons, 32));
                         std::vector<std::vector<float>> results;
@@ -379,6 +413,7 @@ TEST_SUITE("device")
                             run(device, kernels.ffn_up(format.type, format.type), kernels.row_groups(neurons),
                                 {.gate = gate.device->address(),
                                  .up = up.device->address(),
+                                 .bias = bias.address(),
                                  .x = input.x.address(),
                                  .high = input.high.address(),
                                  .low = input.low.address(),
@@ -388,7 +423,10 @@ TEST_SUITE("device")
                                  .cols = cols,
                                  .gate_stride = gate.stride,
                                  .up_stride = up.stride,
-                                 .cut = cut});
+                                 .cut = cut,
+                                 .floor = floor,
+                                 .has_up = gated,
+                                 .has_bias = !gated});
                             run(device, kernels.ffn_down(format.type), {3, slices},
                                 {.down = down.device->address(),
                                  .h = h.address(),
@@ -405,10 +443,10 @@ TEST_SUITE("device")
                         std::vector<double> want(cols), got(cols);
                         uint32_t fired = 0;
                         for (uint32_t n = 0; n < neurons; ++n) {
-                            const double a = activation == host::Activation::relu ? std::max(g[n], 0.0) : g[n] / (1 + std::exp(-g[n]));
-                            fired += a != 0;
-                            CHECK((fires[n / 32] >> n % 32 & 1) == (a != 0));
-                            for (uint32_t c = 0; c < cols; ++c) want[c] += a * u[n] * down.at(n, c);
+                            const double strength = gated ? glu(activation, floor, g[n], u[n]) : std::max(g[n] + bias[4 * n], 0.0);
+                            fired += strength != 0;
+                            CHECK((fires[n / 32] >> n % 32 & 1) == (strength != 0));
+                            for (uint32_t c = 0; c < cols; ++c) want[c] += strength * down.at(n, c);
                         }
                         for (uint32_t s = 0; s < slices; ++s)
                             for (uint32_t c = 0; c < cols; ++c) got[c] += results[0][s * cols + c];
@@ -422,20 +460,31 @@ TEST_SUITE("device")
         });
     }
 
-    TEST_CASE("glu is act(h) u for every token that is there")
+    TEST_CASE("glu is its formula for every token that is there")
     {
         const auto device = test_device();
-        for (const host::Activation activation : {host::Activation::relu, host::Activation::silu}) {
+        std::vector<std::tuple<host::Activation, float, bool>> blocks;    // the last one: without u, and with a bias
+        for (const auto& [activation, floor] : activations) blocks.emplace_back(activation, floor, true);
+        blocks.emplace_back(host::Activation::relu, 0.0f, false);
+        for (const auto& [activation, floor, gated] : blocks) {
             GpuKernels kernels(device, shape(activation));
             const uint32_t n = 257, tokens = 3;
             const std::vector<float> a = random_floats(n * (tokens + 1), 1), b = random_floats(n * (tokens + 1), 2);
-            Shared<float> h(device, a), u(device, b);
+            Shared<float> h(device, a), u(device, b), bias(device, random_floats(4 * n, 3));
             Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
-            run(device, kernels.glu, {3, tokens + 1}, {.step = step.address(), .h = h.address(), .u = u.address(), .n = n});
+            run(device, kernels.glu, {3, tokens + 1},
+                {.step = step.address(),
+                 .h = h.address(),
+                 .u = u.address(),
+                 .bias = bias.address(),
+                 .n = n,
+                 .floor = floor,
+                 .has_up = gated,
+                 .has_bias = !gated});
             std::vector<double> want;
             for (uint32_t i = 0; i < n * (tokens + 1); ++i) {
-                const double act = activation == host::Activation::relu ? std::max(double(a[i]), 0.0) : a[i] / (1 + std::exp(-double(a[i])));
-                want.push_back(i < n * tokens ? act * b[i] : a[i]);
+                want.push_back(i < n * tokens ? (gated ? glu(activation, floor, a[i], b[i]) : std::max(double(a[i]) + bias[4 * (i % n)], 0.0))
+                                              : a[i]);
             }
             CHECK(worst_error(h.values(), want) < 1e-5);
         }

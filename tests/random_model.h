@@ -1,7 +1,7 @@
-// A Llama model of any size with random weights, for tests that need a shape and not a story. The same options give the same bytes.
+// A model of any family and size with random weights, for tests that need a shape and not a story. The same options give the same bytes.
 #pragma once
 
-#include "host/cold_ffn.h"
+#include "engine/model/weights.h"
 #include "tests/gguf_writer.h"
 
 #include <filesystem>
@@ -11,6 +11,7 @@
 namespace hearth {
 
 struct RandomModel {
+    std::string_view architecture = "llama";    // a row of engine/model/families.cpp
     uint32_t layers = 2;
     uint32_t dim = 64;
     uint32_t heads = 4;
@@ -22,6 +23,9 @@ struct RandomModel {
     WeightType type = WeightType::f16;    // of every matrix; norms are F32
     host::Activation activation = host::Activation::relu;
     bool tied_head = false;
+    float floor = 0;                    // of relu
+    bool rope_factors = false;          // rope_freqs.weight, as of Llama 3.1
+    bool long_rope = false;             // rope_factors_short and _long, as of Phi 3
     std::vector<uint32_t> predictor;    // rows of fc1 by layer, 0 for none; empty: no layer has a predictor
     bool down_transposed = true;        // ffn_down_t as our own converter writes it; false: ffn_down as other tools do
     uint64_t seed = 1;
@@ -94,20 +98,23 @@ inline GgufWriter random_model(const RandomModel& m)
 {
     GgufWriter file;
     const uint32_t head_dim = m.head_dim ? m.head_dim : m.dim / m.heads;
-    file.key("general.architecture", "llama");
+    const Family& family = *find_family(m.architecture);
+    const std::string prefix = std::string(m.architecture) + ".";
+    file.key("general.architecture", std::string(m.architecture));
     file.key("general.name", "random");
-    file.key("llama.block_count", m.layers);
-    file.key("llama.embedding_length", m.dim);
-    file.key("llama.feed_forward_length", m.neurons);
-    file.key("llama.context_length", m.context);
-    file.key("llama.attention.head_count", m.heads);
-    file.key("llama.attention.head_count_kv", m.kv_heads);
-    file.key("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    file.key(prefix + "block_count", m.layers);
+    file.key(prefix + "embedding_length", m.dim);
+    file.key(prefix + "feed_forward_length", m.neurons);
+    file.key(prefix + "context_length", m.context);
+    file.key(prefix + "attention.head_count", m.heads);
+    file.key(prefix + "attention.head_count_kv", m.kv_heads);
+    file.key(prefix + (family.layer_norms ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"), 1e-5f);
     if (m.head_dim) {
-        file.key("llama.attention.key_length", head_dim);
-        file.key("llama.attention.value_length", head_dim);
+        file.key(prefix + "attention.key_length", head_dim);
+        file.key(prefix + "attention.value_length", head_dim);
     }
     if (m.activation == host::Activation::relu) file.key("hearth.activation", "relu");
+    if (m.floor != 0) file.key("hearth.activation_floor", m.floor);
     write_tiny_tokenizer(file, m.vocab);
 
     RandomNormal normal(m.seed);
@@ -122,23 +129,41 @@ inline GgufWriter random_model(const RandomModel& m)
         }
         file.tensor(name, uint32_t(m.type), {cols, rows}, std::move(bytes));
     };
-    const auto norm = [&](const std::string& name) {
-        std::vector<float> weight(m.dim);
-        for (float& w : weight) w = 1 + 0.1f * normal();
-        file.tensor(name, WeightType::f32, 0, m.dim, weight);
+    const auto vector = [&](const std::string& name, uint32_t n, float mean, float deviation) {
+        std::vector<float> weight(n);
+        for (float& w : weight) w = mean + deviation * normal();
+        file.tensor(name, WeightType::f32, 0, n, weight);
     };
+    const auto norm = [&](const std::string& name) {
+        vector(name + ".weight", m.dim, 1, 0.1f);
+        if (family.layer_norms) vector(name + ".bias", m.dim, 0, 0.1f);
+    };
+    const uint32_t q_rows = m.heads * head_dim, kv_rows = m.kv_heads * head_dim;
 
     matrix("token_embd.weight", m.vocab, m.dim, m.dim);
+    if (family.positions) matrix("position_embd.weight", first_position_row + m.context, m.dim, m.dim);
     for (uint32_t l = 0; l < m.layers; l++) {
         const std::string layer = "blk." + std::to_string(l) + ".";
-        norm(layer + "attn_norm.weight");
-        matrix(layer + "attn_q.weight", m.heads * head_dim, m.dim, m.dim);
-        matrix(layer + "attn_k.weight", m.kv_heads * head_dim, m.dim, m.dim);
-        matrix(layer + "attn_v.weight", m.kv_heads * head_dim, m.dim, m.dim);
-        matrix(layer + "attn_output.weight", m.dim, m.heads * head_dim, m.heads * head_dim);
-        norm(layer + "ffn_norm.weight");
-        matrix(layer + "ffn_gate.weight", m.neurons, m.dim, m.dim);
-        matrix(layer + "ffn_up.weight", m.neurons, m.dim, m.dim);
+        norm(layer + "attn_norm");
+        if (family.fused) {
+            matrix(layer + "attn_qkv.weight", q_rows + 2 * kv_rows, m.dim, m.dim);
+        } else {
+            matrix(layer + "attn_q.weight", q_rows, m.dim, m.dim);
+            matrix(layer + "attn_k.weight", kv_rows, m.dim, m.dim);
+            matrix(layer + "attn_v.weight", kv_rows, m.dim, m.dim);
+        }
+        if (family.qkv_bias)
+            for (const auto& [name, rows] : {std::pair("attn_q.bias", q_rows), {"attn_k.bias", kv_rows}, {"attn_v.bias", kv_rows}})
+                vector(layer + name, rows, 0, 1);
+        if (family.head_norms)
+            for (const char* name : {"attn_q_norm.weight", "attn_k_norm.weight"}) vector(layer + name, head_dim, 1, 0.3f);
+        matrix(layer + "attn_output.weight", m.dim, q_rows, q_rows);
+        norm(layer + "ffn_norm");
+        if (!family.fused && family.gated) matrix(layer + "ffn_gate.weight", m.neurons, m.dim, m.dim);
+        matrix(layer + "ffn_up.weight", (family.fused ? 2 : 1) * m.neurons, m.dim, m.dim);
+        if (family.all_biases)
+            for (const auto& [name, rows] : {std::pair("attn_output.bias", m.dim), {"ffn_up.bias", m.neurons}, {"ffn_down.bias", m.dim}})
+                vector(layer + name, rows, 0, 0.5f);
         if (m.down_transposed) matrix(layer + "ffn_down_t.weight", m.neurons, m.dim, m.neurons);
         else matrix(layer + "ffn_down.weight", m.dim, m.neurons, m.neurons);
         if (const uint32_t h = l < m.predictor.size() ? m.predictor[l] : 0) {
@@ -146,7 +171,16 @@ inline GgufWriter random_model(const RandomModel& m)
             matrix(layer + "fc2.weight", m.neurons, h, h);
         }
     }
-    norm("output_norm.weight");
+    std::vector<float> factors(head_dim / 2);
+    for (size_t i = 0; i < factors.size(); i++) factors[i] = 1 + 7 * float(i) / float(factors.size());
+    if (m.rope_factors) file.tensor("rope_freqs.weight", WeightType::f32, 0, factors.size(), factors);
+    if (m.long_rope) {
+        file.key(prefix + "rope.scaling.original_context_length", m.context / 2);
+        file.key(prefix + "rope.scaling.attn_factor", 1.25f);
+        file.tensor("rope_factors_short.weight", WeightType::f32, 0, factors.size(), factors);
+        file.tensor("rope_factors_long.weight", WeightType::f32, 0, factors.size(), std::vector<float>(factors.size(), 8));
+    }
+    norm("output_norm");
     if (!m.tied_head) matrix("output.weight", m.vocab, m.dim, m.dim);
     return file;
 }

@@ -19,6 +19,7 @@ namespace hearth::tests {
 
 extern std::string device_name;
 extern bool validation;
+extern std::string case_folder;
 
 /// tests/data: beside the sources, or where HEARTH_TEST_DATA says, for a test program carried to another machine.
 inline std::filesystem::path data(const std::string& name)
@@ -76,6 +77,21 @@ double worst_error(const A& got, const B& want)
     }
     return largest > 0 ? worst / largest : worst;
 }
+
+/// A neuron's strength by its products with gate and up: the formula that all paths are held to.
+inline double glu(host::Activation activation, double floor, double gate, double up)
+{
+    switch (activation) {
+    case host::Activation::relu: return gate > floor ? gate * up : 0;
+    case host::Activation::silu: return gate / (1 + std::exp(-gate)) * up;
+    case host::Activation::drelu: return gate > 0 && up > 0 ? gate * up : 0;
+    }
+    return NAN;
+}
+
+/// Every activation there is, and relu's floor.
+inline constexpr std::pair<host::Activation, float> activations[] = {
+    {host::Activation::relu, 0.0f}, {host::Activation::relu, 0.5f}, {host::Activation::silu, 0.0f}, {host::Activation::drelu, 0.0f}};
 
 inline std::vector<float> random_floats(size_t n, uint64_t seed)
 {

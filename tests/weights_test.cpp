@@ -247,6 +247,14 @@ TEST_CASE("a PowerInfer file is a ReLU model unless it says otherwise")
     CHECK(activation("PWRI", "") == host::Activation::relu);
     CHECK(activation("GGUF", "relu") == host::Activation::relu);
     CHECK(activation("PWRI", "silu") == host::Activation::silu);
+    for (const char* magic : {"GGUF", "PWRI"}) {
+        GgufWriter file = random_model({.architecture = "bamboo", .activation = host::Activation::drelu});
+        file.magic = magic;
+        CHECK(Loaded(file).weights.layers[1].ffn.activation == host::Activation::drelu);
+    }
+    CHECK(Loaded(random_model({.floor = 0.25f})).weights.layers[1].ffn.floor == 0.25f);
+    CHECK(refusal(random_model({.activation = host::Activation::silu, .floor = 0.25f})).starts_with("model.gguf: hearth.activation_floor is 0.25"));
+    CHECK(refusal(random_model({.floor = -1})).starts_with("model.gguf: hearth.activation_floor is -1"));
 }
 
 TEST_CASE("norms in half precision are widened")
@@ -268,10 +276,12 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
         CHECK(message.starts_with("model.gguf"));
     };
     for (const char* magic : {"GGUF", "PWRI"})
-        for (const char* architecture : {"bamboo", "falcon", "opt"}) {
+        for (const char* architecture : {"falcon", "mpt"}) {
             GgufWriter file = with_key("general.architecture", architecture);
             file.magic = magic;
-            says(file, fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama", architecture).c_str());
+            says(file, fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama, bamboo, qwen2, qwen3, opt, phi3",
+                                   architecture)
+                           .c_str());
         }
     says(with_key("hearth.activation", "gelu"), "hearth.activation is gelu");
     says(with_key("hearth.activation", 1), "hearth.activation is not a text");
@@ -301,14 +311,113 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
     says(with_key("llama.attention.layer_norm_rms_epsilon", -1.0f), "layer_norm_rms_epsilon is -1");
     says(with_key("llama.expert_count", 8), "mixture of experts");
     says(with_key("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.type is yarn");
-    says(with_key("llama.rope.scaling.factor", 4.0f), "llama.rope.scaling.factor is 4");
-    says(with_key("llama.rope.scale_linear", 2.0f), "llama.rope.scale_linear is 2");
+    says(with_key("llama.rope.scaling.factor", -4.0f), "llama.rope.scaling.factor is -4");
+    says(with_key("llama.rope.scale_linear", INFINITY), "llama.rope.scale_linear is inf");
     says(with_key("split.count", uint16_t(3)), "llama-gguf-split");
     says(with_key("tokenizer.ggml.tokens", std::vector<std::string>{"a"}), "token_embd.weight has 320 rows, and the tokenizer 1 tokens");
 
-    CHECK(refusal(with_key("llama.rope.scaling.type", "none")) == "");
-    CHECK(refusal(with_key("llama.rope.scale_linear", 1.0f)) == "");
     CHECK(refusal(with_key("llama.expert_count", 0)) == "");
+}
+
+TEST_CASE("positions are scaled linearly, by the factors of rope_freqs, both or not at all")
+{
+    // Two heads of 8: the frequencies are 1, 0.1, 0.01, 0.001.
+    const auto frequencies = [](const char* key, const auto& value, bool factors = false) {
+        GgufWriter file = random_model({.dim = 16, .heads = 2, .rope_factors = factors});
+        if (*key) file.key(key, value);
+        return rope_frequencies(Loaded(file).weights.config);
+    };
+    const auto are = [](const std::vector<double>& got, const std::vector<double>& want) {
+        REQUIRE(got.size() == want.size());
+        for (size_t i = 0; i < want.size(); i++) CHECK(got[i] == doctest::Approx(want[i]).epsilon(1e-6));
+    };
+    are(frequencies("", 0), {1, 0.1, 0.01, 0.001});
+    are(frequencies("llama.rope.scaling.type", "none"), {1, 0.1, 0.01, 0.001});
+    are(frequencies("llama.rope.scale_linear", 1.0f), {1, 0.1, 0.01, 0.001});
+    are(frequencies("llama.rope.scale_linear", 2.0f), {0.5, 0.05, 0.005, 0.0005});
+    are(frequencies("llama.rope.scaling.factor", 0.0f), {1, 0.1, 0.01, 0.001});
+    are(frequencies("llama.rope.scaling.factor", 4.0f), {0.25, 0.025, 0.0025, 0.00025});
+    are(frequencies("llama.rope.scaling.type", "linear"), {1, 0.1, 0.01, 0.001});
+    are(frequencies("", 0, true), {1, 0.1 / 2.75, 0.01 / 4.5, 0.001 / 6.25});    // as random_model has them
+    are(frequencies("llama.rope.scaling.factor", 2.0f, true), {0.5, 0.05 / 2.75, 0.005 / 4.5, 0.0005 / 6.25});
+
+    GgufWriter file = random_model({});
+    file.tensor("rope_freqs.weight", WeightType::f32, 0, 8, std::vector<float>{1, 1, 1, 1, 0, 1, 1, 1});
+    CHECK(refusal(file) == "model.gguf: rope_freqs.weight has the value 0, expected finite numbers above 0");
+
+    const Loaded longer(random_model({.dim = 16, .heads = 2, .context = 256, .long_rope = true}));
+    are(rope_frequencies(longer.weights.config), {1, 0.1 / 2.75, 0.01 / 4.5, 0.001 / 6.25});
+    CHECK(longer.weights.config.rope_magnitude == 1.25f);
+    CHECK(longer.weights.config.most_positions() == 128);
+    file = random_model({.long_rope = true});
+    file.remove("llama.rope.scaling.attn_factor");
+    file.key("llama.rope.scaling.attn_factor", 0.0f);
+    CHECK(refusal(file) == "model.gguf: llama.rope.scaling.attn_factor is 0, expected more than 0");
+    file = random_model({.long_rope = true});
+    file.remove("llama.rope.scaling.original_context_length");
+    file.key("llama.rope.scaling.original_context_length", uint32_t(0));
+    CHECK(refusal(file).starts_with("model.gguf: llama.rope.scaling.original_context_length is 0"));
+}
+
+TEST_CASE("each family's own tensors are read, those of others are not known to it, and parts of a fused tensor are views")
+{
+    const auto lacks = [](std::string_view architecture, const char* name) {
+        GgufWriter file = random_model({.architecture = architecture});
+        CHECK(file.remove(name));
+        CHECK(refusal(file) == fmt::format("model.gguf has no tensor {}; convert the model again", name));
+    };
+    const auto adds = [](std::string_view architecture, const char* name, uint32_t n) {
+        GgufWriter file = random_model({.architecture = architecture});
+        file.tensor(name, WeightType::f32, 0, n, std::vector<float>(n, 1.0f));
+        CHECK(refusal(file) ==
+              fmt::format("model.gguf has the tensor {}, which this version does not know; without it the text would be wrong", name));
+    };
+    for (const char* name : {"blk.0.attn_q.bias", "blk.1.attn_k.bias", "blk.1.attn_v.bias", "blk.0.attn_q.weight"}) lacks("qwen2", name);
+    for (const char* name : {"blk.0.attn_q_norm.weight", "blk.1.attn_k_norm.weight"}) lacks("qwen3", name);
+    for (const char* name : {"blk.0.attn_qkv.weight", "blk.1.ffn_up.weight"}) lacks("phi3", name);
+    adds("qwen2", "blk.0.attn_q_norm.weight", 16);
+    adds("qwen2", "blk.0.attn_output.bias", 64);
+    adds("qwen3", "blk.0.attn_q.bias", 64);
+    for (const char* name : {"position_embd.weight", "blk.0.attn_norm.bias", "blk.1.ffn_norm.bias", "output_norm.bias", "blk.0.attn_q.bias",
+                             "blk.0.attn_output.bias", "blk.1.ffn_up.bias", "blk.0.ffn_down.bias", "blk.1.ffn_up.weight"})
+        lacks("opt", name);
+    adds("opt", "blk.0.ffn_gate.weight", 64);
+    adds("phi3", "rope_factors_long.weight", 8);    // without the short ones
+
+    const Loaded qwen2(random_model({.architecture = "qwen2", .activation = host::Activation::silu}));
+    CHECK(qwen2.weights.config.activation == host::Activation::silu);
+    CHECK(qwen2.weights.config.pairs == host::PairOrder::halves);
+    for (const LayerWeights& layer : qwen2.weights.layers) {
+        CHECK(layer.q_bias.size() == 64);
+        CHECK(layer.k_bias.size() == 32);
+        CHECK(layer.v_bias.size() == 32);
+        CHECK(layer.q_norm.empty());
+    }
+    GgufWriter file = random_model({.architecture = "opt", .context = 100});
+    file.remove("opt.attention.layer_norm_epsilon");    // PowerInfer's files have none
+    const Loaded opt(file);
+    CHECK(opt.weights.config.norm_eps == 1e-5f);
+    CHECK(opt.weights.config.context == 100);
+    CHECK(opt.weights.positions.rows == 102);
+    CHECK(opt.weights.layers[1].ffn.up.rows == 0);
+    CHECK(opt.weights.layers[1].ffn.bias.rows == 128);
+    file = random_model({.architecture = "opt", .context = 100});
+    file.remove("opt.context_length");
+    file.key("opt.context_length", uint32_t(102));    // as PowerInfer counts
+    CHECK(Loaded(file).weights.config.context == 100);
+    for (const WeightFormat& format : weight_formats) {
+        const Loaded phi3(random_model({.architecture = "phi3", .dim = 256, .type = format.type}));
+        const LayerWeights& layer = phi3.weights.layers[1];
+        const uint64_t row = row_bytes(format.type, 256);
+        const auto at = [&](const Matrix& m, const char* tensor, uint64_t first, uint32_t rows) {
+            return m.rows == rows && m.cols == 256 && m.data == phi3.weights.file->find(tensor)->data + first * row;
+        };
+        CHECK(at(layer.q, "blk.1.attn_qkv.weight", 0, 256));
+        CHECK(at(layer.k, "blk.1.attn_qkv.weight", 256, 128));
+        CHECK(at(layer.v, "blk.1.attn_qkv.weight", 384, 128));
+        CHECK(at(layer.ffn.gate, "blk.1.ffn_up.weight", 0, 128));
+        CHECK(at(layer.ffn.up, "blk.1.ffn_up.weight", 128, 128));
+    }
 }
 
 TEST_CASE("a tensor that is missing, unused, of another shape or of an unknown type is refused by name")
@@ -322,8 +431,7 @@ TEST_CASE("a tensor that is missing, unused, of another shape or of an unknown t
     }
     says(with_tensor("blk.0.attn_q.bias", WeightType::f32, 0, 64),
          " has the tensor blk.0.attn_q.bias, which this version does not know; without it the text would be wrong");
-    says(with_tensor("rope_freqs.weight", WeightType::f32, 0, 8),
-         " has the tensor rope_freqs.weight, which this version does not know; without it the text would be wrong");
+    says(with_tensor("rope_freqs.weight", WeightType::f32, 0, 16), ": rope_freqs.weight is 16, expected 8 (columns x rows)");
     says(with_tensor("blk.1.ffn_down.weight", WeightType::f32, 64, 128),    // beside ffn_down_t
          " has the tensor blk.1.ffn_down.weight, which this version does not know; without it the text would be wrong");
     says(with_tensor("blk.1.ffn_up.weight", WeightType::f32, 64, 128), ": blk.1.ffn_up.weight is 128 x 64, expected 64 x 128 (columns x rows)");

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Converts a Hugging Face folder of the Llama family to a GGUF file for Hearth.
+"""Converts a Hugging Face folder (of a model of FAMILIES) to a GGUF file for Hearth.
 
     python3 tools/convert.py FOLDER OUT.gguf [--type f16|f32|bf16|q8_0|q4_0]
 
-The folder holds config.json, model.safetensors (or its shards with their index), and tokenizer.model (SentencePiece) or tokenizer.json (byte-level
-BPE). One tensor at a time is in memory, so a large
+The folder holds config.json, model.safetensors (or its shards with their index), and tokenizer.model (SentencePiece), tokenizer.json or
+GPT-2's vocab.json and merges.txt (byte-level BPE). One tensor at a time is in memory, so a large
 model needs little of it. What this program does not know, it refuses: a file that loads but computes something else would be worse than none.
 
 A GPTQ checkpoint of 4 or 8 bits (gptq.py says what its tensors mean) is taken over bit for bit where a type of GGUF has the same scales: symmetric ones
@@ -13,8 +13,8 @@ columns by act-order, and the down projection, whose groups run along the neuron
 tensor is said. --type, where it is given, asks for all matrices in that type, and requantises those that are not in it already.
 
 Two layouts differ from the source:
-* Rows of Q and K within a head are reordered. Hugging Face rotates element i with element i + head_dim/2; a GGUF of the Llama family rotates
-  neighbours, so the source's halves are interleaved.
+* Rows of Q and K within a head are reordered in the Llama family. Hugging Face rotates element i with element i + head_dim/2; a GGUF of that family
+  rotates neighbours, so the source's halves are interleaved.
 * The down projection is stored transposed (`ffn_down_t`), one row per neuron, so that a neuron's three rows can be skipped or moved together.
 """
 
@@ -22,12 +22,13 @@ import argparse
 import collections
 import contextlib
 import json
+import math
 import os
 import re
 import signal
 import struct
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gguf
@@ -37,8 +38,31 @@ from gguf import TokenType
 
 import gptq
 
-ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM"}
-ACTIVATIONS = {"relu": "relu", "silu": "silu", "swish": "silu"}    # config.json's word: ours
+@dataclass(frozen=True)
+class Family:
+    """What distinguishes the models of an architecture; engine/model/families.h has the same."""
+    name: str                    # GGUF's
+    neighbours: bool = False     # elements 2i and 2i + 1 of a head are rotated, so rows of Q and K are interleaved
+    qkv_bias: bool = False
+    head_norms: bool = False     # every head of Q and K has a norm
+    like_opt: bool = False       # LayerNorms, biases everywhere, learned positions, no gate, and names of its own
+    fused: bool = False          # Q, K and V are one tensor, gate and up another one
+    drelu: bool = False          # relu is dReLU: up goes through relu, too
+    always_windowed: bool = True    # sliding_window holds unless use_sliding_window says otherwise; else it needs that word
+
+
+LLAMA = Family("llama", neighbours=True)
+FAMILIES = {    # by the first of config.json's architectures
+    "BambooForCausalLM": Family("bamboo", neighbours=True, drelu=True),
+    "LlamaForCausalLM": LLAMA,
+    "MistralForCausalLM": LLAMA,
+    "OPTForCausalLM": Family("opt", qkv_bias=True, like_opt=True),
+    "Phi3ForCausalLM": Family("phi3", fused=True),
+    "Qwen2ForCausalLM": Family("qwen2", qkv_bias=True, always_windowed=False),
+    "Qwen3ForCausalLM": Family("qwen3", head_norms=True, always_windowed=False),
+    "SparseLlamaForCausalLM": LLAMA,    # ProSparse's
+}
+ACTIVATIONS = {"relu": "relu", "fatrelu": "relu", "silu": "silu", "swish": "silu"}    # config.json's word: ours
 TYPES = {
     "f32": (Type.F32, gguf.LlamaFileType.ALL_F32),
     "f16": (Type.F16, gguf.LlamaFileType.MOSTLY_F16),
@@ -140,6 +164,17 @@ def read_checkpoint(folder):
 # ---- config.json -----------------------------------------------------------------------------------------------------
 
 @dataclass
+class Rope:
+    """How far pair i of a head turns from one position to the next: base^(-2i / dim) / scale / factors_i."""
+    base: float
+    dim: int
+    scale: float = 1.0
+    factors: dict = field(default_factory=dict)    # by the file's tensor; those of LongRoPE are two
+    context: int = 0          # of LongRoPE: positions that the short factors are for
+    magnitude: float = 1.0    # of LongRoPE: what q and k are multiplied by when they are turned
+
+
+@dataclass
 class Config:
     layers: int
     dim: int
@@ -155,6 +190,10 @@ class Config:
     tied: bool
     raw: dict
     quantization: object = None    # Quantization of a GPTQ checkpoint
+    family: Family = LLAMA
+    rope: Rope = None              # None: all of a head turns, by rope_base alone
+    floor: float = 0.0             # what relu gives 0 up to, and x above: more than 0 in FATReLU
+    window: int = 0                # positions that a token looks back over, where they are fewer than the context
 
 
 def read_config(folder):
@@ -164,20 +203,25 @@ def read_config(folder):
     c = read_json(path)
 
     architecture = (c.get("architectures") or ["none"])[0]
-    if architecture not in ARCHITECTURES:
-        raise Refusal(f"architecture {architecture} is not supported (supported: {', '.join(sorted(ARCHITECTURES))})")
+    if architecture not in FAMILIES:
+        raise Refusal(f"architecture {architecture} is not supported (supported: {', '.join(sorted(FAMILIES))})")
+    family = FAMILIES[architecture]
+    if family.like_opt:
+        c = as_llamas(c)
     for key in ("attention_bias", "mlp_bias"):
         if c.get(key):
             raise Refusal(f"{key} is true in config.json, and biases are not supported")
-    # "default" is transformers' word for plain RoPE. Newer configs keep the base in rope_parameters, older ones at the top level.
-    rope = c.get("rope_parameters") or c.get("rope_scaling") or {"rope_type": "default"}
-    rope_type = rope.get("rope_type", rope.get("type", "unnamed"))
-    if rope_type != "default":
-        raise Refusal(f"rope_scaling of type {rope_type} in config.json is not supported")
-    if c.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1)) != 1:
-        raise Refusal("partial_rotary_factor in config.json is not supported")
     if c.get("hidden_act", "silu") not in ACTIVATIONS:
         raise Refusal(f"hidden_act {c['hidden_act']} is not supported (supported: {', '.join(ACTIVATIONS)})")
+    activation, floor = ACTIVATIONS[c.get("hidden_act", "silu")], 0.0
+    if c.get("hidden_act") == "fatrelu":
+        floor = c.get("hidden_act_param")
+        if not isinstance(floor, (int, float)) or isinstance(floor, bool) or not 0 <= floor < math.inf:
+            raise Refusal(f"hidden_act_param in config.json is {json.dumps(floor)}, and fatrelu needs its threshold there")
+    if family.drelu:
+        if c.get("hidden_act") != "relu":
+            raise Refusal(f"hidden_act {c.get('hidden_act')} is not supported in the architecture {architecture} (supported: relu)")
+        activation = "drelu"
     def integer(key, default=None):
         value = c.get(key)
         value = default if value is None else value
@@ -186,18 +230,79 @@ def read_config(folder):
         return value
 
     dim, heads, context = integer("hidden_size"), integer("num_attention_heads"), integer("max_position_embeddings")
-    # A window at least as long as the context never cuts anything off.
-    if (c.get("sliding_window") or context) < context:
-        raise Refusal(f"a sliding window ({c['sliding_window']} of {context} positions) is not supported")
+    # A window at least as long as the context never cuts anything off. If only some layers have it, the file says that all do: Hearth runs contexts up
+    # to the window's length, and within it there is no difference.
+    windowed = c.get("use_sliding_window", family.always_windowed) and c.get("sliding_window") is not None
+    window = integer("sliding_window") if windowed else 0
     kv_heads = integer("num_key_value_heads", heads)
     head_dim = integer("head_dim", dim // heads)
     if heads % kv_heads or head_dim % 2:
         raise Refusal(f"{heads} heads, {kv_heads} key-value heads and a head width of {head_dim} do not fit together")
+    rope = read_rope(c, family, head_dim, context)
     return Config(layers=integer("num_hidden_layers"), dim=dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
                   neurons=integer("intermediate_size"), vocab=integer("vocab_size"), context=context,
-                  norm_eps=float(c.get("rms_norm_eps", 1e-6)), rope_base=float(c.get("rope_theta") or rope.get("rope_theta", 10000.0)),
-                  activation=ACTIVATIONS[c.get("hidden_act", "silu")], tied=bool(c.get("tie_word_embeddings", False)), raw=c,
-                  quantization=read_quantization(folder, c))
+                  norm_eps=float(c.get("rms_norm_eps", 1e-6)), rope_base=rope.base,
+                  activation=activation, floor=float(floor), tied=bool(c.get("tie_word_embeddings", False)), raw=c,
+                  quantization=read_quantization(folder, c), family=family, rope=rope, window=window if window < context else 0)
+
+
+def as_llamas(c):
+    """OPT's config.json with the words of the others. Only the 350 M model is built otherwise."""
+    for key, only in (("do_layer_norm_before", True), ("enable_bias", True), ("layer_norm_elementwise_affine", True), ("_remove_final_layer_norm", False),
+                      ("word_embed_proj_dim", c.get("hidden_size"))):
+        if c.get(key, only) != only:
+            raise Refusal(f"{key} is {json.dumps(c[key])} in config.json, which is not supported")
+    return c | {"num_key_value_heads": None, "head_dim": None, "intermediate_size": c.get("ffn_dim"), "rms_norm_eps": 1e-5,
+                "hidden_act": c.get("activation_function", "relu"), "tie_word_embeddings": c.get("tie_word_embeddings", True)}
+
+
+def read_rope(c, family, head_dim, context):
+    """Newer configs keep all of it in rope_parameters, older ones the base at the top level and the rest in rope_scaling."""
+    said = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    rotated = c.get("partial_rotary_factor", said.get("partial_rotary_factor", 1))
+    if rotated != 1 and not family.fused:    # of those here only Phi 3's code takes it
+        raise Refusal("partial_rotary_factor in config.json is not supported")
+    base = float(c.get("rope_theta") or said.get("rope_theta", 10000.0))
+    kind = said.get("rope_type", said.get("type", "unnamed")) if said else "default"    # "default" is transformers' word for plain RoPE
+    kind = "default" if kind == "unnamed" and said.keys() <= {"rope_theta", "partial_rotary_factor"} else kind
+
+    def number(key, value=None):
+        value = said.get(key) if value is None else value
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise Refusal(f"{key} of rope_scaling in config.json is {json.dumps(value)}, not a positive number")
+        return float(value)
+
+    rope = Rope(base, int(head_dim * number("partial_rotary_factor", rotated)))
+    if rope.dim < 2 or rope.dim % 2 or rope.dim > head_dim:
+        raise Refusal(f"partial_rotary_factor {rotated} in config.json turns {rope.dim} elements of {head_dim}, and an even number is needed")
+    if kind == "linear":
+        rope.scale = number("factor")
+    elif kind == "llama3":
+        rope.factors = {"rope_freqs.weight": llama3_factors(rope, *map(number, ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")))}
+    elif kind in ("longrope", "su"):
+        for tensor, key in (("rope_factors_short.weight", "short_factor"), ("rope_factors_long.weight", "long_factor")):
+            factors = said.get(key)
+            if not isinstance(factors, list) or len(factors) != rope.dim // 2:
+                raise Refusal(f"{key} of rope_scaling in config.json is not a list of {rope.dim // 2} numbers")
+            rope.factors[tensor] = np.array([number(key, factor) for factor in factors], np.float32)
+        trained = c.get("original_max_position_embeddings") or said.get("original_max_position_embeddings")
+        rope.context = int(number("original_max_position_embeddings", trained or context))
+        longer = context / rope.context if trained else number("factor")
+        # Section 3.2 of Phi-3's report (arXiv 2404.14219) refers to LongRoPE's authors for it; transformers has the formula.
+        implied = math.sqrt(1 + math.log(longer) / math.log(rope.context)) if longer > 1 else 1.0
+        rope.magnitude = number("attention_factor", implied if said.get("attention_factor") is None else None)
+    elif kind != "default":
+        raise Refusal(f"rope_scaling of type {kind} in config.json is not supported (supported: default, linear, llama3, longrope)")
+    return rope
+
+
+def llama3_factors(rope, factor, low, high, context):
+    """Waves that are longer than context / low turn `factor` times slower, those shorter than context / high as before; between them it is interpolated."""
+    if not low < high:
+        raise Refusal(f"low_freq_factor {low} of rope_scaling in config.json is not below high_freq_factor {high}")
+    frequencies = rope.base ** (-np.arange(0, rope.dim, 2) / rope.dim)
+    smooth = np.clip((context * frequencies / (2 * np.pi) - low) / (high - low), 0, 1)
+    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
 # ---- GPTQ ------------------------------------------------------------------------------------------------------------
@@ -269,8 +374,8 @@ class GptqTensor:
         return self.matrix().dense()
 
 
-def join_gptq(tensors, form):
-    """The checkpoint's tensors, NAME.qweight and what belongs to it joined to a NAME.weight."""
+def join_gptq(tensors, form, wanted=()):
+    """The checkpoint's tensors, NAME.qweight and what belongs to it joined to a NAME.weight. Biases of zeros that are not wanted are left out."""
     result = dict(tensors)
     for name in [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]:
         parts = {part: result.pop(f"{name}.{part}") for part in gptq.PARTS if f"{name}.{part}" in result}
@@ -287,7 +392,7 @@ def join_gptq(tensors, form):
             if tensor.shape != implied[part]:
                 raise Refusal(f"tensor {name}.{part} has the shape {list(tensor.shape)}, but {form.bits} bits in groups of {form.group_size} imply "
                               f"{list(implied[part])}")
-        bias = result.get(f"{name}.bias")
+        bias = result.get(f"{name}.bias") if f"{name}.bias" not in wanted else None
         if bias is not None and bias.dtype in DTYPES and not bias.read().any():    # some packers add one to every matrix
             del result[f"{name}.bias"]
         result[f"{name}.weight"] = GptqTensor(name, parts, form, (out, columns))
@@ -406,6 +511,8 @@ def read_tokenizer(folder, config):
     for name, read in readers.items():
         if (folder / name).is_file():
             return read(folder / name, config, settings)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return byte_level_tokenizer(folder / "vocab.json", config, settings, gpt2_tokenizer(folder, settings))
     there = sorted(p.name for p in folder.iterdir() if "tok" in p.name or "vocab" in p.name or "merges" in p.name)
     raise Refusal(f"{folder} has neither tokenizer.model (SentencePiece) nor tokenizer.json; there is {', '.join(there) or 'no tokenizer at all'}")
 
@@ -531,8 +638,23 @@ def added_ends(processor):
     return None, None
 
 
-def byte_level_tokenizer(path, config, settings):
-    source = read_json(path)
+def gpt2_tokenizer(folder, settings):
+    """GPT-2's two files as a tokenizer.json, where nothing says that they are for another program."""
+    kind = settings.get("tokenizer_class", "GPT2Tokenizer")
+    if kind not in ("GPT2Tokenizer", "GPT2TokenizerFast") or settings.get("add_prefix_space"):
+        raise Refusal(f"{folder} has vocab.json and merges.txt of a {kind}{' with add_prefix_space' * bool(settings.get('add_prefix_space'))}, "
+                      "which is not supported; a tokenizer.json is needed")
+    vocabulary = read_json(folder / "vocab.json")
+    merges = [line for line in (folder / "merges.txt").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#version")]
+    named = read_json(folder / "special_tokens_map.json") if (folder / "special_tokens_map.json").is_file() else {}
+    texts = {text.get("content") if isinstance(text, dict) else text for text in (named | settings).values() if isinstance(text, (str, dict))}
+    special = [{"id": vocabulary[text], "content": text, "special": True} for text in sorted(texts - {None}) if text in vocabulary and text.startswith("<")]
+    return {"model": {"type": "BPE", "vocab": vocabulary, "merges": merges}, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+            "added_tokens": special}
+
+
+def byte_level_tokenizer(path, config, settings, source=None):
+    source = source or read_json(path)
     try:
         model, cuts = source["model"], cutting_steps(source.get("pre_tokenizer"))
         if model.get("type", "BPE") != "BPE" or model.get("byte_fallback") or "to bytes" not in cuts:
@@ -600,27 +722,91 @@ class Target:
         return np.ascontiguousarray(w)
 
 
+def with_bias(targets):
+    """A matrix or a norm, and its bias."""
+    return [t for w in targets for t in (w, Target(w.name.removesuffix("weight").replace("_t.", ".") + "bias", w.source.removesuffix("weight") + "bias", w.shape[:1]))]
+
+
+def targets_of_opt(c):
+    model = "model.decoder."
+    result = [Target("token_embd.weight", model + "embed_tokens.weight", (c.vocab, c.dim)),
+              Target("position_embd.weight", model + "embed_positions.weight", (c.context + 2, c.dim))]    # the first two rows are for padding
+    for n in range(c.layers):
+        to, of = f"blk.{n}.", f"{model}layers.{n}."
+        result += with_bias([
+            Target(to + "attn_norm.weight", of + "self_attn_layer_norm.weight", (c.dim,)),
+            *(Target(f"{to}attn_{x}.weight", f"{of}self_attn.{x}_proj.weight", (c.dim, c.dim)) for x in "qkv"),
+            Target(to + "attn_output.weight", of + "self_attn.out_proj.weight", (c.dim, c.dim)),
+            Target(to + "ffn_norm.weight", of + "final_layer_norm.weight", (c.dim,)),
+            Target(to + "ffn_up.weight", of + "fc1.weight", (c.neurons, c.dim)),
+            Target(to + "ffn_down_t.weight", of + "fc2.weight", (c.dim, c.neurons), transposed=True),
+        ])
+    result += with_bias([Target("output_norm.weight", model + "final_layer_norm.weight", (c.dim,))])
+    return result if c.tied else [*result, Target("output.weight", "lm_head.weight", (c.vocab, c.dim))]
+
+
 def targets_of(c):
     """The file's tensors, in its order."""
-    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    if c.family.like_opt:
+        return targets_of_opt(c)
     result = [Target("token_embd.weight", "model.embed_tokens.weight", (c.vocab, c.dim))]
+    if c.rope:
+        result += [Target(name, MADE + name, factors.shape) for name, factors in c.rope.factors.items()]
     for n in range(c.layers):
         to, of = f"blk.{n}.", f"model.layers.{n}."
         result += [
             Target(to + "attn_norm.weight", of + "input_layernorm.weight", (c.dim,)),
-            Target(to + "attn_q.weight", of + "self_attn.q_proj.weight", (q, c.dim), heads=c.heads),
-            Target(to + "attn_k.weight", of + "self_attn.k_proj.weight", (kv, c.dim), heads=c.kv_heads),
-            Target(to + "attn_v.weight", of + "self_attn.v_proj.weight", (kv, c.dim)),
-            Target(to + "attn_output.weight", of + "self_attn.o_proj.weight", (c.dim, q)),
+            *attention_targets(c, to, of + "self_attn."),
+            Target(to + "attn_output.weight", of + "self_attn.o_proj.weight", (c.dim, c.heads * c.head_dim)),
             Target(to + "ffn_norm.weight", of + "post_attention_layernorm.weight", (c.dim,)),
-            Target(to + "ffn_gate.weight", of + "mlp.gate_proj.weight", (c.neurons, c.dim)),
-            Target(to + "ffn_up.weight", of + "mlp.up_proj.weight", (c.neurons, c.dim)),
-            Target(to + "ffn_down_t.weight", of + "mlp.down_proj.weight", (c.dim, c.neurons), transposed=True),
         ]
+        if c.family.fused:    # gate's rows, then up's
+            result.append(Target(to + "ffn_up.weight", of + "mlp.gate_up_proj.weight", (2 * c.neurons, c.dim)))
+        else:
+            result += [Target(to + "ffn_gate.weight", of + "mlp.gate_proj.weight", (c.neurons, c.dim)),
+                       Target(to + "ffn_up.weight", of + "mlp.up_proj.weight", (c.neurons, c.dim))]
+        result.append(Target(to + "ffn_down_t.weight", of + "mlp.down_proj.weight", (c.dim, c.neurons), transposed=True))
     result.append(Target("output_norm.weight", "model.norm.weight", (c.dim,)))
     if not c.tied:
         result.append(Target("output.weight", "lm_head.weight", (c.vocab, c.dim)))
     return result
+
+
+def attention_targets(c, to, of):
+    """Q, K and V of a layer."""
+    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    if c.family.fused:
+        return [Target(to + "attn_qkv.weight", of + "qkv_proj.weight", (q + 2 * kv, c.dim))]
+    turned = c.family.neighbours
+    result = [Target(to + "attn_q.weight", of + "q_proj.weight", (q, c.dim), heads=turned * c.heads),
+              Target(to + "attn_k.weight", of + "k_proj.weight", (kv, c.dim), heads=turned * c.kv_heads),
+              Target(to + "attn_v.weight", of + "v_proj.weight", (kv, c.dim))]
+    if c.family.qkv_bias:
+        result += [Target(f"{to}attn_{x}.bias", f"{of}{x}_proj.bias", (rows,)) for x, rows in (("q", q), ("k", kv), ("v", kv))]
+    if c.family.head_norms:
+        result += [Target(f"{to}attn_{x}_norm.weight", f"{of}{x}_norm.weight", (c.head_dim,)) for x in ("q", "k")]
+    return result
+
+
+MADE = "config.json's "    # begins the names of tensors that are not the checkpoint's
+
+
+@dataclass
+class MadeTensor:
+    """What follows from config.json, as if it were of the checkpoint."""
+    values: np.ndarray
+    dtype: str = "F32"
+
+    @property
+    def shape(self):
+        return self.values.shape
+
+    def read(self):
+        return self.values
+
+
+def made_tensors(c):
+    return {MADE + name: MadeTensor(factors) for name, factors in c.rope.factors.items()}
 
 
 def check_width(target, weight_type):
@@ -675,11 +861,23 @@ def add_keys(writer, name, c, tokenizer, file_type):
     writer.add_head_count_kv(c.kv_heads)
     writer.add_key_length(c.head_dim)
     writer.add_value_length(c.head_dim)
-    writer.add_layer_norm_rms_eps(c.norm_eps)
-    writer.add_rope_dimension_count(c.head_dim)
-    writer.add_rope_freq_base(c.rope_base)
+    (writer.add_layer_norm_eps if c.family.like_opt else writer.add_layer_norm_rms_eps)(c.norm_eps)
+    rope = c.rope or Rope(c.rope_base, c.head_dim)
+    if not c.family.like_opt:
+        writer.add_rope_dimension_count(rope.dim)
+        writer.add_rope_freq_base(c.rope_base)
+    if rope.scale != 1:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope.scale)
+    if rope.context:
+        writer.add_rope_scaling_orig_ctx_len(rope.context)
+        writer.add_rope_scaling_attn_factors(rope.magnitude)
+    if c.window:
+        writer.add_sliding_window(c.window)
     writer.add_vocab_size(c.vocab)
-    writer.add_string("hearth.activation", c.activation)    # GGUF's llama architecture implies SiLU and has no key for it
+    writer.add_string("hearth.activation", c.activation)    # GGUF's architectures imply one and have no key for it
+    if c.floor:
+        writer.add_float32("hearth.activation_floor", c.floor)
 
     writer.add_tokenizer_model(tokenizer.model)
     writer.add_token_list([p.text for p in tokenizer.pieces])
@@ -757,7 +955,7 @@ def stored_piece(target, source):
     return target.stored(source.read())
 
 
-def write_model(out, targets, tensors, type_name, add_all_keys):
+def write_model(out, targets, tensors, type_name, add_all_keys, architecture=LLAMA.name):
     """The whole file. `add_all_keys(writer, file_type)`; without a type_name, what GPTQ made is kept."""
     keep_exact(targets, tensors, type_name and TYPES[type_name][0])
     weight_type = TYPES[type_name or "f16"][0]
@@ -767,7 +965,7 @@ def write_model(out, targets, tensors, type_name, add_all_keys):
             weights[type_of(target, weight_type)] += int(np.prod(target.shape))
     most = weights.most_common(1)[0][0]
     with replacing(out) as part:
-        writer = gguf.GGUFWriter(part, "llama")
+        writer = gguf.GGUFWriter(part, architecture)
         add_all_keys(writer, next(file_type for t, file_type in TYPES.values() if t == most))
         write_file(writer, targets, weight_type, lambda target: [stored_piece(target, tensors[target.source])])
     print(f"{out}: {len(targets)} tensors, {', '.join(t.name for t, _ in weights.most_common())}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
@@ -778,12 +976,14 @@ def convert(folder, out, type_name):
         raise Refusal(f"{folder} is not a folder")
     config = read_config(folder)
     tensors = read_checkpoint(folder)
-    if config.quantization:
-        tensors = join_gptq(tensors, config.quantization)
     targets = targets_of(config)
+    if config.quantization:
+        tensors = join_gptq(tensors, config.quantization, {target.source for target in targets})
+    tensors |= made_tensors(config)
     check_tensors(targets, tensors, config, TYPES[type_name or "f16"][0])
     tokenizer = read_tokenizer(folder, config)
-    write_model(out, targets, tensors, type_name, lambda writer, file_type: add_keys(writer, folder.resolve().name, config, tokenizer, file_type))
+    write_model(out, targets, tensors, type_name, lambda writer, file_type: add_keys(writer, folder.resolve().name, config, tokenizer, file_type),
+                config.family.name)
 
 
 def run(program, work, *args):
@@ -801,7 +1001,7 @@ def run(program, work, *args):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Converts a Hugging Face folder of the Llama family to a GGUF file for Hearth.")
+    parser = argparse.ArgumentParser(description="Converts a Hugging Face folder to a GGUF file for Hearth.")
     parser.add_argument("folder", type=Path, help="with config.json, model.safetensors and tokenizer.model or tokenizer.json")
     parser.add_argument("out", type=Path, help="the GGUF file to write")
     parser.add_argument("--type", choices=TYPES, help="of the matrices (norms stay f32); default f16, or for a GPTQ checkpoint what holds it exactly")

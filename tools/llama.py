@@ -21,7 +21,7 @@ try:
 except ImportError:
     torch = None
 
-from convert import Config, Refusal, add_keys, check_tensors, read_checkpoint, read_config, read_tokenizer, targets_of
+from convert import LLAMA, Config, Refusal, Rope, add_keys, check_tensors, read_checkpoint, read_config, read_tokenizer, targets_of
 
 WITHOUT_TORCH = "this needs torch; install python3-torch (Debian, Ubuntu), or torch from PyPI in a virtual environment"
 
@@ -61,10 +61,17 @@ class Model(Weights):
         if self.key("general.architecture") != "llama":
             raise Refusal(f"{path} is a model of the architecture {self.key('general.architecture')}; this program knows llama")
         self.activation = self.key("hearth.activation", "relu" if self.reader.magic == b"PWRI" else "silu")
+        if self.activation not in ("relu", "silu") or self.key("hearth.activation_floor", 0):
+            raise Refusal(f"{path} is a model whose activation ({self.activation}) this program does not know")
         if self.key("llama.expert_count", 0):
             raise Refusal(f"{path} is a mixture of experts, which this program does not know")
         if self.key("llama.rope.scaling.type", "none") != "none" or self.key("llama.rope.scale_linear", 1) not in (0, 1):
             raise Refusal(f"{path} scales its positions, which this program does not know")
+        for name in ("rope_freqs.weight", "rope_factors_short.weight"):
+            if name in self.tensors:
+                raise Refusal(f"{path} scales its positions ({name}), which this program does not know")
+        if self.key("llama.attention.sliding_window", 0):
+            raise Refusal(f"{path} has a sliding window, which this program does not know")
         self.layers = self.key("llama.block_count")
         self.dim = self.key("llama.embedding_length")
         self.neurons = self.key("llama.feed_forward_length")
@@ -125,6 +132,12 @@ class Folder(Weights):
         c = self.source
         if c.quantization:
             raise Refusal(f"{path} is already quantised; the original is needed")
+        if c.family is not LLAMA:
+            raise Refusal(f"{path} is a model of the architecture {c.family.name}; this program knows llama")
+        if c.floor:
+            raise Refusal(f"{path} is a FATReLU model, which this program does not know")
+        if c.rope != Rope(c.rope_base, c.head_dim) or c.window:
+            raise Refusal(f"{path} scales its positions or has a sliding window (rope_scaling and sliding_window in config.json), which this program does not know")
         self.tensors, self.targets = read_checkpoint(path), {target.name: target for target in targets_of(c)}
         check_tensors(self.targets.values(), self.tensors, c, gguf.GGMLQuantizationType.F32)
         self.tokenizer = read_tokenizer(path, c)

@@ -123,7 +123,7 @@ void profile(ProfileOptions o)
     const Weights& weights = engine.weights();
     const Config& c = engine.config();
 
-    if (o.calibrate && c.activation == host::Activation::relu)
+    if (o.calibrate && host::makes_zeros(c.activation))
         throw Error("--calibrate is for models whose activations are never zero, and {} is a ReLU model: use --sparsity exact", c.name);
     Profile p = empty_profile(*weights.file, c.layers, c.neurons, c.dim);
     std::error_code ec;

@@ -3,25 +3,16 @@
 #include "host/kernels.h"
 
 #include <algorithm>
+#include <array>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <set>
 
 namespace hearth {
 
 namespace {
-
-/// Model families: what stands in `general.architecture`, and what the family's files leave unsaid.
-struct Family {
-    std::string_view architecture;
-    host::Activation activation;
-    host::Activation powerinfers;    // in PowerInfer's files
-};
-
-constexpr Family families[] = {
-    {"llama", host::Activation::silu, host::Activation::relu},
-};
 
 constexpr struct {
     std::string_view name;
@@ -29,6 +20,7 @@ constexpr struct {
 } activations[] = {
     {"relu", host::Activation::relu},
     {"silu", host::Activation::silu},
+    {"drelu", host::Activation::drelu},
 };
 
 // Far above every model there is; they keep the products of sizes within 64 bits and buffers within reason.
@@ -38,11 +30,9 @@ constexpr uint32_t max_layers = 300, max_dim = 1 << 17, max_heads = 1 << 12, max
 const Family& family_of(const Gguf& file)
 {
     const std::string_view name = file.string("general.architecture");
+    if (const Family* family = find_family(name)) return *family;
     std::string known;
-    for (const Family& family : families) {
-        if (family.architecture == name) return family;
-        known += (known.empty() ? "" : ", ") + std::string(family.architecture);
-    }
+    for (const Family& family : all_families()) known += (known.empty() ? "" : ", ") + std::string(family.architecture);
     throw Error("{} is a model of the architecture {:.60}, which this version cannot run; it runs {}", file.path().string(), name, known);
 }
 
@@ -55,11 +45,12 @@ uint32_t checked(const Gguf& file, std::string_view what, uint64_t n, uint32_t m
 
 host::Activation activation_of(const Gguf& file, const Family& family)
 {
-    if (!file.keys().contains("hearth.activation")) return file.powerinfer() ? family.powerinfers : family.activation;
+    if (!file.keys().contains("hearth.activation"))
+        return file.powerinfer() && !host::makes_zeros(family.activation) ? host::Activation::relu : family.activation;
     const std::string_view name = file.string("hearth.activation");
     for (const auto& row : activations)
         if (row.name == name) return row.activation;
-    throw Error("{}: hearth.activation is {:.60}, which this version does not know; it knows relu and silu", file.path().string(), name);
+    throw Error("{}: hearth.activation is {:.60}, which this version does not know; it knows relu, silu and drelu", file.path().string(), name);
 }
 
 /// Refuses what would be computed wrongly if it were passed over.
@@ -68,13 +59,23 @@ void refuse_unsupported(const Gguf& file, const std::string& prefix)
     const std::string path = file.path().string();
     if (file.u32("split.count", 1) > 1) throw Error("{} is one part of a model; join the parts with llama-gguf-split --merge", path);
     if (file.u32(prefix + "expert_count", 0) > 0) throw Error("{} is a mixture of experts, which this version cannot run", path);
-    // Scaling is off by name, or by factors of 1 (0 is written for "none"); a factor alone means linear scaling.
-    const std::string_view scaling = file.string(prefix + "rope.scaling.type", "");
-    if (scaling == "none") return;
-    if (!scaling.empty()) throw Error("{} scales its positions ({}rope.scaling.type is {:.60}), which this version cannot do", path, prefix, scaling);
-    for (const char* key : {"rope.scaling.factor", "rope.scale_linear"})
-        if (const float factor = file.f32(prefix + key, 1); factor != 0 && factor != 1)
-            throw Error("{} scales its positions ({}{} is {}), which this version cannot do", path, prefix, key, factor);
+}
+
+/// What positions are divided by. A factor without a type means linear scaling, and 0 is written for "none"; rope.scale_linear is its older name.
+float read_rope_scale(const Gguf& file, const std::string& prefix)
+{
+    const std::string type = prefix + "rope.scaling.type";
+    const std::string_view scaling = file.string(type, "linear");
+    if (scaling == "none" || scaling == "longrope") return 1;    // the second one is a matter of tensors: see read_rope_factors
+    if (scaling != "linear")
+        throw Error("{} scales its positions in a way that this version does not know ({} is {:.60}); it knows linear and longrope",
+                    file.path().string(), type, scaling);
+    for (const char* key : {"rope.scaling.factor", "rope.scale_linear"}) {
+        const float factor = file.f32(prefix + key, 0);
+        if (factor < 0) throw Error("{}: {}{} is {}, expected more than 0", file.path().string(), prefix, key, factor);
+        if (factor > 0) return factor;
+    }
+    return 1;
 }
 
 Config read_config(const Gguf& file)
@@ -99,14 +100,22 @@ Config read_config(const Gguf& file)
     if (c.head_dim % 2) throw Error("{} has heads of width {}, and this version needs an even width", path, c.head_dim);
     if (const uint32_t value = file.u32(prefix + "attention.value_length", c.head_dim); value != c.head_dim)
         throw Error("{} has keys of width {} and values of width {}, and this version needs them equal", path, c.head_dim, value);
-    c.rope_dim = file.u32(prefix + "rope.dimension_count", c.head_dim);
-    if (c.rope_dim < 2 || c.rope_dim % 2 || c.rope_dim > c.head_dim)
+    c.rope_dim = family.positions ? 0 : file.u32(prefix + "rope.dimension_count", c.head_dim);
+    if ((c.rope_dim < 2 && !family.positions) || c.rope_dim % 2 || c.rope_dim > c.head_dim)
         throw Error("{}: {}rope.dimension_count is {}, expected an even number from 2 to {}", path, prefix, c.rope_dim, c.head_dim);
     c.rope_base = file.f32(prefix + "rope.freq_base", 10000.0f);
     if (!(c.rope_base > 0)) throw Error("{}: {}rope.freq_base is {}, expected more than 0", path, prefix, c.rope_base);
-    c.norm_eps = file.f32(prefix + "attention.layer_norm_rms_epsilon");
-    if (!(c.norm_eps >= 0)) throw Error("{}: {}attention.layer_norm_rms_epsilon is {}, expected 0 or more", path, prefix, c.norm_eps);
+    c.rope_scale = read_rope_scale(file, prefix);
+    c.pairs = family.pairs;
+    c.window = file.u32(prefix + "attention.sliding_window", 0);
+    c.layer_norm = family.layer_norms;
+    const std::string eps = prefix + (c.layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon");
+    c.norm_eps = c.layer_norm ? file.f32(eps, 1e-5f) : file.f32(eps);    // PowerInfer's files of OPT have none
+    if (!(c.norm_eps >= 0)) throw Error("{}: {} is {}, expected 0 or more", path, eps, c.norm_eps);
     c.activation = activation_of(file, family);
+    c.floor = file.f32("hearth.activation_floor", 0);
+    if (c.floor != 0 && (c.floor < 0 || c.activation != host::Activation::relu))
+        throw Error("{}: hearth.activation_floor is {}, expected 0 or more, and 0 where hearth.activation is not relu", path, c.floor);
     c.predictor_threshold = file.f32("powerinfer.sparse_threshold", 0);
     return c;
 }
@@ -135,6 +144,13 @@ class Tensors {
         return {WeightType(t.type), rows, cols, t.data};
     }
 
+    /// NAME.weight, and the NAME.bias of a LayerNorm.
+    void norm(const std::string& name, const Config& c, std::vector<float>& weight, std::vector<float>& bias)
+    {
+        weight = vector(name + ".weight", c.dim);
+        if (c.layer_norm) bias = vector(name + ".bias", c.dim);
+    }
+
     std::vector<float> vector(const std::string& name, uint32_t n)
     {
         const GgufTensor& t = tensor(name, {n});
@@ -142,6 +158,25 @@ class Tensors {
         std::vector<float> x(n);
         host::kernels().of(WeightType(t.type)).decode(t.data, x.data(), n);
         return x;
+    }
+
+    /// A vector of floats as a matrix of one column.
+    Matrix column(const std::string& name, uint32_t n)
+    {
+        const GgufTensor& t = tensor(name, {n});
+        if (WeightType(t.type) != WeightType::f32) throw Error("{}: {} is {}, expected F32", path_, name, t.type_name());
+        return {WeightType::f32, n, 1, t.data};
+    }
+
+    /// A tensor that holds several matrices, one below the other, with so many rows each.
+    template <size_t n>
+    std::array<Matrix, n> stacked(const std::string& name, const std::array<uint32_t, n>& rows, uint32_t cols)
+    {
+        const Matrix all = matrix(name, std::accumulate(rows.begin(), rows.end(), 0u), cols);
+        std::array<Matrix, n> parts;
+        uint64_t first = 0;
+        for (size_t i = 0; i < n; first += rows[i++]) parts[i] = {all.type, rows[i], cols, all.row(first)};
+        return parts;
     }
 
     /// (rows, cols) from a tensor that is stored as (cols, rows).
@@ -226,6 +261,67 @@ std::vector<float> read_thresholds(const Gguf& file, const Config& c)
     return std::vector<float>(own->begin(), own->end());
 }
 
+/// What the frequencies of rope are divided by, pair by pair, where the file says so. A file of LongRoPE (arXiv 2402.13753) has factors for the context
+/// that the model was first trained for, and others for longer ones, which would turn all keys anew once a text outgrows it: only the former are used.
+void read_rope_factors(Tensors& tensors, const Gguf& file, Config& c)
+{
+    const std::string path = file.path().string(), prefix = c.architecture + ".rope.scaling.";
+    const auto read = [&](const char* name) {
+        std::vector<float> factors = tensors.vector(name, c.rope_dim / 2);
+        for (const float x : factors)
+            if (!(x > 0 && x <= FLT_MAX)) throw Error("{}: {} has the value {}, expected finite numbers above 0", path, name, x);
+        return factors;
+    };
+    if (tensors.has("rope_freqs.weight")) c.rope_factors = read("rope_freqs.weight");
+    if (!tensors.has("rope_factors_short.weight")) return;
+    c.rope_factors = read("rope_factors_short.weight");
+    if (tensors.has("rope_factors_long.weight")) read("rope_factors_long.weight");
+    c.rope_context = checked(file, prefix + "original_context_length", file.u32(prefix + "original_context_length"), max_context);
+    c.rope_magnitude = file.f32(prefix + "attn_factor", 1);
+    if (!(c.rope_magnitude > 0)) throw Error("{}: {}attn_factor is {}, expected more than 0", path, prefix, c.rope_magnitude);
+}
+
+void read_attention(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
+{
+    const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
+    const uint32_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+    tensors.norm(name("attn_norm"), c, layer.attn_norm, layer.attn_norm_bias);
+    if (family.fused) {
+        const auto parts = tensors.stacked<3>(name("attn_qkv.weight"), {q, kv, kv}, c.dim);
+        layer.q = parts[0], layer.k = parts[1], layer.v = parts[2];
+    } else {
+        layer.q = tensors.matrix(name("attn_q.weight"), q, c.dim);
+        layer.k = tensors.matrix(name("attn_k.weight"), kv, c.dim);
+        layer.v = tensors.matrix(name("attn_v.weight"), kv, c.dim);
+    }
+    if (family.qkv_bias) {
+        layer.q_bias = tensors.vector(name("attn_q.bias"), q);
+        layer.k_bias = tensors.vector(name("attn_k.bias"), kv);
+        layer.v_bias = tensors.vector(name("attn_v.bias"), kv);
+    }
+    if (family.head_norms) {
+        layer.q_norm = tensors.vector(name("attn_q_norm.weight"), c.head_dim);
+        layer.k_norm = tensors.vector(name("attn_k_norm.weight"), c.head_dim);
+    }
+    layer.o = tensors.matrix(name("attn_output.weight"), c.dim, q);
+    if (family.all_biases) layer.o_bias = tensors.vector(name("attn_output.bias"), c.dim);
+}
+
+void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
+{
+    const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
+    if (family.fused) {
+        const auto parts = tensors.stacked<2>(name("ffn_up.weight"), {c.neurons, c.neurons}, c.dim);
+        layer.ffn.gate = parts[0], layer.ffn.up = parts[1];
+    } else if (family.gated) {
+        layer.ffn.gate = tensors.matrix(name("ffn_gate.weight"), c.neurons, c.dim);
+        layer.ffn.up = tensors.matrix(name("ffn_up.weight"), c.neurons, c.dim);
+    } else {
+        layer.ffn.gate = tensors.matrix(name("ffn_up.weight"), c.neurons, c.dim);
+    }
+    if (family.all_biases) layer.ffn.bias = tensors.column(name("ffn_up.bias"), c.neurons);
+}
+
 Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
 {
     Weights w;
@@ -241,22 +337,28 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
             throw Error("{}: token_embd.weight has {} rows, and the tokenizer {} tokens; convert the model again", w.file->path().string(), c.vocab,
                         tokens);
 
+    const Family& family = family_of(*w.file);
+    if (family.positions) {
+        const uint32_t rows = tensors.rows("position_embd.weight", max_context);
+        w.positions = tensors.matrix("position_embd.weight", rows, c.dim);
+        if (rows <= first_position_row)
+            throw Error("{}: position_embd.weight has {} rows, expected more than {}", w.file->path().string(), rows, first_position_row);
+        c.context = std::min(c.context, rows - first_position_row);
+    }
+    read_rope_factors(tensors, *w.file, c);
     const std::vector<float> thresholds = read_thresholds(*w.file, c);
     for (uint32_t l = 0; l < c.layers; l++) {
         const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
         LayerWeights& layer = w.layers.emplace_back();
-        layer.attn_norm = tensors.vector(name("attn_norm"), c.dim);
-        layer.q = tensors.matrix(name("attn_q"), c.heads * c.head_dim, c.dim);
-        layer.k = tensors.matrix(name("attn_k"), c.kv_heads * c.head_dim, c.dim);
-        layer.v = tensors.matrix(name("attn_v"), c.kv_heads * c.head_dim, c.dim);
-        layer.o = tensors.matrix(name("attn_output"), c.dim, c.heads * c.head_dim);
-        layer.ffn_norm = tensors.vector(name("ffn_norm"), c.dim);
-        layer.ffn.gate = tensors.matrix(name("ffn_gate"), c.neurons, c.dim);
-        layer.ffn.up = tensors.matrix(name("ffn_up"), c.neurons, c.dim);
+        read_attention(tensors, family, c, l, layer);
+        tensors.norm(fmt::format("blk.{}.ffn_norm", l), c, layer.ffn_norm, layer.ffn_norm_bias);
+        read_gate_and_up(tensors, family, c, l, layer);
+        if (family.all_biases) layer.down_bias = tensors.vector(fmt::format("blk.{}.ffn_down.bias", l), c.dim);
         const bool stored_as_down = !tensors.has(name("ffn_down_t")) && tensors.has(name("ffn_down"));
         layer.ffn.down_t =
             stored_as_down ? tensors.transposed(name("ffn_down"), c.neurons, c.dim) : tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
         layer.ffn.activation = c.activation;
+        layer.ffn.floor = c.floor;
         w.transposed |= stored_as_down;
         if (tensors.has(name("fc1")) || tensors.has(name("fc2"))) {
             const uint32_t h = tensors.rows(name("fc1"), max_predictor);
@@ -265,13 +367,20 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
         }
         layer.predictor_threshold = thresholds[l];
     }
-    w.output_norm = tensors.vector("output_norm.weight", c.dim);
+    tensors.norm("output_norm", c, w.output_norm, w.output_norm_bias);
     w.output = tensors.has("output.weight") ? tensors.matrix("output.weight", c.vocab, c.dim) : w.embedding;
     tensors.refuse_unused();
     return w;
 }
 
 }    // namespace
+
+std::vector<double> rope_frequencies(const Config& c)
+{
+    std::vector<double> frequencies = host::rope_frequencies(c.rope_dim, c.rope_base);
+    for (size_t i = 0; i < frequencies.size(); i++) frequencies[i] /= double(c.rope_scale) * (c.rope_factors.empty() ? 1.0 : c.rope_factors[i]);
+    return frequencies;
+}
 
 Weights load_weights(std::shared_ptr<const Gguf> file) { return read_weights(std::move(file), true); }
 Weights describe_weights(std::shared_ptr<const Gguf> file) { return read_weights(std::move(file), false); }

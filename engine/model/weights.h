@@ -1,9 +1,11 @@
 // A model's tensors by meaning, shapes and types checked.
 #pragma once
 
+#include "engine/model/families.h"
 #include "engine/model/gguf.h"
 #include "host/cold_ffn.h"
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <string>
@@ -22,20 +24,38 @@ struct Config {
     uint32_t neurons = 0;    // of one feed-forward block
     uint32_t vocab = 0;
     uint32_t context = 0;    // positions the model was trained for
+    uint32_t window = 0;     // positions that a token looks back over, its own included; 0: all. Longer contexts are refused
     uint32_t rope_dim = 0;
     float rope_base = 10000.0f;
+    float rope_scale = 1;               // of linear scaling: positions are divided by it
+    std::vector<float> rope_factors;    // (rope_dim / 2), what each pair's frequency is divided by; empty: by nothing
+    uint32_t rope_context = 0;          // positions that rope_factors are for, where longer contexts would take others; 0: all
+    float rope_magnitude = 1;           // what turned pairs are multiplied by
+    host::PairOrder pairs = host::PairOrder::neighbours;
+
+    /// The longest context that can be run: within a window all positions are looked at, and rope_factors are the right ones.
+    uint32_t most_positions() const { return std::min({context, window ? window : context, rope_context ? rope_context : context}); }
     float norm_eps = 1e-5f;
+    bool layer_norm = false;    // instead of RMS norms
     host::Activation activation = host::Activation::silu;
+    float floor = 0;                  // of relu: see host::FfnWeights
     float predictor_threshold = 0;    // of the layers that have no threshold of their own
 };
 
+/// Radians that each pair of a head turns from one position to the next (rope_dim / 2).
+std::vector<double> rope_frequencies(const Config& c);
+
 struct LayerWeights {
-    std::vector<float> attn_norm;    // (dim)
-    Matrix q;                        // (heads * head_dim, dim)
-    Matrix k, v;                     // (kv_heads * head_dim, dim)
-    Matrix o;                        // (dim, heads * head_dim)
-    std::vector<float> ffn_norm;     // (dim)
-    host::FfnWeights ffn;            // gate, up, down_t: (neurons, dim)
+    std::vector<float> attn_norm;                  // (dim)
+    std::vector<float> attn_norm_bias;             // (dim), of a LayerNorm; else empty, as are ffn_norm_bias and Weights::output_norm_bias
+    Matrix q;                                      // (heads * head_dim, dim)
+    Matrix k, v;                                   // (kv_heads * head_dim, dim)
+    std::vector<float> q_bias, k_bias, v_bias;     // as many as rows; empty where the family has none
+    std::vector<float> q_norm, k_norm;             // (head_dim), of every head; empty where the family has none
+    Matrix o;                                      // (dim, heads * head_dim)
+    std::vector<float> o_bias, down_bias;          // (dim), added once to what o and down give; empty where the family has none
+    std::vector<float> ffn_norm, ffn_norm_bias;    // (dim)
+    host::FfnWeights ffn;                          // gate, up, down_t: (neurons, dim)
 
     /// The low-rank predictor of PowerInfer's files; no rows where the file has none. It says that neuron i fires where
     /// fc2_i . relu(fc1 . r) >= predictor_threshold; r is the residual that enters ffn_norm, not yet normalised.
@@ -44,13 +64,17 @@ struct LayerWeights {
     float predictor_threshold = 0;
 };
 
+/// The row of Weights::positions for position 0: OPT (arXiv 2205.01068), the one family that has them, kept two rows for padding.
+inline constexpr uint32_t first_position_row = 2;
+
 struct Weights {
     Config config;
     Matrix embedding;    // (vocab, dim)
+    Matrix positions;    // (first_position_row + context, dim), added to the embedding; no rows where heads turn instead
     std::vector<LayerWeights> layers;
-    std::vector<float> output_norm;    // (dim)
-    Matrix output;                     // (vocab, dim); the embedding where the head is tied
-    bool transposed = false;           // ffn_down was transposed at load: say so, and how to convert once
+    std::vector<float> output_norm, output_norm_bias;    // (dim)
+    Matrix output;                                       // (vocab, dim); the embedding where the head is tied
+    bool transposed = false;                             // ffn_down was transposed at load: say so, and how to convert once
 
     /// The file's tensors (memory stays mapped through `file`) plus what had to be transposed.
     std::shared_ptr<const Gguf> file;

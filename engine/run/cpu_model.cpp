@@ -1,5 +1,7 @@
 #include "engine/run/cpu_model.h"
 
+#include "host/norm.h"
+
 #include <algorithm>
 #include <numeric>
 
@@ -14,10 +16,23 @@ struct Stopwatch {
     const double start = clock_us();
 };
 
+/// Of all rows of x (rows, n); y is of the same shape.
+void normalise_rows(const host::Norm& norm, uint32_t rows, const float* x, float* y)
+{
+    for (size_t t = 0; t < rows; ++t) host::normalise(norm, x + t * norm.weight.size(), y + t * norm.weight.size());
+}
+
+/// x[t] += y, or nothing where y is empty.
+void add_to_rows(const std::vector<float>& y, uint32_t rows, float* x)
+{
+    for (size_t t = 0; t < rows; ++t)
+        for (size_t i = 0; i < y.size(); ++i) x[t * y.size() + i] += y[i];
+}
+
 }    // namespace
 
 CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
-    : weights_(weights), team_(team), shape_(std::move(shape)), all_(weights.config.neurons)
+    : weights_(weights), team_(team), shape_(std::move(shape)), frequencies_(rope_frequencies(weights.config)), all_(weights.config.neurons)
 {
     const Config& c = weights.config;
     const uint32_t batch = shape_.batch, context = shape_.context, first_layer = shape_.first_layer;
@@ -39,14 +54,20 @@ CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
         if (sparsity(l).predictor == Predictor::sign) signs_[l - first_layer] = host::SignRows(team, weights.layers[l].ffn.gate, all_);
 }
 
-void CpuModel::embed(std::span<const Token> tokens, float* x) const
+void CpuModel::embed(std::span<const Token> tokens, uint32_t position, float* x) const
 {
-    const Matrix& e = weights_.embedding;
+    const Matrix &e = weights_.embedding, &p = weights_.positions;
+    std::vector<float> of_position(p.cols);
     for (size_t t = 0; t < tokens.size(); ++t) {
         HEARTH_CHECK(tokens[t] < e.rows);
         host::kernels().of(e.type).decode(e.row(tokens[t]), x + t * e.cols, e.cols);
+        if (p.rows == 0) continue;
+        host::kernels().of(p.type).decode(p.row(first_position_row + position + t), of_position.data(), p.cols);
+        add_to_rows(of_position, 1, x + t * e.cols);
     }
 }
+
+void CpuModel::add_down_bias(uint32_t l, uint32_t tokens, float* x) const { add_to_rows(weights_.layers[l].down_bias, tokens, x); }
 
 void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats)
 {
@@ -55,24 +76,25 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     const LayerWeights& w = weights_.layers[l];
     const Stopwatch stopwatch;
 
-    for (uint32_t t = 0; t < tokens; ++t)
-        host::kernels().rmsnorm(x + size_t(t) * c.dim, w.attn_norm.data(), &norm_[size_t(t) * c.dim], c.dim, c.norm_eps);
+    normalise_rows({w.attn_norm, w.attn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
     inputs_.prepare(team_, norm_.data(), tokens, c.dim, is_quantised(w.q.type) || is_quantised(w.k.type) || is_quantised(w.v.type));
     host::multiply(team_, w.q, inputs_, q_.data());
     host::multiply(team_, w.k, inputs_, k_.data());
     host::multiply(team_, w.v, inputs_, v_.data());
 
-    const host::AttentionShape shape = {.heads = c.heads,
-                                        .kv_heads = c.kv_heads,
-                                        .head_dim = c.head_dim,
-                                        .context = shape_.context,
-                                        .rope_dim = c.rope_dim,
-                                        .rope_base = c.rope_base};
+    const host::AttentionShape shape = {
+        .heads = c.heads,
+        .kv_heads = c.kv_heads,
+        .head_dim = c.head_dim,
+        .context = shape_.context,
+        .rope = {frequencies_, c.pairs, c.rope_magnitude},
+        .weights = {.q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm, .eps = c.norm_eps}};
     host::attend(team_, shape, position, tokens, q_.data(), k_.data(), v_.data(), keys_[l - shape_.first_layer].data(),
                  values_[l - shape_.first_layer].data(), mixed_.data());
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));
     host::multiply(team_, w.o, inputs_, out_.data());
     for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
+    add_to_rows(w.o_bias, tokens, x);
 
     const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * c.head_dim);
     stats.stages.push_back({.name = "attention",
@@ -82,25 +104,36 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
                             .us = stopwatch.us(),
                             .start_us = stopwatch.start});
 
-    for (uint32_t t = 0; t < tokens; ++t)
-        host::kernels().rmsnorm(x + size_t(t) * c.dim, w.ffn_norm.data(), &norm_[size_t(t) * c.dim], c.dim, c.norm_eps);
+    normalise_rows({w.ffn_norm, w.ffn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
     if (watch) watch_gates(l, all_, tokens, norm_.data(), x);
-    cold_ffn(l, all_, tokens == 1 ? predict(l, norm_.data(), x) : all_, tokens, norm_.data(), stats);
+    cold_ffn(l, all_, tokens == 1 ? predict(l, norm_.data(), x, stats) : all_, tokens, norm_.data(), stats);
     for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
+    add_down_bias(l, tokens, x);
 }
 
 /// Of all the layer's neurons, those that may fire.
-std::span<const uint32_t> CpuModel::predict(uint32_t l, const float* x, const float* residual)
+std::span<const uint32_t> CpuModel::predict(uint32_t l, const float* x, const float* residual, FeedStats& stats)
 {
     const LayerWeights& w = weights_.layers[l];
+    const Stopwatch stopwatch;
+    uint64_t bytes = 0;
     switch (sparsity(l).predictor) {
     case Predictor::none: return all_;
-    case Predictor::sign: host::predict_sign(team_, signs_[l - shape_.first_layer], x, sparsity(l).agreements, mask_.data()); break;
-    case Predictor::lowrank: host::predict_lowrank(team_, w.fc1, w.fc2, all_, residual, w.predictor_threshold, mask_.data()); break;
+    case Predictor::sign: {
+        const host::SignRows& signs = signs_[l - shape_.first_layer];
+        host::predict_sign(team_, signs, x, sparsity(l).agreements, mask_.data());
+        bytes = uint64_t(signs.rows()) * signs.words() * sizeof(uint64_t);
+        break;
+    }
+    case Predictor::lowrank:
+        host::predict_lowrank(team_, w.fc1, w.fc2, all_, residual, w.predictor_threshold, mask_.data());
+        bytes = w.fc1.bytes() + w.fc2.bytes();
+        break;
     }
     predicted_.clear();
     for (const uint32_t n : all_)
         if (mask_[n / 32] >> n % 32 & 1) predicted_.push_back(n);
+    stats.stages.push_back({.name = "predict", .layer = l, .on_device = false, .bytes = bytes, .us = stopwatch.us(), .start_us = stopwatch.start});
     return predicted_;
 }
 
@@ -122,7 +155,12 @@ std::span<const float> CpuModel::cold_ffn(uint32_t l, std::span<const uint32_t> 
     if (shape_.check_predictor && tokens == 1) {
         gates_.resize(cold.size());
         host::multiply_rows(team_, w.gate, cold, inputs_, gates_.data());
-        layer.missed += uint64_t(std::count_if(gates_.begin(), gates_.end(), [](float gate) { return gate > 0; })) - counts.active;
+        const float floor = weights_.config.floor;
+        auto said = predicted.begin();    // in the order of `cold`
+        for (size_t i = 0; i < cold.size(); ++i) {
+            if (said != predicted.end() && *said == cold[i]) ++said;
+            else layer.missed += gates_[i] + w.bias_of(cold[i]) > floor;
+        }
     }
     return std::span(out_).first(size_t(tokens) * weights_.config.dim);
 }
@@ -140,7 +178,7 @@ std::span<const float> CpuModel::head(const float* x, FeedStats& stats)
 {
     const Config& c = weights_.config;
     const Stopwatch stopwatch;
-    host::kernels().rmsnorm(x, weights_.output_norm.data(), norm_.data(), c.dim, c.norm_eps);
+    host::normalise({weights_.output_norm, weights_.output_norm_bias, c.norm_eps}, x, norm_.data());
     inputs_.prepare(team_, norm_.data(), 1, c.dim, is_quantised(weights_.output.type));
     host::multiply(team_, weights_.output, inputs_, logits_.data());
     stats.stages.push_back(

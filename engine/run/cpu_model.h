@@ -24,11 +24,14 @@ class CpuModel {
     /// `weights` and `team` must outlive this.
     CpuModel(const Weights& weights, host::Team& team, Shape shape);
 
-    /// x[t] = the embedding of tokens[t]; x is (tokens, dim).
-    void embed(std::span<const Token> tokens, float* x) const;
+    /// x[t] = the embedding of tokens[t], the first one at `position`; x is (tokens, dim).
+    void embed(std::span<const Token> tokens, uint32_t position, float* x) const;
 
     /// A whole layer in place: x is the residual stream (tokens, dim), the first token at `position`.
     void layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats);
+
+    /// What the device's last layer leaves to the next layer's join: x[t] += layer l's bias of down, where the family has one.
+    void add_down_bias(uint32_t l, uint32_t tokens, float* x) const;
 
     /// The share of the host's neurons of layer l's feed-forward block, valid until the next call; it and x, which is normalised, are (tokens, dim).
     /// `predicted`: those of `cold` that may fire, all of them where nobody predicts.
@@ -51,10 +54,11 @@ class CpuModel {
     const Weights& weights_;
     host::Team& team_;
     Shape shape_;
+    std::vector<double> frequencies_;          // of rope
     std::vector<uint32_t> all_, predicted_;    // neurons of a layer: all, and those that may fire
     std::vector<host::SignRows> signs_;        // of layers first_layer and up, for Predictor::sign
     std::vector<uint32_t> mask_;
-    std::span<const uint32_t> predict(uint32_t l, const float* x, const float* residual);
+    std::span<const uint32_t> predict(uint32_t l, const float* x, const float* residual, FeedStats& stats);
     std::vector<std::vector<uint16_t>> keys_, values_;    // of layers first_layer and up: (kv_heads, context, head_dim) fp16
     std::vector<float> norm_, q_, k_, v_, mixed_, out_, logits_, gates_;
     host::Inputs inputs_;

@@ -16,6 +16,32 @@ using vulkan::Slice;
 
 namespace {
 
+std::vector<float> joined(std::initializer_list<const std::vector<float>*> parts)
+{
+    std::vector<float> all;
+    for (const std::vector<float>* part : parts) all.insert(all.end(), part->begin(), part->end());
+    return all;
+}
+
+/// As gpu::Join has it: the weight alone, or with the bias of a LayerNorm and what is added before it.
+std::vector<float> join_weight(const std::vector<float>& weight, const std::vector<float>& bias, const std::vector<float>& addend)
+{
+    if (bias.empty()) return weight;
+    const std::vector<float> zeros(weight.size());
+    return joined({&weight, &bias, addend.empty() ? &zeros : &addend});
+}
+
+/// Each adds what the matrix before it leaves to it: the bias of the last layer's down, of the layer's o, of the last layer's down.
+std::vector<float> join_before_attention(const Weights& w, size_t l)
+{
+    return join_weight(w.layers[l].attn_norm, w.layers[l].attn_norm_bias, l > 0 ? w.layers[l - 1].down_bias : std::vector<float>());
+}
+std::vector<float> join_before_ffn(const LayerWeights& l) { return join_weight(l.ffn_norm, l.ffn_norm_bias, l.o_bias); }
+std::vector<float> join_before_head(const Weights& w) { return join_weight(w.output_norm, w.output_norm_bias, w.layers.back().down_bias); }
+
+std::vector<float> qkv_bias(const LayerWeights& l) { return joined({&l.q_bias, &l.k_bias, &l.v_bias}); }
+std::vector<float> head_norms(const LayerWeights& l) { return joined({&l.q_norm, &l.k_norm}); }
+
 uint64_t matrix_bytes(const Matrix& m) { return uint64_t(m.rows) * row_quads(m.type, m.cols) * 16; }
 
 }    // namespace
@@ -137,6 +163,7 @@ GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c)
       quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend", {c.head_dim}), glu(device, "glu", {uint32_t(c.activation)}),
       predict_sign(device, "predict_sign"), threshold(device, "threshold"), device_(device), activation_(uint32_t(c.activation))
 {
+    HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);
 }
 
 // Until a device's best number is measured: x costs a software device as much as the weights do, a GPU has it in the nearest cache.
@@ -194,9 +221,11 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
     Needs needs;
     for (const LayerWeights& l : weights.layers) {
         LayerNeeds n;
-        n.attention = 2 * aligned(c.dim * sizeof(float));
+        for (const std::vector<float>& x : {join_before_attention(weights, needs.layers.size()), join_before_ffn(l), qkv_bias(l), head_norms(l)})
+            n.attention += aligned(x.size() * sizeof(float));
         for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o}) n.attention += aligned(matrix_bytes(*m));
-        for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) n.group += uint64_t(group_neurons) * row_quads(m->type, m->cols) * 16;
+        for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.down_t, &l.ffn.bias})
+            n.group += uint64_t(group_neurons) * row_quads(m->type, m->cols) * 16;
         n.groups = ceil_div(c.neurons, group_neurons);
         const uint64_t all = uint64_t(n.groups) * group_neurons;
         switch (sparsity[needs.layers.size()].predictor) {
@@ -206,7 +235,7 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
         }
         needs.layers.push_back(n);
     }
-    needs.head = aligned(c.dim * sizeof(float)) + aligned(matrix_bytes(weights.output));
+    needs.head = aligned(join_before_head(weights).size() * sizeof(float)) + aligned(matrix_bytes(weights.output));
     return needs;
 }
 
@@ -221,6 +250,7 @@ class WeightUpload {
 
     Slice vector(vulkan::Pool& pool, const std::vector<float>& x)
     {
+        if (x.empty()) return {};
         const Slice slice = pool.take(x.size() * sizeof(float));
         uploader_.upload(slice, 1, slice.bytes, [&](std::byte* to, uint64_t, uint64_t) { std::memcpy(to, x.data(), slice.bytes); });
         return slice;
@@ -318,13 +348,16 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         // Row `place` of the placement order; behind the last neuron, zeros.
         const auto placed = [&order](const Matrix& m, uint64_t place) { return place < order.size() ? uint64_t(order[place]) : m.rows; };
         const auto slots = [&](const Matrix& m) {
+            if (m.rows == 0) return GpuMatrix();
             return upload.matrix(pool, m, uint32_t(resident.size()) * group_neurons, [&](uint64_t slot_row) {
                 return placed(m, uint64_t(resident[slot_row / group_neurons]) * group_neurons + slot_row % group_neurons);
             });
         };
         Layer layer = {.residency = {order, resident}};
-        layer.attn_norm = upload.vector(pool, w.attn_norm);
-        layer.ffn_norm = upload.vector(pool, w.ffn_norm);
+        layer.attn_norm = upload.vector(pool, join_before_attention(weights, l));
+        layer.ffn_norm = upload.vector(pool, join_before_ffn(w));
+        layer.qkv_bias = upload.vector(pool, qkv_bias(w));
+        layer.head_norms = upload.vector(pool, head_norms(w));
         const bool alike = w.q.type == w.k.type && w.q.type == w.v.type;
         if (alike) layer.qkv = upload.place(pool, w.q, w.q.rows + w.k.rows + w.v.rows);
         uint32_t row = 0;    // of qkv
@@ -337,6 +370,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         layer.gate = slots(w.ffn.gate);
         layer.up = slots(w.ffn.up);
         layer.down = slots(w.ffn.down_t);
+        layer.bias = slots(w.ffn.bias);
         const Predictor predictor = layer.split() ? layout.sparsity[l].predictor : Predictor::none;
         const uint32_t all = n.layers[l].groups * group_neurons;
         if (predictor == Predictor::sign) layer.signs = upload.signs(pool, host::SignRows(team, w.ffn.gate, order), all);
@@ -349,7 +383,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
     }
     if (plan.head) {
         vulkan::Pool& pool = pools_.emplace_back(device, n.head, vulkan::Use::device, "the output matrix");
-        output_norm_ = upload.vector(pool, weights.output_norm);
+        output_norm_ = upload.vector(pool, join_before_head(weights));
         head_ = upload.matrix(pool, weights.output);
     }
 }
@@ -357,14 +391,14 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
 uint64_t GpuModel::group_bytes(uint32_t l) const
 {
     const Layer& layer = layers_[l];
-    return uint64_t(group_neurons) * 16 * (layer.gate.stride + layer.up.stride + layer.down.stride);
+    return uint64_t(group_neurons) * 16 * (layer.gate.stride + layer.up.stride + layer.down.stride + layer.bias.stride);
 }
 
 void GpuModel::lay_out_group(uint32_t l, uint32_t group, std::byte* to) const
 {
     const host::FfnWeights& w = weights_.layers[l].ffn;
     const std::span<const uint32_t> neurons = layers_[l].residency.group(group);
-    for (const Matrix* m : {&w.gate, &w.up, &w.down_t})
+    for (const Matrix* m : {&w.gate, &w.up, &w.down_t, &w.bias})
         for (uint32_t i = 0; i < group_neurons; ++i, to += row_quads(m->type, m->cols) * 16) {
             if (i < neurons.size()) lay_out_row(m->type, m->row(neurons[i]), m->cols, to);
             else std::memset(to, 0, row_quads(m->type, m->cols) * 16);

@@ -84,10 +84,12 @@ class GpuModel {
     GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const ModelLayout& layout, host::Team& team, const Progress& progress);
 
     struct Layer {
-        vulkan::Slice attn_norm, ffn_norm;
+        vulkan::Slice attn_norm, ffn_norm;     // as gpu::Join has them
+        vulkan::Slice qkv_bias, head_norms;    // as gpu::Rope has them; empty where the family has none
         GpuMatrix q, k, v, o;
         GpuMatrix qkv;               // the same memory as one matrix, where their types agree; else it has no rows
         GpuMatrix gate, up, down;    // (slots * group_neurons, dim): slot s holds the rows of group residency.slots()[s]
+        GpuMatrix bias;              // (slots * group_neurons, 1); no rows where there is none, as of up where there is no gate
         vulkan::Slice signs;         // of the gate's rows in placement order, as gpu::PredictSign has them
         GpuMatrix fc1, fc2;          // fc2's rows in placement order
         float predictor_threshold = 0;
@@ -99,7 +101,7 @@ class GpuModel {
     const Config& config() const { return weights_.config; }
     const std::vector<Layer>& layers() const { return layers_; }
 
-    /// A group's rows as its slot has them: gate, up, down, one after the other, group_bytes(l) in all.
+    /// A group's rows as its slot has them: gate, up, down, bias, one after the other, group_bytes(l) in all.
     uint64_t group_bytes(uint32_t l) const;
     void lay_out_group(uint32_t l, uint32_t group, std::byte* to) const;
     /// From now on `group` is taken to be in `slot`: its rows must be there before the next decode.

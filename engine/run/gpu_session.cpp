@@ -81,7 +81,8 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     Slice* const* next = scratch;
     sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
 
-    const uint64_t x = uint64_t(shape.batch) * c.dim * sizeof(float), rotations = uint64_t(shape.batch) * c.rope_dim * sizeof(float);
+    const uint64_t x = uint64_t(shape.batch) * c.dim * sizeof(float),
+                   rotations = std::max<uint64_t>(uint64_t(shape.batch) * c.rope_dim, 1) * sizeof(float);
     upload_pool_ = Pool(device, 2 * aligned(x) + aligned(rotations) + aligned(sizeof(gpu::Step)), Use::upload, "the host's results");
     input_ = upload_pool_.take(x);
     cold_ = upload_pool_.take(x);
@@ -111,7 +112,7 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
         for (Staging& s : staging_) s.memory = staging_pool_.take(largest);
     }
 
-    for (uint32_t i = 0; i < c.rope_dim; i += 2) frequencies_.push_back(std::pow(double(c.rope_base), -double(i) / c.rope_dim));
+    frequencies_ = rope_frequencies(c);
 }
 
 // ---- a batch ------------------------------------------------------------------------------------------------------------
@@ -130,10 +131,11 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, 
     notices_.clear();
     head_ran_ = head_tokens > 0;
     float* out = static_cast<float*>(angles_.mapped);
+    const double magnitude = model_.config().rope_magnitude;
     for (uint32_t t = 0; t < tokens; ++t)
         for (const double frequency : frequencies_) {
-            *out++ = float(std::cos((position + t) * frequency));
-            *out++ = float(std::sin((position + t) * frequency));
+            *out++ = float(magnitude * std::cos((position + t) * frequency));
+            *out++ = float(magnitude * std::sin((position + t) * frequency));
         }
 }
 
@@ -228,6 +230,7 @@ class GpuSession::Recorder {
                 .has_cold = pending_.cold,
                 .publish = gpu::publish_nothing,
                 .head = 0,
+                .affine = c_.layer_norm,
                 .eps = c_.norm_eps};
     }
 
@@ -304,11 +307,13 @@ class GpuSession::Recorder {
         else
             for (const auto& [matrix, y] : {std::pair(&w.q, &q_), {&w.k, &k_}, {&w.v, &v_}}) linear(commands, *matrix, s_.xn_, *y);
         commands.stage("rope", l, uint64_t(capacity_) * (2 * q_width + 3 * c_.kv_heads * c_.head_dim) * sizeof(float));
-        commands.dispatch(kernels_.rope, {ceil_div(c_.head_dim / 2, 64), c_.heads + c_.kv_heads, capacity_},
+        commands.dispatch(kernels_.rope, {c_.heads + c_.kv_heads, capacity_},
                           {.step = s_.step_.address,
                            .q = q_.address,
                            .k = k_.address,
                            .v = v_.address,
+                           .bias = w.qkv_bias.address,
+                           .norms = w.head_norms.address,
                            .angles = s_.angles_.address,
                            .k_cache = s_.keys_[l].address,
                            .v_cache = s_.values_[l].address,
@@ -316,7 +321,11 @@ class GpuSession::Recorder {
                            .kv_heads = c_.kv_heads,
                            .head_dim = c_.head_dim,
                            .rope_dim = c_.rope_dim,
-                           .context = s_.shape_.context});
+                           .context = s_.shape_.context,
+                           .has_bias = w.qkv_bias.bytes > 0,
+                           .has_norms = w.head_norms.bytes > 0,
+                           .halves = c_.pairs == host::PairOrder::halves,
+                           .eps = c_.norm_eps});
         const bool attend_writes_planes = wants_planes({&w.o}) && c_.head_dim % 32 == 0;
         commands.stage("attend", l, 0);    // its bytes grow with the position: see report
         commands.dispatch(kernels_.attend, {c_.heads, capacity_},
@@ -384,9 +393,10 @@ class GpuSession::Recorder {
         const GpuModel::Layer& w = s_.model_.layers()[l];
         if (decode()) {
             commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
-            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.type), kernels_.row_groups(w.gate.rows),
+            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type), kernels_.row_groups(w.gate.rows),
                               {.gate = w.gate.memory.address,
                                .up = w.up.memory.address,
+                               .bias = w.bias.memory.address,
                                .x = s_.xn_.address,
                                .high = s_.high_.address,
                                .low = s_.low_.address,
@@ -396,7 +406,10 @@ class GpuSession::Recorder {
                                .cols = c_.dim,
                                .gate_stride = w.gate.stride,
                                .up_stride = w.up.stride,
-                               .cut = s_.shape_.sparsity[l].cut});
+                               .cut = s_.shape_.sparsity[l].cut,
+                               .floor = c_.floor,
+                               .has_up = w.up.rows > 0,
+                               .has_bias = w.bias.rows > 0});
             pending_.parts = ffn_slices(w.down.rows);
             commands.stage("ffn_down", l, w.down.bytes());
             commands.dispatch(kernels_.ffn_down(w.down.type), {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down.type)), pending_.parts},
@@ -412,11 +425,18 @@ class GpuSession::Recorder {
         } else {
             commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
             linear(commands, w.gate, s_.xn_, s_.h_);
-            linear(commands, w.up, s_.xn_, s_.u_);
+            if (w.up.rows > 0) linear(commands, w.up, s_.xn_, s_.u_);
             if (s_.watching_.activity) watch(commands, "watch_gates", l, s_.h_, s_.gates_, uint64_t(capacity_) * w.gate.rows);
             commands.stage("glu", l, uint64_t(capacity_) * w.gate.rows * 3 * sizeof(float));
             commands.dispatch(kernels_.glu, {ceil_div(w.gate.rows, 128), capacity_},
-                              {.step = s_.step_.address, .h = s_.h_.address, .u = s_.u_.address, .n = w.gate.rows});
+                              {.step = s_.step_.address,
+                               .h = s_.h_.address,
+                               .u = s_.u_.address,
+                               .bias = w.bias.memory.address,
+                               .n = w.gate.rows,
+                               .floor = c_.floor,
+                               .has_up = w.up.rows > 0,
+                               .has_bias = w.bias.rows > 0});
             commands.stage("ffn_down", l, w.down.bytes());
             product(commands, w.down, s_.h_, s_.parts_, {.transposed = true});
             pending_.parts = 1;
@@ -526,8 +546,9 @@ bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
     staging.commands->stage("rebalance", l, model_.group_bytes(l));
     const GpuModel::Layer& layer = model_.layers()[l];
     Slice from = staging.memory;
-    for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down}) {
+    for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down, &layer.bias}) {
         const uint64_t bytes = uint64_t(group_neurons) * m->stride * 16;
+        if (bytes == 0) continue;
         Slice to = m->memory;
         to.offset += slot * bytes;
         to.bytes -= slot * bytes;

@@ -24,8 +24,7 @@ void Profiler::hear(const LayerActivity& a)
     const size_t n = a.neurons.size(), words = ceil_div(weights_.config.neurons, 32);
     counts_.assign(n, 0);
     for (size_t t = 0; t < a.tokens; ++t) {
-        const float* gates = a.gates.data() + t * n;
-        for (size_t j = 0; j < n; ++j) counts_[j] += gates[j] > 0;
+        for (size_t j = 0; j < n; ++j) counts_[j] += fires(a, t, j);
     }
     for (size_t j = 0; j < n; ++j) layer.fired[a.neurons[j]] += counts_[j];
 
@@ -35,6 +34,12 @@ void Profiler::hear(const LayerActivity& a)
         layer.samples.resize(std::max(layer.samples.size(), (row + 1) * words));
         sample(a, t, &layer.samples[row++ * words]);
     }
+}
+
+/// Whether neuron a.neurons[j] fires for token t, whatever its up says.
+bool Profiler::fires(const LayerActivity& a, size_t t, size_t j) const
+{
+    return a.gates[t * a.neurons.size() + j] + weights_.layers[a.layer].ffn.bias_of(a.neurons[j]) > weights_.config.floor;
 }
 
 /// One sampled position: who fired, and what the predictors would have said.
@@ -55,7 +60,7 @@ void Profiler::sample(const LayerActivity& a, uint32_t t, uint32_t* row)
     const auto differing = host::kernels().differing_bits;
     for (size_t j = 0; j < n; ++j) {
         const uint32_t neuron = a.neurons[j];
-        const bool fired = gates[j] > 0;
+        const bool fired = fires(a, t, j);
         row[neuron / 32] |= uint32_t(fired) << neuron % 32;
         const uint32_t agreeing = c.dim - differing(signs.row(neuron), signs_of_x_.data(), signs.words());
         ++layer.agreeing[agreeing];

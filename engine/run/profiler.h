@@ -21,6 +21,7 @@ class Profiler {
     void discard();
 
   private:
+    bool fires(const LayerActivity& a, size_t t, size_t j) const;
     void sample(const LayerActivity& a, uint32_t t, uint32_t* row);
 
     Profile& profile_;

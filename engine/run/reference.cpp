@@ -10,6 +10,16 @@ namespace {
 
 using Vector = std::vector<float>;
 
+Vector layernorm(const Vector& x, const Vector& weight, const Vector& bias, float eps)    // y_i = w_i (x_i - mean(x)) / sqrt(variance(x) + eps) + b_i
+{
+    float mean = 0, variance = 0;
+    for (const float v : x) mean += v / float(x.size());
+    for (const float v : x) variance += (v - mean) * (v - mean) / float(x.size());
+    Vector y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) y[i] = weight[i] * (x[i] - mean) / std::sqrt(variance + eps) + bias[i];
+    return y;
+}
+
 Vector rmsnorm(const Vector& x, const Vector& weight, float eps)    // y_i = w_i x_i / sqrt(mean(x^2) + eps)
 {
     float squares = 0;
@@ -20,23 +30,50 @@ Vector rmsnorm(const Vector& x, const Vector& weight, float eps)    // y_i = w_i
     return y;
 }
 
-void rope(Vector& x, const Config& c, uint32_t position)    // each pair (2i, 2i + 1) of a head turns by position * base^(-2i / rope_dim)
+/// Each pair of a head, (2i, 2i + 1) or (i, i + rope_dim / 2), turns by position * frequency_i and grows by the magnitude.
+void rope(Vector& x, const Config& c, const std::vector<double>& frequencies, uint32_t position)
 {
+    const size_t pairs = frequencies.size();
     for (size_t head = 0; head < x.size(); head += c.head_dim)
-        for (uint32_t i = 0; i < c.rope_dim; i += 2) {
-            const double angle = position * std::pow(double(c.rope_base), -double(i) / c.rope_dim);
-            const float cosine = float(std::cos(angle)), sine = float(std::sin(angle));
-            const float a = x[head + i], b = x[head + i + 1];
-            x[head + i] = a * cosine - b * sine;
-            x[head + i + 1] = a * sine + b * cosine;
+        for (size_t i = 0; i < pairs; ++i) {
+            const double angle = position * frequencies[i];
+            const float cosine = float(c.rope_magnitude * std::cos(angle)), sine = float(c.rope_magnitude * std::sin(angle));
+            const bool halves = c.pairs == host::PairOrder::halves;
+            float &first = x[head + (halves ? i : 2 * i)], &second = x[head + (halves ? i + pairs : 2 * i + 1)];
+            const float a = first, b = second;
+            first = a * cosine - b * sine;
+            second = a * sine + b * cosine;
         }
 }
 
-float activate(host::Activation activation, float x) { return activation == host::Activation::relu ? std::max(x, 0.0f) : x / (1.0f + std::exp(-x)); }
+/// A neuron's strength by its two products; relu gives 0 up to its floor.
+float glu(const Config& c, float gate, float up)
+{
+    switch (c.activation) {
+    case host::Activation::relu: return gate > c.floor ? gate * up : 0.0f;
+    case host::Activation::silu: return gate / (1.0f + std::exp(-gate)) * up;
+    case host::Activation::drelu: return std::max(gate, 0.0f) * std::max(up, 0.0f);
+    }
+    return 0;
+}
+
+Vector norm(const Config& c, const Vector& x, const Vector& weight, const Vector& bias)
+{
+    return c.layer_norm ? layernorm(x, weight, bias, c.norm_eps) : rmsnorm(x, weight, c.norm_eps);
+}
 
 void add(Vector& x, const Vector& y)
 {
-    for (size_t i = 0; i < x.size(); ++i) x[i] += y[i];
+    for (size_t i = 0; i < y.size(); ++i) x[i] += y[i];
+}
+
+void norm_heads(Vector& x, const Vector& weight, float eps)    // each head by itself; nothing without a weight
+{
+    const size_t n = weight.size();
+    for (size_t head = 0; n > 0 && head < x.size(); head += n) {
+        const Vector y = rmsnorm({x.begin() + head, x.begin() + head + n}, weight, eps);
+        std::copy(y.begin(), y.end(), x.begin() + head);
+    }
 }
 
 }    // namespace
@@ -58,7 +95,9 @@ Vector Reference::Dense::operator*(const Vector& x) const    // y_r = sum_i w_ri
     return y;
 }
 
-Reference::Reference(const Weights& weights) : weights_(weights), embedding_(weights.embedding), output_(weights.output)
+Reference::Reference(const Weights& weights)
+    : weights_(weights), frequencies_(rope_frequencies(weights.config)), embedding_(weights.embedding), positions_(weights.positions),
+      output_(weights.output)
 {
     for (const LayerWeights& l : weights.layers)
         layers_.push_back({Dense(l.q), Dense(l.k), Dense(l.v), Dense(l.o), Dense(l.ffn.gate), Dense(l.ffn.up), Dense(l.ffn.down_t), {}, {}});
@@ -68,22 +107,31 @@ Reference::Reference(const Weights& weights) : weights_(weights), embedding_(wei
 Vector Reference::feed(Token token)
 {
     Vector x = embedding_.row(token);
+    if (positions_.rows > 0) add(x, positions_.row(first_position_row + position_));
     for (size_t l = 0; l < layers_.size(); ++l) {
-        add(x, attention(layers_[l], rmsnorm(x, weights_.layers[l].attn_norm, weights_.config.norm_eps)));
-        add(x, feed_forward(layers_[l], rmsnorm(x, weights_.layers[l].ffn_norm, weights_.config.norm_eps), active_[l]));
+        const LayerWeights& w = weights_.layers[l];
+        add(x, attention(w, layers_[l], norm(weights_.config, x, w.attn_norm, w.attn_norm_bias)));
+        add(x, w.o_bias);    // empty where the family has none, as down_bias
+        add(x, feed_forward(w.ffn, layers_[l], norm(weights_.config, x, w.ffn_norm, w.ffn_norm_bias), active_[l]));
+        add(x, w.down_bias);
     }
     ++position_;
-    return output_ * rmsnorm(x, weights_.output_norm, weights_.config.norm_eps);
+    return output_ * norm(weights_.config, x, weights_.output_norm, weights_.output_norm_bias);
 }
 
-Vector Reference::attention(Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(q . k_p / sqrt(head_dim)) v_p
+Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(q . k_p / sqrt(head_dim)) v_p
 {
     const Config& c = weights_.config;
-    Vector q = layer.q * x, k = layer.k * x;
-    rope(q, c, position_);
-    rope(k, c, position_);
+    Vector q = layer.q * x, k = layer.k * x, v = layer.v * x;
+    add(q, w.q_bias);    // empty where the family has none, and so are the norms
+    add(k, w.k_bias);
+    add(v, w.v_bias);
+    norm_heads(q, w.q_norm, c.norm_eps);
+    norm_heads(k, w.k_norm, c.norm_eps);
+    rope(q, c, frequencies_, position_);
+    rope(k, c, frequencies_, position_);
     layer.keys.push_back(std::move(k));
-    layer.values.push_back(layer.v * x);
+    layer.values.push_back(std::move(v));
 
     Vector mixed(q.size());
     for (uint32_t h = 0; h < c.heads; ++h) {
@@ -97,20 +145,21 @@ Vector Reference::attention(Layer& layer, const Vector& x) const    // per head:
         }
         const float top = *std::max_element(weight.begin(), weight.end());
         float total = 0;
-        for (float& w : weight) total += w = std::exp(w - top);
+        for (float& e : weight) total += e = std::exp(e - top);
         for (uint32_t p = 0; p <= position_; ++p)
             for (uint32_t i = 0; i < c.head_dim; ++i) mixed[h * c.head_dim + i] += weight[p] / total * layer.values[p][kv + i];
     }
     return layer.o * mixed;
 }
 
-Vector Reference::feed_forward(const Layer& layer, const Vector& x, uint32_t& active) const    // sum_n act(gate_n . x) (up_n . x) down_n
+/// sum_n act(gate_n . x + bias_n) (up_n . x) down_n; without a gate the second factor is 1
+Vector Reference::feed_forward(const host::FfnWeights& w, const Layer& layer, const Vector& x, uint32_t& active) const
 {
-    const Vector gate = layer.gate * x, up = layer.up * x;
+    const Vector gate = layer.gate * x, up = w.up.rows > 0 ? layer.up * x : Vector(gate.size(), 1.0f);
     Vector y(x.size());
     active = 0;
     for (uint32_t n = 0; n < layer.gate.rows; ++n) {
-        const float h = activate(weights_.config.activation, gate[n]) * up[n];
+        const float h = glu(weights_.config, gate[n] + w.bias_of(n), up[n]);
         if (h == 0) continue;
         ++active;
         for (uint32_t i = 0; i < y.size(); ++i) y[i] += h * layer.down_t.w[size_t(n) * y.size() + i];

@@ -28,11 +28,12 @@ class Reference {
         Dense q, k, v, o, gate, up, down_t;
         std::vector<std::vector<float>> keys, values;    // one of (kv_heads * head_dim) per position
     };
-    std::vector<float> attention(Layer& layer, const std::vector<float>& x) const;
-    std::vector<float> feed_forward(const Layer& layer, const std::vector<float>& x, uint32_t& active) const;
+    std::vector<float> attention(const LayerWeights& w, Layer& layer, const std::vector<float>& x) const;
+    std::vector<float> feed_forward(const host::FfnWeights& w, const Layer& layer, const std::vector<float>& x, uint32_t& active) const;
 
     const Weights& weights_;
-    Dense embedding_, output_;
+    std::vector<double> frequencies_;    // of rope
+    Dense embedding_, positions_, output_;
     std::vector<Layer> layers_;
     uint32_t position_ = 0;
     std::vector<uint32_t> active_;

@@ -19,7 +19,7 @@ FeedStats Scheduler::feed(uint32_t position, std::span<const Token> tokens, cons
         if (gpu_) device_layers(tokens, wanted, stats);
         else {
             residual_.resize(tokens.size() * config_.dim);
-            cpu_.embed(tokens, residual_.data());
+            cpu_.embed(tokens, position, residual_.data());
         }
         if (!gpu_ || !gpu_->has_head()) host_layers(wanted, stats);
     });
@@ -35,7 +35,7 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     uint32_t rows = head ? std::min(wanted.count, head_rows) : 0;
 
     session_->begin(stats.position, count, next, rows);
-    cpu_.embed(tokens, session_->input());
+    cpu_.embed(tokens, stats.position, session_->input());
     for (GpuSession::Segment& segment : session_->segments(count)) {
         session_->submit(segment);
         if (segment.split) {
@@ -65,7 +65,10 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
             session_->wait_all();
         }
     }
-    if (!head) residual_.assign(session_->published(), session_->published() + size_t(count) * config_.dim);
+    if (!head) {
+        residual_.assign(session_->published(), session_->published() + size_t(count) * config_.dim);
+        cpu_.add_down_bias(uint32_t(gpu_->layers().size()) - 1, count, residual_.data());
+    }
     session_->report(stats);
     if (rebalancer_ && count == 1) rebalancer_->after_token(stats);
 }
