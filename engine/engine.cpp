@@ -341,11 +341,34 @@ Engine::Engine(const EngineOptions& options, const std::function<void(double)>& 
     machinery_->load(progress);
 }
 
+const std::optional<Machine>& Engine::machine() const { return machinery_->machine; }
+
 std::optional<double> Engine::expected_us(double position) const
 {
     if (!machinery_->machine) return {};
     Costs costs = machinery_->make_plan(machinery_->report.budget, position).costs;
     return hearth::expected_us(costs, machinery_->report.plan);
+}
+
+double Engine::read_speed()
+{
+    constexpr uint64_t enough = 1 << 30;
+    uint64_t bytes = 0, sum = 0;
+    const double start = clock_us();
+    machinery_->team.hold([&] {
+        for (const LayerWeights& l : machinery_->weights.layers)
+            for (const Matrix* m : {&l.ffn.gate, &l.ffn.down_t}) {
+                if (bytes >= enough) return;
+                const std::byte* const from = m->data + -reinterpret_cast<uintptr_t>(m->data) % alignof(uint64_t);
+                const size_t words = (m->bytes() - size_t(from - m->data)) / sizeof(uint64_t);
+                sum += host::sum_words(machinery_->team, {reinterpret_cast<const uint64_t*>(from), words});
+                bytes += m->bytes();
+            }
+    });
+    HEARTH_CHECK(bytes > 0);
+    const volatile uint64_t kept = sum;    // so that the reading is not left out
+    (void)kept;
+    return double(bytes) / (clock_us() - start) / 1000;
 }
 
 Session Engine::session(bool timing) { return Session(machinery_, {.timing = timing}); }

@@ -193,12 +193,16 @@ class Engine {
     const Weights& weights() const;
     const Tokenizer& tokenizer() const;
     const Plan& plan() const;
+    /// This machine's figures, where it was measured.
+    const std::optional<Machine>& machine() const;
     /// What the plan promised for a token at `position`.
     std::optional<double> expected_us(double position) const;
     uint32_t context() const;    // positions of a session
     uint32_t batch() const;
     unsigned threads() const;
     bool on_device() const;
+    /// Reads up to a gigabyte of the weights with the host's threads; GB/s. What the memory gives differs from minute to minute on many machines.
+    double read_speed();
     uint64_t device_bytes() const;    // allocated there now
 
     /// What everything on the device would take, and the least that is of use.

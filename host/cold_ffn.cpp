@@ -90,17 +90,23 @@ void Share::gate_and_up_tiled() const
 {
     const uint32_t tokens = x.tokens(), count = uint32_t(neurons.size());
     const auto row = [&](uint32_t p) { return neurons[p]; };
-    multiply_tiled(team, w.gate, count, row, x, [&](uint32_t p, uint32_t first, uint32_t some, const float* gates) {
-        const float bias = w.bias_of(neurons[p]);
-        for (uint32_t t = 0; t < some; t++) {
-            const float gate = activate(w, gates[t] + bias);
-            h[size_t(p) * tokens + first + t] = std::abs(gate) > cut ? gate : 0.0f;
+    /// f(h, product) for every row and token
+    const auto each = [&](const Products& products, const auto& f) {
+        for (uint32_t r = 0; r < products.rows; r++) {
+            const uint32_t p = products.first_row + r;
+            float* const to = &h[size_t(p) * tokens + products.first_token];
+            for (uint32_t t = 0; t < products.tokens; t++) f(p, to[t], products.of_row[size_t(r) * products.stride + t]);
         }
+    };
+    multiply_tiled(team, w.gate, count, row, x, [&](const Products& products) {
+        each(products, [&](uint32_t p, float& out, float product) {
+            const float gate = activate(w, product + w.bias_of(neurons[p]));
+            out = std::abs(gate) > cut ? gate : 0.0f;
+        });
     });
     if (w.up.rows == 0) return;
-    multiply_tiled(team, w.up, count, row, x, [&](uint32_t p, uint32_t first, uint32_t some, const float* ups) {
-        for (uint32_t t = 0; t < some; t++) h[size_t(p) * tokens + first + t] *= activate_up(w, ups[t]);
-    });
+    multiply_tiled(team, w.up, count, row, x,
+                   [&](const Products& products) { each(products, [&](uint32_t, float& out, float product) { out *= activate_up(w, product); }); });
 }
 
 /// h = act(gate . x + bias) (up . x)

@@ -103,7 +103,7 @@ struct Avx512 {
     static void store(int16_t* p, Block b) { _mm512_storeu_si512(p, b); }
     static float first(Vec v) { return _mm512_cvtss_f32(v); }
 
-    static constexpr uint32_t tile_rows = 12;    // 2 * 12 sums, 2 vectors of tokens and a weight of 32 registers
+    static constexpr uint32_t tile_rows = 12;                 // 2 * 12 sums, 2 vectors of tokens and a weight of 32 registers
     typedef int32_t Ints __attribute__((vector_size(64)));    // with __m512i, which is of int64_t, GCC 12 moves every sum from register to register
     static Ints no_ints() { return Ints(_mm512_setzero_si512()); }
     static Ints load_ints(const int16_t* p) { return Ints(_mm512_loadu_si512(p)); }
@@ -258,6 +258,7 @@ struct Avx512 {
                 alignas(64) float scale[together];
                 Vec factor[rows], largest = zero();
                 for (uint32_t r = 0; r < 4 * used; r++) {
+                    ahead.fetch(64);    // the memory has to be kept busy here, too
                     factor[r] = mul(a[r], _mm512_cvtph_ps(sixteen_scales(row[r] + turn * together)));
                     largest = max(largest, abs(factor[r]));
                 }
@@ -278,7 +279,7 @@ struct Avx512 {
                 _mm512_store_si512(bias, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-added(row[0]))));
 
                 for (uint32_t b = 0; b < together; b++, y += fixed_block) {
-                    ahead.fetch(here * sizeof(B));
+                    ahead.fetch(here * sizeof(B) - 4 * used * 64 / together);
                     __m512i sum_high[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
                     __m512i sum_low[2] = {_mm512_set1_epi32(bias[b]), _mm512_set1_epi32(bias[b])};
                     for (uint32_t quad = 0; quad < used; quad++) {

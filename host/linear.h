@@ -48,6 +48,9 @@ class Inputs {
     mutable bool has_floats_ = false, has_fixed_ = false;    // of packed_
 };
 
+/// The plainest reading there is, with all threads: the sum of all words. What it takes is what any kernel takes at least.
+uint64_t sum_words(Team& team, std::span<const uint64_t> words);
+
 /// Which of a list of rows to fetch while number `at` is computed, so that it is there in time: about 4 KB further, within the list.
 uint32_t row_ahead(uint32_t at, uint32_t end, uint64_t row_bytes);
 

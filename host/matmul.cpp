@@ -21,11 +21,12 @@ uint32_t block_rows(uint32_t bytes_per_row)
 struct UnpackedRows {
     std::vector<float> w, d, m;
     std::vector<int16_t> q;
+    std::vector<float> c;    // their products with one tile of tokens
 };
 
 }    // namespace
 
-void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::function<uint32_t(uint32_t)>& row, const Inputs& x, const TileSink& out)
+void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::function<uint32_t(uint32_t)>& row, const Inputs& x, const ProductSink& out)
 {
     const Kernels& cpu = kernels();
     const RowKernels& format = cpu.of(w.type);
@@ -40,14 +41,15 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
         UnpackedRows& u = unpacked;
         (fixed                               ? u.q.resize(size_t(padded) * n), u.d.resize(size_t(padded) * blocks),
          u.m.resize(size_t(padded) * blocks) : u.w.resize(size_t(padded) * n));
+        u.c.resize(size_t(padded) * width);
         for (uint32_t r = 0; r < padded; r++) {    // the rows behind the last are the last once more
             const std::byte* const from = w.row(row(first + std::min(r, count - 1)));
             if (fixed) format.fixed(from, &u.q[size_t(r) * n], &u.d[size_t(r) * blocks], &u.m[size_t(r) * blocks], n);
             else format.decode(from, &u.w[size_t(r) * n], n);
         }
-        alignas(64) float c[max_tile];
-        for (uint32_t tile = 0; tile < tiles; tile++)
+        for (uint32_t tile = 0; tile < tiles; tile++) {
             for (uint32_t r = 0; r < count; r += cpu.tile_rows) {
+                float* const c = &u.c[size_t(r) * width];
                 if (fixed)
                     cpu.fixed_tile({.q = &u.q[size_t(r) * n],
                                     .d = &u.d[size_t(r) * blocks],
@@ -66,9 +68,9 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
                                     .x_stride = width,
                                     .inner = n,
                                     .c = c});
-                for (uint32_t i = 0; i < std::min(cpu.tile_rows, count - r); i++)
-                    out(first + r + i, tile * width, std::min(width, tokens - tile * width), c + i * width);
             }
+            out({first, count, tile * width, std::min(width, tokens - tile * width), u.c.data(), width});
+        }
     });
 }
 

@@ -1,6 +1,7 @@
 // hearth bench: tokens/s of prefill and decode over several runs, then one timed run for GB/s per stage.
 #include "tools/cli.h"
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -19,6 +20,7 @@ struct Series {
     uint32_t tokens;
     std::vector<double> tokens_per_s;
     double bytes_per_token = 0;
+    std::vector<double> read_speeds;        // of the host, GB/s, measured between the runs
     std::optional<double> expected = {};    // tokens/s by the plan; of decode, where the machine was measured
 
     double mean() const
@@ -34,6 +36,12 @@ struct Series {
         return tokens_per_s.size() > 1 ? std::sqrt(sum / double(tokens_per_s.size() - 1)) : 0;
     }
     double gb_per_s() const { return bytes_per_token * mean() / 1e9; }
+    double read_speed() const
+    {
+        std::vector<double> sorted = read_speeds;
+        std::sort(sorted.begin(), sorted.end());
+        return sorted[sorted.size() / 2];
+    }
 };
 
 /// A stage of the timed run, all layers together, per token.
@@ -55,6 +63,8 @@ StatsTotals measure(Session& session, const std::function<void()>& work)
 
 std::string report(const std::string& format, const Engine& engine, const std::vector<Series>& results, const std::vector<StageRow>& stages)
 {
+    const double device_read = engine.machine() ? engine.machine()->on_device.read : 0;
+
     const auto gb_per_s = [](const StageRow& s) { return s.us > 0 ? s.bytes / s.us / 1000 : 0; };
     std::string out;
     if (format == "json") {
@@ -71,7 +81,8 @@ std::string report(const std::string& format, const Engine& engine, const std::v
                                        {"deviation", s.deviation()},
                                        {"runs", s.tokens_per_s},
                                        {"bytes_per_token", s.bytes_per_token},
-                                       {"gb_per_s", s.gb_per_s()}});
+                                       {"gb_per_s", s.gb_per_s()},
+                                       {"host_read_gb_per_s", s.read_speed()}});
         for (const StageRow& s : stages)
             json["stages"].push_back({{"test", s.test},
                                       {"stage", s.name},
@@ -92,10 +103,14 @@ std::string report(const std::string& format, const Engine& engine, const std::v
         for (const Series& s : results)
             out += fmt::format("| {} | {} | {:.2f} ± {:.2f} | {} | {:.2f} | {:.2f} |\n", s.name, s.tokens, s.mean(), s.deviation(),
                                s.expected ? fmt::format("{:.2f}", *s.expected) : "-", s.bytes_per_token / 1e6, s.gb_per_s());
-        out += "\n| test | stage | on | us/token | MB/token | GB/s |\n|---|---|---|---:|---:|---:|\n";
-        for (const StageRow& s : stages)
-            out += fmt::format("| {} | {} | {} | {:.1f} | {:.3f} | {:.2f} |\n", s.test, s.name, s.on_device ? "device" : "host", s.us, s.bytes / 1e6,
-                               gb_per_s(s));
+        out += "\n| test | stage | on | us/token | MB/token | GB/s | of plain reading |\n|---|---|---|---:|---:|---:|---:|\n";
+        for (const StageRow& s : stages) {
+            const auto series = std::ranges::find(results, s.test, &Series::name);
+            const double most = s.on_device ? device_read : series->read_speed();
+            out += fmt::format("| {} | {} | {} | {:.1f} | {:.3f} | {:.2f} | {} |\n", s.test, s.name, s.on_device ? "device" : "host", s.us,
+                               s.bytes / 1e6, gb_per_s(s), most > 0 && s.test == "decode" ? fmt::format("{:.0f} %", 100 * gb_per_s(s) / most) : "-");
+        }
+        out += fmt::format("\nPlain reading by the CPU, measured between the runs: {:.2f} GB/s\n", results.back().read_speed());
     }
     return out;
 }
@@ -146,6 +161,7 @@ void bench(const BenchOptions& o)
             Session session = engine.session();
             test.work(session);    // warm caches, compiled kernels
             for (uint32_t r = 0; r < o.repetitions && !interrupted(); ++r) {
+                series.read_speeds.push_back(engine.read_speed());
                 const StatsTotals totals = measure(session, [&] { test.work(session); });
                 series.tokens_per_s.push_back(double(totals.tokens) * 1e6 / totals.us);
                 series.bytes_per_token = double(totals.bytes) / double(totals.tokens);

@@ -10,6 +10,7 @@ namespace {
 template <class F>
 void each_figure(SideRates& r, F&& f)
 {
+    f("read", r.read);
     f("kv", r.kv);
     f("vector", r.vector);
     f("signs", r.signs);

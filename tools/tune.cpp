@@ -22,6 +22,7 @@ std::string table(const Machine& m)
         out += fmt::format("| {} | {:.2f} | {:.2f} | {:.2f} | {} | {} | {} |\n", weight_formats[i].name, h.dot, h.gate, h.fired,
                            cell(d.dot, m.has_device()), cell(d.gate, m.has_device()), cell(d.fired, m.has_device()));
     }
+    out += fmt::format("| plain reading | {:.2f} | | | {} | | |\n", m.host.read, cell(m.on_device.read, m.has_device()));
     out += fmt::format("| KV cache | {:.2f} | | | {} | | |\n", m.host.kv, cell(m.on_device.kv, m.has_device()));
     if (!m.has_device()) return out;
     out += fmt::format(

@@ -19,6 +19,7 @@ struct RowRates {
 /// One side: the device, or the host with all its threads.
 struct SideRates {
     std::array<RowRates, std::size(weight_formats)> rows;    // in the order of weight_formats
+    double read = 1;                                         // GB/s of plain reading, which no kernel can exceed by much
     double kv = 1;                                           // GB/s of KV cache at decode
     double vector = 1;                                       // GB/s of activations in norms and joins
     double signs = 1;                                        // GB/s of sign bits in the sign predictor

@@ -83,6 +83,7 @@ class HostMeasurement {
                 progress(double(f + 1) / std::size(weight_formats));
             }
             rates.kv = kv();
+            rates.read = read();
         });
         rates.vector = rates.signs = rates.kv;    // both are small on the host
         return rates;
@@ -128,6 +129,12 @@ class HostMeasurement {
         return {.dot = dot(type), .gate = gb_per_s(layers * matrix, gates), .fired = gb_per_s(fired_bytes, std::max(fired - gates, fired / 10))};
     }
 
+    double read()
+    {
+        const std::span<const uint64_t> words(reinterpret_cast<const uint64_t*>(memory_.data()), memory_.size() / sizeof(uint64_t));
+        return gb_per_s(memory_.size(), median_time([&] { sum += host::sum_words(team_, words); }));
+    }
+
     double kv()
     {
         constexpr uint32_t heads = 32, head_dim = 128, context = 1024;
@@ -142,6 +149,7 @@ class HostMeasurement {
     }
 
     host::Team& team_;
+    std::atomic<uint64_t> sum = 0;    // so that the reading is not left out
     std::vector<std::byte> memory_;
     std::vector<float> x_, y_;
 };
@@ -410,6 +418,7 @@ Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>&
     m.software = device->info().kind == vulkan::DeviceKind::software;
     DeviceMeasurement measurement(device, m.software ? 24 << 20 : 192 << 20);
     m.on_device = measurement.measure([&](double share) { progress(0.5 + share * 0.4); });
+    for (const RowRates& r : m.on_device.rows) m.on_device.read = std::max(m.on_device.read, r.dot);    // its fastest matrix kernel
     m.upload = measurement.upload;
     m.round_trip_us = measurement.round_trip(false) * 1e6;
     m.submit_us = measurement.submit_s() * 1e6;
