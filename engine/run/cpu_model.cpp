@@ -17,9 +17,20 @@ struct Stopwatch {
 };
 
 /// Of all rows of x (rows, n); y is of the same shape.
-void normalise_rows(const host::Norm& norm, uint32_t rows, const float* x, float* y)
+void normalise_rows(host::Team& team, const host::Norm& norm, uint32_t rows, const float* x, float* y)
 {
-    for (size_t t = 0; t < rows; ++t) host::normalise(norm, x + t * norm.weight.size(), y + t * norm.weight.size());
+    const size_t n = norm.weight.size();
+    host::parallel_rows(team, rows, n * sizeof(float), [&](uint32_t first, uint32_t last) {
+        for (size_t t = first; t < last; ++t) host::normalise(norm, x + t * n, y + t * n);
+    });
+}
+
+/// x += y, both (rows, n)
+void add_rows(host::Team& team, uint32_t rows, uint32_t n, const float* y, float* x)
+{
+    host::parallel_rows(team, rows, n * sizeof(float), [&](uint32_t first, uint32_t last) {
+        for (size_t i = size_t(first) * n; i < size_t(last) * n; ++i) x[i] += y[i];
+    });
 }
 
 /// x[t] += y, or nothing where y is empty.
@@ -76,7 +87,7 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     const LayerWeights& w = weights_.layers[l];
     const Stopwatch stopwatch;
 
-    normalise_rows({w.attn_norm, w.attn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
+    normalise_rows(team_, {w.attn_norm, w.attn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
     inputs_.prepare(team_, norm_.data(), tokens, c.dim, is_quantised(w.q.type) || is_quantised(w.k.type) || is_quantised(w.v.type));
     host::multiply(team_, w.q, inputs_, q_.data());
     host::multiply(team_, w.k, inputs_, k_.data());
@@ -93,7 +104,7 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
                  values_[l - shape_.first_layer].data(), mixed_.data());
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));
     host::multiply(team_, w.o, inputs_, out_.data());
-    for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
+    add_rows(team_, tokens, c.dim, out_.data(), x);
     add_to_rows(w.o_bias, tokens, x);
 
     const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * c.head_dim);
@@ -104,10 +115,10 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
                             .us = stopwatch.us(),
                             .start_us = stopwatch.start});
 
-    normalise_rows({w.ffn_norm, w.ffn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
+    normalise_rows(team_, {w.ffn_norm, w.ffn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
     if (watch) watch_gates(l, all_, tokens, norm_.data(), x);
     cold_ffn(l, all_, tokens == 1 ? predict(l, norm_.data(), x, stats) : all_, tokens, norm_.data(), stats);
-    for (size_t i = 0; i < size_t(tokens) * c.dim; ++i) x[i] += out_[i];
+    add_rows(team_, tokens, c.dim, out_.data(), x);
     add_down_bias(l, tokens, x);
 }
 
