@@ -976,8 +976,9 @@ class Bench(DeviceCase):
     def test_markdown_holds_two_tables(self):
         out = self.good(*self.SMALL, *CPU).out
         rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
-        self.assertEqual({len(row) for row in rows}, {6})
         speeds, stages = rows[:4], rows[4:]
+        self.assertEqual({len(row) for row in speeds}, {6})
+        self.assertEqual({len(row) for row in stages}, {7})
         self.assertEqual(speeds[0][3], "expected")
         self.assertEqual([row[:2] for row in speeds[2:]], [["prefill", "16"], ["decode", "8"]])
         for row in speeds[2:]:
@@ -985,6 +986,9 @@ class Bench(DeviceCase):
         self.assertEqual({row[1] for row in stages[2:]}, {"attention", "cold_ffn", "head"})
         for row in stages[2:]:
             self.assertGreater(float(row[3]), 0)
+            if row[0] == "decode":
+                self.assertGreater(int(row[6].removesuffix(" %")), 0)    # of plain reading
+        self.assertRegex(out, r"Plain reading by the CPU, measured between the runs: [1-9][0-9.]* GB/s")
 
     def test_a_test_of_no_tokens_is_left_out(self):
         self.assertEqual([r["test"] for r in self.good("bench", MODEL, *CPU, "-p", 0, "-n", 2, "-r", 1, "-o", "json").json["results"]], ["decode"])
