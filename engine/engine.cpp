@@ -22,7 +22,7 @@ uint64_t parameters(const Weights& w)
     const auto count = [](const Matrix& m) { return uint64_t(m.rows) * m.cols; };
     uint64_t sum = count(w.embedding) + (w.output.data == w.embedding.data ? 0 : count(w.output));
     for (const LayerWeights& l : w.layers)
-        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.down_t, &l.fc1, &l.fc2}) sum += count(*m);
+        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.either_down(), &l.fc1, &l.fc2}) sum += count(*m);
     return sum;
 }
 
@@ -91,7 +91,7 @@ struct Machinery {
 
     /// Looks at everything, loads nothing.
     explicit Machinery(const EngineOptions& o)
-        : options(o), file(std::make_shared<Gguf>(o.model)), tokenizer(*file), weights(describe_weights(file)), team(o.threads)
+        : options(o), file(std::make_shared<Gguf>(o.model)), tokenizer(*file), weights(describe_weights(file, down_layout())), team(o.threads)
     {
         const Config& c = weights.config;
         const bool needs_zeros = o.sparsity == Sparsity::exact || o.sparsity == Sparsity::predict;
@@ -112,6 +112,8 @@ struct Machinery {
         if (o.submit) shape.submit = *o.submit;
         else if (machine && device && machine->release_us < machine->round_trip_us) shape.submit = SubmitMode::ahead;
     }
+
+    DownLayout down_layout() const { return options.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons; }
 
     /// The profile named by the options, in the model, or beside it.
     void find_profile()
@@ -272,9 +274,9 @@ struct Machinery {
 
     void load(const std::function<void(double)>& progress)
     {
-        weights = load_weights(file);    // now that nothing speaks against it
+        weights = load_weights(file, down_layout());    // now that nothing speaks against it
         if (weights.transposed)
-            notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; tools/convert.py writes files that "
+            notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; `hearth quantize` writes files that "
                                         "need no transposing",
                                         options.model.filename().string()));
         report = make_plan(options.vram_budget, usual_position());
@@ -357,7 +359,7 @@ double Engine::read_speed()
     const double start = clock_us();
     machinery_->team.hold([&] {
         for (const LayerWeights& l : machinery_->weights.layers)
-            for (const Matrix* m : {&l.ffn.gate, &l.ffn.down_t}) {
+            for (const Matrix* m : {&l.ffn.gate, &l.ffn.either_down()}) {
                 if (bytes >= enough) return;
                 const std::byte* const from = m->data + -reinterpret_cast<uintptr_t>(m->data) % alignof(uint64_t);
                 const size_t words = (m->bytes() - size_t(from - m->data)) / sizeof(uint64_t);

@@ -20,14 +20,16 @@ struct Share {
     float cut;
     std::vector<uint32_t>& neurons;
     std::vector<float>& h;    // (neurons, tokens)
-    std::vector<float>& sums;
+    FfnScratch& scratch;
 
     bool skips() const { return cut >= 0; }
+    Matrix columns_of_down() const { return w.down.columns(neurons.empty() ? 0 : neurons[0], uint32_t(neurons.size())); }
     FfnCounts gate_and_up() const;
     void gate_and_up_one(uint32_t first, uint32_t last) const;
     void gate_and_up_many(uint32_t first, uint32_t last) const;
     void gate_and_up_tiled() const;
     void down_one(float* y) const;
+    void down_dense(float* y) const;
 };
 
 /// Some neurons of one token: all gates, then up where they fired, each time with the rows known that come next.
@@ -132,7 +134,8 @@ FfnCounts Share::gate_and_up() const
         active.fetch_add(chunk_active, std::memory_order_relaxed);
         touched.fetch_add(chunk_touched, std::memory_order_relaxed);
     });
-    return {active, neurons.size() * gate_bytes + touched * (up_bytes + row_bytes(w.down_t.type, w.down_t.cols))};
+    const uint64_t down_bytes = w.down.rows > 0 ? columns_of_down().bytes() : touched * row_bytes(w.down_t.type, w.down_t.cols);
+    return {active, neurons.size() * gate_bytes + touched * up_bytes + down_bytes};
 }
 
 /// y = sum_p h_p down_t_p for one token. A part of the rows after the other, in order, each with a sum of its own; how many parts there are depends on
@@ -145,6 +148,7 @@ void Share::down_one(float* y) const
     const uint32_t dim = w.down_t.cols, rows = uint32_t(neurons.size());
     const uint64_t bytes = row_bytes(w.down_t.type, dim);
     const uint32_t parts = uint32_t(std::clamp<uint64_t>(rows * bytes / part_bytes, 1, most_parts));
+    std::vector<float>& sums = scratch.sums;
     sums.resize(size_t(parts - 1) * dim);
     const auto sum_of = [&](uint32_t part) { return part ? &sums[size_t(part - 1) * dim] : y; };
 
@@ -170,6 +174,29 @@ void Share::down_one(float* y) const
     });
 }
 
+/// y[t] = down h[t], down as the file has it.
+void Share::down_dense(float* y) const
+{
+    const uint32_t tokens = x.tokens(), count = uint32_t(neurons.size());
+    if (count == 0) {
+        std::fill_n(y, size_t(tokens) * w.down.rows, 0.0f);
+        return;
+    }
+    const float* by_token = h.data();
+    if (tokens > 1) {
+        constexpr uint32_t line = 16;    // neurons: what a token gets of them is a cache line
+        scratch.by_token.resize(h.size());
+        team.parallel((count + line - 1) / line, [&](uint32_t chunk) {
+            const uint32_t first = chunk * line, last = std::min(first + line, count);
+            for (uint32_t t = 0; t < tokens; t++)
+                for (uint32_t p = first; p < last; p++) scratch.by_token[size_t(t) * count + p] = h[size_t(p) * tokens + t];
+        });
+        by_token = scratch.by_token.data();
+    }
+    scratch.inputs.prepare(team, by_token, tokens, count, is_quantised(w.down.type));
+    multiply(team, columns_of_down(), scratch.inputs, y);
+}
+
 }    // namespace
 
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wanted, const Inputs& x, float cut, float* y, FfnScratch& scratch)
@@ -178,8 +205,12 @@ FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wa
     neurons.assign(wanted.begin(), wanted.end());
     scratch.h.resize(neurons.size() * x.tokens());
 
-    const Share share{team, w, x, cut, neurons, scratch.h, scratch.sums};
+    const Share share{team, w, x, cut, neurons, scratch.h, scratch};
     const FfnCounts counts = share.gate_and_up();
+    if (w.down.rows > 0) {
+        share.down_dense(y);
+        return counts;
+    }
     if (x.tokens() != 1) {
         multiply_transposed(team, w.down_t, neurons, scratch.h.data(), x.tokens(), y);
         return counts;

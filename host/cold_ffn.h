@@ -12,12 +12,16 @@ enum class Activation : uint32_t { relu = 0, silu = 1, drelu = 2 };
 constexpr bool makes_zeros(Activation a) { return a != Activation::silu; }
 
 /// One feed-forward block: y = sum_i act(gate_i . x + bias_i) (up_i . x) down_t_i.  All (neurons, dim), row i belongs to neuron i. A block without a gate
-/// has the matrix that decides whether a neuron fires as its gate, and no rows of up: then that factor is 1.
+/// has the matrix that decides whether a neuron fires as its gate, and no rows of up: then that factor is 1. Where no neuron is ever left out, the down
+/// projection may be there the other way round, as most files have it: then down has rows, and down_t has none.
 struct FfnWeights {
     Matrix gate, up, down_t;
     Activation activation;
     float floor = 0;     // what relu gives 0 up to, and x above: more than 0 in FATReLU (arXiv 2402.13516)
     Matrix bias = {};    // (neurons, 1) floats; no rows: 0
+    Matrix down = {};    // (dim, neurons)
+
+    const Matrix& either_down() const { return down.rows > 0 ? down : down_t; }
 
     float bias_of(uint32_t neuron) const { return bias.rows > 0 ? reinterpret_cast<const float*>(bias.data)[neuron] : 0.0f; }
 };
@@ -36,9 +40,12 @@ struct FfnScratch {
     std::vector<uint32_t> neurons;    // in their order; of one token, with a cut, in the end only those that fired
     std::vector<float> h;             // (neurons, tokens): act(gate . x + bias) (up . x)
     std::vector<float> sums;          // (parts - 1, dim): of one token, the later parts of the sum over neurons
+    std::vector<float> by_token;      // (tokens, neurons): h, where the down projection is stored by its rows
+    Inputs inputs;                    // of it
 };
 
-/// y[t] = the share of `neurons` for x[t]; y is (tokens, dim) and is overwritten (zeros where there are no neurons).
+/// y[t] = the share of `neurons` for x[t]; y is (tokens, dim) and is overwritten (zeros where there are no neurons). With `down` they follow one another, from
+/// a whole block of its columns on, and nothing is cut.
 /// up and down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut). The order of addition depends on the neurons that are added and on whether
 /// there is one token or many, not on threads. With many tokens a row is read once for all of them, and skipping saves arithmetic only.
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut, float* y, FfnScratch& scratch);

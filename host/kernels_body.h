@@ -680,8 +680,8 @@ inline void fill_group(const int16_t* q, const float* scale, FixedGroup& g)
             }
     for (uint32_t j = 0; j < 16; j++) {
         const int16_t* first = q + 32 * (j / 4) + 4 * (j % 4);
-        g.minus_sum[j] = 0;
-        for (uint32_t i = 0; i < 4; i++) g.minus_sum[j] -= first[i] + first[16 + i];
+        g.bias[j] = 0;
+        for (uint32_t i = 0; i < 4; i++) g.bias[j] -= 8 * (first[i] + first[16 + i]);
         g.scale[j] = scale[j / 4];
     }
 }

@@ -620,7 +620,7 @@ TEST_SUITE("host")
                     int sum_of_bytes = 0;
                     for (const uint32_t half : {0, 64})
                         for (uint32_t i = 0; i < 4; i++) sum_of_bytes += 256 * group.high[half + 4 * j + i] + group.low[half + 4 * j + i];
-                    CHECK(group.minus_sum[j] == -sum_of_bytes);
+                    CHECK(group.bias[j] == -8 * sum_of_bytes);
                 }
         });
     }

@@ -148,7 +148,7 @@ TEST_SUITE("device")
                             y[size_t(tokens) * outer] = 12345;
                             Shared<gpu::Step> step(device,
                                                    std::vector<gpu::Step>{{.position = 0, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
-                            run(device, kernels.matmul(format.type, transposed), {(outer + 63) / 64, 2},
+                            run(device, kernels.matmul(format.type, transposed, !transposed), {(outer + 63) / 64, 2},
                                 {.step = step.address(),
                                  .weight = w.device->address(),
                                  .x = dx.address(),

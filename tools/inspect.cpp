@@ -48,7 +48,7 @@ void inspect(const std::string& path, uint32_t context, uint32_t batch, bool as_
     std::optional<Needs> needs;
     std::string unfit;
     try {
-        weights = describe_weights(file);
+        weights = describe_weights(file, DownLayout::dense);
     } catch (const Error& e) {
         unfit = e.what();
     }

@@ -322,7 +322,7 @@ void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, u
     if (family.all_biases) layer.ffn.bias = tensors.column(name("ffn_up.bias"), c.neurons);
 }
 
-Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
+Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool transposing)
 {
     Weights w;
     w.file = std::move(file);
@@ -355,11 +355,13 @@ Weights read_weights(std::shared_ptr<const Gguf> file, bool transposing)
         read_gate_and_up(tensors, family, c, l, layer);
         if (family.all_biases) layer.down_bias = tensors.vector(fmt::format("blk.{}.ffn_down.bias", l), c.dim);
         const bool stored_as_down = !tensors.has(name("ffn_down_t")) && tensors.has(name("ffn_down"));
-        layer.ffn.down_t =
-            stored_as_down ? tensors.transposed(name("ffn_down"), c.neurons, c.dim) : tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
+        const bool stays = stored_as_down && layout == DownLayout::dense && !host::makes_zeros(c.activation);
+        if (stays) layer.ffn.down = tensors.matrix(name("ffn_down"), c.dim, c.neurons);
+        else if (stored_as_down) layer.ffn.down_t = tensors.transposed(name("ffn_down"), c.neurons, c.dim);
+        else layer.ffn.down_t = tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
         layer.ffn.activation = c.activation;
         layer.ffn.floor = c.floor;
-        w.transposed |= stored_as_down;
+        w.transposed |= stored_as_down && !stays;
         if (tensors.has(name("fc1")) || tensors.has(name("fc2"))) {
             const uint32_t h = tensors.rows(name("fc1"), max_predictor);
             layer.fc1 = tensors.matrix(name("fc1"), h, c.dim);
@@ -382,7 +384,7 @@ std::vector<double> rope_frequencies(const Config& c)
     return frequencies;
 }
 
-Weights load_weights(std::shared_ptr<const Gguf> file) { return read_weights(std::move(file), true); }
-Weights describe_weights(std::shared_ptr<const Gguf> file) { return read_weights(std::move(file), false); }
+Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout) { return read_weights(std::move(file), layout, true); }
+Weights describe_weights(std::shared_ptr<const Gguf> file, DownLayout layout) { return read_weights(std::move(file), layout, false); }
 
 }    // namespace hearth

@@ -55,7 +55,7 @@ struct LayerWeights {
     Matrix o;                                      // (dim, heads * head_dim)
     std::vector<float> o_bias, down_bias;          // (dim), added once to what o and down give; empty where the family has none
     std::vector<float> ffn_norm, ffn_norm_bias;    // (dim)
-    host::FfnWeights ffn;                          // gate, up, down_t: (neurons, dim)
+    host::FfnWeights ffn;
 
     /// The low-rank predictor of PowerInfer's files; no rows where the file has none. It says that neuron i fires where
     /// fc2_i . relu(fc1 . r) >= predictor_threshold; r is the residual that enters ffn_norm, not yet normalised.
@@ -81,14 +81,19 @@ struct Weights {
     std::deque<std::vector<std::byte>> owned;
 };
 
+/// What becomes of a plain ffn_down.
+enum class DownLayout {
+    by_neurons,    // it is transposed: F32, F16, BF16 keep their type; quantised ones become F16, since a transposed block has other scales
+    dense,         // it stays as it is in models whose activations are never zero: for those who leave no neuron out
+};
+
 /// Reads a model. PowerInfer's files say nothing of the activation and are taken for ReLU models, plain GGUF files for what their architecture is;
 /// `hearth.activation` overrides both. A predictor (blk.N.fc1 and fc2) may stand in either; its threshold is `powerinfer.sparse_threshold`, or an array
-/// `hearth.predictor_thresholds` with one for every layer. A plain ffn_down is transposed (F32, F16, BF16 keep their type; quantised ones become F16, since a transposed block has other
-/// scales). Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong shape (the tensor, what it has, what was
-/// expected).
-Weights load_weights(std::shared_ptr<const Gguf> file);
+/// `hearth.predictor_thresholds` with one for every layer. Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong
+/// shape (the tensor, what it has, what was expected).
+Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout = DownLayout::by_neurons);
 
 /// The same without the work: what would have to be transposed has its type and shape, but no data. For questions about sizes.
-Weights describe_weights(std::shared_ptr<const Gguf> file);
+Weights describe_weights(std::shared_ptr<const Gguf> file, DownLayout layout = DownLayout::by_neurons);
 
 }    // namespace hearth

@@ -21,9 +21,10 @@ double attention_us(const LayerWeights& w, const SideRates& rates, double positi
 /// Microseconds of one side's share of a feed-forward block: so many gates looked at, of which so many fire.
 double ffn_us(const host::FfnWeights& w, const SideRates& rates, const LayerUse& use, double neurons, double looked_at, double fired)
 {
-    const double up_and_down = row(w.up) + row(w.down_t);
-    if (use.skips) return us(looked_at * row(w.gate), rates.of(w.gate.type).gate) + us(fired * up_and_down, rates.of(w.down_t.type).fired);
-    return us(neurons * (row(w.gate) + row(w.up)), rates.of(w.gate.type).dot) + us(fired * row(w.down_t), rates.of(w.down_t.type).fired);
+    const double down = double(w.either_down().bytes()) / w.gate.rows, up_and_down = row(w.up) + down;
+    const RowRates& down_rates = rates.of(w.either_down().type);
+    if (use.skips) return us(looked_at * row(w.gate), rates.of(w.gate.type).gate) + us(fired * up_and_down, down_rates.fired);
+    return us(neurons * (row(w.gate) + row(w.up)), rates.of(w.gate.type).dot) + us(fired * down, w.down.rows > 0 ? down_rates.dot : down_rates.fired);
 }
 
 }    // namespace

@@ -36,11 +36,11 @@ std::vector<uint32_t> first_groups(uint32_t count)
 }
 
 /// Numbers of resident groups to choose from.
-std::vector<uint32_t> choices(uint32_t groups)
+std::vector<uint32_t> choices(const LayerNeeds& layer)
 {
-    constexpr uint32_t most = 128;
+    const uint32_t units = layer.groups / layer.together, most = std::min(units, 128u);
     std::vector<uint32_t> k;
-    for (uint32_t i = 0; i <= std::min(groups, most); ++i) k.push_back(uint32_t(uint64_t(groups) * i / std::min(groups, most)));
+    for (uint32_t i = 0; i <= most; ++i) k.push_back(uint32_t(uint64_t(units) * i / most) * layer.together);
     return k;
 }
 
@@ -115,7 +115,7 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget)
     for (size_t l = 0; l < layers; ++l) {
         const LayerNeeds& n = needs.layers[l];
         std::vector<double> next(room + 1, never);
-        const std::vector<uint32_t> ks = choices(n.groups);
+        const std::vector<uint32_t> ks = choices(n);
         for (size_t i = 0; i < ks.size(); ++i) {
             const uint32_t k = ks[i];
             const size_t bytes = units(n.attention + n.kv) + k * units(n.group) + (k < n.groups ? units(n.predictor) : 0);
@@ -144,7 +144,7 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget)
     size_t b = room - (plan.head ? units(needs.head) : 0);
     for (size_t l = device_layers; l-- > 0;) {
         const LayerNeeds& n = needs.layers[l];
-        const uint32_t k = choices(n.groups)[chosen[l][b]];
+        const uint32_t k = choices(n)[chosen[l][b]];
         plan.layers[l].resident = first_groups(k);
         b -= units(n.attention + n.kv) + k * units(n.group) + (k < n.groups ? units(n.predictor) : 0);
     }
@@ -173,15 +173,15 @@ Plan place_most(const Needs& needs, const Costs& costs, uint64_t budget)
         size_t best = k.size();
         for (size_t l = 0; l < k.size(); ++l) {
             const LayerNeeds& n = needs.layers[l];
-            if (k[l] == n.groups || bytes - layer_bytes(n, k[l]) + layer_bytes(n, k[l] + 1) > budget) continue;
+            if (k[l] == n.groups || bytes - layer_bytes(n, k[l]) + layer_bytes(n, k[l] + n.together) > budget) continue;
             if (best == k.size() || worth(l) > worth(best) ||
                 (worth(l) == worth(best) && double(k[l]) / n.groups < double(k[best]) / needs.layers[best].groups))
                 best = l;
         }
         if (best == k.size()) break;
         const LayerNeeds& n = needs.layers[best];
-        bytes = bytes - layer_bytes(n, k[best]) + layer_bytes(n, k[best] + 1);
-        ++k[best];
+        bytes = bytes - layer_bytes(n, k[best]) + layer_bytes(n, k[best] + n.together);
+        k[best] += n.together;
     }
     for (size_t l = 0; l < k.size(); ++l) plan.layers[l].resident = first_groups(k[l]);
     plan.bytes = plan_bytes(needs, plan);

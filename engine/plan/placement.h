@@ -18,6 +18,7 @@ struct LayerNeeds {
     uint64_t predictor = 0;    // only where the layer is split
     uint64_t group = 0;        // one group of neurons: its gate, up and down rows
     uint32_t groups = 0;
+    uint32_t together = 1;    // so many neighbours are resident or none of them; `groups` is a multiple
 };
 
 /// What a model wants on the device, in bytes.

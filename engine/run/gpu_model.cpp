@@ -113,12 +113,19 @@ void pack(const uint8_t* q, uint32_t bits, uint32_t shift, std::byte* to)
 
 }    // namespace
 
-uint32_t row_quads(WeightType type, uint32_t n)
+namespace {
+
+/// Of a row, before it is filled up.
+uint64_t device_bytes(WeightType type, uint32_t n)
 {
-    if (!is_quantised(type)) return ceil_div(row_bytes(type, n), 16);
+    if (!is_quantised(type)) return row_bytes(type, n);
     const BlockLayout& l = layout_of(type);
-    return ceil_div(n / 32 * 4 * (l.low + l.high) + n / format_of(type).block * (l.scales[0].stride + l.scales[1].stride), 16);
+    return uint64_t(n) / 32 * 4 * (l.low + l.high) + uint64_t(n) / format_of(type).block * (l.scales[0].stride + l.scales[1].stride);
 }
+
+}    // namespace
+
+uint32_t row_quads(WeightType type, uint32_t n) { return ceil_div(device_bytes(type, n), 16); }
 
 uint32_t chunk_weights(WeightType type)
 {
@@ -189,11 +196,10 @@ const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, bool planes)
     return compiled(matvec_, {type, planes}, device_, planes ? "matvec_idot" : "matvec", {uint32_t(type), 0, 0, rows_at_once()});
 }
 
-const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed)
+const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, bool halves)
 {
-    // Halves hold normalised activations well, but what goes into the down projection may pass 65504.
-    const bool halves = device_->features().fp16 && !transposed;
-    return compiled(matmul_, {type, transposed}, device_, halves ? "matmul_f16" : "matmul", {uint32_t(type), transposed});
+    halves = halves && device_->features().fp16;
+    return compiled(matmul_, {type, transposed, halves}, device_, halves ? "matmul_f16" : "matmul", {uint32_t(type), transposed});
 }
 
 const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up)
@@ -224,8 +230,14 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
         for (const std::vector<float>& x : {join_before_attention(weights, needs.layers.size()), join_before_ffn(l), qkv_bias(l), head_norms(l)})
             n.attention += aligned(x.size() * sizeof(float));
         for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o}) n.attention += aligned(matrix_bytes(*m));
-        for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.down_t, &l.ffn.bias})
-            n.group += uint64_t(group_neurons) * row_quads(m->type, m->cols) * 16;
+        for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.bias}) n.group += uint64_t(group_neurons) * row_quads(m->type, m->cols) * 16;
+        if (l.ffn.down.rows > 0) {
+            // Whole blocks of every row: what so many columns take is counted group by group, and what fills up the last quad of the rows once.
+            const uint32_t block = std::max(format_of(l.ffn.down.type).block, group_neurons);
+            n.together = block / group_neurons;
+            n.group += ceil_div(uint64_t(c.dim) * device_bytes(l.ffn.down.type, block), n.together);
+            n.attention += aligned(uint64_t(c.dim) * 16);
+        } else n.group += uint64_t(group_neurons) * row_quads(l.ffn.down_t.type, c.dim) * 16;
         n.groups = ceil_div(c.neurons, group_neurons);
         const uint64_t all = uint64_t(n.groups) * group_neurons;
         switch (sparsity[needs.layers.size()].predictor) {
@@ -369,7 +381,12 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         layer.o = upload.matrix(pool, w.o);
         layer.gate = slots(w.ffn.gate);
         layer.up = slots(w.ffn.up);
-        layer.down = slots(w.ffn.down_t);
+        layer.down_t = slots(w.ffn.down_t);
+        if (w.ffn.down.rows > 0 && !resident.empty()) {
+            // The first groups, in the file's order: nothing else is planned where all neurons are as good as each other.
+            for (size_t s = 0; s < resident.size(); ++s) HEARTH_CHECK(resident[s] == s && order[s * group_neurons] == s * group_neurons);
+            layer.down = upload.matrix(pool, w.ffn.down.columns(0, std::min(uint32_t(resident.size()) * group_neurons, w.ffn.down.cols)));
+        }
         layer.bias = slots(w.ffn.bias);
         const Predictor predictor = layer.split() ? layout.sparsity[l].predictor : Predictor::none;
         const uint32_t all = n.layers[l].groups * group_neurons;
@@ -391,7 +408,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
 uint64_t GpuModel::group_bytes(uint32_t l) const
 {
     const Layer& layer = layers_[l];
-    return uint64_t(group_neurons) * 16 * (layer.gate.stride + layer.up.stride + layer.down.stride + layer.bias.stride);
+    return uint64_t(group_neurons) * 16 * (layer.gate.stride + layer.up.stride + layer.down_t.stride + layer.bias.stride);
 }
 
 void GpuModel::lay_out_group(uint32_t l, uint32_t group, std::byte* to) const

@@ -40,7 +40,8 @@ class GpuKernels {
 
     /// `planes`: may read x from them, where it is of a type that can.
     const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type, bool planes);
-    const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed);
+    /// `halves`: may compute in them, since x and the products fit.
+    const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, bool halves);
     const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up);
     const vulkan::Kernel<gpu::FfnDown>& ffn_down(WeightType type);
     const vulkan::Kernel<gpu::Join> join;
@@ -60,7 +61,7 @@ class GpuKernels {
     std::shared_ptr<vulkan::Device> device_;
     uint32_t activation_;
     std::map<std::pair<WeightType, bool>, vulkan::Kernel<gpu::MatVec>> matvec_;
-    std::map<std::pair<WeightType, bool>, vulkan::Kernel<gpu::MatMul>> matmul_;
+    std::map<std::tuple<WeightType, bool, bool>, vulkan::Kernel<gpu::MatMul>> matmul_;
     std::map<std::pair<WeightType, WeightType>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
     std::map<WeightType, vulkan::Kernel<gpu::FfnDown>> ffn_down_;
 };
@@ -87,11 +88,12 @@ class GpuModel {
         vulkan::Slice attn_norm, ffn_norm;     // as gpu::Join has them
         vulkan::Slice qkv_bias, head_norms;    // as gpu::Rope has them; empty where the family has none
         GpuMatrix q, k, v, o;
-        GpuMatrix qkv;               // the same memory as one matrix, where their types agree; else it has no rows
-        GpuMatrix gate, up, down;    // (slots * group_neurons, dim): slot s holds the rows of group residency.slots()[s]
-        GpuMatrix bias;              // (slots * group_neurons, 1); no rows where there is none, as of up where there is no gate
-        vulkan::Slice signs;         // of the gate's rows in placement order, as gpu::PredictSign has them
-        GpuMatrix fc1, fc2;          // fc2's rows in placement order
+        GpuMatrix qkv;                 // the same memory as one matrix, where their types agree; else it has no rows
+        GpuMatrix gate, up, down_t;    // (slots * group_neurons, dim): slot s holds the rows of group residency.slots()[s]
+        GpuMatrix down;                // (dim, slots * group_neurons) instead of down_t, where the host has it so
+        GpuMatrix bias;                // (slots * group_neurons, 1); no rows where there is none, as of up where there is no gate
+        vulkan::Slice signs;           // of the gate's rows in placement order, as gpu::PredictSign has them
+        GpuMatrix fc1, fc2;            // fc2's rows in placement order
         float predictor_threshold = 0;
         LayerResidency residency;
         bool split() const { return residency.split(); }
@@ -101,7 +103,7 @@ class GpuModel {
     const Config& config() const { return weights_.config; }
     const std::vector<Layer>& layers() const { return layers_; }
 
-    /// A group's rows as its slot has them: gate, up, down, bias, one after the other, group_bytes(l) in all.
+    /// A group's rows as its slot has them: gate, up, down_t, bias, one after the other, group_bytes(l) in all.
     uint64_t group_bytes(uint32_t l) const;
     void lay_out_group(uint32_t l, uint32_t group, std::byte* to) const;
     /// From now on `group` is taken to be in `slot`: its rows must be there before the next decode.

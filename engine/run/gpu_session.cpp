@@ -149,6 +149,8 @@ struct LinearKind {
 
 struct ProductKind {
     bool transposed = false, of_head = false;
+    bool halves = true;       // x may be taken in halves: it is normalised
+    uint32_t x_stride = 0;    // 0: as many as the products have terms
 };
 
 }    // namespace
@@ -280,7 +282,7 @@ class GpuSession::Recorder {
     void product(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, ProductKind kind)
     {
         const uint32_t out = kind.transposed ? w.cols : w.rows, inner = kind.transposed ? w.rows : w.cols;
-        commands.dispatch(kernels_.matmul(w.type, kind.transposed),
+        commands.dispatch(kernels_.matmul(w.type, kind.transposed, kind.halves),
                           {ceil_div(out, gpu::matmul_tile), ceil_div(kind.of_head ? std::min(capacity_, head_rows) : capacity_, gpu::matmul_tile)},
                           {.step = s_.step_.address,
                            .weight = w.memory.address,
@@ -289,7 +291,7 @@ class GpuSession::Recorder {
                            .rows = out,
                            .inner = inner,
                            .stride = w.stride,
-                           .x_stride = inner,
+                           .x_stride = kind.x_stride ? kind.x_stride : inner,
                            .y_stride = out,
                            .head = kind.of_head});
     }
@@ -410,16 +412,24 @@ class GpuSession::Recorder {
                                .floor = c_.floor,
                                .has_up = w.up.rows > 0,
                                .has_bias = w.bias.rows > 0});
-            pending_.parts = ffn_slices(w.down.rows);
-            commands.stage("ffn_down", l, w.down.bytes());
-            commands.dispatch(kernels_.ffn_down(w.down.type), {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down.type)), pending_.parts},
-                              {.down = w.down.memory.address,
+            if (w.down.rows > 0) {
+                if (wants_planes({&w.down})) planes(commands, l, s_.h_, w.down.cols);
+                commands.stage("ffn_down", l, w.down.bytes());
+                linear(commands, w.down, s_.h_, s_.parts_);
+                pending_.parts = 1;
+                return;
+            }
+            pending_.parts = ffn_slices(w.down_t.rows);
+            commands.stage("ffn_down", l, w.down_t.bytes());
+            commands.dispatch(kernels_.ffn_down(w.down_t.type),
+                              {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down_t.type)), pending_.parts},
+                              {.down = w.down_t.memory.address,
                                .h = s_.h_.address,
                                .parts = s_.parts_.address,
                                .fired = s_.fired_.address + l * s_.group_words_ * sizeof(uint32_t),
-                               .neurons = w.down.rows,
+                               .neurons = w.down_t.rows,
                                .cols = c_.dim,
-                               .stride = w.down.stride,
+                               .stride = w.down_t.stride,
                                .slices = pending_.parts,
                                .part_stride = c_.dim});
         } else {
@@ -437,8 +447,10 @@ class GpuSession::Recorder {
                                .floor = c_.floor,
                                .has_up = w.up.rows > 0,
                                .has_bias = w.bias.rows > 0});
-            commands.stage("ffn_down", l, w.down.bytes());
-            product(commands, w.down, s_.h_, s_.parts_, {.transposed = true});
+            commands.stage("ffn_down", l, w.down.bytes() + w.down_t.bytes());
+            // What goes into the down projection may pass 65504, the largest half.
+            if (w.down.rows > 0) product(commands, w.down, s_.h_, s_.parts_, {.halves = false, .x_stride = w.gate.rows});
+            else product(commands, w.down_t, s_.h_, s_.parts_, {.transposed = true, .halves = false});
             pending_.parts = 1;
         }
     }
@@ -546,7 +558,7 @@ bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
     staging.commands->stage("rebalance", l, model_.group_bytes(l));
     const GpuModel::Layer& layer = model_.layers()[l];
     Slice from = staging.memory;
-    for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down, &layer.bias}) {
+    for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down_t, &layer.bias}) {
         const uint64_t bytes = uint64_t(group_neurons) * m->stride * 16;
         if (bytes == 0) continue;
         Slice to = m->memory;
@@ -598,7 +610,9 @@ void GpuSession::count_neurons(FeedStats& stats) const
         layer.split = layers[l].split();
         layer.resident = layers[l].residency.resident_neurons();
         if (tokens_ > 1 || watching_.activity) continue;
-        for (const uint32_t word : fired(l)) layer.active_device += uint32_t(std::popcount(word));
+        if (layers[l].down.rows > 0) layer.active_device = layer.resident;    // where this is, nothing is ever zero
+        else
+            for (const uint32_t word : fired(l)) layer.active_device += uint32_t(std::popcount(word));
     }
 }
 
@@ -619,7 +633,8 @@ void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedSta
         if (of_ffn) {
             const GpuModel::Layer& w = model_.layers()[t.index];
             LayerCounts& layer = stats.layers[t.index];
-            if (tokens_ == 1 && t.name == "ffn_down") stage.bytes = layer.active_device * w.down.stride * 16;    // zeros are never read
+            if (tokens_ == 1 && t.name == "ffn_down" && w.down_t.rows > 0)
+                stage.bytes = layer.active_device * w.down_t.stride * 16;    // zeros are never read
             if (tokens_ == 1 && t.name == "ffn_up" && shape_.sparsity[t.index].cut >= 0)
                 stage.bytes = w.gate.bytes() + layer.active_device * w.up.stride * 16;
             if (layer.split && t.name == "ffn_up") {
