@@ -247,18 +247,24 @@ struct Block {
     {
     }
 
+    /// What a neuron's down row is multiplied with.
+    double strength(uint32_t neuron, const Input& x) const
+    {
+        double g = 0, u = 0;
+        for (uint32_t i = 0; i < gate.matrix.cols; i++) {
+            g += gate.row(neuron)[i] * seen(x, gate.matrix.type, i);
+            u += up.row(neuron)[i] * seen(x, up.matrix.type, i);
+        }
+        return tests::glu(weights.activation, weights.floor, g, u);
+    }
+
     std::vector<double> apply(std::span<const uint32_t> neurons, const Inputs& x) const
     {
         const uint32_t dim = gate.matrix.cols;
         std::vector<double> y(size_t(x.tokens()) * dim, 0.0);
         for (uint32_t t = 0; t < x.tokens(); t++)
             for (const uint32_t r : neurons) {
-                double g = 0, u = 0;
-                for (uint32_t i = 0; i < dim; i++) {
-                    g += gate.row(r)[i] * seen(x[t], gate.matrix.type, i);
-                    u += up.row(r)[i] * seen(x[t], up.matrix.type, i);
-                }
-                const double h = tests::glu(weights.activation, weights.floor, g, u);
+                const double h = strength(r, x[t]);
                 for (uint32_t i = 0; i < dim; i++) y[size_t(t) * dim + i] += h * down_t.row(r)[i];
             }
         return y;
@@ -787,6 +793,37 @@ TEST_SUITE("host")
                     CHECK(worst_error(result.y, want) < 3e-6);
                     CHECK(result.counts.active == active);
                 }
+    }
+
+    TEST_CASE("a down projection stored by its rows is the formula, from any whole block of neurons on")
+    {
+        Random random(15);
+        Team team(2);
+        for (const auto& [type, name, block_weights, block_bytes] : weight_formats)
+            for (const uint32_t tokens : {1u, 6u, 20u}) {
+                const uint32_t unit = std::max(block_weights, 32u), neurons = 3 * unit, dim = whole_blocks(type, 96);
+                Block block(type, neurons, dim, Activation::silu, random);
+                const Sample down(type, dim, neurons, random);
+                block.weights.down_t = {};
+                block.weights.down = down.matrix;
+                const std::vector<float> x = random.vector(size_t(tokens) * dim);
+                Inputs inputs;
+                inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
+                CAPTURE(name);
+                CAPTURE(tokens);
+                for (const uint32_t first : {0u, unit, 2 * unit}) {
+                    const std::vector<uint32_t> some = neurons_from(first, neurons - first);
+                    std::vector<double> want(size_t(tokens) * dim, 0.0);
+                    for (uint32_t t = 0; t < tokens; t++)
+                        for (const uint32_t n : some) {
+                            const double h = block.strength(n, inputs[t]);
+                            for (uint32_t i = 0; i < dim; i++) want[size_t(t) * dim + i] += h * down.row(i)[n];
+                        }
+                    const FfnResult result = run(team, block, some, inputs, no_cut);
+                    CHECK(worst_error(result.y, want) < 1e-4);
+                    CHECK(result.counts.bytes == 2 * some.size() * row_bytes(type, dim) + dim * row_bytes(type, uint32_t(some.size())));
+                }
+            }
     }
 
     TEST_CASE("a LayerNorm is its formula, and may be in place")
