@@ -14,8 +14,14 @@ TEST_SUITE("plan")
         const auto upto = [&](uint64_t n) { return random() % n + 1; };
         Needs needs = {.scratch = upto(1000), .layers = {}, .head = upto(5000)};
         const uint64_t layers = upto(8);
-        for (uint64_t l = 0; l < layers; ++l)
-            needs.layers.push_back({.attention = upto(2000), .kv = upto(500), .group = upto(300), .groups = uint32_t(upto(20))});
+        for (uint64_t l = 0; l < layers; ++l) {
+            const uint32_t together = random() % 4 ? 1 : 2;
+            needs.layers.push_back({.attention = upto(2000),
+                                    .kv = upto(500),
+                                    .group = upto(300),
+                                    .groups = uint32_t(upto(20)) * together,
+                                    .together = together});
+        }
         return needs;
     }
 
@@ -56,12 +62,15 @@ TEST_SUITE("plan")
     {
         Needs needs = {.scratch = random() % 30, .layers = {}, .head = random() % 100};
         const uint64_t layers = random() % 4 + 1;
-        for (uint64_t l = 0; l < layers; ++l)
+        for (uint64_t l = 0; l < layers; ++l) {
+            const uint32_t together = random() % 4 ? 1 : 2;
             needs.layers.push_back({.attention = random() % 50 + 1,
                                     .kv = random() % 20,
                                     .predictor = random() % 10,
                                     .group = random() % 30 + 1,
-                                    .groups = uint32_t(random() % 4 + 1)});
+                                    .groups = uint32_t(random() % 4 + 1) * together,
+                                    .together = together});
+        }
         return needs;
     }
 
@@ -77,7 +86,8 @@ TEST_SUITE("plan")
             }
             plan.head = false;
             if (plan.layers.size() == needs.layers.size()) return;
-            for (uint32_t k = 0; k <= needs.layers[plan.layers.size()].groups; ++k) {
+            const LayerNeeds& layer = needs.layers[plan.layers.size()];
+            for (uint32_t k = 0; k <= layer.groups; k += layer.together) {
                 std::vector<uint32_t> resident(k);
                 plan.layers.push_back({resident});
                 self(self, plan);
@@ -163,6 +173,7 @@ TEST_SUITE("plan")
                 REQUIRE(plan.bytes <= budget);
                 REQUIRE(plan.bytes == cost(needs, plan));
                 REQUIRE((!plan.head || plan.layers.size() == needs.layers.size()));
+                for (size_t l = 0; l < plan.layers.size(); ++l) REQUIRE(plan.layers[l].resident.size() % needs.layers[l].together == 0);
             }
         }
     }
