@@ -115,6 +115,25 @@ struct Avx512 {
 
     struct ReadsGroups;
 
+    static void fill_group(const int16_t* q, const float* scale, FixedGroup& g)
+    {
+        const __m512i half = _mm512_set1_epi16(128), eights = _mm512_set1_epi16(-8);
+        for (uint32_t b = 0; b < 4; b++) {
+            const __m512i x = _mm512_loadu_si512(q + 32 * b);
+            const auto store_halves = [&](__m256i bytes, int8_t* to) {    // the first and the last 16 of a block lie 64 bytes apart
+                _mm_store_si128(reinterpret_cast<__m128i*>(to + 16 * b), _mm256_castsi256_si128(bytes));
+                _mm_store_si128(reinterpret_cast<__m128i*>(to + 64 + 16 * b), _mm256_extracti128_si256(bytes, 1));
+            };
+            store_halves(_mm512_cvtepi16_epi8(x), g.low);
+            store_halves(_mm512_cvtepi16_epi8(_mm512_srai_epi16(_mm512_add_epi16(x, half), 8)), g.high);    // the low plane is signed
+            const __m512i pairs = _mm512_madd_epi16(x, eights);
+            const __m256i both = _mm256_add_epi32(_mm512_castsi512_si256(pairs), _mm512_extracti64x4_epi64(pairs, 1));
+            const __m128i fours = _mm_hadd_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+            _mm_store_si128(reinterpret_cast<__m128i*>(g.bias + 4 * b), fours);
+            _mm_store_ps(g.scale + 4 * b, _mm_set1_ps(scale[b]));
+        }
+    }
+
     static __m128i bytes_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
     static __m512i with_lane(__m512i a, uint32_t lane, const void* p)
     {

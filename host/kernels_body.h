@@ -37,6 +37,7 @@
 //
 // and, where it has something better for a format W, with ReadsGroups declared:
 //
+//   fill_group(q, scale, group)             the planes of 128 numbers in fixed point (see FixedGroup)
 //   dot_groups<T>(row, ahead, x, n, sum)    adds the products of the row's whole groups of 128 (FixedGroup) to sum[t]; returns their number of blocks
 //   add_rows(row, terms, count, y, n)       axpy for as many whole blocks as it likes; returns their number
 //
@@ -652,6 +653,12 @@ void fixed_tile(const FixedTile& t)
     else fixed_tile<S, fixed_block / 2>(t);
 }
 
+template <class S>
+inline constexpr bool reads_groups = requires
+{
+    typename S::ReadsGroups;
+};
+
 // ---- vectors ---------------------------------------------------------------------------------------------------------
 
 /// y_i = w_i x_i / sqrt(mean(x^2) + eps)
@@ -667,26 +674,7 @@ void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
     if (i < n) store_some<S>(y + i, S::mul(load_some<S>(w + i, n - i), S::mul(load_some<S>(x + i, n - i), r)), n - i);
 }
 
-/// The planes of 128 numbers (see FixedGroup).
-inline void fill_group(const int16_t* q, const float* scale, FixedGroup& g)
-{
-    for (uint32_t h = 0; h < 2; h++)
-        for (uint32_t b = 0; b < 4; b++)
-            for (uint32_t i = 0; i < 16; i++) {
-                const int16_t x = q[32 * b + 16 * h + i];
-                const int8_t low = int8_t(x);
-                g.low[64 * h + 16 * b + i] = low;
-                g.high[64 * h + 16 * b + i] = int8_t((x - low) >> 8);
-            }
-    for (uint32_t j = 0; j < 16; j++) {
-        const int16_t* first = q + 32 * (j / 4) + 4 * (j % 4);
-        g.bias[j] = 0;
-        for (uint32_t i = 0; i < 4; i++) g.bias[j] -= 8 * (first[i] + first[16 + i]);
-        g.scale[j] = scale[j / 4];
-    }
-}
-
-/// scale = max |x_i| / 32512,  q_i = round(x_i / scale),  sum = scale sum_i q_i
+/// scale = max |x_i| / 32512,  q_i = round(x_i / scale),  sum = scale sum_i q_i; `groups` only where they are read
 template <class S>
 void quantise(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* groups, uint32_t n)
 {
@@ -700,8 +688,9 @@ void quantise(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* 
         for (uint32_t v = 0; v < fixed_block; v += S::lanes) S::store_rounded(q + i + v, S::mul(S::load(x + i + v), r));
         sum[i / fixed_block] = scale[i / fixed_block] * S::add_lanes(S::dot(S::ones(), q + i));
     }
-    if (groups)
-        for (uint32_t g = 0; g < n / group_numbers; g++) fill_group(q + g * group_numbers, scale + g * (group_numbers / fixed_block), groups[g]);
+    if constexpr (reads_groups<S>)
+        for (uint32_t g = 0; groups && g < n / group_numbers; g++)
+            S::fill_group(q + g * group_numbers, scale + g * (group_numbers / fixed_block), groups[g]);
 }
 
 template <class S>
@@ -766,12 +755,6 @@ constexpr RowKernels row_kernels(WeightType type)
     }
     return k;
 }
-
-template <class S>
-inline constexpr bool reads_groups = requires
-{
-    typename S::ReadsGroups;
-};
 
 template <class S>
 constexpr Kernels make_kernels(Isa isa, std::string_view name)

@@ -129,7 +129,9 @@ class Content(Case):
         self.assertEqual(list(plain), [name.replace("ffn_down_t", "ffn_down") for name in values])
         for name, w in values.items():
             np.testing.assert_array_equal(plain[name.replace("ffn_down_t", "ffn_down")], w.T if "ffn_down_t" in name else w, name)
+        self.assertEqual(self.read(*shape, "--silu")[0]["hearth.activation"], "silu")
         self.assertEqual(self.run_make("--plain", "--pwri")[0], 2)
+        self.assertEqual(self.run_make("--silu", "--pwri")[0], 2)
 
 
 # ---- what the model does ---------------------------------------------------------------------------------------------

@@ -398,6 +398,7 @@ def main(argv=None):
     parser.add_argument("--skew", type=float, default=0.43, metavar="SHARE", help="of the neurons that make 80 %% of all firings; default %(default)s")
     parser.add_argument("--pwri", action="store_true", help="write a PowerInfer file, with predictors")
     parser.add_argument("--plain", action="store_true", help="store the down projection as llama.cpp and others read it")
+    parser.add_argument("--silu", action="store_true", help="a SiLU model, as most are: none of its activations is zero")
     parser.add_argument("--predictor-rank", type=int, metavar="R", help="dimensions that decide what fires; the predictor's width is about 2R; "
                         "default R makes it a quarter of the model's")
     parser.add_argument("--predictor-noise", type=float, default=0.0, metavar="SHARE", help="added to what the predictor foresees, "
@@ -408,11 +409,13 @@ def main(argv=None):
     shape = {field: default if getattr(args, field) is None else getattr(args, field) for field, default in zip(SHAPE_FIELDS, SHAPES[args.shape])}
     if args.heads is not None and args.kv_heads is None:
         shape["kv_heads"] = args.heads
-    c = Config(**shape, head_dim=shape["dim"] // max(1, shape["heads"]), context=args.context, norm_eps=1e-5, rope_base=10000.0, activation="relu",
+    c = Config(**shape, head_dim=shape["dim"] // max(1, shape["heads"]), context=args.context, norm_eps=1e-5, rope_base=10000.0, activation="silu" if args.silu else "relu",
                tied=False, raw={})
     rank = max(28, c.dim // 8 - 4) if args.predictor_rank is None else args.predictor_rank
     if args.plain and args.pwri:
         parser.error("--plain and --pwri: PowerInfer's files have ffn_down_t")
+    if args.silu and args.pwri:
+        parser.error("--silu and --pwri: PowerInfer's files are of ReLU models")
     recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed, pwri=args.pwri, plain=args.plain)
     return run("make_model", make, args.out, f"random {args.shape}, seed {args.seed}", c, args.type, recipe)
 
