@@ -35,26 +35,23 @@ struct Share {
 /// Some neurons of one token: all gates, then up where they fired, each time with the rows known that come next.
 void Share::gate_and_up_one(uint32_t first, uint32_t last) const
 {
-    const uint32_t dim = w.gate.cols;
-    const uint64_t gate_bytes = row_bytes(w.gate.type, dim), up_bytes = row_bytes(w.up.type, dim);
-    const auto gate_dots = kernels().of(w.gate.type).dot_many, up_dots = kernels().of(w.up.type).dot_many;
-
     constexpr uint32_t most = 256;
     for (; first < last; first += most) {
         uint32_t fired[most], count = 0;
         const uint32_t end = std::min(first + most, last);
+        multiply_some(
+            w.gate, end - first, last - first, [&](uint32_t j) { return neurons[first + j]; }, x[0], &h[first]);
         for (uint32_t p = first; p < end; p++) {
-            gate_dots(w.gate.row(neurons[p]), w.gate.row(neurons[row_ahead(p, last, gate_bytes)]), &x[0], 1, dim, &h[p]);
             const float gate = activate(w, h[p] + w.bias_of(neurons[p]));
             h[p] = std::abs(gate) > cut ? gate : 0.0f;
             fired[count] = p;
             count += std::abs(gate) > cut;
         }
-        for (uint32_t i = 0; i < count && w.up.rows > 0; i++) {
-            float up;
-            up_dots(w.up.row(neurons[fired[i]]), w.up.row(neurons[fired[row_ahead(i, count, up_bytes)]]), &x[0], 1, dim, &up);
-            h[fired[i]] *= activate_up(w, up);
-        }
+        if (w.up.rows == 0 || count == 0) continue;
+        float up[most];
+        multiply_some(
+            w.up, count, count, [&](uint32_t i) { return neurons[fired[i]]; }, x[0], up);
+        for (uint32_t i = 0; i < count; i++) h[fired[i]] *= activate_up(w, up[i]);
     }
 }
 

@@ -69,10 +69,10 @@ struct FixedTile {
 /// What can be done with a row of one weight format. n is the number of weights in the row.
 struct RowKernels {
     WeightType type;
-    /// sum_i w_i x_i
-    float (*dot)(const std::byte* row, const Input& x, uint32_t n);
-    /// y[t] = sum_i w_i x[t]_i for t < tokens; the same bits as `dot` for every t. Meanwhile `ahead`, the row that will be wanted next but one or so,
-    /// is brought nearer.
+    /// y[r] = sum_i w[r]_i x_i for r < count. Meanwhile rows[r + ahead] is brought nearer: there are count + ahead rows, of which the last may be some row
+    /// again.
+    void (*dot_rows)(const std::byte* const* rows, uint32_t count, uint32_t ahead, const Input& x, uint32_t n, float* y);
+    /// y[t] = sum_i w_i x[t]_i for t < tokens; the same bits as `dot_rows` for every t. Meanwhile `ahead`, a row that will be wanted soon, is brought nearer.
     void (*dot_many)(const std::byte* row, const std::byte* ahead, const Input* x, uint32_t tokens, uint32_t n, float* y);
     /// y_i += sum_r a_r w[r]_i in ascending order of r < count: the bits of one row after the other, y being read and written once for a few
     void (*axpy)(const Term* terms, uint32_t count, float* y, uint32_t n);

@@ -393,12 +393,11 @@ void store_some(T* p, typename S::Vec v, uint32_t count)
 
 // ---- rows ------------------------------------------------------------------------------------------------------------
 
-/// How far ahead of itself a kernel fetches: the hardware does so too, but stops at every page, and alone it reaches two thirds of the memory's speed.
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 /// y[t] = sum_i w_i x[t]_i for t < T. The order of addition is the same for every T.
 template <class S, class W, uint32_t T>
-void dot_tokens(const W* row, const std::byte* ahead, const Input* x, uint32_t n, float* y)
+[[gnu::always_inline]] inline void dot_tokens(const W* row, const std::byte* ahead, const Input* x, uint32_t n, float* y)
 {
     using P = Piece<S, W>;
     constexpr uint32_t A = P::accumulators, bytes = A * P::weights / elements<W> * sizeof(W);    // of one turn
@@ -428,12 +427,11 @@ void dot_tokens(const W* row, const std::byte* ahead, const Input* x, uint32_t n
     }
 }
 
+/// y[r] = sum_i w[r]_i x_i
 template <class S, class W>
-float dot(const std::byte* row, const Input& x, uint32_t n)
+void dot_rows(const std::byte* const* rows, uint32_t count, uint32_t ahead, const Input& x, uint32_t n, float* y)
 {
-    float y;
-    dot_tokens<S, W, 1>(reinterpret_cast<const W*>(row), row, &x, n, &y);
-    return y;
+    for (uint32_t r = 0; r < count; r++) dot_tokens<S, W, 1>(reinterpret_cast<const W*>(rows[r]), rows[r + ahead], &x, n, &y[r]);
 }
 
 template <class S, class W>
@@ -746,7 +744,7 @@ void axpy_f16(float a, const uint16_t* b, float* y, uint32_t n)
 template <class S, class W>
 constexpr RowKernels row_kernels(WeightType type)
 {
-    RowKernels k = {type, dot<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, nullptr, nullptr, false, false};
+    RowKernels k = {type, dot_rows<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, nullptr, nullptr, false, false};
     if constexpr (elements < W >> 1) {
         k.integers = integers<S, W>;
         k.has_minima = BlockPiece<S, W>::has_minima;

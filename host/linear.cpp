@@ -92,13 +92,6 @@ uint64_t sum_words(Team& team, std::span<const uint64_t> words)
     return sum;
 }
 
-uint32_t row_ahead(uint32_t at, uint32_t end, uint64_t row_bytes)
-{
-    constexpr uint64_t distance = 4096;    // measured: half as far is a quarter slower, twice as far is no faster
-    const uint64_t wanted = at + (distance + row_bytes - 1) / row_bytes;
-    return wanted < end ? uint32_t(wanted) : at;    // fetching what is already there costs nothing
-}
-
 namespace {
 
 /// y[t][j] = sum_i w[row(j)][i] x[t][i] for j < rows
@@ -117,11 +110,16 @@ void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, c
     const auto dot_many = kernels().of(w.type).dot_many;
     const uint64_t bytes = row_bytes(w.type, w.cols);
     parallel_rows(team, rows, bytes, [&](uint32_t first, uint32_t last) {
+        if (x.tokens() == 1) {
+            multiply_some(
+                w, last - first, last - first, [&](uint32_t j) { return row(first + j); }, x[0], y + first);
+            return;
+        }
         float products[token_block];    // four tokens of 4096 in fixed point are 32 KB: they stay in L1 while the rows come from L2
         for (uint32_t t = 0; t < x.tokens(); t += token_block) {
             const uint32_t count = std::min(token_block, x.tokens() - t);
             for (uint32_t r = first; r < last; r++) {
-                dot_many(w.row(row(r)), w.row(row(row_ahead(r, last, bytes))), &x[t], count, w.cols, products);
+                dot_many(w.row(row(r)), w.row(row(std::min(r + rows_ahead(bytes), last - 1))), &x[t], count, w.cols, products);
                 for (uint32_t i = 0; i < count; i++) y[size_t(t + i) * rows + r] = products[i];
             }
         }

@@ -425,8 +425,11 @@ TEST_SUITE("host")
             std::vector<float> got;
             std::vector<double> want;
             double size = 0;    // of the largest sum of magnitudes: what rounding errors scale with
+            got.resize(w.matrix.rows);
+            const std::byte* rows[7];    // two ahead
+            for (uint32_t r = 0; r < 7; r++) rows[r] = w.matrix.row(std::min(r, 4u));
+            row.dot_rows(rows, 5, 2, x.inputs[0], n, got.data());
             for (uint32_t r = 0; r < w.matrix.rows; r++) {
-                got.push_back(row.dot(w.matrix.row(r), x.inputs[0], n));
                 double sum = 0, magnitudes = 0;
                 for (uint32_t i = 0; i < n; i++) {
                     sum += w.row(r)[i] * seen(x.inputs[0], row.type, i);
@@ -463,15 +466,17 @@ TEST_SUITE("host")
                     double want = 0;
                     for (uint32_t i = 0; i < n; i++) want += -3 * weight(type, &row[i / block * block_bytes], i % block);
                     CAPTURE(name);
-                    CHECK(cpu.of(type).dot(reinterpret_cast<const std::byte*>(row.data()),
-                                           {x.data(), q.data(), scale.data(), sum.data(), cpu.reads_groups ? groups.data() : nullptr},
-                                           n) == doctest::Approx(want));
+                    const std::byte* const only = reinterpret_cast<const std::byte*>(row.data());
+                    float got;
+                    cpu.of(type).dot_rows(&only, 1, 0, {x.data(), q.data(), scale.data(), sum.data(), cpu.reads_groups ? groups.data() : nullptr}, n,
+                                          &got);
+                    CHECK(got == doctest::Approx(want));
                 }
             }
         });
     }
 
-    TEST_CASE("dot_many gives each token the bits of dot")
+    TEST_CASE("dot_many gives each token the bits of dot_rows")
     {
         Random random(2);
         on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
@@ -480,7 +485,7 @@ TEST_SUITE("host")
                 const Vectors x(cpu, tokens, n, random);
                 std::vector<float> many(tokens), one;
                 row.dot_many(w.matrix.data, w.matrix.data, x.inputs.data(), tokens, n, many.data());
-                for (const Input& input : x.inputs) one.push_back(row.dot(w.matrix.data, input, n));
+                for (const Input& input : x.inputs) row.dot_rows(&w.matrix.data, 1, 0, input, n, &one.emplace_back());
                 CHECK(same_bits(many, one));
             }
         });
