@@ -361,8 +361,8 @@ double Engine::read_speed()
         for (const LayerWeights& l : machinery_->weights.layers)
             for (const Matrix* m : {&l.ffn.gate, &l.ffn.either_down()}) {
                 if (bytes >= enough) return;
-                const std::byte* const from = m->data + -reinterpret_cast<uintptr_t>(m->data) % alignof(uint64_t);
-                const size_t words = (m->bytes() - size_t(from - m->data)) / sizeof(uint64_t);
+                const std::byte* const from = m->row(0) + -reinterpret_cast<uintptr_t>(m->row(0)) % alignof(uint64_t);
+                const size_t words = (m->bytes() - size_t(from - m->row(0))) / sizeof(uint64_t);
                 sum += host::sum_words(machinery_->team, {reinterpret_cast<const uint64_t*>(from), words});
                 bytes += m->bytes();
             }

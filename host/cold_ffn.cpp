@@ -111,28 +111,29 @@ void Share::gate_and_up_tiled() const
 /// h = act(gate . x + bias) (up . x)
 FfnCounts Share::gate_and_up() const
 {
-    const uint32_t tokens = x.tokens(), dim = w.gate.cols;
-    const uint64_t gate_bytes = row_bytes(w.gate.type, dim), up_bytes = row_bytes(w.up.type, dim);
+    const uint32_t tokens = x.tokens();
     std::atomic<uint64_t> active = 0, touched = 0;
     const bool tiled = tokens >= least_tiled_tokens;
     if (tiled) gate_and_up_tiled();
 
-    parallel_rows(team, uint32_t(neurons.size()), gate_bytes + (skips() ? 0 : up_bytes), [&](uint32_t first, uint32_t last) {
-        if (tokens == 1) gate_and_up_one(first, last);
-        else if (!tiled) gate_and_up_many(first, last);
+    parallel_rows(team, uint32_t(neurons.size()), w.gate.mean_row_bytes() + (skips() ? 0 : w.up.mean_row_bytes()),
+                  [&](uint32_t first, uint32_t last) {
+                      if (tokens == 1) gate_and_up_one(first, last);
+                      else if (!tiled) gate_and_up_many(first, last);
 
-        uint64_t chunk_active = 0, chunk_touched = 0;
-        for (uint32_t p = first; p < last; p++) {
-            const float* row = &h[size_t(p) * tokens];
-            const uint64_t nonzero = uint64_t(tokens - std::count(row, row + tokens, 0.0f));
-            chunk_active += nonzero;
-            chunk_touched += nonzero > 0 || !skips();
-        }
-        active.fetch_add(chunk_active, std::memory_order_relaxed);
-        touched.fetch_add(chunk_touched, std::memory_order_relaxed);
-    });
-    const uint64_t down_bytes = w.down.rows > 0 ? columns_of_down().bytes() : touched * row_bytes(w.down_t.type, w.down_t.cols);
-    return {active, neurons.size() * gate_bytes + touched * up_bytes + down_bytes};
+                      uint64_t chunk_active = 0, chunk_touched = 0;
+                      for (uint32_t p = first; p < last; p++) {
+                          const float* row = &h[size_t(p) * tokens];
+                          const uint64_t nonzero = uint64_t(tokens - std::count(row, row + tokens, 0.0f));
+                          chunk_active += nonzero;
+                          chunk_touched += w.gate.row_bytes(neurons[p]);
+                          if (nonzero == 0 && skips()) continue;
+                          chunk_touched += (w.up.rows ? w.up.row_bytes(neurons[p]) : 0) + (w.down_t.rows ? w.down_t.row_bytes(neurons[p]) : 0);
+                      }
+                      active.fetch_add(chunk_active, std::memory_order_relaxed);
+                      touched.fetch_add(chunk_touched, std::memory_order_relaxed);
+                  });
+    return {active, touched + (w.down.rows > 0 ? columns_of_down().bytes() : 0)};
 }
 
 /// y = sum_p h_p down_t_p for one token. A part of the rows after the other, in order, each with a sum of its own; how many parts there are depends on
@@ -143,7 +144,7 @@ void Share::down_one(float* y) const
     constexpr uint32_t most_parts = 32, together = 32;
     const auto axpy = kernels().of(w.down_t.type).axpy;
     const uint32_t dim = w.down_t.cols, rows = uint32_t(neurons.size());
-    const uint64_t bytes = row_bytes(w.down_t.type, dim);
+    const uint64_t bytes = w.down_t.mean_row_bytes();
     const uint32_t parts = uint32_t(std::clamp<uint64_t>(rows * bytes / part_bytes, 1, most_parts));
     std::vector<float>& sums = scratch.sums;
     sums.resize(size_t(parts - 1) * dim);

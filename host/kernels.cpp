@@ -154,6 +154,14 @@ struct Plain {
     static constexpr uint32_t tile_rows = 4;
     using Ints = int32_t;
     static Ints no_ints() { return 0; }
+    static Bytes expand(const uint8_t* values, uint32_t mask)
+    {
+        return each([&](uint32_t i) { return mask >> i & 1 ? *values++ : 0; });
+    }
+    static void expand(const F16* values, uint32_t mask, Vec* out)
+    {
+        for (uint32_t i = 0; i < fixed_block; i++) out[i] = mask >> i & 1 ? load(values++) : 0.0f;
+    }
     static Ints load_ints(const int16_t* p) { return int32_t(load_32(p)); }
     static Ints set_pair(const int16_t* p) { return int32_t(load_32(p)); }
     static Ints add_pairs(Ints a, Ints b, Ints sum) { return sum + int16_t(a) * int16_t(b) + (a >> 16) * (b >> 16); }
@@ -176,8 +184,8 @@ bool usable(Isa isa)
     case Isa::avx2: return avx2;
     case Isa::avx512:
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-               __builtin_cpu_supports("gfni");
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+               __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni");
     }
     return false;
 }
@@ -186,7 +194,10 @@ bool usable(Isa isa)
 
 constexpr Kernels plain_kernels = make_kernels<Plain>(Isa::plain, "plain C++");
 
-static_assert(std::ranges::equal(weight_formats, plain_kernels.rows, {}, &WeightFormat::type, &RowKernels::type));
+static_assert(std::ranges::equal(weight_formats, std::span(plain_kernels.rows).first(std::size(weight_formats)), {}, &WeightFormat::type,
+                                 &RowKernels::type));
+static_assert(std::ranges::equal(sparse_formats, std::span(plain_kernels.rows).last(std::size(sparse_formats)), {}, &WeightFormat::type,
+                                 &RowKernels::type));
 
 const RowKernels& Kernels::of(WeightType type) const { return *std::ranges::find(rows, type, &RowKernels::type); }
 

@@ -78,7 +78,9 @@ struct RowKernels {
     void (*axpy)(const Term* terms, uint32_t count, float* y, uint32_t n);
     /// y_i = w_i
     void (*decode)(const std::byte* row, float* y, uint32_t n);
-    /// q_i = the integer that the file has for weight i, a byte each; nullptr for formats without blocks
+    /// y_i = w_(first + i) for i < count of a row of n; first is a multiple of the block, and so is count where it does not end the row
+    void (*decode_part)(const std::byte* row, uint32_t n, uint32_t first, uint32_t count, float* y);
+    /// q_i = the integer that the file has for weight i, a byte each; nullptr for formats without blocks and sparse ones
     void (*integers)(const std::byte* row, uint8_t* q, uint32_t n);
     /// The row as FixedTile has it, m only if `has_minima`; nullptr for formats that have to be decoded.
     void (*fixed)(const std::byte* row, int16_t* q, float* d, float* m, uint32_t n);
@@ -91,7 +93,7 @@ struct Kernels {
     Isa isa;
     std::string_view name;    // "plain C++", "AVX2", "AVX-512"
     bool reads_groups;
-    RowKernels rows[std::size(weight_formats)];    // in the order of weight_formats
+    RowKernels rows[std::size(weight_formats) + std::size(sparse_formats)];    // in the order of those tables
 
     uint32_t tile_rows, tile_tokens;
     void (*float_tile)(const FloatTile& tile);

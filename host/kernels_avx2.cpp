@@ -6,6 +6,17 @@
 namespace hearth::host {
 namespace {
 
+/// For eight bits of a mask: which of the next values comes where a bit is set, and 0x80 where it is not.
+struct Places {
+    uint8_t of[256][8];
+};
+constexpr Places places = [] {
+    Places p = {};
+    for (uint32_t mask = 0; mask < 256; mask++)
+        for (uint32_t i = 0, next = 0; i < 8; i++) p.of[mask][i] = uint8_t(mask >> i & 1 ? next++ : 0x80);
+    return p;
+}();
+
 struct Avx2 {
     using Vec = __m256;
     static constexpr uint32_t lanes = 8;
@@ -152,6 +163,27 @@ struct Avx2 {
     static Ints set_pair(const int16_t* p) { return _mm256_set1_epi32(int32_t(load_32(p))); }
     static Ints add_pairs(Ints a, Ints b, Ints sum) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
     static Vec floats_of(Ints a) { return _mm256_cvtepi32_ps(a); }
+
+    static __m128i places_of(uint32_t mask) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(places.of[mask])); }
+    static Bytes expand(const uint8_t* values, uint32_t mask)
+    {
+        __m128i eight[4];
+        for (uint32_t i = 0; i < 4; i++) {
+            const uint32_t bits = mask >> 8 * i & 255;
+            eight[i] = _mm_shuffle_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(values)), places_of(bits));
+            values += __builtin_popcount(bits);
+        }
+        return {_mm_unpacklo_epi64(eight[0], eight[1]), _mm_unpacklo_epi64(eight[2], eight[3])};
+    }
+    static void expand(const F16* values, uint32_t mask, Vec* out)
+    {
+        for (uint32_t i = 0; i < 4; i++) {
+            const uint32_t bits = mask >> 8 * i & 255;
+            const __m256i where = _mm256_cvtepi8_epi32(places_of(bits));    // of which the instruction takes three bits
+            out[i] = _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(where, 31)), _mm256_permutevar8x32_ps(load(values), where));
+            values += __builtin_popcount(bits);
+        }
+    }
 
     // ---- sums of rows ----------------------------------------------------------------------------------------------------
 

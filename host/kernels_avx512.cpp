@@ -1,4 +1,4 @@
-// AVX-512 (F, BW, VL, DQ, VBMI, VNNI, and GFNI): what kernels_body.h needs, on 16 floats.
+// AVX-512 (F, BW, VL, DQ, VBMI, VBMI2, VNNI, and GFNI): what kernels_body.h needs, on 16 floats.
 #include "host/kernels_body.h"
 
 #include <immintrin.h>
@@ -110,6 +110,14 @@ struct Avx512 {
     static Ints set_pair(const int16_t* p) { return Ints(_mm512_set1_epi32(int32_t(load_32(p)))); }
     static Ints add_pairs(Ints a, Ints b, Ints sum) { return Ints(_mm512_dpwssd_epi32(__m512i(sum), __m512i(a), __m512i(b))); }
     static Vec floats_of(Ints a) { return _mm512_cvtepi32_ps(__m512i(a)); }
+
+    static Bytes expand(const uint8_t* values, uint32_t mask) { return _mm256_maskz_expand_epi8(mask, bytes(values)); }
+    static void expand(const F16* values, uint32_t mask, Vec* out)
+    {
+        const __m512i all = _mm512_maskz_expand_epi16(mask, _mm512_loadu_si512(values));
+        out[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(all));
+        out[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(all, 1));
+    }
 
     // ---- blocks four at a time -------------------------------------------------------------------------------------------
 

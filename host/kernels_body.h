@@ -41,6 +41,8 @@
 //   dot_groups<T>(row, ahead, x, n, sum)    adds the products of the row's whole groups of 128 (FixedGroup) to sum[t]; returns their number of blocks
 //   add_rows(row, terms, count, y, n)       axpy for as many whole blocks as it likes; returns their number
 //
+// Rows with zeros want more: see sparse_body.h.
+//
 // S lives in an unnamed namespace, so every template made from it is private to its file: no AVX-512 code can replace a plain function of the
 // same name in the linker. For the same reason nothing here may call a function of the standard library.
 #pragma once
@@ -59,6 +61,12 @@ struct F16 {
 struct Bf16 {
     uint16_t bits;
 };
+
+}    // namespace hearth::host
+
+#include "host/sparse_body.h"
+
+namespace hearth::host {
 
 // ---- a piece of a row ------------------------------------------------------------------------------------------------
 
@@ -541,6 +549,13 @@ void decode(const std::byte* row, float* y, uint32_t n)
         if (const uint32_t rest = n % S::lanes) store_some<S>(y, load_some<S>(w + n - rest, rest), rest);
 }
 
+/// y_i = w_(first + i) for i < count
+template <class S, class W>
+void decode_part(const std::byte* row, uint32_t, uint32_t first, uint32_t count, float* y)
+{
+    decode<S, W>(row + first / elements<W> * sizeof(W), y, count);
+}
+
 /// q_i = the integer that the file has for weight i
 template <class S, class B>
 void integers(const std::byte* row, uint8_t* q, uint32_t n)
@@ -744,7 +759,7 @@ void axpy_f16(float a, const uint16_t* b, float* y, uint32_t n)
 template <class S, class W>
 constexpr RowKernels row_kernels(WeightType type)
 {
-    RowKernels k = {type, dot_rows<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, nullptr, nullptr, false, false};
+    RowKernels k = {type, dot_rows<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, decode_part<S, W>, nullptr, nullptr, false, false};
     if constexpr (elements < W >> 1) {
         k.integers = integers<S, W>;
         k.has_minima = BlockPiece<S, W>::has_minima;
@@ -766,7 +781,8 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
                      row_kernels<S, BlockQ5_1>(WeightType::q5_1), row_kernels<S, BlockIQ4_NL>(WeightType::iq4_nl),
                      row_kernels<S, BlockMXFP4>(WeightType::mxfp4), row_kernels<S, BlockQ2_K>(WeightType::q2_k),
                      row_kernels<S, BlockQ3_K>(WeightType::q3_k), row_kernels<S, BlockQ4_K>(WeightType::q4_k),
-                     row_kernels<S, BlockQ5_K>(WeightType::q5_k), row_kernels<S, BlockQ6_K>(WeightType::q6_k)},
+                     row_kernels<S, BlockQ5_K>(WeightType::q5_k), row_kernels<S, BlockQ6_K>(WeightType::q6_k),
+                     sparse_row_kernels<S, F16>(WeightType::f16_sparse), sparse_row_kernels<S, int8_t>(WeightType::q8_0_sparse)},
             .tile_rows = S::tile_rows,
             .tile_tokens = tile_vectors * S::lanes,
             .float_tile = float_tile<S>,

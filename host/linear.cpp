@@ -108,7 +108,7 @@ void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, c
         return;
     }
     const auto dot_many = kernels().of(w.type).dot_many;
-    const uint64_t bytes = row_bytes(w.type, w.cols);
+    const uint64_t bytes = w.mean_row_bytes();
     parallel_rows(team, rows, bytes, [&](uint32_t first, uint32_t last) {
         if (x.tokens() == 1) {
             multiply_some(

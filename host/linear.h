@@ -63,7 +63,7 @@ template <class Row>
 void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& row, const Input& x, float* y)
 {
     constexpr uint32_t together = 128;
-    const uint32_t ahead = rows_ahead(row_bytes(w.type, w.cols));
+    const uint32_t ahead = rows_ahead(w.mean_row_bytes());
     const std::byte* rows[together + most_rows_ahead];
     for (uint32_t j = 0; j < count; j += together) {
         const uint32_t here = std::min(together, count - j);

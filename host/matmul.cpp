@@ -77,7 +77,7 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
 void multiply_transposed(Team& team, const Matrix& w, std::span<const uint32_t> rows, const float* h, uint32_t tokens, float* y)
 {
     const Kernels& cpu = kernels();
-    const auto decode = cpu.of(w.type).decode;
+    const auto decode = cpu.of(w.type).decode_part;
     const auto add = cpu.of(WeightType::f32).axpy;
     const uint32_t dim = w.cols, unit = std::max({format_of(w.type).block, cpu.tile_tokens, 32u});
     constexpr uint32_t inner = 128, most_cols = 256;    // decoded, they take 128 KB of L2
@@ -87,7 +87,6 @@ void multiply_transposed(Team& team, const Matrix& w, std::span<const uint32_t> 
 
     team.parallel((dim + cols - 1) / cols, [&](uint32_t slice) {
         const uint32_t first = slice * cols, count = std::min(cols, dim - first), padded = ceil_to(count, cpu.tile_tokens);
-        const uint64_t offset = row_bytes(w.type, first);
         thread_local std::vector<float> decoded, strengths;    // strengths: (row_tiles, inner, tile_rows)
         decoded.assign(size_t(inner) * padded, 0.0f);
         strengths.assign(size_t(inner) * row_tiles * cpu.tile_rows, 0.0f);
@@ -96,7 +95,7 @@ void multiply_transposed(Team& team, const Matrix& w, std::span<const uint32_t> 
         for (size_t p = 0; p < rows.size(); p += inner) {
             const uint32_t here = uint32_t(std::min<size_t>(inner, rows.size() - p));
             for (uint32_t i = 0; i < here; i++) {
-                decode(w.row(rows[p + i]) + offset, &decoded[size_t(i) * padded], count);
+                decode(w.row(rows[p + i]), dim, first, count, &decoded[size_t(i) * padded]);
                 const float* const from = h + (p + i) * tokens;
                 for (uint32_t t = 0; t < tokens; t += cpu.tile_rows)
                     std::copy_n(from + t, std::min(cpu.tile_rows, tokens - t), &strengths[size_t(t) * inner + i * cpu.tile_rows]);

@@ -13,14 +13,29 @@ struct Matrix {
     uint32_t cols = 0;
     const std::byte* data = nullptr;
     uint64_t stride = 0;    // bytes from row to row; 0: they lie one behind the other
+    const uint32_t* starts =
+        nullptr;    // (rows + 1) of a sparse type: in units of sparse_row_unit from `data`, which ends with sparse_slack; else null
 
-    const std::byte* row(uint64_t r) const { return data + r * (stride ? stride : row_bytes(type, cols)); }
-    uint64_t bytes() const { return rows * row_bytes(type, cols); }
+    const std::byte* row(uint64_t r) const
+    {
+        if (starts) return data + uint64_t(starts[r]) * sparse_row_unit;
+        return data + r * (stride ? stride : hearth::row_bytes(type, cols));
+    }
+    uint64_t row_bytes(uint64_t r) const { return starts ? uint64_t(starts[r + 1] - starts[r]) * sparse_row_unit : hearth::row_bytes(type, cols); }
+    uint64_t bytes() const { return starts ? uint64_t(starts[rows] - starts[0]) * sparse_row_unit : rows * hearth::row_bytes(type, cols); }
+    /// Of a row, as the mean.
+    uint64_t mean_row_bytes() const { return rows ? bytes() / rows : 0; }
 
-    /// Columns first .. first + count of every row; `first` is a whole number of blocks, and so is `count`.
+    /// Some rows that follow each other.
+    Matrix slice(uint32_t first, uint32_t count) const
+    {
+        return {type, count, cols, starts ? data : row(first), stride, starts ? starts + first : nullptr};
+    }
+
+    /// Columns first .. first + count of every row; `first` is a whole number of blocks, and so is `count`. Of dense rows.
     Matrix columns(uint32_t first, uint32_t count) const
     {
-        return {type, rows, count, data + row_bytes(type, first), stride ? stride : row_bytes(type, cols)};
+        return {type, rows, count, data + hearth::row_bytes(type, first), stride ? stride : hearth::row_bytes(type, cols)};
     }
 };
 

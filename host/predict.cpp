@@ -7,7 +7,7 @@ namespace hearth::host {
 SignRows::SignRows(Team& team, const Matrix& w, std::span<const uint32_t> rows)
     : rows_(uint32_t(rows.size())), cols_(w.cols), words_((w.cols + 63) / 64), bits_(rows.size() * words_)
 {
-    parallel_rows(team, rows_, row_bytes(w.type, w.cols), [&](uint32_t first, uint32_t last) {
+    parallel_rows(team, rows_, w.mean_row_bytes(), [&](uint32_t first, uint32_t last) {
         std::vector<float> weights(w.cols);
         for (uint32_t j = first; j < last; j++) {
             kernels().of(w.type).decode(w.row(rows[j]), weights.data(), w.cols);

@@ -8,8 +8,26 @@
 
 namespace hearth {
 
-enum class WeightType : uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q5_0 = 6, q5_1 = 7, q8_0 = 8, q2_k = 10, q3_k = 11, q4_k = 12,
-                                   q5_k = 13, q6_k = 14, iq4_nl = 20, bf16 = 30, mxfp4 = 39 };
+enum class WeightType : uint32_t {
+    f32 = 0,
+    f16 = 1,
+    q4_0 = 2,
+    q4_1 = 3,
+    q5_0 = 6,
+    q5_1 = 7,
+    q8_0 = 8,
+    q2_k = 10,
+    q3_k = 11,
+    q4_k = 12,
+    q5_k = 13,
+    q6_k = 14,
+    iq4_nl = 20,
+    bf16 = 30,
+    mxfp4 = 39,
+    // our own: 256 more than the type of their values
+    f16_sparse = 257,
+    q8_0_sparse = 264
+};
 
 /// 32 weights: w_i = d * q_i
 struct BlockQ8_0 {
@@ -114,11 +132,26 @@ struct BlockQ6_K {
 };
 static_assert(sizeof(BlockQ6_K) == 210);
 
+/// Where the parts of a sparse row of n weights lie, in bytes; n is a multiple of 32. Such a row has the weights that are not zero, as values of another
+/// format. It begins with a bit for each weight, number i % 32 of word i / 32, which is set where a value is stored. Then comes for every 128 weights how
+/// many values are stored before theirs, and how many are in all (uint16), then with Q8_0 the d of every 32 weights (fp16), then the values in order (fp16 or int8), and zeros up
+/// to a multiple of 16 bytes. So rows differ in length: a matrix has a list of where they start (Matrix::starts).
+/// Nothing here asks for a pattern: which of a row's weights are zero, and how many, differs too much for blocks of one size. In half of SparseGPT's blocks
+/// of 32 more than 16 are not zero, up to all of them, and 2:4 runs across the rows of down_t.
+struct SparseParts {
+    uint32_t starts, scales, values;
+};
+
+inline constexpr uint32_t sparse_span = 128;       // weights for which `starts` has a number
+inline constexpr uint32_t sparse_most = 65504;     // weights of a row, so that these numbers fit
+inline constexpr uint32_t sparse_row_unit = 16;    // bytes
+inline constexpr uint32_t sparse_slack = 64;       // bytes behind a matrix's last row, so that kernels may read whole vectors
+
 struct WeightFormat {
     WeightType type;
     std::string_view name;
     uint32_t block;          // weights in a block
-    uint32_t block_bytes;    // bytes of a block
+    uint32_t block_bytes;    // bytes of a block; 0: rows differ in length
 };
 
 inline constexpr WeightFormat weight_formats[] = {
@@ -139,23 +172,55 @@ inline constexpr WeightFormat weight_formats[] = {
     {WeightType::q6_k, "Q6_K", 256, sizeof(BlockQ6_K)},
 };
 
-/// The format of a GGUF type number; nullptr where this program cannot read it.
+inline constexpr WeightFormat sparse_formats[] = {
+    {WeightType::f16_sparse, "F16_SPARSE", 32, 0},
+    {WeightType::q8_0_sparse, "Q8_0_SPARSE", 32, 0},
+};
+
+constexpr bool is_sparse(WeightType type) { return uint32_t(type) >= 256; }
+
+/// The type of a sparse row's values; any other type is its own.
+constexpr WeightType values_of(WeightType type) { return WeightType(uint32_t(type) % 256); }
+constexpr WeightType sparse_type_of(WeightType values) { return WeightType(uint32_t(values) + 256); }
+
+/// The format of a type number; nullptr where this program cannot read it.
 constexpr const WeightFormat* find_format(uint32_t type)
 {
     for (const WeightFormat& f : weight_formats)
+        if (uint32_t(f.type) == type) return &f;
+    for (const WeightFormat& f : sparse_formats)
         if (uint32_t(f.type) == type) return &f;
     return nullptr;
 }
 
 constexpr const WeightFormat& format_of(WeightType type) { return *find_format(uint32_t(type)); }
 
-/// Bytes of a row of n weights; n is a multiple of the format's block.
-constexpr uint64_t row_bytes(WeightType type, uint64_t n)
+/// The sparse format with values of this type; nullptr where there is none.
+constexpr const WeightFormat* find_sparse_format(WeightType values)
 {
-    return n / format_of(type).block * format_of(type).block_bytes;
+    for (const WeightFormat& f : sparse_formats)
+        if (values_of(f.type) == values) return &f;
+    return nullptr;
 }
 
-/// Formats whose rows meet the activations in integer arithmetic.
-constexpr bool is_quantised(WeightType type) { return format_of(type).block > 1; }
+constexpr SparseParts sparse_parts(WeightType type, uint32_t n)
+{
+    const uint32_t starts = n / 8, scales = starts + (n + sparse_span - 1) / sparse_span * 2 + 2;
+    const uint32_t end = scales + (values_of(type) == WeightType::q8_0 ? n / 32 * 2 : 0);
+    return {starts, scales, (end + 3) / 4 * 4};
+}
 
-}  // namespace hearth
+/// Bytes of a sparse row of n weights, so many of them stored.
+constexpr uint64_t sparse_row_bytes(WeightType type, uint32_t n, uint32_t stored)
+{
+    const uint64_t bytes = sparse_parts(type, n).values + stored * (values_of(type) == WeightType::q8_0 ? 1ull : 2ull);
+    return (bytes + sparse_row_unit - 1) / sparse_row_unit * sparse_row_unit;
+}
+
+/// Bytes of a row of n weights; n is a multiple of the format's block. Of a sparse one its matrix knows (Matrix::row_bytes).
+constexpr uint64_t row_bytes(WeightType type, uint64_t n) { return n / format_of(type).block * format_of(type).block_bytes; }
+
+/// Formats whose rows meet the activations in integer arithmetic.
+constexpr bool is_quantised(WeightType type) { return format_of(values_of(type)).block > 1; }
+
+}    // namespace hearth

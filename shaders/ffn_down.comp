@@ -54,7 +54,7 @@ void main()    // x: columns; y: slices
                 uint row[at_once];
                 Chunk weights[at_once];
                 [[unroll]] for (uint i = 0; i < at_once; ++i) {    // all loads first, so that they are under way together
-                    row[i] = neuron[k + i * teams] * a.stride;
+                    row[i] = row_at(a.down, type, a.stride, neuron[k + i * teams]);
                     weights[i] = load_chunk(a.down, type, row[i], column / chunk, a.cols);
                 }
                 [[unroll]] for (uint i = 0; i < at_once; ++i) {

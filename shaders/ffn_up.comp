@@ -14,9 +14,9 @@ layout(push_constant, scalar) uniform Push { FfnUp a; };
 void rows(Quads w, uint type, uint n, uint stride, uint last, out float part[rows_at_once])
 {
 #ifdef INT_DOT
-    rows_dot_int(w, type, n * stride, stride, last, a.high, a.low, a.scale, a.cols, part);
+    rows_dot_int(w, type, n, stride, last, a.high, a.low, a.scale, a.cols, part);
 #else
-    rows_dot(w, type, n * stride, stride, last, a.x, a.cols, part);
+    rows_dot(w, type, n, stride, last, a.x, a.cols, part);
 #endif
 }
 

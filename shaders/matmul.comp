@@ -32,10 +32,10 @@ void load_weights(uint first_row, uint first_inner)
     for (uint i = gl_LocalInvocationID.x; i < height * (width / chunk); i += lanes) {
         const uint r = i / (width / chunk), c = i % (width / chunk) * chunk;
         const bool inside = row0 + r < stored_rows && col0 + c < stored_cols;
-        const uint row = (row0 + r) * a.stride;
         Chunk weights = {uvec4(0), uvec2(0)};
         vec2 scale = vec2(0), minimum = vec2(0);
         if (inside) {
+            const uint row = row_at(a.weight, type, a.stride, row0 + r);
             weights = load_chunk(a.weight, type, row, (col0 + c) / chunk, stored_cols);
             row_scales(a.weight, type, row, col0 + c, stored_cols, scale, minimum);
         }

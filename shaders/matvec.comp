@@ -14,9 +14,9 @@ void main()
     for (uint r = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; r < a.rows; r += step) {
         float part[rows_at_once];
 #ifdef INT_DOT
-        rows_dot_int(a.weight, type, r * a.stride, a.stride, a.rows - 1 - r, a.high, a.low, a.scale, a.cols, part);
+        rows_dot_int(a.weight, type, r, a.stride, a.rows - 1 - r, a.high, a.low, a.scale, a.cols, part);
 #else
-        rows_dot(a.weight, type, r * a.stride, a.stride, a.rows - 1 - r, a.x, a.cols, part);
+        rows_dot(a.weight, type, r, a.stride, a.rows - 1 - r, a.x, a.cols, part);
 #endif
         [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
             const float sum = subgroupAdd(part[i]);

@@ -23,18 +23,37 @@
 //   2 to a weight    word k: weights 16k + 4j.. in bits 2j of the bytes
 //   1 to a weight    weights 4j.. in bit j of the bytes
 // What a row has behind its last weight is zero.
+//
+// Sparse rows (SparseParts in blocks.h) lie as in the file. They differ in length, so they come in packs of 32: a pack begins with a word for each row, the
+// quad of the pack that it starts with, and the stride is from pack to pack. Their chunks are those of their values' type, with the zeros put in.
 
 // The file format's type numbers (blocks.h).
 const uint F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, IQ4_NL = 20,
            BF16 = 30, MXFP4 = 39;
+const uint sparse_pack = 32;
 
-uint chunk_weights(uint type) { return type == F32 ? 4 : type == F16 || type == BF16 ? 8 : type == Q8_0 ? 16 : 32; }
+bool is_sparse(uint type) { return type >= 256; }
+uint values_of(uint type) { return type & 255; }
+
+// The first quad of a row.
+uint row_at(Quads w, uint type, uint stride, uint row)
+{
+    if (!is_sparse(type)) return row * stride;
+    const uint pack = row / sparse_pack * stride;
+    return pack + Words(w).at[pack * 4 + row % sparse_pack];
+}
+
+uint chunk_weights(uint type)
+{
+    type = values_of(type);
+    return type == F32 ? 4 : type == F16 || type == BF16 ? 8 : type == Q8_0 ? 16 : 32;
+}
 
 // Weights of a chunk that have a scale of their own.
 uint scale_weights(uint type) { return type == Q6_K || type == Q2_K || type == Q3_K ? 16 : chunk_weights(type); }
 
 // The formats with blocks: bits of a weight, low and high; what is subtracted from the integer; whether w = scale q - minimum.
-uint low_bits(uint type) { return type == Q8_0 ? 8 : type == Q2_K || type == Q3_K ? 2 : 4; }
+uint low_bits(uint type) { return values_of(type) == Q8_0 ? 8 : type == Q2_K || type == Q3_K ? 2 : 4; }
 uint high_bits(uint type) { return type == Q6_K ? 2 : type == Q5_K || type == Q5_0 || type == Q5_1 || type == Q3_K ? 1 : 0; }
 uint bias(uint type) { return type == Q3_K ? 4 : type == Q4_0 ? 8 : type == Q5_0 ? 16 : type == Q6_K ? 32 : 0; }
 bool has_minima(uint type) { return type == Q4_1 || type == Q5_1 || type == Q2_K || type == Q4_K || type == Q5_K; }
@@ -51,9 +70,45 @@ struct Chunk {
     uvec2 high;
 };
 
+uint u16_at(Quads w, uint first, uint i) { return Words(w).at[first + i / 2] >> 16 * (i & 1) & 0xffff; }    // number i of those that begin at a word
+
+// Where a sparse row's scales begin, in 16 bits, and its values, in words.
+uint sparse_scales(uint n) { return n / 16 + (n + 127) / 128 + 1; }
+uint sparse_values(uint type, uint n) { return (sparse_scales(n) + (values_of(type) == Q8_0 ? n / 32 : 0) + 1) / 2; }
+
+// The chunk of a sparse row that begins with weight i, as a dense row has it.
+Chunk load_sparse_chunk(Quads w, uint type, uint row, uint i, uint n)
+{
+    const uvec4 masks = w.at[row + i / 128];
+    const uint word = i / 32 & 3, shift = i & 31;
+    uint at = u16_at(w, row * 4, n / 16 + i / 128), mask = masks.x;    // the chunk's first value is number `at`
+    if (word > 0) at += bitCount(masks.x), mask = masks.y;
+    if (word > 1) at += bitCount(masks.y), mask = masks.z;
+    if (word > 2) at += bitCount(masks.z), mask = masks.w;
+    at += bitCount(mask & (1u << shift) - 1);
+    mask >>= shift;
+    const uint values = row * 4 + sparse_values(type, n);
+    Chunk c = {uvec4(0), uvec2(0)};
+    if (values_of(type) == Q8_0) {
+        [[unroll]] for (uint k = 0; k < 16; ++k)
+            if ((mask >> k & 1) != 0) {
+                c.low[k / 4] |= (Words(w).at[values + at / 4] >> 8 * (at & 3) & 255) << 8 * (k & 3);
+                ++at;
+            }
+    } else {
+        [[unroll]] for (uint k = 0; k < 8; ++k)
+            if ((mask >> k & 1) != 0) {
+                c.low[k / 2] |= u16_at(w, values, at) << 16 * (k & 1);
+                ++at;
+            }
+    }
+    return c;
+}
+
 // Chunk `at` of a row of n weights; `row` is the row's first quad.
 Chunk load_chunk(Quads w, uint type, uint row, uint at, uint n)
 {
+    if (is_sparse(type)) return load_sparse_chunk(w, type, row, at * chunk_weights(type), n);
     Chunk c = {uvec4(0), uvec2(0)};
     if (chunk_weights(type) == 32 && low_bits(type) == 2) c.low.xy = Pairs(w).at[row * 2 + at];
     else c.low = w.at[row + at];
@@ -77,9 +132,11 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
 {
     scale = vec2(1);
     minimum = vec2(0);
-    if (type == F32 || type == F16 || type == BF16) return;
+    if (values_of(type) == F32 || values_of(type) == F16 || values_of(type) == BF16) return;
     const uint first = row * 4 + n / 32 * (low_bits(type) + high_bits(type));    // the word behind the integers
-    if (type == Q6_K) {
+    if (is_sparse(type)) {
+        scale = vec2(half_at(w, row * 4, sparse_scales(n) + i / 32));
+    } else if (type == Q6_K) {
         const uint word = Words(w).at[first + i / 64];
         scale = half_at(w, first + n / 64, i / 256) * vec2(s8_at(word, i / 16 & 3), s8_at(word, (i / 16 & 3) + 1));
     } else if (type == Q4_K || type == Q5_K) {
@@ -121,7 +178,7 @@ vec4 unpack_u8(uint word) { return vec4(word & 255, word >> 8 & 255, word >> 16 
 // Integers 4j .. 4j + 3 of a chunk as the file has them, a byte each.
 uint chunk_bytes(uint type, Chunk c, uint j)
 {
-    if (type == Q8_0) return c.low[j & 3];
+    if (values_of(type) == Q8_0) return c.low[j & 3];
     uint four;
     if (low_bits(type) == 2) four = c.low[j / 4] >> 2 * (j & 3) & 0x03030303u;
     else four = (j < 4 ? c.low[j & 3] : c.low[j & 3] >> 4) & 0x0f0f0f0fu;
@@ -146,12 +203,12 @@ uint look_up(uvec4 table, uint four)
 vec4 chunk_part(uint type, Chunk c, uint j)
 {
     if (type == F32) return uintBitsToFloat(c.low);
-    if (type == F16) return vec4(unpackHalf2x16(c.low[2 * j & 3]), unpackHalf2x16(c.low[2 * j + 1 & 3]));
+    if (values_of(type) == F16) return vec4(unpackHalf2x16(c.low[2 * j & 3]), unpackHalf2x16(c.low[2 * j + 1 & 3]));
     if (type == BF16) {
         const uint a = c.low[2 * j & 3], b = c.low[2 * j + 1 & 3];
         return uintBitsToFloat(uvec4(a << 16, a & 0xffff0000u, b << 16, b & 0xffff0000u));
     }
-    if (type == Q8_0) return unpack_s8(c.low[j & 3]);
+    if (values_of(type) == Q8_0) return unpack_s8(c.low[j & 3]);
     if (has_table(type)) return unpack_s8(look_up(table(type), chunk_bytes(type, c, j)));
     return unpack_u8(chunk_bytes(type, c, j)) - float(bias(type));
 }
@@ -161,18 +218,17 @@ layout(constant_id = 3) const uint rows_at_once = 1;
 
 float add_lanes(vec4 v) { return v.x + v.y + v.z + v.w; }
 
-// This invocation's share of sum_i w_ri x_i for rows_at_once rows from `first` on (in quads, stride apart), a chunk in turn with the
-// others of its subgroup. Rows behind the `last`-th are taken for it.
+// This invocation's share of sum_i w_ri x_i for rows_at_once rows from number `first` on, a chunk in turn with the others of its subgroup. Rows behind the `last`-th are taken for it.
 void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint n, out float sum[rows_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type), whole = n / chunk;
-    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) sum[r] = 0;
+    uint row[rows_at_once];
+    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) row[r] = row_at(w, type, stride, first + min(r, last)), sum[r] = 0;
     for (uint q = gl_SubgroupInvocationID; q < whole; q += gl_SubgroupSize) {
         Chunk c[rows_at_once];
         vec2 scale[rows_at_once], minimum[rows_at_once];
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, first + min(r, last) * stride, q, n);
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            row_scales(w, type, first + min(r, last) * stride, q * chunk, n, scale[r], minimum[r]);
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, row[r], q, n);
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) row_scales(w, type, row[r], q * chunk, n, scale[r], minimum[r]);
         [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
             vec4 part[rows_at_once], x_sum = vec4(0);
             [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r] = vec4(0);
@@ -190,7 +246,7 @@ void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, 
     // What is left of a row of odd length, a weight per invocation; x ends with the row.
     for (uint i = whole * chunk + gl_SubgroupInvocationID; i < n; i += gl_SubgroupSize)
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            sum[r] += chunk_part(type, load_chunk(w, type, first + min(r, last) * stride, whole, n), (i - whole * chunk) / 4)[i & 3] * x.at[i];
+            sum[r] += chunk_part(type, load_chunk(w, type, row[r], whole, n), (i - whole * chunk) / 4)[i & 3] * x.at[i];
 }
 
 #ifdef INT_DOT
@@ -215,13 +271,13 @@ uint chunk_s8(uint type, Chunk c, uint j)
 void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale, uint n, out float sum[rows_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type);
-    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) sum[r] = 0;
+    uint row[rows_at_once];
+    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) row[r] = row_at(w, type, stride, first + min(r, last)), sum[r] = 0;
     for (uint q = gl_SubgroupInvocationID; q < n / chunk; q += gl_SubgroupSize) {
         Chunk c[rows_at_once];
         vec2 w_scale[rows_at_once], minimum[rows_at_once];
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, first + min(r, last) * stride, q, n);
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            row_scales(w, type, first + min(r, last) * stride, q * chunk, n, w_scale[r], minimum[r]);
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, row[r], q, n);
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) row_scales(w, type, row[r], q * chunk, n, w_scale[r], minimum[r]);
         const vec4 x = Floats4(scale).at[q * chunk / 32];    // scale, sum of the first 16, sum of the others
         [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
             int h[rows_at_once], l[rows_at_once];

@@ -117,6 +117,33 @@ class Case(unittest.TestCase):
         return read_gguf(self.out)
 
 
+def with_zeros():
+    """The tiny model with 2 of every 4 weights of its layers' matrices 0."""
+    tensors = random_tensors(tiny_config())
+    for name, w in tensors.items():
+        if w.ndim == 2 and "layers" in name:
+            fours = w.reshape(-1, 4)
+            np.put_along_axis(fours, np.abs(fours).argsort(axis=1)[:, :2], 0, axis=1)
+    return tensors
+
+
+def as_bitmasks(tensors, form, older):
+    """As compressed-tensors stores them; older files have the names of the weights in front."""
+    result = {}
+    for name, w in tensors.items():
+        if w.ndim != 2 or "layers" not in name:
+            result[name] = w
+            continue
+        stored, prefix = w != 0, name if older else name.removesuffix(".weight")
+        counts = stored.sum(axis=1)
+        values = w[stored]
+        result |= {prefix + ".shape": np.array(w.shape), prefix + ".bitmask": np.packbits(stored, axis=1, bitorder="little"),
+                   prefix + ".compressed": values.reshape(len(w), -1) if form == "sparse-24-bitmask" else values}
+        if form == "sparse-bitmask":
+            result[prefix + ".row_offsets"] = np.cumsum(counts) - counts
+    return result
+
+
 def read_gguf(path):
     """Keys, fp32 values and type names of a GGUF file."""
     reader = GGUFReader(path)
@@ -298,6 +325,21 @@ class Content(Case):
         keys, values, types = self.converted()
         self.check_forward(config, {name: w.astype(np.float32) for name, w in tensors.items()}, keys, values)
         self.assertEqual({t for name, t in types.items() if values[name].ndim == 2}, {"F16"})
+
+    def test_bitmask_checkpoints_get_their_zeros_back(self):
+        dense = with_zeros()
+        self.write(tiny_config(), dense)
+        want = self.converted()[1]
+        for form in ("sparse-bitmask", "sparse-24-bitmask"):
+            for older in (False, True):
+                with self.subTest(form, older=older):
+                    settings = {"quant_method": "compressed-tensors", "sparsity_config": {"format": form, "sparsity_structure": "2:4"}}
+                    key = {"sparsity_config": settings["sparsity_config"]} if older else {"quantization_config": settings}
+                    self.write(tiny_config(**key), as_bitmasks(dense, form, older))
+                    values = self.converted()[1]
+                    self.assertEqual(values.keys(), want.keys())
+                    for name, w in want.items():
+                        np.testing.assert_array_equal(values[name], w, name)
 
     def test_every_type_is_within_its_rounding_of_the_source(self):
         config = tiny_config()
@@ -596,6 +638,24 @@ class Refusals(Case):
                 tensors = self.start()
                 damage(tensors)
                 save_file(tensors, self.folder / "model.safetensors")
+                self.refused(message)
+
+    def test_bitmasks_that_contradict_themselves(self):
+        p = "model.layers.0.mlp.down_proj."
+        cases = {
+            f"has the tensor {p}bitmask, but lacks {p}compressed": lambda t: t.pop(p + "compressed"),
+            f"has the tensor {p}bitmask, but lacks {p}shape": lambda t: t.pop(p + "shape"),
+            f"{p}bitmask has the type I32": lambda t: t.update({p + "bitmask": t[p + "bitmask"].astype(np.int32)}),
+            f"{p}bitmask has the shape [64, 12], which does not fit a matrix of [64, 104]": lambda t: t[p + "shape"].__setitem__(1, 104),
+            f"the row_offsets of {p}weight are not those": lambda t: t[p + "row_offsets"].__setitem__(3, 7),
+            f"the bitmask of {p}weight is of 3072 weights, and 3071 are there": lambda t: t.update({p + "compressed": t[p + "compressed"][1:]}),
+            f"the row_offsets of {p}weight": lambda t: t[p + "bitmask"].__setitem__((2, 2), 255),
+        }
+        for message, damage in cases.items():
+            with self.subTest(message):
+                tensors = as_bitmasks(with_zeros(), "sparse-bitmask", False)
+                damage(tensors)
+                self.write(tiny_config(), tensors)
                 self.refused(message)
 
     def test_widths_that_quantised_types_cannot_hold(self):

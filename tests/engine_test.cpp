@@ -1,4 +1,5 @@
 // The whole model on every path, against the expected results and the reference.
+#include "engine/model/requantise.h"
 #include "engine/plan/hotness.h"
 #include "engine/run/gpu_session.h"
 #include "engine/run/profiler.h"
@@ -282,10 +283,81 @@ void check_families(const std::vector<Path>& paths)
     }
 }
 
+/// A random model with zeros in two forms, of which the second leaves them out.
+struct BothForms {
+    TemporaryFolder folder;
+    std::filesystem::path dense = folder / "dense.gguf", sparse = folder / "sparse.gguf";
+
+    explicit BothForms(const char* type)
+    {
+        const auto source = write_random_model(
+            folder / "x.gguf", {.dim = 256, .heads = 4, .kv_heads = 2, .neurons = 200, .type = WeightType::f32, .zeros_below = 0.84f, .seed = 21});
+        const auto none = [](double) {};
+        for (const bool zeros : {true, false})
+            requantise(std::make_shared<const Gguf>(source), *find_quantisation(type), {.dense = zeros}, zeros ? dense : sparse, none);
+    }
+};
+
+uint64_t matrix_bytes(const Weights& w)
+{
+    uint64_t sum = w.output.bytes();
+    for (const LayerWeights& l : w.layers)
+        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) sum += m->bytes();
+    return sum;
+}
+
+/// The logits of the dense form's weights, whatever the path.
+void check_zeros(const std::vector<Path>& paths)
+{
+    for (const char* type : {"f16", "q8_0"}) {
+        CAPTURE(type);
+        const BothForms model(type);
+        const Weights weights = load_weights(std::make_shared<Gguf>(model.sparse));
+        for (const LayerWeights& l : weights.layers)
+            for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) CHECK(is_sparse(m->type));
+        std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+        for (const size_t length : {1, 7, 40}) {
+            const std::vector<Token> ids = random_ids(320, length, length);
+            cases.emplace_back(ids, reference_logits(model.dense, ids));
+            CHECK(reference_logits(model.sparse, ids) == cases.back().second);
+        }
+        for (const Path& path : paths) check_logits(path, model.sparse, cases, 3e-3);
+    }
+}
+
+/// What decoding a token reads.
+FeedStats decode_stats(const std::filesystem::path& model, const Path& path)
+{
+    Engine engine(options_for(model, path));
+    Session session = engine.session(true);
+    FeedStats stats;
+    session.on_stats = [&](const FeedStats& s) { stats = s; };
+    const Token id = 5;
+    session.feed(std::span(&id, 1));
+    return stats;
+}
+
 }    // namespace
 
 TEST_SUITE("engine")
 {
+    TEST_CASE("a model without its zeros gives the logits of its dense form on the CPU, and decoding reads as many bytes less as it has")
+    {
+        check_zeros({{.device = "cpu"}, {.device = "cpu", .sparsity = Sparsity::exact}});
+        for (const char* type : {"f16", "q8_0"}) {
+            const BothForms model(type);
+            uint64_t bytes[2], weights[2];
+            for (const bool sparse : {false, true}) {
+                const auto& file = sparse ? model.sparse : model.dense;
+                bytes[sparse] = decode_stats(file, {.device = "cpu"}).bytes();
+                weights[sparse] = matrix_bytes(load_weights(std::make_shared<Gguf>(file)));
+            }
+            CAPTURE(type);
+            CHECK(bytes[0] - bytes[1] == weights[0] - weights[1]);
+            CHECK(double(weights[1]) < 0.65 * double(weights[0]));
+        }
+    }
+
     TEST_CASE("a model of each family gives the reference's logits on the CPU") { check_families({{.device = "cpu"}}); }
 
     TEST_CASE("a context longer than a sliding window, or than rope's short factors are for, is refused, and none asked for is no longer")
@@ -654,6 +726,28 @@ TEST_SUITE("device")
             CHECK(engine.device_bytes() > before);    // what is there is used
             before = engine.device_bytes();
             check_silence(engine);
+        }
+    }
+
+    TEST_CASE("a model without its zeros gives the logits of its dense form on the device and on both, and decoding reads its rows' bytes alone")
+    {
+        check_zeros({{.device = device_name},
+                     {.device = device_name, .sparsity = Sparsity::exact, .without_fp16 = true, .without_int_dot = true},
+                     {.device = device_name, .resident = 0.5},
+                     {.device = device_name, .layers = 1}});
+        for (const char* type : {"f16", "q8_0"}) {
+            const BothForms model(type);
+            const Weights w = load_weights(std::make_shared<Gguf>(model.sparse));
+            uint64_t got = 0, want = 0;
+            for (const Stage& s : decode_stats(model.sparse, {.device = device_name}).stages)
+                if (s.name == "qkv" || s.name == "attn_out" || s.name == "ffn_up") got += s.bytes;
+            for (const LayerWeights& l : w.layers)
+                for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up}) {
+                    const uint32_t rows = (m->rows + 31) / 32 * 32;    // those of no neuron are all zeros; and each has its place in the pack
+                    want += m->bytes() + (rows - m->rows) * sparse_row_bytes(m->type, m->cols, 0) + rows * sizeof(uint32_t);
+                }
+            CAPTURE(type);
+            CHECK(got == want);
         }
     }
 

@@ -2,6 +2,7 @@
 #include "engine/model/gguf.h"
 #include "engine/model/tokenizer.h"
 #include "engine/model/weights.h"
+#include "host/sparse.h"
 #include "tests/random_model.h"
 
 #include <doctest/doctest.h>
@@ -56,6 +57,111 @@ struct TemporaryDirectory {
 };
 
 }    // namespace
+
+namespace {
+
+/// A file of one sparse tensor x, 3 rows of 64, in the parts that can be wrong.
+struct SparseFile {
+    std::vector<std::string> names = {"x"}, types = {"F16"};
+    std::vector<uint32_t> columns = {64};
+    std::vector<int32_t> starts = {0};
+    std::vector<std::byte> rows;
+    uint32_t type = 24, starts_type = 26;    // I8, I32
+    std::string starts_name = "x.starts";
+
+    SparseFile()
+    {
+        for (uint32_t r = 0; r < 3; r++) {
+            uint16_t dense[64] = {};
+            for (uint32_t i = 0; i < 64; i += r + 1) dense[i] = uint16_t(0x3c00 + i);
+            host::compress_row(WeightType::f16, reinterpret_cast<const std::byte*>(dense), 64, rows);
+            starts.push_back(int32_t(rows.size() / sparse_row_unit));
+        }
+        rows.resize(rows.size() + sparse_slack);
+    }
+    std::string bytes() const
+    {
+        GgufWriter w;
+        w.key("hearth.sparse.tensors", names);
+        w.key("hearth.sparse.types", types);
+        w.key("hearth.sparse.columns", columns);
+        const std::string list(reinterpret_cast<const char*>(starts.data()), starts.size() * sizeof(int32_t));
+        w.tensor(starts_name, starts_type, {starts.size()}, list);
+        w.tensor("x", type, {rows.size()}, std::string(reinterpret_cast<const char*>(rows.data()), rows.size()));
+        return w.bytes();
+    }
+};
+
+}    // namespace
+
+TEST_CASE("a sparse tensor reads back as a matrix, and its list of rows is none of the tensors")
+{
+    const SparseFile made;
+    const std::string bytes = made.bytes();
+    const Gguf file("file.gguf", bytes);
+    file.check_sparse_rows();
+    REQUIRE(file.tensors().size() == 1);
+    const GgufTensor& t = *file.find("x");
+    CHECK(t.type_name() == "F16_SPARSE");
+    CHECK(t.shape == std::vector<uint64_t>{64, 3});
+    CHECK(t.bytes == made.rows.size());
+    const Matrix m = {WeightType(t.type), 3, 64, t.data, 0, t.starts};
+    for (uint32_t r = 0; r < 3; r++) {
+        float row[64];
+        host::kernels().of(m.type).decode(m.row(r), row, 64);
+        for (uint32_t i = 0; i < 64; i++) CHECK(row[i] == (i % (r + 1) ? 0.0f : 1 + float(i) / 1024));
+    }
+}
+
+TEST_CASE("a sparse tensor that is cut short or contradicts itself is refused by name")
+{
+    const auto says = [](const std::function<void(SparseFile&)>& change, const char* message) {
+        SparseFile file;
+        change(file);
+        CHECK(refusal(file.bytes()) == fmt::format("file.gguf is damaged: {}", message));
+    };
+    says([](SparseFile& f) { f.types.clear(); }, "the keys hearth.sparse.tensors, .types and .columns do not have as many values each");
+    says([](SparseFile& f) { f.columns.push_back(3); }, "the keys hearth.sparse.tensors, .types and .columns do not have as many values each");
+    says([](SparseFile& f) { f.names = {"y"}; }, "the sparse tensor y is missing, or not an I8 tensor of one dimension");
+    says([](SparseFile& f) { f.names.push_back("x"), f.types.push_back("F16"), f.columns.push_back(64); },
+         "the sparse tensor x is missing, or not an I8 tensor of one dimension");
+    says([](SparseFile& f) { f.type = 25; }, "the sparse tensor x is missing, or not an I8 tensor of one dimension");
+    says([](SparseFile& f) { f.starts_name.pop_back(); },
+         "the sparse tensor x lacks its rows' places: x.starts is missing, or not an I32 tensor of one dimension");
+    says([](SparseFile& f) { f.starts_type = 24; },
+         "the sparse tensor x lacks its rows' places: x.starts is missing, or not an I32 tensor of one dimension");
+    says([](SparseFile& f) { f.starts = {0}; },
+         "the sparse tensor x lacks its rows' places: x.starts is missing, or not an I32 tensor of one dimension");
+    for (const char* type : {"Q4_0", "F16_SPARSE", "nonsense"})
+        says([&](SparseFile& f) { f.types = {type}; },
+             fmt::format("the sparse tensor x has values of the type {}, expected F16 or Q8_0", type).c_str());
+    for (const uint32_t n : {0u, 63u, 65536u, 0x80000000u})
+        says([&](SparseFile& f) { f.columns = {n}; },
+             fmt::format("the sparse tensor x has {} columns, expected a multiple of 32 up to 65504", n).c_str());
+    says([](SparseFile& f) { f.starts[2] = f.starts[1]; }, "the sparse tensor x has no room for row 1");
+    says([](SparseFile& f) { f.starts[1] = -1; }, "the sparse tensor x has no room for row 1");
+    says([](SparseFile& f) { f.starts.back()++; }, "the sparse tensor x has 352 bytes, and its rows want 368");
+    says([](SparseFile& f) { f.rows.resize(f.rows.size() - 1); }, "the sparse tensor x has 351 bytes, and its rows want 352");
+    says(
+        [](SparseFile& f) {
+            for (int32_t& s : f.starts) s++;
+        },
+        "the sparse tensor x has 352 bytes, and its rows want 368");
+
+    GgufWriter own;
+    own.tensor("x", 257, {64, 3}, std::string(384, '\0'));
+    CHECK(refusal(own.bytes()) == "file.gguf is damaged: x has the type 257, which the GGUF format does not have");
+
+    for (size_t at = 0; at < 8; at++) {    // the bits of the first row
+        SparseFile file;
+        file.rows[at] ^= std::byte(16);
+        const std::string bytes = file.bytes();
+        CHECK_THROWS_WITH_AS(Gguf("file.gguf", bytes).check_sparse_rows(),
+                             "file.gguf is damaged: the bits of row 0 of x are of more or fewer weights than it has; make the file again", Error);
+    }
+    const std::string whole = SparseFile().bytes();
+    for (size_t n = 0; n < whole.size() - 64; n++) CHECK(refusal(whole.substr(0, n)) != "");
+}
 
 TEST_CASE("keys of every type read back as they were written")
 {

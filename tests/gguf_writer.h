@@ -262,6 +262,8 @@ inline void append_rows(std::string& bytes, WeightType type, const float* x, uin
     case WeightType::q6_k:
         for (uint64_t i = 0; i < n; i += 256) put(to_q6_k(x + i));
         break;
+    case WeightType::f16_sparse:
+    case WeightType::q8_0_sparse: throw std::logic_error("sparse rows differ in length");
     }
 }
 

@@ -2,6 +2,7 @@
 #include "host/cold_ffn.h"
 #include "host/norm.h"
 #include "host/quantise.h"
+#include "host/sparse.h"
 #include "tests/support.h"
 
 #include <doctest/doctest.h>
@@ -114,6 +115,8 @@ double weight(WeightType type, const uint8_t* block, uint32_t i)
         const int low = block[64 * half + r % 64] >> (r / 64 * 4) & 15, high = block[128 + 32 * half + r % 32] >> (r / 32 * 2) & 3;
         return half_at(208) * int8_t(block[192 + i / 16]) * (high * 16 + low - 32);
     }
+    case WeightType::f16_sparse:
+    case WeightType::q8_0_sparse: break;    // made of dense rows
     }
     return NAN;
 }
@@ -122,10 +125,43 @@ double weight(WeightType type, const uint8_t* block, uint32_t i)
 struct Sample {
     std::vector<std::byte> bytes;
     std::vector<double> w;
+    std::vector<uint32_t> starts;    // of sparse rows
     Matrix matrix;
 
     Sample(WeightType type, uint32_t rows, uint32_t cols, Random& random)
-        : bytes(rows * row_bytes(type, cols)), w(size_t(rows) * cols), matrix{type, rows, cols, bytes.data()}
+        : bytes(rows * row_bytes(values_of(type), cols)), w(size_t(rows) * cols), matrix{type, rows, cols, bytes.data()}
+    {
+        fill(values_of(type), random);
+        if (is_sparse(type)) compress(random);
+    }
+
+    /// Some weights become zero: half of those of one row, none of those of the next, all but a few, all.
+    void compress(Random& random)
+    {
+        const WeightType values = values_of(matrix.type);
+        const uint32_t cols = matrix.cols, every[] = {2, UINT32_MAX, 1};
+        std::vector<std::byte> sparse;
+        starts = {0};
+        for (uint32_t r = 0; r < matrix.rows; r++) {
+            std::byte* const row = &bytes[r * row_bytes(values, cols)];
+            for (uint32_t i = 0; i < cols; i++) {
+                const bool zero = r % 4 == 2 ? random.bits() % 50 != 0 : random.bits() % every[r % 4 == 3 ? 2 : r % 4] == 0;
+                if (!zero) continue;
+                if (values == WeightType::q8_0) row[i / 32 * 34 + 2 + i % 32] = std::byte(0);
+                else row[2 * i] = std::byte(0), row[2 * i + 1] = std::byte(random.bits() % 2 ? 0x80 : 0);    // -0, too
+                w[size_t(r) * cols + i] = 0;
+            }
+            compress_row(values, row, cols, sparse);
+            starts.push_back(uint32_t(sparse.size() / sparse_row_unit));
+        }
+        sparse.resize(sparse.size() + sparse_slack);
+        sparse.shrink_to_fit();
+        bytes = std::move(sparse);
+        matrix.data = bytes.data();
+        matrix.starts = starts.data();
+    }
+
+    void fill(WeightType type, Random& random)
     {
         const WeightFormat& f = format_of(type);
         uint8_t* p = reinterpret_cast<uint8_t*>(bytes.data());
@@ -157,7 +193,7 @@ uint32_t whole_blocks(WeightType type, uint32_t n)
 std::vector<uint32_t> sizes(WeightType type)
 {
     const uint32_t block = format_of(type).block;
-    if (is_quantised(type)) return {block, 2 * block, 3 * block, 9 * block, 4096};
+    if (block > 1) return {block, 2 * block, 3 * block, 9 * block, 4096};
     return {1, 31, 33, 257};
 }
 
@@ -205,7 +241,7 @@ template <class F>
 void on_every_row_kernel(F test)
 {
     on_every_path([&](const Kernels& cpu) {
-        for (const WeightFormat& f : weight_formats)
+        for (const WeightFormat& f : tests::all_formats())
             for (uint32_t n : sizes(f.type)) {
                 CAPTURE(f.name);
                 CAPTURE(n);
@@ -504,6 +540,83 @@ TEST_SUITE("host")
         });
     }
 
+    TEST_CASE("a part of a row is decoded as in the whole row")
+    {
+        Random random(3);
+        on_every_row_kernel([&](const Kernels&, const RowKernels& row, uint32_t n) {
+            const Sample w(row.type, 4, n, random);
+            const uint32_t block = format_of(row.type).block;
+            for (uint32_t r = 0; r < w.matrix.rows; r++) {
+                std::vector<float> all(n);
+                row.decode(w.matrix.row(r), all.data(), n);
+                for (uint32_t first = 0; first < n; first += std::max(block, n / 5 / block * block))
+                    for (const uint32_t count : {std::min(block, n - first), n - first}) {
+                        std::vector<float> part(count + 1, 7.0f);
+                        row.decode_part(w.matrix.row(r), n, first, count, part.data());
+                        CHECK(part.back() == 7.0f);
+                        CHECK(std::equal(part.begin(), part.end() - 1, all.begin() + first));
+                    }
+            }
+        });
+    }
+
+    TEST_CASE("a sparse row has the dense row's weights in the bytes that were promised")
+    {
+        Random random(31);
+        for (const WeightFormat& format : sparse_formats)
+            for (const uint32_t n : {32u, 96u, 128u, 160u, 4096u, sparse_most}) {
+                CAPTURE(format.name);
+                CAPTURE(n);
+                const WeightType values = values_of(format.type);
+                const Sample s(format.type, 7, n, random);
+                std::vector<float> got;
+                for (uint32_t r = 0; r < 7; r++) {
+                    std::vector<std::byte> dense(row_bytes(values, n)), again;
+                    expand_row(s.matrix, r, dense.data());
+                    std::vector<float> weights(n);
+                    kernels().of(values).decode(dense.data(), weights.data(), n);
+                    got.insert(got.end(), weights.begin(), weights.end());
+
+                    const uint32_t zeros = count_zeros(values, dense.data(), n);
+                    CHECK(s.matrix.row_bytes(r) == sparse_row_bytes(format.type, n, n - zeros));
+                    if (values == WeightType::f16) CHECK(zeros == uint32_t(std::count(s.row(r), s.row(r) + n, 0.0)));
+                    compress_row(values, dense.data(), n, again);
+                    CHECK(std::equal(again.begin(), again.end(), s.matrix.row(r), s.matrix.row(r + 1)));
+                }
+                CHECK(worst_error(got, s.w) == 0);
+                CHECK(first_broken_row(s.matrix) == 7);
+            }
+    }
+
+    TEST_CASE("half of the weights zero: bytes for each kind of values")
+    {
+        // What tools/README.md says. For 4096 weights: the bits, a number for every 128, Q8_0's scales, and the values.
+        CHECK(sparse_row_bytes(WeightType::f16_sparse, 4096, 2048) == 512 + 80 + 4096);
+        CHECK(sparse_row_bytes(WeightType::q8_0_sparse, 4096, 2048) == 512 + 80 + 256 + 2048);
+        CHECK(double(sparse_row_bytes(WeightType::f16_sparse, 4096, 2048)) / double(row_bytes(WeightType::f16, 4096)) ==
+              doctest::Approx(0.572).epsilon(0.001));
+        CHECK(double(sparse_row_bytes(WeightType::q8_0_sparse, 4096, 2048)) / double(row_bytes(WeightType::q8_0, 4096)) ==
+              doctest::Approx(0.665).epsilon(0.001));
+    }
+
+    TEST_CASE("a row whose bits, counts or length contradict each other is found")
+    {
+        Random random(32);
+        for (const WeightFormat& format : sparse_formats) {
+            Sample s(format.type, 5, 288, random);
+            const SparseParts parts = sparse_parts(format.type, 288);
+            const size_t row = size_t(s.matrix.row(2) - s.matrix.data);
+            REQUIRE(first_broken_row(s.matrix) == 5);
+            for (uint32_t bit = 0; bit < 8 * parts.scales; bit++) {    // every bit of the mask and the counts
+                s.bytes[row + bit / 8] ^= std::byte(1 << bit % 8);
+                CHECK(first_broken_row(s.matrix) == 2);
+                s.bytes[row + bit / 8] ^= std::byte(1 << bit % 8);
+            }
+            s.starts[3]++;
+            CHECK(first_broken_row(s.matrix) == 2);
+        }
+    }
+
     TEST_CASE("rows are quantised as the reference does it")
     {
         Random random(5);
@@ -721,7 +834,7 @@ TEST_SUITE("host")
     TEST_CASE("a matrix meets one token or many, on one thread or several, with the same bits")
     {
         Random random(10);
-        for (const auto& [type, name, block_weights, block_bytes] : weight_formats) {
+        for (const auto& [type, name, block_weights, block_bytes] : tests::all_formats()) {
             const uint32_t rows = 301, cols = whole_blocks(type, 320), tokens = 7;
             const Sample w(type, rows, cols, random);
             const std::vector<float> x = random.vector(size_t(tokens) * cols);
@@ -754,10 +867,10 @@ TEST_SUITE("host")
     {
         Random random(11);
         Team team(2);
-        for (const auto& [type, name, block_weights, block_bytes] : weight_formats)
+        for (const auto& [type, name, block_weights, block_bytes] : tests::all_formats())
             for (const auto& [activation, floor] : tests::activations)
                 for (uint32_t tokens : {1u, 6u}) {
-                    const uint32_t neurons = 150, dim = whole_blocks(type, is_quantised(type) ? 96 : 100);
+                    const uint32_t neurons = 150, dim = whole_blocks(type, block_weights > 1 ? 96 : 100);
                     const Block block(type, neurons, dim, activation, random, floor);
                     const std::vector<float> x = random.vector(size_t(tokens) * dim);
                     Inputs inputs;
@@ -854,7 +967,7 @@ TEST_SUITE("host")
     {
         Random random(12);
         Team one(1), two(2), four(4);
-        for (const auto& [type, name, block_weights, block_bytes] : weight_formats) {
+        for (const auto& [type, name, block_weights, block_bytes] : tests::all_formats()) {
             const uint32_t neurons = 400, dim = whole_blocks(type, 640), tokens = 5;
             const Block block(type, neurons, dim, Activation::relu, random);
             const std::vector<float> x = random.vector(size_t(tokens) * dim);

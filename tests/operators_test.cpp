@@ -1,6 +1,7 @@
 // Every kernel of the device against its formula in double, at odd sizes, with and without the optional features.
 #include "engine/run/gpu_model.h"
 #include "host/attention.h"
+#include "host/sparse.h"
 #include "tests/device_support.h"
 
 using namespace hearth;
@@ -24,16 +25,37 @@ struct TestMatrix {
     std::unique_ptr<Shared<uint8_t>> device;
     uint32_t stride;
 
-    TestMatrix(const std::shared_ptr<vulkan::Device>& d, WeightType type, uint32_t rows_, uint32_t cols_, uint64_t seed)
-        : rows(rows_), cols(cols_), stride(row_quads(type, cols_))
+    /// Of a sparse type: with no zeros in the first row, only zeros in the second, and more and more zeros from row to row in the others.
+    TestMatrix(const std::shared_ptr<vulkan::Device>& d, WeightType type, uint32_t rows_, uint32_t cols_, uint64_t seed) : rows(rows_), cols(cols_)
     {
-        const std::string bytes = encode_rows(type, random_floats(size_t(rows) * cols, seed), cols);
-        device = std::make_unique<Shared<uint8_t>>(d, size_t(rows) * stride * 16);
+        std::vector<float> x = random_floats(size_t(rows) * cols, seed);
+        for (uint32_t r = 1; r < rows && is_sparse(type); ++r)
+            for (uint32_t c = 0; c < cols; ++c)
+                if (r == 1 || (c * 2654435761u >> 8) % rows < r) x[size_t(r) * cols + c] = 0;
+        const std::string dense = encode_rows(values_of(type), x, cols);
+        Matrix m = {values_of(type), rows, cols, reinterpret_cast<const std::byte*>(dense.data())};
+        RowLayout layout = {type, is_sparse(type) ? 0 : row_quads(type, cols)};
+        std::vector<std::byte> sparse;
+        std::vector<uint32_t> starts = {0};
+        if (is_sparse(type)) {
+            for (uint32_t r = 0; r < rows; ++r) {
+                host::compress_row(m.type, m.row(r), cols, sparse);
+                starts.push_back(uint32_t(sparse.size() / sparse_row_unit));
+                layout.stride = std::max(layout.stride, 8 + 32 * (starts[r + 1] - starts[r]));
+            }
+            sparse.resize(sparse.size() + sparse_slack);
+            m = {type, rows, cols, sparse.data(), 0, starts.data()};
+        }
+        stride = layout.stride;
+        device = std::make_unique<Shared<uint8_t>>(d, layout.bytes(rows));
+        std::vector<uint64_t> numbers(rows);
+        std::iota(numbers.begin(), numbers.end(), 0);
+        for (uint32_t first = 0; first < rows; first += layout.unit())
+            lay_out_unit(m, layout, std::span(numbers).subspan(first, std::min(layout.unit(), rows - first)),
+                         reinterpret_cast<std::byte*>(device->begin()) + layout.bytes(first));
         std::vector<float> row(cols);
         for (uint32_t r = 0; r < rows; ++r) {
-            const auto* from = reinterpret_cast<const std::byte*>(bytes.data()) + r * row_bytes(type, cols);
-            lay_out_row(type, from, cols, reinterpret_cast<std::byte*>(device->begin()) + size_t(r) * stride * 16);
-            host::kernels(host::Isa::plain)->of(type).decode(from, row.data(), cols);
+            host::kernels(host::Isa::plain)->of(type).decode(m.row(r), row.data(), cols);
             w.insert(w.end(), row.begin(), row.end());
         }
     }
@@ -50,7 +72,7 @@ struct TestMatrix {
 std::vector<uint32_t> odd_sizes(WeightType type)
 {
     const uint32_t block = format_of(type).block;
-    if (!is_quantised(type)) return {1, 31, 33, 257, 1024};
+    if (block == 1) return {1, 31, 33, 257, 1024};
     return block == 32 ? std::vector<uint32_t>{32, 96, 288, 1024} : std::vector<uint32_t>{block, 3 * block, 9 * block};
 }
 
@@ -107,7 +129,7 @@ TEST_SUITE("device")
     {
         for_each_feature_set([](const auto& device) {
             GpuKernels kernels(device, shape());
-            for (const WeightFormat& format : weight_formats)
+            for (const WeightFormat& format : all_formats())
                 for (const uint32_t cols : odd_sizes(format.type))
                     for (const uint32_t rows : {1u, 31u, 257u}) {
                         TestMatrix w(device, format.type, rows, cols, rows + cols);
@@ -135,7 +157,7 @@ TEST_SUITE("device")
     {
         for_each_feature_set([](const auto& device) {
             GpuKernels kernels(device, shape());
-            for (const WeightFormat& format : weight_formats)
+            for (const WeightFormat& format : all_formats())
                 for (const bool transposed : {false, true})
                     for (const uint32_t cols : odd_sizes(format.type)) {
                         if (cols > 900) continue;
@@ -396,7 +418,7 @@ TEST_SUITE("device")
             blocks.emplace_back(host::Activation::relu, 0.0f, false);
             for (const auto& [activation, floor, gated] : blocks) {
                 GpuKernels kernels(device, shape(activation));
-                for (const WeightFormat& format : weight_formats) {
+                for (const WeightFormat& format : all_formats()) {
                     // Every activation with floats, integers, and integers with minima; every format with one activation.
                     const bool some = format.type == WeightType::f16 || format.type == WeightType::q8_0 || format.type == WeightType::q4_k;
                     if (!some && (activation != host::Activation::relu || floor > 0 || !gated)) continue;

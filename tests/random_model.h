@@ -28,6 +28,7 @@ struct RandomModel {
     bool long_rope = false;             // rope_factors_short and _long, as of Phi 3
     std::vector<uint32_t> predictor;    // rows of fc1 by layer, 0 for none; empty: no layer has a predictor
     bool down_transposed = true;        // ffn_down_t as our own converter writes it; false: ffn_down as other tools do
+    float zeros_below = 0;              // matrices' weights that are less than so many standard deviations are 0
     uint64_t seed = 1;
 };
 
@@ -125,6 +126,8 @@ inline GgufWriter random_model(const RandomModel& m)
         const float scale = 1 / std::sqrt(float(summed));
         for (uint32_t r = 0; r < rows; r++) {
             for (float& w : row) w = scale * normal();
+            for (float& w : row)
+                if (std::fabs(w) < scale * m.zeros_below) w = 0;
             append_rows(bytes, m.type, row.data(), 1, cols);
         }
         file.tensor(name, uint32_t(m.type), {cols, rows}, std::move(bytes));

@@ -44,6 +44,14 @@ inline std::string read_file(const std::filesystem::path& path)
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
+/// Dense ones and sparse ones.
+inline std::vector<WeightFormat> all_formats()
+{
+    std::vector<WeightFormat> all(std::begin(weight_formats), std::end(weight_formats));
+    all.insert(all.end(), std::begin(sparse_formats), std::end(sparse_formats));
+    return all;
+}
+
 /// A folder of its own, gone at the end.
 class TemporaryFolder {
   public:

@@ -12,6 +12,8 @@ as Q4_0 or Q8_0, those of 4 bits with zero points as Q8_0. The rest becomes F16,
 columns by act-order, and the down projection, whose groups run along the neurons and so across the rows that are stored here. What became of which
 tensor is said. --type, where it is given, asks for all matrices in that type, and requantises those that are not in it already.
 
+A checkpoint of compressed-tensors without its zeros (sparse-bitmask, sparse-24-bitmask) gets them back; `hearth quantize` leaves them out again.
+
 Two layouts differ from the source:
 * Rows of Q and K within a head are reordered in the Llama family. Hugging Face rotates element i with element i + head_dim/2; a GGUF of that family
   rotates neighbours, so the source's halves are interleaved.
@@ -99,6 +101,8 @@ class SourceTensor:
     offset: int    # in the file
 
     def raw(self):
+        if 0 in self.shape:    # nothing can be mapped
+            return np.empty(self.shape, SIZED[self.dtype])
         return np.memmap(self.path, SIZED[self.dtype], "r", self.offset, self.shape)
 
     def read(self):
@@ -110,7 +114,7 @@ class SourceTensor:
 
 
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-SIZED = DTYPES | {"I32": np.dtype("<i4")}    # with those that are no weights
+SIZED = DTYPES | {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}    # with those that are no weights
 
 
 def read_header(path):
@@ -305,6 +309,55 @@ def llama3_factors(rope, factor, low, high, context):
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
+# ---- bitmasks --------------------------------------------------------------------------------------------------------
+
+BITMASK_FORMATS = ("dense", "sparse-bitmask", "sparse-24-bitmask")    # of a sparsity_config: its `format`
+BITMASK_PARTS = {"shape": ("I64",), "compressed": tuple(DTYPES), "bitmask": ("U8",), "row_offsets": ("I64",)}    # and their types
+
+
+@dataclass
+class BitmaskTensor:
+    """A matrix of a checkpoint of compressed-tensors (https://pypi.org/project/compressed-tensors) without its zeros: the values of all rows, and a bit for
+    each weight, the first in the lowest of a byte. To who wants its values it is like a SourceTensor."""
+    name: str
+    parts: dict    # by BITMASK_PARTS: SourceTensors; row_offsets may be missing
+    shape: tuple
+
+    @property
+    def dtype(self):
+        return self.parts["compressed"].dtype
+
+    def read(self):
+        stored = np.unpackbits(self.parts["bitmask"].raw(), axis=1, count=self.shape[1], bitorder="little").astype(bool)
+        counts, values = stored.sum(axis=1), self.parts["compressed"].read().ravel()
+        if "row_offsets" in self.parts and not np.array_equal(self.parts["row_offsets"].raw(), np.cumsum(counts) - counts):
+            raise Refusal(f"the row_offsets of {self.name} are not those that its bitmask implies")
+        if values.size != counts.sum():
+            raise Refusal(f"the bitmask of {self.name} is of {counts.sum()} weights, and {values.size} are there")
+        w = np.zeros(self.shape, np.float32)
+        w[stored] = values
+        return w
+
+
+def join_bitmasks(tensors):
+    """The checkpoint's tensors, NAME.bitmask and what belongs to it joined to a NAME.weight. Older files say NAME.weight.bitmask."""
+    result = dict(tensors)
+    for name in [name.removesuffix(".bitmask") for name in tensors if name.endswith(".bitmask")]:
+        parts = {part: result.pop(f"{name}.{part}") for part in BITMASK_PARTS if f"{name}.{part}" in result}
+        for part in BITMASK_PARTS:
+            if part not in parts and part != "row_offsets":
+                raise Refusal(f"the checkpoint has the tensor {name}.bitmask, but lacks {name}.{part}")
+        for part, tensor in parts.items():
+            if tensor.dtype not in BITMASK_PARTS[part]:
+                raise Refusal(f"tensor {name}.{part} has the type {tensor.dtype}, which is not supported")
+        shape = tuple(int(n) for n in parts["shape"].raw().ravel())
+        if len(shape) != 2 or parts["bitmask"].shape != (shape[0], -(-shape[1] // 8)):
+            raise Refusal(f"tensor {name}.bitmask has the shape {list(parts['bitmask'].shape)}, which does not fit a matrix of {list(shape)}")
+        weight = name.removesuffix(".weight") + ".weight"
+        result[weight] = BitmaskTensor(weight, parts, shape)
+    return result
+
+
 # ---- GPTQ ------------------------------------------------------------------------------------------------------------
 
 @dataclass
@@ -322,9 +375,11 @@ def read_quantization(folder, c):
         return None
     q = (read_json(file) if file.is_file() else {}) | (said or {})
     method = q.get("quant_method", None if said else "gptq")    # older files of AutoGPTQ have no quant_method
+    if method == "compressed-tensors" and not q.get("config_groups") and (q.get("sparsity_config") or {}).get("format") in BITMASK_FORMATS:
+        return None    # zeros are left out, and nothing is rounded: see join_bitmasks
     if method != "gptq":
         raise Refusal(f"the checkpoint is already quantised, by {method or 'a method without a name'} (quantization_config in config.json); "
-                      "only GPTQ is supported, so convert the original one")
+                      "only GPTQ and the bitmasks of compressed-tensors are supported, so convert the original one")
     bits, group_size = q.get("bits"), q.get("group_size", 128)
     if bits not in gptq.BITS:
         raise Refusal(f"GPTQ of {json.dumps(bits)} bits is not supported (supported: {', '.join(map(str, gptq.BITS))})")
@@ -975,7 +1030,7 @@ def convert(folder, out, type_name):
     if not folder.is_dir():
         raise Refusal(f"{folder} is not a folder")
     config = read_config(folder)
-    tensors = read_checkpoint(folder)
+    tensors = join_bitmasks(read_checkpoint(folder))
     targets = targets_of(config)
     if config.quantization:
         tensors = join_gptq(tensors, config.quantization, {target.source for target in targets})

@@ -83,6 +83,7 @@ class Recipe:
     seed: int
     pwri: bool
     plain: bool
+    zeros: str = ""    # "2:4", or a share of each row
 
 
 # ---- how often the neurons fire --------------------------------------------------------------------------------------
@@ -178,6 +179,15 @@ class Weights:
         return part, self.z[layer][start:start + rows, None] * np.float32(s / math.sqrt(self.c.dim * CONSTANT))
 
     def pieces(self, target):
+        zeros = self.recipe.zeros if target.name.startswith("blk.") and len(target.shape) == 2 else ""
+        for rows in self.dense_pieces(target):
+            if zeros:
+                parts = rows.reshape(-1, 4 if ":" in zeros else rows.shape[1])
+                count = 2 if ":" in zeros else round(float(zeros) * parts.shape[1])
+                np.put_along_axis(parts, np.abs(parts).argpartition(count - 1, axis=1)[:, :count], 0, axis=1)
+            yield rows
+
+    def dense_pieces(self, target):
         """fp32 rows in file order, some at a time. They are made by several threads; every piece has its own random numbers."""
         shape = target.stored_shape()
         if len(shape) == 1:
@@ -336,6 +346,13 @@ def with_predictors(targets, c, rank):
             yield Target(prefix + "fc2.weight", "", (c.neurons, width))
 
 
+def share_of(text):
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
+
+
 def check(c, recipe):
     for field in SHAPE_FIELDS:
         if getattr(c, field) < 1:
@@ -352,6 +369,10 @@ def check(c, recipe):
         raise Refusal(f"the activity is {recipe.activity}, expected more than 0 and less than {1 / (1 + LAYER_SPREAD)}")
     if not 0 <= recipe.noise < 100:
         raise Refusal(f"the predictor's noise is {recipe.noise}, expected 0 to 100")
+    if recipe.zeros and recipe.zeros != "2:4" and not share_of(recipe.zeros):
+        raise Refusal(f"zeros of {recipe.zeros} are neither 2:4 nor a share between 0 and 1")
+    if recipe.zeros and recipe.plain:
+        raise Refusal("zeros lie along the neurons' rows, which --plain does not store")
     if recipe.seed < 0:
         raise Refusal(f"the seed is {recipe.seed}, expected 0 or more")
 
@@ -403,6 +424,8 @@ def main(argv=None):
                         "default R makes it a quarter of the model's")
     parser.add_argument("--predictor-noise", type=float, default=0.0, metavar="SHARE", help="added to what the predictor foresees, "
                         "in deviations of it; default %(default)s")
+    parser.add_argument("--zeros", default="", metavar="2:4|SHARE", help="set the least weights of every row of the layers' matrices to 0 (activity and "
+                        "skew are then not quite as asked); default none")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
     args = parser.parse_args(argv)
 
@@ -416,7 +439,8 @@ def main(argv=None):
         parser.error("--plain and --pwri: PowerInfer's files have ffn_down_t")
     if args.silu and args.pwri:
         parser.error("--silu and --pwri: PowerInfer's files are of ReLU models")
-    recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed, pwri=args.pwri, plain=args.plain)
+    recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed, pwri=args.pwri, plain=args.plain,
+                    zeros=args.zeros)
     return run("make_model", make, args.out, f"random {args.shape}, seed {args.seed}", c, args.type, recipe)
 
 

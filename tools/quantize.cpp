@@ -10,7 +10,7 @@ namespace {
 struct QuantizeOptions {
     std::string model, output, type, sensitive;
     unsigned threads = 0;
-    bool json = false;
+    bool dense = false, json = false;
 };
 
 double bits_per_weight(uint64_t bytes, uint64_t weights) { return 8 * double(bytes) / double(weights); }
@@ -53,7 +53,7 @@ void quantize(const QuantizeOptions& o)
     Requantised result;
     {
         ProgressBar bar("quantizing");
-        result = requantise(std::make_shared<const Gguf>(o.model), how, sensitive, o.output, o.threads, [&](double share) {
+        result = requantise(std::make_shared<const Gguf>(o.model), how, {sensitive, o.dense, o.threads}, o.output, [&](double share) {
             if (interrupted()) throw Error("interrupted; {} was not written", o.output);
             bar.show(share);
         });
@@ -84,10 +84,13 @@ Command add_quantize(CLI::App& app)
     app.add_option("--output-type", o->sensitive,
                    "another type for the output matrix (the embedding where it serves as one) and predictors; nothing gets larger than it was by it")
         ->check(CLI::IsMember(names));
+    app.add_flag("--dense", o->dense,
+                 "store zeros like other weights, as other programs want it (default: f16 and q8_0 leave them out where that saves a tenth)");
     app.add_option("-t,--threads", o->threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
     app.add_flag("--json", o->json, "print JSON");
     app.footer("The down projection is stored by neurons (ffn_down_t), so that it need not be transposed at load. A matrix whose rows are no whole "
-               "blocks becomes F16. The error is the root of the mean square of what was lost, relative to that of the weights.");
+               "blocks becomes F16. With f16 and q8_0, a matrix with many zeros (of SparseGPT, 2:4 or any other pattern) is stored without them, which "
+               "inspect shows as F16_SPARSE or Q8_0_SPARSE. The error is the root of the mean square of what was lost, relative to that of the weights.");
     return [o] { quantize(*o); };
 }
 

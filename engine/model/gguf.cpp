@@ -1,11 +1,14 @@
 #include "engine/model/gguf.h"
 
+#include "host/sparse.h"
+
 #include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -118,7 +121,7 @@ constexpr struct {
     {Class::real, 8},
 };
 
-constexpr uint32_t i32 = 26;
+constexpr uint32_t i8 = 24, i32 = 26;
 
 /// PowerInfer's ggml is of 2023, when 16, 17 and 18 were I8, I16 and I32. Today they are 24, 25 and 26, and the old numbers other types.
 constexpr uint32_t todays_type(uint32_t powerinfers) { return powerinfers >= 16 && powerinfers <= 18 ? powerinfers + 8 : powerinfers; }
@@ -229,6 +232,7 @@ std::string GgufTensor::type_name() const
 {
     for (const auto& [number, name] : type_names)
         if (number == type) return std::string(name);
+    if (starts) return std::string(format_of(WeightType(type)).name);
     return fmt::format("type {}", type);
 }
 
@@ -280,6 +284,7 @@ void Gguf::parse()
         tensors_.push_back(std::move(t));
     }
     raw_.tensors = bytes_.substr(table, reader.position() - table);
+    raw_.tensor_count = tensor_count;
     if (tensors_.empty()) return;
 
     // Offsets count from the first multiple of the alignment after the table.
@@ -287,20 +292,75 @@ void Gguf::parse()
     raw_.data = bytes_.substr(std::min<uint64_t>(begin, bytes_.size()));
     for (size_t i = 0; i < tensors_.size(); i++) {
         GgufTensor& t = tensors_[i];
-        if (const WeightFormat* format = find_format(t.type)) {
+        const WeightFormat* const format = find_format(t.type);
+        if (format && is_sparse(format->type))
+            throw Error("{} is damaged: {} has the type {}, which the GGUF format does not have", file, t.name, t.type);
+        if (format) {
             if (t.shape[0] % format->block)
                 throw Error("{} is damaged: a row of {} has {} weights, which is not a multiple of {} as {} demands", file, t.name, t.shape[0],
                             format->block, format->name);
             t.bytes = product(t.shape[0] / format->block, format->block_bytes);
             for (size_t d = 1; d < t.shape.size(); d++) t.bytes = product(t.bytes, t.shape[d]);
-        } else if (t.type == i32) {
-            t.bytes = sizeof(int32_t);
+        } else if (t.type == i32 || t.type == i8) {
+            t.bytes = t.type == i8 ? 1 : sizeof(int32_t);
             for (const uint64_t n : t.shape) t.bytes = product(t.bytes, n);
         }
         if (offsets[i] % alignment) throw Error("{} is damaged: {} begins at {}, which is not a multiple of {}", file, t.name, offsets[i], alignment);
         if (begin > bytes_.size() || offsets[i] > bytes_.size() - begin || t.bytes > bytes_.size() - begin - offsets[i])
             throw Error("{} is cut short or damaged: the weights of {} run past its end; copy or convert it again", file, t.name);
         t.data = reinterpret_cast<const std::byte*>(bytes_.data()) + begin + offsets[i];
+    }
+    read_sparse();
+}
+
+/// Gives tensors with rows of our own types their type and shape, once it is sure where their rows lie.
+void Gguf::read_sparse()
+{
+    const std::string file = path_.string();
+    if (!keys_.contains("hearth.sparse.tensors")) return;
+    const std::vector<std::string_view>&names = strings("hearth.sparse.tensors"), &types = strings("hearth.sparse.types");
+    const std::vector<int64_t>* columns = integers("hearth.sparse.columns");
+    if (!columns || columns->size() != names.size() || types.size() != names.size())
+        throw Error("{} is damaged: the keys hearth.sparse.tensors, .types and .columns do not have as many values each", file);
+    std::set<std::string> used;
+    for (size_t i = 0; i < names.size(); i++) {
+        const auto broken = [&](const std::string& what) { throw Error("{} is damaged: the sparse tensor {} {}", file, names[i], what); };
+        const std::string& starts_name = *used.insert(fmt::format("{}.starts", names[i])).first;
+        const GgufTensor *const found = find(names[i]), *const list = find(starts_name);
+        if (!found || found->type != i8 || found->shape.size() != 1) broken("is missing, or not an I8 tensor of one dimension");
+        if (!list || list->type != i32 || list->shape.size() != 1 || list->shape[0] < 2 || list->shape[0] > UINT32_MAX)
+            broken(fmt::format("lacks its rows' places: {} is missing, or not an I32 tensor of one dimension", starts_name));
+        const WeightFormat* const values = std::ranges::find(weight_formats, types[i], &WeightFormat::name);
+        const WeightFormat* const format = values == std::end(weight_formats) ? nullptr : find_sparse_format(values->type);
+        if (!format) broken(fmt::format("has values of the type {}, expected F16 or Q8_0", types[i]));
+        const int64_t n = (*columns)[i];
+        if (n <= 0 || n > sparse_most || n % format->block)
+            broken(fmt::format("has {} columns, expected a multiple of {} up to {}", n, format->block, sparse_most));
+        const uint32_t* const starts = reinterpret_cast<const uint32_t*>(list->data);
+        const uint64_t rows = list->shape[0] - 1, least = sparse_row_bytes(format->type, uint32_t(n), 0);
+        for (uint64_t r = 0; r < rows; r++)
+            if (starts[r + 1] < starts[r] || uint64_t(starts[r + 1] - starts[r]) * sparse_row_unit < least)
+                broken(fmt::format("has no room for row {}", r));
+        if (starts[0] != 0 || uint64_t(starts[rows]) * sparse_row_unit + sparse_slack != found->bytes)
+            broken(fmt::format("has {} bytes, and its rows want {}", found->bytes, uint64_t(starts[rows]) * sparse_row_unit + sparse_slack));
+        GgufTensor& t = tensors_[index_.at(names[i])];
+        t.type = uint32_t(format->type);
+        t.shape = {uint64_t(n), rows};
+        t.starts = starts;
+    }
+    std::erase_if(tensors_, [&](const GgufTensor& t) { return used.contains(std::string(t.name)); });
+    index_.clear();
+    for (size_t i = 0; i < tensors_.size(); i++) index_.emplace(tensors_[i].name, i);
+}
+
+void Gguf::check_sparse_rows() const
+{
+    for (const GgufTensor& t : tensors_) {
+        if (!t.starts) continue;
+        const Matrix m = {WeightType(t.type), uint32_t(t.shape[1]), uint32_t(t.shape[0]), t.data, 0, t.starts};
+        if (const uint64_t r = host::first_broken_row(m); r < m.rows)
+            throw Error("{} is damaged: the bits of row {} of {} are of more or fewer weights than it has; make the file again", path_.string(), r,
+                        t.name);
     }
 }
 

@@ -40,7 +40,12 @@ struct GgufTensor {
     uint32_t type = 0;                  // ggml's number of today; see find_format
     std::vector<uint64_t> shape;        // ne of the format: shape[0] is the contiguous one
     const std::byte* data = nullptr;    // aligned to 8
-    uint64_t bytes = 0;                 // 0 where the type is neither one of weight_formats nor I32
+    uint64_t bytes = 0;                 // 0 where the type is neither one of weight_formats nor I8 or I32
+
+    /// Of a sparse type: Matrix::starts. In the file such a tensor is an I8 one of its rows' bytes and sparse_slack, and what its starts are is the I32
+    /// tensor NAME.starts, which `tensors` leaves out. The keys hearth.sparse.tensors, .types and .columns are three arrays: the tensors' names, the types
+    /// of their values ("F16", "Q8_0"), and how many columns they have.
+    const uint32_t* starts = nullptr;
 
     std::string type_name() const;    // "F16"; "IQ4_XS" for types that this program cannot read but knows by name; "type 99" for others
 };
@@ -66,9 +71,13 @@ class Gguf {
         std::string_view magic;
         std::vector<std::pair<std::string_view, std::string_view>> keys;    // name, bytes
         std::string_view tensors, data;
+        uint64_t tensor_count = 0;
     };
     const Raw& raw() const { return raw_; }
     uint32_t alignment() const { return u32("general.alignment", 32); }
+
+    /// Throws Error where the bits of a sparse row contradict its length: kernels might read beyond it. To be called before they read any.
+    void check_sparse_rows() const;
 
     /// nullptr where there is no such tensor.
     const GgufTensor* find(std::string_view name) const;
@@ -94,6 +103,7 @@ class Gguf {
 
   private:
     void parse();
+    void read_sparse();
     const GgufValue* value(std::string_view key) const;
     template <class T>
     const T& get(std::string_view key, const char* expected) const;

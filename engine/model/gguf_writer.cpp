@@ -180,7 +180,7 @@ void embed_keys(const Gguf& model, std::string_view prefix, const GgufKeys& keys
     const Gguf::Raw& raw = model.raw();
     uint64_t kept = 0;
     for (const auto& [name, bytes] : raw.keys) kept += !name.starts_with(prefix);
-    const std::string begin = header(raw.magic, model.tensors().size(), kept + keys.count());
+    const std::string begin = header(raw.magic, raw.tensor_count, kept + keys.count());
     std::vector<std::string_view> parts = {begin};
     for (const auto& [name, bytes] : raw.keys)
         if (!name.starts_with(prefix)) parts.push_back(bytes);

@@ -5,10 +5,12 @@
 #include "host/arena.h"
 #include "host/kernels.h"
 #include "host/quantise.h"
+#include "host/sparse.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 namespace hearth {
 
@@ -36,7 +38,8 @@ RequantisedTensor Requantised::total() const
 namespace {
 
 constexpr std::string_view profile_prefix = "hearth.profile.";
-constexpr std::string_view replaced_keys[] = {"general.file_type", "general.quantization_version"};
+constexpr std::string_view replaced_keys[] = {"general.file_type", "general.quantization_version", "hearth.sparse.tensors", "hearth.sparse.types",
+                                              "hearth.sparse.columns"};
 
 /// A tensor on its way from one file to the other.
 struct Job {
@@ -45,15 +48,20 @@ struct Job {
     bool transposed = false;
     std::string name;    // in the copy
     std::string_view note;
+    std::vector<uint32_t> starts = {};    // of sparse rows (Matrix::starts), which `type` is the type of the values of; else empty
 
     uint32_t source_rows() const { return source->shape.size() > 1 ? uint32_t(source->shape[1]) : 1; }
     uint32_t source_cols() const { return uint32_t(source->shape[0]); }
     uint32_t rows() const { return transposed ? source_cols() : source_rows(); }
     uint32_t cols() const { return transposed ? source_rows() : source_cols(); }
-    Matrix matrix() const { return {WeightType(source->type), source_rows(), source_cols(), source->data}; }
-    bool copied() const { return !transposed && WeightType(source->type) == type; }
+    Matrix matrix() const { return {WeightType(source->type), source_rows(), source_cols(), source->data, 0, source->starts}; }
+    bool copied() const { return !transposed && WeightType(source->type) == type && !sparse(); }
+    bool keeps_values() const { return !transposed && values_of(WeightType(source->type)) == type; }
+    bool sparse() const { return !starts.empty(); }
+    WeightType stored_type() const { return sparse() ? sparse_type_of(type) : type; }
     std::vector<uint64_t> shape() const { return source->shape.size() > 1 ? std::vector<uint64_t>{cols(), rows()} : source->shape; }
-    uint64_t bytes() const { return rows() * row_bytes(type, cols()); }
+    uint64_t dense_bytes() const { return rows() * row_bytes(type, cols()); }
+    uint64_t bytes() const { return sparse() ? uint64_t(starts.back()) * sparse_row_unit + sparse_slack : dense_bytes(); }
 };
 
 bool is_predictor(std::string_view name) { return name.ends_with(".fc1.weight") || name.ends_with(".fc2.weight"); }
@@ -69,7 +77,7 @@ Job job_of(const Gguf& model, const GgufTensor& t, WeightType matrices, WeightTy
         job.name.replace(job.name.size() - plain.size(), plain.size(), ".ffn_down_t.weight");
         job.note = "by neurons now";
     }
-    const WeightType from = WeightType(t.type);
+    const WeightType from = values_of(WeightType(t.type));
     const bool head = t.name == "output.weight" || (t.name == "token_embd.weight" && !model.find("output.weight"));
     if ((head || is_predictor(t.name)) && sensitive != matrices) {
         // Nobody asked for more bytes than the source has.
@@ -87,17 +95,17 @@ Job job_of(const Gguf& model, const GgufTensor& t, WeightType matrices, WeightTy
 void read_rows(const Job& job, uint32_t first, uint32_t count, float* out)
 {
     const Matrix source = job.matrix();
-    const auto decode = host::kernels().of(source.type).decode;
     if (!job.transposed) {
+        const auto decode = host::kernels().of(source.type).decode;
         for (uint32_t r = 0; r < count; r++) decode(source.row(first + r), out + uint64_t(r) * source.cols, source.cols);
         return;
     }
     constexpr uint32_t slab = 16;    // stored rows at a time: what they write into a row of `out` is a cache line
     std::vector<float> decoded(slab * count);
-    const uint64_t skipped = row_bytes(source.type, first);
+    const auto decode = host::kernels().of(source.type).decode_part;
     for (uint32_t r = 0; r < source.rows; r += slab) {
         const uint32_t some = std::min(slab, source.rows - r);
-        for (uint32_t i = 0; i < some; i++) decode(source.row(r + i) + skipped, &decoded[i * count], count);
+        for (uint32_t i = 0; i < some; i++) decode(source.row(r + i), source.cols, first, count, &decoded[i * count]);
         for (uint32_t c = 0; c < count; c++)
             for (uint32_t i = 0; i < some; i++) out[uint64_t(c) * source.rows + r + i] = decoded[i * count + c];
     }
@@ -130,8 +138,28 @@ struct Chunk {
     Squares squares;
 };
 
+/// The same values: encoding them again could choose other scales.
+Chunk keep_chunk(const Job& job, uint32_t first, uint32_t count)
+{
+    const Matrix source = job.matrix();
+    const uint64_t stride = row_bytes(job.type, source.cols);
+    const auto decode = host::kernels().of(job.type).decode;
+    std::vector<float> x(source.cols);
+    Chunk chunk;
+    chunk.bytes.resize(count * stride);
+    for (uint32_t r = 0; r < count; r++) {
+        std::byte* const to = &chunk.bytes[r * stride];
+        if (is_sparse(source.type)) host::expand_row(source, first + r, to);
+        else std::memcpy(to, source.row(first + r), stride);
+        decode(to, x.data(), source.cols);
+        add_squares(x.data(), x.data(), source.cols, chunk.squares);
+    }
+    return chunk;
+}
+
 Chunk make_chunk(const Gguf& model, const Job& job, uint32_t first, uint32_t count)
 {
+    if (job.keeps_values()) return keep_chunk(job, first, count);
     const uint32_t cols = job.cols();
     const uint64_t stride = row_bytes(job.type, cols);
     const auto encode = host::find_quantiser(job.type)->encode;
@@ -154,10 +182,14 @@ Chunk make_chunk(const Gguf& model, const Job& job, uint32_t first, uint32_t cou
     return chunk;
 }
 
-/// Makes a tensor's rows, some at a time, and writes them in order.
-void convert(const Gguf& model, const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& result, const std::function<void(double)>& done)
+/// Rows of a chunk; 256 are whole blocks of every format.
+uint32_t chunk_rows(const Job& job) { return job.transposed ? 256 : 16; }
+
+/// Makes a tensor's rows, some at a time, dense, and gives them to `take` in order.
+void make_rows(const Gguf& model, const Job& job, host::Team& team, const std::function<void(const Chunk&)>& take,
+               const std::function<void(double)>& done)
 {
-    const uint32_t together = job.transposed ? 256 : 16;    // rows of a chunk; 256 are whole blocks of every format
+    const uint32_t together = chunk_rows(job);
     const uint64_t chunk_bytes = together * row_bytes(job.type, job.cols());
     const uint64_t batch = std::max<uint64_t>(2 * team.size(), (16 << 20) / chunk_bytes);    // chunks in memory
     const uint64_t chunks = (uint64_t(job.rows()) + together - 1) / together;
@@ -167,13 +199,125 @@ void convert(const Gguf& model, const Job& job, host::Team& team, ModelFile& fil
             const uint32_t first = uint32_t(begin + i) * together;
             made[i] = make_chunk(model, job, first, std::min(together, job.rows() - first));
         });
-        for (const Chunk& chunk : made) {
-            file.write({reinterpret_cast<const char*>(chunk.bytes.data()), chunk.bytes.size()});
-            result.squares += chunk.squares.of_weights;
-            result.error_squares += chunk.squares.of_errors;
-        }
+        for (const Chunk& chunk : made) take(chunk);
         done(double(begin + made.size()) / double(chunks));
     }
+}
+
+void convert(const Gguf& model, const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& result, const std::function<void(double)>& done)
+{
+    const auto write = [&](const std::vector<std::byte>& bytes) { file.write({reinterpret_cast<const char*>(bytes.data()), bytes.size()}); };
+    const uint64_t stride = row_bytes(job.type, job.cols());
+    std::vector<std::byte> sparse;
+    make_rows(
+        model, job, team,
+        [&](const Chunk& chunk) {
+            if (job.sparse()) {
+                sparse.clear();
+                for (uint64_t at = 0; at < chunk.bytes.size(); at += stride) host::compress_row(job.type, &chunk.bytes[at], job.cols(), sparse);
+            }
+            write(job.sparse() ? sparse : chunk.bytes);
+            result.squares += chunk.squares.of_weights;
+            result.error_squares += chunk.squares.of_errors;
+        },
+        done);
+    if (job.sparse()) write(std::vector<std::byte>(sparse_slack));
+}
+
+// ---- zeros -------------------------------------------------------------------------------------------------------------
+
+/// Less is not worth that rows differ in length.
+constexpr double least_saving = 0.1;
+
+/// Whether some chunks of a tensor have so many zeros that all of it may be worth a look.
+bool may_have_zeros(const Job& job)
+{
+    constexpr uint32_t looks = 4;
+    const uint32_t chunks = (job.rows() + chunk_rows(job) - 1) / chunk_rows(job);
+    uint64_t zeros = 0, all = 0;
+    for (uint32_t i = 0; i < std::min(looks, chunks); i++) {
+        const uint32_t first = uint32_t(uint64_t(chunks) * i / looks) * chunk_rows(job), count = std::min(chunk_rows(job), job.rows() - first);
+        std::vector<float> x(uint64_t(count) * job.cols());
+        read_rows(job, first, count, x.data());
+        zeros += uint64_t(std::ranges::count(x, 0.0f));
+        all += x.size();
+    }
+    return double(zeros) > 2 * least_saving * double(all);    // a bit for each weight is to be saved first
+}
+
+/// Where the rows of a tensor would lie if they were sparse; empty where that saves too little.
+std::vector<uint32_t> sparse_starts(const Gguf& model, const Job& job, host::Team& team)
+{
+    std::vector<uint32_t> starts = {0};
+    const uint64_t stride = row_bytes(job.type, job.cols());
+    uint64_t end = 0;    // in units
+    make_rows(
+        model, job, team,
+        [&](const Chunk& chunk) {
+            for (uint64_t at = 0; at < chunk.bytes.size(); at += stride) {
+                const uint32_t stored = job.cols() - host::count_zeros(job.type, &chunk.bytes[at], job.cols());
+                end += sparse_row_bytes(sparse_type_of(job.type), job.cols(), stored) / sparse_row_unit;
+                starts.push_back(uint32_t(end));
+            }
+        },
+        [](double) {});
+    const bool worth = end <= UINT32_MAX && double(end) * sparse_row_unit < (1 - least_saving) * double(job.dense_bytes());
+    return worth ? starts : std::vector<uint32_t>();
+}
+
+/// What the zeros of all matrices save, and what they could not.
+struct Zeros {
+    uint64_t matrices = 0, bytes = 0, dense_bytes = 0;    // stored without zeros
+    uint64_t kept = 0;                                    // matrices of formats that store zeros like other weights
+};
+
+/// Looks for zeros that are worth leaving out, and has those tensors' rows sparse.
+Zeros find_zeros(const Gguf& model, std::vector<Job>& jobs, host::Team& team, const std::function<void(double)>& progress)
+{
+    Zeros found;
+    for (size_t i = 0; i < jobs.size(); i++, progress(double(i) / double(jobs.size()))) {
+        Job& job = jobs[i];
+        if (job.rows() < 2 || job.cols() % 32 || job.cols() > sparse_most || !may_have_zeros(job)) continue;
+        if (!find_sparse_format(job.type)) {
+            found.kept++;
+            continue;
+        }
+        job.starts = sparse_starts(model, job, team);
+        if (!job.sparse()) continue;
+        found.matrices++;
+        found.bytes += job.bytes();
+        found.dense_bytes += job.dense_bytes();
+    }
+    return found;
+}
+
+/// The keys that tell where sparse rows are (GgufTensor::starts).
+void add_sparse_keys(const std::vector<Job>& jobs, GgufKeys& keys)
+{
+    std::vector<std::string> names, types;
+    std::vector<uint32_t> columns;
+    for (const Job& job : jobs) {
+        if (!job.sparse()) continue;
+        names.push_back(job.name);
+        types.emplace_back(format_of(job.type).name);
+        columns.push_back(job.cols());
+    }
+    if (names.empty()) return;
+    keys.add("hearth.sparse.tensors", std::span<const std::string>(names));
+    keys.add("hearth.sparse.types", std::span<const std::string>(types));
+    keys.add("hearth.sparse.columns", std::span<const uint32_t>(columns));
+}
+
+/// A tensor, in two where its rows are sparse.
+void add_entries(const Gguf& model, const Job& job, std::vector<GgufEntry>& entries)
+{
+    if (!job.sparse()) {
+        entries.push_back({job.name, uint32_t(job.type), job.shape(), job.bytes()});
+        return;
+    }
+    const uint32_t i8 = model.powerinfer() ? 16 : 24, i32 = i8 + 2;    // PowerInfer's numbers are of 2023
+    entries.push_back({job.name + ".starts", i32, {job.starts.size()}, job.starts.size() * sizeof(uint32_t)});
+    entries.push_back({job.name, i8, {job.bytes()}, job.bytes()});
 }
 
 /// The same bytes. Its weights count in the sum of squares, so that the error of the whole model is one of all its weights.
@@ -222,43 +366,55 @@ void refuse_same_file(const Gguf& model, const std::filesystem::path& out)
 
 }    // namespace
 
-Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, std::optional<WeightType> sensitive,
-                       const std::filesystem::path& out, unsigned threads, const std::function<void(double)>& progress)
+Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options, const std::filesystem::path& out,
+                       const std::function<void(double)>& progress)
 {
     describe_weights(model);    // throws where it is none that can be run
+    model->check_sparse_rows();
     refuse_same_file(*model, out);
+    host::Team team(options.threads);
     std::vector<Job> jobs;
     std::vector<GgufEntry> entries;
     Requantised result;
-    for (const GgufTensor& t : model->tensors()) {
-        const Job& job = jobs.emplace_back(job_of(*model, t, how.matrices, sensitive.value_or(how.sensitive)));
-        entries.push_back({job.name, uint32_t(job.type), job.shape(), job.bytes()});
+    for (const GgufTensor& t : model->tensors()) jobs.push_back(job_of(*model, t, how.matrices, options.sensitive.value_or(how.sensitive)));
+    constexpr double looking = 0.3;    // of the work, where there are zeros
+    const Zeros zeros = options.dense ? Zeros() : find_zeros(*model, jobs, team, [&](double share) { progress(looking * share); });
+    for (const Job& job : jobs) {
+        add_entries(*model, job, entries);
         result.tensors.push_back({.name = job.name,
-                                  .from = format_of(WeightType(t.type)).name,
-                                  .to = format_of(job.type).name,
+                                  .from = format_of(WeightType(job.source->type)).name,
+                                  .to = format_of(job.stored_type()).name,
                                   .weights = uint64_t(job.rows()) * job.cols(),
-                                  .bytes_before = t.bytes,
+                                  .bytes_before = job.source->bytes,
                                   .bytes = job.bytes(),
                                   .note = job.note});
     }
     const bool same = std::ranges::all_of(jobs, &Job::copied);
-    ModelFile file(out, model->raw().magic, keys_of(*model, same, how.file_type), model->alignment(), std::move(entries));
+    GgufKeys keys = keys_of(*model, same, how.file_type);
+    add_sparse_keys(jobs, keys);
+    ModelFile file(out, model->raw().magic, keys, model->alignment(), std::move(entries));
 
-    host::Team team(threads);
     const double all = double(result.total().bytes_before);
     double before = 0;
     for (size_t i = 0; i < jobs.size(); i++) {
         const double bytes = double(jobs[i].source->bytes);
-        const auto done = [&](double share) { progress((before + share * bytes) / all); };
+        const auto done = [&](double share) { progress(looking + (1 - looking) * (before + share * bytes) / all); };
+        if (jobs[i].sparse()) file.write({reinterpret_cast<const char*>(jobs[i].starts.data()), jobs[i].starts.size() * sizeof(uint32_t)});
         if (jobs[i].copied()) copy(jobs[i], team, file, result.tensors[i], done);
         else convert(*model, jobs[i], team, file, result.tensors[i], done);
         before += bytes;
     }
     file.finish();
 
-    if (std::ranges::any_of(jobs, [](const Job& j) { return !j.copied() && is_quantised(WeightType(j.source->type)); }))
+    if (std::ranges::any_of(jobs, [](const Job& j) { return !j.keeps_values() && is_quantised(WeightType(j.source->type)); }))
         result.notes.push_back(fmt::format("{} is quantised already, and its errors and those made now add up: better start from the original model",
                                            model->path().string()));
+    if (zeros.matrices > 0)
+        result.notes.push_back(fmt::format("{} matrices have zeros and are stored without them: {:.1f} MB instead of {:.1f}", zeros.matrices,
+                                           double(zeros.bytes) / 1e6, double(zeros.dense_bytes) / 1e6));
+    if (zeros.kept > 0)
+        result.notes.push_back(
+            fmt::format("{} matrices have zeros, which {} stores like other weights: only f16 and q8_0 get smaller by them", zeros.kept, how.name));
     if (!same && model->keys().contains("hearth.profile.version"))
         result.notes.push_back(fmt::format("the profile in {} is of its weights and was left out: make one with `hearth profile {}`",
                                            model->path().string(), out.string()));

@@ -141,7 +141,7 @@ class Tensors {
     Matrix matrix(const std::string& name, uint32_t rows, uint32_t cols)
     {
         const GgufTensor& t = tensor(name, {cols, rows});
-        return {WeightType(t.type), rows, cols, t.data};
+        return {WeightType(t.type), rows, cols, t.data, 0, t.starts};
     }
 
     /// NAME.weight, and the NAME.bias of a LayerNorm.
@@ -154,7 +154,7 @@ class Tensors {
     std::vector<float> vector(const std::string& name, uint32_t n)
     {
         const GgufTensor& t = tensor(name, {n});
-        if (is_quantised(WeightType(t.type))) throw Error("{}: {} is {}, expected F32", path_, name, t.type_name());
+        if (is_quantised(WeightType(t.type)) || t.starts) throw Error("{}: {} is {}, expected F32", path_, name, t.type_name());
         std::vector<float> x(n);
         host::kernels().of(WeightType(t.type)).decode(t.data, x.data(), n);
         return x;
@@ -175,7 +175,7 @@ class Tensors {
         const Matrix all = matrix(name, std::accumulate(rows.begin(), rows.end(), 0u), cols);
         std::array<Matrix, n> parts;
         uint64_t first = 0;
-        for (size_t i = 0; i < n; first += rows[i++]) parts[i] = {all.type, rows[i], cols, all.row(first)};
+        for (size_t i = 0; i < n; first += rows[i++]) parts[i] = all.slice(uint32_t(first), rows[i]);
         return parts;
     }
 
@@ -225,7 +225,7 @@ Matrix Tensors::transposed(const std::string& name, uint32_t rows, uint32_t cols
     constexpr uint32_t slab = 32;    // stored rows at a time: what they write into a row of the result is a cache line, and a slab stays in the cache
     const Matrix stored = matrix(name, cols, rows);
     const host::Kernels& kernels = host::kernels();
-    const bool convert = is_quantised(stored.type);
+    const bool convert = is_quantised(stored.type) || is_sparse(stored.type);
     const WeightType type = convert ? WeightType::f16 : stored.type;
     if (!transposing_) return {type, rows, cols, nullptr};
     std::byte* to = owned_.emplace_back(rows * row_bytes(type, cols)).data();
@@ -355,7 +355,8 @@ Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool t
         read_gate_and_up(tensors, family, c, l, layer);
         if (family.all_biases) layer.down_bias = tensors.vector(fmt::format("blk.{}.ffn_down.bias", l), c.dim);
         const bool stored_as_down = !tensors.has(name("ffn_down_t")) && tensors.has(name("ffn_down"));
-        const bool stays = stored_as_down && layout == DownLayout::dense && !host::makes_zeros(c.activation);
+        const bool stays =
+            stored_as_down && layout == DownLayout::dense && !host::makes_zeros(c.activation) && !w.file->find(name("ffn_down"))->starts;
         if (stays) layer.ffn.down = tensors.matrix(name("ffn_down"), c.dim, c.neurons);
         else if (stored_as_down) layer.ffn.down_t = tensors.transposed(name("ffn_down"), c.neurons, c.dim);
         else layer.ffn.down_t = tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
@@ -384,7 +385,11 @@ std::vector<double> rope_frequencies(const Config& c)
     return frequencies;
 }
 
-Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout) { return read_weights(std::move(file), layout, true); }
+Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout)
+{
+    file->check_sparse_rows();
+    return read_weights(std::move(file), layout, true);
+}
 Weights describe_weights(std::shared_ptr<const Gguf> file, DownLayout layout) { return read_weights(std::move(file), layout, false); }
 
 }    // namespace hearth

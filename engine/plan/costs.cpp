@@ -8,7 +8,7 @@ namespace {
 
 double us(double bytes, double gb_per_s) { return bytes / std::max(gb_per_s, 1e-9) / 1000; }
 
-double row(const Matrix& m) { return double(row_bytes(m.type, m.cols)); }
+double row(const Matrix& m) { return double(m.mean_row_bytes()); }
 
 /// Microseconds to read the projections of one layer's attention, and its cache up to the position.
 double attention_us(const LayerWeights& w, const SideRates& rates, double position)

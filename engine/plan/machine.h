@@ -28,7 +28,7 @@ struct SideRates {
     const RowRates& of(WeightType type) const
     {
         size_t i = 0;
-        while (weight_formats[i].type != type) ++i;
+        while (weight_formats[i].type != values_of(type)) ++i;    // of sparse rows, too, what dense ones give
         return rows[i];
     }
 };

@@ -2,10 +2,14 @@
 
 #include "host/kernels.h"
 #include "host/predict.h"
+#include "host/sparse.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstring>
+#include <numeric>
+#include <optional>
 
 namespace hearth {
 
@@ -42,7 +46,7 @@ std::vector<float> join_before_head(const Weights& w) { return join_weight(w.out
 std::vector<float> qkv_bias(const LayerWeights& l) { return joined({&l.q_bias, &l.k_bias, &l.v_bias}); }
 std::vector<float> head_norms(const LayerWeights& l) { return joined({&l.q_norm, &l.k_norm}); }
 
-uint64_t matrix_bytes(const Matrix& m) { return uint64_t(m.rows) * row_quads(m.type, m.cols) * 16; }
+uint64_t matrix_bytes(const Matrix& m) { return layout_of(m).bytes(m.rows); }
 
 }    // namespace
 
@@ -77,7 +81,7 @@ constexpr BlockLayout block_layouts[] = {
     {WeightType::q6_k, 4, 2, {{offsetof(BlockQ6_K, scale), 16}, {offsetof(BlockQ6_K, d), 2}}},
 };
 
-const BlockLayout& layout_of(WeightType type) { return *std::ranges::find(block_layouts, type, &BlockLayout::type); }
+const BlockLayout& block_layout_of(WeightType type) { return *std::ranges::find(block_layouts, type, &BlockLayout::type); }
 
 /// Two bits each of 32 integers, in two words.
 void pack_2(const uint8_t* q, uint32_t shift, std::byte* to)
@@ -119,7 +123,7 @@ namespace {
 uint64_t device_bytes(WeightType type, uint32_t n)
 {
     if (!is_quantised(type)) return row_bytes(type, n);
-    const BlockLayout& l = layout_of(type);
+    const BlockLayout& l = block_layout_of(type);
     return uint64_t(n) / 32 * 4 * (l.low + l.high) + uint64_t(n) / format_of(type).block * (l.scales[0].stride + l.scales[1].stride);
 }
 
@@ -127,8 +131,49 @@ uint64_t device_bytes(WeightType type, uint32_t n)
 
 uint32_t row_quads(WeightType type, uint32_t n) { return ceil_div(device_bytes(type, n), 16); }
 
+static_assert(group_neurons % RowLayout::sparse_pack == 0);    // a slot has whole packs
+
+RowLayout layout_of(const Matrix& m)
+{
+    const RowLayout dense = {values_of(m.type), row_quads(values_of(m.type), m.cols)};
+    if (!is_sparse(m.type)) return dense;
+    constexpr uint32_t pack = RowLayout::sparse_pack;
+    std::vector<uint32_t> quads(std::max(m.rows, pack));
+    for (uint32_t r = 0; r < m.rows; ++r) quads[r] = uint32_t(m.row_bytes(r) / 16);
+    std::ranges::nth_element(quads, quads.begin() + (pack - 1), std::greater());
+    // A pack takes whole slices, as 32 dense rows do, so that all slots together take as often as much as one.
+    const uint64_t longest = std::accumulate(quads.begin(), quads.begin() + pack, uint64_t(pack * sizeof(uint32_t) / 16));
+    const uint32_t stride = uint32_t(aligned(16 * longest) / 16);
+    return stride < pack * dense.stride ? RowLayout{m.type, stride} : dense;
+}
+
+uint64_t lay_out_unit(const Matrix& m, const RowLayout& layout, std::span<const uint64_t> row_numbers, std::byte* to)
+{
+    if (!is_sparse(layout.type)) {
+        const uint64_t r = row_numbers[0];
+        std::vector<std::byte> dense;
+        if (r < m.rows && is_sparse(m.type)) host::expand_row(m, r, (dense.resize(row_bytes(layout.type, m.cols)), dense.data()));
+        if (r < m.rows) lay_out_row(layout.type, dense.empty() ? m.row(r) : dense.data(), m.cols, to);
+        else std::memset(to, 0, layout.unit_bytes());
+        return layout.unit_bytes();
+    }
+    uint32_t starts[RowLayout::sparse_pack];
+    uint64_t at = sizeof starts;
+    std::memset(to, 0, layout.unit_bytes());
+    for (uint32_t i = 0; i < RowLayout::sparse_pack; ++i) {
+        const uint64_t r = i < row_numbers.size() ? row_numbers[i] : m.rows;
+        starts[i] = uint32_t(at / 16);
+        if (r < m.rows) std::memcpy(to + at, m.row(r), m.row_bytes(r));
+        at += r < m.rows ? m.row_bytes(r) : sparse_row_bytes(m.type, m.cols, 0);
+    }
+    HEARTH_CHECK(at <= layout.unit_bytes());
+    std::memcpy(to, starts, sizeof starts);
+    return at;
+}
+
 uint32_t chunk_weights(WeightType type)
 {
+    type = values_of(type);
     if (!is_quantised(type)) return 16 / format_of(type).block_bytes;
     return type == WeightType::q8_0 ? 16 : 32;
 }
@@ -143,7 +188,7 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
         return;
     }
     const WeightFormat& f = format_of(type);
-    const BlockLayout& l = layout_of(type);
+    const BlockLayout& l = block_layout_of(type);
     const auto integers = host::kernels().of(type).integers;
     std::byte *low = to, *high = to + n / 8 * l.low, *scales = high + n / 8 * l.high;
     std::fill(scales, end, std::byte(0));
@@ -221,6 +266,23 @@ constexpr uint32_t sign_columns = 128;    // in a quad of sign bits
 
 // ---- weights -----------------------------------------------------------------------------------------------------------
 
+namespace {
+
+/// One layout for q, k and v, where they can be one matrix.
+std::optional<RowLayout> layout_of_qkv(const LayerWeights& w)
+{
+    RowLayout all = layout_of(w.q);
+    for (const Matrix* m : {&w.k, &w.v}) {
+        const RowLayout own = layout_of(*m);
+        if (own.type != all.type) return {};
+        all.stride = std::max(all.stride, own.stride);
+    }
+    if (w.q.rows % all.unit() || w.k.rows % all.unit()) return {};
+    return all;
+}
+
+}    // namespace
+
 Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& sparsity)
 {
     const Config& c = weights.config;
@@ -229,21 +291,23 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
         LayerNeeds n;
         for (const std::vector<float>& x : {join_before_attention(weights, needs.layers.size()), join_before_ffn(l), qkv_bias(l), head_norms(l)})
             n.attention += aligned(x.size() * sizeof(float));
-        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o}) n.attention += aligned(matrix_bytes(*m));
-        for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.bias}) n.group += uint64_t(group_neurons) * row_quads(m->type, m->cols) * 16;
+        const std::optional<RowLayout> qkv = layout_of_qkv(l);
+        for (const Matrix* m : {&l.q, &l.k, &l.v}) n.attention += aligned(qkv.value_or(layout_of(*m)).bytes(m->rows));
+        n.attention += aligned(matrix_bytes(l.o));
+        for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.bias}) n.group += layout_of(*m).bytes(group_neurons);
         if (l.ffn.down.rows > 0) {
             // Whole blocks of every row: what so many columns take is counted group by group, and what fills up the last quad of the rows once.
             const uint32_t block = std::max(format_of(l.ffn.down.type).block, group_neurons);
             n.together = block / group_neurons;
             n.group += ceil_div(uint64_t(c.dim) * device_bytes(l.ffn.down.type, block), n.together);
             n.attention += aligned(uint64_t(c.dim) * 16);
-        } else n.group += uint64_t(group_neurons) * row_quads(l.ffn.down_t.type, c.dim) * 16;
+        } else n.group += layout_of(l.ffn.down_t).bytes(group_neurons);
         n.groups = ceil_div(c.neurons, group_neurons);
         const uint64_t all = uint64_t(n.groups) * group_neurons;
         switch (sparsity[needs.layers.size()].predictor) {
         case Predictor::none: break;
         case Predictor::sign: n.predictor = aligned(all * ceil_div(c.dim, sign_columns) * 16); break;
-        case Predictor::lowrank: n.predictor = aligned(matrix_bytes(l.fc1)) + aligned(all * row_quads(l.fc2.type, l.fc2.cols) * 16); break;
+        case Predictor::lowrank: n.predictor = aligned(matrix_bytes(l.fc1)) + aligned(layout_of(l.fc2).bytes(all)); break;
         }
         needs.layers.push_back(n);
     }
@@ -268,10 +332,10 @@ class WeightUpload {
         return slice;
     }
 
-    /// Room for so many rows like those of m.
-    GpuMatrix place(vulkan::Pool& pool, const Matrix& m, uint32_t rows)
+    /// Room for so many rows.
+    GpuMatrix place(vulkan::Pool& pool, const RowLayout& layout, uint32_t rows, uint32_t cols)
     {
-        GpuMatrix out = {.type = m.type, .rows = rows, .cols = m.cols, .stride = row_quads(m.type, m.cols), .memory = {}};
+        GpuMatrix out = {layout, rows, cols, {}};
         if (rows > 0) out.memory = pool.take(out.bytes());
         return out;
     }
@@ -280,7 +344,7 @@ class WeightUpload {
     {
         GpuMatrix out = m;
         out.rows = rows;
-        const uint64_t offset = uint64_t(first) * m.stride * 16;
+        const uint64_t offset = m.RowLayout::bytes(first);
         out.memory = {m.memory.buffer, m.memory.offset + offset, out.bytes(), m.memory.address + offset, nullptr};
         return out;
     }
@@ -289,23 +353,25 @@ class WeightUpload {
     template <class Source>
     GpuMatrix matrix(vulkan::Pool& pool, const Matrix& m, uint32_t rows, Source&& source)
     {
-        const GpuMatrix out = place(pool, m, rows);
+        GpuMatrix out = place(pool, layout_of(m), rows, m.cols);
         fill(out, m, source);
         return out;
     }
 
     template <class Source>
-    void fill(const GpuMatrix& out, const Matrix& m, Source&& source)
+    void fill(GpuMatrix& out, const Matrix& m, Source&& source)
     {
         if (out.rows == 0) return;
-        const uint64_t row_size = uint64_t(out.stride) * 16;
-        uploader_.upload(out.memory, out.rows, row_size, [&](std::byte* to, uint64_t first, uint64_t count) {
-            for (uint64_t r = 0; r < count; ++r) {
-                const uint64_t from = source(first + r);
-                if (from < m.rows) lay_out_row(m.type, m.row(from), m.cols, to + r * row_size);
-                else std::memset(to + r * row_size, 0, row_size);
+        const uint64_t unit = out.unit(), size = out.unit_bytes();
+        out.row_bytes = 0;
+        uploader_.upload(out.memory, (out.rows + unit - 1) / unit, size, [&](std::byte* to, uint64_t first, uint64_t count) {
+            std::vector<uint64_t> rows;
+            for (uint64_t u = 0; u < count; ++u) {
+                rows.clear();
+                for (uint64_t r = (first + u) * unit; r < std::min<uint64_t>((first + u + 1) * unit, out.rows); ++r) rows.push_back(source(r));
+                out.row_bytes += lay_out_unit(m, out, rows, to + u * size);
             }
-            done_ += count * row_size;
+            done_ += count * size;
             if (progress_) progress_(double(done_) / double(total_));
         });
     }
@@ -370,11 +436,11 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         layer.ffn_norm = upload.vector(pool, join_before_ffn(w));
         layer.qkv_bias = upload.vector(pool, qkv_bias(w));
         layer.head_norms = upload.vector(pool, head_norms(w));
-        const bool alike = w.q.type == w.k.type && w.q.type == w.v.type;
-        if (alike) layer.qkv = upload.place(pool, w.q, w.q.rows + w.k.rows + w.v.rows);
+        const std::optional<RowLayout> qkv = layout_of_qkv(w);
+        if (qkv) layer.qkv = upload.place(pool, *qkv, w.q.rows + w.k.rows + w.v.rows, w.q.cols);
         uint32_t row = 0;    // of qkv
         for (const auto& [to, from] : {std::pair(&layer.q, &w.q), {&layer.k, &w.k}, {&layer.v, &w.v}}) {
-            *to = alike ? upload.rows_of(layer.qkv, row, from->rows) : upload.place(pool, *from, from->rows);
+            *to = qkv ? upload.rows_of(layer.qkv, row, from->rows) : upload.place(pool, layout_of(*from), from->rows, from->cols);
             upload.fill(*to, *from, [](uint64_t r) { return r; });
             row += from->rows;
         }
@@ -408,18 +474,40 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
 uint64_t GpuModel::group_bytes(uint32_t l) const
 {
     const Layer& layer = layers_[l];
-    return uint64_t(group_neurons) * 16 * (layer.gate.stride + layer.up.stride + layer.down_t.stride + layer.bias.stride);
+    uint64_t bytes = 0;
+    for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down_t, &layer.bias}) bytes += m->RowLayout::bytes(group_neurons);
+    return bytes;
 }
 
 void GpuModel::lay_out_group(uint32_t l, uint32_t group, std::byte* to) const
 {
     const host::FfnWeights& w = weights_.layers[l].ffn;
     const std::span<const uint32_t> neurons = layers_[l].residency.group(group);
-    for (const Matrix* m : {&w.gate, &w.up, &w.down_t, &w.bias})
-        for (uint32_t i = 0; i < group_neurons; ++i, to += row_quads(m->type, m->cols) * 16) {
-            if (i < neurons.size()) lay_out_row(m->type, m->row(neurons[i]), m->cols, to);
-            else std::memset(to, 0, row_quads(m->type, m->cols) * 16);
+    const Layer& layer = layers_[l];
+    for (const auto& [m, layout] : {std::pair(&w.gate, &layer.gate), {&w.up, &layer.up}, {&w.down_t, &layer.down_t}, {&w.bias, &layer.bias}}) {
+        if (layout->unit_bytes() == 0) continue;
+        uint64_t rows[group_neurons];
+        for (uint32_t i = 0; i < group_neurons; ++i) rows[i] = i < neurons.size() ? neurons[i] : m->rows;
+        const uint32_t unit = layout->unit();
+        for (uint32_t i = 0; i < group_neurons; i += unit, to += layout->unit_bytes())
+            lay_out_unit(*m, *layout, std::span(rows).subspan(i, unit), to);
+    }
+}
+
+GpuModel::FiredBytes GpuModel::fired_bytes(uint32_t l, std::span<const uint32_t> fired) const
+{
+    const Layer& layer = layers_[l];
+    const host::FfnWeights& w = weights_.layers[l].ffn;
+    FiredBytes bytes = {};
+    for (uint32_t slot = 0; slot < fired.size(); ++slot) {
+        const std::span<const uint32_t> neurons = layer.residency.group(layer.residency.slots()[slot]);
+        for (uint32_t word = fired[slot]; word != 0; word &= word - 1) {
+            const uint32_t neuron = neurons[uint32_t(std::countr_zero(word))];
+            bytes.up += is_sparse(layer.up.type) ? w.up.row_bytes(neuron) : layer.up.unit_bytes();
+            bytes.down += is_sparse(layer.down_t.type) ? w.down_t.row_bytes(neuron) : layer.down_t.unit_bytes();
         }
+    }
+    return bytes;
 }
 
 }    // namespace hearth

@@ -11,18 +11,36 @@
 
 namespace hearth {
 
-/// A matrix in device memory, in the row layout of shaders/row.glsl.
-struct GpuMatrix {
+/// How the rows of a matrix lie on the device: see shaders/row.glsl.
+struct RowLayout {
     WeightType type = WeightType::f32;
-    uint32_t rows = 0, cols = 0;
-    uint32_t stride = 0;    // uvec4 from row to row
-    vulkan::Slice memory;
+    uint32_t stride = 0;    // uvec4 from row to row, of a sparse type from pack to pack
 
-    uint64_t bytes() const { return uint64_t(rows) * stride * 16; }
+    /// Rows that are laid out together.
+    uint32_t unit() const { return is_sparse(type) ? sparse_pack : 1; }
+    uint64_t unit_bytes() const { return uint64_t(stride) * 16; }
+    uint64_t bytes(uint64_t rows) const { return (rows + unit() - 1) / unit() * unit_bytes(); }
+
+    static constexpr uint32_t sparse_pack = 32;
 };
+
+/// A matrix in device memory.
+struct GpuMatrix : RowLayout {
+    uint32_t rows = 0, cols = 0;
+    vulkan::Slice memory;
+    uint64_t row_bytes = 0;    // of all its rows alone: what reading them reads
+
+    uint64_t bytes() const { return RowLayout::bytes(rows); }
+};
+
+/// A sparse matrix stays one, with room in a pack for its longest rows, where that is less than its dense rows take; else it becomes dense.
+RowLayout layout_of(const Matrix& m);
 
 /// uvec4 that a row of n weights takes on the device.
 uint32_t row_quads(WeightType type, uint32_t n);
+
+/// Writes a unit of rows of m, of which row_numbers[i] is the number i; one that m does not have is a row of zeros. Returns the bytes of the rows alone.
+uint64_t lay_out_unit(const Matrix& m, const RowLayout& layout, std::span<const uint64_t> row_numbers, std::byte* to);
 
 /// Weights that an invocation reads at once; row.glsl knows the same.
 uint32_t chunk_weights(WeightType type);
@@ -108,6 +126,12 @@ class GpuModel {
     void lay_out_group(uint32_t l, uint32_t group, std::byte* to) const;
     /// From now on `group` is taken to be in `slot`: its rows must be there before the next decode.
     void put(uint32_t l, uint32_t slot, uint32_t group) { layers_[l].residency.put(slot, group); }
+
+    struct FiredBytes {
+        uint64_t up, down;
+    };
+    /// Of the rows of neurons that fired: a word for each slot of the layer.
+    FiredBytes fired_bytes(uint32_t l, std::span<const uint32_t> fired) const;
     bool has_head() const { return head_.rows > 0; }
     const GpuMatrix& head() const { return head_; }
     const vulkan::Slice& output_norm() const { return output_norm_; }

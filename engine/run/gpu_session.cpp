@@ -304,7 +304,7 @@ class GpuSession::Recorder {
         gpu::Join before = pending_join(w.attn_norm);
         if (l == 0) before.base = s_.input_.address;
         join(commands, "attn_norm", l, capacity_, before, {&w.q, &w.k, &w.v});
-        commands.stage("qkv", l, w.q.bytes() + w.k.bytes() + w.v.bytes());
+        commands.stage("qkv", l, w.q.row_bytes + w.k.row_bytes + w.v.row_bytes);
         if (decode() && w.qkv.rows > 0) linear(commands, w.qkv, s_.xn_, q_);    // k_ and v_ come right behind
         else
             for (const auto& [matrix, y] : {std::pair(&w.q, &q_), {&w.k, &k_}, {&w.v, &v_}}) linear(commands, *matrix, s_.xn_, *y);
@@ -345,7 +345,7 @@ class GpuSession::Recorder {
                            .planes = attend_writes_planes,
                            .scale = 1.0f / std::sqrt(float(c_.head_dim))});
         if (wants_planes({&w.o}) && !attend_writes_planes) planes(commands, l, s_.mixed_, q_width);
-        commands.stage("attn_out", l, w.o.bytes());
+        commands.stage("attn_out", l, w.o.row_bytes);
         linear(commands, w.o, s_.mixed_, s_.parts_);
         pending_.parts = 1;
         gpu::Join after = pending_join(w.ffn_norm);
@@ -373,9 +373,9 @@ class GpuSession::Recorder {
                                .differing = c_.dim - sparsity.agreements});
         } else if (sparsity.predictor == Predictor::lowrank) {
             // In floats: the planes are those of x, for the hot FFN.
-            commands.stage("predict", l, w.fc1.bytes());
+            commands.stage("predict", l, w.fc1.row_bytes);
             linear(commands, w.fc1, s_.residual_, s_.u_, {.relu = true, .planes = false});
-            commands.stage("predict", l, w.fc2.bytes());
+            commands.stage("predict", l, w.fc2.row_bytes);
             linear(commands, w.fc2, s_.u_, s_.h_, {.planes = false});
             commands.stage("predict", l, uint64_t(neurons) * sizeof(float));
             commands.dispatch(kernels_.threshold, {ceil_div(neurons / 32, 128)},
@@ -394,7 +394,7 @@ class GpuSession::Recorder {
     {
         const GpuModel::Layer& w = s_.model_.layers()[l];
         if (decode()) {
-            commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
+            commands.stage("ffn_up", l, w.gate.row_bytes + w.up.row_bytes);
             commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type), kernels_.row_groups(w.gate.rows),
                               {.gate = w.gate.memory.address,
                                .up = w.up.memory.address,
@@ -414,13 +414,13 @@ class GpuSession::Recorder {
                                .has_bias = w.bias.rows > 0});
             if (w.down.rows > 0) {
                 if (wants_planes({&w.down})) planes(commands, l, s_.h_, w.down.cols);
-                commands.stage("ffn_down", l, w.down.bytes());
+                commands.stage("ffn_down", l, w.down.row_bytes);
                 linear(commands, w.down, s_.h_, s_.parts_);
                 pending_.parts = 1;
                 return;
             }
             pending_.parts = ffn_slices(w.down_t.rows);
-            commands.stage("ffn_down", l, w.down_t.bytes());
+            commands.stage("ffn_down", l, w.down_t.row_bytes);
             commands.dispatch(kernels_.ffn_down(w.down_t.type),
                               {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down_t.type)), pending_.parts},
                               {.down = w.down_t.memory.address,
@@ -433,7 +433,7 @@ class GpuSession::Recorder {
                                .slices = pending_.parts,
                                .part_stride = c_.dim});
         } else {
-            commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
+            commands.stage("ffn_up", l, w.gate.row_bytes + w.up.row_bytes);
             linear(commands, w.gate, s_.xn_, s_.h_);
             if (w.up.rows > 0) linear(commands, w.up, s_.xn_, s_.u_);
             if (s_.watching_.activity) watch(commands, "watch_gates", l, s_.h_, s_.gates_, uint64_t(capacity_) * w.gate.rows);
@@ -447,7 +447,7 @@ class GpuSession::Recorder {
                                .floor = c_.floor,
                                .has_up = w.up.rows > 0,
                                .has_bias = w.bias.rows > 0});
-            commands.stage("ffn_down", l, w.down.bytes() + w.down_t.bytes());
+            commands.stage("ffn_down", l, w.down.row_bytes + w.down_t.row_bytes);
             // What goes into the down projection may pass 65504, the largest half.
             if (w.down.rows > 0) product(commands, w.down, s_.h_, s_.parts_, {.halves = false, .x_stride = w.gate.rows});
             else product(commands, w.down_t, s_.h_, s_.parts_, {.transposed = true, .halves = false});
@@ -463,7 +463,7 @@ class GpuSession::Recorder {
         norm.residual = s_.head_residual_.address;
         norm.head = 1;
         join(commands, "output_norm", l, std::min(capacity_, head_rows), norm, {&s_.model_.head()});
-        commands.stage("head", l, s_.model_.head().bytes());
+        commands.stage("head", l, s_.model_.head().row_bytes);
         linear(commands, s_.model_.head(), s_.xn_, s_.logits_, {.of_head = true});
     }
 
@@ -559,7 +559,7 @@ bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
     const GpuModel::Layer& layer = model_.layers()[l];
     Slice from = staging.memory;
     for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down_t, &layer.bias}) {
-        const uint64_t bytes = uint64_t(group_neurons) * m->stride * 16;
+        const uint64_t bytes = m->RowLayout::bytes(group_neurons);
         if (bytes == 0) continue;
         Slice to = m->memory;
         to.offset += slot * bytes;
@@ -634,9 +634,9 @@ void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedSta
             const GpuModel::Layer& w = model_.layers()[t.index];
             LayerCounts& layer = stats.layers[t.index];
             if (tokens_ == 1 && t.name == "ffn_down" && w.down_t.rows > 0)
-                stage.bytes = layer.active_device * w.down_t.stride * 16;    // zeros are never read
+                stage.bytes = model_.fired_bytes(t.index, fired(t.index)).down;    // zeros are never read
             if (tokens_ == 1 && t.name == "ffn_up" && shape_.sparsity[t.index].cut >= 0)
-                stage.bytes = w.gate.bytes() + layer.active_device * w.up.stride * 16;
+                stage.bytes = w.gate.row_bytes + model_.fired_bytes(t.index, fired(t.index)).up;
             if (layer.split && t.name == "ffn_up") {
                 hot_start = t.start_us;
                 hot = &layer;
