@@ -81,28 +81,35 @@ struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = 
 };
 
 struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / sqrt(mean(x^2) + eps);  q, k rotated by (cos, sin);
-                           // k, v appended to the cache in fp16.  One workgroup per head and token.
+                           // k, v appended to the cache, in fp16 or q8_0.  One workgroup per head and token.
     Steps step;
     Floats q;              // (tokens, heads, head_dim), in place
     Floats k, v;           // (tokens, kv_heads, head_dim)
     Floats bias;           // (heads + 2 kv_heads, head_dim): q's, k's, v's; read if has_bias
     Floats norms;          // (2, head_dim): q's and k's; read if has_norms
     Floats angles;         // (tokens, rope_dim / 2, 2): cos and sin for each pair, computed by the host in double
-    Words k_cache, v_cache;    // (kv_heads, context, head_dim) fp16, two to a word
+    Words k_cache, v_cache;    // (kv_heads, context, head_dim) fp16, two to a word. In q8_0: int8, four to a word, and behind them all
+                               // (kv_heads, context, head_dim / 64 rounded up) words, each the scales of two blocks of 32 in fp16
+    Words counters;        // of Attend, which become 0
     uint heads, kv_heads, head_dim, rope_dim, context;
+    uint k_q8, v_q8;
+    uint counter_count;
     uint has_bias, has_norms;
     uint halves;           // 0: pair i is (2i, 2i + 1), else (i, i + rope_dim / 2)
     float eps;
 };
 
-struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over p <= position of t.  One workgroup per head and token.
+struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over p <= position of t.  A tile of tokens and of heads that share keys per
+                           // workgroup. With one token a tile, `splits` workgroups share the positions: the last one to end adds up their parts.
     Steps step;
     Floats q;              // (tokens, heads, head_dim)
-    Words k_cache, v_cache;
-    Floats y;              // (tokens, heads, head_dim); head_dim is a specialization constant
+    Words k_cache, v_cache;    // as of Rope; their types, head_dim and the tile are specialization constants
+    Floats y;              // (tokens, heads, head_dim)
+    Floats parts;          // (heads / heads of a tile, splits, heads of a tile, 2 + head_dim): largest score, sum, and y not yet divided by it
+    Words counters;        // (heads / heads of a tile): splits that are done
     Words high, low;       // y as Quantise would write it, if `planes`; of one token only, head_dim a multiple of 32
     Floats scales;
-    uint heads, kv_heads, context, planes;
+    uint heads, kv_heads, context, planes, splits;
     float scale;
 };
 

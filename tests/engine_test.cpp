@@ -22,6 +22,7 @@ struct Path {
     Sparsity sparsity = Sparsity::dense;
     bool without_fp16 = false, without_int_dot = false;
     uint32_t layers = 1000;    // at most so many on the device; the head only with all of them
+    host::KvTypes kv = {};
 
     std::string name() const
     {
@@ -49,9 +50,11 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
                        .without_fp16 = path.without_fp16,
                        .without_int_dot = path.without_int_dot,
                        .validation = validation};
+    o.kv = path.kv;
     const DownLayout layout = path.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons;
-    if (path.device != "cpu")
-        o.vram_budget = budget_for(device_needs(describe_weights(std::make_shared<Gguf>(model), layout)), path.resident, path.layers);
+    if (path.device == "cpu") return o;
+    const Weights weights = describe_weights(std::make_shared<Gguf>(model), layout);
+    o.vram_budget = budget_for(device_needs(weights, 0, o.batch, o.kv), path.resident, path.layers);
     return o;
 }
 
@@ -151,6 +154,28 @@ void check_rewind(const Path& path)
     back.rewind(20);
     CHECK(back.position() == 20);
     CHECK(logits(back) == logits(never_there));
+    check_silence(engine);
+}
+
+constexpr host::KvTypes eight_bit_caches[] = {
+    {WeightType::q8_0, WeightType::q8_0}, {WeightType::q8_0, WeightType::f16}, {WeightType::f16, WeightType::q8_0}};
+
+/// Keys and values of 8 bits are noticed in the logits, and no more than that.
+void check_cache(const Path& path)
+{
+    INFO(path.name());
+    INFO(format_of(path.kv.k).name << " " << format_of(path.kv.v).name);
+    Engine engine(options_for(shipped_model(), path));
+    for (const auto& [ids, want] : expected_logits()) {
+        if (ids.size() < 2) continue;    // of one position the softmax is 1, whatever the key
+        Session session = engine.session(), slow = engine.session();
+        const double error = worst_error(session.feed(ids), want);
+        CHECK(error > 5e-4);
+        CHECK(error < 3e-2);
+        std::span<const float> logits;
+        for (const Token& id : ids) logits = slow.feed(std::span(&id, 1));
+        CHECK(worst_error(logits, want) < 3e-2);
+    }
     check_silence(engine);
 }
 
@@ -416,6 +441,31 @@ TEST_SUITE("engine")
         session.feed(std::span(ids).first(1));
     }
 
+    TEST_CASE("a KV cache in q8_0 moves the CPU's logits by its rounding and no more, keys and values alone and together")
+    {
+        for (const host::KvTypes kv : eight_bit_caches) check_cache({.device = "cpu", .kv = kv});
+    }
+
+    TEST_CASE("a KV cache in q8_0 is refused where heads are no whole blocks")
+    {
+        TemporaryFolder folder;
+        EngineOptions options = {.model = write_random_model(folder / "odd.gguf", {.dim = 96, .heads = 2, .head_dim = 48}), .device = "cpu"};
+        Engine{options};
+        options.kv.v = WeightType::q8_0;
+        CHECK_THROWS_WITH_AS(Engine{options}, doctest::Contains("blocks of 32 numbers"), Error);
+    }
+
+    TEST_CASE("a KV cache that memory cannot hold is refused, with what it needs")
+    {
+        TemporaryFolder folder;
+        const uint32_t context = 1u << 30;    // of 4 KB each: 4 TiB
+        EngineOptions options = {
+            .model = write_random_model(folder / "long.gguf", {.layers = 4, .dim = 256, .heads = 4, .kv_heads = 4, .context = context}),
+            .device = "cpu",
+            .context = context};
+        CHECK_THROWS_WITH_AS(Engine{options}, doctest::Contains("the KV cache of 1073741824 positions needs 4194304.0 MiB"), Error);
+    }
+
     TEST_CASE("what cannot be run is refused with a sentence that says what to do")
     {
         TemporaryFolder folder;
@@ -566,6 +616,23 @@ TEST_SUITE("device")
             }
             check_silence(engine);
         }
+    }
+
+    TEST_CASE("a KV cache in q8_0 does the same on the device, on a split, and with layers on both sides")
+    {
+        for (const host::KvTypes kv : eight_bit_caches)
+            for (const auto& [resident, layers] : {std::pair(1.0, 1000u), {0.5, 1000u}, {0.5, 3u}})
+                check_cache({.device = device_name, .resident = resident, .layers = layers, .kv = kv});
+    }
+
+    TEST_CASE("a KV cache in q8_0 takes the memory that the plan counts, about half of f16's")
+    {
+        const Weights weights = describe_weights(std::make_shared<Gguf>(shipped_model()));
+        const Needs f16 = device_needs(weights), q8 = device_needs(weights, 0, EngineOptions().batch, {WeightType::q8_0, WeightType::q8_0});
+        CHECK(double(q8.layers[0].kv) / double(f16.layers[0].kv) == doctest::Approx(0.53).epsilon(0.07));
+        Engine engine(options_for(shipped_model(), {.device = device_name, .kv = {WeightType::q8_0, WeightType::q8_0}}));
+        Session session = engine.session();
+        CHECK(engine.device_bytes() == engine.plan().bytes);
     }
 
     TEST_CASE("a session takes no more device memory than the budget")

@@ -9,10 +9,12 @@ using namespace hearth::tests;
 namespace {
 
 /// What the kernels are specialised for.
-Config shape(host::Activation activation = host::Activation::relu, uint32_t head_dim = 64)
+Config shape(host::Activation activation = host::Activation::relu, uint32_t head_dim = 64, uint32_t heads = 1, uint32_t kv_heads = 1)
 {
     Config c;
     c.dim = 600;
+    c.heads = heads;
+    c.kv_heads = kv_heads;
     c.head_dim = head_dim;
     c.activation = activation;
     return c;
@@ -265,34 +267,38 @@ TEST_SUITE("device")
                  .eps = 1e-5f});
             same_planes(y, n, high, low, scale);
         }
-        for (const uint32_t head_dim : {32u, 64u, 128u, 256u}) {
-            CAPTURE(head_dim);
-            constexpr uint32_t heads = 3, positions = 40;
-            const uint32_t n = heads * head_dim, cells = n * positions;
-            GpuKernels kernels(device, shape(host::Activation::relu, head_dim));
-            std::vector<uint16_t> cache(cells);
-            host::kernels().to_f16(random_floats(cells, 1).data(), cache.data(), cells);
-            std::vector<uint32_t> words(cells / 2);
-            std::memcpy(words.data(), cache.data(), cells * sizeof(uint16_t));
-            Shared<float> q(device, random_floats(n, 2)), y(device, n), scale(device, n / 8);
-            Shared<uint32_t> keys(device, words), high(device, n / 4), low(device, n / 4);
-            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = positions - 1, .tokens = 1, .head_first = 0, .head_tokens = 0}});
-            run(device, kernels.attend, {heads, 1},
-                {.step = step.address(),
-                 .q = q.address(),
-                 .k_cache = keys.address(),
-                 .v_cache = keys.address(),
-                 .y = y.address(),
-                 .high = high.address(),
-                 .low = low.address(),
-                 .scales = scale.address(),
-                 .heads = heads,
-                 .kv_heads = heads,
-                 .context = positions,
-                 .planes = 1,
-                 .scale = 0.1f});
-            same_planes(y, n, high, low, scale);
-        }
+        for (const uint32_t head_dim : {32u, 64u, 128u, 256u})
+            for (const uint32_t splits : {1u, 3u}) {
+                CAPTURE(head_dim);
+                constexpr uint32_t heads = 4, kv_heads = 2, positions = 300;
+                const uint32_t n = heads * head_dim, cells = kv_heads * head_dim * positions;
+                GpuKernels kernels(device, shape(host::Activation::relu, head_dim));
+                std::vector<uint16_t> cache(cells);
+                host::kernels().to_f16(random_floats(cells, 1).data(), cache.data(), cells);
+                std::vector<uint32_t> words(cells / 2);
+                std::memcpy(words.data(), cache.data(), cells * sizeof(uint16_t));
+                Shared<float> q(device, random_floats(n, 2)), y(device, n), scale(device, n / 8), parts(device, heads * splits * (head_dim + 2));
+                Shared<uint32_t> keys(device, words), high(device, n / 4), low(device, n / 4), counters(device, std::vector<uint32_t>(kv_heads));
+                Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = positions - 1, .tokens = 1, .head_first = 0, .head_tokens = 0}});
+                run(device, kernels.attend({.heads = 2}, {}), {kv_heads, 1, splits},
+                    {.step = step.address(),
+                     .q = q.address(),
+                     .k_cache = keys.address(),
+                     .v_cache = keys.address(),
+                     .y = y.address(),
+                     .parts = parts.address(),
+                     .counters = counters.address(),
+                     .high = high.address(),
+                     .low = low.address(),
+                     .scales = scale.address(),
+                     .heads = heads,
+                     .kv_heads = kv_heads,
+                     .context = positions,
+                     .planes = 1,
+                     .splits = splits,
+                     .scale = 0.1f});
+                same_planes(y, n, high, low, scale);
+            }
         check_silence();
     }
 
@@ -303,20 +309,38 @@ TEST_SUITE("device")
             uint32_t heads, kv_heads, head_dim, rope_dim, earlier, tokens;
             host::PairOrder pairs = host::PairOrder::neighbours;
             bool biases = false, norms = false;
+            host::KvTypes kv = {};
         };
+        constexpr auto q8 = WeightType::q8_0;
         constexpr auto halves = host::PairOrder::halves;
-        for (const Case& c : {Case{1, 1, 2, 2, 0, 1}, Case{4, 2, 64, 64, 0, 5}, Case{6, 2, 48, 32, 130, 3}, Case{4, 1, 128, 128, 257, 1},
-                              Case{2, 2, 256, 256, 31, 33}, Case{3, 3, 34, 34, 127, 2}, Case{4, 2, 64, 64, 3, 5, halves, true},
-                              Case{6, 2, 34, 34, 30, 3, halves, false, true}, Case{2, 1, 256, 256, 31, 2, halves, true, true},
-                              Case{3, 3, 2, 2, 4, 2, halves, true, true}, Case{4, 1, 96, 70, 7, 9, halves},
-                              Case{4, 2, 128, 64, 7, 9, host::PairOrder::neighbours, true, true}}) {
+        for (const Case& c : {Case{1, 1, 2, 2, 0, 1},
+                              Case{4, 2, 64, 64, 0, 5},
+                              Case{6, 2, 48, 32, 130, 3},
+                              Case{4, 1, 128, 128, 257, 1},
+                              Case{2, 2, 256, 256, 31, 33},
+                              Case{3, 3, 34, 34, 127, 2},
+                              Case{4, 2, 64, 64, 3, 5, halves, true},
+                              Case{6, 2, 34, 34, 30, 3, halves, false, true},
+                              Case{2, 1, 256, 256, 31, 2, halves, true, true},
+                              Case{3, 3, 2, 2, 4, 2, halves, true, true},
+                              Case{4, 1, 96, 70, 7, 9, halves},
+                              Case{4, 2, 128, 64, 7, 9, host::PairOrder::neighbours, true, true},
+                              Case{8, 2, 64, 64, 700, 1},
+                              Case{14, 2, 32, 32, 300, 40},
+                              Case{1, 1, 32, 32, 0, 1, halves, false, false, {q8, q8}},
+                              Case{8, 2, 64, 64, 301, 1, halves, true, true, {q8, q8}},
+                              Case{6, 2, 96, 96, 130, 37, halves, false, false, {q8, q8}},
+                              Case{4, 1, 128, 64, 140, 1, halves, false, false, {q8, WeightType::f16}},
+                              Case{3, 1, 256, 256, 31, 5, halves, false, false, {WeightType::f16, q8}},
+                              Case{20, 1, 160, 160, 200, 1, halves, false, false, {q8, q8}}}) {
             const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim,
                            cells = kv_width * context;
-            GpuKernels kernels(device, shape(host::Activation::relu, c.head_dim));
+            const Config config = shape(host::Activation::relu, c.head_dim, c.heads, c.kv_heads);
+            GpuKernels kernels(device, config);
             host::Team team(1);
             const std::vector<double> frequencies = host::rope_frequencies(c.rope_dim, 10000);
             const std::vector<float> bias = random_floats(q_width + 2 * kv_width, 14), norms = random_floats(2 * c.head_dim, 15);
-            host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, context, {frequencies, c.pairs}};
+            host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, {frequencies, c.pairs}};
             const std::span biases(bias), both_norms(norms);
             if (c.biases) {
                 shape.weights.q_bias = biases.first(q_width);
@@ -329,10 +353,10 @@ TEST_SUITE("device")
                 shape.weights.eps = 1e-3f;
             }
             Shared<float> device_bias(device, bias), device_norms(device, norms);
-            std::vector<uint16_t> host_k(cells), host_v(cells);
-            Shared<uint32_t> keys(device, cells / 2), values(device, cells / 2);
+            host::KvCache cache(c.kv, c.kv_heads, context, c.head_dim);
+            host::AttendScratch scratch;
+            Shared<uint32_t> keys(device, cells / 2), values(device, cells / 2), counters(device, c.heads);    // q8_0 takes no more than fp16
             std::vector<float> want;
-            Shared<float> y(device, c.tokens * q_width);
             // Two batches: the earlier positions, then those under test.
             for (const auto& [first, tokens] : {std::pair(0u, c.earlier), std::pair(c.earlier, c.tokens)}) {
                 if (tokens == 0) continue;
@@ -346,7 +370,6 @@ TEST_SUITE("device")
                         angles.push_back(float(std::sin(angle)));
                     }
                 Shared<float> dq(device, q), dk(device, k), dv(device, v), turn(device, angles);
-                Shared<float> out(device, tokens * q_width);
                 Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = first, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
                 run(device, kernels.rope, {c.heads + c.kv_heads, tokens},
                     {.step = step.address(),
@@ -358,32 +381,54 @@ TEST_SUITE("device")
                      .angles = turn.address(),
                      .k_cache = keys.address(),
                      .v_cache = values.address(),
+                     .counters = counters.address(),
                      .heads = c.heads,
                      .kv_heads = c.kv_heads,
                      .head_dim = c.head_dim,
                      .rope_dim = c.rope_dim,
                      .context = context,
+                     .k_q8 = is_quantised(c.kv.k),
+                     .v_q8 = is_quantised(c.kv.v),
+                     .counter_count = c.heads,
                      .has_bias = c.biases,
                      .has_norms = c.norms,
                      .halves = c.pairs == halves,
                      .eps = shape.weights.eps});
-                run(device, kernels.attend, {c.heads, tokens},
-                    {.step = step.address(),
-                     .q = dq.address(),
-                     .k_cache = keys.address(),
-                     .v_cache = values.address(),
-                     .y = out.address(),
-                     .heads = c.heads,
-                     .kv_heads = c.kv_heads,
-                     .context = context,
-                     .scale = 1 / std::sqrt(float(c.head_dim))});
                 want.assign(tokens * q_width, 0);
-                host::attend(team, shape, first, tokens, q.data(), k.data(), v.data(), host_k.data(), host_v.data(), want.data());
-                if (first == c.earlier) y = std::move(out);
+                host::attend(team, shape, cache, first, tokens, q.data(), k.data(), v.data(), want.data(), scratch);
+                struct Cut {
+                    AttendTile tile;
+                    uint32_t splits;
+                };
+                std::vector<Cut> cuts = {{attend_tile(config, false), 1}};
+                if (first < c.earlier) cuts.clear();    // only what the later tokens see is looked at
+                if (tokens == 1)
+                    for (const uint32_t splits : {1u, 5u}) cuts.push_back({attend_tile(config, true), splits});
+                for (const Cut& cut : cuts) {
+                    const uint32_t tiles = c.heads / cut.tile.heads;
+                    Shared<float> y(device, tokens * q_width), parts(device, c.heads * cut.splits * (c.head_dim + 2));
+                    for (int again = 0; again < 2; ++again)    // as of the next layer
+                        run(device, kernels.attend(cut.tile, c.kv), {tiles, ceil_div(tokens + 1, cut.tile.tokens), cut.splits},
+                            {.step = step.address(),
+                             .q = dq.address(),
+                             .k_cache = keys.address(),
+                             .v_cache = values.address(),
+                             .y = y.address(),
+                             .parts = parts.address(),
+                             .counters = counters.address(),
+                             .heads = c.heads,
+                             .kv_heads = c.kv_heads,
+                             .context = context,
+                             .splits = cut.splits,
+                             .scale = 1 / std::sqrt(float(c.head_dim))});
+                    CAPTURE(c.head_dim);
+                    CAPTURE(first);
+                    CAPTURE(cut.tile.heads);
+                    CAPTURE(cut.splits);
+                    // Both caches round to the same type, once in a while to the other side, and the sums run in other orders.
+                    CHECK(worst_error(y.values(), want) < (is_quantised(c.kv.k) || is_quantised(c.kv.v) ? 5e-3 : 1e-3));
+                }
             }
-            CAPTURE(c.head_dim);
-            CAPTURE(c.earlier);
-            CHECK(worst_error(y.values(), want) < 1e-3);    // both caches round to fp16, the sums run in other orders
         }
         check_silence();
     }

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import unittest
+import xml.etree.ElementTree
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -710,6 +711,32 @@ class BadOptions(Case):
     def test_a_benchmark_that_does_not_fit_names_what_was_asked_for(self):
         result = self.refused("bench", MODEL, *CPU, "-p", 4, "-n", 2000, says=["1024"])
         self.assertNotIn("-c asks", result.talk)    # nobody gave -c
+
+    def test_the_cache_can_be_of_8_bits_in_every_command_that_runs_a_model(self):
+        short = self.write("short.txt", "Once upon a time there was a fox.")
+        for command in (("run", "-p", "Once", "-n", 3), ("perplexity", "-f", short), ("bench", "-p", 4, "-n", 2, "-r", 1)):
+            for names in (("-ctk", "-ctv"), ("--cache-type-k", "--cache-type-v")):
+                self.good(command[0], MODEL, *command[1:], *CPU, names[0], "q8_0", names[1], "q8_0")
+        wide, narrow = (json.loads(self.good("inspect", MODEL, "--json", *more).out)["device_memory"]["layers"][0]["kv"]
+                        for more in ((), ("-ctk", "q8_0", "-ctv", "q8_0")))
+        self.assertLess(narrow, 0.6 * wide)
+        self.wrong_use("run", MODEL, "-p", "Once", "-ctk", "q3", says=["--cache-type-k", "q3", "q8_0"])
+
+    def test_bench_draws_the_time_of_a_token_as_the_context_fills(self):
+        picture = self.folder / "fills.svg"
+        fills = self.good("bench", MODEL, *CPU, "-p", 0, "-n", 0, "--plot", picture, "-o", "json").json["fills"]
+        self.assertEqual([f["positions"] for f in fills], [512, 1024])
+        self.assertGreater(fills[1]["bytes_per_token"], fills[0]["bytes_per_token"])
+        for f in fills:
+            self.assertGreater(f["us_per_token"], 0)
+            self.assertGreater(f["us_by_plain_reading"], 0)
+        root = xml.etree.ElementTree.parse(picture).getroot()
+        self.assertEqual(len(root.findall("{*}circle")), 4)
+        self.assertEqual(len(root.findall("{*}polyline")), 2)
+        text = " ".join(t.text or "" for t in root.findall("{*}text"))
+        self.assertIn("ms per token", text)
+        self.assertIn("positions", text)
+        self.refused("bench", MODEL, *CPU, "-p", 0, "-n", 0, "-c", 100, "--plot", picture, alone=False, says=["512", "-c"])
 
     def test_batches_of_nothing_are_refused(self):
         for command in (("run", "-p", "Once"), ("perplexity", "-f", TEXT), ("bench",)):

@@ -80,11 +80,13 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
     for (const char* kernel : {"matmul", "matmul_f16"})
         check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, y), M(MatMul, rows), M(MatMul, inner), M(MatMul, stride),
                               M(MatMul, x_stride), M(MatMul, y_stride), M(MatMul, head)});
-    check_layout("rope", {M(Rope, step), M(Rope, q), M(Rope, k), M(Rope, v), M(Rope, bias), M(Rope, norms), M(Rope, angles), M(Rope, k_cache),
-                          M(Rope, v_cache), M(Rope, heads), M(Rope, kv_heads), M(Rope, head_dim), M(Rope, rope_dim), M(Rope, context),
-                          M(Rope, has_bias), M(Rope, has_norms), M(Rope, halves), M(Rope, eps)});
-    check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y), M(Attend, high), M(Attend, low),
-                            M(Attend, scales), M(Attend, heads), M(Attend, kv_heads), M(Attend, context), M(Attend, planes), M(Attend, scale)});
+    check_layout("rope", {M(Rope, step),     M(Rope, q),         M(Rope, k),       M(Rope, v),        M(Rope, bias),  M(Rope, norms),
+                          M(Rope, angles),   M(Rope, k_cache),   M(Rope, v_cache), M(Rope, counters), M(Rope, heads), M(Rope, kv_heads),
+                          M(Rope, head_dim), M(Rope, rope_dim),  M(Rope, context), M(Rope, k_q8),     M(Rope, v_q8),  M(Rope, counter_count),
+                          M(Rope, has_bias), M(Rope, has_norms), M(Rope, halves),  M(Rope, eps)});
+    check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y), M(Attend, parts),
+                            M(Attend, counters), M(Attend, high), M(Attend, low), M(Attend, scales), M(Attend, heads), M(Attend, kv_heads),
+                            M(Attend, context), M(Attend, planes), M(Attend, splits), M(Attend, scale)});
     for (const char* kernel : {"ffn_up", "ffn_up_idot"})
         check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, bias), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h),
                               M(FfnUp, neurons), M(FfnUp, cols), M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut), M(FfnUp, floor),

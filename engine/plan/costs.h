@@ -4,6 +4,7 @@
 #include "engine/model/weights.h"
 #include "engine/plan/machine.h"
 #include "engine/plan/placement.h"
+#include "host/attention.h"
 
 #include <vector>
 
@@ -18,6 +19,7 @@ struct LayerUse {
 
 /// Needs as GpuModel::needs and GpuSession::needs give them; position: of the token in the context. `needs.layers[l].predictor` tells what a
 /// predictor reads.
-Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, const Machine& machine, double position);
+Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, host::KvTypes kv, const Machine& machine,
+                     double position);
 
 }    // namespace hearth

@@ -46,12 +46,10 @@ CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
     : weights_(weights), team_(team), shape_(std::move(shape)), frequencies_(rope_frequencies(weights.config)), all_(weights.config.neurons)
 {
     const Config& c = weights.config;
-    const uint32_t batch = shape_.batch, context = shape_.context, first_layer = shape_.first_layer;
+    const uint32_t batch = shape_.batch, first_layer = shape_.first_layer;
     HEARTH_CHECK(shape_.sparsity.size() == c.layers);
     std::iota(all_.begin(), all_.end(), 0);
-    const size_t cache = size_t(c.kv_heads) * context * c.head_dim;
-    keys_.assign(c.layers - first_layer, std::vector<uint16_t>(cache));
-    values_ = keys_;
+    for (uint32_t l = first_layer; l < c.layers; ++l) caches_.emplace_back(shape_.kv, c.kv_heads, shape_.context, c.head_dim);
     norm_.resize(size_t(batch) * c.dim);
     out_.resize(size_t(batch) * c.dim);
     q_.resize(size_t(batch) * c.heads * c.head_dim);
@@ -97,17 +95,15 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
         .heads = c.heads,
         .kv_heads = c.kv_heads,
         .head_dim = c.head_dim,
-        .context = shape_.context,
         .rope = {frequencies_, c.pairs, c.rope_magnitude},
         .weights = {.q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm, .eps = c.norm_eps}};
-    host::attend(team_, shape, position, tokens, q_.data(), k_.data(), v_.data(), keys_[l - shape_.first_layer].data(),
-                 values_[l - shape_.first_layer].data(), mixed_.data());
+    host::attend(team_, shape, caches_[l - shape_.first_layer], position, tokens, q_.data(), k_.data(), v_.data(), mixed_.data(), attend_scratch_);
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));
     host::multiply(team_, w.o, inputs_, out_.data());
     add_rows(team_, tokens, c.dim, out_.data(), x);
     add_to_rows(w.o_bias, tokens, x);
 
-    const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * c.head_dim);
+    const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * shape_.kv.row_bytes(c.head_dim));
     stats.stages.push_back({.name = "attention",
                             .layer = l,
                             .on_device = false,

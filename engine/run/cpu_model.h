@@ -18,6 +18,7 @@ class CpuModel {
     struct Shape {
         uint32_t first_layer;    // layers from here on keep their KV cache here
         uint32_t batch, context;
+        host::KvTypes kv;
         std::vector<LayerSparsity> sparsity;
         bool check_predictor = false;    // look at the gates that were predicted not to fire, too, and count those that do
     };
@@ -59,10 +60,11 @@ class CpuModel {
     std::vector<host::SignRows> signs_;        // of layers first_layer and up, for Predictor::sign
     std::vector<uint32_t> mask_;
     std::span<const uint32_t> predict(uint32_t l, const float* x, const float* residual, FeedStats& stats);
-    std::vector<std::vector<uint16_t>> keys_, values_;    // of layers first_layer and up: (kv_heads, context, head_dim) fp16
+    std::vector<host::KvCache> caches_;    // of layers first_layer and up
     std::vector<float> norm_, q_, k_, v_, mixed_, out_, logits_, gates_;
     host::Inputs inputs_;
     host::FfnScratch scratch_;
+    host::AttendScratch attend_scratch_;
 };
 
 }    // namespace hearth

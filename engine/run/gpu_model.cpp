@@ -167,8 +167,8 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 
 GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c)
     : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
-      quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend", {c.head_dim}), glu(device, "glu", {uint32_t(c.activation)}),
-      predict_sign(device, "predict_sign"), threshold(device, "threshold"), device_(device), activation_(uint32_t(c.activation))
+      quantise(device, "quantise"), rope(device, "rope"), glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
+      threshold(device, "threshold"), device_(device), activation_(uint32_t(c.activation)), head_dim_(c.head_dim)
 {
     HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);
 }
@@ -209,6 +209,35 @@ const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up)
 }
 
 const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type) { return compiled(ffn_down_, type, device_, "ffn_down", {uint32_t(type)}); }
+
+const Kernel<gpu::Attend>& GpuKernels::attend(AttendTile tile, host::KvTypes kv)
+{
+    const uint32_t k = is_quantised(kv.k), v = is_quantised(kv.v);
+    return compiled(attend_, {tile.heads, tile.tokens, k, v}, device_, "attend", {head_dim_, tile.heads, tile.tokens, k, v});
+}
+
+AttendTile attend_tile(const Config& c, bool decode)
+{
+    // Each row is a register and a half of sums in every invocation, and a software device's compiler takes a second for eight.
+    constexpr uint32_t most_rows = 4, most_numbers = 1024;
+    const uint32_t rows = std::clamp(most_numbers / c.head_dim, 1u, most_rows);
+    uint32_t heads = std::min(rows, c.heads / c.kv_heads);
+    while (c.heads / c.kv_heads % heads != 0) --heads;
+    return {heads, decode ? 1 : rows / heads};
+}
+
+uint32_t most_attend_splits(uint32_t context)
+{
+    constexpr uint32_t positions = 128, most = 16;    // that a workgroup takes at a time; more would take long to add up
+    return std::min(ceil_div(context, positions), most);
+}
+
+uint32_t GpuKernels::attend_splits(uint32_t tiles, uint32_t context) const
+{
+    // Enough to fill a large GPU; a software device has few cores, and every workgroup costs it something.
+    const uint32_t workgroups = device_->info().kind == vulkan::DeviceKind::software ? 4 : 128;
+    return std::min(ceil_div(workgroups, tiles), most_attend_splits(context));
+}
 
 Groups GpuKernels::row_groups(uint32_t rows) const
 {

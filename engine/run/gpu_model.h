@@ -5,7 +5,9 @@
 #include "engine/run/residency.h"
 #include "engine/run/sparsity.h"
 #include "engine/vulkan/commands.h"
+#include "host/attention.h"
 
+#include <array>
 #include <functional>
 #include <map>
 
@@ -30,6 +32,16 @@ uint32_t chunk_weights(WeightType type);
 /// Writes a row as the file has it (row_bytes) to `to` as the device wants it (row_quads uvec4).
 void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* to);
 
+/// Heads that share keys, and tokens, that a workgroup of attention does at once: as many as fit into its memory, so that keys and values are read once for
+/// all of them.
+struct AttendTile {
+    uint32_t heads = 1, tokens = 1;
+};
+AttendTile attend_tile(const Config& config, bool decode);
+
+/// Workgroups that can share the positions of one tile at decode.
+uint32_t most_attend_splits(uint32_t context);
+
 /// The kernels, compiled when first used, by the weight types that they read.
 class GpuKernels {
   public:
@@ -44,10 +56,12 @@ class GpuKernels {
     const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, bool halves);
     const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up);
     const vulkan::Kernel<gpu::FfnDown>& ffn_down(WeightType type);
+    const vulkan::Kernel<gpu::Attend>& attend(AttendTile tile, host::KvTypes kv);
+    /// Workgroups that do share them: always the same number, since what is recorded serves every position.
+    uint32_t attend_splits(uint32_t tiles, uint32_t context) const;
     const vulkan::Kernel<gpu::Join> join;
     const vulkan::Kernel<gpu::Quantise> quantise;
     const vulkan::Kernel<gpu::Rope> rope;
-    const vulkan::Kernel<gpu::Attend> attend;
     const vulkan::Kernel<gpu::Glu> glu;
     const vulkan::Kernel<gpu::PredictSign> predict_sign;
     const vulkan::Kernel<gpu::Threshold> threshold;
@@ -59,11 +73,12 @@ class GpuKernels {
     uint32_t rows_at_once() const;
 
     std::shared_ptr<vulkan::Device> device_;
-    uint32_t activation_;
+    uint32_t activation_, head_dim_;
     std::map<std::pair<WeightType, bool>, vulkan::Kernel<gpu::MatVec>> matvec_;
     std::map<std::tuple<WeightType, bool, bool>, vulkan::Kernel<gpu::MatMul>> matmul_;
     std::map<std::pair<WeightType, WeightType>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
     std::map<WeightType, vulkan::Kernel<gpu::FfnDown>> ffn_down_;
+    std::map<std::array<uint32_t, 4>, vulkan::Kernel<gpu::Attend>> attend_;
 };
 
 /// Calls with the share done (0 to 1) while something takes long.

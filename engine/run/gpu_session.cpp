@@ -20,9 +20,9 @@ uint32_t ffn_slices(uint32_t neurons) { return std::clamp(ceil_div(neurons, 128)
 
 /// Activations of a batch on the device, each with its floats.
 struct ScratchSizes {
-    uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale;
+    uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale, attend_parts, attend_counters;
 
-    ScratchSizes(const Config& c, uint32_t batch)
+    ScratchSizes(const Config& c, uint32_t batch, uint32_t context)
     {
         const uint64_t t = batch, q_width = uint64_t(c.heads) * c.head_dim, kv_width = uint64_t(c.kv_heads) * c.head_dim;
         const uint64_t neurons = uint64_t(ceil_div(c.neurons, group_neurons)) * group_neurons;
@@ -35,11 +35,14 @@ struct ScratchSizes {
         h = u = t * neurons;
         high = low = ceil_div(widest, 4);
         scale = 4 * ceil_div(widest, 32);
+        attend_parts = uint64_t(c.heads) * most_attend_splits(context) * (c.head_dim + 2);
+        attend_counters = c.heads;
     }
     template <class F>
     void each(F&& f)
     {
-        for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale}) f(*floats * sizeof(float));
+        for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale, &attend_parts, &attend_counters})
+            f(*floats * sizeof(float));
     }
     uint64_t bytes()
     {
@@ -49,15 +52,21 @@ struct ScratchSizes {
     }
 };
 
-uint64_t kv_bytes(const Config& c, uint32_t context) { return aligned(uint64_t(c.kv_heads) * context * c.head_dim * sizeof(uint16_t)); }
+/// Keys, or values, of one layer as gpu::Rope has them.
+uint64_t cache_bytes(const Config& c, uint32_t context, WeightType type)
+{
+    const uint64_t rows = uint64_t(c.kv_heads) * context;
+    return rows * (is_quantised(type) ? c.head_dim + ceil_div(c.head_dim, 64) * sizeof(uint32_t) : c.head_dim * sizeof(uint16_t));
+}
 
 }    // namespace
 
 Needs GpuSession::needs(const Weights& weights, const SessionShape& shape)
 {
     Needs needs = GpuModel::needs(weights, shape.sparsity);
-    needs.scratch = ScratchSizes(weights.config, shape.batch).bytes();
-    for (LayerNeeds& layer : needs.layers) layer.kv = 2 * kv_bytes(weights.config, shape.context);
+    needs.scratch = ScratchSizes(weights.config, shape.batch, shape.context).bytes();
+    for (LayerNeeds& layer : needs.layers)
+        for (const WeightType type : {shape.kv.k, shape.kv.v}) layer.kv += aligned(cache_bytes(weights.config, shape.context, type));
     return needs;
 }
 
@@ -68,16 +77,17 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     const Config& c = model.config();
     const auto& device = model.device();
 
-    const uint64_t kv = kv_bytes(c, shape.context);
+    const uint64_t keys = cache_bytes(c, shape.context, shape.kv.k), values = cache_bytes(c, shape.context, shape.kv.v);
     for (size_t l = 0; l < model.layers().size(); ++l) {
-        Pool& pool = kv_pools_.emplace_back(device, 2 * kv, Use::device, "the KV cache");
-        keys_.push_back(pool.take(kv));
-        values_.push_back(pool.take(kv));
+        Pool& pool = kv_pools_.emplace_back(device, aligned(keys) + aligned(values), Use::device, "the KV cache");
+        keys_.push_back(pool.take(keys));
+        values_.push_back(pool.take(values));
     }
 
-    ScratchSizes sizes(c, shape.batch);
+    ScratchSizes sizes(c, shape.batch, shape.context);
     scratch_pool_ = Pool(device, sizes.bytes(), Use::device, "activations");
-    Slice* const scratch[] = {&residual_, &head_residual_, &xn_, &qkv_, &mixed_, &parts_, &h_, &u_, &high_, &low_, &scale_};
+    Slice* const scratch[] = {&residual_, &head_residual_, &xn_,  &qkv_,   &mixed_,        &parts_,          &h_,
+                              &u_,        &high_,          &low_, &scale_, &attend_parts_, &attend_counters_};
     Slice* const* next = scratch;
     sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
 
@@ -319,23 +329,31 @@ class GpuSession::Recorder {
                            .angles = s_.angles_.address,
                            .k_cache = s_.keys_[l].address,
                            .v_cache = s_.values_[l].address,
+                           .counters = s_.attend_counters_.address,
                            .heads = c_.heads,
                            .kv_heads = c_.kv_heads,
                            .head_dim = c_.head_dim,
                            .rope_dim = c_.rope_dim,
                            .context = s_.shape_.context,
+                           .k_q8 = is_quantised(s_.shape_.kv.k),
+                           .v_q8 = is_quantised(s_.shape_.kv.v),
+                           .counter_count = c_.heads,
                            .has_bias = w.qkv_bias.bytes > 0,
                            .has_norms = w.head_norms.bytes > 0,
                            .halves = c_.pairs == host::PairOrder::halves,
                            .eps = c_.norm_eps});
         const bool attend_writes_planes = wants_planes({&w.o}) && c_.head_dim % 32 == 0;
         commands.stage("attend", l, 0);    // its bytes grow with the position: see report
-        commands.dispatch(kernels_.attend, {c_.heads, capacity_},
+        const AttendTile tile = attend_tile(c_, decode());
+        const uint32_t tiles = c_.heads / tile.heads, splits = decode() ? kernels_.attend_splits(tiles, s_.shape_.context) : 1;
+        commands.dispatch(kernels_.attend(tile, s_.shape_.kv), {tiles, ceil_div(capacity_, tile.tokens), splits},
                           {.step = s_.step_.address,
                            .q = q_.address,
                            .k_cache = s_.keys_[l].address,
                            .v_cache = s_.values_[l].address,
                            .y = s_.mixed_.address,
+                           .parts = s_.attend_parts_.address,
+                           .counters = s_.attend_counters_.address,
                            .high = s_.high_.address,
                            .low = s_.low_.address,
                            .scales = s_.scale_.address,
@@ -343,6 +361,7 @@ class GpuSession::Recorder {
                            .kv_heads = c_.kv_heads,
                            .context = s_.shape_.context,
                            .planes = attend_writes_planes,
+                           .splits = splits,
                            .scale = 1.0f / std::sqrt(float(c_.head_dim))});
         if (wants_planes({&w.o}) && !attend_writes_planes) planes(commands, l, s_.mixed_, q_width);
         commands.stage("attn_out", l, w.o.bytes());
@@ -629,7 +648,7 @@ void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedSta
             hot->both_us = t.start_us - hot_start;
             hot = nullptr;
         }
-        if (t.name == "attend") stage.bytes = kv_bytes_read(position_, tokens_, c.kv_heads * c.head_dim);
+        if (t.name == "attend") stage.bytes = kv_bytes_read(position_, tokens_, cache_bytes(c, 1, shape_.kv.k) + cache_bytes(c, 1, shape_.kv.v));
         if (of_ffn) {
             const GpuModel::Layer& w = model_.layers()[t.index];
             LayerCounts& layer = stats.layers[t.index];

@@ -10,10 +10,11 @@
 
 namespace hearth {
 
-/// Tokens done at once at the most, positions in the KV cache, and what decode leaves out, layer by layer.
+/// Tokens done at once at the most, positions in the KV cache and what they are kept in, and what decode leaves out, layer by layer.
 struct SessionShape {
     uint32_t batch;
     uint32_t context;
+    host::KvTypes kv;
     std::vector<LayerSparsity> sparsity;
     SubmitMode submit = SubmitMode::just_in_time;
     bool rebalance = false;    // groups may be replaced
@@ -102,7 +103,7 @@ class GpuSession {
     std::vector<vulkan::Pool> kv_pools_;    // one per layer: all together may be larger than a driver allocates at once
     vulkan::Pool scratch_pool_, upload_pool_, readback_pool_;
     std::vector<vulkan::Slice> keys_, values_;    // per device layer
-    vulkan::Slice residual_, head_residual_, xn_, qkv_, mixed_, parts_, h_, u_, high_, low_, scale_;
+    vulkan::Slice residual_, head_residual_, xn_, qkv_, mixed_, parts_, h_, u_, high_, low_, scale_, attend_parts_, attend_counters_;
     vulkan::Slice input_, cold_, angles_, step_;
     vulkan::Slice published_, logits_, fired_, mask_, watched_residual_, gates_;
     uint32_t group_words_ = 0;           // of a layer in fired_ and mask_: one per group

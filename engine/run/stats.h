@@ -31,10 +31,10 @@ struct LayerCounts {
     double both_us = 0;            // from the start of the one to the end of the later, where both ran and timing is on
 };
 
-/// Bytes of the fp16 KV cache of one layer that tokens at `position` and after read; `width`: of k and of v, in numbers.
-inline uint64_t kv_bytes_read(uint32_t position, uint32_t tokens, uint32_t width)
+/// Bytes of one layer's KV cache that tokens at `position` and after see; `bytes`: of all keys and values of a position.
+inline uint64_t kv_bytes_read(uint32_t position, uint32_t tokens, uint64_t bytes)
 {
-    return (uint64_t(position) * tokens + uint64_t(tokens) * (tokens + 1) / 2) * width * 2 * sizeof(uint16_t);
+    return (uint64_t(position) * tokens + uint64_t(tokens) * (tokens + 1) / 2) * bytes;
 }
 
 /// Microseconds of the steady clock.
