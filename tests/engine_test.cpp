@@ -458,12 +458,13 @@ TEST_SUITE("engine")
     TEST_CASE("a KV cache that memory cannot hold is refused, with what it needs")
     {
         TemporaryFolder folder;
-        const uint32_t context = 1u << 30;    // of 4 KB each: 4 TiB
+        const uint32_t context = 1u << 24;    // of 128 KB each: 2 TiB
         EngineOptions options = {
-            .model = write_random_model(folder / "long.gguf", {.layers = 4, .dim = 256, .heads = 4, .kv_heads = 4, .context = context}),
+            .model =
+                write_random_model(folder / "long.gguf", {.layers = 8, .dim = 32, .heads = 16, .kv_heads = 16, .head_dim = 256, .context = context}),
             .device = "cpu",
             .context = context};
-        CHECK_THROWS_WITH_AS(Engine{options}, doctest::Contains("the KV cache of 1073741824 positions needs 4194304.0 MiB"), Error);
+        CHECK_THROWS_WITH_AS(Engine{options}, doctest::Contains("the KV cache of 16777216 positions needs 2097152.0 MiB"), Error);
     }
 
     TEST_CASE("what cannot be run is refused with a sentence that says what to do")
