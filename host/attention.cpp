@@ -45,15 +45,17 @@ void normalise(float* x, uint32_t heads, uint32_t head_dim, std::span<const floa
     for (uint32_t h = 0; h < heads; h++, x += head_dim) kernels().rmsnorm(x, weight.data(), x, head_dim, eps);
 }
 
-/// y = sum_p softmax_p(q . k[p] / sqrt(n)) v[p] for p < positions; k and v are (positions, n)
-void attend_head(const float* q, const uint16_t* k, const uint16_t* v, uint32_t positions, uint32_t n, float* y)
+/// y = sum_p softmax_p(cap(scale q . k[p])) v[p] for p < positions; k and v are (positions, n)
+void attend_head(const AttentionShape& s, const float* q, const uint16_t* k, const uint16_t* v, uint32_t positions, float* y)
 {
     const Kernels& cpu = kernels();
+    const uint32_t n = s.head_dim;
     thread_local std::vector<float> score;
     score.resize(positions);
 
-    const float scale = 1.0f / std::sqrt(float(n));
-    for (size_t p = 0; p < positions; p++) score[p] = scale * cpu.dot_f16(q, k + p * n, n);
+    for (size_t p = 0; p < positions; p++) score[p] = s.scale * cpu.dot_f16(q, k + p * n, n);
+    if (s.softcap > 0)
+        for (float& x : score) x = s.softcap * std::tanh(x / s.softcap);
     const float largest = *std::max_element(score.begin(), score.end());
 
     float sum = 0;
@@ -104,11 +106,14 @@ void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens
     });
 
     // Tokens of one head lie side by side, so that a chunk finds the head's keys and values in its cache.
-    const uint64_t bytes = 2 * sizeof(uint16_t) * uint64_t(first + tokens) * s.head_dim;
+    const uint32_t most = s.window ? std::min(first + tokens, s.window) : first + tokens;
+    const uint64_t bytes = 2 * sizeof(uint16_t) * uint64_t(most) * s.head_dim;
     parallel_rows(team, s.heads * tokens, bytes, [&](uint32_t begin, uint32_t end) {
         for (uint32_t i = begin; i < end; i++) {
             const size_t h = i / tokens, t = i % tokens, kv = h / (s.heads / s.kv_heads), at = t * q_size + h * s.head_dim;
-            attend_head(q + at, k_cache + kv * cache_size, v_cache + kv * cache_size, uint32_t(first + t + 1), s.head_dim, y + at);
+            const uint32_t positions = uint32_t(first + t + 1), seen = s.window ? std::min(positions, s.window) : positions;
+            const size_t from = kv * cache_size + size_t(positions - seen) * s.head_dim;
+            attend_head(s, q + at, k_cache + from, v_cache + from, seen, y + at);
         }
     });
 }

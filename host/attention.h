@@ -35,15 +35,18 @@ struct HeadWeights {
 struct AttentionShape {
     uint32_t heads, kv_heads, head_dim;
     uint32_t context;    // positions in the cache
+    float scale;         // of products of q and k
     Rope rope;
     HeadWeights weights = {};
+    float softcap = 0;      // scores s become softcap tanh(s / softcap); 0: they stay
+    uint32_t window = 0;    // positions that a token looks back over, its own included; 0: all
 };
 
 /// Rotates every head in place. x is (heads, head_dim).
 void rotate(const Rope& rope, float* x, uint32_t heads, uint32_t head_dim, uint32_t position);
 
 /// For tokens at positions [first, first + tokens): adds biases, normalises, rotates q and k, appends k and v to the cache, then
-/// y[t][h] = sum_p softmax_p(q[t][h] . k[p] / sqrt(head_dim)) v[p] over p <= first + t.
+/// y[t][h] = sum_p softmax_p(cap(scale q[t][h] . k[p])) v[p] over first + t - window < p <= first + t.
 /// q (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim) are floats and are overwritten;
 /// the caches are (kv_heads, context, head_dim) fp16; y is (tokens, heads, head_dim).
 void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens, float* q, float* k, float* v, uint16_t* k_cache, uint16_t* v_cache,

@@ -1,4 +1,4 @@
-// y_th = sum_p softmax_p(scale q_th . k_p) v_p, online: tiles of 128 positions, one running maximum and sum
+// y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p, online: tiles of 128 positions, one running maximum and sum
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -41,6 +41,9 @@ float workgroup_sum(float x)
     return all;
 }
 
+// Drivers' tanh may overflow.
+float capped(float score) { return a.softcap > 0 ? a.softcap * (1 - 2 / (exp(2 * clamp(score / a.softcap, -20, 20)) + 1)) : score; }
+
 void main()
 {
     const Step step = a.step.at;
@@ -48,7 +51,7 @@ void main()
     if (t >= step.tokens) return;
     const uint q_row = (t * a.heads + head) * head_dim;
     const uint cache = head / (a.heads / a.kv_heads) * a.context * pairs;
-    const uint positions = step.position + t + 1;
+    const uint positions = step.position + t + 1, begin = a.window > 0 && positions > a.window ? positions - a.window : 0;
 
     for (uint i = me; i < pairs; i += lanes) query[i] = vec2(a.q.at[q_row + 2 * i], a.q.at[q_row + 2 * i + 1]);
 
@@ -56,7 +59,7 @@ void main()
     const uint groups = lanes / pairs, group = me / pairs, pair = me % pairs;
     float top = lowest, total = 0;
     vec2 sum = vec2(0);
-    for (uint first = 0; first < positions; first += lanes) {
+    for (uint first = begin; first < positions; first += lanes) {
         barrier();
         float score = lowest;
         if (first + me < positions) {
@@ -71,7 +74,7 @@ void main()
             } else {
                 [[unroll]] for (uint i = 0; i < pairs; ++i) s += query[i] * unpackHalf2x16(a.k_cache.at[row + i]);
             }
-            score = a.scale * (s.x + s.y);
+            score = capped(a.scale * (s.x + s.y));
         }
         const float new_top = max(top, workgroup_max(score));
         const float kept = exp(top - new_top);

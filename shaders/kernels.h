@@ -95,15 +95,16 @@ struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / 
     float eps;
 };
 
-struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over p <= position of t.  One workgroup per head and token.
+struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p over p <= position of t, of which the last `window` if that is not 0;
+                           // cap(s) = softcap tanh(s / softcap), or s if softcap is 0.  One workgroup per head and token.
     Steps step;
     Floats q;              // (tokens, heads, head_dim)
     Words k_cache, v_cache;
     Floats y;              // (tokens, heads, head_dim); head_dim is a specialization constant
     Words high, low;       // y as Quantise would write it, if `planes`; of one token only, head_dim a multiple of 32
     Floats scales;
-    uint heads, kv_heads, context, planes;
-    float scale;
+    uint heads, kv_heads, context, planes, window;
+    float scale, softcap;
 };
 
 struct FfnUp {             // h_n = act(gate_n . x + bias_n) act_up(up_n . x) (see activation.glsl).  A subgroup per neuron, or per few.

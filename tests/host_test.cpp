@@ -319,6 +319,8 @@ struct Heads {
     uint32_t heads, kv_heads, head_dim, context;
     PlainRope rope;
     bool biases = false, norms = false;
+    float scale = 0.2f, softcap = 0;
+    uint32_t window = 0;
 };
 
 /// A conversation of some tokens, not yet rotated.
@@ -352,8 +354,11 @@ struct Conversation {
                                           .kv_heads = shape.kv_heads,
                                           .head_dim = shape.head_dim,
                                           .context = shape.context,
+                                          .scale = shape.scale,
                                           .rope = {frequencies, shape.rope.pairs},
-                                          .weights = {q_bias, k_bias, v_bias, q_norm, k_norm, eps}};
+                                          .weights = {q_bias, k_bias, v_bias, q_norm, k_norm, eps},
+                                          .softcap = shape.softcap,
+                                          .window = shape.window};
         std::vector<float> q = this->q, k = this->k, v = this->v, y(q.size(), NAN);
         std::vector<uint16_t> k_cache(shape.context * kv_size, 0x7e00), v_cache = k_cache;    // NaN: what is not written must not be read
         for (uint32_t t = 0; t < tokens; t += batch)
@@ -393,7 +398,9 @@ struct Conversation {
                 std::vector<double> e(t + 1, 0.0);
                 double sum = 0;
                 for (size_t p = 0; p <= t; p++) {
-                    for (size_t i = 0; i < d; i++) e[p] += query[h * d + i] * keys[p * kv_size + kv + i] / std::sqrt(double(d));
+                    if (s.window && p + s.window <= t) continue;
+                    for (size_t i = 0; i < d; i++) e[p] += s.scale * query[h * d + i] * keys[p * kv_size + kv + i];
+                    if (s.softcap > 0) e[p] = s.softcap * std::tanh(e[p] / s.softcap);
                     sum += e[p] = std::exp(e[p]);
                 }
                 for (size_t p = 0; p <= t; p++)
@@ -990,7 +997,7 @@ TEST_SUITE("host")
                 }
     }
 
-    TEST_CASE("attention is its formula, with heads that share keys, odd head sizes, biases and norms of heads")
+    TEST_CASE("attention is its formula, with heads that share keys, odd head sizes, biases and norms of heads, windows and capped scores")
     {
         Random random(17);
         Team team(2);
@@ -999,7 +1006,10 @@ TEST_SUITE("host")
                                    {3, 1, 33, 33, {32, 10000}},
                                    {6, 2, 80, 40, {80, 500000, PairOrder::halves}, true},
                                    {6, 2, 33, 40, {20, 10000, PairOrder::halves}, false, true},
-                                   {2, 2, 64, 40, {64, 10000}, true, true}}) {
+                                   {2, 2, 64, 40, {64, 10000}, true, true},
+                                   {.heads = 4, .kv_heads = 2, .head_dim = 64, .context = 40, .rope = {64, 10000}, .window = 7},
+                                   {.heads = 2, .kv_heads = 1, .head_dim = 256, .context = 33, .rope = {256, 10000}, .softcap = 0.5f, .window = 1},
+                                   {.heads = 2, .kv_heads = 2, .head_dim = 64, .context = 40, .rope = {64, 10000}, .softcap = 3, .window = 32}}) {
             const Conversation talk(shape, 33, random);
             CAPTURE(shape.head_dim);
             CHECK(worst_error(talk.run(team, talk.tokens), talk.meaning()) < 2e-3);    // fp16 keys and values

@@ -296,27 +296,39 @@ TEST_SUITE("device")
         check_silence();
     }
 
-    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths, partly rotated heads, either pair order, biases and norms of heads")
+    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths, partly rotated heads, either pair order, biases and norms of heads, "
+              "windows and capped scores")
     {
         const auto device = test_device();
         struct Case {
             uint32_t heads, kv_heads, head_dim, rope_dim, earlier, tokens;
             host::PairOrder pairs = host::PairOrder::neighbours;
             bool biases = false, norms = false;
+            uint32_t window = 0;
+            float softcap = 0;
         };
         constexpr auto halves = host::PairOrder::halves;
         for (const Case& c : {Case{1, 1, 2, 2, 0, 1}, Case{4, 2, 64, 64, 0, 5}, Case{6, 2, 48, 32, 130, 3}, Case{4, 1, 128, 128, 257, 1},
                               Case{2, 2, 256, 256, 31, 33}, Case{3, 3, 34, 34, 127, 2}, Case{4, 2, 64, 64, 3, 5, halves, true},
                               Case{6, 2, 34, 34, 30, 3, halves, false, true}, Case{2, 1, 256, 256, 31, 2, halves, true, true},
                               Case{3, 3, 2, 2, 4, 2, halves, true, true}, Case{4, 1, 96, 70, 7, 9, halves},
-                              Case{4, 2, 128, 64, 7, 9, host::PairOrder::neighbours, true, true}}) {
+                              Case{4, 2, 128, 64, 7, 9, host::PairOrder::neighbours, true, true},
+                              Case{4, 2, 64, 64, 140, 5, halves, false, false, 129}, Case{2, 1, 256, 256, 300, 3, halves, false, false, 257, 2},
+                              Case{4, 2, 48, 48, 0, 9, halves, false, false, 4, 0.5f}, Case{2, 2, 64, 64, 9, 3, halves, false, false, 1}}) {
             const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim,
                            cells = kv_width * context;
             GpuKernels kernels(device, shape(host::Activation::relu, c.head_dim));
             host::Team team(1);
             const std::vector<double> frequencies = host::rope_frequencies(c.rope_dim, 10000);
             const std::vector<float> bias = random_floats(q_width + 2 * kv_width, 14), norms = random_floats(2 * c.head_dim, 15);
-            host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, context, {frequencies, c.pairs}};
+            host::AttentionShape shape = {.heads = c.heads,
+                                          .kv_heads = c.kv_heads,
+                                          .head_dim = c.head_dim,
+                                          .context = context,
+                                          .scale = 1 / std::sqrt(float(c.head_dim)),
+                                          .rope = {frequencies, c.pairs},
+                                          .softcap = c.softcap,
+                                          .window = c.window};
             const std::span biases(bias), both_norms(norms);
             if (c.biases) {
                 shape.weights.q_bias = biases.first(q_width);
@@ -376,7 +388,9 @@ TEST_SUITE("device")
                      .heads = c.heads,
                      .kv_heads = c.kv_heads,
                      .context = context,
-                     .scale = 1 / std::sqrt(float(c.head_dim))});
+                     .window = c.window,
+                     .scale = shape.scale,
+                     .softcap = c.softcap});
                 want.assign(tokens * q_width, 0);
                 host::attend(team, shape, first, tokens, q.data(), k.data(), v.data(), host_k.data(), host_v.data(), want.data());
                 if (first == c.earlier) y = std::move(out);

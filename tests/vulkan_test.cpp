@@ -84,7 +84,8 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
                           M(Rope, v_cache), M(Rope, heads), M(Rope, kv_heads), M(Rope, head_dim), M(Rope, rope_dim), M(Rope, context),
                           M(Rope, has_bias), M(Rope, has_norms), M(Rope, halves), M(Rope, eps)});
     check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y), M(Attend, high), M(Attend, low),
-                            M(Attend, scales), M(Attend, heads), M(Attend, kv_heads), M(Attend, context), M(Attend, planes), M(Attend, scale)});
+                            M(Attend, scales), M(Attend, heads), M(Attend, kv_heads), M(Attend, context), M(Attend, planes), M(Attend, window),
+                            M(Attend, scale), M(Attend, softcap)});
     for (const char* kernel : {"ffn_up", "ffn_up_idot"})
         check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, bias), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h),
                               M(FfnUp, neurons), M(FfnUp, cols), M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut), M(FfnUp, floor),

@@ -3,6 +3,7 @@
 #include "host/norm.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 namespace hearth {
@@ -98,6 +99,7 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
         .kv_heads = c.kv_heads,
         .head_dim = c.head_dim,
         .context = shape_.context,
+        .scale = 1.0f / std::sqrt(float(c.head_dim)),
         .rope = {frequencies_, c.pairs, c.rope_magnitude},
         .weights = {.q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm, .eps = c.norm_eps}};
     host::attend(team_, shape, position, tokens, q_.data(), k_.data(), v_.data(), keys_[l - shape_.first_layer].data(),

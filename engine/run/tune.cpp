@@ -141,7 +141,8 @@ class HostMeasurement {
         const size_t cache = size_t(heads) * context * head_dim;
         std::vector<uint16_t> keys(cache, 0x3000), values(cache, 0x3000);
         const std::vector<double> frequencies = host::rope_frequencies(head_dim, 10000);
-        const host::AttentionShape shape = {.heads = heads, .kv_heads = heads, .head_dim = head_dim, .context = context, .rope = {frequencies}};
+        const host::AttentionShape shape = {
+            .heads = heads, .kv_heads = heads, .head_dim = head_dim, .context = context, .scale = 0.1f, .rope = {frequencies}};
         std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
         const double t =
             median_time([&] { host::attend(team_, shape, context - 1, 1, q.data(), k.data(), v.data(), keys.data(), values.data(), out.data()); });
