@@ -32,8 +32,8 @@ SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch)
     if (context > c.context)
         throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
     if (const uint32_t most = c.most_positions(); context > most)
-        throw Error("{} {} {} positions, and -c asks for {}: longer contexts cannot be run, use -c {} or less", c.name,
-                    c.window == most ? "has a sliding window of" : "turns its heads in another way beyond", most, context, most);
+        throw Error("{} turns its heads in another way beyond {} positions, and -c asks for {}: longer contexts cannot be run, use -c {} or less",
+                    c.name, most, context, most);
     const uint32_t positions = context ? context : std::min(c.most_positions(), 4096u);
     return {.batch = std::min(batch, positions), .context = positions, .sparsity = std::vector<LayerSparsity>(c.layers)};
 }
@@ -96,7 +96,7 @@ struct Machinery {
         const Config& c = weights.config;
         const bool needs_zeros = o.sparsity == Sparsity::exact || o.sparsity == Sparsity::predict;
         if (needs_zeros && !host::makes_zeros(c.activation))
-            throw Error("--sparsity {} needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense",
+            throw Error("--sparsity {} needs a ReLU model, and the activations of {} are never zero: use --sparsity dense",
                         o.sparsity == Sparsity::exact ? "exact" : "predict", c.name);
         if (o.rebalance && o.sparsity == Sparsity::dense)
             throw Error("--rebalance on follows which neurons fire, and --sparsity dense computes them all: add --sparsity exact or predict");

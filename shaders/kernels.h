@@ -33,13 +33,19 @@ const uint publish_nothing = 0;
 const uint publish_norm = 1;
 const uint publish_residual = 2;
 
-struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / sqrt(mean(r^2) + eps), or if `affine`
-                           // r = ... + addend;  y = weight (r - mean(r)) / sqrt(mean((r - mean(r))^2) + eps) + bias.  One workgroup per token.
+// How a Join normalises.
+const uint join_rms = 0;
+const uint join_layer_norm = 1;
+const uint join_post_norm = 2;
+
+struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y = weight r / sqrt(mean(r^2) + eps).  One workgroup per token.
+                           // join_layer_norm: r = base + s + addend;  y = weight (r - mean(r)) / sqrt(mean((r - mean(r))^2) + eps) + bias
+                           // join_post_norm: r = base + post s / sqrt(mean(s^2) + eps), the norm being of s without the gain
     Steps step;
     Floats base;           // (tokens, n)
     Floats parts;          // (part_count, part_stride): token t at t n
     Floats cold;           // (tokens, n), the host's share; read if has_cold
-    Floats weight;         // (n), or if `affine` (3, n): weight, bias, addend
+    Floats weight;         // (n); join_layer_norm (3, n): weight, bias, addend; join_post_norm (2, n): weight, post
     Floats residual;       // (tokens, n): r; may be base
     Floats y;              // (tokens, n)
     Floats published;      // (tokens, n) in host memory
@@ -50,8 +56,8 @@ struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / s
     uint publish;          // publish_nothing, publish_norm or publish_residual
     uint head;             // 1: only the tokens of step.head_*, y counted from the first of them
     uint planes;
-    uint affine;
-    float eps;
+    uint form;             // join_rms, join_layer_norm or join_post_norm
+    float eps, gain;
 };
 
 struct Quantise {          // x_i = scale[i / 32] (256 high_i + low_i), scale = max |x| of the block / 32512

@@ -182,8 +182,15 @@ TEST_SUITE("device")
         for (const uint32_t n : {1u, 31u, 33u, 257u, 4096u})
             for (const uint32_t publish : {gpu::publish_nothing, gpu::publish_norm, gpu::publish_residual})
                 for (const bool cold : {false, true})
-                    for (const auto& [head, affine] : {std::pair(false, false), {true, false}, {false, true}, {true, true}}) {
+                    for (const auto& [head, form] : {std::pair(false, gpu::join_rms),
+                                                     {true, gpu::join_rms},
+                                                     {false, gpu::join_layer_norm},
+                                                     {true, gpu::join_layer_norm},
+                                                     {false, gpu::join_post_norm},
+                                                     {true, gpu::join_post_norm}}) {
                         const uint32_t tokens = 5, parts = 3;
+                        const bool affine = form == gpu::join_layer_norm;
+                        const float gain = cold ? 0.5f : 1.0f;
                         Shared<float> base(device, random_floats(tokens * n, 1)), part(device, random_floats(parts * tokens * n, 2)),
                             host(device, random_floats(tokens * n, 3)), weight(device, random_floats(3 * n, 4)), residual(device, tokens * n),
                             y(device, tokens * n), published(device, tokens * n);
@@ -204,15 +211,22 @@ TEST_SUITE("device")
                              .has_cold = cold,
                              .publish = publish,
                              .head = head,
-                             .affine = affine,
-                             .eps = 1e-5f});
+                             .form = form,
+                             .eps = 1e-5f,
+                             .gain = gain});
                         const uint32_t first = head ? where.head_first : 0, count = head ? where.head_tokens : tokens;
                         std::vector<double> r, norm;
                         for (uint32_t t = first; t < first + count; ++t) {
-                            double squares = 0, mean = 0;
+                            double squares = 0, mean = 0, squares_added = 0;
+                            std::vector<double> added(n);
                             for (uint32_t i = 0; i < n; ++i) {
-                                double sum = (affine ? double(weight[2 * n + i]) : 0) + base[t * n + i] + (cold ? double(host[t * n + i]) : 0);
-                                for (uint32_t p = 0; p < parts; ++p) sum += part[(p * tokens + t) * n + i];
+                                if (cold) added[i] = host[t * n + i];
+                                for (uint32_t p = 0; p < parts; ++p) added[i] += part[(p * tokens + t) * n + i];
+                                squares_added += added[i] * added[i];
+                            }
+                            for (uint32_t i = 0; i < n; ++i) {
+                                const double post = form == gpu::join_post_norm ? weight[n + i] / std::sqrt(squares_added / n + 1e-5) : 1;
+                                const double sum = (affine ? double(weight[2 * n + i]) : 0) + base[t * n + i] + gain * post * added[i];
                                 r.push_back(sum);
                                 if (affine) mean += sum / n;
                             }
@@ -262,7 +276,8 @@ TEST_SUITE("device")
                  .scale = scale.address(),
                  .n = n,
                  .planes = 1,
-                 .eps = 1e-5f});
+                 .eps = 1e-5f,
+                 .gain = 1});
             same_planes(y, n, high, low, scale);
         }
         for (const uint32_t head_dim : {32u, 64u, 128u, 256u}) {
@@ -419,7 +434,8 @@ TEST_SUITE("device")
                         TestMatrix gate(device, format.type, neurons, cols, 1), up(device, format.type, neurons, cols, 2),
                             down(device, format.type, neurons, cols, 3);
                         std::vector<float> x = random_floats(cols, 4);
-                        for (float& v : x) v /= 4;    // far below zero silu turns a gate's absolute error into a relative one, and at -104 it is 0
+                        // Far below zero silu turns a gate's absolute error into a relative one, and at -104 it is 0; gelu is a small difference there.
+                        for (float& v : x) v /= activation == host::Activation::gelu || activation == host::Activation::gelu_tanh ? 32 : 4;
                         TestInput input(device, x);
                         Shared<float> bias(device, random_floats(4 * neurons, 5));    // the first of each quad
                         Shared<float> h(device, neurons);
@@ -462,7 +478,7 @@ TEST_SUITE("device")
                         for (uint32_t n = 0; n < neurons; ++n) {
                             const double strength = gated ? glu(activation, floor, g[n], u[n]) : std::max(g[n] + bias[4 * n], 0.0);
                             fired += strength != 0;
-                            CHECK((fires[n / 32] >> n % 32 & 1) == (strength != 0));
+                            if (host::makes_zeros(activation)) CHECK((fires[n / 32] >> n % 32 & 1) == (strength != 0));
                             for (uint32_t c = 0; c < cols; ++c) want[c] += strength * down.at(n, c);
                         }
                         for (uint32_t s = 0; s < slices; ++s)
@@ -472,7 +488,7 @@ TEST_SUITE("device")
                         CHECK(results[0] == results[1]);
                         uint32_t bits = 0;
                         for (const uint32_t word : fires.values()) bits += uint32_t(std::popcount(word));
-                        CHECK(bits == fired);
+                        if (host::makes_zeros(activation)) CHECK(bits == fired);    // others' zeros are a matter of rounding
                     }
                 }
             }

@@ -72,7 +72,7 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
     check_layout("join",
                  {M(Join, step),      M(Join, base),    M(Join, parts), M(Join, cold),   M(Join, weight), M(Join, residual),   M(Join, y),
                   M(Join, published), M(Join, high),    M(Join, low),   M(Join, scale),  M(Join, n),      M(Join, part_count), M(Join, part_stride),
-                  M(Join, has_cold),  M(Join, publish), M(Join, head),  M(Join, planes), M(Join, affine), M(Join, eps)});
+                  M(Join, has_cold),  M(Join, publish), M(Join, head),  M(Join, planes), M(Join, form),   M(Join, eps),        M(Join, gain)});
     check_layout("quantise", {M(Quantise, x), M(Quantise, high), M(Quantise, low), M(Quantise, scale), M(Quantise, n)});
     for (const char* kernel : {"matvec", "matvec_idot"})
         check_layout(kernel, {M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low), M(MatVec, scale), M(MatVec, y), M(MatVec, rows),

@@ -15,7 +15,8 @@ double attention_us(const LayerWeights& w, const SideRates& rates, double positi
 {
     double sum = 0;
     for (const Matrix* m : {&w.q, &w.k, &w.v, &w.o}) sum += us(double(m->bytes()), rates.of(m->type).dot);
-    return sum + us((position + 1) * w.k.rows * 2 * sizeof(uint16_t), rates.kv);
+    const double positions = w.window ? std::min(position + 1, double(w.window)) : position + 1;
+    return sum + us(positions * w.k.rows * 2 * sizeof(uint16_t), rates.kv);
 }
 
 /// Microseconds of one side's share of a feed-forward block: so many gates looked at, of which so many fire.

@@ -207,7 +207,8 @@ class DeviceMeasurement {
                                        .has_cold = 0,
                                        .publish = 0,
                                        .head = 0,
-                                       .eps = 1e-5f});
+                                       .eps = 1e-5f,
+                                       .gain = 1});
                        }
                    }) /
                    chain;
