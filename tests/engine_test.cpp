@@ -259,6 +259,7 @@ std::vector<RandomModel> family_models()
                               .yarn = family.architecture == "qwen2",
                               .window = family.window_period || type == WeightType::q8_0 ? 5u : 0u,
                               .two_norms = family.parallel && type == WeightType::q8_0,
+                              .down_transposed = type == WeightType::q8_0,
                               .seed = 11});
     models.push_back({.neurons = 200, .floor = 0.5f});
     return models;
