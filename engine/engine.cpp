@@ -43,8 +43,8 @@ SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch, ho
     if (context > c.context)
         throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
     if (const uint32_t most = c.most_positions(); context > most)
-        throw Error("{} {} {} positions, and -c asks for {}: longer contexts cannot be run, use -c {} or less", c.name,
-                    c.window == most ? "has a sliding window of" : "turns its heads in another way beyond", most, context, most);
+        throw Error("{} turns its heads in another way beyond {} positions, and -c asks for {}: longer contexts cannot be run, use -c {} or less",
+                    c.name, most, context, most);
     for (const WeightType type : {kv.k, kv.v})
         if (const WeightFormat& f = format_of(type); c.head_dim % f.block != 0)
             throw Error("{} keeps blocks of {} numbers, and the heads of {} have {}: leave its KV cache in f16", f.name, f.block, c.name, c.head_dim);
@@ -110,7 +110,7 @@ struct Machinery {
         const Config& c = weights.config;
         const bool needs_zeros = o.sparsity == Sparsity::exact || o.sparsity == Sparsity::predict;
         if (needs_zeros && !host::makes_zeros(c.activation))
-            throw Error("--sparsity {} needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense",
+            throw Error("--sparsity {} needs a ReLU model, and the activations of {} are never zero: use --sparsity dense",
                         o.sparsity == Sparsity::exact ? "exact" : "predict", c.name);
         if (o.rebalance && o.sparsity == Sparsity::dense)
             throw Error("--rebalance on follows which neurons fire, and --sparsity dense computes them all: add --sparsity exact or predict");
@@ -257,7 +257,9 @@ struct Machinery {
         PlanReport r;
         Costs even = even_costs(needs);
         for (size_t l = 0; l < use.size(); ++l) even.layers[l].activity = use[l].fired;
-        r.costs = machine ? expected_costs(weights, needs, use, shape.kv, *machine, position) : even;
+        r.costs = machine
+                      ? expected_costs(weights, needs, use, weights.config.kv_heads * shape.kv.row_bytes(weights.config.head_dim), *machine, position)
+                      : even;
         if (machine && shape.submit == SubmitMode::ahead) {
             r.costs.submit = 0;
             r.costs.seam = machine->release_us;

@@ -59,10 +59,14 @@ struct Part {
     Part(float* memory) : largest(memory[0]), sum(memory[1]), y(memory + 2) {}
 };
 
-/// all = all and more together; the sum of `more` may be that of no position, 0.
+/// all = all and more together; either may be that of no position, whose sum is 0.
 void add(const Part& all, const Part& more, uint32_t n)
 {
     if (more.sum == 0) return;
+    if (all.sum == 0) {    // a window may begin behind the first span
+        std::copy_n(&more.largest, Part::floats(n), &all.largest);
+        return;
+    }
     const float largest = std::max(all.largest, more.largest), kept = std::exp(all.largest - largest), taken = std::exp(more.largest - largest);
     all.largest = largest;
     all.sum = all.sum * kept + more.sum * taken;
@@ -81,16 +85,19 @@ class Queries {
 
     uint32_t group() const { return s_.heads / s_.kv_heads; }
     uint32_t rows(const Block& b) const { return b.tokens * group(); }
-    /// Positions that the block's token t sees.
-    uint32_t seen(const Block& b, uint32_t t) const { return first_ + b.first_token + t + 1; }
-    uint32_t spans(const Block& b) const { return (seen(b, b.tokens - 1) + attend_span - 1) / attend_span; }
+    /// The first position that the block's token t sees, and the one behind the last.
+    uint32_t begin(const Block& b, uint32_t t) const { return s_.window && end(b, t) > s_.window ? end(b, t) - s_.window : 0; }
+    uint32_t end(const Block& b, uint32_t t) const { return first_ + b.first_token + t + 1; }
+    /// Of positions, the same for every block.
+    uint32_t first_span(const Block& b) const { return begin(b, 0) / attend_span; }
+    uint32_t last_span(const Block& b) const { return (end(b, b.tokens - 1) - 1) / attend_span; }
 
     /// parts[t group + h] = what token t's head h makes of a span of positions; its sum is 0 where it sees none of them.
     void attend(const Block& b, uint32_t span, float* parts) const
     {
         const Kernels& cpu = kernels();
         const uint32_t n = s_.head_dim, g = group(), from = span * attend_span, rows = this->rows(b);
-        const uint32_t positions = std::min(seen(b, b.tokens - 1) - from, attend_span);
+        const uint32_t positions = std::min(end(b, b.tokens - 1) - from, attend_span);
         thread_local std::vector<Input> q;
         thread_local std::vector<float> score, mixed;
         q.resize(rows);
@@ -102,11 +109,12 @@ class Queries {
         for (uint32_t r = 0; r < rows; r++) {
             const Part part(parts + r * Part::floats(n));
             float* const weights = &score[size_t(r) * attend_span];
-            const uint32_t mine = std::min(seen(b, r / g), from + positions) - std::min(seen(b, r / g), from);
-            const SoftMax all = mine ? cpu.soften(weights, mine, 1 / std::sqrt(float(n))) : SoftMax{0, 0};
+            const auto in_span = [&](uint32_t position) { return std::clamp(position, from, from + positions) - from; };
+            const uint32_t first = in_span(begin(b, r / g)), last = in_span(end(b, r / g));
+            const SoftMax all = first < last ? soften(weights, first, last) : SoftMax{0, 0};
             part.largest = all.largest;
             part.sum = all.sum;
-            std::fill(weights + mine, weights + positions, 0.0f);
+            std::fill(weights + (first < last ? last : 0), weights + positions, 0.0f);
         }
         cpu.cache(cache_.values().type)
             .mix(score.data(), attend_span, rows, cache_.row(cache_.values(), b.kv_head, from), positions, n, mixed.data());
@@ -120,6 +128,15 @@ class Queries {
     }
 
   private:
+    /// Of the products of q and k from `first` on; those before become zeros.
+    SoftMax soften(float* products, uint32_t first, uint32_t last) const
+    {
+        constexpr float never = -1e37f;    // what weighs nothing beside anything else, also after it was scaled
+        std::fill(products, products + first, never);
+        if (s_.softcap == 0) return kernels().soften(products, last, s_.scale);
+        for (uint32_t i = first; i < last; i++) products[i] = s_.softcap * std::tanh(s_.scale * products[i] / s_.softcap);
+        return kernels().soften(products, last, 1);
+    }
     /// Where the block's row r stands in q and y.
     size_t at(const Block& b, uint32_t r) const
     {
@@ -213,11 +230,12 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first,
 
     if (blocks == 1 && s.kv_heads < 8 * team.size()) {    // few rows: the threads share each head's spans
         const Block all = block(0, 0);
-        const uint32_t spans = queries.spans(all), rows = queries.rows(all);
+        const uint32_t earliest = queries.first_span(all), spans = queries.last_span(all) + 1 - earliest, rows = queries.rows(all);
         const size_t row = Part::floats(n);
         scratch.parts.resize(s.kv_heads * spans * rows * row);    // (kv_heads, spans, rows)
         const auto parts = [&](uint32_t kv_head, uint32_t span) { return &scratch.parts[(kv_head * spans + span) * rows * row]; };
-        team.parallel(s.kv_heads * spans, [&](uint32_t i) { queries.attend(block(i / spans, 0), i % spans, parts(i / spans, i % spans)); });
+        team.parallel(s.kv_heads * spans,
+                      [&](uint32_t i) { queries.attend(block(i / spans, 0), earliest + i % spans, parts(i / spans, i % spans)); });
         parallel_rows(team, s.kv_heads * rows, spans * row * sizeof(float), [&](uint32_t begin, uint32_t end) {
             for (uint32_t i = begin; i < end; i++) {
                 const uint32_t kv_head = i / rows, r = i % rows;
@@ -235,10 +253,11 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first,
         thread_local std::vector<float> sums, parts;
         sums.assign(queries.rows(mine) * row, 0.0f);
         parts.resize(sums.size());
-        for (uint32_t span = 0; span < queries.spans(mine); span++) {
-            float* const to = span ? parts.data() : sums.data();
-            queries.attend(mine, span, to);
-            for (uint32_t r = 0; span > 0 && r < queries.rows(mine); r++) add(&sums[r * row], &parts[r * row], n);
+        const uint32_t earliest = queries.first_span(mine);
+        queries.attend(mine, earliest, sums.data());
+        for (uint32_t span = earliest + 1; span <= queries.last_span(mine); span++) {
+            queries.attend(mine, span, parts.data());
+            for (uint32_t r = 0; r < queries.rows(mine); r++) add(&sums[r * row], &parts[r * row], n);
         }
         for (uint32_t r = 0; r < queries.rows(mine); r++) queries.write(mine, r, Part(&sums[r * row]), y);
     });

@@ -35,8 +35,11 @@ struct HeadWeights {
 /// One attention block.
 struct AttentionShape {
     uint32_t heads, kv_heads, head_dim;
+    float scale;    // of products of q and k
     Rope rope;
     HeadWeights weights = {};
+    float softcap = 0;      // scores s become softcap tanh(s / softcap); 0: they stay
+    uint32_t window = 0;    // positions that a token looks back over, its own included; 0: all
 };
 
 /// Rotates every head in place. x is (heads, head_dim).
@@ -83,10 +86,10 @@ struct AttendScratch {
 };
 
 /// For tokens at positions [first, first + tokens): adds biases, normalises, rotates q and k, appends k and v to the cache, then
-/// y[t][h] = sum_p softmax_p(q[t][h] . k[p] / sqrt(head_dim)) v[p] over p <= first + t.
+/// y[t][h] = sum_p softmax_p(cap(scale q[t][h] . k[p])) v[p] over first + t - window < p <= first + t.
 /// q (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim) are floats and are overwritten; y is (tokens, heads, head_dim).
 /// Keys and values are read once for all heads that share them and for a block of tokens. The bits of a y depend neither on the threads nor on what other
-/// tokens there are: spans of positions from 0 on are added up one after the other, as the softmax of FlashAttention (arXiv 2205.14135).
+/// tokens there are: spans of positions are added up one after the other, as the softmax of FlashAttention (arXiv 2205.14135).
 void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first, uint32_t tokens, float* q, float* k, float* v, float* y,
             AttendScratch& scratch);
 

@@ -7,9 +7,22 @@
 #include <cmath>
 
 namespace hearth::host {
+
+float activate(Activation a, float floor, float x)
+{
+    switch (a) {
+    case Activation::silu: return x / (1.0f + std::exp(-x));
+    case Activation::gelu: return 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
+    case Activation::gelu_tanh: return x / (1.0f + std::exp(-1.5957691f * (x + 0.044715f * x * x * x)));
+    case Activation::relu:
+    case Activation::drelu: break;
+    }
+    return x <= floor ? 0.0f : x;
+}
+
 namespace {
 
-float activate(const FfnWeights& w, float x) { return w.activation == Activation::silu ? x / (1.0f + std::exp(-x)) : x <= w.floor ? 0.0f : x; }
+float activate(const FfnWeights& w, float x) { return activate(w.activation, w.floor, x); }
 float activate_up(const FfnWeights& w, float x) { return w.activation == Activation::drelu && x <= 0 ? 0.0f : x; }
 
 /// One call: place p of h belongs to neurons[p].

@@ -1,4 +1,4 @@
-// y_th = sum_p softmax_p(scale q_th . k_p) v_p, online: tiles of 128 positions, one running maximum and sum for each row, a head of a token
+// y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p, online: tiles of 128 positions, one running maximum and sum for each row, a head of a token
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -132,6 +132,9 @@ void join_splits()
     }
 }
 
+// Drivers' tanh may overflow.
+float capped(float score) { return a.softcap > 0 ? a.softcap * (1 - 2 / (exp(2 * clamp(score / a.softcap, -20, 20)) + 1)) : score; }
+
 void main()
 {
     const Step step = a.step.at;
@@ -142,9 +145,10 @@ void main()
     const uint last_token = min(first_token + tile_tokens, step.tokens) - 1;
     const uint cache = first_head / (a.heads / a.kv_heads) * a.context;    // rows of this head before
 
-    // Of the positions that there are, each split has its share in whole tiles; the last ones may have none.
-    const uint all = step.position + last_token + 1, share = ((all + lanes - 1) / lanes + a.splits - 1) / a.splits * lanes;
-    const uint begin = gl_WorkGroupID.z * share, end = min(all, begin + share);
+    // Of the positions that any of the tile's tokens sees, each split has its share in whole tiles; the last ones may have none.
+    const uint window = a.window > 0 ? a.window : ~0u, first_own = step.position + first_token, earliest = first_own - min(first_own, window - 1);
+    const uint all = step.position + last_token + 1, share = ((all - earliest + lanes - 1) / lanes + a.splits - 1) / a.splits * lanes;
+    const uint begin = earliest + gl_WorkGroupID.z * share, end = min(all, begin + share);
 
     for (uint i = me; i < rows * stride; i += lanes) {
         const uint r = i / stride, c = i % stride;
@@ -163,7 +167,8 @@ void main()
         [[unroll]] for (uint r = 0; r < rows; ++r) score[r] = 0;
         if (p < end) add_products(cache + p, score);
         [[unroll]] for (uint r = 0; r < rows; ++r) {
-            if (p >= end || p > step.position + first_token + r / tile_heads) score[r] = lowest;
+            const uint own = step.position + first_token + r / tile_heads;    // position
+            score[r] = p < end && p <= own && own - p < window ? capped(score[r]) : lowest;
             const float most = subgroupMax(score[r]);
             if (subgroupElect()) reduced[r * most_subgroups + gl_SubgroupID] = most;
         }

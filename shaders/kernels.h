@@ -33,13 +33,19 @@ const uint publish_nothing = 0;
 const uint publish_norm = 1;
 const uint publish_residual = 2;
 
-struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / sqrt(mean(r^2) + eps), or if `affine`
-                           // r = ... + addend;  y = weight (r - mean(r)) / sqrt(mean((r - mean(r))^2) + eps) + bias.  One workgroup per token.
+// How a Join normalises.
+const uint join_rms = 0;
+const uint join_layer_norm = 1;
+const uint join_post_norm = 2;
+
+struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y = weight r / sqrt(mean(r^2) + eps).  One workgroup per token.
+                           // join_layer_norm: r = base + s + addend;  y = weight (r - mean(r)) / sqrt(mean((r - mean(r))^2) + eps) + bias
+                           // join_post_norm: r = base + post s / sqrt(mean(s^2) + eps), the norm being of s without the gain
     Steps step;
     Floats base;           // (tokens, n)
     Floats parts;          // (part_count, part_stride): token t at t n
     Floats cold;           // (tokens, n), the host's share; read if has_cold
-    Floats weight;         // (n), or if `affine` (3, n): weight, bias, addend
+    Floats weight;         // (n); join_layer_norm (3, n): weight, bias, addend; join_post_norm (2, n): weight, post
     Floats residual;       // (tokens, n): r; may be base
     Floats y;              // (tokens, n)
     Floats published;      // (tokens, n) in host memory
@@ -50,8 +56,8 @@ struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / s
     uint publish;          // publish_nothing, publish_norm or publish_residual
     uint head;             // 1: only the tokens of step.head_*, y counted from the first of them
     uint planes;
-    uint affine;
-    float eps;
+    uint form;             // join_rms, join_layer_norm or join_post_norm
+    float eps, gain;
 };
 
 struct Quantise {          // x_i = scale[i / 32] (256 high_i + low_i), scale = max |x| of the block / 32512
@@ -99,7 +105,8 @@ struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / 
     float eps;
 };
 
-struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over p <= position of t.  A tile of tokens and of heads that share keys per
+struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p over p <= position of t, of which the last `window` if that is not 0;
+                           // cap(s) = softcap tanh(s / softcap), or s if softcap is 0.  A tile of tokens and of heads that share keys per
                            // workgroup. With one token a tile, `splits` workgroups share the positions: the last one to end adds up their parts.
     Steps step;
     Floats q;              // (tokens, heads, head_dim)
@@ -109,8 +116,8 @@ struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over 
     Words counters;        // (heads / heads of a tile): splits that are done
     Words high, low;       // y as Quantise would write it, if `planes`; of one token only, head_dim a multiple of 32
     Floats scales;
-    uint heads, kv_heads, context, planes, splits;
-    float scale;
+    uint heads, kv_heads, context, planes, splits, window;
+    float scale, softcap;
 };
 
 struct FfnUp {             // h_n = act(gate_n . x + bias_n) act_up(up_n . x) (see activation.glsl).  A subgroup per neuron, or per few.

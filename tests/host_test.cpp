@@ -320,6 +320,8 @@ struct Heads {
     PlainRope rope;
     bool biases = false, norms = false;
     KvTypes kv = {};
+    float scale = 0.2f, softcap = 0;
+    uint32_t window = 0;
 };
 
 /// A conversation of some tokens, not yet rotated.
@@ -352,8 +354,11 @@ struct Conversation {
         const AttentionShape attention = {.heads = shape.heads,
                                           .kv_heads = shape.kv_heads,
                                           .head_dim = shape.head_dim,
+                                          .scale = shape.scale,
                                           .rope = {frequencies, shape.rope.pairs},
-                                          .weights = {q_bias, k_bias, v_bias, q_norm, k_norm, eps}};
+                                          .weights = {q_bias, k_bias, v_bias, q_norm, k_norm, eps},
+                                          .softcap = shape.softcap,
+                                          .window = shape.window};
         std::vector<float> q = this->q, k = this->k, v = this->v, y(q.size(), NAN);
         KvCache cache(shape.kv, shape.kv_heads, shape.context, shape.head_dim);
         for (const KvCache::Side* side : {&cache.keys(), &cache.values()})    // NaN, as a scale too: what is not written must not be read
@@ -395,7 +400,9 @@ struct Conversation {
                 std::vector<double> e(t + 1, 0.0);
                 double sum = 0;
                 for (size_t p = 0; p <= t; p++) {
-                    for (size_t i = 0; i < d; i++) e[p] += query[h * d + i] * keys[p * kv_size + kv + i] / std::sqrt(double(d));
+                    if (s.window && p + s.window <= t) continue;
+                    for (size_t i = 0; i < d; i++) e[p] += s.scale * query[h * d + i] * keys[p * kv_size + kv + i];
+                    if (s.softcap > 0) e[p] = s.softcap * std::tanh(e[p] / s.softcap);
                     sum += e[p] = std::exp(e[p]);
                 }
                 for (size_t p = 0; p <= t; p++)
@@ -1042,7 +1049,7 @@ TEST_SUITE("host")
                 }
     }
 
-    TEST_CASE("attention is its formula, with heads that share keys, odd head sizes, biases and norms of heads")
+    TEST_CASE("attention is its formula, with heads that share keys, odd head sizes, biases and norms of heads, windows and capped scores")
     {
         Random random(17);
         Team team(2);
@@ -1054,7 +1061,10 @@ TEST_SUITE("host")
                                    {2, 2, 64, 40, {64, 10000}, true, true},
                                    {8, 1, 64, 40, {64, 10000}, false, false, {WeightType::q8_0, WeightType::q8_0}},
                                    {3, 3, 96, 40, {64, 10000}, false, false, {WeightType::f16, WeightType::q8_0}},
-                                   {4, 2, 32, 40, {32, 10000}, true, true, {WeightType::q8_0, WeightType::f16}}}) {
+                                   {4, 2, 32, 40, {32, 10000}, true, true, {WeightType::q8_0, WeightType::f16}},
+                                   {.heads = 4, .kv_heads = 2, .head_dim = 64, .context = 40, .rope = {64, 10000}, .window = 7},
+                                   {.heads = 2, .kv_heads = 1, .head_dim = 256, .context = 33, .rope = {256, 10000}, .softcap = 0.5f, .window = 1},
+                                   {.heads = 2, .kv_heads = 2, .head_dim = 64, .context = 40, .rope = {64, 10000}, .softcap = 3, .window = 32}}) {
             const bool quantised = is_quantised(shape.kv.k) || is_quantised(shape.kv.v);
             const Conversation talk(shape, 33, random);
             CAPTURE(shape.head_dim);

@@ -184,8 +184,15 @@ TEST_SUITE("device")
         for (const uint32_t n : {1u, 31u, 33u, 257u, 4096u})
             for (const uint32_t publish : {gpu::publish_nothing, gpu::publish_norm, gpu::publish_residual})
                 for (const bool cold : {false, true})
-                    for (const auto& [head, affine] : {std::pair(false, false), {true, false}, {false, true}, {true, true}}) {
+                    for (const auto& [head, form] : {std::pair(false, gpu::join_rms),
+                                                     {true, gpu::join_rms},
+                                                     {false, gpu::join_layer_norm},
+                                                     {true, gpu::join_layer_norm},
+                                                     {false, gpu::join_post_norm},
+                                                     {true, gpu::join_post_norm}}) {
                         const uint32_t tokens = 5, parts = 3;
+                        const bool affine = form == gpu::join_layer_norm;
+                        const float gain = cold ? 0.5f : 1.0f;
                         Shared<float> base(device, random_floats(tokens * n, 1)), part(device, random_floats(parts * tokens * n, 2)),
                             host(device, random_floats(tokens * n, 3)), weight(device, random_floats(3 * n, 4)), residual(device, tokens * n),
                             y(device, tokens * n), published(device, tokens * n);
@@ -206,15 +213,22 @@ TEST_SUITE("device")
                              .has_cold = cold,
                              .publish = publish,
                              .head = head,
-                             .affine = affine,
-                             .eps = 1e-5f});
+                             .form = form,
+                             .eps = 1e-5f,
+                             .gain = gain});
                         const uint32_t first = head ? where.head_first : 0, count = head ? where.head_tokens : tokens;
                         std::vector<double> r, norm;
                         for (uint32_t t = first; t < first + count; ++t) {
-                            double squares = 0, mean = 0;
+                            double squares = 0, mean = 0, squares_added = 0;
+                            std::vector<double> added(n);
                             for (uint32_t i = 0; i < n; ++i) {
-                                double sum = (affine ? double(weight[2 * n + i]) : 0) + base[t * n + i] + (cold ? double(host[t * n + i]) : 0);
-                                for (uint32_t p = 0; p < parts; ++p) sum += part[(p * tokens + t) * n + i];
+                                if (cold) added[i] = host[t * n + i];
+                                for (uint32_t p = 0; p < parts; ++p) added[i] += part[(p * tokens + t) * n + i];
+                                squares_added += added[i] * added[i];
+                            }
+                            for (uint32_t i = 0; i < n; ++i) {
+                                const double post = form == gpu::join_post_norm ? weight[n + i] / std::sqrt(squares_added / n + 1e-5) : 1;
+                                const double sum = (affine ? double(weight[2 * n + i]) : 0) + base[t * n + i] + gain * post * added[i];
                                 r.push_back(sum);
                                 if (affine) mean += sum / n;
                             }
@@ -264,7 +278,8 @@ TEST_SUITE("device")
                  .scale = scale.address(),
                  .n = n,
                  .planes = 1,
-                 .eps = 1e-5f});
+                 .eps = 1e-5f,
+                 .gain = 1});
             same_planes(y, n, high, low, scale);
         }
         for (const uint32_t head_dim : {32u, 64u, 128u, 256u})
@@ -302,7 +317,8 @@ TEST_SUITE("device")
         check_silence();
     }
 
-    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths, partly rotated heads, either pair order, biases and norms of heads")
+    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths, partly rotated heads, either pair order, biases and norms of heads, "
+              "windows and capped scores")
     {
         const auto device = test_device();
         struct Case {
@@ -310,6 +326,8 @@ TEST_SUITE("device")
             host::PairOrder pairs = host::PairOrder::neighbours;
             bool biases = false, norms = false;
             host::KvTypes kv = {};
+            uint32_t window = 0;
+            float softcap = 0;
         };
         constexpr auto q8 = WeightType::q8_0;
         constexpr auto halves = host::PairOrder::halves;
@@ -332,7 +350,12 @@ TEST_SUITE("device")
                               Case{6, 2, 96, 96, 130, 37, halves, false, false, {q8, q8}},
                               Case{4, 1, 128, 64, 140, 1, halves, false, false, {q8, WeightType::f16}},
                               Case{3, 1, 256, 256, 31, 5, halves, false, false, {WeightType::f16, q8}},
-                              Case{20, 1, 160, 160, 200, 1, halves, false, false, {q8, q8}}}) {
+                              Case{20, 1, 160, 160, 200, 1, halves, false, false, {q8, q8}},
+                              Case{4, 2, 64, 64, 140, 5, halves, false, false, {}, 129},
+                              Case{2, 1, 256, 256, 300, 3, halves, false, false, {}, 257, 2},
+                              Case{4, 2, 48, 48, 0, 9, halves, false, false, {}, 4, 0.5f},
+                              Case{4, 2, 64, 64, 700, 1, halves, false, false, {}, 300},
+                              Case{2, 2, 64, 64, 9, 3, halves, false, false, {}, 1}}) {
             const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim,
                            cells = kv_width * context;
             const Config config = shape(host::Activation::relu, c.head_dim, c.heads, c.kv_heads);
@@ -340,7 +363,13 @@ TEST_SUITE("device")
             host::Team team(1);
             const std::vector<double> frequencies = host::rope_frequencies(c.rope_dim, 10000);
             const std::vector<float> bias = random_floats(q_width + 2 * kv_width, 14), norms = random_floats(2 * c.head_dim, 15);
-            host::AttentionShape shape = {c.heads, c.kv_heads, c.head_dim, {frequencies, c.pairs}};
+            host::AttentionShape shape = {.heads = c.heads,
+                                          .kv_heads = c.kv_heads,
+                                          .head_dim = c.head_dim,
+                                          .scale = 1 / std::sqrt(float(c.head_dim)),
+                                          .rope = {frequencies, c.pairs},
+                                          .softcap = c.softcap,
+                                          .window = c.window};
             const std::span biases(bias), both_norms(norms);
             if (c.biases) {
                 shape.weights.q_bias = biases.first(q_width);
@@ -420,7 +449,9 @@ TEST_SUITE("device")
                              .kv_heads = c.kv_heads,
                              .context = context,
                              .splits = cut.splits,
-                             .scale = 1 / std::sqrt(float(c.head_dim))});
+                             .window = c.window,
+                             .scale = shape.scale,
+                             .softcap = c.softcap});
                     CAPTURE(c.head_dim);
                     CAPTURE(first);
                     CAPTURE(cut.tile.heads);
@@ -450,7 +481,8 @@ TEST_SUITE("device")
                         TestMatrix gate(device, format.type, neurons, cols, 1), up(device, format.type, neurons, cols, 2),
                             down(device, format.type, neurons, cols, 3);
                         std::vector<float> x = random_floats(cols, 4);
-                        for (float& v : x) v /= 4;    // far below zero silu turns a gate's absolute error into a relative one, and at -104 it is 0
+                        // Far below zero silu turns a gate's absolute error into a relative one, and at -104 it is 0; gelu is a small difference there.
+                        for (float& v : x) v /= activation == host::Activation::gelu || activation == host::Activation::gelu_tanh ? 32 : 4;
                         TestInput input(device, x);
                         Shared<float> bias(device, random_floats(4 * neurons, 5));    // the first of each quad
                         Shared<float> h(device, neurons);
@@ -493,7 +525,7 @@ TEST_SUITE("device")
                         for (uint32_t n = 0; n < neurons; ++n) {
                             const double strength = gated ? glu(activation, floor, g[n], u[n]) : std::max(g[n] + bias[4 * n], 0.0);
                             fired += strength != 0;
-                            CHECK((fires[n / 32] >> n % 32 & 1) == (strength != 0));
+                            if (host::makes_zeros(activation)) CHECK((fires[n / 32] >> n % 32 & 1) == (strength != 0));
                             for (uint32_t c = 0; c < cols; ++c) want[c] += strength * down.at(n, c);
                         }
                         for (uint32_t s = 0; s < slices; ++s)
@@ -503,7 +535,7 @@ TEST_SUITE("device")
                         CHECK(results[0] == results[1]);
                         uint32_t bits = 0;
                         for (const uint32_t word : fires.values()) bits += uint32_t(std::popcount(word));
-                        CHECK(bits == fired);
+                        if (host::makes_zeros(activation)) CHECK(bits == fired);    // others' zeros are a matter of rounding
                     }
                 }
             }

@@ -652,7 +652,7 @@ class BadFiles(Case):
                 (retype(up, 23), [up, "IQ4_XS"]),
                 (retype(up, 99), [up, "99"]),
                 (retype("output_norm.weight", 8), ["output_norm.weight", "Q8_0"]),
-                (lambda f: f.put_text("hearth.activation", b"gelu"), ["hearth.activation", "gelu"]),
+                (lambda f: f.put_text("hearth.activation", b"mish"), ["hearth.activation", "mish", "gelu_tanh"]),
                 (lambda f: f.put_text("tokenizer.ggml.model", b"gpt-2"), ["gpt-2", "llama"]),
                 (lambda f: f.put(4, struct.pack("<I", 9)), ["version 9"]),
                 (lambda f: f.put(4, struct.pack(">I", 3)), ["big-endian"]),
@@ -697,6 +697,50 @@ class BadFiles(Case):
 
 
 # ---- what does not fit, what is not understood -----------------------------------------------------------------------
+
+class InParts(DeviceCase):
+    def parts(self, count=3):
+        """The shipped model in parts, the keys in the first one, as llama.cpp's gguf-split makes them."""
+        model, align = GgufFile(), lambda n: -n % 32
+        keys_end = next(iter(model.tensors.values()))["name_at"] - 8
+        begin = model.table_end + align(model.table_end)
+        offset = {name: struct.unpack_from("<Q", model.bytes, t["offset_at"])[0] for name, t in model.tensors.items()}
+        ends = dict(zip(offset, [*list(offset.values())[1:], len(model.bytes) - begin]))
+        paths, names = [], list(model.tensors)
+        for i in range(count):
+            own = names[len(names) * i // count:len(names) * (i + 1) // count]
+            table = data = b""
+            for name in own:
+                t = model.tensors[name]
+                data += bytes(align(len(data)))
+                table += model.bytes[t["name_at"] - 8:t["offset_at"]] + struct.pack("<Q", len(data))
+                data += model.bytes[begin + offset[name]:begin + ends[name]]
+            keys = b"".join(struct.pack("<Q", len(key)) + key + struct.pack("<I" + letter, kind, value) for key, kind, letter, value in (
+                (b"split.no", 2, "H", i), (b"split.count", 2, "H", count), (b"split.tensors.count", 5, "i", len(names))))
+            head = b"GGUF" + struct.pack("<IQQ", 3, len(own), 3 + (len(model.keys) if i == 0 else 0)) + (model.bytes[24:keys_end] if i == 0 else b"") + keys + table
+            paths.append(self.write(f"fairytale-{i + 1:05}-of-{count:05}.gguf", head + bytes(align(len(head))) + data))
+        return paths
+
+    def test_any_part_runs_as_the_whole_does_and_quantize_joins_them(self):
+        parts = self.parts()
+        ask = ("-p", "Once upon a time", "-n", "12", "--temp", "0")
+        whole = self.good("run", MODEL, *CPU, *ask).out
+        for part in parts:
+            self.assertEqual(self.good("run", part, *CPU, *ask).out, whole)
+        self.assertEqual(self.good("run", parts[1], *share(0.5), *ask).out, whole)
+        self.assertEqual(len(self.good("inspect", parts[2], "--json").json["tensors"]), len(GgufFile().tensors))
+        joined, again = self.folder / "joined.gguf", self.folder / "again.gguf"
+        self.good("quantize", parts[1], joined, "q8_0")
+        self.good("quantize", MODEL, again, "q8_0")
+        self.assertEqual(joined.read_bytes(), again.read_bytes())
+        self.refused("quantize", parts[1], parts[2], "q8_0", says=["is the model that is read"])
+
+    def test_a_part_that_is_missing_is_named(self):
+        parts = self.parts()
+        parts[1].unlink()
+        for part in (parts[0], parts[2]):
+            self.refused("run", part, *CPU, "-p", "x", says=[part.name, "fairytale-00002-of-00003.gguf is missing"])
+
 
 class BadOptions(Case):
     def test_a_prompt_longer_than_the_context_is_refused_with_the_length_it_needs(self):

@@ -26,6 +26,9 @@ struct RandomModel {
     float floor = 0;                    // of relu
     bool rope_factors = false;          // rope_freqs.weight, as of Llama 3.1
     bool long_rope = false;             // rope_factors_short and _long, as of Phi 3
+    bool yarn = false;                  // as of Qwen 2.5
+    uint32_t window = 0;                // of the layers that can have one; 0: none has
+    bool two_norms = false;             // of a parallel block, as of Falcon 40B
     std::vector<uint32_t> predictor;    // rows of fc1 by layer, 0 for none; empty: no layer has a predictor
     bool down_transposed = true;        // ffn_down_t as our own converter writes it; false: ffn_down as other tools do
     uint64_t seed = 1;
@@ -114,6 +117,12 @@ inline GgufWriter random_model(const RandomModel& m)
         file.key(prefix + "attention.value_length", head_dim);
     }
     if (m.activation == host::Activation::relu) file.key("hearth.activation", "relu");
+    if (m.window) file.key(prefix + "attention.sliding_window", m.window);
+    if (m.yarn) {
+        file.key(prefix + "rope.scaling.type", "yarn");
+        file.key(prefix + "rope.scaling.factor", 4.0f);
+        file.key(prefix + "rope.scaling.original_context_length", m.context / 4);
+    }
     if (m.floor != 0) file.key("hearth.activation_floor", m.floor);
     write_tiny_tokenizer(file, m.vocab);
 
@@ -145,6 +154,9 @@ inline GgufWriter random_model(const RandomModel& m)
     for (uint32_t l = 0; l < m.layers; l++) {
         const std::string layer = "blk." + std::to_string(l) + ".";
         norm(layer + "attn_norm");
+        if (m.two_norms) norm(layer + "attn_norm_2");
+        if (family.post_norms)
+            for (const char* name : {"post_attention_norm.weight", "post_ffw_norm.weight"}) vector(layer + name, m.dim, 1, 0.3f);
         if (family.fused) {
             matrix(layer + "attn_qkv.weight", q_rows + 2 * kv_rows, m.dim, m.dim);
         } else {
@@ -158,9 +170,9 @@ inline GgufWriter random_model(const RandomModel& m)
         if (family.head_norms)
             for (const char* name : {"attn_q_norm.weight", "attn_k_norm.weight"}) vector(layer + name, head_dim, 1, 0.3f);
         matrix(layer + "attn_output.weight", m.dim, q_rows, q_rows);
-        norm(layer + "ffn_norm");
+        if (!family.parallel) norm(layer + "ffn_norm");
         if (!family.fused && family.gated) matrix(layer + "ffn_gate.weight", m.neurons, m.dim, m.dim);
-        matrix(layer + "ffn_up.weight", (family.fused ? 2 : 1) * m.neurons, m.dim, m.dim);
+        matrix(layer + "ffn_up.weight", (family.fused && family.gated ? 2 : 1) * m.neurons, m.dim, m.dim);
         if (family.all_biases)
             for (const auto& [name, rows] : {std::pair("attn_output.bias", m.dim), {"ffn_up.bias", m.neurons}, {"ffn_down.bias", m.dim}})
                 vector(layer + name, rows, 0, 0.5f);

@@ -244,10 +244,11 @@ class ByteLevel(Case):
 class SentencePiece(Case):
     def train(self, kind, **options):
         model = io.BytesIO()
-        settings = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False} | options
+        settings = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False,
+                    "user_defined_symbols": ["<|user|>", "<|user|><|user|>"]} | options
         strings = [text.replace("\0", "").replace("\n", " ") for text in training_texts()]
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(strings), model_writer=model, model_type=kind, vocab_size=1500, minloglevel=2,
-                                                 character_coverage=0.98, user_defined_symbols=["<|user|>", "<|user|><|user|>"], num_threads=2, **settings)
+                                                 character_coverage=0.98, num_threads=2, **settings)
         (self.folder / "tokenizer.model").write_bytes(model.getvalue())
         return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
@@ -255,6 +256,9 @@ class SentencePiece(Case):
         "as Llama's": {},
         "without byte fallback": {"byte_fallback": False},
         "without a leading space": {"add_dummy_prefix": False},
+        "as Gemma's, with runs of spaces and line ends as tokens": {
+            "add_dummy_prefix": False, "split_digits": True, "allow_whitespace_only_pieces": True,
+            "user_defined_symbols": ["<start_of_turn>", *("\n" * n for n in range(1, 5)), *("\u2581" * n for n in range(2, 6)), "\t\t", "<b>", "</b>"]},
         "with single spaces": {"remove_extra_whitespaces": True},
         "with characters replaced": {"normalization_rule_name": "nmt_nfkc", "remove_extra_whitespaces": True},
         "with characters replaced and case folded": {"normalization_rule_name": "nmt_nfkc_cf", "byte_fallback": False},

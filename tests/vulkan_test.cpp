@@ -72,7 +72,7 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
     check_layout("join",
                  {M(Join, step),      M(Join, base),    M(Join, parts), M(Join, cold),   M(Join, weight), M(Join, residual),   M(Join, y),
                   M(Join, published), M(Join, high),    M(Join, low),   M(Join, scale),  M(Join, n),      M(Join, part_count), M(Join, part_stride),
-                  M(Join, has_cold),  M(Join, publish), M(Join, head),  M(Join, planes), M(Join, affine), M(Join, eps)});
+                  M(Join, has_cold),  M(Join, publish), M(Join, head),  M(Join, planes), M(Join, form),   M(Join, eps),        M(Join, gain)});
     check_layout("quantise", {M(Quantise, x), M(Quantise, high), M(Quantise, low), M(Quantise, scale), M(Quantise, n)});
     for (const char* kernel : {"matvec", "matvec_idot"})
         check_layout(kernel, {M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low), M(MatVec, scale), M(MatVec, y), M(MatVec, rows),
@@ -86,7 +86,7 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
                           M(Rope, has_bias), M(Rope, has_norms), M(Rope, halves),  M(Rope, eps)});
     check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y), M(Attend, parts),
                             M(Attend, counters), M(Attend, high), M(Attend, low), M(Attend, scales), M(Attend, heads), M(Attend, kv_heads),
-                            M(Attend, context), M(Attend, planes), M(Attend, splits), M(Attend, scale)});
+                            M(Attend, context), M(Attend, planes), M(Attend, splits), M(Attend, window), M(Attend, scale), M(Attend, softcap)});
     for (const char* kernel : {"ffn_up", "ffn_up_idot"})
         check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, bias), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h),
                               M(FfnUp, neurons), M(FfnUp, cols), M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut), M(FfnUp, floor),

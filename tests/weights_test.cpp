@@ -276,14 +276,17 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
         CHECK(message.starts_with("model.gguf"));
     };
     for (const char* magic : {"GGUF", "PWRI"})
-        for (const char* architecture : {"falcon", "mpt"}) {
+        for (const char* architecture : {"starcoder", "mpt"}) {
             GgufWriter file = with_key("general.architecture", architecture);
             file.magic = magic;
-            says(file, fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama, bamboo, qwen2, qwen3, opt, phi3",
-                                   architecture)
-                           .c_str());
+            says(file,
+                 fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama, bamboo, qwen2, qwen3, opt, phi3, "
+                             "gemma, gemma2, gemma3, falcon, minicpm, granite",
+                             architecture)
+                     .c_str());
         }
-    says(with_key("hearth.activation", "gelu"), "hearth.activation is gelu");
+    says(with_key("hearth.activation", "swish"),
+         "hearth.activation is swish, which this version does not know; it knows relu, silu, drelu, gelu, gelu_tanh");
     says(with_key("hearth.activation", 1), "hearth.activation is not a text");
     says(with_key("llama.block_count", 0), "llama.block_count is 0, expected 1 to 300");
     says(with_key("llama.block_count", 1001), "llama.block_count is 1001");
@@ -310,13 +313,72 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
     says(with_key("llama.attention.layer_norm_rms_epsilon", NAN), "layer_norm_rms_epsilon is nan");
     says(with_key("llama.attention.layer_norm_rms_epsilon", -1.0f), "layer_norm_rms_epsilon is -1");
     says(with_key("llama.expert_count", 8), "mixture of experts");
-    says(with_key("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.type is yarn");
+    says(with_key("llama.rope.scaling.type", "dynamic"), "llama.rope.scaling.type is dynamic");
+    says(with_key("llama.rope.scaling.type", "yarn"), "no key llama.rope.scaling.factor");
+    says(with_key("llama.embedding_scale", -1.0f), "llama.embedding_scale is -1");
+    says(with_key("llama.logit_scale", 0.0f), "llama.logit_scale is 0");
+    says(with_key("llama.final_logit_softcapping", -2.0f), "llama.final_logit_softcapping is -2, expected 0 or more");
+    says(with_key("llama.attention.sliding_window_pattern", std::vector<int>{1}), "llama.attention.sliding_window_pattern has 1 values, expected 2");
     says(with_key("llama.rope.scaling.factor", -4.0f), "llama.rope.scaling.factor is -4");
     says(with_key("llama.rope.scale_linear", INFINITY), "llama.rope.scale_linear is inf");
-    says(with_key("split.count", uint16_t(3)), "llama-gguf-split");
     says(with_key("tokenizer.ggml.tokens", std::vector<std::string>{"a"}), "token_embd.weight has 320 rows, and the tokenizer 1 tokens");
 
     CHECK(refusal(with_key("llama.expert_count", 0)) == "");
+}
+
+TEST_CASE("a window is of all layers, of all but every so manieth, or of those in a list")
+{
+    const auto windows = [](const char* architecture, uint32_t window, const auto& pattern) {
+        GgufWriter file = random_model({.architecture = architecture, .layers = 7, .window = window});
+        if constexpr (!std::is_same_v<decltype(pattern), const std::nullptr_t&>)
+            file.key(std::string(architecture) + ".attention.sliding_window_pattern", pattern);
+        const Loaded loaded(file);
+        std::vector<uint32_t> result;
+        for (const LayerWeights& layer : loaded.weights.layers) {
+            result.push_back(layer.window);
+            CHECK(layer.window_rope == (layer.window > 0 && std::string_view(architecture) == "gemma3"));
+        }
+        return result;
+    };
+    CHECK(windows("llama", 0, nullptr) == std::vector<uint32_t>(7, 0));
+    CHECK(windows("llama", 9, nullptr) == std::vector<uint32_t>(7, 9));
+    CHECK(windows("gemma2", 0, nullptr) == std::vector<uint32_t>{4096, 0, 4096, 0, 4096, 0, 4096});
+    CHECK(windows("gemma3", 9, nullptr) == std::vector<uint32_t>{9, 9, 9, 9, 9, 0, 9});
+    CHECK(windows("gemma3", 9, uint32_t(3)) == std::vector<uint32_t>{9, 9, 0, 9, 9, 0, 9});
+    CHECK(windows("qwen2", 9, std::vector<int>{0, 1, 0, 0, 1, 1, 0}) == std::vector<uint32_t>{0, 9, 0, 0, 9, 9, 0});
+}
+
+TEST_CASE("scales and caps are the file's, else the family's")
+{
+    const auto config = [](RandomModel m, uint32_t layers) {
+        m.layers = layers;
+        return Loaded(random_model(m)).weights.config;
+    };
+    const Config llama = config({}, 2), gemma = config({.architecture = "gemma2", .head_dim = 24}, 2),
+                 broad = config({.architecture = "gemma2", .head_dim = 24}, 46), minicpm = config({.architecture = "minicpm"}, 4);
+    CHECK(llama.embedding_scale == 1);
+    CHECK(llama.residual_scale == 1);
+    CHECK(llama.logit_scale == 1);
+    CHECK(llama.score_scale == 0.25f);    // heads of 16
+    CHECK(llama.score_cap == 0);
+    CHECK(gemma.embedding_scale == 8);
+    CHECK(gemma.score_scale == 1 / std::sqrt(24.0f));
+    CHECK(gemma.score_cap == 50);
+    CHECK(gemma.logit_cap == 30);
+    CHECK(broad.score_scale == 0.25f);    // 64 / 4
+    CHECK(minicpm.embedding_scale == 12);
+    CHECK(minicpm.residual_scale == 0.7f);
+    CHECK(minicpm.logit_scale == 4);    // 256 / 64
+
+    GgufWriter file = random_model({.architecture = "granite"});
+    for (const auto& [key, value] :
+         {std::pair("embedding_scale", 3.0f), {"residual_scale", 0.5f}, {"logit_scale", 8.0f}, {"attention.scale", 0.125f}})
+        file.key(fmt::format("granite.{}", key), value);
+    const Config granite = Loaded(file).weights.config;
+    CHECK(granite.embedding_scale == 3);
+    CHECK(granite.residual_scale == 0.5f);
+    CHECK(granite.logit_scale == 0.125f);
+    CHECK(granite.score_scale == 0.125f);
 }
 
 TEST_CASE("positions are scaled linearly, by the factors of rope_freqs, both or not at all")

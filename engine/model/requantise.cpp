@@ -203,7 +203,8 @@ GgufKeys keys_of(const Gguf& model, bool with_profile, uint32_t file_type)
 {
     GgufKeys keys;
     for (const auto& [name, bytes] : model.raw().keys)
-        if (std::ranges::find(replaced_keys, name) == std::end(replaced_keys) && (with_profile || !name.starts_with(profile_prefix)))
+        if (std::ranges::find(replaced_keys, name) == std::end(replaced_keys) && !name.starts_with("split.") &&
+            (with_profile || !name.starts_with(profile_prefix)))
             keys.copy(bytes);
     keys.add("general.file_type", file_type);
     keys.add("general.quantization_version", uint32_t(2));    // of ggml's block formats
@@ -213,11 +214,11 @@ GgufKeys keys_of(const Gguf& model, bool with_profile, uint32_t file_type)
 /// Writing over the model that is being read would end in the middle of it.
 void refuse_same_file(const Gguf& model, const std::filesystem::path& out)
 {
-    for (const std::filesystem::path& path : {out, WholeFile::part_of(out)}) {
-        std::error_code ec;
-        if (std::filesystem::equivalent(model.path(), path, ec))
-            throw Error("{} is the model that is read: name another file to write", path.string());
-    }
+    for (const std::filesystem::path& path : {out, WholeFile::part_of(out)})
+        for (const std::filesystem::path& file : model.files()) {
+            std::error_code ec;
+            if (std::filesystem::equivalent(file, path, ec)) throw Error("{} is the model that is read: name another file to write", path.string());
+        }
 }
 
 }    // namespace

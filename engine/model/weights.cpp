@@ -7,7 +7,9 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <numbers>
 #include <numeric>
+#include <optional>
 #include <set>
 
 namespace hearth {
@@ -18,9 +20,8 @@ constexpr struct {
     std::string_view name;
     host::Activation activation;
 } activations[] = {
-    {"relu", host::Activation::relu},
-    {"silu", host::Activation::silu},
-    {"drelu", host::Activation::drelu},
+    {"relu", host::Activation::relu}, {"silu", host::Activation::silu},           {"drelu", host::Activation::drelu},
+    {"gelu", host::Activation::gelu}, {"gelu_tanh", host::Activation::gelu_tanh},
 };
 
 // Far above every model there is; they keep the products of sizes within 64 bits and buffers within reason.
@@ -50,15 +51,15 @@ host::Activation activation_of(const Gguf& file, const Family& family)
     const std::string_view name = file.string("hearth.activation");
     for (const auto& row : activations)
         if (row.name == name) return row.activation;
-    throw Error("{}: hearth.activation is {:.60}, which this version does not know; it knows relu, silu and drelu", file.path().string(), name);
+    std::string known;
+    for (const auto& row : activations) known += (known.empty() ? "" : ", ") + std::string(row.name);
+    throw Error("{}: hearth.activation is {:.60}, which this version does not know; it knows {}", file.path().string(), name, known);
 }
 
 /// Refuses what would be computed wrongly if it were passed over.
 void refuse_unsupported(const Gguf& file, const std::string& prefix)
 {
-    const std::string path = file.path().string();
-    if (file.u32("split.count", 1) > 1) throw Error("{} is one part of a model; join the parts with llama-gguf-split --merge", path);
-    if (file.u32(prefix + "expert_count", 0) > 0) throw Error("{} is a mixture of experts, which this version cannot run", path);
+    if (file.u32(prefix + "expert_count", 0) > 0) throw Error("{} is a mixture of experts, which this version cannot run", file.path().string());
 }
 
 /// What positions are divided by. A factor without a type means linear scaling, and 0 is written for "none"; rope.scale_linear is its older name.
@@ -66,9 +67,9 @@ float read_rope_scale(const Gguf& file, const std::string& prefix)
 {
     const std::string type = prefix + "rope.scaling.type";
     const std::string_view scaling = file.string(type, "linear");
-    if (scaling == "none" || scaling == "longrope") return 1;    // the second one is a matter of tensors: see read_rope_factors
+    if (scaling == "none" || scaling == "longrope" || scaling == "yarn") return 1;    // the last two are matters of pairs: see read_rope_factors
     if (scaling != "linear")
-        throw Error("{} scales its positions in a way that this version does not know ({} is {:.60}); it knows linear and longrope",
+        throw Error("{} scales its positions in a way that this version does not know ({} is {:.60}); it knows linear, longrope and yarn",
                     file.path().string(), type, scaling);
     for (const char* key : {"rope.scaling.factor", "rope.scale_linear"}) {
         const float factor = file.f32(prefix + key, 0);
@@ -76,6 +77,29 @@ float read_rope_scale(const Gguf& file, const std::string& prefix)
         if (factor > 0) return factor;
     }
     return 1;
+}
+
+/// What things are multiplied by and where they are capped.
+void read_scales(const Gguf& file, const Family& family, const std::string& prefix, Config& c)
+{
+    const auto cap = [&](const char* key, float fallback) {
+        const float x = file.f32(prefix + key, fallback);
+        if (!(x >= 0)) throw Error("{}: {}{} is {}, expected 0 or more", file.path().string(), prefix, key, x);
+        return x;
+    };
+    const auto scale = [&](const char* key, float fallback) {
+        const float x = file.f32(prefix + key, fallback);
+        if (!(x >= FLT_MIN)) throw Error("{}: {}{} is {}, expected more than 0", file.path().string(), prefix, key, x);
+        return x;
+    };
+    const float width = family.base_width > 0 ? float(c.dim) / family.base_width : 1;
+    const uint32_t summed = c.layers == family.broad_layers ? c.dim / c.heads : c.head_dim;
+    c.embedding_scale = scale("embedding_scale", family.wide_embedding ? std::sqrt(float(c.dim)) : family.embedding_scale);
+    c.residual_scale = scale("residual_scale", family.depth_scale > 0 ? family.depth_scale / std::sqrt(float(c.layers)) : 1);
+    c.logit_scale = 1 / scale("logit_scale", width);
+    c.logit_cap = cap("final_logit_softcapping", family.logit_cap);
+    c.score_scale = scale("attention.scale", 1 / std::sqrt(float(summed)));
+    c.score_cap = cap("attn_logit_softcapping", family.score_cap);
 }
 
 Config read_config(const Gguf& file)
@@ -107,7 +131,10 @@ Config read_config(const Gguf& file)
     if (!(c.rope_base > 0)) throw Error("{}: {}rope.freq_base is {}, expected more than 0", path, prefix, c.rope_base);
     c.rope_scale = read_rope_scale(file, prefix);
     c.pairs = family.pairs;
-    c.window = file.u32(prefix + "attention.sliding_window", 0);
+    c.window_base = file.f32(prefix + "rope.freq_base_swa", family.window_base);
+    if (!(c.window_base >= 0)) throw Error("{}: {}rope.freq_base_swa is {}, expected more than 0", path, prefix, c.window_base);
+    c.parallel = family.parallel;
+    read_scales(file, family, prefix, c);
     c.layer_norm = family.layer_norms;
     const std::string eps = prefix + (c.layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon");
     c.norm_eps = c.layer_norm ? file.f32(eps, 1e-5f) : file.f32(eps);    // PowerInfer's files of OPT have none
@@ -261,6 +288,30 @@ std::vector<float> read_thresholds(const Gguf& file, const Config& c)
     return std::vector<float>(own->begin(), own->end());
 }
 
+/// What YaRN (arXiv 2309.00071, section 3.2) divides the frequencies of pairs by: 1 where a pair turns more often than beta_fast times within the context
+/// that the model was first trained for, the whole factor where it turns less often than beta_slow times, and in between a mean with weights that are
+/// linear in the pair's number. Magnitude: section 3.4.
+void read_yarn(const Gguf& file, const std::string& prefix, Config& c)
+{
+    const auto read = [&](const char* key, std::optional<float> fallback) {
+        const float x = fallback ? file.f32(prefix + key, *fallback) : file.f32(prefix + key);
+        if (!(x > 0)) throw Error("{}: {}{} is {}, expected more than 0", file.path().string(), prefix, key, x);
+        return double(x);
+    };
+    const double factor = read("factor", {}),
+                 context = checked(file, prefix + "original_context_length", file.u32(prefix + "original_context_length"), max_context);
+    const auto pair_that_turns = [&](double times) {
+        return c.rope_dim * std::log(context / (times * 2 * std::numbers::pi)) / (2 * std::log(double(c.rope_base)));
+    };
+    const double first = std::max(std::floor(pair_that_turns(read("yarn_beta_fast", 32))), 0.0),
+                 last = std::min(std::ceil(pair_that_turns(read("yarn_beta_slow", 1))), c.rope_dim - 1.0);
+    for (uint32_t i = 0; i < c.rope_dim / 2; i++) {
+        const double slowed = std::clamp((i - first) / std::max(last - first, 0.001), 0.0, 1.0);
+        c.rope_factors.push_back(float(1 / (slowed / factor + 1 - slowed)));
+    }
+    c.rope_magnitude = float(read("attn_factor", 1) * (factor > 1 ? 1 + 0.1 * std::log(factor) : 1));
+}
+
 /// What the frequencies of rope are divided by, pair by pair, where the file says so. A file of LongRoPE (arXiv 2402.13753) has factors for the context
 /// that the model was first trained for, and others for longer ones, which would turn all keys anew once a text outgrows it: only the former are used.
 void read_rope_factors(Tensors& tensors, const Gguf& file, Config& c)
@@ -272,6 +323,7 @@ void read_rope_factors(Tensors& tensors, const Gguf& file, Config& c)
             if (!(x > 0 && x <= FLT_MAX)) throw Error("{}: {} has the value {}, expected finite numbers above 0", path, name, x);
         return factors;
     };
+    if (file.string(prefix + "type", "none") == "yarn") return read_yarn(file, prefix, c);
     if (tensors.has("rope_freqs.weight")) c.rope_factors = read("rope_freqs.weight");
     if (!tensors.has("rope_factors_short.weight")) return;
     c.rope_factors = read("rope_factors_short.weight");
@@ -281,11 +333,40 @@ void read_rope_factors(Tensors& tensors, const Gguf& file, Config& c)
     if (!(c.rope_magnitude > 0)) throw Error("{}: {}attn_factor is {}, expected more than 0", path, prefix, c.rope_magnitude);
 }
 
+/// The windows of all layers: one length, and which layers have it. That stands in the file as a list, or as the period in which one has none.
+std::vector<uint32_t> read_windows(const Gguf& file, const Family& family, const Config& c)
+{
+    const std::string key = c.architecture + ".attention.sliding_window", pattern = key + "_pattern";
+    const uint32_t window = file.u32(key, family.window);
+    const bool listed = file.keys().contains(pattern) && std::holds_alternative<std::vector<int64_t>>(file.keys().at(pattern));
+    const std::vector<int64_t>* list = listed ? file.integers(pattern) : nullptr;
+    if (list && list->size() != c.layers)
+        throw Error("{}: the key {} has {} values, expected {}, one for every layer", file.path().string(), pattern, list->size(), c.layers);
+    const uint32_t period = listed ? 0 : file.u32(pattern, family.window_period);
+    std::vector<uint32_t> windows;
+    for (uint32_t l = 0; l < c.layers; l++) windows.push_back(list ? (*list)[l] ? window : 0 : period && (l + 1) % period == 0 ? 0 : window);
+    return windows;
+}
+
+/// The norms before and after both blocks.
+void read_norms(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
+{
+    const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
+    tensors.norm(name("attn_norm"), c, layer.attn_norm, layer.attn_norm_bias);
+    if (family.post_norms) {
+        layer.post_attn_norm = tensors.vector(name("post_attention_norm.weight"), c.dim);
+        layer.post_ffn_norm = tensors.vector(name("post_ffw_norm.weight"), c.dim);
+    }
+    if (!family.parallel) return tensors.norm(name("ffn_norm"), c, layer.ffn_norm, layer.ffn_norm_bias);
+    layer.ffn_norm = layer.attn_norm;
+    layer.ffn_norm_bias = layer.attn_norm_bias;
+    if (tensors.has(name("attn_norm_2.weight"))) tensors.norm(name("attn_norm_2"), c, layer.attn_norm, layer.attn_norm_bias);
+}
+
 void read_attention(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
 {
     const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
     const uint32_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-    tensors.norm(name("attn_norm"), c, layer.attn_norm, layer.attn_norm_bias);
     if (family.fused) {
         const auto parts = tensors.stacked<3>(name("attn_qkv.weight"), {q, kv, kv}, c.dim);
         layer.q = parts[0], layer.k = parts[1], layer.v = parts[2];
@@ -310,7 +391,7 @@ void read_attention(Tensors& tensors, const Family& family, const Config& c, uin
 void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
 {
     const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
-    if (family.fused) {
+    if (family.fused && family.gated) {
         const auto parts = tensors.stacked<2>(name("ffn_up.weight"), {c.neurons, c.neurons}, c.dim);
         layer.ffn.gate = parts[0], layer.ffn.up = parts[1];
     } else if (family.gated) {
@@ -347,11 +428,14 @@ Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool t
     }
     read_rope_factors(tensors, *w.file, c);
     const std::vector<float> thresholds = read_thresholds(*w.file, c);
+    const std::vector<uint32_t> windows = read_windows(*w.file, family, c);
     for (uint32_t l = 0; l < c.layers; l++) {
         const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
         LayerWeights& layer = w.layers.emplace_back();
+        read_norms(tensors, family, c, l, layer);
         read_attention(tensors, family, c, l, layer);
-        tensors.norm(fmt::format("blk.{}.ffn_norm", l), c, layer.ffn_norm, layer.ffn_norm_bias);
+        layer.window = windows[l];
+        layer.window_rope = layer.window > 0 && c.window_base > 0;
         read_gate_and_up(tensors, family, c, l, layer);
         if (family.all_biases) layer.down_bias = tensors.vector(fmt::format("blk.{}.ffn_down.bias", l), c.dim);
         const bool stored_as_down = !tensors.has(name("ffn_down_t")) && tensors.has(name("ffn_down"));
@@ -377,8 +461,9 @@ Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool t
 
 }    // namespace
 
-std::vector<double> rope_frequencies(const Config& c)
+std::vector<double> rope_frequencies(const Config& c, bool windowed)
 {
+    if (windowed && c.window_base > 0) return host::rope_frequencies(c.rope_dim, c.window_base);
     std::vector<double> frequencies = host::rope_frequencies(c.rope_dim, c.rope_base);
     for (size_t i = 0; i < frequencies.size(); i++) frequencies[i] /= double(c.rope_scale) * (c.rope_factors.empty() ? 1.0 : c.rope_factors[i]);
     return frequencies;

@@ -10,12 +10,13 @@ double us(double bytes, double gb_per_s) { return bytes / std::max(gb_per_s, 1e-
 
 double row(const Matrix& m) { return double(row_bytes(m.type, m.cols)); }
 
-/// Microseconds to read the projections of one layer's attention, and so many bytes of its cache.
-double attention_us(const LayerWeights& w, const SideRates& rates, double cache)
+/// Microseconds to read the projections of one layer's attention, and its cache for so many positions.
+double attention_us(const LayerWeights& w, const SideRates& rates, double positions, uint64_t position_bytes)
 {
     double sum = 0;
     for (const Matrix* m : {&w.q, &w.k, &w.v, &w.o}) sum += us(double(m->bytes()), rates.of(m->type).dot);
-    return sum + us(cache, rates.kv);
+    const double seen = w.window ? std::min(positions, double(w.window)) : positions;
+    return sum + us(seen * double(position_bytes), rates.kv);
 }
 
 /// Microseconds of one side's share of a feed-forward block: so many gates looked at, of which so many fire.
@@ -29,13 +30,12 @@ double ffn_us(const host::FfnWeights& w, const SideRates& rates, const LayerUse&
 
 }    // namespace
 
-Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, host::KvTypes kv, const Machine& m,
+Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, uint64_t position_bytes, const Machine& m,
                      double position)
 {
     const Config& c = weights.config;
     const SideRates &host = m.host, &device = m.on_device;
     Costs costs = {.submit = m.submit_us, .seam = std::max(m.round_trip_us - m.submit_us, 0.0), .token = m.round_trip_us};
-    const double cache = (position + 1) * c.kv_heads * double(kv.row_bytes(c.head_dim));
     for (uint32_t l = 0; l < c.layers; ++l) {
         const LayerWeights& w = weights.layers[l];
         const uint32_t groups = needs.layers[l].groups;
@@ -46,7 +46,7 @@ Costs expected_costs(const Weights& weights, const Needs& needs, const std::vect
 
         // Steps on the device as GpuSession records them: two joins, q k v, rope, attend, o, then the FFN's two.
         const double vectors = us(double(c.dim) * sizeof(float) * (2 * 4 + 16), device.vector);
-        layer.attention = attention_us(w, device, cache) + 6 * device.step_us + vectors;
+        layer.attention = attention_us(w, device, position + 1, position_bytes) + 6 * device.step_us + vectors;
         layer.predict = needs.layers[l].predictor > 0 ? us(double(needs.layers[l].predictor), device.signs) + device.step_us : 0;
         double fired = 0;    // of the groups that are resident
         for (uint32_t k = 0; k <= groups; ++k) {
@@ -57,7 +57,7 @@ Costs expected_costs(const Weights& weights, const Needs& needs, const std::vect
                 k < groups ? ffn_us(w.ffn, host, use[l], cold, cold * use[l].looked_at, use[l].skips ? cold_fired : cold) + 2 * host.step_us : 0);
             if (k < groups) fired += use[l].fired[k];
         }
-        layer.host_layer = attention_us(w, host, cache) + 4 * host.step_us + layer.host_ffn[0];
+        layer.host_layer = attention_us(w, host, position + 1, position_bytes) + 4 * host.step_us + layer.host_ffn[0];
         costs.layers.push_back(std::move(layer));
     }
     const double head = double(weights.output.bytes());

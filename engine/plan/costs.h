@@ -4,7 +4,6 @@
 #include "engine/model/weights.h"
 #include "engine/plan/machine.h"
 #include "engine/plan/placement.h"
-#include "host/attention.h"
 
 #include <vector>
 
@@ -17,9 +16,10 @@ struct LayerUse {
     bool skips = false;           // up and down rows of what does not fire are left unread
 };
 
-/// Needs as GpuModel::needs and GpuSession::needs give them; position: of the token in the context. `needs.layers[l].predictor` tells what a
+/// Needs as GpuModel::needs and GpuSession::needs give them; position: of the token in the context; position_bytes: what
+/// a layer's KV cache has of each. `needs.layers[l].predictor` tells what a
 /// predictor reads.
-Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, host::KvTypes kv, const Machine& machine,
+Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, uint64_t position_bytes, const Machine& machine,
                      double position);
 
 }    // namespace hearth

@@ -25,11 +25,11 @@ void normalise_rows(host::Team& team, const host::Norm& norm, uint32_t rows, con
     });
 }
 
-/// x += y, both (rows, n)
-void add_rows(host::Team& team, uint32_t rows, uint32_t n, const float* y, float* x)
+/// x += scale y, both (rows, n)
+void add_rows(host::Team& team, uint32_t rows, uint32_t n, float scale, const float* y, float* x)
 {
     host::parallel_rows(team, rows, n * sizeof(float), [&](uint32_t first, uint32_t last) {
-        for (size_t i = size_t(first) * n; i < size_t(last) * n; ++i) x[i] += y[i];
+        for (size_t i = size_t(first) * n; i < size_t(last) * n; ++i) x[i] += scale * y[i];
     });
 }
 
@@ -43,7 +43,8 @@ void add_to_rows(const std::vector<float>& y, uint32_t rows, float* x)
 }    // namespace
 
 CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
-    : weights_(weights), team_(team), shape_(std::move(shape)), frequencies_(rope_frequencies(weights.config)), all_(weights.config.neurons)
+    : weights_(weights), team_(team),
+      shape_(std::move(shape)), frequencies_{rope_frequencies(weights.config), rope_frequencies(weights.config, true)}, all_(weights.config.neurons)
 {
     const Config& c = weights.config;
     const uint32_t batch = shape_.batch, first_layer = shape_.first_layer;
@@ -52,6 +53,7 @@ CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
     for (uint32_t l = first_layer; l < c.layers; ++l) caches_.emplace_back(shape_.kv, c.kv_heads, shape_.context, c.head_dim);
     norm_.resize(size_t(batch) * c.dim);
     out_.resize(size_t(batch) * c.dim);
+    attended_.resize(out_.size());
     q_.resize(size_t(batch) * c.heads * c.head_dim);
     mixed_.resize(q_.size());
     k_.resize(size_t(batch) * c.kv_heads * c.head_dim);
@@ -70,13 +72,22 @@ void CpuModel::embed(std::span<const Token> tokens, uint32_t position, float* x)
     for (size_t t = 0; t < tokens.size(); ++t) {
         HEARTH_CHECK(tokens[t] < e.rows);
         host::kernels().of(e.type).decode(e.row(tokens[t]), x + t * e.cols, e.cols);
+        if (const float scale = weights_.config.embedding_scale; scale != 1)
+            std::for_each_n(x + t * e.cols, e.cols, [scale](float& v) { v *= scale; });
         if (p.rows == 0) continue;
         host::kernels().of(p.type).decode(p.row(first_position_row + position + t), of_position.data(), p.cols);
         add_to_rows(of_position, 1, x + t * e.cols);
     }
 }
 
-void CpuModel::add_down_bias(uint32_t l, uint32_t tokens, float* x) const { add_to_rows(weights_.layers[l].down_bias, tokens, x); }
+/// x += residual_scale norm(y) + bias; without the norm or the bias where they have no weights. y may change.
+void CpuModel::add_block(std::vector<float>& y, const std::vector<float>& post_norm, const std::vector<float>& bias, uint32_t tokens, float* x) const
+{
+    const Config& c = weights_.config;
+    if (!post_norm.empty()) normalise_rows(team_, {post_norm, {}, c.norm_eps}, tokens, y.data(), y.data());
+    add_rows(team_, tokens, c.dim, c.residual_scale, y.data(), x);
+    add_to_rows(bias, tokens, x);
+}
 
 void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats)
 {
@@ -95,15 +106,17 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
         .heads = c.heads,
         .kv_heads = c.kv_heads,
         .head_dim = c.head_dim,
-        .rope = {frequencies_, c.pairs, c.rope_magnitude},
-        .weights = {.q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm, .eps = c.norm_eps}};
+        .scale = c.score_scale,
+        .rope = {frequencies_[w.window_rope], c.pairs, c.rope_magnitude},
+        .weights = {.q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm, .eps = c.norm_eps},
+        .softcap = c.score_cap,
+        .window = w.window};
     host::attend(team_, shape, caches_[l - shape_.first_layer], position, tokens, q_.data(), k_.data(), v_.data(), mixed_.data(), attend_scratch_);
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));
-    host::multiply(team_, w.o, inputs_, out_.data());
-    add_rows(team_, tokens, c.dim, out_.data(), x);
-    add_to_rows(w.o_bias, tokens, x);
+    host::multiply(team_, w.o, inputs_, attended_.data());
+    if (!c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
 
-    const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * shape_.kv.row_bytes(c.head_dim));
+    const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * shape_.kv.row_bytes(c.head_dim), w.window);
     stats.stages.push_back({.name = "attention",
                             .layer = l,
                             .on_device = false,
@@ -114,8 +127,8 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     normalise_rows(team_, {w.ffn_norm, w.ffn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
     if (watch) watch_gates(l, all_, tokens, norm_.data(), x);
     cold_ffn(l, all_, tokens == 1 ? predict(l, norm_.data(), x, stats) : all_, tokens, norm_.data(), stats);
-    add_rows(team_, tokens, c.dim, out_.data(), x);
-    add_down_bias(l, tokens, x);
+    if (c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
+    add_block(out_, w.post_ffn_norm, w.down_bias, tokens, x);
 }
 
 /// Of all the layer's neurons, those that may fire.

@@ -31,9 +31,6 @@ class CpuModel {
     /// A whole layer in place: x is the residual stream (tokens, dim), the first token at `position`.
     void layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats);
 
-    /// What the device's last layer leaves to the next layer's join: x[t] += layer l's bias of down, where the family has one.
-    void add_down_bias(uint32_t l, uint32_t tokens, float* x) const;
-
     /// The share of the host's neurons of layer l's feed-forward block, valid until the next call; it and x, which is normalised, are (tokens, dim).
     /// `predicted`: those of `cold` that may fire, all of them where nobody predicts.
     std::span<const float> cold_ffn(uint32_t l, std::span<const uint32_t> cold, std::span<const uint32_t> predicted, uint32_t tokens, const float* x,
@@ -48,20 +45,21 @@ class CpuModel {
     ActivitySink watch;
     void watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x, const float* residual);
 
-    /// Logits of one token from the end of the residual stream.
+    /// Logits of one token from the end of the residual stream, neither scaled nor capped.
     std::span<const float> head(const float* x, FeedStats& stats);
 
   private:
     const Weights& weights_;
     host::Team& team_;
     Shape shape_;
-    std::vector<double> frequencies_;          // of rope
+    std::vector<double> frequencies_[2];       // of rope; the second ones by Config::window_base
     std::vector<uint32_t> all_, predicted_;    // neurons of a layer: all, and those that may fire
     std::vector<host::SignRows> signs_;        // of layers first_layer and up, for Predictor::sign
     std::vector<uint32_t> mask_;
     std::span<const uint32_t> predict(uint32_t l, const float* x, const float* residual, FeedStats& stats);
     std::vector<host::KvCache> caches_;    // of layers first_layer and up
-    std::vector<float> norm_, q_, k_, v_, mixed_, out_, logits_, gates_;
+    void add_block(std::vector<float>& y, const std::vector<float>& post_norm, const std::vector<float>& bias, uint32_t tokens, float* x) const;
+    std::vector<float> norm_, q_, k_, v_, mixed_, attended_, out_, logits_, gates_;
     host::Inputs inputs_;
     host::FfnScratch scratch_;
     host::AttendScratch attend_scratch_;

@@ -23,21 +23,27 @@ std::vector<float> joined(std::initializer_list<const std::vector<float>*> parts
     return all;
 }
 
-/// As gpu::Join has it: the weight alone, or with the bias of a LayerNorm and what is added before it.
-std::vector<float> join_weight(const std::vector<float>& weight, const std::vector<float>& bias, const std::vector<float>& addend)
+/// As gpu::Join has it: the weight alone, or with the bias of a LayerNorm and what is added before it, or with the norm of what is added.
+std::vector<float> join_weight(const std::vector<float>& weight, const std::vector<float>& bias, const std::vector<float>& addend,
+                               const std::vector<float>& post)
 {
-    if (bias.empty()) return weight;
     const std::vector<float> zeros(weight.size());
-    return joined({&weight, &bias, addend.empty() ? &zeros : &addend});
+    if (!bias.empty()) return joined({&weight, &bias, addend.empty() ? &zeros : &addend});
+    return joined({&weight, &post});
 }
 
-/// Each adds what the matrix before it leaves to it: the bias of the last layer's down, of the layer's o, of the last layer's down.
+/// Each does what the matrix before it leaves to it: the bias and the norm of the last layer's down, of the layer's o, of the last layer's down. Before
+/// the first layer there is nothing to normalise.
 std::vector<float> join_before_attention(const Weights& w, size_t l)
 {
-    return join_weight(w.layers[l].attn_norm, w.layers[l].attn_norm_bias, l > 0 ? w.layers[l - 1].down_bias : std::vector<float>());
+    const LayerWeights &layer = w.layers[l], &last = w.layers[l > 0 ? l - 1 : 0];
+    return join_weight(layer.attn_norm, layer.attn_norm_bias, l > 0 ? last.down_bias : std::vector<float>(), last.post_ffn_norm);
 }
-std::vector<float> join_before_ffn(const LayerWeights& l) { return join_weight(l.ffn_norm, l.ffn_norm_bias, l.o_bias); }
-std::vector<float> join_before_head(const Weights& w) { return join_weight(w.output_norm, w.output_norm_bias, w.layers.back().down_bias); }
+std::vector<float> join_before_ffn(const LayerWeights& l) { return join_weight(l.ffn_norm, l.ffn_norm_bias, l.o_bias, l.post_attn_norm); }
+std::vector<float> join_before_head(const Weights& w)
+{
+    return join_weight(w.output_norm, w.output_norm_bias, w.layers.back().down_bias, w.layers.back().post_ffn_norm);
+}
 
 std::vector<float> qkv_bias(const LayerWeights& l) { return joined({&l.q_bias, &l.k_bias, &l.v_bias}); }
 std::vector<float> head_norms(const LayerWeights& l) { return joined({&l.q_norm, &l.k_norm}); }
@@ -254,6 +260,7 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
 {
     const Config& c = weights.config;
     Needs needs;
+    needs.scratch = aligned(join_before_head(weights).size() * sizeof(float));    // of the join behind the last layer
     for (const LayerWeights& l : weights.layers) {
         LayerNeeds n;
         for (const std::vector<float>& x : {join_before_attention(weights, needs.layers.size()), join_before_ffn(l), qkv_bias(l), head_norms(l)})
@@ -276,7 +283,7 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
         }
         needs.layers.push_back(n);
     }
-    needs.head = aligned(join_before_head(weights).size() * sizeof(float)) + aligned(matrix_bytes(weights.output));
+    needs.head = aligned(matrix_bytes(weights.output));
     return needs;
 }
 
@@ -378,7 +385,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         const size_t resident = plan.layers[l].resident.size();
         return n.layers[l].attention + resident * n.layers[l].group + (resident < n.layers[l].groups ? n.layers[l].predictor : 0);
     };
-    uint64_t total = plan.head ? n.head : 0;
+    uint64_t total = n.scratch + (plan.head ? n.head : 0);
     for (size_t l = 0; l < plan.layers.size(); ++l) total += layer_bytes(l);
     WeightUpload upload(device, total, progress);
     for (size_t l = 0; l < plan.layers.size(); ++l) {
@@ -394,7 +401,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
                 return placed(m, uint64_t(resident[slot_row / group_neurons]) * group_neurons + slot_row % group_neurons);
             });
         };
-        Layer layer = {.residency = {order, resident}};
+        Layer layer = {.window = w.window, .window_rope = w.window_rope, .residency = {order, resident}};
         layer.attn_norm = upload.vector(pool, join_before_attention(weights, l));
         layer.ffn_norm = upload.vector(pool, join_before_ffn(w));
         layer.qkv_bias = upload.vector(pool, qkv_bias(w));
@@ -427,11 +434,19 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         }
         layers_.push_back(std::move(layer));
     }
+    const size_t next = plan.layers.size();
+    vulkan::Pool& join_pool = pools_.emplace_back(device, n.scratch, vulkan::Use::device, "the last join");
+    last_join_ = upload.vector(join_pool, next < weights.layers.size() ? join_before_attention(weights, next) : join_before_head(weights));
     if (plan.head) {
         vulkan::Pool& pool = pools_.emplace_back(device, n.head, vulkan::Use::device, "the output matrix");
-        output_norm_ = upload.vector(pool, join_before_head(weights));
         head_ = upload.matrix(pool, weights.output);
     }
+}
+
+uint32_t GpuModel::join_form() const
+{
+    if (config().layer_norm) return gpu::join_layer_norm;
+    return weights_.layers[0].post_ffn_norm.empty() ? gpu::join_rms : gpu::join_post_norm;
 }
 
 uint64_t GpuModel::group_bytes(uint32_t l) const

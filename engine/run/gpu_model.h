@@ -100,6 +100,8 @@ class GpuModel {
     GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const ModelLayout& layout, host::Team& team, const Progress& progress);
 
     struct Layer {
+        uint32_t window;    // as LayerWeights has them
+        bool window_rope;
         vulkan::Slice attn_norm, ffn_norm;     // as gpu::Join has them
         vulkan::Slice qkv_bias, head_norms;    // as gpu::Rope has them; empty where the family has none
         GpuMatrix q, k, v, o;
@@ -125,7 +127,10 @@ class GpuModel {
     void put(uint32_t l, uint32_t slot, uint32_t group) { layers_[l].residency.put(slot, group); }
     bool has_head() const { return head_.rows > 0; }
     const GpuMatrix& head() const { return head_; }
-    const vulkan::Slice& output_norm() const { return output_norm_; }
+    /// As gpu::Join has it: of what comes after the last layer that is here, the head or a layer of the host's.
+    const vulkan::Slice& last_join() const { return last_join_; }
+    /// gpu::Join's `form`.
+    uint32_t join_form() const;
     GpuKernels& kernels() { return kernels_; }
 
   private:
@@ -134,7 +139,7 @@ class GpuModel {
     GpuKernels kernels_;
     std::vector<vulkan::Pool> pools_;
     std::vector<Layer> layers_;
-    vulkan::Slice output_norm_;
+    vulkan::Slice last_join_;
     GpuMatrix head_;
 };
 

@@ -31,7 +31,7 @@ struct ScratchSizes {
         head_residual = residual;
         mixed = t * q_width;
         qkv = t * (q_width + 2 * kv_width);
-        parts = std::max<uint64_t>(t, most_slices) * c.dim;
+        parts = (std::max<uint64_t>(t, most_slices) + (c.parallel ? t : 0)) * c.dim;    // with both blocks' until the next layer's join
         h = u = t * neurons;
         high = low = ceil_div(widest, 4);
         scale = 4 * ceil_div(widest, 32);
@@ -64,7 +64,7 @@ uint64_t cache_bytes(const Config& c, uint32_t context, WeightType type)
 Needs GpuSession::needs(const Weights& weights, const SessionShape& shape)
 {
     Needs needs = GpuModel::needs(weights, shape.sparsity);
-    needs.scratch = ScratchSizes(weights.config, shape.batch, shape.context).bytes();
+    needs.scratch += ScratchSizes(weights.config, shape.batch, shape.context).bytes();
     for (LayerNeeds& layer : needs.layers)
         for (const WeightType type : {shape.kv.k, shape.kv.v}) layer.kv += aligned(cache_bytes(weights.config, shape.context, type));
     return needs;
@@ -92,7 +92,7 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
 
     const uint64_t x = uint64_t(shape.batch) * c.dim * sizeof(float),
-                   rotations = std::max<uint64_t>(uint64_t(shape.batch) * c.rope_dim, 1) * sizeof(float);
+                   rotations = std::max<uint64_t>(uint64_t(shape.batch) * c.rope_dim * (c.window_base > 0 ? 2 : 1), 1) * sizeof(float);
     upload_pool_ = Pool(device, 2 * aligned(x) + aligned(rotations) + aligned(sizeof(gpu::Step)), Use::upload, "the host's results");
     input_ = upload_pool_.take(x);
     cold_ = upload_pool_.take(x);
@@ -122,7 +122,8 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
         for (Staging& s : staging_) s.memory = staging_pool_.take(largest);
     }
 
-    frequencies_ = rope_frequencies(c);
+    frequencies_.push_back(rope_frequencies(c));
+    if (c.window_base > 0) frequencies_.push_back(rope_frequencies(c, true));
 }
 
 // ---- a batch ------------------------------------------------------------------------------------------------------------
@@ -140,13 +141,15 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, 
     submits_ = waits_ = 0;
     notices_.clear();
     head_ran_ = head_tokens > 0;
-    float* out = static_cast<float*>(angles_.mapped);
     const double magnitude = model_.config().rope_magnitude;
-    for (uint32_t t = 0; t < tokens; ++t)
-        for (const double frequency : frequencies_) {
-            *out++ = float(magnitude * std::cos((position + t) * frequency));
-            *out++ = float(magnitude * std::sin((position + t) * frequency));
-        }
+    for (size_t set = 0; set < frequencies_.size(); ++set) {
+        float* out = static_cast<float*>(angles_.mapped) + set * angle_set();
+        for (uint32_t t = 0; t < tokens; ++t)
+            for (const double frequency : frequencies_[set]) {
+                *out++ = float(magnitude * std::cos((position + t) * frequency));
+                *out++ = float(magnitude * std::sin((position + t) * frequency));
+            }
+    }
 }
 
 namespace {
@@ -210,7 +213,7 @@ class GpuSession::Recorder {
             head(*out.head);
             out.head->end();
         } else {
-            gpu::Join residual = pending_join(layers[0].attn_norm);    // its norm is not used
+            gpu::Join residual = pending_join(s_.model_.last_join());    // its norm is not used
             residual.publish = gpu::publish_residual;
             join(commands, "join", uint32_t(layers.size()), capacity_, residual);
         }
@@ -242,8 +245,9 @@ class GpuSession::Recorder {
                 .has_cold = pending_.cold,
                 .publish = gpu::publish_nothing,
                 .head = 0,
-                .affine = c_.layer_norm,
-                .eps = c_.norm_eps};
+                .form = s_.model_.join_form(),
+                .eps = c_.norm_eps,
+                .gain = c_.residual_scale};
     }
 
     /// `readers`: matrices that y goes to.
@@ -326,7 +330,7 @@ class GpuSession::Recorder {
                            .v = v_.address,
                            .bias = w.qkv_bias.address,
                            .norms = w.head_norms.address,
-                           .angles = s_.angles_.address,
+                           .angles = s_.angles_.address + (w.window_rope ? s_.angle_set() * sizeof(float) : 0),
                            .k_cache = s_.keys_[l].address,
                            .v_cache = s_.values_[l].address,
                            .counters = s_.attend_counters_.address,
@@ -362,14 +366,18 @@ class GpuSession::Recorder {
                            .context = s_.shape_.context,
                            .planes = attend_writes_planes,
                            .splits = splits,
-                           .scale = 1.0f / std::sqrt(float(c_.head_dim))});
+                           .window = w.window,
+                           .scale = c_.score_scale,
+                           .softcap = c_.score_cap});
         if (wants_planes({&w.o}) && !attend_writes_planes) planes(commands, l, s_.mixed_, q_width);
         commands.stage("attn_out", l, w.o.bytes());
         linear(commands, w.o, s_.mixed_, s_.parts_);
-        pending_.parts = 1;
+        // In a parallel block the next layer's join adds what attention gives, and here there is a norm of the layer's input only.
+        if (!c_.parallel) pending_.parts = 1;
         gpu::Join after = pending_join(w.ffn_norm);
         if (w.split() || s_.watching_.activity) after.publish = gpu::publish_norm;
         join(commands, "ffn_norm", l, capacity_, after, {&w.gate, &w.up});
+        if (c_.parallel) pending_.parts = 1;
         if (w.split() && decode()) predict(commands, l);
         if (s_.watching_.activity) watch(commands, "watch_residual", l, s_.residual_, s_.watched_residual_, uint64_t(capacity_) * c_.dim);
     }
@@ -412,6 +420,9 @@ class GpuSession::Recorder {
     void ffn(Commands& commands, uint32_t l)
     {
         const GpuModel::Layer& w = s_.model_.layers()[l];
+        Slice parts = s_.parts_;    // behind those that are pending
+        parts.offset += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
+        parts.address += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
         if (decode()) {
             commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
             commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type), kernels_.row_groups(w.gate.rows),
@@ -434,22 +445,22 @@ class GpuSession::Recorder {
             if (w.down.rows > 0) {
                 if (wants_planes({&w.down})) planes(commands, l, s_.h_, w.down.cols);
                 commands.stage("ffn_down", l, w.down.bytes());
-                linear(commands, w.down, s_.h_, s_.parts_);
-                pending_.parts = 1;
+                linear(commands, w.down, s_.h_, parts);
+                ++pending_.parts;
                 return;
             }
-            pending_.parts = ffn_slices(w.down_t.rows);
+            const uint32_t slices = ffn_slices(w.down_t.rows);
+            pending_.parts += slices;
             commands.stage("ffn_down", l, w.down_t.bytes());
-            commands.dispatch(kernels_.ffn_down(w.down_t.type),
-                              {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down_t.type)), pending_.parts},
+            commands.dispatch(kernels_.ffn_down(w.down_t.type), {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down_t.type)), slices},
                               {.down = w.down_t.memory.address,
                                .h = s_.h_.address,
-                               .parts = s_.parts_.address,
+                               .parts = parts.address,
                                .fired = s_.fired_.address + l * s_.group_words_ * sizeof(uint32_t),
                                .neurons = w.down_t.rows,
                                .cols = c_.dim,
                                .stride = w.down_t.stride,
-                               .slices = pending_.parts,
+                               .slices = slices,
                                .part_stride = c_.dim});
         } else {
             commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
@@ -468,9 +479,9 @@ class GpuSession::Recorder {
                                .has_bias = w.bias.rows > 0});
             commands.stage("ffn_down", l, w.down.bytes() + w.down_t.bytes());
             // What goes into the down projection may pass 65504, the largest half.
-            if (w.down.rows > 0) product(commands, w.down, s_.h_, s_.parts_, {.halves = false, .x_stride = w.gate.rows});
-            else product(commands, w.down_t, s_.h_, s_.parts_, {.transposed = true, .halves = false});
-            pending_.parts = 1;
+            if (w.down.rows > 0) product(commands, w.down, s_.h_, parts, {.halves = false, .x_stride = w.gate.rows});
+            else product(commands, w.down_t, s_.h_, parts, {.transposed = true, .halves = false});
+            ++pending_.parts;
         }
     }
 
@@ -478,7 +489,7 @@ class GpuSession::Recorder {
     void head(Commands& commands)
     {
         const uint32_t l = uint32_t(s_.model_.layers().size());
-        gpu::Join norm = pending_join(s_.model_.output_norm());
+        gpu::Join norm = pending_join(s_.model_.last_join());
         norm.residual = s_.head_residual_.address;
         norm.head = 1;
         join(commands, "output_norm", l, std::min(capacity_, head_rows), norm, {&s_.model_.head()});
@@ -648,7 +659,9 @@ void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedSta
             hot->both_us = t.start_us - hot_start;
             hot = nullptr;
         }
-        if (t.name == "attend") stage.bytes = kv_bytes_read(position_, tokens_, cache_bytes(c, 1, shape_.kv.k) + cache_bytes(c, 1, shape_.kv.v));
+        if (t.name == "attend")
+            stage.bytes =
+                kv_bytes_read(position_, tokens_, cache_bytes(c, 1, shape_.kv.k) + cache_bytes(c, 1, shape_.kv.v), model_.layers()[t.index].window);
         if (of_ffn) {
             const GpuModel::Layer& w = model_.layers()[t.index];
             LayerCounts& layer = stats.layers[t.index];

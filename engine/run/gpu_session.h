@@ -106,8 +106,10 @@ class GpuSession {
     vulkan::Slice residual_, head_residual_, xn_, qkv_, mixed_, parts_, h_, u_, high_, low_, scale_, attend_parts_, attend_counters_;
     vulkan::Slice input_, cold_, angles_, step_;
     vulkan::Slice published_, logits_, fired_, mask_, watched_residual_, gates_;
-    uint32_t group_words_ = 0;           // of a layer in fired_ and mask_: one per group
-    std::vector<double> frequencies_;    // of rope, per pair
+    uint32_t group_words_ = 0;                        // of a layer in fired_ and mask_: one per group
+    std::vector<std::vector<double>> frequencies_;    // of rope, per pair; of a model with a window_base both sets
+    /// Floats in angles_ that belong to one of them.
+    uint64_t angle_set() const { return uint64_t(shape_.batch) * model_.config().rope_dim; }
     std::map<uint32_t, Recording> recordings_;
 
     /// Memory for copies of groups into slots, each with the commands that copy from it and their number.

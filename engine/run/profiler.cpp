@@ -69,7 +69,7 @@ void Profiler::sample(const LayerActivity& a, uint32_t t, uint32_t* row)
             ++layer.predicted;
             layer.predicted_fired += fired;
         }
-        if (c.activation == host::Activation::silu) ++layer.activation[activation_bin(std::abs(gates[j] / (1 + std::exp(-gates[j]))))];
+        if (!host::makes_zeros(c.activation)) ++layer.activation[activation_bin(std::abs(host::activate(c.activation, c.floor, gates[j])))];
     }
 }
 

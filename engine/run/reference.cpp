@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 namespace hearth {
 
@@ -53,6 +54,9 @@ float glu(const Config& c, float gate, float up)
     case host::Activation::relu: return gate > c.floor ? gate * up : 0.0f;
     case host::Activation::silu: return gate / (1.0f + std::exp(-gate)) * up;
     case host::Activation::drelu: return std::max(gate, 0.0f) * std::max(up, 0.0f);
+    case host::Activation::gelu: return 0.5f * gate * (1.0f + std::erf(gate / std::sqrt(2.0f))) * up;
+    case host::Activation::gelu_tanh:
+        return 0.5f * gate * (1.0f + std::tanh(std::sqrt(2 / std::numbers::pi_v<float>) * (gate + 0.044715f * gate * gate * gate))) * up;
     }
     return 0;
 }
@@ -66,6 +70,15 @@ void add(Vector& x, const Vector& y)
 {
     for (size_t i = 0; i < y.size(); ++i) x[i] += y[i];
 }
+
+/// x += residual_scale norm(y), or without the norm where it has no weight
+void add_block(const Config& c, Vector& x, Vector y, const Vector& post_norm)
+{
+    if (!post_norm.empty()) y = rmsnorm(y, post_norm, c.norm_eps);
+    for (size_t i = 0; i < y.size(); ++i) x[i] += c.residual_scale * y[i];
+}
+
+float capped(float x, float cap) { return cap > 0 ? cap * std::tanh(x / cap) : x; }
 
 void norm_heads(Vector& x, const Vector& weight, float eps)    // each head by itself; nothing without a weight
 {
@@ -96,8 +109,8 @@ Vector Reference::Dense::operator*(const Vector& x) const    // y_r = sum_i w_ri
 }
 
 Reference::Reference(const Weights& weights)
-    : weights_(weights), frequencies_(rope_frequencies(weights.config)), embedding_(weights.embedding), positions_(weights.positions),
-      output_(weights.output)
+    : weights_(weights), frequencies_{rope_frequencies(weights.config), rope_frequencies(weights.config, true)}, embedding_(weights.embedding),
+      positions_(weights.positions), output_(weights.output)
 {
     for (const LayerWeights& l : weights.layers)
         layers_.push_back({Dense(l.q), Dense(l.k), Dense(l.v), Dense(l.o), Dense(l.ffn.gate), Dense(l.ffn.up), Dense(l.ffn.down_t), {}, {}});
@@ -106,20 +119,25 @@ Reference::Reference(const Weights& weights)
 
 Vector Reference::feed(Token token)
 {
+    const Config& c = weights_.config;
     Vector x = embedding_.row(token);
+    for (float& v : x) v *= c.embedding_scale;
     if (positions_.rows > 0) add(x, positions_.row(first_position_row + position_));
     for (size_t l = 0; l < layers_.size(); ++l) {
         const LayerWeights& w = weights_.layers[l];
-        add(x, attention(w, layers_[l], norm(weights_.config, x, w.attn_norm, w.attn_norm_bias)));
+        const Vector input = x;
+        add_block(c, x, attention(w, layers_[l], norm(c, input, w.attn_norm, w.attn_norm_bias)), w.post_attn_norm);
         add(x, w.o_bias);    // empty where the family has none, as down_bias
-        add(x, feed_forward(w.ffn, layers_[l], norm(weights_.config, x, w.ffn_norm, w.ffn_norm_bias), active_[l]));
+        add_block(c, x, feed_forward(w.ffn, layers_[l], norm(c, c.parallel ? input : x, w.ffn_norm, w.ffn_norm_bias), active_[l]), w.post_ffn_norm);
         add(x, w.down_bias);
     }
     ++position_;
-    return output_ * norm(weights_.config, x, weights_.output_norm, weights_.output_norm_bias);
+    Vector logits = output_ * norm(c, x, weights_.output_norm, weights_.output_norm_bias);
+    for (float& v : logits) v = capped(c.logit_scale * v, c.logit_cap);
+    return logits;
 }
 
-Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(q . k_p / sqrt(head_dim)) v_p
+Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(score_scale q . k_p) v_p
 {
     const Config& c = weights_.config;
     Vector q = layer.q * x, k = layer.k * x, v = layer.v * x;
@@ -128,8 +146,8 @@ Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x
     add(v, w.v_bias);
     norm_heads(q, w.q_norm, c.norm_eps);
     norm_heads(k, w.k_norm, c.norm_eps);
-    rope(q, c, frequencies_, position_);
-    rope(k, c, frequencies_, position_);
+    rope(q, c, frequencies_[w.window_rope], position_);
+    rope(k, c, frequencies_[w.window_rope], position_);
     layer.keys.push_back(std::move(k));
     layer.values.push_back(std::move(v));
 
@@ -137,17 +155,18 @@ Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x
     for (uint32_t h = 0; h < c.heads; ++h) {
         const float* query = &q[h * c.head_dim];
         const uint32_t kv = h / (c.heads / c.kv_heads) * c.head_dim;
-        Vector weight(position_ + 1);
-        for (uint32_t p = 0; p <= position_; ++p) {
+        const uint32_t first = w.window && position_ >= w.window ? position_ - w.window + 1 : 0;    // that is looked at
+        Vector weight(position_ + 1 - first);
+        for (uint32_t p = first; p <= position_; ++p) {
             float score = 0;
             for (uint32_t i = 0; i < c.head_dim; ++i) score += query[i] * layer.keys[p][kv + i];
-            weight[p] = score / std::sqrt(float(c.head_dim));
+            weight[p - first] = capped(c.score_scale * score, c.score_cap);
         }
         const float top = *std::max_element(weight.begin(), weight.end());
         float total = 0;
         for (float& e : weight) total += e = std::exp(e - top);
-        for (uint32_t p = 0; p <= position_; ++p)
-            for (uint32_t i = 0; i < c.head_dim; ++i) mixed[h * c.head_dim + i] += weight[p] / total * layer.values[p][kv + i];
+        for (uint32_t p = first; p <= position_; ++p)
+            for (uint32_t i = 0; i < c.head_dim; ++i) mixed[h * c.head_dim + i] += weight[p - first] / total * layer.values[p][kv + i];
     }
     return layer.o * mixed;
 }

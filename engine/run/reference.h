@@ -32,7 +32,7 @@ class Reference {
     std::vector<float> feed_forward(const host::FfnWeights& w, const Layer& layer, const std::vector<float>& x, uint32_t& active) const;
 
     const Weights& weights_;
-    std::vector<double> frequencies_;    // of rope
+    std::vector<double> frequencies_[2];    // of rope; the second ones by Config::window_base
     Dense embedding_, positions_, output_;
     std::vector<Layer> layers_;
     uint32_t position_ = 0;

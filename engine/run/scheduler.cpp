@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 namespace hearth {
 
@@ -57,7 +58,7 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     session_->wait_all();
 
     while (rows > 0) {
-        for (uint32_t r = 0; r < rows; ++r) wanted.take(next + r, {session_->logits() + size_t(r) * config_.vocab, config_.vocab});
+        for (uint32_t r = 0; r < rows; ++r) wanted.take(next + r, finished({session_->logits() + size_t(r) * config_.vocab, config_.vocab}));
         next += rows;
         rows = std::min(count - next, head_rows);
         if (rows > 0) {
@@ -65,10 +66,7 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
             session_->wait_all();
         }
     }
-    if (!head) {
-        residual_.assign(session_->published(), session_->published() + size_t(count) * config_.dim);
-        cpu_.add_down_bias(uint32_t(gpu_->layers().size()) - 1, count, residual_.data());
-    }
+    if (!head) residual_.assign(session_->published(), session_->published() + size_t(count) * config_.dim);
     session_->report(stats);
     if (rebalancer_ && count == 1) rebalancer_->after_token(stats);
 }
@@ -99,7 +97,19 @@ void Scheduler::host_layers(const WantedLogits& wanted, FeedStats& stats)
     for (uint32_t l = gpu_ ? uint32_t(gpu_->layers().size()) : 0; l < config_.layers; ++l)
         cpu_.layer(l, stats.position, stats.tokens, residual_.data(), stats);
     for (uint32_t t = stats.tokens - wanted.count; t < stats.tokens; ++t)
-        wanted.take(t, cpu_.head(residual_.data() + size_t(t) * config_.dim, stats));
+        wanted.take(t, finished(cpu_.head(residual_.data() + size_t(t) * config_.dim, stats)));
+}
+
+/// Logits as the model means them: scaled and capped.
+std::span<const float> Scheduler::finished(std::span<const float> logits)
+{
+    const float scale = config_.logit_scale, cap = config_.logit_cap;
+    if (scale == 1 && cap == 0) return logits;
+    logits_.resize(logits.size());
+    host::parallel_rows(team_, uint32_t(logits.size()), 16 * sizeof(float), [&](uint32_t first, uint32_t last) {
+        for (uint32_t i = first; i < last; ++i) logits_[i] = cap > 0 ? cap * std::tanh(scale * logits[i] / cap) : scale * logits[i];
+    });
+    return logits_;
 }
 
 }    // namespace hearth

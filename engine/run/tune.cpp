@@ -144,7 +144,7 @@ class HostMeasurement {
             std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), cache, uint16_t(0x3000));
         host::AttendScratch scratch;
         const std::vector<double> frequencies = host::rope_frequencies(head_dim, 10000);
-        const host::AttentionShape shape = {.heads = heads, .kv_heads = heads, .head_dim = head_dim, .rope = {frequencies}};
+        const host::AttentionShape shape = {.heads = heads, .kv_heads = heads, .head_dim = head_dim, .scale = 0.1f, .rope = {frequencies}};
         std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
         const double t =
             median_time([&] { host::attend(team_, shape, keys_and_values, context - 1, 1, q.data(), k.data(), v.data(), out.data(), scratch); });
@@ -209,7 +209,8 @@ class DeviceMeasurement {
                                        .has_cold = 0,
                                        .publish = 0,
                                        .head = 0,
-                                       .eps = 1e-5f});
+                                       .eps = 1e-5f,
+                                       .gain = 1});
                        }
                    }) /
                    chain;
