@@ -220,6 +220,73 @@ std::vector<RandomModel> odd_models()
     };
 }
 
+/// Mixtures of experts: few and many, small and large, one of them for a token and all of them, with down as either converter has it.
+std::vector<RandomModel> expert_models()
+{
+    const auto silu = host::Activation::silu;
+    return {
+        {.dim = 96, .neurons = 96, .experts = 8, .type = WeightType::f32, .activation = silu, .seed = 21},
+        {.architecture = "qwen3moe",
+         .dim = 96,
+         .neurons = 32,
+         .experts = 130,
+         .experts_used = 7,
+         .normalise_experts = false,
+         .type = WeightType::f16,
+         .activation = silu,
+         .down_transposed = false,
+         .seed = 22},
+        {.architecture = "qwen3moe",
+         .dim = 128,
+         .neurons = 160,
+         .experts = 5,
+         .experts_used = 1,
+         .type = WeightType::q8_0,
+         .activation = silu,
+         .seed = 23},
+        {.dim = 256,
+         .neurons = 64,
+         .experts = 3,
+         .experts_used = 3,
+         .type = WeightType::q4_0,
+         .activation = silu,
+         .down_transposed = false,
+         .seed = 24},
+        {.dim = 64, .neurons = 224, .experts = 16, .experts_used = 3, .type = WeightType::bf16, .activation = host::Activation::relu, .seed = 25},
+    };
+}
+
+/// The next text that does not hang on a choice between two experts of nearly the same score, which rounding could turn round.
+std::pair<std::vector<Token>, std::vector<float>> decided_case(const std::filesystem::path& model, uint32_t vocab, size_t length)
+{
+    const Weights weights = load_weights(std::make_shared<Gguf>(model));
+    for (uint64_t seed = 0;; ++seed) {
+        std::vector<Token> ids = random_ids(vocab, length, 1000 * length + seed);
+        Reference reference(weights);
+        std::vector<float> logits;
+        for (const Token id : ids) logits = reference.feed(id);
+        if (reference.closest_choice() > 1e-3f) return {ids, logits};
+        REQUIRE(seed < 100);
+    }
+}
+
+void check_experts(const std::vector<Path>& paths)
+{
+    TemporaryFolder folder;
+    for (const RandomModel& m : expert_models()) {
+        const auto model = write_random_model(folder / "random.gguf", m);
+        std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+        for (const size_t length : {1, 7, 20}) cases.push_back(decided_case(model, m.vocab, length));
+        CAPTURE(m.architecture);
+        CAPTURE(format_of(m.type).name);
+        for (Path path : paths) {
+            check_logits(path, model, cases, 3e-3);
+            path.sparsity = Sparsity::exact;
+            if (host::makes_zeros(m.activation)) check_logits(path, model, cases, 3e-3);
+        }
+    }
+}
+
 /// The reference on the very weights of each, at a short text and at one longer than a batch of the device's smaller recording.
 void check_odd_models(const std::vector<Path>& paths)
 {
@@ -287,6 +354,8 @@ void check_families(const std::vector<Path>& paths)
 TEST_SUITE("engine")
 {
     TEST_CASE("a model of each family gives the reference's logits on the CPU") { check_families({{.device = "cpu"}}); }
+
+    TEST_CASE("a mixture of experts gives the reference's logits on the CPU") { check_experts({{.device = "cpu"}}); }
 
     TEST_CASE("a context longer than a sliding window, or than rope's short factors are for, is refused, and none asked for is no longer")
     {
@@ -486,6 +555,15 @@ TEST_SUITE("device")
                         {.device = device_name, .resident = 0.5},
                         {.device = device_name, .resident = 0},
                         {.device = device_name, .resident = 0.5, .layers = 1}});
+    }
+
+    TEST_CASE("a mixture of experts gives the reference's logits on the device, at any split")
+    {
+        check_experts({{.device = device_name},
+                       {.device = device_name, .resident = 0.5},
+                       {.device = device_name, .resident = 0.1},
+                       {.device = device_name, .resident = 0},
+                       {.device = device_name, .resident = 0.7, .layers = 1}});
     }
 
     TEST_CASE("the model of a folder gives the logits and the greedy ids that lie beside it, on every path" * doctest::skip())

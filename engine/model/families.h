@@ -21,6 +21,7 @@ struct Family {
     bool positions = false;      // position_embd.weight is added to the embedding, and nothing turns
     bool gated = true;           // else blk.N.ffn_up is what decides whether a neuron fires, and there is no ffn_gate
     bool fused = false;          // q, k and v are the rows of blk.N.attn_qkv.weight, gate and up those of blk.N.ffn_up.weight
+    bool experts = false;        // its files may be mixtures of experts, by the key ARCHITECTURE.expert_count
 };
 
 std::span<const Family> all_families();
