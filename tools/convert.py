@@ -48,6 +48,7 @@ class Family:
     like_opt: bool = False       # LayerNorms, biases everywhere, learned positions, no gate, and names of its own
     fused: bool = False          # Q, K and V are one tensor, gate and up another one
     drelu: bool = False          # relu is dReLU: up goes through relu, too
+    experts: tuple = ()          # of a mixture of experts: the module, and in an expert its gate, up and down
     always_windowed: bool = True    # sliding_window holds unless use_sliding_window says otherwise; else it needs that word
 
 
@@ -56,10 +57,12 @@ FAMILIES = {    # by the first of config.json's architectures
     "BambooForCausalLM": Family("bamboo", neighbours=True, drelu=True),
     "LlamaForCausalLM": LLAMA,
     "MistralForCausalLM": LLAMA,
+    "MixtralForCausalLM": Family("llama", neighbours=True, experts=("block_sparse_moe", "w1", "w3", "w2")),
     "OPTForCausalLM": Family("opt", qkv_bias=True, like_opt=True),
     "Phi3ForCausalLM": Family("phi3", fused=True),
     "Qwen2ForCausalLM": Family("qwen2", qkv_bias=True, always_windowed=False),
     "Qwen3ForCausalLM": Family("qwen3", head_norms=True, always_windowed=False),
+    "Qwen3MoeForCausalLM": Family("qwen3moe", head_norms=True, experts=("mlp", "gate_proj", "up_proj", "down_proj"), always_windowed=False),
     "SparseLlamaForCausalLM": LLAMA,    # ProSparse's
 }
 ACTIVATIONS = {"relu": "relu", "fatrelu": "relu", "silu": "silu", "swish": "silu"}    # config.json's word: ours
@@ -175,6 +178,14 @@ class Rope:
 
 
 @dataclass
+class Experts:
+    count: int
+    used: int          # of a token
+    neurons: int       # of one
+    normalised: bool   # the weights of those that are used add up to 1
+
+
+@dataclass
 class Config:
     layers: int
     dim: int
@@ -194,6 +205,7 @@ class Config:
     rope: Rope = None              # None: all of a head turns, by rope_base alone
     floor: float = 0.0             # what relu gives 0 up to, and x above: more than 0 in FATReLU
     window: int = 0                # positions that a token looks back over, where they are fewer than the context
+    experts: object = None         # Experts of a mixture of experts
 
 
 def read_config(folder):
@@ -239,11 +251,20 @@ def read_config(folder):
     if heads % kv_heads or head_dim % 2:
         raise Refusal(f"{heads} heads, {kv_heads} key-value heads and a head width of {head_dim} do not fit together")
     rope = read_rope(c, family, head_dim, context)
+    experts = None
+    if family.experts and "num_local_experts" in c:    # Mixtral's words
+        experts = Experts(integer("num_local_experts"), integer("num_experts_per_tok"), integer("intermediate_size"), True)
+    elif family.experts:
+        if c.get("mlp_only_layers") or c.get("decoder_sparse_step", 1) != 1:
+            raise Refusal("mlp_only_layers or decoder_sparse_step in config.json leave some layers without experts, which is not supported")
+        experts = Experts(integer("num_experts"), integer("num_experts_per_tok"), integer("moe_intermediate_size"), bool(c.get("norm_topk_prob", False)))
+    if experts and experts.used > experts.count:
+        raise Refusal(f"num_experts_per_tok in config.json is {experts.used}, and there are {experts.count} experts")
     return Config(layers=integer("num_hidden_layers"), dim=dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
                   neurons=integer("intermediate_size"), vocab=integer("vocab_size"), context=context,
                   norm_eps=float(c.get("rms_norm_eps", 1e-6)), rope_base=rope.base,
                   activation=activation, floor=float(floor), tied=bool(c.get("tie_word_embeddings", False)), raw=c,
-                  quantization=read_quantization(folder, c), family=family, rope=rope, window=window if window < context else 0)
+                  quantization=read_quantization(folder, c), family=family, rope=rope, window=window if window < context else 0, experts=experts)
 
 
 def as_llamas(c):
@@ -403,10 +424,11 @@ def keep_exact(targets, tensors, asked):
     """Gives targets the type that holds their GPTQ matrix bit for bit, where there is one and no other type was asked for; tells what becomes of which."""
     notes, spoilt, mislabelled = collections.Counter(), [], []
     for target in targets:
-        source = tensors[target.source]
-        if not isinstance(source, GptqTensor):
+        parts = [part for part in parts_of(tensors[target.source]) if isinstance(part, GptqTensor)]
+        if not parts:
             continue
-        exact, why = source.matrix().exact_type()
+        kinds = {part.matrix().exact_type() for part in parts}
+        exact, why = kinds.pop() if len(kinds) == 1 else (None, "experts differ in what holds them exactly")
         if target.transposed:
             exact, why = None, "groups run along the neurons, across the rows of this file"
         if exact and asked in (None, exact):
@@ -414,8 +436,8 @@ def keep_exact(targets, tensors, asked):
         elif asked:
             why = "requantised, as --type asks" if asked in QUANTISED else "decoded, as --type asks"
         notes[re.sub(r"\.\d+\.", ".*.", target.name), (target.kept or asked or Type.F16).name, why] += 1
-        spoilt += [source.name] if source.spilled_words() else []
-        mislabelled += [source.name] if source.mislabelled() else []
+        spoilt += [part.name for part in parts if part.spilled_words()]
+        mislabelled += [part.name for part in parts if part.mislabelled()]
     for (name, kind, why), count in notes.items():
         print(f"convert: {name} ({count}): {kind}, {why}", file=sys.stderr)
     if mislabelled:
@@ -708,9 +730,16 @@ class Target:
     heads: int = 0         # Q and K: heads whose rows are interleaved
     transposed: bool = False
     kept: Type = None      # the type in which the source's own blocks are taken over
+    precise: bool = False  # f32, whatever the other matrices are
+
+    def is_matrix(self):
+        return len(self.shape) > 1
 
     def stored_shape(self):
-        return self.shape[::-1] if self.transposed else self.shape
+        if not self.transposed:
+            return self.shape
+        *experts, rows, columns = self.shape
+        return math.prod(experts) * columns, rows
 
     def stored(self, w):
         """The source's values in the file's layout."""
@@ -760,6 +789,9 @@ def targets_of(c):
             Target(to + "attn_output.weight", of + "self_attn.o_proj.weight", (c.dim, c.heads * c.head_dim)),
             Target(to + "ffn_norm.weight", of + "post_attention_layernorm.weight", (c.dim,)),
         ]
+        if c.experts:
+            result += expert_targets(c, to, of)
+            continue
         if c.family.fused:    # gate's rows, then up's
             result.append(Target(to + "ffn_up.weight", of + "mlp.gate_up_proj.weight", (2 * c.neurons, c.dim)))
         else:
@@ -770,6 +802,16 @@ def targets_of(c):
     if not c.tied:
         result.append(Target("output.weight", "lm_head.weight", (c.vocab, c.dim)))
     return result
+
+
+def expert_targets(c, to, of):
+    """The feed-forward block of a layer of experts. Gate and up are stored expert by expert, down as one matrix of all neurons."""
+    module, gate, up, down = c.family.experts
+    of, count, neurons = f"{of}{module}.", c.experts.count, c.experts.neurons
+    return [Target(to + "ffn_gate_inp.weight", of + "gate.weight", (count, c.dim), precise=True),
+            Target(to + "ffn_gate_exps.weight", f"{of}{EXPERTS}{gate}.weight", (count, neurons, c.dim)),
+            Target(to + "ffn_up_exps.weight", f"{of}{EXPERTS}{up}.weight", (count, neurons, c.dim)),
+            Target(to + "ffn_down_t.weight", f"{of}{EXPERTS}{down}.weight", (count, c.dim, neurons), transposed=True)]
 
 
 def attention_targets(c, to, of):
@@ -785,6 +827,43 @@ def attention_targets(c, to, of):
         result += [Target(f"{to}attn_{x}.bias", f"{of}{x}_proj.bias", (rows,)) for x, rows in (("q", q), ("k", kv), ("v", kv))]
     if c.family.head_norms:
         result += [Target(f"{to}attn_{x}_norm.weight", f"{of}{x}_norm.weight", (c.head_dim,)) for x in ("q", "k")]
+    return result
+
+
+EXPERTS = "experts.*."    # in the names of tensors that are one for each expert
+
+
+@dataclass
+class ExpertTensor:
+    """A tensor of every expert, one after the other."""
+    parts: list
+
+    @property
+    def dtype(self):
+        return next((part.dtype for part in self.parts if part.dtype not in DTYPES), self.parts[0].dtype)
+
+    @property
+    def shape(self):
+        return len(self.parts), *self.parts[0].shape
+
+
+def parts_of(source):
+    return source.parts if isinstance(source, ExpertTensor) else [source]
+
+
+def join_experts(tensors, targets):
+    """The checkpoint's tensors, those of a layer's experts joined to one."""
+    result = dict(tensors)
+    for target in targets:
+        if EXPERTS not in target.source:
+            continue
+        names = [target.source.replace(EXPERTS, EXPERTS.replace("*", str(e))) for e in range(target.shape[0])]
+        for name in names:
+            if name not in result:
+                raise Refusal(f"the checkpoint lacks the tensor {name}")
+            if result[name].shape != target.shape[1:]:
+                raise Refusal(f"tensor {name} has the shape {list(result[name].shape)}, but config.json implies {list(target.shape[1:])}")
+        result[target.source] = ExpertTensor([result.pop(name) for name in names])
     return result
 
 
@@ -811,7 +890,7 @@ def made_tensors(c):
 
 def check_width(target, weight_type):
     width, block = target.stored_shape()[-1], gguf.GGML_QUANT_SIZES[weight_type][0]
-    if len(target.shape) == 2 and width % block:
+    if target.is_matrix() and not target.precise and width % block:
         raise Refusal(f"{target.name} has rows of {width} weights, which is not a multiple of {block} as {weight_type.name} needs")
 
 
@@ -857,6 +936,11 @@ def add_keys(writer, name, c, tokenizer, file_type):
     writer.add_context_length(c.context)
     writer.add_embedding_length(c.dim)
     writer.add_feed_forward_length(c.neurons)
+    if c.experts:
+        writer.add_expert_count(c.experts.count)
+        writer.add_expert_used_count(c.experts.used)
+        writer.add_expert_feed_forward_length(c.experts.neurons)
+        writer.add_expert_weights_norm(c.experts.normalised)
     writer.add_head_count(c.heads)
     writer.add_head_count_kv(c.kv_heads)
     writer.add_key_length(c.head_dim)
@@ -915,7 +999,7 @@ def replacing(out):
 
 
 def type_of(target, weight_type):
-    return target.kept or (weight_type if len(target.shape) == 2 else Type.F32)    # norms
+    return target.kept or (weight_type if target.is_matrix() and not target.precise else Type.F32)    # norms, routers
 
 
 def stored_bytes(target, weight_type):
@@ -949,10 +1033,9 @@ def write_file(writer, targets, weight_type, pieces):
         writer.close()
 
 
-def stored_piece(target, source):
-    if target.kept:
-        return target.stored(source.matrix().blocks(target.kept))
-    return target.stored(source.read())
+def stored_pieces(target, source):
+    for part in parts_of(source):
+        yield target.stored(part.matrix().blocks(target.kept) if target.kept else part.read())
 
 
 def write_model(out, targets, tensors, type_name, add_all_keys, architecture=LLAMA.name):
@@ -961,13 +1044,13 @@ def write_model(out, targets, tensors, type_name, add_all_keys, architecture=LLA
     weight_type = TYPES[type_name or "f16"][0]
     weights = collections.Counter()
     for target in targets:
-        if len(target.shape) == 2:
+        if target.is_matrix() and not target.precise:
             weights[type_of(target, weight_type)] += int(np.prod(target.shape))
     most = weights.most_common(1)[0][0]
     with replacing(out) as part:
         writer = gguf.GGUFWriter(part, architecture)
         add_all_keys(writer, next(file_type for t, file_type in TYPES.values() if t == most))
-        write_file(writer, targets, weight_type, lambda target: [stored_piece(target, tensors[target.source])])
+        write_file(writer, targets, weight_type, lambda target: stored_pieces(target, tensors[target.source]))
     print(f"{out}: {len(targets)} tensors, {', '.join(t.name for t, _ in weights.most_common())}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
 
 
@@ -979,7 +1062,7 @@ def convert(folder, out, type_name):
     targets = targets_of(config)
     if config.quantization:
         tensors = join_gptq(tensors, config.quantization, {target.source for target in targets})
-    tensors |= made_tensors(config)
+    tensors = join_experts(tensors, targets) | made_tensors(config)
     check_tensors(targets, tensors, config, TYPES[type_name or "f16"][0])
     tokenizer = read_tokenizer(folder, config)
     write_model(out, targets, tensors, type_name, lambda writer, file_type: add_keys(writer, folder.resolve().name, config, tokenizer, file_type),
