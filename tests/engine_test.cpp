@@ -712,6 +712,99 @@ TEST_SUITE("device")
         }
     }
 
+    TEST_CASE("a token costs the rows of its experts and no others, on the device and on the host, within the budget")
+    {
+        TemporaryFolder folder;
+        for (const WeightType type : {WeightType::f16, WeightType::q8_0}) {
+            const auto model =
+                write_random_model(folder / "experts.gguf",
+                                   {.dim = 128, .neurons = 96, .experts = 12, .experts_used = 3, .type = type, .activation = host::Activation::silu});
+            for (const double resident : {1.0, 0.6, 0.25, 0.0}) {
+                Engine engine(options_for(model, {.device = device_name, .resident = resident}));
+                Session session = engine.session(true);
+                FeedStats stats;
+                session.on_stats = [&](const FeedStats& s) { stats = s; };
+                uint64_t device = 0, host = 0;
+                for (const Token& id : random_ids(320, 12, 5)) {
+                    session.feed(std::span(&id, 1));
+                    for (uint32_t l = 0; l < 2; ++l) {
+                        const LayerCounts& c = stats.layers[l];
+                        CHECK(c.active_device + c.active_host == 3 * 96);
+                        CHECK(c.host_gates == c.active_host);
+                        CHECK(c.split == (resident < 1));
+                        device += c.active_device;
+                        host += c.active_host;
+                        const uint64_t row = row_bytes(type, 128), device_row = row_quads(type, 128) * 16;
+                        for (const Stage& s : stats.stages) {
+                            if (s.layer != l) continue;
+                            if (s.name == "ffn_up") CHECK(s.bytes == 2 * c.active_device * device_row);
+                            if (s.name == "ffn_down") CHECK(s.bytes == c.active_device * device_row);
+                            if (s.name == "cold_ffn") CHECK(s.bytes == 3 * c.active_host * row);
+                        }
+                    }
+                }
+                CHECK((device > 0) == (resident > 0));
+                CHECK((host > 0) == (resident < 1));
+                CHECK(engine.device_bytes() == engine.plan().bytes);
+                check_silence(engine);
+            }
+        }
+    }
+
+    TEST_CASE("the experts that a text goes through most are resident, as a profile counts them on the host and on the device")
+    {
+        TemporaryFolder folder;
+        constexpr uint32_t experts = 16, used = 2, neurons = 64, layers = 2;
+        const auto model = write_random_model(folder / "experts.gguf", {.layers = layers,
+                                                                        .neurons = neurons,
+                                                                        .experts = experts,
+                                                                        .experts_used = used,
+                                                                        .type = WeightType::f32,
+                                                                        .activation = host::Activation::silu});
+        const std::vector<Token> ids = random_ids(320, 200, 9);
+        std::vector<Profile> profiles;
+        for (const double resident : {-1.0, 1.0, 0.4}) {
+            EngineOptions options = options_for(model, {.device = resident < 0 ? "cpu" : device_name, .resident = resident});
+            Engine engine(options);
+            Profile& p = profiles.emplace_back(empty_profile(*engine.weights().file, layers, experts, 64));
+            Profiling profiling(engine, p);
+            profiling.window(ids);
+            CHECK(p.positions == ids.size());
+            for (uint32_t l = 0; l < layers; ++l) {
+                const std::vector<uint64_t>& fired = p.layers[l].fired;
+                CHECK(std::accumulate(fired.begin(), fired.end(), uint64_t(0)) == used * ids.size());
+                for (uint32_t e = 0; e < experts; ++e) CHECK(std::abs(int64_t(fired[e]) - int64_t(profiles[0].layers[l].fired[e])) <= 2);
+            }
+        }
+        write_profile(folder / "profile", profiles[0]);
+
+        EngineOptions options = options_for(model, {.device = device_name, .resident = 0.25});
+        options.profile = folder / "profile";
+        Engine engine(options);
+        Session session = engine.session();
+        std::vector<uint64_t> served(layers), all(layers);
+        session.on_stats = [&](const FeedStats& s) {
+            for (uint32_t l = 0; l < layers; ++l) {
+                served[l] += s.layers[l].active_device;
+                all[l] += s.layers[l].active_device + s.layers[l].active_host;
+            }
+        };
+        for (const Token& id : ids) session.feed(std::span(&id, 1));
+        uint64_t resident = 0;
+        for (uint32_t l = 0; l < layers; ++l) {
+            const size_t whole = engine.plan().layers[l].resident.size() / (neurons / group_neurons);    // experts
+            resident += engine.plan().layers[l].resident.size();
+            std::vector<uint64_t> fired = profiles[0].layers[l].fired;
+            std::ranges::sort(fired, std::greater());
+            const double hottest = double(std::accumulate(fired.begin(), fired.begin() + whole, uint64_t(0))) / (used * double(ids.size()));
+            CHECK(all[l] == used * neurons * ids.size());
+            CHECK(double(served[l]) / double(all[l]) > hottest - 0.02);
+            CHECK(hottest > 1.2 * double(whole) / experts);    // they are used unevenly, or this would show nothing
+        }
+        CHECK(resident == layers * experts * neurons / group_neurons / 4);
+        check_silence(engine);
+    }
+
     TEST_CASE("what a run allocates on the device stays within its budget, at any budget")
     {
         Needs needs;
@@ -821,6 +914,29 @@ TEST_SUITE("device")
         tests::check_silence();
     }
 
+    TEST_CASE("experts that move while the text goes on change nothing but the order of addition, with work submitted in time and ahead")
+    {
+        TemporaryFolder folder;
+        const auto file = write_random_model(
+            folder / "experts.gguf",
+            {.dim = 96, .neurons = 64, .experts = 10, .experts_used = 3, .type = WeightType::f32, .activation = host::Activation::silu, .seed = 2});
+        const auto [ids, want] = decided_case(file, 320, 24);
+        for (const SubmitMode submit : {SubmitMode::just_in_time, SubmitMode::ahead}) {
+            EngineOptions options = options_for(file, {.device = device_name, .resident = 0.4});
+            options.submit = submit;
+            options.rebalance = true;
+            Engine engine(options);
+            Session session = engine.session();
+            uint32_t moved = 0;
+            session.on_stats = [&](const FeedStats& s) { moved += s.moved_groups; };
+            std::span<const float> logits;
+            for (const Token& id : ids) logits = session.feed(std::span(&id, 1));
+            CHECK(worst_error(logits, want) < 1e-3);
+            CHECK(moved > 0);
+            check_silence(engine);
+        }
+    }
+
     TEST_CASE("work submitted ahead gives the bits of work submitted in time")
     {
         const std::vector<Token> ids = random_ids(4096, 20, 8);
@@ -924,33 +1040,37 @@ TEST_SUITE("device")
 TEST_SUITE("timing")    // never in CI: run by hand on an idle machine, with -ns (--no-skip)
 {
     // With the software device: LP_NUM_THREADS=1 build/release/tests -ns -ts=timing; it and the host then have a core each.
-    TEST_CASE("host and device work on a split layer at once" * doctest::skip())
+    TEST_CASE("host and device work on a split layer at once, of one block of neurons and of experts" * doctest::skip())
     {
         TemporaryFolder folder;
-        const auto model =
-            write_random_model(folder / "wide.gguf", {.layers = 4, .dim = 1024, .heads = 8, .kv_heads = 8, .neurons = 8192, .vocab = 512});
-        double best = INFINITY;
-        for (const double resident : {0.02, 0.04, 0.08, 0.16, 0.5}) {    // the shares that take equally long are not known beforehand
-            EngineOptions options = options_for(model, {.device = device_name, .resident = resident});
-            options.threads = 1;
-            options.validation = false;
-            Engine engine(options);
-            Session session = engine.session(true);
-            LayerCounts sum;
-            session.on_stats = [&](const FeedStats& s) {
-                for (const LayerCounts& l : s.layers) {
-                    if (s.position < 3) continue;    // warming up
-                    sum.device_us += l.device_us;
-                    sum.host_us += l.host_us;
-                    sum.both_us += l.both_us;
-                }
-            };
-            for (const Token& id : random_ids(512, 20, 1)) session.feed(std::span(&id, 1));
-            const double share = sum.both_us / (sum.device_us + sum.host_us);
-            MESSAGE(fmt::format("{:.0f} % resident: device {:.0f} us, host {:.0f} us, both {:.0f} us, {:.2f} of the sum", resident * 100,
-                                sum.device_us / 68, sum.host_us / 68, sum.both_us / 68, share));
-            best = std::min(best, share);
+        const RandomModel wide = {.layers = 4, .dim = 1024, .heads = 8, .kv_heads = 8, .neurons = 8192, .vocab = 512};
+        RandomModel experts = wide;
+        experts.neurons = 2048, experts.experts = 16, experts.experts_used = 4, experts.activation = host::Activation::silu;
+        for (const RandomModel& m : {wide, experts}) {
+            const auto model = write_random_model(folder / "wide.gguf", m);
+            double best = INFINITY;
+            for (const double resident : {0.02, 0.04, 0.08, 0.16, 0.5}) {    // the shares that take equally long are not known beforehand
+                EngineOptions options = options_for(model, {.device = device_name, .resident = resident});
+                options.threads = 1;
+                options.validation = false;
+                Engine engine(options);
+                Session session = engine.session(true);
+                LayerCounts sum;
+                session.on_stats = [&](const FeedStats& s) {
+                    for (const LayerCounts& l : s.layers) {
+                        if (s.position < 3) continue;    // warming up
+                        sum.device_us += l.device_us;
+                        sum.host_us += l.host_us;
+                        sum.both_us += l.both_us;
+                    }
+                };
+                for (const Token& id : random_ids(512, 20, 1)) session.feed(std::span(&id, 1));
+                const double share = sum.both_us / (sum.device_us + sum.host_us);
+                MESSAGE(fmt::format("{:.0f} % resident: device {:.0f} us, host {:.0f} us, both {:.0f} us, {:.2f} of the sum", resident * 100,
+                                    sum.device_us / 68, sum.host_us / 68, sum.both_us / 68, share));
+                best = std::min(best, share);
+            }
+            CHECK(best < 0.8);
         }
-        CHECK(best < 0.8);
     }
 }
