@@ -134,7 +134,7 @@ FfnCounts Share::gate_and_up() const
         touched.fetch_add(chunk_touched, std::memory_order_relaxed);
     });
     const uint64_t down_bytes = w.down.rows > 0 ? columns_of_down().bytes() : touched * row_bytes(w.down_t.type, w.down_t.cols);
-    return {active, neurons.size() * gate_bytes + touched * up_bytes + down_bytes};
+    return {active, neurons.size() * gate_bytes + touched * up_bytes + down_bytes, neurons.size() * tokens};
 }
 
 /// y = sum_p h_p down_t_p for one token. A part of the rows after the other, in order, each with a sum of its own; how many parts there are depends on

@@ -33,6 +33,7 @@ inline constexpr float no_cut = -1;
 struct FfnCounts {
     uint64_t active = 0;    // (token, neuron) pairs whose activation is not zero
     uint64_t bytes = 0;     // weight bytes touched
+    uint64_t gates = 0;     // (token, neuron) pairs whose gate was looked at
 };
 
 /// Memory that `cold_ffn` keeps from call to call.

@@ -56,6 +56,7 @@ FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::s
         const FfnCounts more = cold_ffn(team, w, neurons.subspan(first, last - first), scratch.inputs, cut, scratch.y.data(), scratch.ffn);
         counts.active += more.active;
         counts.bytes += more.bytes;
+        counts.gates += more.gates;
         for (uint32_t i = 0; i < count; i++) {
             const float weight = weights[size_t(scratch.tokens[i]) * experts + e];
             float* const to = y + size_t(scratch.tokens[i]) * dim;

@@ -497,6 +497,10 @@ TEST_SUITE("engine")
         options = {
             .model = write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}), .device = "cpu", .sparsity = Sparsity::exact};
         CHECK_THROWS_AS(Engine{options}, Error);
+        options = {.model = write_random_model(folder / "experts.gguf", {.experts = 4}), .device = "cpu", .sparsity = Sparsity::predict};
+        CHECK_THROWS_WITH_AS(
+            Engine{options},
+            "--sparsity predict is for models without experts, and the router of random says already what fires: use --sparsity dense", Error);
         options = {.model = shipped_model(), .device = "no such device"};
         CHECK_THROWS_AS(Engine{options}, Error);
     }

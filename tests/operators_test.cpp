@@ -170,7 +170,7 @@ TEST_SUITE("device")
                             // Halves round both factors to 11 bits.
                             CHECK(worst_error(y.values(0, want.size()), want) < (device->features().fp16 && !transposed ? 1.5e-3 : 1e-5));
                             CHECK(y[size_t(tokens) * outer] == 12345);    // and nothing behind its end
-                            run(device, kernels.matmul(format.type, transposed, true), {(outer + 63) / 64, 2},
+                            run(device, kernels.matmul(format.type, transposed, false), {(outer + 63) / 64, 2},
                                 {.step = step.address(),
                                  .weight = w.device->address(),
                                  .x = dx.address(),

@@ -190,7 +190,7 @@ std::span<const float> CpuModel::cold_ffn(uint32_t l, const Cold& cold, uint32_t
     LayerCounts& layer = stats.layers[l];
     layer.active_host += counts.active;
     layer.host_neurons += cold.neurons.size() * tokens;
-    layer.host_gates += cold.may_fire.size() * tokens;
+    layer.host_gates += counts.gates;
     layer.host_us += stopwatch.us();
     stats.stages.push_back(
         {.name = "cold_ffn", .layer = l, .on_device = false, .bytes = counts.bytes, .us = stopwatch.us(), .start_us = stopwatch.start});
