@@ -72,8 +72,9 @@ void read_experts(const Gguf& file, const Family& family, const std::string& pre
     c.experts = checked(file, prefix + "expert_count", experts, host::most_experts);
     c.experts_used = checked(file, prefix + "expert_used_count", file.u32(prefix + "expert_used_count"), experts);
     c.normalise_experts = file.boolean(prefix + "expert_weights_norm", true);
+    const float scale = file.f32(prefix + "expert_weights_scale", 1);
     if (file.u32(prefix + "expert_gating_func", softmax_gating) != softmax_gating || file.u32(prefix + "expert_shared_count", 0) > 0 ||
-        file.u32(prefix + "expert_group_count", 1) > 1 || file.f32(prefix + "expert_weights_scale", 1) != 1)
+        file.u32(prefix + "expert_group_count", 1) > 1 || (scale != 0 && scale != 1))    // 0: none
         throw Error("{} is a mixture of experts with a gating other than softmax, shared experts, groups of experts or scaled weights, which this "
                     "version cannot run",
                     path);
