@@ -33,7 +33,8 @@ uint64_t parameters(const Weights& w)
     const auto count = [](const Matrix& m) { return uint64_t(m.rows) * m.cols; };
     uint64_t sum = count(w.embedding) + (w.output.data == w.embedding.data ? 0 : count(w.output));
     for (const LayerWeights& l : w.layers)
-        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.either_down(), &l.fc1, &l.fc2}) sum += count(*m);
+        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.either_down(), &l.router.scores, &l.fc1, &l.fc2})
+            sum += count(*m);
     return sum;
 }
 
@@ -112,7 +113,10 @@ struct Machinery {
         if (needs_zeros && !host::makes_zeros(c.activation))
             throw Error("--sparsity {} needs a ReLU model, and the activations of {} are never zero: use --sparsity dense",
                         o.sparsity == Sparsity::exact ? "exact" : "predict", c.name);
-        if (o.rebalance && o.sparsity == Sparsity::dense)
+        if (c.experts && (o.sparsity == Sparsity::predict || o.sparsity == Sparsity::threshold))
+            throw Error("--sparsity {} is for models without experts, and the router of {} says already what fires: use --sparsity dense",
+                        o.sparsity == Sparsity::predict ? "predict" : "threshold", c.name);
+        if (o.rebalance && o.sparsity == Sparsity::dense && !c.experts)
             throw Error("--rebalance on follows which neurons fire, and --sparsity dense computes them all: add --sparsity exact or predict");
         find_profile();
         shape = session_shape(c, o.context, o.batch, o.kv);
@@ -135,9 +139,9 @@ struct Machinery {
         const Config& c = weights.config;
         std::filesystem::path path = options.profile;
         std::error_code ec;
-        if (path.empty() && has_profile(*file)) profile = read_profile(*file, *file, c.layers, c.neurons, c.dim);
+        if (path.empty() && has_profile(*file)) profile = read_profile(*file, *file, c.layers, c.firing(), c.dim);
         if (path.empty() && !profile && std::filesystem::exists(profile_path(options.model), ec)) path = profile_path(options.model);
-        if (!path.empty()) profile = read_profile(Gguf(path), *file, c.layers, c.neurons, c.dim);
+        if (!path.empty()) profile = read_profile(Gguf(path), *file, c.layers, c.firing(), c.dim);
     }
 
     /// What fires: by the profile, else by what PowerInfer left beside its models, else by what is usual.
@@ -145,6 +149,11 @@ struct Machinery {
     {
         const Config& c = weights.config;
         constexpr double usual_activity = 0.1;    // of a ReLU model
+        if (c.experts) {
+            hotness = profile && profile->positions > 0 ? hotness_of(*profile, c.neurons_together())
+                                                        : even_hotness(c.layers, c.neurons, double(c.experts_used) / c.experts);
+            return;
+        }
         if (!host::makes_zeros(c.activation)) {
             hotness =
                 even_hotness(c.layers, c.neurons,
@@ -218,7 +227,7 @@ struct Machinery {
         for (uint32_t l = 0; l < c.layers; ++l) {
             const LayerProfile* p = profile && profile->positions > 0 ? &profile->layers[l] : nullptr;
             shape.sparsity[l] = layer_sparsity(l);
-            LayerUse layer = {.fired = hotness[l].by_group(), .skips = shape.sparsity[l].cut >= 0};
+            LayerUse layer = {.fired = hotness[l].by_group(), .skips = shape.sparsity[l].cut >= 0, .routed = c.experts > 0};
             if (p && shape.sparsity[l].predictor == Predictor::sign) layer.looked_at = sign_quality(*p, shape.sparsity[l].agreements).predicted;
             if (p && shape.sparsity[l].predictor == Predictor::lowrank) layer.looked_at = lowrank_quality(*p).predicted;
             use.push_back(std::move(layer));

@@ -32,6 +32,7 @@ struct Share {
     const Inputs& x;
     float cut;
     std::vector<uint32_t>& neurons;
+    std::span<const float> strengths;
     std::vector<float>& h;    // (neurons, tokens)
     FfnScratch& scratch;
 
@@ -133,6 +134,7 @@ FfnCounts Share::gate_and_up() const
     parallel_rows(team, uint32_t(neurons.size()), gate_bytes + (skips() ? 0 : up_bytes), [&](uint32_t first, uint32_t last) {
         if (tokens == 1) gate_and_up_one(first, last);
         else if (!tiled) gate_and_up_many(first, last);
+        for (uint32_t p = first; p < last && !strengths.empty(); p++) h[p] *= strengths[p];
 
         uint64_t chunk_active = 0, chunk_touched = 0;
         for (uint32_t p = first; p < last; p++) {
@@ -145,7 +147,7 @@ FfnCounts Share::gate_and_up() const
         touched.fetch_add(chunk_touched, std::memory_order_relaxed);
     });
     const uint64_t down_bytes = w.down.rows > 0 ? columns_of_down().bytes() : touched * row_bytes(w.down_t.type, w.down_t.cols);
-    return {active, neurons.size() * gate_bytes + touched * up_bytes + down_bytes};
+    return {active, neurons.size() * gate_bytes + touched * up_bytes + down_bytes, neurons.size() * tokens};
 }
 
 /// y = sum_p h_p down_t_p for one token. A part of the rows after the other, in order, each with a sum of its own; how many parts there are depends on
@@ -209,13 +211,14 @@ void Share::down_dense(float* y) const
 
 }    // namespace
 
-FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wanted, const Inputs& x, float cut, float* y, FfnScratch& scratch)
+FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wanted, const Inputs& x, float cut, float* y, FfnScratch& scratch,
+                   std::span<const float> strengths)
 {
     std::vector<uint32_t>& neurons = scratch.neurons;
     neurons.assign(wanted.begin(), wanted.end());
     scratch.h.resize(neurons.size() * x.tokens());
 
-    const Share share{team, w, x, cut, neurons, scratch.h, scratch};
+    const Share share{team, w, x, cut, neurons, strengths, scratch.h, scratch};
     const FfnCounts counts = share.gate_and_up();
     if (w.down.rows > 0) {
         share.down_dense(y);

@@ -37,6 +37,7 @@ inline constexpr float no_cut = -1;
 struct FfnCounts {
     uint64_t active = 0;    // (token, neuron) pairs whose activation is not zero
     uint64_t bytes = 0;     // weight bytes touched
+    uint64_t gates = 0;     // (token, neuron) pairs whose gate was looked at
 };
 
 /// Memory that `cold_ffn` keeps from call to call.
@@ -52,6 +53,8 @@ struct FfnScratch {
 /// a whole block of its columns on, and nothing is cut.
 /// up and down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut). The order of addition depends on the neurons that are added and on whether
 /// there is one token or many, not on threads. With many tokens a row is read once for all of them, and skipping saves arithmetic only.
-FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut, float* y, FfnScratch& scratch);
+/// strengths: (neurons) what each one's share is multiplied by, of one token only; empty: 1.
+FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut, float* y, FfnScratch& scratch,
+                   std::span<const float> strengths = {});
 
 }    // namespace hearth::host

@@ -27,6 +27,8 @@ const uint matmul_tile = 64;       // rows and tokens
 const uint ffn_down_chunks = 32;   // of a row of down (see row.glsl)
 const uint rope_most_elements = 256;   // of a head
 const uint join_most_blocks = 1024;    // blocks of 32 of a vector whose planes a join can write
+const uint route_most_experts = 1024;
+const uint slot_neurons = 32;          // of a group, and so of one expert
 
 // What a join hands to the host (Join::publish).
 const uint publish_nothing = 0;
@@ -84,6 +86,7 @@ struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = 
     Floats y;              // (tokens, y_stride)
     uint rows, inner, stride, x_stride, y_stride;
     uint head;             // 1: as many tokens as step.head_tokens, else step.tokens
+    uint add;              // 1: added to the y that is there
 };
 
 struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / sqrt(mean(x^2) + eps);  q, k rotated by (cos, sin);
@@ -120,6 +123,17 @@ struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p 
     float scale, softcap;
 };
 
+struct Route {             // weight_te = softmax of score_te over the `used` experts of the highest scores, or over all of them if not `normalise`; 0 for
+                           // those that are not used.  One workgroup per token.
+    Steps step;
+    Floats score, weight;  // (tokens, experts)
+    Floats published;      // (tokens, experts) in host memory: weight
+    Words slot_expert;     // (slots): whose neurons are in a slot
+    Pairs chosen;          // (places): of one token, slots of the experts with a weight, in order, and its bits; then as many as fit with weight 0
+    uint experts, used, normalise;
+    uint slots, places;    // 0 places: no list
+};
+
 struct FfnUp {             // h_n = act(gate_n . x + bias_n) act_up(up_n . x) (see activation.glsl).  A subgroup per neuron, or per few.
     Quads gate, up;        // (neurons, cols); up is read, and a factor, if has_up
     Quads bias;            // (neurons), each the first word of a quad; read if has_bias
@@ -127,10 +141,11 @@ struct FfnUp {             // h_n = act(gate_n . x + bias_n) act_up(up_n . x) (s
     Words high, low;       // x as of Quantise, for the integer variant
     Floats scale;
     Floats h;              // (neurons)
+    Pairs chosen;          // of Route, read if has_experts: neuron n is row n % 32 of slot chosen_(n / 32), and its weight is one more factor
     uint neurons, cols, gate_stride, up_stride;
     float cut;             // h_n = 0, and up_n is not read, where |act(gate_n . x + bias_n)| <= cut; less than 0: nowhere
     float floor;           // of relu
-    uint has_up, has_bias;
+    uint has_up, has_bias, has_experts;
 };
 
 struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  neurons whose h is zero are not read
@@ -138,7 +153,8 @@ struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  ne
     Floats h;              // (neurons)
     Floats parts;          // (slices, part_stride)
     Words fired;           // (neurons / 32) in host memory: bit n % 32 of word n / 32: h_n is not zero
-    uint neurons, cols, stride, slices, part_stride;
+    Pairs chosen;          // as of FfnUp
+    uint neurons, cols, stride, slices, part_stride, has_experts;
 };
 
 struct PredictSign {       // bit n: x and row n of the gate have different signs in no more than `differing` columns; signs are sign bits
@@ -155,11 +171,13 @@ struct Threshold {         // bit n: score_n >= threshold
     float threshold;
 };
 
-struct Glu {               // h_tn = act(h_tn + bias_n) act_up(u_tn), in place
+struct Glu {               // h_tn = act(h_tn + bias_n) act_up(u_tn) weight_t(n's expert), in place
     Steps step;
     Floats h, u;           // (tokens, n); u is read, and a factor, if has_up
     Quads bias;            // as of FfnUp
-    uint n;
+    Floats weight;         // (tokens, experts); 0 experts: no factor
+    Words slot_expert;     // (n / 32), as of Route
+    uint n, experts;
     float floor;           // of relu
     uint has_up, has_bias;
 };

@@ -66,6 +66,16 @@ def random_tensors(config, seed=1):
             t |= {f"{p}self_attn.{x}_proj.bias": norm(rows) for x, rows in (("q", q), ("k", kv), ("v", kv))}
         elif architecture == "Qwen3ForCausalLM":
             t |= {f"{p}self_attn.{x}_norm.weight": norm(head_dim) for x in "qk"}
+        elif architecture in ("MixtralForCausalLM", "Qwen3MoeForCausalLM"):
+            names = dict(zip(("gate", "up", "down"), ("w1", "w3", "w2") if architecture == "MixtralForCausalLM" else ("gate_proj", "up_proj", "down_proj")))
+            block = p + ("block_sparse_moe." if architecture == "MixtralForCausalLM" else "mlp.")
+            count, width = config.get("num_local_experts") or config["num_experts"], config.get("moe_intermediate_size", neurons)
+            for name in ("gate", "up", "down"):
+                del t[f"{p}mlp.{name}_proj.weight"]
+                t |= {f"{block}experts.{e}.{names[name]}.weight": matrix(*((dim, width) if name == "down" else (width, dim))) for e in range(count)}
+            t[block + "gate.weight"] = matrix(count, dim)
+            if architecture == "Qwen3MoeForCausalLM":
+                t |= {f"{p}self_attn.{x}_norm.weight": norm(head_dim) for x in "qk"}
         elif (architecture or "").startswith(("Gemma2", "Gemma3")):
             t |= {f"{p}{x}_feedforward_layernorm.weight": norm() for x in ("pre", "post")}
             if architecture.startswith("Gemma3"):
@@ -366,6 +376,39 @@ class Families(Case):
 
     def test_phi3_stays_fused(self):
         self.check_copies("Phi3ForCausalLM", "phi3", {"attn_qkv.weight": "self_attn.qkv_proj.weight", "ffn_up.weight": "mlp.gate_up_proj.weight"})
+
+    def check_experts(self, block, names, architecture, **changes):
+        """Returns the file's keys."""
+        tensors, keys, values = self.file(architecture, **changes)
+        for layer in range(2):
+            of, to = f"model.layers.{layer}.{block}.", f"blk.{layer}."
+            gate, up, down = ([tensors[f"{of}experts.{e}.{name}.weight"] for e in range(3)] for name in names)
+            np.testing.assert_array_equal(values[to + "ffn_gate_inp.weight"], tensors[of + "gate.weight"])
+            np.testing.assert_array_equal(values[to + "ffn_gate_exps.weight"], np.stack(gate))
+            np.testing.assert_array_equal(values[to + "ffn_up_exps.weight"], np.stack(up))
+            np.testing.assert_array_equal(values[to + "ffn_down_t.weight"], np.concatenate([w.T for w in down]))    # all neurons, one after the other
+            self.assertNotIn(to + "ffn_gate.weight", values)
+        return keys
+
+    def test_mixtrals_experts_are_one_block_of_neurons(self):
+        keys = self.check_experts("block_sparse_moe", ("w1", "w3", "w2"), "MixtralForCausalLM", num_local_experts=3, num_experts_per_tok=2)
+        self.assertEqual([keys[f"llama.{key}"] for key in ("expert_count", "expert_used_count", "expert_feed_forward_length", "expert_weights_norm")],
+                         [3, 2, 96, True])
+
+    def test_qwen3s_experts_are_one_block_of_neurons(self):
+        for norm in (True, False):
+            keys = self.check_experts("mlp", ("gate_proj", "up_proj", "down_proj"), "Qwen3MoeForCausalLM", num_experts=3, num_experts_per_tok=1,
+                                      moe_intermediate_size=32, norm_topk_prob=norm)
+            self.assertEqual([keys[f"qwen3moe.{key}"] for key in ("expert_count", "expert_used_count", "expert_feed_forward_length", "feed_forward_length",
+                                                                  "expert_weights_norm")], [3, 1, 32, 96, norm])
+
+    def test_a_router_stays_f32_whatever_the_type(self):
+        config = tiny_config(architectures=["MixtralForCausalLM"], num_local_experts=3, num_experts_per_tok=2)
+        self.write(config, random_tensors(config))
+        for name in ("f16", "q8_0"):
+            _, _, kinds = self.converted("--type", name)
+            self.assertEqual(kinds["blk.0.ffn_gate_inp.weight"], "F32")
+            self.assertEqual({kinds[f"blk.1.{x}.weight"] for x in ("ffn_gate_exps", "ffn_up_exps", "ffn_down_t")}, {name.upper()})
 
     OPT = {"architectures": ["OPTForCausalLM"], "activation_function": "relu", "do_layer_norm_before": True, "ffn_dim": 96, "hidden_size": 64,
            "max_position_embeddings": 128, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": VOCAB, "word_embed_proj_dim": 64,
@@ -670,6 +713,10 @@ class Refusals(Case):
             ({"architectures": ["BambooForCausalLM"], "hidden_act": "silu"}, "hidden_act silu is not supported in the architecture BambooForCausalLM"),
             ({"sliding_window": 0}, "sliding_window in config.json is 0, not a positive integer"),
             ({"architectures": ["Qwen3ForCausalLM"], "attention_bias": True}, "attention_bias is true"),
+            ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 2, "num_experts_per_tok": 3}, "num_experts_per_tok in config.json is 3, and there are 2 experts"),
+            ({"architectures": ["Qwen3MoeForCausalLM"]}, "num_experts in config.json is null"),
+            ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": [0]}, "leave some layers without experts, which is not supported"),
+            ({"architectures": ["Qwen2MoeForCausalLM"]}, "architecture Qwen2MoeForCausalLM is not supported"),
             ({"quantization_config": {"bits": 4}}, "already quantised"),
             ({"num_hidden_layers": 0}, "num_hidden_layers in config.json is 0"),
             ({"vocab_size": None}, "vocab_size in config.json is null"),
@@ -698,6 +745,17 @@ class Refusals(Case):
                 damage(tensors)
                 save_file(tensors, self.folder / "model.safetensors")
                 self.refused(message)
+
+    def test_experts_that_are_missing_or_of_other_shapes(self):
+        experts = {"architectures": ["MixtralForCausalLM"], "num_local_experts": 3, "num_experts_per_tok": 2}
+        name = "model.layers.1.block_sparse_moe.experts.2.w2.weight"
+        for message, change in ((f"lacks the tensor {name}", lambda t: t.pop(name)),
+                                (f"tensor {name} has the shape [96, 64], but config.json implies [64, 96]", lambda t: t.update({name: np.zeros((96, 64), "f4")})),
+                                ("has the type I8", lambda t: t.update({name: np.zeros((64, 96), "i1")}))):
+            tensors = self.start(**experts)
+            change(tensors)
+            save_file(tensors, self.folder / "model.safetensors")
+            self.refused(message)
 
     def test_widths_that_quantised_types_cannot_hold(self):
         self.start(hidden_size=80, head_dim=16)

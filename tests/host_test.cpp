@@ -1,5 +1,5 @@
 #include "host/attention.h"
-#include "host/cold_ffn.h"
+#include "host/experts.h"
 #include "host/norm.h"
 #include "host/quantise.h"
 #include "tests/support.h"
@@ -996,6 +996,83 @@ TEST_SUITE("host")
         REQUIRE(above.size() < neurons - 5);
         CHECK(same_bits(run(team, silu, all, inputs, cut).y, run(team, silu, above, inputs, no_cut).y));
         CHECK(run(team, silu, all, inputs, cut).counts.bytes == (neurons + 2 * above.size()) * dim * 4);
+    }
+
+    TEST_CASE("a router's weights are the softmax over the experts of the highest scores, or their part of the softmax over all")
+    {
+        Team team(2);
+        Random random(21);
+        const uint32_t experts = 11, dim = 40, tokens = 5;
+        std::vector<float> rows = random.vector(size_t(experts) * dim);
+        std::copy_n(&rows[2 * dim], dim, &rows[7 * dim]);    // experts 2 and 7 have the same score: 2 goes first
+        const std::vector<float> x = random.vector(size_t(tokens) * dim);
+        Inputs inputs;
+        inputs.prepare(team, x.data(), tokens, dim, false);
+        for (const uint32_t used : {1u, 3u, experts})
+            for (const bool normalise : {false, true}) {
+                const Router router = {{WeightType::f32, experts, dim, reinterpret_cast<const std::byte*>(rows.data())}, used, normalise};
+                std::vector<float> got(size_t(tokens) * experts, NAN);
+                route(team, router, inputs, got.data());
+                for (uint32_t t = 0; t < tokens; t++) {
+                    std::vector<double> score(experts), want(experts);
+                    for (uint32_t e = 0; e < experts; e++)
+                        for (uint32_t i = 0; i < dim; i++) score[e] += double(rows[size_t(e) * dim + i]) * x[size_t(t) * dim + i];
+                    score[7] = score[2];
+                    double chosen = 0, all = 0;
+                    for (uint32_t e = 0; e < experts; e++) {
+                        uint32_t before = 0;
+                        for (uint32_t o = 0; o < experts; o++) before += score[o] > score[e] || (score[o] == score[e] && o < e);
+                        want[e] = before < used ? std::exp(score[e]) : 0;
+                        chosen += want[e];
+                        all += std::exp(score[e]);
+                    }
+                    for (double& w : want) w /= normalise ? chosen : all;
+                    const std::span of_token = std::span(got).subspan(size_t(t) * experts, experts);
+                    CHECK(worst_error(of_token, want) < 1e-5);
+                    for (uint32_t e = 0; e < experts; e++) CHECK((of_token[e] != 0) == (want[e] != 0));
+                }
+            }
+    }
+
+    TEST_CASE("experts add their shares with their weights, of one token or of many, and only the gates of chosen ones are looked at")
+    {
+        Random random(22);
+        Team team(3);
+        for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0, WeightType::q4_k})
+            for (const uint32_t tokens : {1u, 5u, 40u}) {    // 40: some experts have enough tokens for tiles
+                const uint32_t experts = 6, together = 32, dim = whole_blocks(type, 96);
+                const Block block(type, experts * together, dim, Activation::silu, random);
+                std::vector<float> x = random.vector(size_t(tokens) * dim);
+                for (float& v : x) v /= 64;    // silu of -104 is 0, which does not count as active
+                std::vector<float> weights(size_t(tokens) * experts);
+                for (uint32_t t = 0; t < tokens; t++)
+                    for (const uint32_t e : {t % experts, (t * t + 1) % experts, 4u}) weights[size_t(t) * experts + e] = 0.25f + 0.125f * float(e);
+                std::vector<uint32_t> neurons;    // not all, and in no order
+                for (const uint32_t e : {4u, 0u, 1u, 5u})
+                    for (uint32_t i = 0; i < together - (e == 1 ? 9 : 0); i++)
+                        if (tokens > 1 || weights[e] != 0) neurons.push_back(e * together + i);
+                Inputs inputs;
+                inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
+                std::vector<double> want(size_t(tokens) * dim);
+                uint64_t looked_at = 0;
+                for (const uint32_t n : neurons) {
+                    const std::vector<double> share = block.apply(std::span(&n, 1), inputs);
+                    for (uint32_t t = 0; t < tokens; t++) {
+                        const double weight = weights[size_t(t) * experts + n / together];
+                        looked_at += weight != 0;
+                        for (uint32_t i = 0; i < dim; i++) want[size_t(t) * dim + i] += weight * share[size_t(t) * dim + i];
+                    }
+                }
+                std::vector<float> y(want.size(), NAN);
+                ExpertScratch scratch;
+                const FfnCounts counts =
+                    cold_experts(team, block.weights, experts, neurons, weights.data(), x.data(), tokens, no_cut, y.data(), scratch);
+                CAPTURE(tokens);
+                CHECK(worst_error(y, want) < 1e-4);
+                CHECK(counts.gates == looked_at);
+                CHECK(counts.active == looked_at);
+                if (tokens == 1) CHECK(counts.bytes == 3 * neurons.size() * row_bytes(type, dim));
+            }
     }
 
     TEST_CASE("no neurons make zeros")

@@ -172,6 +172,20 @@ TEST_SUITE("device")
                             // Halves round both factors to 11 bits.
                             CHECK(worst_error(y.values(0, want.size()), want) < (device->features().fp16 && !transposed ? 1.5e-3 : 1e-5));
                             CHECK(y[size_t(tokens) * outer] == 12345);    // and nothing behind its end
+                            run(device, kernels.matmul(format.type, transposed, false), {(outer + 63) / 64, 2},
+                                {.step = step.address(),
+                                 .weight = w.device->address(),
+                                 .x = dx.address(),
+                                 .y = y.address(),
+                                 .rows = outer,
+                                 .inner = inner,
+                                 .stride = w.stride,
+                                 .x_stride = inner,
+                                 .y_stride = outer,
+                                 .head = 0,
+                                 .add = 1});
+                            for (double& sum : want) sum *= 2;
+                            CHECK(worst_error(y.values(0, want.size()), want) < (device->features().fp16 && !transposed ? 8e-4 : 1e-5));
                         }
                     }
         });
@@ -542,6 +556,141 @@ TEST_SUITE("device")
         });
     }
 
+    TEST_CASE(
+        "route gives the experts of the highest scores the host's weights, of equal ones the first, and lists the slots that have their neurons")
+    {
+        const auto device = test_device();
+        GpuKernels kernels(device, shape());
+        host::Team team(1);
+        struct Case {
+            uint32_t experts, used, tokens, slots;
+            bool normalise = true, ties = false;
+        };
+        for (const Case& c : {Case{1, 1, 1, 3}, Case{8, 2, 1, 257}, Case{8, 8, 5, 0, false}, Case{130, 7, 1, 130, false},
+                              Case{5, 3, 2, 0, true, true}, Case{1024, 33, 3, 0}, Case{128, 8, 1, 1000, true, true}}) {
+            CAPTURE(c.experts);
+            CAPTURE(c.tokens);
+            // The scores themselves are what the host gets from a router that is the identity.
+            std::vector<float> scores = random_floats(c.experts * c.tokens, c.experts);
+            for (float& s : scores) s = c.ties ? std::round(s) : 3 * s;
+            std::vector<float> identity(size_t(c.experts) * c.experts);
+            for (size_t e = 0; e < c.experts; ++e) identity[e * c.experts + e] = 1;
+            const host::Router router = {
+                {WeightType::f32, c.experts, c.experts, reinterpret_cast<const std::byte*>(identity.data())}, c.used, c.normalise};
+            host::Inputs inputs;
+            inputs.prepare(team, scores.data(), c.tokens, c.experts, false);
+            std::vector<float> want(scores.size());
+            host::route(team, router, inputs, want.data());
+            for (uint32_t t = 0; t < c.tokens; ++t) {
+                const std::span of_token = std::span(want).subspan(t * c.experts, c.experts);
+                CHECK(std::ranges::count_if(of_token, [](float w) { return w > 0; }) == c.used);
+                const double sum = std::accumulate(of_token.begin(), of_token.end(), 0.0);
+                if (c.normalise || c.used == c.experts) CHECK(sum == doctest::Approx(1));
+                else CHECK(sum < 0.99);
+            }
+
+            std::vector<uint32_t> slot_expert;
+            for (uint32_t s = 0; s < c.slots; ++s) slot_expert.push_back(s * 7 % c.experts);
+            const uint32_t places = c.slots;
+            Shared<float> score(device, scores), weight(device, scores.size()), published(device, scores.size() + 1);
+            Shared<uint32_t> experts(device, slot_expert), chosen(device, 2 * places + 2);
+            std::fill_n(chosen.begin(), 2 * places, 77u);
+            published[scores.size()] = 12345;
+            chosen[2 * places] = 12345;
+            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = c.tokens, .head_first = 0, .head_tokens = 0}});
+            run(device, kernels.route, {c.tokens + 1},
+                {.step = step.address(),
+                 .score = score.address(),
+                 .weight = weight.address(),
+                 .published = published.address(),
+                 .slot_expert = experts.address(),
+                 .chosen = chosen.address(),
+                 .experts = c.experts,
+                 .used = c.used,
+                 .normalise = c.normalise,
+                 .slots = c.slots,
+                 .places = places});
+            const std::vector<float> got = weight.values();
+            CHECK(worst_error(got, want) < 1e-5);
+            for (size_t i = 0; i < want.size(); ++i) REQUIRE((got[i] != 0) == (want[i] != 0));
+            CHECK(published.values(0, scores.size()) == got);
+            CHECK(published[scores.size()] == 12345);
+            std::vector<uint32_t> list;
+            for (uint32_t s = 0; s < c.slots; ++s) {
+                if (got[slot_expert[s]] == 0) continue;
+                list.push_back(s);
+                list.push_back(std::bit_cast<uint32_t>(got[slot_expert[s]]));
+            }
+            list.resize(2 * places);
+            CHECK(chosen.values(0, 2 * places) == list);
+            CHECK(chosen[2 * places] == 12345);
+        }
+        check_silence();
+    }
+
+    TEST_CASE("the hot FFN of listed slots is the formula with their weights, and other slots are not looked at")
+    {
+        for_each_feature_set([](const auto& device) {
+            for (const auto& [activation, cut] : {std::pair(host::Activation::silu, host::no_cut), {host::Activation::relu, 0.0f}}) {
+                GpuKernels kernels(device, shape(activation));
+                for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0, WeightType::q4_k}) {
+                    const uint32_t slots = 9, cols = 256, slices = 2, rows = slots * group_neurons;
+                    const std::vector<std::pair<uint32_t, float>> listed = {{1, 0.25f}, {2, 0.5f}, {7, 0.25f}, {8, 1.5f}, {0, 0.0f}, {0, 0.0f}};
+                    const uint32_t neurons = uint32_t(listed.size()) * group_neurons;
+                    TestMatrix gate(device, type, rows, cols, 1), up(device, type, rows, cols, 2), down(device, type, rows, cols, 3);
+                    std::vector<float> x = random_floats(cols, 4);
+                    for (float& v : x) v /= 4;
+                    TestInput input(device, x);
+                    std::vector<uint32_t> words;
+                    for (const auto& [slot, weight] : listed) words.insert(words.end(), {slot, std::bit_cast<uint32_t>(weight)});
+                    Shared<uint32_t> chosen(device, words), fires(device, listed.size());
+                    Shared<float> h(device, neurons), parts(device, slices * cols);
+                    run(device, kernels.ffn_up(type, type), kernels.row_groups(neurons),
+                        {.gate = gate.device->address(),
+                         .up = up.device->address(),
+                         .x = input.x.address(),
+                         .high = input.high.address(),
+                         .low = input.low.address(),
+                         .scale = input.scale.address(),
+                         .h = h.address(),
+                         .chosen = chosen.address(),
+                         .neurons = neurons,
+                         .cols = cols,
+                         .gate_stride = gate.stride,
+                         .up_stride = up.stride,
+                         .cut = cut,
+                         .has_up = 1,
+                         .has_experts = 1});
+                    run(device, kernels.ffn_down(type), {3, slices},
+                        {.down = down.device->address(),
+                         .h = h.address(),
+                         .parts = parts.address(),
+                         .fired = fires.address(),
+                         .chosen = chosen.address(),
+                         .neurons = neurons,
+                         .cols = cols,
+                         .stride = down.stride,
+                         .slices = slices,
+                         .part_stride = cols,
+                         .has_experts = 1});
+                    const std::vector<double> g = gate.times(x), u = up.times(x);
+                    std::vector<double> want(cols), got(cols);
+                    for (size_t p = 0; p < listed.size(); ++p)
+                        for (uint32_t i = 0; i < group_neurons; ++i) {
+                            const uint32_t n = listed[p].first * group_neurons + i;
+                            const double strength = listed[p].second * glu(activation, 0, g[n], u[n]);
+                            CHECK((fires[p] >> i & 1) == (strength != 0));
+                            for (uint32_t c = 0; c < cols; ++c) want[c] += strength * down.at(n, c);
+                        }
+                    for (uint32_t s = 0; s < slices; ++s)
+                        for (uint32_t c = 0; c < cols; ++c) got[c] += parts[s * cols + c];
+                    INFO(format_of(type).name);
+                    CHECK(worst_error(got, want) < (kernels.reads_planes(type) ? 5e-4 : 2e-5));
+                }
+            }
+        });
+    }
+
     TEST_CASE("glu is its formula for every token that is there")
     {
         const auto device = test_device();
@@ -552,7 +701,7 @@ TEST_SUITE("device")
             GpuKernels kernels(device, shape(activation));
             const uint32_t n = 257, tokens = 3;
             const std::vector<float> a = random_floats(n * (tokens + 1), 1), b = random_floats(n * (tokens + 1), 2);
-            Shared<float> h(device, a), u(device, b), bias(device, random_floats(4 * n, 3));
+            Shared<float> h(device, a), routed(device, a), u(device, b), bias(device, random_floats(4 * n, 3));
             Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
             run(device, kernels.glu, {3, tokens + 1},
                 {.step = step.address(),
@@ -569,6 +718,27 @@ TEST_SUITE("device")
                                               : a[i]);
             }
             CHECK(worst_error(h.values(), want) < 1e-5);
+
+            constexpr uint32_t experts = 4;
+            const std::vector<uint32_t> slot_expert = {3, 0, 1, 3, 2, 2, 0, 1, 3};
+            std::vector<float> weights = random_floats(experts * tokens, 4);
+            weights[0] = weights[5] = 0;
+            Shared<float> weight(device, weights);
+            Shared<uint32_t> whose(device, slot_expert);
+            run(device, kernels.glu, {3, tokens + 1},
+                {.step = step.address(),
+                 .h = routed.address(),
+                 .u = u.address(),
+                 .bias = bias.address(),
+                 .weight = weight.address(),
+                 .slot_expert = whose.address(),
+                 .n = n,
+                 .experts = experts,
+                 .floor = floor,
+                 .has_up = gated,
+                 .has_bias = !gated});
+            for (uint32_t i = 0; i < n * tokens; ++i) want[i] *= weights[i / n * experts + slot_expert[i % n / group_neurons]];
+            CHECK(worst_error(routed.values(), want) < 1e-5);
         }
         check_silence();
     }

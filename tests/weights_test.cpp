@@ -1,4 +1,5 @@
 // From tensors by name to tensors by meaning.
+#include "engine/model/requantise.h"
 #include "engine/model/weights.h"
 #include "host/kernels.h"
 #include "tests/random_model.h"
@@ -280,7 +281,7 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
             GgufWriter file = with_key("general.architecture", architecture);
             file.magic = magic;
             says(file,
-                 fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama, bamboo, qwen2, qwen3, opt, phi3, "
+                 fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama, bamboo, qwen2, qwen3, qwen3moe, opt, phi3, "
                              "gemma, gemma2, gemma3, falcon, minicpm, granite",
                              architecture)
                      .c_str());
@@ -312,7 +313,6 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
     says(with_key("llama.rope.freq_base", INFINITY), "llama.rope.freq_base is inf");
     says(with_key("llama.attention.layer_norm_rms_epsilon", NAN), "layer_norm_rms_epsilon is nan");
     says(with_key("llama.attention.layer_norm_rms_epsilon", -1.0f), "layer_norm_rms_epsilon is -1");
-    says(with_key("llama.expert_count", 8), "mixture of experts");
     says(with_key("llama.rope.scaling.type", "dynamic"), "llama.rope.scaling.type is dynamic");
     says(with_key("llama.rope.scaling.type", "yarn"), "no key llama.rope.scaling.factor");
     says(with_key("llama.embedding_scale", -1.0f), "llama.embedding_scale is -1");
@@ -331,7 +331,7 @@ TEST_CASE("a window is of all layers, of all but every so manieth, or of those i
     const auto windows = [](const char* architecture, uint32_t window, const auto& pattern) {
         GgufWriter file = random_model({.architecture = architecture, .layers = 7, .window = window});
         if constexpr (!std::is_same_v<decltype(pattern), const std::nullptr_t&>)
-            file.key(std::string(architecture) + ".attention.sliding_window_pattern", pattern);
+            file.key(fmt::format("{}.attention.sliding_window_pattern", architecture), pattern);
         const Loaded loaded(file);
         std::vector<uint32_t> result;
         for (const LayerWeights& layer : loaded.weights.layers) {
@@ -379,6 +379,74 @@ TEST_CASE("scales and caps are the file's, else the family's")
     CHECK(granite.residual_scale == 0.5f);
     CHECK(granite.logit_scale == 0.125f);
     CHECK(granite.score_scale == 0.125f);
+}
+
+TEST_CASE("experts are read as one block of neurons, whichever way down is stored, and quantised to such a file")
+{
+    for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0}) {
+        RandomModel m = {.architecture = "qwen3moe", .dim = 96, .neurons = 96, .experts = 5, .experts_used = 3, .type = type};
+        m.down_transposed = false;
+        const Loaded plain(random_model(m));
+        const Config& c = plain.weights.config;
+        CHECK(c.neurons == 480);
+        CHECK(c.experts == 5);
+        CHECK(c.experts_used == 3);
+        CHECK(c.neurons_together() == 96);
+        CHECK(c.normalise_experts);
+        CHECK(plain.weights.transposed);
+        // Neuron n of expert e is column n of the expert's matrix, which has a row for each of the 96 numbers it adds to.
+        const GgufTensor& stored = *plain.weights.file->find("blk.1.ffn_down_exps.weight");
+        const std::vector<float> by_rows = decoded({type, 5 * 96, 96, stored.data}), down = decoded(plain.weights.layers[1].ffn.down_t);
+        size_t wrong = 0;
+        for (size_t e = 0; e < 5; e++)
+            for (size_t n = 0; n < 96; n++)
+                for (size_t i = 0; i < 96; i++)
+                    wrong +=
+                        std::abs(down[(e * 96 + n) * 96 + i] - by_rows[(e * 96 + i) * 96 + n]) > 1e-3f * std::abs(by_rows[(e * 96 + i) * 96 + n]);
+        CHECK(wrong == 0);
+
+        const auto out = std::filesystem::temp_directory_path() / fmt::format("hearth-experts-{}.gguf", getpid());
+        for (const char* to : {"f16", "q8_0"}) {
+            const Requantised done = requantise(plain.weights.file, *find_quantisation(to), {}, out, 3, [](double) {});
+            const Weights again = load_weights(std::make_shared<Gguf>(out));
+            CHECK(!again.transposed);
+            const LayerWeights &was = plain.weights.layers[1], &is = again.layers[1];
+            CHECK(is.router.scores.type == WeightType::f32);
+            CHECK(decoded(is.router.scores) == decoded(was.router.scores));
+            for (const Matrix host::FfnWeights::*of : {&host::FfnWeights::gate, &host::FfnWeights::up, &host::FfnWeights::down_t}) {
+                const std::vector<float> before = decoded(was.ffn.*of), after = decoded(is.ffn.*of);
+                REQUIRE(before.size() == after.size());
+                double error = 0, all = 0;
+                for (size_t i = 0; i < before.size(); i++) error += std::pow(before[i] - after[i], 2), all += before[i] * before[i];
+                CHECK(std::sqrt(error / all) < 0.01);
+            }
+        }
+        std::filesystem::remove(out);
+    }
+}
+
+TEST_CASE("a mixture of experts that cannot be run is refused with the reason")
+{
+    const auto with = [](std::string_view name, const auto& value, uint32_t neurons = 64) {
+        GgufWriter file = random_model({.neurons = neurons, .experts = 4});
+        file.remove(name);
+        file.key(name, value);
+        return refusal(file);
+    };
+    CHECK(with("llama.expert_count", uint32_t(1025)) == "model.gguf: llama.expert_count is 1025, expected 1 to 1024");
+    CHECK(with("llama.expert_used_count", uint32_t(5)) == "model.gguf: llama.expert_used_count is 5, expected 1 to 4");
+    CHECK(with("llama.expert_count", uint32_t(5)) == "model.gguf: blk.0.ffn_gate_exps.weight is 64 x 64 x 4, expected 64 x 64 x 5 (columns x rows)");
+    CHECK(with("llama.expert_gating_func", uint32_t(2)).find("a gating other than softmax") != std::string::npos);
+    CHECK(with("llama.expert_shared_count", uint32_t(1)).find("shared experts") != std::string::npos);
+    CHECK(with("general.name", "odd", 40) ==
+          "model.gguf has 4 experts of 40 neurons, and this version needs a multiple of 32, and at most 1048576 of all of them");
+    GgufWriter old = random_model({.experts = 4});
+    old.tensor("blk.0.ffn_gate.0.weight", WeightType::f32, 128, 64, std::vector<float>(128 * 64));
+    CHECK(refusal(old) ==
+          "model.gguf has a tensor for every expert (blk.0.ffn_gate.0.weight), as files from before April 2024 do; convert the model again");
+    GgufWriter other = random_model({.architecture = "qwen3"});
+    other.key("qwen3.expert_count", uint32_t(4));
+    CHECK(refusal(other) == "model.gguf is a mixture of experts of the architecture qwen3, which this version cannot run");
 }
 
 TEST_CASE("positions are scaled linearly, by the factors of rope_freqs, both or not at all")

@@ -148,6 +148,14 @@ class Rope:
 
 
 @dataclass
+class Experts:
+    count: int
+    used: int          # of a token
+    neurons: int       # of one
+    normalised: bool   # the weights of those that are used add up to 1
+
+
+@dataclass
 class Config:
     layers: int
     dim: int
@@ -170,6 +178,7 @@ class Config:
     windowed: list = ()            # whether each layer has the window
     scales: dict = field(default_factory=dict)    # of families.SCALES
     two_norms: bool = False        # Falcon 40B's
+    experts: object = None         # Experts of a mixture of experts
 
 
 def read_config(folder):
@@ -215,6 +224,15 @@ def read_config(folder):
     if heads % kv_heads or head_dim % 2:
         raise Refusal(f"{heads} heads, {kv_heads} key-value heads and a head width of {head_dim} do not fit together")
     rope = read_rope(c, family, head_dim, context)
+    experts = None
+    if family.experts and "num_local_experts" in c:    # Mixtral's words
+        experts = Experts(integer("num_local_experts"), integer("num_experts_per_tok"), integer("intermediate_size"), True)
+    elif family.experts:
+        if c.get("mlp_only_layers") or c.get("decoder_sparse_step", 1) != 1:
+            raise Refusal("mlp_only_layers or decoder_sparse_step in config.json leave some layers without experts, which is not supported")
+        experts = Experts(integer("num_experts"), integer("num_experts_per_tok"), integer("moe_intermediate_size"), bool(c.get("norm_topk_prob", False)))
+    if experts and experts.used > experts.count:
+        raise Refusal(f"num_experts_per_tok in config.json is {experts.used}, and there are {experts.count} experts")
     if rope.yarn:
         context = max(context, int(rope.context * rope.yarn["factor"]))
     layers = integer("num_hidden_layers")
@@ -223,7 +241,7 @@ def read_config(folder):
                   norm_eps=float(c.get("rms_norm_eps", 1e-6)), rope_base=rope.base,
                   activation=activation, floor=float(floor), tied=c.get("tie_word_embeddings", False), raw=c,
                   quantization=read_quantization(folder, c), family=family, rope=rope, window=window, windowed=windowed_layers(c, family, layers),
-                  scales=read_scales(c), two_norms=c.get("two_norms", False))
+                  scales=read_scales(c), two_norms=c.get("two_norms", False), experts=experts)
 
 
 def read_rope(c, family, head_dim, context):
@@ -380,10 +398,11 @@ def keep_exact(targets, tensors, asked):
     """Gives targets the type that holds their GPTQ matrix bit for bit, where there is one and no other type was asked for; tells what becomes of which."""
     notes, spoilt, mislabelled = collections.Counter(), [], []
     for target in targets:
-        source = tensors[target.source]
-        if not isinstance(source, GptqTensor):
+        parts = [part for part in parts_of(tensors[target.source]) if isinstance(part, GptqTensor)]
+        if not parts:
             continue
-        exact, why = source.matrix().exact_type()
+        kinds = {part.matrix().exact_type() for part in parts}
+        exact, why = kinds.pop() if len(kinds) == 1 else (None, "experts differ in what holds them exactly")
         if target.transposed:
             exact, why = None, "groups run along the neurons, across the rows of this file"
         if exact and asked in (None, exact):
@@ -391,8 +410,8 @@ def keep_exact(targets, tensors, asked):
         elif asked:
             why = "requantised, as --type asks" if asked in QUANTISED else "decoded, as --type asks"
         notes[re.sub(r"\.\d+\.", ".*.", target.name), (target.kept or asked or Type.F16).name, why] += 1
-        spoilt += [source.name] if source.spilled_words() else []
-        mislabelled += [source.name] if source.mislabelled() else []
+        spoilt += [part.name for part in parts if part.spilled_words()]
+        mislabelled += [part.name for part in parts if part.mislabelled()]
     for (name, kind, why), count in notes.items():
         print(f"convert: {name} ({count}): {kind}, {why}", file=sys.stderr)
     if mislabelled:
@@ -688,9 +707,16 @@ class Target:
     group_heads: int = 0   # heads in a group, K and V included
     plus: float = 0.0      # Gemma's norms: their weights are stored less 1
     kept: Type = None      # the type in which the source's own blocks are taken over
+    precise: bool = False  # f32, whatever the other matrices are
+
+    def is_matrix(self):
+        return len(self.shape) > 1
 
     def stored_shape(self):
-        return self.shape[::-1] if self.transposed else self.shape
+        if not self.transposed:
+            return self.shape
+        *experts, rows, columns = self.shape
+        return math.prod(experts) * columns, rows
 
     def stored(self, w):
         """The source's values in the file's layout."""
@@ -774,6 +800,9 @@ def targets_of(c):
             Target(to + "attn_output.weight", of + "self_attn.o_proj.weight", (c.dim, c.heads * c.head_dim)),
             *norm_targets(c, to, of),
         ]
+        if c.experts:
+            result += expert_targets(c, to, of)
+            continue
         if c.family.fused:    # gate's rows, then up's
             result.append(Target(to + "ffn_up.weight", of + "mlp.gate_up_proj.weight", (2 * c.neurons, c.dim)))
         else:
@@ -784,6 +813,16 @@ def targets_of(c):
     if not c.tied:
         result.append(Target("output.weight", "lm_head.weight", (c.vocab, c.dim)))
     return result
+
+
+def expert_targets(c, to, of):
+    """The feed-forward block of a layer of experts. Gate and up are stored expert by expert, down as one matrix of all neurons."""
+    module, gate, up, down = c.family.experts
+    of, count, neurons = f"{of}{module}.", c.experts.count, c.experts.neurons
+    return [Target(to + "ffn_gate_inp.weight", of + "gate.weight", (count, c.dim), precise=True),
+            Target(to + "ffn_gate_exps.weight", f"{of}{EXPERTS}{gate}.weight", (count, neurons, c.dim)),
+            Target(to + "ffn_up_exps.weight", f"{of}{EXPERTS}{up}.weight", (count, neurons, c.dim)),
+            Target(to + "ffn_down_t.weight", f"{of}{EXPERTS}{down}.weight", (count, c.dim, neurons), transposed=True)]
 
 
 def attention_targets(c, to, of):
@@ -799,6 +838,43 @@ def attention_targets(c, to, of):
         result += [Target(f"{to}attn_{x}.bias", f"{of}{x}_proj.bias", (rows,)) for x, rows in (("q", q), ("k", kv), ("v", kv))]
     if c.family.head_norms:
         result += [Target(f"{to}attn_{x}_norm.weight", f"{of}{x}_norm.weight", (c.head_dim,), plus=c.family.like_gemma) for x in ("q", "k")]
+    return result
+
+
+EXPERTS = "experts.*."    # in the names of tensors that are one for each expert
+
+
+@dataclass
+class ExpertTensor:
+    """A tensor of every expert, one after the other."""
+    parts: list
+
+    @property
+    def dtype(self):
+        return next((part.dtype for part in self.parts if part.dtype not in DTYPES), self.parts[0].dtype)
+
+    @property
+    def shape(self):
+        return len(self.parts), *self.parts[0].shape
+
+
+def parts_of(source):
+    return source.parts if isinstance(source, ExpertTensor) else [source]
+
+
+def join_experts(tensors, targets):
+    """The checkpoint's tensors, those of a layer's experts joined to one."""
+    result = dict(tensors)
+    for target in targets:
+        if EXPERTS not in target.source:
+            continue
+        names = [target.source.replace(EXPERTS, EXPERTS.replace("*", str(e))) for e in range(target.shape[0])]
+        for name in names:
+            if name not in result:
+                raise Refusal(f"the checkpoint lacks the tensor {name}")
+            if result[name].shape != target.shape[1:]:
+                raise Refusal(f"tensor {name} has the shape {list(result[name].shape)}, but config.json implies {list(target.shape[1:])}")
+        result[target.source] = ExpertTensor([result.pop(name) for name in names])
     return result
 
 
@@ -825,7 +901,7 @@ def made_tensors(c):
 
 def check_width(target, weight_type):
     width, block = target.stored_shape()[-1], gguf.GGML_QUANT_SIZES[weight_type][0]
-    if len(target.shape) == 2 and width % block:
+    if target.is_matrix() and not target.precise and width % block:
         raise Refusal(f"{target.name} has rows of {width} weights, which is not a multiple of {block} as {weight_type.name} needs")
 
 
@@ -871,6 +947,11 @@ def add_keys(writer, name, c, tokenizer, file_type):
     writer.add_context_length(c.context)
     writer.add_embedding_length(c.dim)
     writer.add_feed_forward_length(c.neurons)
+    if c.experts:
+        writer.add_expert_count(c.experts.count)
+        writer.add_expert_used_count(c.experts.used)
+        writer.add_expert_feed_forward_length(c.experts.neurons)
+        writer.add_expert_weights_norm(c.experts.normalised)
     writer.add_head_count(c.heads)
     writer.add_head_count_kv(c.kv_heads)
     writer.add_key_length(c.head_dim)
@@ -960,7 +1041,7 @@ def replacing(out):
 
 
 def type_of(target, weight_type):
-    return target.kept or (weight_type if len(target.shape) == 2 else Type.F32)    # norms
+    return target.kept or (weight_type if target.is_matrix() and not target.precise else Type.F32)    # norms, routers
 
 
 def stored_bytes(target, weight_type):
@@ -994,10 +1075,9 @@ def write_file(writer, targets, weight_type, pieces):
         writer.close()
 
 
-def stored_piece(target, source):
-    if target.kept:
-        return target.stored(source.matrix().blocks(target.kept))
-    return target.stored(source.read())
+def stored_pieces(target, source):
+    for part in parts_of(source):
+        yield target.stored(part.matrix().blocks(target.kept) if target.kept else part.read())
 
 
 def write_model(out, targets, tensors, type_name, add_all_keys, architecture=LLAMA.name):
@@ -1006,13 +1086,13 @@ def write_model(out, targets, tensors, type_name, add_all_keys, architecture=LLA
     weight_type = TYPES[type_name or "f16"][0]
     weights = collections.Counter()
     for target in targets:
-        if len(target.shape) == 2:
+        if target.is_matrix() and not target.precise:
             weights[type_of(target, weight_type)] += int(np.prod(target.shape))
     most = weights.most_common(1)[0][0]
     with replacing(out) as part:
         writer = gguf.GGUFWriter(part, architecture)
         add_all_keys(writer, next(file_type for t, file_type in TYPES.values() if t == most))
-        write_file(writer, targets, weight_type, lambda target: [stored_piece(target, tensors[target.source])])
+        write_file(writer, targets, weight_type, lambda target: stored_pieces(target, tensors[target.source]))
     print(f"{out}: {len(targets)} tensors, {', '.join(t.name for t, _ in weights.most_common())}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
 
 
@@ -1036,7 +1116,7 @@ def convert(folder, out, type_name):
     targets = targets_of(config)
     if config.quantization:
         tensors = join_gptq(tensors, config.quantization, {target.source for target in targets})
-    tensors |= made_tensors(config)
+    tensors = join_experts(tensors, targets) | made_tensors(config)
     check_tensors(targets, tensors, config, TYPES[type_name or "f16"][0])
     tokenizer = read_tokenizer(folder, config)
     write_model(out, targets, tensors, type_name, lambda writer, file_type: add_keys(writer, folder.resolve().name, config, tokenizer, file_type),

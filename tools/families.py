@@ -22,6 +22,7 @@ class Family:
     post_norms: bool = False     # norms of what a block gives
     fused: bool = False          # Q, K and V are one tensor, gate and up another one
     drelu: bool = False          # relu is dReLU: up goes through relu, too
+    experts: tuple = ()          # of a mixture of experts: the module, and in an expert its gate, up and down
     always_windowed: bool = True    # sliding_window holds unless use_sliding_window says otherwise; else it needs that word
     window_period: int = 0       # every so manieth layer has no window
     partly_turned: bool = False     # its code takes partial_rotary_factor
@@ -109,10 +110,12 @@ FAMILIES = {    # by the first of config.json's architectures
     "LlamaForCausalLM": LLAMA,
     "MiniCPMForCausalLM": Family("minicpm", neighbours=True, words=minicpms_words),
     "MistralForCausalLM": LLAMA,
+    "MixtralForCausalLM": Family("llama", neighbours=True, experts=("block_sparse_moe", "w1", "w3", "w2")),
     "OPTForCausalLM": Family("opt", qkv_bias=True, like_opt=True, words=opts_words),
     "Phi3ForCausalLM": Family("phi3", fused=True, partly_turned=True),
     "Qwen2ForCausalLM": Family("qwen2", qkv_bias=True, always_windowed=False),
     "Qwen3ForCausalLM": Family("qwen3", head_norms=True, always_windowed=False),
+    "Qwen3MoeForCausalLM": Family("qwen3moe", head_norms=True, experts=("mlp", "gate_proj", "up_proj", "down_proj"), always_windowed=False),
     "RWForCausalLM": Family("falcon", like_falcon=True, fused=True, words=falcons_words),    # Falcon's first name
     "SparseLlamaForCausalLM": LLAMA,    # ProSparse's
 }

@@ -10,10 +10,11 @@ using host::PairOrder;
 
 // The tensors of a GGUF file of each: https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py
 constexpr Family families[] = {
-    {.architecture = "llama"},                                            // Mistral's files say llama, too
+    {.architecture = "llama", .experts = true},                           // Mistral's and Mixtral's files say llama, too
     {.architecture = "bamboo", .activation = host::Activation::drelu},    // and TurboSparse-Mistral's
     {.architecture = "qwen2", .pairs = PairOrder::halves, .qkv_bias = true},
     {.architecture = "qwen3", .pairs = PairOrder::halves, .head_norms = true},
+    {.architecture = "qwen3moe", .pairs = PairOrder::halves, .head_norms = true, .experts = true},
     {.architecture = "opt",
      .activation = host::Activation::relu,
      .qkv_bias = true,

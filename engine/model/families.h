@@ -34,6 +34,7 @@ struct Family {
     uint32_t window_period = 0;    // where there is a window, every so manieth layer has none; 0: all have it
     float window_base = 0;         // of rope in layers with a window, whose positions are not scaled; 0: no other than elsewhere
     uint32_t broad_layers = 0;     // the model of so many layers divides scores by sqrt(dim / heads) instead of sqrt(head_dim)
+    bool experts = false;          // its files may be mixtures of experts, by the key ARCHITECTURE.expert_count
 };
 
 std::span<const Family> all_families();

@@ -46,13 +46,14 @@ struct Job {
     std::string name;    // in the copy
     std::string_view note;
 
-    uint32_t source_rows() const { return source->shape.size() > 1 ? uint32_t(source->shape[1]) : 1; }
+    uint32_t experts() const { return source->shape.size() > 2 ? uint32_t(source->shape[2]) : 1; }    // matrices, one below the other
+    uint32_t source_rows() const { return source->shape.size() > 1 ? uint32_t(source->shape[1]) * experts() : 1; }
     uint32_t source_cols() const { return uint32_t(source->shape[0]); }
-    uint32_t rows() const { return transposed ? source_cols() : source_rows(); }
-    uint32_t cols() const { return transposed ? source_rows() : source_cols(); }
+    uint32_t rows() const { return transposed ? source_cols() * experts() : source_rows(); }
+    uint32_t cols() const { return transposed ? source_rows() / experts() : source_cols(); }
     Matrix matrix() const { return {WeightType(source->type), source_rows(), source_cols(), source->data}; }
     bool copied() const { return !transposed && WeightType(source->type) == type; }
-    std::vector<uint64_t> shape() const { return source->shape.size() > 1 ? std::vector<uint64_t>{cols(), rows()} : source->shape; }
+    std::vector<uint64_t> shape() const { return transposed ? std::vector<uint64_t>{cols(), rows()} : source->shape; }
     uint64_t bytes() const { return rows() * row_bytes(type, cols()); }
 };
 
@@ -60,16 +61,22 @@ bool is_predictor(std::string_view name) { return name.ends_with(".fc1.weight") 
 
 Job job_of(const Gguf& model, const GgufTensor& t, WeightType matrices, WeightType sensitive)
 {
-    constexpr std::string_view plain = ".ffn_down.weight";
+    constexpr std::string_view plain[] = {".ffn_down.weight", ".ffn_down_exps.weight"}, router = ".ffn_gate_inp.weight";
     Job job = {.source = &t, .name = std::string(t.name)};
     if (t.shape.size() == 1 || job.source_rows() == 1) return job;    // norms
     job.type = matrices;
-    job.transposed = t.name.ends_with(plain);
-    if (job.transposed) {
-        job.name.replace(job.name.size() - plain.size(), plain.size(), ".ffn_down_t.weight");
+    for (const std::string_view name : plain) {
+        if (!t.name.ends_with(name)) continue;
+        job.transposed = true;
+        job.name.replace(job.name.size() - name.size(), name.size(), ".ffn_down_t.weight");
         job.note = "by neurons now";
     }
     const WeightType from = WeightType(t.type);
+    if (t.name.ends_with(router)) {
+        job.type = from;
+        job.note = "a router";
+        return job;
+    }
     const bool head = t.name == "output.weight" || (t.name == "token_embd.weight" && !model.find("output.weight"));
     if ((head || is_predictor(t.name)) && sensitive != matrices) {
         // Nobody asked for more bytes than the source has.
@@ -92,14 +99,19 @@ void read_rows(const Job& job, uint32_t first, uint32_t count, float* out)
         for (uint32_t r = 0; r < count; r++) decode(source.row(first + r), out + uint64_t(r) * source.cols, source.cols);
         return;
     }
-    constexpr uint32_t slab = 16;    // stored rows at a time: what they write into a row of `out` is a cache line
+    constexpr uint32_t slab = 16;        // stored rows at a time: what they write into a row of `out` is a cache line
+    const uint32_t rows = job.cols();    // stored ones of a matrix
     std::vector<float> decoded(slab * count);
-    const uint64_t skipped = row_bytes(source.type, first);
-    for (uint32_t r = 0; r < source.rows; r += slab) {
-        const uint32_t some = std::min(slab, source.rows - r);
-        for (uint32_t i = 0; i < some; i++) decode(source.row(r + i) + skipped, &decoded[i * count], count);
-        for (uint32_t c = 0; c < count; c++)
-            for (uint32_t i = 0; i < some; i++) out[uint64_t(c) * source.rows + r + i] = decoded[i * count + c];
+    for (uint32_t here; count > 0; first += here, count -= here, out += uint64_t(here) * rows) {    // matrix by matrix
+        const uint32_t expert = first / source.cols, column = first % source.cols;
+        here = std::min(count, source.cols - column);
+        const uint64_t skipped = row_bytes(source.type, column);
+        for (uint32_t r = 0; r < rows; r += slab) {
+            const uint32_t some = std::min(slab, rows - r);
+            for (uint32_t i = 0; i < some; i++) decode(source.row(uint64_t(expert) * rows + r + i) + skipped, &decoded[i * here], here);
+            for (uint32_t c = 0; c < here; c++)
+                for (uint32_t i = 0; i < some; i++) out[uint64_t(c) * rows + r + i] = decoded[i * here + c];
+        }
     }
 }
 

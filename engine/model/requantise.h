@@ -46,7 +46,7 @@ struct Requantised {
 };
 
 /// Writes `model` to `out`, its matrices as `how` says, the sensitive ones as `sensitive` where given. Down projections are stored by neurons
-/// (ffn_down_t), vectors as F32, a matrix whose rows are no whole blocks as F16. A tensor that is of its format already is copied. Keys are kept, but
+/// (ffn_down_t), vectors as F32, a matrix whose rows are no whole blocks as F16, a router as it is. A tensor that is of its format already is copied. Keys are kept, but
 /// for the file's type, and for a profile if a weight changed: it would be another model's. The model must be one that can be run. `progress` is told
 /// shares of the work; what it throws ends the work, and `out` appears whole or not at all. Throws Error.
 Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, std::optional<WeightType> sensitive,

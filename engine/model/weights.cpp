@@ -24,6 +24,8 @@ constexpr struct {
     {"gelu", host::Activation::gelu}, {"gelu_tanh", host::Activation::gelu_tanh},
 };
 
+constexpr uint32_t softmax_gating = 1;    // of ARCHITECTURE.expert_gating_func
+
 // Far above every model there is; they keep the products of sizes within 64 bits and buffers within reason.
 constexpr uint32_t max_layers = 300, max_dim = 1 << 17, max_heads = 1 << 12, max_head_dim = 256, max_neurons = 1 << 20, max_vocab = 1 << 24,
                    max_context = 1 << 24, max_predictor = 1 << 16;
@@ -56,10 +58,30 @@ host::Activation activation_of(const Gguf& file, const Family& family)
     throw Error("{}: hearth.activation is {:.60}, which this version does not know; it knows {}", file.path().string(), name, known);
 }
 
-/// Refuses what would be computed wrongly if it were passed over.
-void refuse_unsupported(const Gguf& file, const std::string& prefix)
+/// How many experts there are and how many neurons each has: everything about them that is not a tensor.
+void read_experts(const Gguf& file, const Family& family, const std::string& prefix, Config& c)
 {
-    if (file.u32(prefix + "expert_count", 0) > 0) throw Error("{} is a mixture of experts, which this version cannot run", file.path().string());
+    const std::string path = file.path().string();
+    const uint32_t experts = file.u32(prefix + "expert_count", 0);
+    if (experts == 0) return;
+    if (!family.experts) throw Error("{} is a mixture of experts of the architecture {}, which this version cannot run", path, c.architecture);
+    c.experts = checked(file, prefix + "expert_count", experts, host::most_experts);
+    c.experts_used = checked(file, prefix + "expert_used_count", file.u32(prefix + "expert_used_count"), experts);
+    c.normalise_experts = file.boolean(prefix + "expert_weights_norm", true);
+    const float scale = file.f32(prefix + "expert_weights_scale", 1);
+    if (file.u32(prefix + "expert_gating_func", softmax_gating) != softmax_gating || file.u32(prefix + "expert_shared_count", 0) > 0 ||
+        file.u32(prefix + "expert_group_count", 1) > 1 || (scale != 0 && scale != 1))    // 0: none
+        throw Error("{} is a mixture of experts with a gating other than softmax, shared experts, groups of experts or scaled weights, which this "
+                    "version cannot run",
+                    path);
+    if (const std::string of_one = "blk.0.ffn_gate.0.weight"; file.find(of_one))
+        throw Error("{} has a tensor for every expert ({}), as files from before April 2024 do; convert the model again", path, of_one);
+    const std::string key = prefix + "expert_feed_forward_length";
+    const uint32_t neurons = file.u32(key, c.neurons);
+    if (neurons == 0 || neurons % expert_unit || uint64_t(neurons) * experts > max_neurons)
+        throw Error("{} has {} experts of {} neurons, and this version needs a multiple of {}, and at most {} of all of them", path, experts, neurons,
+                    expert_unit, max_neurons);
+    c.neurons = neurons * experts;
 }
 
 /// What positions are divided by. A factor without a type means linear scaling, and 0 is written for "none"; rope.scale_linear is its older name.
@@ -106,7 +128,6 @@ Config read_config(const Gguf& file)
 {
     const Family& family = family_of(file);
     const std::string path = file.path().string(), prefix = std::string(family.architecture) + ".";
-    refuse_unsupported(file, prefix);
 
     const auto size = [&](const char* key, uint32_t most) { return checked(file, prefix + key, file.u32(prefix + key), most); };
     Config c;
@@ -116,6 +137,7 @@ Config read_config(const Gguf& file)
     c.layers = size("block_count", max_layers);
     c.dim = size("embedding_length", max_dim);
     c.neurons = size("feed_forward_length", max_neurons);
+    read_experts(file, family, prefix, c);
     c.context = size("context_length", max_context);
     c.heads = size("attention.head_count", max_heads);
     c.kv_heads = file.u32(prefix + "attention.head_count_kv", c.heads);
@@ -206,8 +228,15 @@ class Tensors {
         return parts;
     }
 
-    /// (rows, cols) from a tensor that is stored as (cols, rows).
-    Matrix transposed(const std::string& name, uint32_t rows, uint32_t cols);
+    /// Matrices (experts, rows, cols), one below the other.
+    Matrix experts(const std::string& name, uint32_t experts, uint32_t rows, uint32_t cols)
+    {
+        const GgufTensor& t = tensor(name, {cols, rows, experts});
+        return {WeightType(t.type), experts * rows, cols, t.data};
+    }
+
+    /// (rows, cols) from a matrix that is stored as (cols, rows); or as many such matrices as there are experts, one below the other.
+    Matrix transposed(const Matrix& stored, uint32_t experts = 1);
 
     void refuse_unused() const
     {
@@ -247,32 +276,35 @@ void transpose(const std::byte* from, uint32_t count, uint32_t cols, std::byte* 
             std::memcpy(to + (uint64_t(c) * stride + first + r) * size, from + (uint64_t(r) * cols + c) * size, size);
 }
 
-Matrix Tensors::transposed(const std::string& name, uint32_t rows, uint32_t cols)
+Matrix Tensors::transposed(const Matrix& stored, uint32_t experts)
 {
     constexpr uint32_t slab = 32;    // stored rows at a time: what they write into a row of the result is a cache line, and a slab stays in the cache
-    const Matrix stored = matrix(name, cols, rows);
+    const uint32_t rows = stored.cols, cols = stored.rows / experts;    // of one matrix of the result
     const host::Kernels& kernels = host::kernels();
     const bool convert = is_quantised(stored.type);
     const WeightType type = convert ? WeightType::f16 : stored.type;
-    if (!transposing_) return {type, rows, cols, nullptr};
-    std::byte* to = owned_.emplace_back(rows * row_bytes(type, cols)).data();
+    const Matrix out = {type, rows * experts, cols, nullptr};
+    if (!transposing_) return out;
+    std::byte* const data = owned_.emplace_back(out.bytes()).data();
 
     std::vector<float> decoded(convert ? rows : 0);
     std::vector<uint16_t> converted(convert ? uint64_t(slab) * rows : 0);
-    for (uint32_t first = 0; first < stored.rows; first += slab) {
-        const uint32_t count = std::min(slab, stored.rows - first);
-        const std::byte* from = stored.row(first);
-        if (convert) {
-            for (uint32_t r = 0; r < count; r++) {
-                kernels.of(stored.type).decode(stored.row(first + r), decoded.data(), rows);
-                kernels.to_f16(decoded.data(), converted.data() + uint64_t(r) * rows, rows);
+    for (uint32_t e = 0; e < experts; e++)
+        for (uint32_t first = 0; first < cols; first += slab) {
+            const uint32_t count = std::min(slab, cols - first);
+            const std::byte* from = stored.row(uint64_t(e) * cols + first);
+            std::byte* const to = data + uint64_t(e) * rows * row_bytes(type, cols);
+            if (convert) {
+                for (uint32_t r = 0; r < count; r++) {
+                    kernels.of(stored.type).decode(from + r * row_bytes(stored.type, rows), decoded.data(), rows);
+                    kernels.to_f16(decoded.data(), converted.data() + uint64_t(r) * rows, rows);
+                }
+                from = reinterpret_cast<const std::byte*>(converted.data());
             }
-            from = reinterpret_cast<const std::byte*>(converted.data());
+            if (type == WeightType::f32) transpose<4>(from, count, rows, to, first, cols);
+            else transpose<2>(from, count, rows, to, first, cols);
         }
-        if (type == WeightType::f32) transpose<4>(from, count, rows, to, first, cols);
-        else transpose<2>(from, count, rows, to, first, cols);
-    }
-    return {type, rows, cols, to};
+    return {type, out.rows, cols, data};
 }
 
 /// One threshold for every layer.
@@ -391,7 +423,12 @@ void read_attention(Tensors& tensors, const Family& family, const Config& c, uin
 void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
 {
     const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
-    if (family.fused && family.gated) {
+    if (c.experts) {
+        const uint32_t neurons = c.neurons_together();
+        layer.ffn.gate = tensors.experts(name("ffn_gate_exps.weight"), c.experts, neurons, c.dim);
+        layer.ffn.up = tensors.experts(name("ffn_up_exps.weight"), c.experts, neurons, c.dim);
+        layer.router = {tensors.matrix(name("ffn_gate_inp.weight"), c.experts, c.dim), c.experts_used, c.normalise_experts};
+    } else if (family.fused && family.gated) {
         const auto parts = tensors.stacked<2>(name("ffn_up.weight"), {c.neurons, c.neurons}, c.dim);
         layer.ffn.gate = parts[0], layer.ffn.up = parts[1];
     } else if (family.gated) {
@@ -401,6 +438,22 @@ void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, u
         layer.ffn.gate = tensors.matrix(name("ffn_up.weight"), c.neurons, c.dim);
     }
     if (family.all_biases) layer.ffn.bias = tensors.column(name("ffn_up.bias"), c.neurons);
+}
+
+/// Returns whether it had to be transposed. Experts always are: a token goes through few of them.
+bool read_down(Tensors& tensors, const Config& c, uint32_t l, DownLayout layout, LayerWeights& layer)
+{
+    const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
+    const std::string by_neurons = name("ffn_down_t"), plain = name(c.experts ? "ffn_down_exps" : "ffn_down");
+    if (tensors.has(by_neurons) || !tensors.has(plain)) {
+        layer.ffn.down_t = tensors.matrix(by_neurons, c.neurons, c.dim);
+        return false;
+    }
+    const Matrix stored = c.experts ? tensors.experts(plain, c.experts, c.dim, c.neurons_together()) : tensors.matrix(plain, c.dim, c.neurons);
+    const bool stays = layout == DownLayout::dense && !host::makes_zeros(c.activation) && !c.experts;
+    if (stays) layer.ffn.down = stored;
+    else layer.ffn.down_t = tensors.transposed(stored, std::max(c.experts, 1u));
+    return !stays;
 }
 
 Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool transposing)
@@ -438,14 +491,9 @@ Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool t
         layer.window_rope = layer.window > 0 && c.window_base > 0;
         read_gate_and_up(tensors, family, c, l, layer);
         if (family.all_biases) layer.down_bias = tensors.vector(fmt::format("blk.{}.ffn_down.bias", l), c.dim);
-        const bool stored_as_down = !tensors.has(name("ffn_down_t")) && tensors.has(name("ffn_down"));
-        const bool stays = stored_as_down && layout == DownLayout::dense && !host::makes_zeros(c.activation);
-        if (stays) layer.ffn.down = tensors.matrix(name("ffn_down"), c.dim, c.neurons);
-        else if (stored_as_down) layer.ffn.down_t = tensors.transposed(name("ffn_down"), c.neurons, c.dim);
-        else layer.ffn.down_t = tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
+        w.transposed |= read_down(tensors, c, l, layout, layer);
         layer.ffn.activation = c.activation;
         layer.ffn.floor = c.floor;
-        w.transposed |= stored_as_down && !stays;
         if (tensors.has(name("fc1")) || tensors.has(name("fc2"))) {
             const uint32_t h = tensors.rows(name("fc1"), max_predictor);
             layer.fc1 = tensors.matrix(name("fc1"), h, c.dim);

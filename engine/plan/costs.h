@@ -14,6 +14,7 @@ struct LayerUse {
     std::vector<double> fired;    // (groups) neurons of each group that fire for a token, on average, in placement order
     double looked_at = 1;         // share of the host's gates that are looked at; less than 1 with a predictor
     bool skips = false;           // up and down rows of what does not fire are left unread
+    bool routed = false;          // gates, too: a router says before what fires
 };
 
 /// Needs as GpuModel::needs and GpuSession::needs give them; position: of the token in the context; position_bytes: what

@@ -125,8 +125,15 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
                             .start_us = stopwatch.start});
 
     normalise_rows(team_, {w.ffn_norm, w.ffn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
-    if (watch) watch_gates(l, all_, tokens, norm_.data(), x);
-    cold_ffn(l, all_, tokens == 1 ? predict(l, norm_.data(), x, stats) : all_, tokens, norm_.data(), stats);
+    Cold cold = {.neurons = all_, .may_fire = all_};
+    if (c.experts) {
+        cold = route(l, tokens, norm_.data(), stats);
+        if (watch) watch_experts(l, tokens, norm_.data(), x, cold.experts);
+    } else {
+        if (watch) watch_gates(l, all_, tokens, norm_.data(), x);
+        if (tokens == 1) cold.may_fire = predict(l, norm_.data(), x, stats);
+    }
+    cold_ffn(l, cold, tokens, norm_.data(), stats);
     if (c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
     add_block(out_, w.post_ffn_norm, w.down_bias, tokens, x);
 }
@@ -157,32 +164,66 @@ std::span<const uint32_t> CpuModel::predict(uint32_t l, const float* x, const fl
     return predicted_;
 }
 
-std::span<const float> CpuModel::cold_ffn(uint32_t l, std::span<const uint32_t> cold, std::span<const uint32_t> predicted, uint32_t tokens,
-                                          const float* x, FeedStats& stats)
+/// Which experts each token goes through; of one token, their neurons.
+CpuModel::Cold CpuModel::route(uint32_t l, uint32_t tokens, const float* x, FeedStats& stats)
 {
-    const host::FfnWeights& w = weights_.layers[l].ffn;
+    const Config& c = weights_.config;
+    const host::Router& router = weights_.layers[l].router;
     const Stopwatch stopwatch;
-    inputs_.prepare(team_, x, tokens, weights_.config.dim, is_quantised(w.gate.type) || is_quantised(w.up.type));
-    const host::FfnCounts counts =
-        host::cold_ffn(team_, w, predicted, inputs_, tokens == 1 ? shape_.sparsity[l].cut : host::no_cut, out_.data(), scratch_);
+    expert_weights_.resize(size_t(tokens) * c.experts);
+    inputs_.prepare(team_, x, tokens, c.dim, is_quantised(router.scores.type));
+    host::route(team_, router, inputs_, expert_weights_.data());
+    stats.stages.push_back(
+        {.name = "route", .layer = l, .on_device = false, .bytes = router.scores.bytes(), .us = stopwatch.us(), .start_us = stopwatch.start});
+    if (tokens > 1) return {all_, all_, expert_weights_.data()};
+    predicted_.clear();
+    const uint32_t together = c.neurons_together();
+    for (uint32_t e = 0; e < c.experts; ++e)
+        if (expert_weights_[e] != 0) predicted_.insert(predicted_.end(), all_.begin() + e * together, all_.begin() + (e + 1) * together);
+    return {all_, predicted_, expert_weights_.data()};
+}
+
+std::span<const float> CpuModel::cold_ffn(uint32_t l, const Cold& cold, uint32_t tokens, const float* x, FeedStats& stats)
+{
+    const Config& c = weights_.config;
+    const host::FfnWeights& w = weights_.layers[l].ffn;
+    const float cut = tokens == 1 ? shape_.sparsity[l].cut : host::no_cut;
+    const Stopwatch stopwatch;
+    host::FfnCounts counts;
+    if (cold.experts) {
+        counts = host::cold_experts(team_, w, c.experts, cold.may_fire, cold.experts, x, tokens, cut, out_.data(), scratch_);
+    } else {
+        inputs_.prepare(team_, x, tokens, c.dim, is_quantised(w.gate.type) || is_quantised(w.up.type));
+        counts = host::cold_ffn(team_, w, cold.may_fire, inputs_, cut, out_.data(), scratch_.ffn);
+    }
     LayerCounts& layer = stats.layers[l];
     layer.active_host += counts.active;
-    layer.host_neurons += cold.size() * tokens;
-    layer.host_gates += predicted.size() * tokens;
+    layer.host_neurons += cold.neurons.size() * tokens;
+    layer.host_gates += counts.gates;
     layer.host_us += stopwatch.us();
     stats.stages.push_back(
         {.name = "cold_ffn", .layer = l, .on_device = false, .bytes = counts.bytes, .us = stopwatch.us(), .start_us = stopwatch.start});
-    if (shape_.check_predictor && tokens == 1) {
-        gates_.resize(cold.size());
-        host::multiply_rows(team_, w.gate, cold, inputs_, gates_.data());
-        const float floor = weights_.config.floor;
-        auto said = predicted.begin();    // in the order of `cold`
-        for (size_t i = 0; i < cold.size(); ++i) {
-            if (said != predicted.end() && *said == cold[i]) ++said;
-            else layer.missed += gates_[i] + w.bias_of(cold[i]) > floor;
+    if (shape_.check_predictor && tokens == 1 && !cold.experts) {    // a router is never wrong
+        gates_.resize(cold.neurons.size());
+        host::multiply_rows(team_, w.gate, cold.neurons, inputs_, gates_.data());
+        auto said = cold.may_fire.begin();    // in the order of `neurons`
+        for (size_t i = 0; i < cold.neurons.size(); ++i) {
+            if (said != cold.may_fire.end() && *said == cold.neurons[i]) ++said;
+            else layer.missed += gates_[i] + w.bias_of(cold.neurons[i]) > c.floor;
         }
     }
-    return std::span(out_).first(size_t(tokens) * weights_.config.dim);
+    return std::span(out_).first(size_t(tokens) * c.dim);
+}
+
+void CpuModel::watch_experts(uint32_t l, uint32_t tokens, const float* x, const float* residual, const float* weights)
+{
+    const uint32_t experts = weights_.config.experts;
+    watch({.layer = l,
+           .tokens = tokens,
+           .x = x,
+           .residual = residual,
+           .neurons = std::span(all_).first(experts),
+           .gates = std::span(weights, size_t(tokens) * experts)});
 }
 
 void CpuModel::watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x, const float* residual)

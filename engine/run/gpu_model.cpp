@@ -52,6 +52,15 @@ uint64_t matrix_bytes(const Matrix& m) { return uint64_t(m.rows) * row_quads(m.t
 
 }    // namespace
 
+GpuMatrix GpuMatrix::part(uint32_t first, uint32_t count) const
+{
+    GpuMatrix out = *this;
+    out.rows = count;
+    const uint64_t offset = uint64_t(first) * stride * 16;
+    out.memory = {memory.buffer, memory.offset + offset, out.bytes(), memory.address + offset, nullptr};
+    return out;
+}
+
 // ---- rows on the device ------------------------------------------------------------------------------------------------
 
 namespace {
@@ -174,8 +183,9 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c)
     : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
       quantise(device, "quantise"), rope(device, "rope"), glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
-      threshold(device, "threshold"), device_(device), activation_(uint32_t(c.activation)), head_dim_(c.head_dim)
+      threshold(device, "threshold"), route(device, "route"), device_(device), activation_(uint32_t(c.activation)), head_dim_(c.head_dim)
 {
+    static_assert(gpu::slot_neurons == group_neurons && expert_unit % group_neurons == 0 && host::most_experts <= gpu::route_most_experts);
     HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);
 }
 
@@ -265,7 +275,7 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
         LayerNeeds n;
         for (const std::vector<float>& x : {join_before_attention(weights, needs.layers.size()), join_before_ffn(l), qkv_bias(l), head_norms(l)})
             n.attention += aligned(x.size() * sizeof(float));
-        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o}) n.attention += aligned(matrix_bytes(*m));
+        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.router.scores}) n.attention += aligned(matrix_bytes(*m));
         for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.bias}) n.group += uint64_t(group_neurons) * row_quads(m->type, m->cols) * 16;
         if (l.ffn.down.rows > 0) {
             // Whole blocks of every row: what so many columns take is counted group by group, and what fills up the last quad of the rows once.
@@ -275,6 +285,7 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
             n.attention += aligned(uint64_t(c.dim) * 16);
         } else n.group += uint64_t(group_neurons) * row_quads(l.ffn.down_t.type, c.dim) * 16;
         n.groups = ceil_div(c.neurons, group_neurons);
+        if (c.experts) n.attention += aligned(n.groups * sizeof(uint32_t));    // slot_experts
         const uint64_t all = uint64_t(n.groups) * group_neurons;
         switch (sparsity[needs.layers.size()].predictor) {
         case Predictor::none: break;
@@ -296,10 +307,11 @@ class WeightUpload {
     {
     }
 
-    Slice vector(vulkan::Pool& pool, const std::vector<float>& x)
+    template <class T>
+    Slice vector(vulkan::Pool& pool, const std::vector<T>& x)
     {
         if (x.empty()) return {};
-        const Slice slice = pool.take(x.size() * sizeof(float));
+        const Slice slice = pool.take(x.size() * sizeof(T));
         uploader_.upload(slice, 1, slice.bytes, [&](std::byte* to, uint64_t, uint64_t) { std::memcpy(to, x.data(), slice.bytes); });
         return slice;
     }
@@ -309,15 +321,6 @@ class WeightUpload {
     {
         GpuMatrix out = {.type = m.type, .rows = rows, .cols = m.cols, .stride = row_quads(m.type, m.cols), .memory = {}};
         if (rows > 0) out.memory = pool.take(out.bytes());
-        return out;
-    }
-
-    static GpuMatrix rows_of(const GpuMatrix& m, uint32_t first, uint32_t rows)
-    {
-        GpuMatrix out = m;
-        out.rows = rows;
-        const uint64_t offset = uint64_t(first) * m.stride * 16;
-        out.memory = {m.memory.buffer, m.memory.offset + offset, out.bytes(), m.memory.address + offset, nullptr};
         return out;
     }
 
@@ -410,7 +413,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         if (alike) layer.qkv = upload.place(pool, w.q, w.q.rows + w.k.rows + w.v.rows);
         uint32_t row = 0;    // of qkv
         for (const auto& [to, from] : {std::pair(&layer.q, &w.q), {&layer.k, &w.k}, {&layer.v, &w.v}}) {
-            *to = alike ? upload.rows_of(layer.qkv, row, from->rows) : upload.place(pool, *from, from->rows);
+            *to = alike ? layer.qkv.part(row, from->rows) : upload.place(pool, *from, from->rows);
             upload.fill(*to, *from, [](uint64_t r) { return r; });
             row += from->rows;
         }
@@ -424,6 +427,12 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
             layer.down = upload.matrix(pool, w.ffn.down.columns(0, std::min(uint32_t(resident.size()) * group_neurons, w.ffn.down.cols)));
         }
         layer.bias = slots(w.ffn.bias);
+        if (weights.config.experts) {
+            layer.router = upload.matrix(pool, w.router.scores);
+            std::vector<uint32_t> experts(n.layers[l].groups);
+            for (size_t s = 0; s < resident.size(); ++s) experts[s] = layer.residency.expert_of(resident[s], weights.config.experts);
+            layer.slot_experts = upload.vector(pool, experts);
+        }
         const Predictor predictor = layer.split() ? layout.sparsity[l].predictor : Predictor::none;
         const uint32_t all = n.layers[l].groups * group_neurons;
         if (predictor == Predictor::sign) layer.signs = upload.signs(pool, host::SignRows(team, w.ffn.gate, order), all);
@@ -452,7 +461,8 @@ uint32_t GpuModel::join_form() const
 uint64_t GpuModel::group_bytes(uint32_t l) const
 {
     const Layer& layer = layers_[l];
-    return uint64_t(group_neurons) * 16 * (layer.gate.stride + layer.up.stride + layer.down_t.stride + layer.bias.stride);
+    return uint64_t(group_neurons) * 16 * (layer.gate.stride + layer.up.stride + layer.down_t.stride + layer.bias.stride) +
+           (config().experts ? sizeof(uint32_t) : 0);
 }
 
 void GpuModel::lay_out_group(uint32_t l, uint32_t group, std::byte* to) const
@@ -464,6 +474,9 @@ void GpuModel::lay_out_group(uint32_t l, uint32_t group, std::byte* to) const
             if (i < neurons.size()) lay_out_row(m->type, m->row(neurons[i]), m->cols, to);
             else std::memset(to, 0, row_quads(m->type, m->cols) * 16);
         }
+    if (config().experts == 0) return;
+    const uint32_t expert = layers_[l].residency.expert_of(group, config().experts);
+    std::memcpy(to, &expert, sizeof expert);
 }
 
 }    // namespace hearth

@@ -21,6 +21,7 @@ struct GpuMatrix {
     vulkan::Slice memory;
 
     uint64_t bytes() const { return uint64_t(rows) * stride * 16; }
+    GpuMatrix part(uint32_t first, uint32_t count) const;    // of its rows
 };
 
 /// uvec4 that a row of n weights takes on the device.
@@ -65,6 +66,7 @@ class GpuKernels {
     const vulkan::Kernel<gpu::Glu> glu;
     const vulkan::Kernel<gpu::PredictSign> predict_sign;
     const vulkan::Kernel<gpu::Threshold> threshold;
+    const vulkan::Kernel<gpu::Route> route;
 
     /// Workgroups for the row kernels over `rows` rows.
     vulkan::Groups row_groups(uint32_t rows) const;
@@ -109,6 +111,8 @@ class GpuModel {
         GpuMatrix gate, up, down_t;    // (slots * group_neurons, dim): slot s holds the rows of group residency.slots()[s]
         GpuMatrix down;                // (dim, slots * group_neurons) instead of down_t, where the host has it so
         GpuMatrix bias;                // (slots * group_neurons, 1); no rows where there is none, as of up where there is no gate
+        GpuMatrix router;              // (experts, dim); no rows where there are none
+        vulkan::Slice slot_experts;    // whose neurons each slot has, as gpu::Route has them
         vulkan::Slice signs;           // of the gate's rows in placement order, as gpu::PredictSign has them
         GpuMatrix fc1, fc2;            // fc2's rows in placement order
         float predictor_threshold = 0;
@@ -120,7 +124,7 @@ class GpuModel {
     const Config& config() const { return weights_.config; }
     const std::vector<Layer>& layers() const { return layers_; }
 
-    /// A group's rows as its slot has them: gate, up, down_t, bias, one after the other, group_bytes(l) in all.
+    /// A group's rows as its slot has them: gate, up, down_t, bias, one after the other, and the number of its expert; group_bytes(l) in all.
     uint64_t group_bytes(uint32_t l) const;
     void lay_out_group(uint32_t l, uint32_t group, std::byte* to) const;
     /// From now on `group` is taken to be in `slot`: its rows must be there before the next decode.

@@ -16,23 +16,35 @@ namespace {
 
 constexpr uint32_t most_slices = 16;    // partial sums of a hot FFN at decode
 
+/// Neurons of a block whose h is in memory at once: all, or where there are experts so many of a prefill, which adds them up range by range.
+uint32_t prefill_neurons(const Config& c)
+{
+    constexpr uint32_t most_of_experts = 1 << 14;
+    const uint32_t all = ceil_div(c.neurons, group_neurons) * group_neurons;
+    return c.experts ? std::min(all, most_of_experts) : all;
+}
+/// And at decode: those of the experts of one token.
+uint32_t decode_neurons(const Config& c) { return c.experts ? c.experts_used * c.neurons_together() : prefill_neurons(c); }
+
 uint32_t ffn_slices(uint32_t neurons) { return std::clamp(ceil_div(neurons, 128), 1u, most_slices); }
 
 /// Activations of a batch on the device, each with its floats.
 struct ScratchSizes {
-    uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale, attend_parts, attend_counters;
+    uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale, attend_parts, attend_counters, scores, routed, chosen;
 
     ScratchSizes(const Config& c, uint32_t batch, uint32_t context)
     {
         const uint64_t t = batch, q_width = uint64_t(c.heads) * c.head_dim, kv_width = uint64_t(c.kv_heads) * c.head_dim;
-        const uint64_t neurons = uint64_t(ceil_div(c.neurons, group_neurons)) * group_neurons;
+        const uint64_t neurons = prefill_neurons(c), of_one = decode_neurons(c);
         const uint64_t widest = std::max<uint64_t>({c.dim, q_width, neurons});    // neurons: a predictor's hidden layer may be as wide
         residual = xn = t * c.dim;
         head_residual = residual;
         mixed = t * q_width;
         qkv = t * (q_width + 2 * kv_width);
         parts = (std::max<uint64_t>(t, most_slices) + (c.parallel ? t : 0)) * c.dim;    // with both blocks' until the next layer's join
-        h = u = t * neurons;
+        h = u = std::max(t * neurons, of_one);
+        scores = routed = t * c.experts;
+        chosen = c.experts ? 2 * of_one / group_neurons : 0;
         high = low = ceil_div(widest, 4);
         scale = 4 * ceil_div(widest, 32);
         attend_parts = uint64_t(c.heads) * most_attend_splits(context) * (c.head_dim + 2);
@@ -41,7 +53,8 @@ struct ScratchSizes {
     template <class F>
     void each(F&& f)
     {
-        for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale, &attend_parts, &attend_counters})
+        for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale, &attend_parts, &attend_counters, &scores,
+                                 &routed, &chosen})
             f(*floats * sizeof(float));
     }
     uint64_t bytes()
@@ -86,8 +99,8 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
 
     ScratchSizes sizes(c, shape.batch, shape.context);
     scratch_pool_ = Pool(device, sizes.bytes(), Use::device, "activations");
-    Slice* const scratch[] = {&residual_, &head_residual_, &xn_,  &qkv_,   &mixed_,        &parts_,          &h_,
-                              &u_,        &high_,          &low_, &scale_, &attend_parts_, &attend_counters_};
+    Slice* const scratch[] = {&residual_, &head_residual_, &xn_, &qkv_, &mixed_, &parts_, &h_, &u_, &high_, &low_, &scale_, &attend_parts_, &attend_counters_,
+                              &scores_, &routed_, &chosen_};
     Slice* const* next = scratch;
     sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
 
@@ -100,18 +113,23 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     step_ = upload_pool_.take(sizeof(gpu::Step));
 
     const uint64_t logits = uint64_t(std::min(shape.batch, head_rows)) * c.vocab * sizeof(float),
-                   gates = watching.activity ? uint64_t(shape.batch) * ceil_div(c.neurons, group_neurons) * group_neurons * sizeof(float) : 0,
+                   gates = watching.activity && !c.experts
+                               ? uint64_t(shape.batch) * ceil_div(c.neurons, group_neurons) * group_neurons * sizeof(float)
+                               : 0,
                    watched = watching.activity ? x : 0;
     group_words_ = ceil_div(c.neurons, group_neurons);
     const uint64_t groups = model.layers().size() * group_words_ * sizeof(uint32_t);
-    readback_pool_ =
-        Pool(device, aligned(x) + aligned(logits) + 2 * aligned(groups) + aligned(gates) + aligned(watched), Use::readback, "results for the host");
+    expert_weight_stride_ = uint64_t(shape.batch) * c.experts;
+    const uint64_t experts = model.layers().size() * expert_weight_stride_ * sizeof(float);
+    readback_pool_ = Pool(device, aligned(x) + aligned(logits) + 2 * aligned(groups) + aligned(gates) + aligned(watched) + aligned(experts),
+                          Use::readback, "results for the host");
     published_ = readback_pool_.take(x);
     logits_ = readback_pool_.take(logits);
     fired_ = readback_pool_.take(groups);
     mask_ = readback_pool_.take(groups);
     gates_ = readback_pool_.take(gates);
     watched_residual_ = readback_pool_.take(watched);
+    expert_weights_ = readback_pool_.take(experts);
 
     if (shape.rebalance) {
         constexpr size_t copies = 4;    // under way at once
@@ -158,12 +176,14 @@ struct LinearKind {
     bool of_head = false;    // only the tokens whose logits are wanted
     bool relu = false;       // at decode: y = max(y, 0)
     bool planes = true;      // at decode: those of x are there
+    bool halves = true;      // else: as of ProductKind
 };
 
 struct ProductKind {
     bool transposed = false, of_head = false;
     bool halves = true;       // x may be taken in halves: it is normalised
     uint32_t x_stride = 0;    // 0: as many as the products have terms
+    bool add = false;         // to what is in y
 };
 
 }    // namespace
@@ -278,7 +298,7 @@ class GpuSession::Recorder {
     /// y = w x for every token.
     void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, LinearKind kind = {})
     {
-        if (!decode()) return product(commands, w, x, y, {.of_head = kind.of_head});
+        if (!decode()) return product(commands, w, x, y, {.of_head = kind.of_head, .halves = kind.halves});
         commands.dispatch(kernels_.matvec(w.type, kind.planes), kernels_.row_groups(w.rows),
                           {.weight = w.memory.address,
                            .x = x.address,
@@ -307,7 +327,8 @@ class GpuSession::Recorder {
                            .stride = w.stride,
                            .x_stride = kind.x_stride ? kind.x_stride : inner,
                            .y_stride = out,
-                           .head = kind.of_head});
+                           .head = kind.of_head,
+                           .add = kind.add});
     }
 
     void attention(Commands& commands, uint32_t l)
@@ -378,6 +399,7 @@ class GpuSession::Recorder {
         if (w.split() || s_.watching_.activity) after.publish = gpu::publish_norm;
         join(commands, "ffn_norm", l, capacity_, after, {&w.gate, &w.up});
         if (c_.parallel) pending_.parts = 1;
+        if (c_.experts) route(commands, l);
         if (w.split() && decode()) predict(commands, l);
         if (s_.watching_.activity) watch(commands, "watch_residual", l, s_.residual_, s_.watched_residual_, uint64_t(capacity_) * c_.dim);
     }
@@ -410,6 +432,27 @@ class GpuSession::Recorder {
         }
     }
 
+    /// Which experts each token goes through, for the device and for the host; of one token, where they are on the device.
+    void route(Commands& commands, uint32_t l)
+    {
+        const GpuModel::Layer& w = s_.model_.layers()[l];
+        commands.stage("route", l, w.router.bytes());
+        linear(commands, w.router, s_.xn_, s_.scores_, {.planes = false, .halves = false});
+        commands.stage("route", l, 3ull * capacity_ * c_.experts * sizeof(float));
+        commands.dispatch(kernels_.route, {capacity_},
+                          {.step = s_.step_.address,
+                           .score = s_.scores_.address,
+                           .weight = s_.routed_.address,
+                           .published = s_.expert_weights_.address + l * s_.expert_weight_stride_ * sizeof(float),
+                           .slot_expert = w.slot_experts.address,
+                           .chosen = s_.chosen_.address,
+                           .experts = c_.experts,
+                           .used = c_.experts_used,
+                           .normalise = c_.normalise_experts,
+                           .slots = uint32_t(w.residency.slots().size()),
+                           .places = decode() ? s_.places(l) : 0});
+    }
+
     void watch(Commands& commands, const char* stage, uint32_t l, const Slice& from, const Slice& to, uint64_t floats)
     {
         commands.stage(stage, l, floats * sizeof(float));
@@ -424,8 +467,9 @@ class GpuSession::Recorder {
         parts.offset += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
         parts.address += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
         if (decode()) {
+            const uint32_t neurons = s_.places(l) * group_neurons;
             commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
-            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type), kernels_.row_groups(w.gate.rows),
+            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type), kernels_.row_groups(neurons),
                               {.gate = w.gate.memory.address,
                                .up = w.up.memory.address,
                                .bias = w.bias.memory.address,
@@ -434,14 +478,16 @@ class GpuSession::Recorder {
                                .low = s_.low_.address,
                                .scale = s_.scale_.address,
                                .h = s_.h_.address,
-                               .neurons = w.gate.rows,
+                               .chosen = s_.chosen_.address,
+                               .neurons = neurons,
                                .cols = c_.dim,
                                .gate_stride = w.gate.stride,
                                .up_stride = w.up.stride,
                                .cut = s_.shape_.sparsity[l].cut,
                                .floor = c_.floor,
                                .has_up = w.up.rows > 0,
-                               .has_bias = w.bias.rows > 0});
+                               .has_bias = w.bias.rows > 0,
+                               .has_experts = c_.experts > 0});
             if (w.down.rows > 0) {
                 if (wants_planes({&w.down})) planes(commands, l, s_.h_, w.down.cols);
                 commands.stage("ffn_down", l, w.down.bytes());
@@ -449,7 +495,7 @@ class GpuSession::Recorder {
                 ++pending_.parts;
                 return;
             }
-            const uint32_t slices = ffn_slices(w.down_t.rows);
+            const uint32_t slices = ffn_slices(neurons);
             pending_.parts += slices;
             commands.stage("ffn_down", l, w.down_t.bytes());
             commands.dispatch(kernels_.ffn_down(w.down_t.type), {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down_t.type)), slices},
@@ -457,32 +503,41 @@ class GpuSession::Recorder {
                                .h = s_.h_.address,
                                .parts = parts.address,
                                .fired = s_.fired_.address + l * s_.group_words_ * sizeof(uint32_t),
-                               .neurons = w.down_t.rows,
+                               .chosen = s_.chosen_.address,
+                               .neurons = neurons,
                                .cols = c_.dim,
                                .stride = w.down_t.stride,
                                .slices = slices,
-                               .part_stride = c_.dim});
-        } else {
-            commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
-            linear(commands, w.gate, s_.xn_, s_.h_);
-            if (w.up.rows > 0) linear(commands, w.up, s_.xn_, s_.u_);
-            if (s_.watching_.activity) watch(commands, "watch_gates", l, s_.h_, s_.gates_, uint64_t(capacity_) * w.gate.rows);
-            commands.stage("glu", l, uint64_t(capacity_) * w.gate.rows * 3 * sizeof(float));
-            commands.dispatch(kernels_.glu, {ceil_div(w.gate.rows, 128), capacity_},
+                               .part_stride = c_.dim,
+                               .has_experts = c_.experts > 0});
+            return;
+        }
+        for (uint32_t first = 0; first < w.gate.rows; first += prefill_neurons(c_)) {
+            const uint32_t count = std::min(prefill_neurons(c_), w.gate.rows - first);
+            const GpuMatrix gate = w.gate.part(first, count);
+            commands.stage("ffn_up", l, gate.bytes() + (w.up.rows > 0 ? w.up.part(first, count).bytes() : 0));
+            linear(commands, gate, s_.xn_, s_.h_);
+            if (w.up.rows > 0) linear(commands, w.up.part(first, count), s_.xn_, s_.u_);
+            if (s_.watching_.activity && !c_.experts) watch(commands, "watch_gates", l, s_.h_, s_.gates_, uint64_t(capacity_) * count);
+            commands.stage("glu", l, uint64_t(capacity_) * count * 3 * sizeof(float));
+            commands.dispatch(kernels_.glu, {ceil_div(count, 128), capacity_},
                               {.step = s_.step_.address,
                                .h = s_.h_.address,
                                .u = s_.u_.address,
                                .bias = w.bias.memory.address,
-                               .n = w.gate.rows,
+                               .weight = s_.routed_.address,
+                               .slot_expert = w.slot_experts.address + first / group_neurons * sizeof(uint32_t),
+                               .n = count,
+                               .experts = c_.experts,
                                .floor = c_.floor,
                                .has_up = w.up.rows > 0,
                                .has_bias = w.bias.rows > 0});
-            commands.stage("ffn_down", l, w.down.bytes() + w.down_t.bytes());
+            commands.stage("ffn_down", l, w.down.bytes() + (w.down_t.rows > 0 ? w.down_t.part(first, count).bytes() : 0));
             // What goes into the down projection may pass 65504, the largest half.
             if (w.down.rows > 0) product(commands, w.down, s_.h_, parts, {.halves = false, .x_stride = w.gate.rows});
-            else product(commands, w.down_t, s_.h_, parts, {.transposed = true, .halves = false});
-            ++pending_.parts;
+            else product(commands, w.down_t.part(first, count), s_.h_, parts, {.transposed = true, .halves = false, .add = first > 0});
         }
+        ++pending_.parts;
     }
 
     /// Logits of the wanted tokens. May run several times on one batch, so it leaves the residual as it is.
@@ -573,9 +628,37 @@ std::span<const uint32_t> GpuSession::mask(uint32_t l) const
     return {static_cast<const uint32_t*>(mask_.mapped) + size_t(l) * group_words_, group_words_};
 }
 
+/// Groups that a decode's hot FFN of layer l computes: those in all slots, or as many as the experts of a token can have.
+uint32_t GpuSession::places(uint32_t l) const
+{
+    const uint32_t slots = uint32_t(model_.layers()[l].residency.slots().size()), most = decode_neurons(model_.config()) / group_neurons;
+    return model_.config().experts ? std::min(slots, most) : slots;
+}
+
+/// After a decode: a word per place, bit i set where neuron i of the group in it fired.
 std::span<const uint32_t> GpuSession::fired(uint32_t l) const
 {
-    return {static_cast<const uint32_t*>(fired_.mapped) + size_t(l) * group_words_, model_.layers()[l].residency.slots().size()};
+    return {static_cast<const uint32_t*>(fired_.mapped) + size_t(l) * group_words_, places(l)};
+}
+
+void GpuSession::add_fired(uint32_t l, std::vector<uint32_t>& groups) const
+{
+    const LayerResidency& residency = model_.layers()[l].residency;
+    const std::span<const uint32_t> slots = residency.slots(), words = fired(l);
+    const uint32_t experts = model_.config().experts;
+    size_t place = 0;
+    for (const uint32_t group : slots)
+        if (experts == 0 || expert_weights(l)[residency.expert_of(group, experts)] != 0) groups[group] += uint32_t(std::popcount(words[place++]));
+}
+
+/// Resident neurons that a decode looked at.
+uint32_t GpuSession::chosen_neurons(uint32_t l) const
+{
+    const LayerResidency& residency = model_.layers()[l].residency;
+    const uint32_t experts = model_.config().experts;
+    if (experts == 0) return model_.layers()[l].gate.rows;
+    return group_neurons *
+           uint32_t(std::ranges::count_if(residency.slots(), [&](uint32_t g) { return expert_weights(l)[residency.expert_of(g, experts)] != 0; }));
 }
 
 bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
@@ -597,6 +680,12 @@ bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
         staging.commands->copy(from, to, bytes);
         from.offset += bytes;
         from.bytes -= bytes;
+    }
+    if (model_.config().experts) {
+        Slice to = layer.slot_experts;
+        to.offset += slot * sizeof(uint32_t);
+        to.bytes = from.bytes = sizeof(uint32_t);
+        staging.commands->copy(from, to, to.bytes);
     }
     staging.commands->end();
     const vulkan::Queue::Work work[] = {{&*staging.commands}};
@@ -667,8 +756,10 @@ void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedSta
             LayerCounts& layer = stats.layers[t.index];
             if (tokens_ == 1 && t.name == "ffn_down" && w.down_t.rows > 0)
                 stage.bytes = layer.active_device * w.down_t.stride * 16;    // zeros are never read
-            if (tokens_ == 1 && t.name == "ffn_up" && shape_.sparsity[t.index].cut >= 0)
-                stage.bytes = w.gate.bytes() + layer.active_device * w.up.stride * 16;
+            if (tokens_ == 1 && t.name == "ffn_up") {
+                const uint64_t looked_at = chosen_neurons(t.index);
+                stage.bytes = 16 * (looked_at * w.gate.stride + (shape_.sparsity[t.index].cut >= 0 ? layer.active_device : looked_at) * w.up.stride);
+            }
             if (layer.split && t.name == "ffn_up") {
                 hot_start = t.start_us;
                 hot = &layer;

@@ -1,9 +1,10 @@
-// Sources: LLaMA (arXiv 2302.13971), RoFormer (2104.09864), GLU variants (2002.05202).
+// Sources: LLaMA (arXiv 2302.13971), RoFormer (2104.09864), GLU variants (2002.05202), Mixtral (2401.04088).
 #include "engine/run/reference.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 
 namespace hearth {
 
@@ -113,7 +114,16 @@ Reference::Reference(const Weights& weights)
       positions_(weights.positions), output_(weights.output)
 {
     for (const LayerWeights& l : weights.layers)
-        layers_.push_back({Dense(l.q), Dense(l.k), Dense(l.v), Dense(l.o), Dense(l.ffn.gate), Dense(l.ffn.up), Dense(l.ffn.down_t), {}, {}});
+        layers_.push_back({Dense(l.q),
+                           Dense(l.k),
+                           Dense(l.v),
+                           Dense(l.o),
+                           Dense(l.ffn.gate),
+                           Dense(l.ffn.up),
+                           Dense(l.ffn.down_t),
+                           Dense(l.router.scores),
+                           {},
+                           {}});
     active_.resize(layers_.size());
 }
 
@@ -171,14 +181,32 @@ Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x
     return layer.o * mixed;
 }
 
-/// sum_n act(gate_n . x + bias_n) (up_n . x) down_n; without a gate the second factor is 1
-Vector Reference::feed_forward(const host::FfnWeights& w, const Layer& layer, const Vector& x, uint32_t& active) const
+/// What each expert's neurons count: softmax of the scores for the experts of the highest scores, 0 for the others; where there are none, 1 for all.
+Vector Reference::expert_weights(const Layer& layer, const Vector& x)
 {
+    const Config& c = weights_.config;
+    if (c.experts == 0) return Vector(c.neurons, 1.0f);
+    const Vector scores = layer.router * x;
+    std::vector<uint32_t> ranked(c.experts);
+    std::iota(ranked.begin(), ranked.end(), 0);
+    std::stable_sort(ranked.begin(), ranked.end(), [&](uint32_t a, uint32_t b) { return scores[a] > scores[b]; });
+    if (c.experts_used < c.experts) closest_choice_ = std::min(closest_choice_, scores[ranked[c.experts_used - 1]] - scores[ranked[c.experts_used]]);
+    float total = 0;
+    for (uint32_t i = 0; i < (c.normalise_experts ? c.experts_used : c.experts); ++i) total += std::exp(scores[ranked[i]] - scores[ranked[0]]);
+    Vector weights(c.experts);
+    for (uint32_t i = 0; i < c.experts_used; ++i) weights[ranked[i]] = std::exp(scores[ranked[i]] - scores[ranked[0]]) / total;
+    return weights;
+}
+
+/// sum_n weight_n act(gate_n . x + bias_n) (up_n . x) down_n; without a gate the third factor is 1
+Vector Reference::feed_forward(const host::FfnWeights& w, const Layer& layer, const Vector& x, uint32_t& active)
+{
+    const Vector weights = expert_weights(layer, x);
     const Vector gate = layer.gate * x, up = w.up.rows > 0 ? layer.up * x : Vector(gate.size(), 1.0f);
     Vector y(x.size());
     active = 0;
     for (uint32_t n = 0; n < layer.gate.rows; ++n) {
-        const float h = glu(weights_.config, gate[n] + w.bias_of(n), up[n]);
+        const float h = weights[n / weights_.config.neurons_together()] * glu(weights_.config, gate[n] + w.bias_of(n), up[n]);
         if (h == 0) continue;
         ++active;
         for (uint32_t i = 0; i < y.size(); ++i) y[i] += h * layer.down_t.w[size_t(n) * y.size() + i];

@@ -42,13 +42,8 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
         if (segment.split) {
             session_->wait_published(segment);    // the hot FFN runs on while the host ...
             const uint32_t l = *segment.split;
-            const std::span<const uint32_t> all = gpu_->layers()[l].residency.cold_neurons();
-            std::span<const uint32_t> may_fire = all;
-            if (count == 1 && cpu_.sparsity(l).predictor != Predictor::none) {
-                gpu_->layers()[l].residency.masked(session_->mask(l), predicted_);
-                may_fire = predicted_;
-            }
-            const std::span<const float> cold = cpu_.cold_ffn(l, all, may_fire, count, session_->published(), stats);    // ... does the cold one
+            const std::span<const float> cold =
+                cpu_.cold_ffn(l, cold_work(l, count), count, session_->published(), stats);    // ... does the cold one
             std::copy(cold.begin(), cold.end(), session_->cold());
             ++stats.joins;    // by the next segment
             if (rebalancer_ && count == 1) rebalancer_->hear(l, cpu_.fired(), session_->idle());
@@ -71,10 +66,25 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     if (rebalancer_ && count == 1) rebalancer_->after_token(stats);
 }
 
+/// What is the host's of a split layer, by the word of the device's predictor or router if there is one.
+CpuModel::Cold Scheduler::cold_work(uint32_t l, uint32_t tokens)
+{
+    const LayerResidency& residency = gpu_->layers()[l].residency;
+    CpuModel::Cold cold = {.neurons = residency.cold_neurons(), .may_fire = residency.cold_neurons()};
+    if (config_.experts) cold.experts = session_->expert_weights(l);
+    if (tokens > 1) return cold;
+    if (cold.experts) residency.of_experts({cold.experts, config_.experts}, predicted_);
+    else if (cpu_.sparsity(l).predictor != Predictor::none) residency.masked(session_->mask(l), predicted_);
+    else return cold;
+    cold.may_fire = predicted_;
+    return cold;
+}
+
 /// The device's gates of a layer, then the host's.
 void Scheduler::show_activity(uint32_t l, uint32_t tokens)
 {
     session_->wait_all();
+    if (config_.experts) return cpu_.watch_experts(l, tokens, session_->published(), session_->residual(), session_->expert_weights(l));
     const LayerResidency& residency = gpu_->layers()[l].residency;
     std::vector<uint32_t> neurons;
     std::vector<uint32_t> columns;    // the last group may not fill its slot

@@ -23,6 +23,7 @@ class Scheduler {
 
   private:
     void device_layers(std::span<const Token> tokens, const WantedLogits& wanted, FeedStats& stats);
+    CpuModel::Cold cold_work(uint32_t l, uint32_t tokens);
     void show_activity(uint32_t l, uint32_t tokens);
     void host_layers(const WantedLogits& wanted, FeedStats& stats);
     std::span<const float> finished(std::span<const float> logits);
