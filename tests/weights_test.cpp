@@ -331,7 +331,7 @@ TEST_CASE("a window is of all layers, of all but every so manieth, or of those i
     const auto windows = [](const char* architecture, uint32_t window, const auto& pattern) {
         GgufWriter file = random_model({.architecture = architecture, .layers = 7, .window = window});
         if constexpr (!std::is_same_v<decltype(pattern), const std::nullptr_t&>)
-            file.key(std::string(architecture) + ".attention.sliding_window_pattern", pattern);
+            file.key(fmt::format("{}.attention.sliding_window_pattern", architecture), pattern);
         const Loaded loaded(file);
         std::vector<uint32_t> result;
         for (const LayerWeights& layer : loaded.weights.layers) {
