@@ -53,8 +53,8 @@ struct ScratchSizes {
     template <class F>
     void each(F&& f)
     {
-        for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale, &attend_parts, &attend_counters, &scores,
-                                 &routed, &chosen})
+        for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale, &attend_parts, &attend_counters,
+                                 &scores, &routed, &chosen})
             f(*floats * sizeof(float));
     }
     uint64_t bytes()
@@ -99,8 +99,8 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
 
     ScratchSizes sizes(c, shape.batch, shape.context);
     scratch_pool_ = Pool(device, sizes.bytes(), Use::device, "activations");
-    Slice* const scratch[] = {&residual_, &head_residual_, &xn_, &qkv_, &mixed_, &parts_, &h_, &u_, &high_, &low_, &scale_, &attend_parts_, &attend_counters_,
-                              &scores_, &routed_, &chosen_};
+    Slice* const scratch[] = {&residual_, &head_residual_, &xn_,    &qkv_,          &mixed_,           &parts_,  &h_,      &u_,
+                              &high_,     &low_,           &scale_, &attend_parts_, &attend_counters_, &scores_, &routed_, &chosen_};
     Slice* const* next = scratch;
     sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
 
