@@ -671,7 +671,7 @@ class BadFiles(Case):
     def test_exact_sparsity_of_a_model_that_is_never_exactly_zero_is_refused(self):
         path = self.write("silu.gguf", GgufFile().put_text("hearth.activation", b"silu").bytes)
         for command in (("run", path, "-p", "Once", "-n", 1), ("perplexity", path, "-f", TEXT), ("bench", path)):
-            self.refused(*command, *CPU, "--sparsity", "exact", says=["--sparsity", "SiLU", "dense"])
+            self.refused(*command, *CPU, "--sparsity", "exact", says=["--sparsity", "never zero", "dense"])
         self.good("run", path, *CPU, "-p", "Once", "-n", 1, "--sparsity", "dense")
 
     def test_a_text_that_cannot_be_read_is_refused(self):
