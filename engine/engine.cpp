@@ -7,6 +7,7 @@
 #include "engine/run/tune.h"
 
 #include <algorithm>
+#include <fstream>
 
 namespace hearth {
 
@@ -17,32 +18,46 @@ constexpr uint32_t most_batch = 4096;    // far below what a dispatch may have o
 
 vulkan::Features allowed_features(const EngineOptions& options) { return {.fp16 = !options.without_fp16, .int_dot = !options.without_int_dot}; }
 
+/// Bytes of memory that programs can still have, by what the system says; nothing where it does not.
+std::optional<uint64_t> available_memory()
+{
+    std::ifstream file("/proc/meminfo");
+    std::string name, unit;
+    for (uint64_t kib; file >> name >> kib && std::getline(file, unit);)
+        if (name == "MemAvailable:") return kib << 10;
+    return {};
+}
+
 uint64_t parameters(const Weights& w)
 {
     const auto count = [](const Matrix& m) { return uint64_t(m.rows) * m.cols; };
     uint64_t sum = count(w.embedding) + (w.output.data == w.embedding.data ? 0 : count(w.output));
     for (const LayerWeights& l : w.layers)
-        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.either_down(), &l.fc1, &l.fc2}) sum += count(*m);
+        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.either_down(), &l.router.scores, &l.fc1, &l.fc2})
+            sum += count(*m);
     return sum;
 }
 
-SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch)
+SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch, host::KvTypes kv)
 {
     if (batch == 0 || batch > most_batch) throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", batch, most_batch);
     if (context > c.context)
         throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
     if (const uint32_t most = c.most_positions(); context > most)
-        throw Error("{} {} {} positions, and -c asks for {}: longer contexts cannot be run, use -c {} or less", c.name,
-                    c.window == most ? "has a sliding window of" : "turns its heads in another way beyond", most, context, most);
+        throw Error("{} turns its heads in another way beyond {} positions, and -c asks for {}: longer contexts cannot be run, use -c {} or less",
+                    c.name, most, context, most);
+    for (const WeightType type : {kv.k, kv.v})
+        if (const WeightFormat& f = format_of(type); c.head_dim % f.block != 0)
+            throw Error("{} keeps blocks of {} numbers, and the heads of {} have {}: leave its KV cache in f16", f.name, f.block, c.name, c.head_dim);
     const uint32_t positions = context ? context : std::min(c.most_positions(), 4096u);
-    return {.batch = std::min(batch, positions), .context = positions, .sparsity = std::vector<LayerSparsity>(c.layers)};
+    return {.batch = std::min(batch, positions), .context = positions, .kv = kv, .sparsity = std::vector<LayerSparsity>(c.layers)};
 }
 
 }    // namespace
 
-Needs device_needs(const Weights& weights, uint32_t context, uint32_t batch)
+Needs device_needs(const Weights& weights, uint32_t context, uint32_t batch, host::KvTypes kv)
 {
-    return GpuSession::needs(weights, session_shape(weights.config, context, batch));
+    return GpuSession::needs(weights, session_shape(weights.config, context, batch, kv));
 }
 
 DeviceList list_devices()
@@ -96,12 +111,15 @@ struct Machinery {
         const Config& c = weights.config;
         const bool needs_zeros = o.sparsity == Sparsity::exact || o.sparsity == Sparsity::predict;
         if (needs_zeros && !host::makes_zeros(c.activation))
-            throw Error("--sparsity {} needs a ReLU model, and {} uses SiLU, whose activations are never zero: use --sparsity dense",
+            throw Error("--sparsity {} needs a ReLU model, and the activations of {} are never zero: use --sparsity dense",
                         o.sparsity == Sparsity::exact ? "exact" : "predict", c.name);
-        if (o.rebalance && o.sparsity == Sparsity::dense)
+        if (c.experts && (o.sparsity == Sparsity::predict || o.sparsity == Sparsity::threshold))
+            throw Error("--sparsity {} is for models without experts, and the router of {} says already what fires: use --sparsity dense",
+                        o.sparsity == Sparsity::predict ? "predict" : "threshold", c.name);
+        if (o.rebalance && o.sparsity == Sparsity::dense && !c.experts)
             throw Error("--rebalance on follows which neurons fire, and --sparsity dense computes them all: add --sparsity exact or predict");
         find_profile();
-        shape = session_shape(c, o.context, o.batch);
+        shape = session_shape(c, o.context, o.batch, o.kv);
         shape.rebalance = o.rebalance;
         find_hotness();
         choose_sparsity();
@@ -121,9 +139,9 @@ struct Machinery {
         const Config& c = weights.config;
         std::filesystem::path path = options.profile;
         std::error_code ec;
-        if (path.empty() && has_profile(*file)) profile = read_profile(*file, *file, c.layers, c.neurons, c.dim);
+        if (path.empty() && has_profile(*file)) profile = read_profile(*file, *file, c.layers, c.firing(), c.dim);
         if (path.empty() && !profile && std::filesystem::exists(profile_path(options.model), ec)) path = profile_path(options.model);
-        if (!path.empty()) profile = read_profile(Gguf(path), *file, c.layers, c.neurons, c.dim);
+        if (!path.empty()) profile = read_profile(Gguf(path), *file, c.layers, c.firing(), c.dim);
     }
 
     /// What fires: by the profile, else by what PowerInfer left beside its models, else by what is usual.
@@ -131,6 +149,11 @@ struct Machinery {
     {
         const Config& c = weights.config;
         constexpr double usual_activity = 0.1;    // of a ReLU model
+        if (c.experts) {
+            hotness = profile && profile->positions > 0 ? hotness_of(*profile, c.neurons_together())
+                                                        : even_hotness(c.layers, c.neurons, double(c.experts_used) / c.experts);
+            return;
+        }
         if (!host::makes_zeros(c.activation)) {
             hotness =
                 even_hotness(c.layers, c.neurons,
@@ -204,7 +227,7 @@ struct Machinery {
         for (uint32_t l = 0; l < c.layers; ++l) {
             const LayerProfile* p = profile && profile->positions > 0 ? &profile->layers[l] : nullptr;
             shape.sparsity[l] = layer_sparsity(l);
-            LayerUse layer = {.fired = hotness[l].by_group(), .skips = shape.sparsity[l].cut >= 0};
+            LayerUse layer = {.fired = hotness[l].by_group(), .skips = shape.sparsity[l].cut >= 0, .routed = c.experts > 0};
             if (p && shape.sparsity[l].predictor == Predictor::sign) layer.looked_at = sign_quality(*p, shape.sparsity[l].agreements).predicted;
             if (p && shape.sparsity[l].predictor == Predictor::lowrank) layer.looked_at = lowrank_quality(*p).predicted;
             use.push_back(std::move(layer));
@@ -243,7 +266,9 @@ struct Machinery {
         PlanReport r;
         Costs even = even_costs(needs);
         for (size_t l = 0; l < use.size(); ++l) even.layers[l].activity = use[l].fired;
-        r.costs = machine ? expected_costs(weights, needs, use, *machine, position) : even;
+        r.costs = machine
+                      ? expected_costs(weights, needs, use, weights.config.kv_heads * shape.kv.row_bytes(weights.config.head_dim), *machine, position)
+                      : even;
         if (machine && shape.submit == SubmitMode::ahead) {
             r.costs.submit = 0;
             r.costs.seam = machine->release_us;
@@ -280,6 +305,26 @@ struct Machinery {
                                         "need no transposing",
                                         options.model.filename().string()));
         report = make_plan(options.vram_budget, usual_position());
+        check_memory();
+        place_weights(progress);
+    }
+
+    /// Whether the memory of this machine holds the KV cache of the host's layers. It is taken as the conversation grows, so nothing else would say so in
+    /// time.
+    void check_memory() const
+    {
+        const Config& c = weights.config;
+        const uint64_t layers = c.layers - report.plan.layers.size(), bytes = layers * c.kv_heads * shape.context * shape.kv.row_bytes(c.head_dim);
+        const std::optional<uint64_t> available = available_memory();
+        if (!available || bytes <= *available) return;
+        throw Error("the KV cache of {} positions needs {:.1f} MiB of memory and {:.1f} MiB are available: use a smaller -c{}", shape.context,
+                    double(bytes) / mib, double(*available) / mib,
+                    shape.kv.k == WeightType::f16 && c.head_dim % 32 == 0 ? ", or -ctk q8_0 -ctv q8_0" : "");
+    }
+
+    /// To the device what the plan puts there, and says in `place` what that is.
+    void place_weights(const std::function<void(double)>& progress)
+    {
         if (!device) {
             if (options.vram_budget) notes.push_back("--vram-budget does nothing on the CPU");
             return;
@@ -439,6 +484,7 @@ struct Session::State {
               {.first_layer = m.gpu ? uint32_t(m.gpu->layers().size()) : 0,
                .batch = m.shape.batch,
                .context = m.shape.context,
+               .kv = m.shape.kv,
                .sparsity = m.shape.sparsity,
                .check_predictor = m.options.check_predictor}),
           gpu(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, watching) : std::nullopt),

@@ -10,7 +10,7 @@
 #include "engine/run/sparsity.h"
 #include "engine/run/sampler.h"
 #include "engine/run/stats.h"
-#include "host/arena.h"
+#include "host/attention.h"
 
 #include <filesystem>
 #include <functional>
@@ -55,6 +55,7 @@ struct EngineOptions {
     unsigned threads = 0;         // 0: one per physical core
     uint32_t context = 0;         // positions; 0: the model's, at most 4096
     uint32_t batch = 256;         // prompt tokens done at once
+    host::KvTypes kv;             // of the cache, on host and device
     bool without_fp16 = false;    // leave optional abilities of the device unused
     bool without_int_dot = false;
     bool check_predictor = false;    // count what the predictor misses; slower
@@ -79,7 +80,7 @@ struct DeviceList {
 DeviceList list_devices();
 
 /// Device memory for all of a model, by pieces; context 0: the model's, at most 4096.
-Needs device_needs(const Weights& weights, uint32_t context = 0, uint32_t batch = EngineOptions().batch);
+Needs device_needs(const Weights& weights, uint32_t context = 0, uint32_t batch = EngineOptions().batch, host::KvTypes kv = {});
 
 struct Watching;
 struct WantedLogits;

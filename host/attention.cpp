@@ -1,9 +1,12 @@
 #include "host/attention.h"
 
 #include "host/linear.h"
+#include "host/quantise.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <new>
 #include <vector>
 
 namespace hearth::host {
@@ -45,26 +48,112 @@ void normalise(float* x, uint32_t heads, uint32_t head_dim, std::span<const floa
     for (uint32_t h = 0; h < heads; h++, x += head_dim) kernels().rmsnorm(x, weight.data(), x, head_dim, eps);
 }
 
-/// y = sum_p softmax_p(q . k[p] / sqrt(n)) v[p] for p < positions; k and v are (positions, n)
-void attend_head(const float* q, const uint16_t* k, const uint16_t* v, uint32_t positions, uint32_t n, float* y)
+// ---- queries against a stretch of the cache ------------------------------------------------------------------------------
+
+/// What a query has made of some positions: the largest score, the sum of exp(score - largest), and of the values with these weights (head_dim).
+struct Part {
+    float &largest, &sum;
+    float* y;
+
+    static size_t floats(uint32_t head_dim) { return head_dim + 2; }
+    Part(float* memory) : largest(memory[0]), sum(memory[1]), y(memory + 2) {}
+};
+
+/// all = all and more together; either may be that of no position, whose sum is 0.
+void add(const Part& all, const Part& more, uint32_t n)
 {
-    const Kernels& cpu = kernels();
-    thread_local std::vector<float> score;
-    score.resize(positions);
-
-    const float scale = 1.0f / std::sqrt(float(n));
-    for (size_t p = 0; p < positions; p++) score[p] = scale * cpu.dot_f16(q, k + p * n, n);
-    const float largest = *std::max_element(score.begin(), score.end());
-
-    float sum = 0;
-    std::fill_n(y, n, 0.0f);
-    for (size_t p = 0; p < positions; p++) {
-        const float e = std::exp(score[p] - largest);
-        sum += e;
-        cpu.axpy_f16(e, v + p * n, y, n);
+    if (more.sum == 0) return;
+    if (all.sum == 0) {    // a window may begin behind the first span
+        std::copy_n(&more.largest, Part::floats(n), &all.largest);
+        return;
     }
-    for (uint32_t i = 0; i < n; i++) y[i] /= sum;
+    const float largest = std::max(all.largest, more.largest), kept = std::exp(all.largest - largest), taken = std::exp(more.largest - largest);
+    all.largest = largest;
+    all.sum = all.sum * kept + more.sum * taken;
+    for (uint32_t i = 0; i < n; i++) all.y[i] = all.y[i] * kept + more.y[i] * taken;
 }
+
+/// Consecutive tokens of the heads that share keys and values.
+struct Block {
+    uint32_t kv_head, first_token, tokens;
+};
+
+/// A batch's queries, rotated, and the cache that they meet.
+class Queries {
+  public:
+    Queries(const AttentionShape& s, const KvCache& cache, const Input& q, uint32_t first) : s_(s), cache_(cache), q_(q), first_(first) {}
+
+    uint32_t group() const { return s_.heads / s_.kv_heads; }
+    uint32_t rows(const Block& b) const { return b.tokens * group(); }
+    /// The first position that the block's token t sees, and the one behind the last.
+    uint32_t begin(const Block& b, uint32_t t) const { return s_.window && end(b, t) > s_.window ? end(b, t) - s_.window : 0; }
+    uint32_t end(const Block& b, uint32_t t) const { return first_ + b.first_token + t + 1; }
+    /// Of positions, the same for every block.
+    uint32_t first_span(const Block& b) const { return begin(b, 0) / attend_span; }
+    uint32_t last_span(const Block& b) const { return (end(b, b.tokens - 1) - 1) / attend_span; }
+
+    /// parts[t group + h] = what token t's head h makes of a span of positions; its sum is 0 where it sees none of them.
+    void attend(const Block& b, uint32_t span, float* parts) const
+    {
+        const Kernels& cpu = kernels();
+        const uint32_t n = s_.head_dim, g = group(), from = span * attend_span, rows = this->rows(b);
+        const uint32_t positions = std::min(end(b, b.tokens - 1) - from, attend_span);
+        thread_local std::vector<Input> q;
+        thread_local std::vector<float> score, mixed;
+        q.resize(rows);
+        score.resize(size_t(rows) * attend_span);
+        mixed.resize(size_t(rows) * n);
+        for (uint32_t r = 0; r < rows; r++) q[r] = query(b, r);
+
+        cpu.cache(cache_.keys().type).scores(q.data(), rows, cache_.row(cache_.keys(), b.kv_head, from), positions, n, score.data(), attend_span);
+        for (uint32_t r = 0; r < rows; r++) {
+            const Part part(parts + r * Part::floats(n));
+            float* const weights = &score[size_t(r) * attend_span];
+            const auto in_span = [&](uint32_t position) { return std::clamp(position, from, from + positions) - from; };
+            const uint32_t first = in_span(begin(b, r / g)), last = in_span(end(b, r / g));
+            const SoftMax all = first < last ? soften(weights, first, last) : SoftMax{0, 0};
+            part.largest = all.largest;
+            part.sum = all.sum;
+            std::fill(weights + (first < last ? last : 0), weights + positions, 0.0f);
+        }
+        cpu.cache(cache_.values().type)
+            .mix(score.data(), attend_span, rows, cache_.row(cache_.values(), b.kv_head, from), positions, n, mixed.data());
+        for (uint32_t r = 0; r < rows; r++) std::copy_n(&mixed[size_t(r) * n], n, Part(parts + r * Part::floats(n)).y);
+    }
+
+    /// y of the block's row r, of which `all` knows every span.
+    void write(const Block& b, uint32_t r, const Part& all, float* y) const
+    {
+        for (size_t i = 0; i < s_.head_dim; i++) y[at(b, r) + i] = all.y[i] / all.sum;
+    }
+
+  private:
+    /// Of the products of q and k from `first` on; those before become zeros.
+    SoftMax soften(float* products, uint32_t first, uint32_t last) const
+    {
+        constexpr float never = -1e37f;    // what weighs nothing beside anything else, also after it was scaled
+        std::fill(products, products + first, never);
+        if (s_.softcap == 0) return kernels().soften(products, last, s_.scale);
+        for (uint32_t i = first; i < last; i++) products[i] = s_.softcap * std::tanh(s_.scale * products[i] / s_.softcap);
+        return kernels().soften(products, last, 1);
+    }
+    /// Where the block's row r stands in q and y.
+    size_t at(const Block& b, uint32_t r) const
+    {
+        return (size_t(b.first_token + r / group()) * s_.heads + b.kv_head * group() + r % group()) * s_.head_dim;
+    }
+    Input query(const Block& b, uint32_t r) const
+    {
+        const size_t i = at(b, r);
+        if (!q_.q) return {q_.x + i, nullptr, nullptr, nullptr, nullptr};
+        return {q_.x + i, q_.q + i, q_.scale + i / fixed_block, q_.sum + i / fixed_block, nullptr};
+    }
+
+    const AttentionShape& s_;
+    const KvCache& cache_;
+    Input q_;    // (tokens, heads, head_dim)
+    uint32_t first_;
+};
 
 }    // namespace
 
@@ -80,10 +169,36 @@ void rotate(const Rope& rope, float* x, uint32_t heads, uint32_t head_dim, uint3
     turn(x, heads, head_dim, rotation(rope, position), rope.pairs);
 }
 
-void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens, float* q, float* k, float* v, uint16_t* k_cache, uint16_t* v_cache,
-            float* y)
+// ---- the cache ---------------------------------------------------------------------------------------------------------
+
+namespace {
+
+KvCache::Side cache_side(WeightType type, uint32_t kv_heads, uint32_t context, uint32_t head_dim)
 {
-    const size_t q_size = size_t(s.heads) * s.head_dim, kv_size = size_t(s.kv_heads) * s.head_dim, cache_size = size_t(s.context) * s.head_dim;
+    const size_t row = row_bytes(type, head_dim), rows = size_t(kv_heads) * context;
+    void* const memory = std::calloc(rows, row);    // large blocks of it come from the system as they are touched
+    if (!memory) throw std::bad_alloc();
+    return {type, row, {static_cast<std::byte*>(memory), std::free}};
+}
+
+}    // namespace
+
+KvCache::KvCache(KvTypes types, uint32_t kv_heads, uint32_t context, uint32_t head_dim)
+    : context_(context), keys_(cache_side(types.k, kv_heads, context, head_dim)), values_(cache_side(types.v, kv_heads, context, head_dim))
+{
+}
+
+// ---- a batch -----------------------------------------------------------------------------------------------------------
+
+void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first, uint32_t tokens, float* q, float* k, float* v, float* y,
+            AttendScratch& scratch)
+{
+    const size_t q_size = size_t(s.heads) * s.head_dim, kv_size = size_t(s.kv_heads) * s.head_dim;
+    const bool fixed = is_quantised(cache.keys().type);
+    scratch.q.resize(fixed ? tokens * q_size : 0);
+    scratch.scale.resize(scratch.q.size() / fixed_block);
+    scratch.sum.resize(scratch.scale.size());
+    const auto encode_key = find_quantiser(cache.keys().type)->encode, encode_value = find_quantiser(cache.values().type)->encode;
 
     parallel_rows(team, tokens, (q_size + 2 * kv_size) * sizeof(float), [&](uint32_t begin, uint32_t end) {
         for (size_t t = begin; t < end; t++) {
@@ -95,21 +210,56 @@ void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens
             const std::vector<float> turns = rotation(s.rope, uint32_t(first + t));
             turn(q + t * q_size, s.heads, s.head_dim, turns, s.rope.pairs);
             turn(k + t * kv_size, s.kv_heads, s.head_dim, turns, s.rope.pairs);
+            if (fixed) {
+                const size_t at = t * q_size, blocks = at / fixed_block;
+                kernels().quantise(q + at, &scratch.q[at], &scratch.scale[blocks], &scratch.sum[blocks], nullptr, uint32_t(q_size));
+            }
             for (uint32_t h = 0; h < s.kv_heads; h++) {
-                const size_t from = t * kv_size + h * s.head_dim, to = h * cache_size + (first + t) * s.head_dim;
-                kernels().to_f16(k + from, k_cache + to, s.head_dim);
-                kernels().to_f16(v + from, v_cache + to, s.head_dim);
+                const size_t from = t * kv_size + h * s.head_dim;
+                encode_key(k + from, cache.row(cache.keys(), h, uint32_t(first + t)), s.head_dim);
+                encode_value(v + from, cache.row(cache.values(), h, uint32_t(first + t)), s.head_dim);
             }
         }
     });
 
-    // Tokens of one head lie side by side, so that a chunk finds the head's keys and values in its cache.
-    const uint64_t bytes = 2 * sizeof(uint16_t) * uint64_t(first + tokens) * s.head_dim;
-    parallel_rows(team, s.heads * tokens, bytes, [&](uint32_t begin, uint32_t end) {
-        for (uint32_t i = begin; i < end; i++) {
-            const size_t h = i / tokens, t = i % tokens, kv = h / (s.heads / s.kv_heads), at = t * q_size + h * s.head_dim;
-            attend_head(q + at, k_cache + kv * cache_size, v_cache + kv * cache_size, uint32_t(first + t + 1), s.head_dim, y + at);
+    const Queries queries(s, cache, {q, fixed ? scratch.q.data() : nullptr, scratch.scale.data(), scratch.sum.data(), nullptr}, first);
+    // So many rows that reading keys and values costs little beside multiplying them, and that the rows stay in the nearest cache.
+    constexpr uint32_t enough_rows = 32;
+    const uint32_t together = std::max(1u, enough_rows / queries.group()), blocks = (tokens + together - 1) / together, n = s.head_dim;
+    const auto block = [&](uint32_t kv_head, uint32_t b) { return Block{kv_head, b * together, std::min(together, tokens - b * together)}; };
+
+    if (blocks == 1 && s.kv_heads < 8 * team.size()) {    // few rows: the threads share each head's spans
+        const Block all = block(0, 0);
+        const uint32_t earliest = queries.first_span(all), spans = queries.last_span(all) + 1 - earliest, rows = queries.rows(all);
+        const size_t row = Part::floats(n);
+        scratch.parts.resize(s.kv_heads * spans * rows * row);    // (kv_heads, spans, rows)
+        const auto parts = [&](uint32_t kv_head, uint32_t span) { return &scratch.parts[(kv_head * spans + span) * rows * row]; };
+        team.parallel(s.kv_heads * spans,
+                      [&](uint32_t i) { queries.attend(block(i / spans, 0), earliest + i % spans, parts(i / spans, i % spans)); });
+        parallel_rows(team, s.kv_heads * rows, spans * row * sizeof(float), [&](uint32_t begin, uint32_t end) {
+            for (uint32_t i = begin; i < end; i++) {
+                const uint32_t kv_head = i / rows, r = i % rows;
+                const Part sum(parts(kv_head, 0) + r * row);
+                for (uint32_t span = 1; span < spans; span++) add(sum, parts(kv_head, span) + r * row, n);
+                queries.write(block(kv_head, 0), r, sum, y);
+            }
+        });
+        return;
+    }
+    team.parallel(s.kv_heads * blocks, [&](uint32_t i) {
+        // The last tokens see the most, so they come first; blocks of one head lie side by side, so that they find its keys and values in the caches.
+        const Block mine = block(i / blocks, blocks - 1 - i % blocks);
+        const size_t row = Part::floats(n);
+        thread_local std::vector<float> sums, parts;
+        sums.assign(queries.rows(mine) * row, 0.0f);
+        parts.resize(sums.size());
+        const uint32_t earliest = queries.first_span(mine);
+        queries.attend(mine, earliest, sums.data());
+        for (uint32_t span = earliest + 1; span <= queries.last_span(mine); span++) {
+            queries.attend(mine, span, parts.data());
+            for (uint32_t r = 0; r < queries.rows(mine); r++) add(&sums[r * row], &parts[r * row], n);
         }
+        for (uint32_t r = 0; r < queries.rows(mine); r++) queries.write(mine, r, Part(&sums[r * row]), y);
     });
 }
 

@@ -1,9 +1,10 @@
-// Attention of the layers that live on the CPU, over a KV cache in fp16.
+// Attention of the layers that live on the CPU, and their KV cache.
 #pragma once
 
 #include "host/arena.h"
 #include "host/kernels.h"
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -34,19 +35,62 @@ struct HeadWeights {
 /// One attention block.
 struct AttentionShape {
     uint32_t heads, kv_heads, head_dim;
-    uint32_t context;    // positions in the cache
+    float scale;    // of products of q and k
     Rope rope;
     HeadWeights weights = {};
+    float softcap = 0;      // scores s become softcap tanh(s / softcap); 0: they stay
+    uint32_t window = 0;    // positions that a token looks back over, its own included; 0: all
 };
 
 /// Rotates every head in place. x is (heads, head_dim).
 void rotate(const Rope& rope, float* x, uint32_t heads, uint32_t head_dim, uint32_t position);
 
+/// What keys and values are kept in, each one of cache_types.
+struct KvTypes {
+    WeightType k = WeightType::f16, v = WeightType::f16;
+
+    /// Of both together, of one head at one position. Heads have to be of whole blocks: the engine refuses others.
+    uint64_t row_bytes(uint32_t head_dim) const { return hearth::row_bytes(k, head_dim) + hearth::row_bytes(v, head_dim); }
+};
+
+/// One layer's keys and values, each (kv_heads, context, head_dim). What no token has written yet takes no memory yet.
+class KvCache {
+  public:
+    KvCache(KvTypes types, uint32_t kv_heads, uint32_t context, uint32_t head_dim);
+
+    struct Side {
+        WeightType type;
+        size_t row_bytes;    // of one head at one position
+        std::unique_ptr<std::byte[], void (*)(void*)> memory;
+    };
+    std::byte* row(const Side& side, uint32_t kv_head, uint32_t position) const
+    {
+        return side.memory.get() + (size_t(kv_head) * context_ + position) * side.row_bytes;
+    }
+    const Side& keys() const { return keys_; }
+    const Side& values() const { return values_; }
+
+  private:
+    uint32_t context_;
+    Side keys_, values_;
+};
+
+/// Positions that share a running maximum. They are also a thread's share where heads are few and the context is long.
+inline constexpr uint32_t attend_span = 256;
+
+/// Reused from call to call.
+struct AttendScratch {
+    std::vector<int16_t> q;    // the queries in fixed point, for quantised keys
+    std::vector<float> scale, sum;
+    std::vector<float> parts;
+};
+
 /// For tokens at positions [first, first + tokens): adds biases, normalises, rotates q and k, appends k and v to the cache, then
-/// y[t][h] = sum_p softmax_p(q[t][h] . k[p] / sqrt(head_dim)) v[p] over p <= first + t.
-/// q (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim) are floats and are overwritten;
-/// the caches are (kv_heads, context, head_dim) fp16; y is (tokens, heads, head_dim).
-void attend(Team& team, const AttentionShape& s, uint32_t first, uint32_t tokens, float* q, float* k, float* v, uint16_t* k_cache, uint16_t* v_cache,
-            float* y);
+/// y[t][h] = sum_p softmax_p(cap(scale q[t][h] . k[p])) v[p] over first + t - window < p <= first + t.
+/// q (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim) are floats and are overwritten; y is (tokens, heads, head_dim).
+/// Keys and values are read once for all heads that share them and for a block of tokens. The bits of a y depend neither on the threads nor on what other
+/// tokens there are: spans of positions are added up one after the other, as the softmax of FlashAttention (arXiv 2205.14135).
+void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first, uint32_t tokens, float* q, float* k, float* v, float* y,
+            AttendScratch& scratch);
 
 }    // namespace hearth::host

@@ -7,9 +7,22 @@
 #include <cmath>
 
 namespace hearth::host {
+
+float activate(Activation a, float floor, float x)
+{
+    switch (a) {
+    case Activation::silu: return x / (1.0f + std::exp(-x));
+    case Activation::gelu: return 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
+    case Activation::gelu_tanh: return x / (1.0f + std::exp(-1.5957691f * (x + 0.044715f * x * x * x)));
+    case Activation::relu:
+    case Activation::drelu: break;
+    }
+    return x <= floor ? 0.0f : x;
+}
+
 namespace {
 
-float activate(const FfnWeights& w, float x) { return w.activation == Activation::silu ? x / (1.0f + std::exp(-x)) : x <= w.floor ? 0.0f : x; }
+float activate(const FfnWeights& w, float x) { return activate(w.activation, w.floor, x); }
 float activate_up(const FfnWeights& w, float x) { return w.activation == Activation::drelu && x <= 0 ? 0.0f : x; }
 
 /// One call: place p of h belongs to neurons[p].
@@ -19,6 +32,7 @@ struct Share {
     const Inputs& x;
     float cut;
     std::vector<uint32_t>& neurons;
+    std::span<const float> strengths;
     std::vector<float>& h;    // (neurons, tokens)
     FfnScratch& scratch;
 
@@ -120,6 +134,7 @@ FfnCounts Share::gate_and_up() const
                   [&](uint32_t first, uint32_t last) {
                       if (tokens == 1) gate_and_up_one(first, last);
                       else if (!tiled) gate_and_up_many(first, last);
+                      for (uint32_t p = first; p < last && !strengths.empty(); p++) h[p] *= strengths[p];
 
                       uint64_t chunk_active = 0, chunk_touched = 0;
                       for (uint32_t p = first; p < last; p++) {
@@ -128,12 +143,12 @@ FfnCounts Share::gate_and_up() const
                           chunk_active += nonzero;
                           chunk_touched += w.gate.row_bytes(neurons[p]);
                           if (nonzero == 0 && skips()) continue;
-                          chunk_touched += (w.up.rows ? w.up.row_bytes(neurons[p]) : 0) + (w.down_t.rows ? w.down_t.row_bytes(neurons[p]) : 0);
+                          for (const Matrix* m : {&w.up, &w.down_t}) chunk_touched += m->rows ? m->row_bytes(neurons[p]) : 0;
                       }
                       active.fetch_add(chunk_active, std::memory_order_relaxed);
                       touched.fetch_add(chunk_touched, std::memory_order_relaxed);
                   });
-    return {active, touched + (w.down.rows > 0 ? columns_of_down().bytes() : 0)};
+    return {active, touched + (w.down.rows > 0 ? columns_of_down().bytes() : 0), neurons.size() * tokens};
 }
 
 /// y = sum_p h_p down_t_p for one token. A part of the rows after the other, in order, each with a sum of its own; how many parts there are depends on
@@ -197,13 +212,14 @@ void Share::down_dense(float* y) const
 
 }    // namespace
 
-FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wanted, const Inputs& x, float cut, float* y, FfnScratch& scratch)
+FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wanted, const Inputs& x, float cut, float* y, FfnScratch& scratch,
+                   std::span<const float> strengths)
 {
     std::vector<uint32_t>& neurons = scratch.neurons;
     neurons.assign(wanted.begin(), wanted.end());
     scratch.h.resize(neurons.size() * x.tokens());
 
-    const Share share{team, w, x, cut, neurons, scratch.h, scratch};
+    const Share share{team, w, x, cut, neurons, strengths, scratch.h, scratch};
     const FfnCounts counts = share.gate_and_up();
     if (w.down.rows > 0) {
         share.down_dense(y);

@@ -5,11 +5,15 @@
 
 namespace hearth::host {
 
-/// What becomes of a neuron's gate; drelu (arXiv 2406.05955) is relu, and its up goes through relu, too.
-enum class Activation : uint32_t { relu = 0, silu = 1, drelu = 2 };
+/// What becomes of a neuron's gate; drelu (arXiv 2406.05955) is relu, and its up goes through relu, too. gelu is x Phi(x) (arXiv 1606.08415), gelu_tanh
+/// its approximation in section 2 there: x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+enum class Activation : uint32_t { relu = 0, silu = 1, drelu = 2, gelu = 3, gelu_tanh = 4 };
 
 /// Whether most neurons are exactly zero for a token.
-constexpr bool makes_zeros(Activation a) { return a != Activation::silu; }
+constexpr bool makes_zeros(Activation a) { return a == Activation::relu || a == Activation::drelu; }
+
+/// The activation of a gate; `floor` is relu's.
+float activate(Activation a, float floor, float x);
 
 /// One feed-forward block: y = sum_i act(gate_i . x + bias_i) (up_i . x) down_t_i.  All (neurons, dim), row i belongs to neuron i. A block without a gate
 /// has the matrix that decides whether a neuron fires as its gate, and no rows of up: then that factor is 1. Where no neuron is ever left out, the down
@@ -33,6 +37,7 @@ inline constexpr float no_cut = -1;
 struct FfnCounts {
     uint64_t active = 0;    // (token, neuron) pairs whose activation is not zero
     uint64_t bytes = 0;     // weight bytes touched
+    uint64_t gates = 0;     // (token, neuron) pairs whose gate was looked at
 };
 
 /// Memory that `cold_ffn` keeps from call to call.
@@ -48,6 +53,8 @@ struct FfnScratch {
 /// a whole block of its columns on, and nothing is cut.
 /// up and down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut). The order of addition depends on the neurons that are added and on whether
 /// there is one token or many, not on threads. With many tokens a row is read once for all of them, and skipping saves arithmetic only.
-FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut, float* y, FfnScratch& scratch);
+/// strengths: (neurons) what each one's share is multiplied by, of one token only; empty: 1.
+FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut, float* y, FfnScratch& scratch,
+                   std::span<const float> strengths = {});
 
 }    // namespace hearth::host

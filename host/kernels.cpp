@@ -42,6 +42,7 @@ struct Plain {
     static Vec load(const float* p) { return *p; }
     static Vec load(const F16* p) { return from_f16(p->bits); }
     static Vec load(const Bf16* p) { return std::bit_cast<float>(uint32_t(p->bits) << 16); }
+    static Vec load(const int8_t* p) { return *p; }
     static void store(float* p, Vec v) { *p = v; }
     static void store(F16* p, Vec v) { p->bits = round_to_f16(v); }
     static void store_rounded(int16_t* p, Vec v) { *p = int16_t(std::lrint(v)); }
@@ -50,10 +51,13 @@ struct Plain {
     static Vec mul(Vec a, Vec b) { return a * b; }
     static Vec add(Vec a, Vec b) { return a + b; }
     static Vec abs(Vec a) { return std::fabs(a); }
-    static Vec max(Vec a, Vec b) { return std::max(a, b); }
+    static Vec max(Vec a, Vec b) { return a > b ? a : b; }
     static uint32_t signs(Vec v) { return __builtin_bit_cast(uint32_t, v) >> 31; }
     static float add_lanes(Vec v) { return v; }
     static float max_lanes(Vec v) { return v; }
+    static Vec add_across(const Vec* v) { return *v; }
+    static Vec round(Vec v) { return std::nearbyint(v); }
+    static Vec power(Vec v) { return std::bit_cast<float>(uint32_t(int32_t(v) + 127) << 23); }
 
     static Vec eight(uint64_t bytes, const float* x)
     {
@@ -198,8 +202,11 @@ static_assert(std::ranges::equal(weight_formats, std::span(plain_kernels.rows).f
                                  &RowKernels::type));
 static_assert(std::ranges::equal(sparse_formats, std::span(plain_kernels.rows).last(std::size(sparse_formats)), {}, &WeightFormat::type,
                                  &RowKernels::type));
+static_assert(std::ranges::equal(cache_types, plain_kernels.caches, {}, {}, &CacheKernels::type));
 
 const RowKernels& Kernels::of(WeightType type) const { return *std::ranges::find(rows, type, &RowKernels::type); }
+
+const CacheKernels& Kernels::cache(WeightType type) const { return *std::ranges::find(caches, type, &CacheKernels::type); }
 
 const Kernels* kernels(Isa isa)
 {

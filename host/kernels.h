@@ -87,6 +87,23 @@ struct RowKernels {
     bool has_minima, halves;
 };
 
+/// What keys and values are kept in.
+inline constexpr WeightType cache_types[] = {WeightType::f16, WeightType::q8_0};
+
+/// What can be done with a head's keys or values, kept in one type: rows of n numbers, one behind the other.
+struct CacheKernels {
+    WeightType type;
+    /// score[r][p] = q[r] . k[p] for r < rows, p < positions; score is (rows, stride). Of q the fixed point is read where the type is quantised.
+    void (*scores)(const Input* q, uint32_t rows, const std::byte* k, uint32_t positions, uint32_t n, float* score, uint32_t stride);
+    /// y[r] = sum_p w[r][p] v[p], in this order; w is (rows, stride), y (rows, n)
+    void (*mix)(const float* w, uint32_t stride, uint32_t rows, const std::byte* v, uint32_t positions, uint32_t n, float* y);
+};
+
+/// Of numbers s_p: the largest, and the sum of exp(s_p - largest).
+struct SoftMax {
+    float largest, sum;
+};
+
 enum class Isa { plain, avx2, avx512 };
 
 struct Kernels {
@@ -103,10 +120,6 @@ struct Kernels {
     void (*rmsnorm)(const float* x, const float* w, float* y, uint32_t n, float eps);
     /// Fixed point of n floats (a multiple of 32; see Input). `groups` may be null.
     void (*quantise)(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* groups, uint32_t n);
-    /// sum_i a_i b_i with b in fp16
-    float (*dot_f16)(const float* a, const uint16_t* b, uint32_t n);
-    /// y_i += a b_i with b in fp16
-    void (*axpy_f16)(float a, const uint16_t* b, float* y, uint32_t n);
     /// The signs of n floats, a bit each, set where the number's sign bit is (in -0 too); the bits behind the last are 0.
     void (*pack_signs)(const float* x, uint64_t* signs, uint32_t n);
     /// How many of the bits of a and b differ.
@@ -114,7 +127,12 @@ struct Kernels {
     /// y_i = fp16(x_i)
     void (*to_f16)(const float* x, uint16_t* y, uint32_t n);
 
+    CacheKernels caches[std::size(cache_types)];    // in the order of cache_types
+    /// s_p = exp(scale s_p - largest) for p < n, largest = max_p scale s_p. s has room for whole vectors (16 floats), which are filled up with zeros.
+    SoftMax (*soften)(float* s, uint32_t n, float scale);
+
     const RowKernels& of(WeightType type) const;
+    const CacheKernels& cache(WeightType type) const;
 };
 
 /// The kernels for the best instruction set of this CPU.

@@ -27,6 +27,7 @@ struct Avx512 {
     {
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
     }
+    static Vec load(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
     static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
     static void store(F16* p, Vec v)
     {
@@ -45,6 +46,20 @@ struct Avx512 {
     static uint32_t signs(Vec v) { return _mm512_movepi32_mask(_mm512_castps_si512(v)); }
     static float add_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
     static float max_lanes(Vec v) { return _mm512_reduce_max_ps(v); }
+    static Vec add_across(const Vec* v)
+    {
+        // Four quarters of a register to a quarter each of four vectors, then the quarters to one.
+        const auto two = [](Vec a, Vec b) { return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); };
+        const auto four = [&](const Vec* p) {
+            const __m512d a = _mm512_castps_pd(two(p[0], p[1])), b = _mm512_castps_pd(two(p[2], p[3]));
+            return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+        };
+        const auto halves = [](Vec a, Vec b) { return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee)); };
+        const Vec low = halves(four(v), four(v + 4)), high = halves(four(v + 8), four(v + 12));
+        return _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+    }
+    static Vec round(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+    static Vec power(Vec v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(127)), 23)); }
 
     static Vec eight(uint64_t bytes, const float* x)
     {

@@ -5,7 +5,7 @@
 //   zero() set(a)                   every lane 0, a
 //   load(p) store(p, v)             p to float, F16 or (load only) Bf16, of any alignment
 //   store_rounded(p, v)             to int16_t, to nearest
-//   fma(a, b, c) mul(a, b) add(a, b) abs(a) max(a, b)       lane by lane; fma is a b + c
+//   fma(a, b, c) mul(a, b) add(a, b) abs(a) max(a, b)       lane by lane; fma is a b + c, max is b where one is not a number
 //   add_lanes(v) max_lanes(v)       to one float
 //   signs(v)                        bit i: the sign bit of lane i
 //   eight(bytes, x)                 the products of 8 unsigned bytes with 8 floats, added up to one number per lane
@@ -737,22 +737,11 @@ void to_f16(const float* x, uint16_t* y, uint32_t n)
     if (i < n) store_some<S>(half + i, load_some<S>(x + i, n - i), n - i);
 }
 
-template <class S>
-float dot_f16(const float* a, const uint16_t* b, uint32_t n)
-{
-    const Input x{a, nullptr, nullptr, nullptr, nullptr};
-    float y;
-    dot_tokens<S, F16, 1>(reinterpret_cast<const F16*>(b), reinterpret_cast<const std::byte*>(b), &x, n, &y);
-    return y;
-}
+}    // namespace hearth::host
 
-template <class S>
-void axpy_f16(float a, const uint16_t* b, float* y, uint32_t n)
-{
-    const std::byte* const row = reinterpret_cast<const std::byte*>(b);
-    const Term term{a, row, row};
-    axpy_few<S, F16, 1>(&term, y, n);
-}
+#include "host/attention_body.h"
+
+namespace hearth::host {
 
 // ---- the table -------------------------------------------------------------------------------------------------------
 
@@ -789,11 +778,11 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
             .fixed_tile = fixed_tile<S>,
             .rmsnorm = rmsnorm<S>,
             .quantise = quantise<S>,
-            .dot_f16 = dot_f16<S>,
-            .axpy_f16 = axpy_f16<S>,
             .pack_signs = pack_signs<S>,
             .differing_bits = differing_bits<S>,
-            .to_f16 = to_f16<S>};
+            .to_f16 = to_f16<S>,
+            .caches = {cache_kernels<S, F16>(WeightType::f16), cache_kernels<S, BlockQ8_0>(WeightType::q8_0)},
+            .soften = soften<S>};
 }
 
 }    // namespace hearth::host

@@ -13,8 +13,8 @@ struct Matrix {
     uint32_t cols = 0;
     const std::byte* data = nullptr;
     uint64_t stride = 0;    // bytes from row to row; 0: they lie one behind the other
-    const uint32_t* starts =
-        nullptr;    // (rows + 1) of a sparse type: in units of sparse_row_unit from `data`, which ends with sparse_slack; else null
+    /// (rows + 1) of a sparse type: in units of sparse_row_unit from `data`, which ends with sparse_slack. nullptr: rows are dense.
+    const uint32_t* starts = nullptr;
 
     const std::byte* row(uint64_t r) const
     {

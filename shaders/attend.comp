@@ -1,4 +1,4 @@
-// y_th = sum_p softmax_p(scale q_th . k_p) v_p, online: tiles of 128 positions, one running maximum and sum
+// y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p, online: tiles of 128 positions, one running maximum and sum for each row, a head of a token
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -7,106 +7,224 @@
 const uint lanes = 128;
 const float lowest = -3.0e38;    // finite: exp(lowest - x) is zero on every device, infinities need not be
 layout(local_size_x = 128) in;
-layout(constant_id = 0) const uint head_dim = 64;    // known to the compiler, so that the query can be read without indices
+layout(constant_id = 0) const uint head_dim = 64;    // known to the compiler, as are the others, so that sums stay in registers
+layout(constant_id = 1) const uint tile_heads = 1;
+layout(constant_id = 2) const uint tile_tokens = 1;
+layout(constant_id = 3) const uint k_q8 = 0;
+layout(constant_id = 4) const uint v_q8 = 0;
 layout(push_constant, scalar) uniform Push { Attend a; };
 
+const uint rows = tile_heads * tile_tokens;
 const uint pairs = head_dim / 2;
-shared vec2 query[pairs];
-shared float weight[lanes];
-shared float reduced[lanes];
-shared vec2 mixed[lanes];
-shared uint largest[head_dim / 32 + 1];    // |y| of a block of 32: floats of one sign compare as their bits do
-shared int sums[head_dim / 16 + 2];           // of y in fixed point, 16 columns each
+const uint most_subgroups = lanes / 4;
+const uint stride = (head_dim + 7) / 8 * 8;    // of a row of queries, filled up with zeros
 
-// Both leave `reduced` free for the next call. A workgroup has 2 to 32 subgroups.
-float workgroup_max(float x)
+layout(buffer_reference, scalar, buffer_reference_align = 4) coherent buffer Handed { float at[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) coherent buffer Counters { uint at[]; };
+
+shared float query[rows * stride];    // in the end y
+shared float weight[rows * lanes];
+shared float reduced[rows * most_subgroups];
+shared uint arrived;
+
+uint me, first_head, first_token;    // this invocation, and where the tile begins
+
+vec4 four(uint i) { return vec4(query[i], query[i + 1], query[i + 2], query[i + 3]); }
+
+uint row_at(uint r) { return ((first_token + r / tile_heads) * a.heads + first_head + r % tile_heads) * head_dim; }
+
+vec4 integers(uint word)
 {
-    const float mine = subgroupMax(x);
-    if (subgroupElect()) reduced[gl_SubgroupID] = mine;
-    barrier();
-    float all = reduced[0];
-    for (uint i = 1; i < gl_NumSubgroups; ++i) all = max(all, reduced[i]);
-    barrier();
-    return all;
+    const int w = int(word);
+    return vec4(bitfieldExtract(w, 0, 8), bitfieldExtract(w, 8, 8), bitfieldExtract(w, 16, 8), w >> 24);
 }
 
-float workgroup_sum(float x)
+// Of a block of 32 in q8_0; `row` counts heads and positions.
+float scale_of(Words cache, uint row, uint block)
 {
-    const float mine = subgroupAdd(x);
-    if (subgroupElect()) reduced[gl_SubgroupID] = mine;
-    barrier();
-    float all = 0;
-    for (uint i = 0; i < gl_NumSubgroups; ++i) all += reduced[i];
-    barrier();
-    return all;
+    const uint scales = a.kv_heads * a.context * (head_dim / 4);
+    const vec2 two = unpackHalf2x16(cache.at[scales + row * ((head_dim + 63) / 64) + block / 2]);
+    return block % 2 == 0 ? two.x : two.y;
 }
+
+// s[r] += k_p . q_r
+void add_products(uint row, inout float s[rows])
+{
+    if (k_q8 != 0) {
+        [[dont_unroll]] for (uint i = 0; i < head_dim / 16; ++i) {
+            const uvec4 k = Quads(a.k_cache).at[row * (head_dim / 16) + i];
+            const float d = scale_of(a.k_cache, row, i / 2);
+            const vec4 k0 = d * integers(k.x), k1 = d * integers(k.y), k2 = d * integers(k.z), k3 = d * integers(k.w);
+            [[unroll]] for (uint r = 0; r < rows; ++r) {
+                const uint q = r * stride + 16 * i;
+                s[r] += dot(four(q), k0) + dot(four(q + 4), k1) + (dot(four(q + 8), k2) + dot(four(q + 12), k3));
+            }
+        }
+        return;
+    }
+    [[dont_unroll]] for (uint i = 0; i < stride / 8; ++i) {
+        uvec4 k = uvec4(0);
+        if (pairs % 4 == 0) k = Quads(a.k_cache).at[row * (pairs / 4) + i];
+        else
+            [[unroll]] for (uint j = 0; j < 4; ++j)
+                if (4 * i + j < pairs) k[j] = a.k_cache.at[row * pairs + 4 * i + j];
+        const vec4 k0 = vec4(unpackHalf2x16(k.x), unpackHalf2x16(k.y)), k1 = vec4(unpackHalf2x16(k.z), unpackHalf2x16(k.w));
+        [[unroll]] for (uint r = 0; r < rows; ++r) s[r] += dot(four(r * stride + 8 * i), k0) + dot(four(r * stride + 8 * i + 4), k1);
+    }
+}
+
+vec2 value(uint row, uint pair)
+{
+    if (v_q8 == 0) return unpackHalf2x16(a.v_cache.at[row * pairs + pair]);
+    const int two = int(a.v_cache.at[row * (head_dim / 4) + pair / 2] >> 16 * (pair % 2));
+    return scale_of(a.v_cache, row, pair / 16) * vec2(bitfieldExtract(two, 0, 8), bitfieldExtract(two, 8, 8));
+}
+
+// This invocation's pair of columns of row r.
+void put(uint r, vec2 y)
+{
+    query[r * stride + 2 * me] = y.x;
+    query[r * stride + 2 * me + 1] = y.y;
+}
+
+void write(uint last_token)
+{
+    barrier();
+    for (uint i = me; i < rows * head_dim; i += lanes) {
+        const uint r = i / head_dim, c = i % head_dim;
+        if (first_token + r / tile_heads <= last_token) a.y.at[row_at(r) + c] = query[r * stride + c];
+    }
+    if (a.planes == 0) return;
+    const uint blocks = head_dim / 32;
+    for (uint i = me; i < rows * blocks; i += lanes) {
+        const uint from = i / blocks * stride + i % blocks * 32, at = row_at(i / blocks) / 32 + i % blocks;
+        float most = 0;
+        [[dont_unroll]] for (uint c = 0; c < 32; ++c) most = max(most, abs(query[from + c]));
+        ivec2 sums = ivec2(0);
+        [[dont_unroll]] for (uint q = 0; q < 8; ++q) {
+            uint high, low;
+            sums[q / 4] += fixed_words(four(from + 4 * q), most, high, low);
+            a.high.at[8 * at + q] = high;
+            a.low.at[8 * at + q] = low;
+        }
+        Floats4(a.scales).at[at] = fixed_scale(most, sums);
+    }
+}
+
+// All splits' shares of a row as one, in their order, by the last workgroup that is done.
+void join_splits()
+{
+    const uint share = head_dim + 2;
+    Handed parts = Handed(a.parts);
+    for (uint r = 0; r < rows; ++r) {
+        const uint from = gl_WorkGroupID.x * a.splits * rows + r;
+        float top = lowest, total = 0;
+        for (uint s = 0; s < a.splits; ++s) top = max(top, parts.at[(from + s * rows) * share]);
+        vec2 y = vec2(0);
+        for (uint s = 0; s < a.splits; ++s) {
+            const uint at = (from + s * rows) * share;
+            const float of_split = parts.at[at + 1], factor = exp(parts.at[at] - top);
+            if (of_split == 0) continue;
+            total += factor * of_split;
+            if (me < pairs) y += factor * vec2(parts.at[at + 2 + 2 * me], parts.at[at + 3 + 2 * me]);
+        }
+        if (me < pairs) put(r, y / total);
+    }
+}
+
+// Drivers' tanh may overflow.
+float capped(float score) { return a.softcap > 0 ? a.softcap * (1 - 2 / (exp(2 * clamp(score / a.softcap, -20, 20)) + 1)) : score; }
 
 void main()
 {
     const Step step = a.step.at;
-    const uint me = gl_LocalInvocationID.x, head = gl_WorkGroupID.x, t = gl_WorkGroupID.y;
-    if (t >= step.tokens) return;
-    const uint q_row = (t * a.heads + head) * head_dim;
-    const uint cache = head / (a.heads / a.kv_heads) * a.context * pairs;
-    const uint positions = step.position + t + 1;
+    me = gl_LocalInvocationID.x;
+    first_head = gl_WorkGroupID.x * tile_heads;
+    first_token = gl_WorkGroupID.y * tile_tokens;
+    if (first_token >= step.tokens) return;
+    const uint last_token = min(first_token + tile_tokens, step.tokens) - 1;
+    const uint cache = first_head / (a.heads / a.kv_heads) * a.context;    // rows of this head before
 
-    for (uint i = me; i < pairs; i += lanes) query[i] = vec2(a.q.at[q_row + 2 * i], a.q.at[q_row + 2 * i + 1]);
+    // Of the positions that any of the tile's tokens sees, each split has its share in whole tiles; the last ones may have none.
+    const uint window = a.window > 0 ? a.window : ~0u, first_own = step.position + first_token, earliest = first_own - min(first_own, window - 1);
+    const uint all = step.position + last_token + 1, share = ((all - earliest + lanes - 1) / lanes + a.splits - 1) / a.splits * lanes;
+    const uint begin = earliest + gl_WorkGroupID.z * share, end = min(all, begin + share);
+
+    for (uint i = me; i < rows * stride; i += lanes) {
+        const uint r = i / stride, c = i % stride;
+        query[i] = c < head_dim && first_token + r / tile_heads <= last_token ? a.scale * a.q.at[row_at(r) + c] : 0;
+    }
 
     // For the sum over v an invocation owns a pair of columns and every groups-th position.
     const uint groups = lanes / pairs, group = me / pairs, pair = me % pairs;
-    float top = lowest, total = 0;
-    vec2 sum = vec2(0);
-    for (uint first = 0; first < positions; first += lanes) {
+    float top[rows], total[rows];    // total: of this invocation's positions only
+    vec2 sum[rows];
+    [[unroll]] for (uint r = 0; r < rows; ++r) top[r] = lowest, total[r] = 0, sum[r] = vec2(0);
+    for (uint first = begin; first < end; first += lanes) {
         barrier();
-        float score = lowest;
-        if (first + me < positions) {
-            vec2 s = vec2(0);
-            const uint row = cache + (first + me) * pairs;
-            if (pairs % 4 == 0) {
-                [[unroll]] for (uint i = 0; i < pairs; i += 4) {
-                    const uvec4 k = Quads(a.k_cache).at[(row + i) / 4];
-                    s += query[i] * unpackHalf2x16(k.x) + query[i + 1] * unpackHalf2x16(k.y);
-                    s += query[i + 2] * unpackHalf2x16(k.z) + query[i + 3] * unpackHalf2x16(k.w);
-                }
-            } else {
-                [[unroll]] for (uint i = 0; i < pairs; ++i) s += query[i] * unpackHalf2x16(a.k_cache.at[row + i]);
-            }
-            score = a.scale * (s.x + s.y);
+        const uint p = first + me;
+        float score[rows];
+        [[unroll]] for (uint r = 0; r < rows; ++r) score[r] = 0;
+        if (p < end) add_products(cache + p, score);
+        [[unroll]] for (uint r = 0; r < rows; ++r) {
+            const uint own = step.position + first_token + r / tile_heads;    // position
+            score[r] = p < end && p <= own && own - p < window ? capped(score[r]) : lowest;
+            const float most = subgroupMax(score[r]);
+            if (subgroupElect()) reduced[r * most_subgroups + gl_SubgroupID] = most;
         }
-        const float new_top = max(top, workgroup_max(score));
-        const float kept = exp(top - new_top);
-        weight[me] = exp(score - new_top);
-        total = total * kept + workgroup_sum(weight[me]);
-        sum *= kept;
-        top = new_top;
+        barrier();
+        [[unroll]] for (uint r = 0; r < rows; ++r) {
+            float new_top = top[r];
+            for (uint i = 0; i < gl_NumSubgroups; ++i) new_top = max(new_top, reduced[r * most_subgroups + i]);
+            const float kept = exp(top[r] - new_top), w = exp(score[r] - new_top);
+            weight[r * lanes + me] = w;
+            total[r] = total[r] * kept + w;
+            sum[r] *= kept;
+            top[r] = new_top;
+        }
+        barrier();
         if (group < groups)
-            for (uint p = group; p < min(lanes, positions - first); p += groups)
-                sum += weight[p] * unpackHalf2x16(a.v_cache.at[cache + (first + p) * pairs + pair]);
+            for (uint i = group; i < min(lanes, end - first); i += groups) {
+                const vec2 v = value(cache + first + i, pair);
+                [[unroll]] for (uint r = 0; r < rows; ++r) sum[r] += weight[r * lanes + i] * v;
+            }
     }
 
-    mixed[me] = sum;
-    if (me < largest.length()) largest[me] = 0, sums[2 * me] = sums[2 * me + 1] = 0;
+    // The sums over all invocations and groups.
     barrier();
-    if (me < pairs) {
-        for (uint g = 1; g < groups; ++g) sum += mixed[g * pairs + me];
-        sum /= total;
-        a.y.at[q_row + 2 * me] = sum.x;
-        a.y.at[q_row + 2 * me + 1] = sum.y;
-        mixed[me] = sum;    // nobody else reads this one
-        if (a.planes != 0) atomicMax(largest[me / 16], floatBitsToUint(max(abs(sum.x), abs(sum.y))));
+    [[unroll]] for (uint r = 0; r < rows; ++r) {
+        const float mine = subgroupAdd(total[r]);
+        if (subgroupElect()) reduced[r * most_subgroups + gl_SubgroupID] = mine;
     }
-    if (a.planes == 0) return;
-    barrier();
-    if (me < head_dim / 4) {
-        const float block = uintBitsToFloat(largest[me / 8]);
-        const uint word = head * (head_dim / 4) + me;
-        uint high, low;
-        atomicAdd(sums[me / 4], fixed_words(vec4(mixed[2 * me], mixed[2 * me + 1]), block, high, low));
-        a.high.at[word] = high;
-        a.low.at[word] = low;
+    [[unroll]] for (uint column = 0; column < 2; ++column) {
+        barrier();
+        [[unroll]] for (uint r = 0; r < rows; ++r) weight[r * lanes + me] = sum[r][column];
+        barrier();
+        if (me < pairs)
+            for (uint g = 1; g < groups; ++g)
+                [[unroll]] for (uint r = 0; r < rows; ++r) sum[r][column] += weight[r * lanes + g * pairs + me];
     }
-    barrier();
-    if (me < head_dim / 32)
-        Floats4(a.scales).at[head * (head_dim / 32) + me] =
-            fixed_scale(uintBitsToFloat(largest[me]), ivec2(sums[2 * me], sums[2 * me + 1]));
+    [[unroll]] for (uint r = 0; r < rows; ++r) {
+        total[r] = 0;
+        for (uint i = 0; i < gl_NumSubgroups; ++i) total[r] += reduced[r * most_subgroups + i];
+    }
+    if (a.splits > 1) {
+        Handed parts = Handed(a.parts);
+        [[unroll]] for (uint r = 0; r < rows; ++r) {
+            const uint at = ((gl_WorkGroupID.x * a.splits + gl_WorkGroupID.z) * rows + r) * (head_dim + 2);
+            if (me == 0) parts.at[at] = top[r], parts.at[at + 1] = total[r];
+            if (me < pairs) parts.at[at + 2 + 2 * me] = sum[r].x, parts.at[at + 3 + 2 * me] = sum[r].y;
+        }
+        memoryBarrierBuffer();
+        barrier();
+        if (me == 0) arrived = atomicAdd(Counters(a.counters).at[gl_WorkGroupID.x], 1);
+        barrier();
+        if (arrived % a.splits != a.splits - 1) return;
+        memoryBarrierBuffer();
+        join_splits();
+    } else {
+        [[unroll]] for (uint r = 0; r < rows; ++r)
+            if (me < pairs) put(r, sum[r] / total[r]);
+    }
+    write(last_token);
 }

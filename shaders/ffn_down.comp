@@ -12,9 +12,11 @@ layout(push_constant, scalar) uniform Push { FfnDown a; };
 
 const uint words = lanes / 32;
 shared uint fires[words];                              // a bit per neuron: atomicOr commutes, so the list below is always the same
-shared uint neuron[lanes + teams * at_once];           // of those that fire, in order; filled up with neurons of no strength
+shared uint neuron[lanes + teams * at_once];           // rows of those that fire, in order; filled up with some of no strength
 shared float strength[lanes + teams * at_once];
 shared vec4 other_teams[lanes];
+
+uint row_of(uint n) { return a.has_experts != 0 ? a.chosen.at[n / slot_neurons].x * slot_neurons + n % slot_neurons : n; }
 
 void main()    // x: columns; y: slices
 {
@@ -39,7 +41,7 @@ void main()    // x: columns; y: slices
             count += bitCount(fires[i]);
         }
         if (h != 0) {
-            neuron[before] = first + me;
+            neuron[before] = row_of(first + me);
             strength[before] = h;
         }
         if (me < teams * at_once) {

@@ -1,4 +1,4 @@
-// h_n = act(gate_n . x + bias_n) act_up(up_n . x)
+// h_n = weight_n act(gate_n . x + bias_n) act_up(up_n . x)
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -20,27 +20,39 @@ void rows(Quads w, uint type, uint n, uint stride, uint last, out float part[row
 #endif
 }
 
-float bias_of(uint n) { return a.has_bias != 0 && n < a.neurons ? uintBitsToFloat(a.bias.at[n].x) : 0; }
+float bias_of(uint row, uint n) { return a.has_bias != 0 && n < a.neurons ? uintBitsToFloat(a.bias.at[row].x) : 0; }
 
 void main()
 {
     const uint step = gl_NumWorkGroups.x * gl_NumSubgroups * rows_at_once;
     for (uint n = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; n < a.neurons; n += step) {
+        uint row = n;
+        float weight = 1;
+        if (a.has_experts != 0) {    // a slot's neurons are of one expert, so this is uniform in the subgroup
+            const uvec2 place = a.chosen.at[n / slot_neurons];
+            row = place.x * slot_neurons + n % slot_neurons;
+            weight = uintBitsToFloat(place.y);
+            if (weight == 0) {
+                if (gl_SubgroupInvocationID < rows_at_once) a.h.at[n + gl_SubgroupInvocationID] = 0;
+                continue;
+            }
+        }
+        const uint last = a.neurons - 1 - n;
         float gate[rows_at_once], up[rows_at_once];
-        rows(a.gate, gate_type, n, a.gate_stride, a.neurons - 1 - n, gate);
-        [[unroll]] for (uint i = 0; i < rows_at_once; ++i) gate[i] = activate(activation, a.floor, subgroupAdd(gate[i]) + bias_of(n + i));
+        rows(a.gate, gate_type, row, a.gate_stride, last, gate);
+        [[unroll]] for (uint i = 0; i < rows_at_once; ++i) gate[i] = activate(activation, a.floor, subgroupAdd(gate[i]) + bias_of(row + i, n + i));
         if (a.has_up == 0) {
             [[unroll]] for (uint i = 0; i < rows_at_once; ++i)
-                if (subgroupElect() && n + i < a.neurons) a.h.at[n + i] = abs(gate[i]) <= a.cut ? 0 : gate[i];
+                if (subgroupElect() && n + i < a.neurons) a.h.at[n + i] = abs(gate[i]) <= a.cut ? 0 : weight * gate[i];
             continue;
         }
-        if (a.cut < 0) rows(a.up, up_type, n, a.up_stride, a.neurons - 1 - n, up);
+        if (a.cut < 0) rows(a.up, up_type, row, a.up_stride, last, up);
         [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
             float h = 0;
-            if (a.cut < 0) h = gate[i] * activate_up(activation, subgroupAdd(up[i]));
+            if (a.cut < 0) h = weight * gate[i] * activate_up(activation, subgroupAdd(up[i]));
             else if (!(abs(gate[i]) <= a.cut) && n + i < a.neurons) {    // uniform in the subgroup
-                rows(a.up, up_type, n + i, a.up_stride, 0, up);
-                h = gate[i] * activate_up(activation, subgroupAdd(up[0]));
+                rows(a.up, up_type, row + i, a.up_stride, 0, up);
+                h = weight * gate[i] * activate_up(activation, subgroupAdd(up[0]));
             }
             if (subgroupElect() && n + i < a.neurons) a.h.at[n + i] = h;
         }

@@ -1,4 +1,4 @@
-// r = base + sum_p parts_p + cold;  y = weight r / sqrt(mean(r^2) + eps), or a LayerNorm of r with a bias more
+// r = base + gain (sum_p parts_p + cold), the sum normalised first or not;  y = weight r / sqrt(mean(r^2) + eps), or a LayerNorm of r
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -22,6 +22,14 @@ float total(float of_mine)    // of all invocations
     return sum;
 }
 
+// Column i of what is added to the base, at `at` in all of them.
+float added(uint at)
+{
+    float sum = a.has_cold != 0 ? a.cold.at[at] : 0;
+    [[unroll]] for (uint p = 0; p < a.part_count; ++p) sum += a.parts.at[p * a.part_stride + at];
+    return sum;
+}
+
 void main()    // an invocation has four columns in turn, a word of each plane
 {
     const Step step = a.step.at;
@@ -31,20 +39,29 @@ void main()    // an invocation has four columns in turn, a word of each plane
 
     if (a.planes != 0)
         for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x) largest[b] = 0, sums[2 * b] = sums[2 * b + 1] = 0;
-    float sum = 0, squares = 0;
+    float gain = a.gain, sum = 0, squares = 0;
+    if (a.form == join_post_norm) {
+        for (uint w = me; w < words; w += gl_WorkGroupSize.x)
+            for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
+                const float s = added(in_row + i);
+                squares += s * s;
+            }
+        gain /= sqrt(total(squares) / float(a.n) + a.eps);
+        squares = 0;
+    }
     for (uint w = me; w < words; w += gl_WorkGroupSize.x)
         for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
-            float r = a.base.at[in_row + i];
-            if (a.has_cold != 0) r += a.cold.at[in_row + i];
-            [[unroll]] for (uint p = 0; p < a.part_count; ++p) r += a.parts.at[p * a.part_stride + in_row + i];
-            if (a.affine != 0) r += a.weight.at[2 * a.n + i];
+            float r = gain * added(in_row + i);
+            if (a.form == join_post_norm) r *= a.weight.at[a.n + i];
+            r += a.base.at[in_row + i];
+            if (a.form == join_layer_norm) r += a.weight.at[2 * a.n + i];
             a.residual.at[in_row + i] = r;
             if (a.publish == publish_residual) a.published.at[in_row + i] = r;
             sum += r;
             squares += r * r;
         }
     float mean = 0;
-    if (a.affine != 0) {
+    if (a.form == join_layer_norm) {
         mean = total(sum) / float(a.n);
         squares = 0;
         for (uint w = me; w < words; w += gl_WorkGroupSize.x)
@@ -59,7 +76,7 @@ void main()    // an invocation has four columns in turn, a word of each plane
         float top = 0;
         for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
             float y = a.weight.at[i] * ((a.residual.at[in_row + i] - mean) * scale);
-            if (a.affine != 0) y += a.weight.at[a.n + i];
+            if (a.form == join_layer_norm) y += a.weight.at[a.n + i];
             a.y.at[out_row + i] = y;
             if (a.publish == publish_norm) a.published.at[out_row + i] = y;
             top = max(top, abs(y));

@@ -27,19 +27,27 @@ const uint matmul_tile = 64;       // rows and tokens
 const uint ffn_down_chunks = 32;   // of a row of down (see row.glsl)
 const uint rope_most_elements = 256;   // of a head
 const uint join_most_blocks = 1024;    // blocks of 32 of a vector whose planes a join can write
+const uint route_most_experts = 1024;
+const uint slot_neurons = 32;          // of a group, and so of one expert
 
 // What a join hands to the host (Join::publish).
 const uint publish_nothing = 0;
 const uint publish_norm = 1;
 const uint publish_residual = 2;
 
-struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / sqrt(mean(r^2) + eps), or if `affine`
-                           // r = ... + addend;  y = weight (r - mean(r)) / sqrt(mean((r - mean(r))^2) + eps) + bias.  One workgroup per token.
+// How a Join normalises.
+const uint join_rms = 0;
+const uint join_layer_norm = 1;
+const uint join_post_norm = 2;
+
+struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y = weight r / sqrt(mean(r^2) + eps).  One workgroup per token.
+                           // join_layer_norm: r = base + s + addend;  y = weight (r - mean(r)) / sqrt(mean((r - mean(r))^2) + eps) + bias
+                           // join_post_norm: r = base + post s / sqrt(mean(s^2) + eps), the norm being of s without the gain
     Steps step;
     Floats base;           // (tokens, n)
     Floats parts;          // (part_count, part_stride): token t at t n
     Floats cold;           // (tokens, n), the host's share; read if has_cold
-    Floats weight;         // (n), or if `affine` (3, n): weight, bias, addend
+    Floats weight;         // (n); join_layer_norm (3, n): weight, bias, addend; join_post_norm (2, n): weight, post
     Floats residual;       // (tokens, n): r; may be base
     Floats y;              // (tokens, n)
     Floats published;      // (tokens, n) in host memory
@@ -50,8 +58,8 @@ struct Join {              // r = base + sum_p parts_p + cold;  y = weight r / s
     uint publish;          // publish_nothing, publish_norm or publish_residual
     uint head;             // 1: only the tokens of step.head_*, y counted from the first of them
     uint planes;
-    uint affine;
-    float eps;
+    uint form;             // join_rms, join_layer_norm or join_post_norm
+    float eps, gain;
 };
 
 struct Quantise {          // x_i = scale[i / 32] (256 high_i + low_i), scale = max |x| of the block / 32512
@@ -78,32 +86,52 @@ struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = 
     Floats y;              // (tokens, y_stride)
     uint rows, inner, stride, x_stride, y_stride;
     uint head;             // 1: as many tokens as step.head_tokens, else step.tokens
+    uint add;              // 1: added to the y that is there
 };
 
 struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / sqrt(mean(x^2) + eps);  q, k rotated by (cos, sin);
-                           // k, v appended to the cache in fp16.  One workgroup per head and token.
+                           // k, v appended to the cache, in fp16 or q8_0.  One workgroup per head and token.
     Steps step;
     Floats q;              // (tokens, heads, head_dim), in place
     Floats k, v;           // (tokens, kv_heads, head_dim)
     Floats bias;           // (heads + 2 kv_heads, head_dim): q's, k's, v's; read if has_bias
     Floats norms;          // (2, head_dim): q's and k's; read if has_norms
     Floats angles;         // (tokens, rope_dim / 2, 2): cos and sin for each pair, computed by the host in double
-    Words k_cache, v_cache;    // (kv_heads, context, head_dim) fp16, two to a word
+    Words k_cache, v_cache;    // (kv_heads, context, head_dim) fp16, two to a word. In q8_0: int8, four to a word, and behind them all
+                               // (kv_heads, context, head_dim / 64 rounded up) words, each the scales of two blocks of 32 in fp16
+    Words counters;        // of Attend, which become 0
     uint heads, kv_heads, head_dim, rope_dim, context;
+    uint k_q8, v_q8;
+    uint counter_count;
     uint has_bias, has_norms;
     uint halves;           // 0: pair i is (2i, 2i + 1), else (i, i + rope_dim / 2)
     float eps;
 };
 
-struct Attend {            // y_th = sum_p softmax_p(scale q_th . k_p) v_p over p <= position of t.  One workgroup per head and token.
+struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p over p <= position of t, of which the last `window` if that is not 0;
+                           // cap(s) = softcap tanh(s / softcap), or s if softcap is 0.  A tile of tokens and of heads that share keys per
+                           // workgroup. With one token a tile, `splits` workgroups share the positions: the last one to end adds up their parts.
     Steps step;
     Floats q;              // (tokens, heads, head_dim)
-    Words k_cache, v_cache;
-    Floats y;              // (tokens, heads, head_dim); head_dim is a specialization constant
+    Words k_cache, v_cache;    // as of Rope; their types, head_dim and the tile are specialization constants
+    Floats y;              // (tokens, heads, head_dim)
+    Floats parts;          // (heads / heads of a tile, splits, heads of a tile, 2 + head_dim): largest score, sum, and y not yet divided by it
+    Words counters;        // (heads / heads of a tile): splits that are done
     Words high, low;       // y as Quantise would write it, if `planes`; of one token only, head_dim a multiple of 32
     Floats scales;
-    uint heads, kv_heads, context, planes;
-    float scale;
+    uint heads, kv_heads, context, planes, splits, window;
+    float scale, softcap;
+};
+
+struct Route {             // weight_te = softmax of score_te over the `used` experts of the highest scores, or over all of them if not `normalise`; 0 for
+                           // those that are not used.  One workgroup per token.
+    Steps step;
+    Floats score, weight;  // (tokens, experts)
+    Floats published;      // (tokens, experts) in host memory: weight
+    Words slot_expert;     // (slots): whose neurons are in a slot
+    Pairs chosen;          // (places): of one token, slots of the experts with a weight, in order, and its bits; then as many as fit with weight 0
+    uint experts, used, normalise;
+    uint slots, places;    // 0 places: no list
 };
 
 struct FfnUp {             // h_n = act(gate_n . x + bias_n) act_up(up_n . x) (see activation.glsl).  A subgroup per neuron, or per few.
@@ -113,10 +141,11 @@ struct FfnUp {             // h_n = act(gate_n . x + bias_n) act_up(up_n . x) (s
     Words high, low;       // x as of Quantise, for the integer variant
     Floats scale;
     Floats h;              // (neurons)
+    Pairs chosen;          // of Route, read if has_experts: neuron n is row n % 32 of slot chosen_(n / 32), and its weight is one more factor
     uint neurons, cols, gate_stride, up_stride;
     float cut;             // h_n = 0, and up_n is not read, where |act(gate_n . x + bias_n)| <= cut; less than 0: nowhere
     float floor;           // of relu
-    uint has_up, has_bias;
+    uint has_up, has_bias, has_experts;
 };
 
 struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  neurons whose h is zero are not read
@@ -124,7 +153,8 @@ struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  ne
     Floats h;              // (neurons)
     Floats parts;          // (slices, part_stride)
     Words fired;           // (neurons / 32) in host memory: bit n % 32 of word n / 32: h_n is not zero
-    uint neurons, cols, stride, slices, part_stride;
+    Pairs chosen;          // as of FfnUp
+    uint neurons, cols, stride, slices, part_stride, has_experts;
 };
 
 struct PredictSign {       // bit n: x and row n of the gate have different signs in no more than `differing` columns; signs are sign bits
@@ -141,11 +171,13 @@ struct Threshold {         // bit n: score_n >= threshold
     float threshold;
 };
 
-struct Glu {               // h_tn = act(h_tn + bias_n) act_up(u_tn), in place
+struct Glu {               // h_tn = act(h_tn + bias_n) act_up(u_tn) weight_t(n's expert), in place
     Steps step;
     Floats h, u;           // (tokens, n); u is read, and a factor, if has_up
     Quads bias;            // as of FfnUp
-    uint n;
+    Floats weight;         // (tokens, experts); 0 experts: no factor
+    Words slot_expert;     // (n / 32), as of Route
+    uint n, experts;
     float floor;           // of relu
     uint has_up, has_bias;
 };

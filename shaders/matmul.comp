@@ -82,6 +82,6 @@ void main()
     [[unroll]] for (uint i = 0; i < 8; ++i)
         [[unroll]] for (uint j = 0; j < 8; ++j) {
             const uint r = first_row + r0 + 8 * i, t = first_token + t0 + 8 * j;
-            if (r < a.rows && t < tokens) a.y.at[t * a.y_stride + r] = sum[i][j / 4][j % 4];
+            if (r < a.rows && t < tokens) a.y.at[t * a.y_stride + r] = sum[i][j / 4][j % 4] + (a.add != 0 ? a.y.at[t * a.y_stride + r] : 0);
         }
 }

@@ -1,4 +1,4 @@
-// A head of q, or of k with v: bias, norm, then (a, b) -> (a cos - b sin, a sin + b cos) for each pair; k and v to the cache in fp16
+// A head of q, or of k with v: bias, norm, then (a, b) -> (a cos - b sin, a sin + b cos) for each pair; k and v to the cache
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -8,6 +8,7 @@ layout(push_constant, scalar) uniform Push { Rope a; };
 
 shared float x[rope_most_elements];    // the head: an element's other half may be any invocation's
 shared float squares[64];              // one per subgroup
+shared float done[rope_most_elements];
 
 float biased(float value, uint i) { return a.has_bias != 0 ? value + a.bias.at[i] : value; }
 
@@ -36,11 +37,48 @@ void normalise(uint norm)
     for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) x[i] *= a.norms.at[norm + i] * scale;    // its own elements
 }
 
+// max |done_i| of a block of 32, over 127
+float block_scale(uint block)
+{
+    float most = 0;
+    for (uint i = 0; i < 32; ++i) most = max(most, abs(done[32 * block + i]));
+    return most / 127;
+}
+
+// To nearest, halves away from zero, as the host does.
+int nearest(float v)
+{
+    const float whole = trunc(v), rest = v - whole;
+    return int(whole) + int(rest >= 0.5) - int(rest <= -0.5);
+}
+
+// The head in `done` to the cache's row of it at position p.
+void append(Words cache, uint q8, uint kv, uint p)
+{
+    const uint row = kv * a.context + p, me = gl_LocalInvocationID.x;
+    if (q8 == 0) {
+        for (uint i = me; i < a.head_dim / 2; i += 64) cache.at[row * (a.head_dim / 2) + i] = packHalf2x16(vec2(done[2 * i], done[2 * i + 1]));
+        return;
+    }
+    for (uint i = me; i < a.head_dim / 4; i += 64) {
+        const float d = block_scale(i / 8), inverse = d > 1e-38 ? 1 / d : 0;
+        uint word = 0;
+        [[unroll]] for (uint j = 0; j < 4; ++j) word |= (uint(nearest(done[4 * i + j] * inverse)) & 255) << 8 * j;
+        cache.at[row * (a.head_dim / 4) + i] = word;
+    }
+    const uint scale_words = (a.head_dim + 63) / 64, scales = a.kv_heads * a.context * (a.head_dim / 4);
+    if (me < scale_words)
+        cache.at[scales + row * scale_words + me] =
+            packHalf2x16(vec2(block_scale(2 * me), 64 * me + 32 < a.head_dim ? block_scale(2 * me + 1) : 0));
+}
+
 void main()    // x: the heads of q, then of k with v; y: tokens
 {
     const Step step = a.step.at;
     const uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y;
     if (t >= step.tokens) return;
+    if (head == 0 && t == 0)
+        for (uint i = gl_LocalInvocationID.x; i < a.counter_count; i += 64) a.counters.at[i] = 0;
     const bool of_q = head < a.heads;
     const uint kv = head - a.heads;    // of k and v
     const uint at = (of_q ? t * a.heads + head : t * a.kv_heads + kv) * a.head_dim;
@@ -49,11 +87,14 @@ void main()    // x: the heads of q, then of k with v; y: tokens
     barrier();
     if (of_q) {
         for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) a.q.at[at + i] = turned(t, i);
-    } else {
-        const uint cell = ((kv * a.context + step.position + t) * a.head_dim) / 2, v_bias = (head + a.kv_heads) * a.head_dim;
-        for (uint i = 2 * gl_LocalInvocationID.x; i < a.head_dim; i += 2 * 64) {
-            a.k_cache.at[cell + i / 2] = packHalf2x16(vec2(turned(t, i), turned(t, i + 1)));
-            a.v_cache.at[cell + i / 2] = packHalf2x16(vec2(biased(a.v.at[at + i], v_bias + i), biased(a.v.at[at + i + 1], v_bias + i + 1)));
-        }
+        return;
     }
+    const uint v_bias = (head + a.kv_heads) * a.head_dim;
+    for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) done[i] = turned(t, i);
+    barrier();
+    append(a.k_cache, a.k_q8, kv, step.position + t);
+    barrier();
+    for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) done[i] = biased(a.v.at[at + i], v_bias + i);
+    barrier();
+    append(a.v_cache, a.v_q8, kv, step.position + t);
 }

@@ -11,6 +11,7 @@ namespace hearth::gpu {
 using uint = uint32_t;
 using Floats = uint64_t;    // address of float[]
 using Words = uint64_t;     // address of uint[]
+using Pairs = uint64_t;     // address of uvec2[], 8-byte aligned
 using Quads = uint64_t;     // address of uvec4[], 16-byte aligned: rows of weights
 using Steps = uint64_t;     // address of a Step
 }  // namespace hearth::gpu

@@ -66,6 +66,20 @@ def random_tensors(config, seed=1):
             t |= {f"{p}self_attn.{x}_proj.bias": norm(rows) for x, rows in (("q", q), ("k", kv), ("v", kv))}
         elif architecture == "Qwen3ForCausalLM":
             t |= {f"{p}self_attn.{x}_norm.weight": norm(head_dim) for x in "qk"}
+        elif architecture in ("MixtralForCausalLM", "Qwen3MoeForCausalLM"):
+            names = dict(zip(("gate", "up", "down"), ("w1", "w3", "w2") if architecture == "MixtralForCausalLM" else ("gate_proj", "up_proj", "down_proj")))
+            block = p + ("block_sparse_moe." if architecture == "MixtralForCausalLM" else "mlp.")
+            count, width = config.get("num_local_experts") or config["num_experts"], config.get("moe_intermediate_size", neurons)
+            for name in ("gate", "up", "down"):
+                del t[f"{p}mlp.{name}_proj.weight"]
+                t |= {f"{block}experts.{e}.{names[name]}.weight": matrix(*((dim, width) if name == "down" else (width, dim))) for e in range(count)}
+            t[block + "gate.weight"] = matrix(count, dim)
+            if architecture == "Qwen3MoeForCausalLM":
+                t |= {f"{p}self_attn.{x}_norm.weight": norm(head_dim) for x in "qk"}
+        elif (architecture or "").startswith(("Gemma2", "Gemma3")):
+            t |= {f"{p}{x}_feedforward_layernorm.weight": norm() for x in ("pre", "post")}
+            if architecture.startswith("Gemma3"):
+                t |= {f"{p}self_attn.{x}_norm.weight": norm(head_dim) for x in "qk"}
         elif architecture == "Phi3ForCausalLM":
             t[p + "self_attn.qkv_proj.weight"] = np.concatenate([t.pop(f"{p}self_attn.{x}_proj.weight") for x in "qkv"])
             t[p + "mlp.gate_up_proj.weight"] = np.concatenate([t.pop(f"{p}mlp.{x}_proj.weight") for x in ("gate", "up")])
@@ -405,6 +419,39 @@ class Families(Case):
     def test_phi3_stays_fused(self):
         self.check_copies("Phi3ForCausalLM", "phi3", {"attn_qkv.weight": "self_attn.qkv_proj.weight", "ffn_up.weight": "mlp.gate_up_proj.weight"})
 
+    def check_experts(self, block, names, architecture, **changes):
+        """Returns the file's keys."""
+        tensors, keys, values = self.file(architecture, **changes)
+        for layer in range(2):
+            of, to = f"model.layers.{layer}.{block}.", f"blk.{layer}."
+            gate, up, down = ([tensors[f"{of}experts.{e}.{name}.weight"] for e in range(3)] for name in names)
+            np.testing.assert_array_equal(values[to + "ffn_gate_inp.weight"], tensors[of + "gate.weight"])
+            np.testing.assert_array_equal(values[to + "ffn_gate_exps.weight"], np.stack(gate))
+            np.testing.assert_array_equal(values[to + "ffn_up_exps.weight"], np.stack(up))
+            np.testing.assert_array_equal(values[to + "ffn_down_t.weight"], np.concatenate([w.T for w in down]))    # all neurons, one after the other
+            self.assertNotIn(to + "ffn_gate.weight", values)
+        return keys
+
+    def test_mixtrals_experts_are_one_block_of_neurons(self):
+        keys = self.check_experts("block_sparse_moe", ("w1", "w3", "w2"), "MixtralForCausalLM", num_local_experts=3, num_experts_per_tok=2)
+        self.assertEqual([keys[f"llama.{key}"] for key in ("expert_count", "expert_used_count", "expert_feed_forward_length", "expert_weights_norm")],
+                         [3, 2, 96, True])
+
+    def test_qwen3s_experts_are_one_block_of_neurons(self):
+        for norm in (True, False):
+            keys = self.check_experts("mlp", ("gate_proj", "up_proj", "down_proj"), "Qwen3MoeForCausalLM", num_experts=3, num_experts_per_tok=1,
+                                      moe_intermediate_size=32, norm_topk_prob=norm)
+            self.assertEqual([keys[f"qwen3moe.{key}"] for key in ("expert_count", "expert_used_count", "expert_feed_forward_length", "feed_forward_length",
+                                                                  "expert_weights_norm")], [3, 1, 32, 96, norm])
+
+    def test_a_router_stays_f32_whatever_the_type(self):
+        config = tiny_config(architectures=["MixtralForCausalLM"], num_local_experts=3, num_experts_per_tok=2)
+        self.write(config, random_tensors(config))
+        for name in ("f16", "q8_0"):
+            _, _, kinds = self.converted("--type", name)
+            self.assertEqual(kinds["blk.0.ffn_gate_inp.weight"], "F32")
+            self.assertEqual({kinds[f"blk.1.{x}.weight"] for x in ("ffn_gate_exps", "ffn_up_exps", "ffn_down_t")}, {name.upper()})
+
     OPT = {"architectures": ["OPTForCausalLM"], "activation_function": "relu", "do_layer_norm_before": True, "ffn_dim": 96, "hidden_size": 64,
            "max_position_embeddings": 128, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": VOCAB, "word_embed_proj_dim": 64,
            "bos_token_id": 2, "eos_token_id": 2}
@@ -467,6 +514,101 @@ class Families(Case):
         self.assertAlmostEqual(keys["phi3.rope.scaling.attn_factor"], (1 + np.log(4) / np.log(32)) ** 0.5, places=6)
         _, keys, _ = self.file("Phi3ForCausalLM", rope_scaling=LONGROPE | {"attention_factor": 1.5}, original_max_position_embeddings=32)
         self.assertEqual(keys["phi3.rope.scaling.attn_factor"], 1.5)
+
+    def test_yarn_is_kept_as_numbers_and_lengthens_the_context(self):
+        scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+        _, keys, values = self.file("Qwen2ForCausalLM", rope_scaling=scaling)
+        expected = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 128, "rope.scaling.attn_factor": 1.0,
+                    "rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0, "context_length": 512}
+        self.assertEqual({key: keys[f"qwen2.{key}"] for key in expected}, expected)
+        self.assertNotIn("rope_freqs.weight", values)
+        _, keys, _ = self.file("Qwen2ForCausalLM", rope_scaling=scaling | {"attention_factor": 2.0})
+        self.assertAlmostEqual(keys["qwen2.rope.scaling.attn_factor"], 2 / (1 + 0.1 * np.log(4)), places=6)
+
+    def test_gemmas_norms_have_their_1_and_what_config_json_scales_and_caps_are_keys(self):
+        changes = {"hidden_act": None, "head_dim": 16, "query_pre_attn_scalar": 64, "sliding_window": 32, "tie_word_embeddings": True}
+        for architecture, name, more in (
+                ("Gemma2ForCausalLM", "gemma2", {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
+                ("Gemma3ForCausalLM", "gemma3", {"rope_local_base_freq": 700.0, "sliding_window_pattern": 2, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})):
+            with self.subTest(name):
+                tensors, keys, values = self.file(architecture, **changes | more)
+                self.assertEqual((keys["general.architecture"], keys["hearth.activation"]), (name, "gelu_tanh"))
+                self.assertEqual((keys[f"{name}.attention.scale"], keys[f"{name}.attention.sliding_window"]), (0.125, 32))
+                norms = {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
+                         "post_ffw_norm": "post_feedforward_layernorm"}
+                if name == "gemma3":
+                    norms |= {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+                    self.assertEqual((keys["gemma3.rope.freq_base_swa"], keys["gemma3.attention.sliding_window_pattern"]), (700.0, 2))
+                    self.assertEqual((keys["gemma3.rope.scaling.type"], keys["gemma3.rope.scaling.factor"]), ("linear", 8.0))
+                else:
+                    self.assertEqual((keys["gemma2.attn_logit_softcapping"], keys["gemma2.final_logit_softcapping"]), (50.0, 30.0))
+                    self.assertNotIn("gemma2.attention.sliding_window_pattern", keys)    # the family's own
+                for ours, theirs in norms.items():
+                    np.testing.assert_array_equal(values[f"blk.1.{ours}.weight"], tensors[f"model.layers.1.{theirs}.weight"] + 1)
+                np.testing.assert_array_equal(values["output_norm.weight"], tensors["model.norm.weight"] + 1)
+                self.assertNotIn("output.weight", values)
+
+    def test_of_gemma3_with_images_the_text_part_is_taken_with_what_its_config_leaves_out(self):
+        text = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": VOCAB, "head_dim": 16, "sliding_window": 32,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "rope_scaling": None}
+        tensors = random_tensors(tiny_config(architectures=["Gemma3ForCausalLM"], **text) | {"tie_word_embeddings": True})
+        for prefix in ("language_model.", ""):    # older and newer checkpoints
+            renamed = {(prefix + name if prefix else name.replace("model.", "model.language_model.", 1)): w for name, w in tensors.items()}
+            renamed |= {f"{'' if prefix else 'model.'}vision_tower.x.weight": np.ones((2, 2), "f4"), "multi_modal_projector.y": np.ones(2, "f4")}
+            self.write({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}, renamed)
+            keys, values, _ = self.converted("--type", "f32")
+            self.assertEqual((keys["gemma3.context_length"], keys["gemma3.rope.freq_base"], keys["gemma3.rope.freq_base_swa"]), (131072, 1e6, 1e4))
+            self.assertEqual((keys["gemma3.attention.scale"], keys["gemma3.attention.sliding_window"]), (1 / 16, 32))
+            np.testing.assert_array_equal(values["token_embd.weight"], tensors["model.embed_tokens.weight"])
+            np.testing.assert_array_equal(values["blk.1.ffn_up.weight"], tensors["model.layers.1.mlp.up_proj.weight"])
+
+    FALCON = {"architectures": ["FalconForCausalLM"], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": VOCAB,
+              "layer_norm_epsilon": 1e-5, "multi_query": True, "parallel_attn": True, "bias": False, "alibi": False, "bos_token_id": 1, "eos_token_id": 2}
+
+    def test_falcons_heads_are_put_in_order_and_its_norms_named_by_what_reads_them(self):
+        rng = np.random.default_rng(3)
+        for name, changes, kv, norms in (("7b", {}, 1, {"attn_norm": "input_layernorm"}),
+                                         ("40b", {"new_decoder_architecture": True, "num_kv_heads": 2}, 2, {"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"})):
+            with self.subTest(name):
+                shapes = {"word_embeddings.weight": (VOCAB, 64), "ln_f.weight": (64,), "ln_f.bias": (64,)}
+                for layer in range(2):
+                    of = f"h.{layer}."
+                    shapes |= {of + "self_attention.query_key_value.weight": ((4 + 2 * kv) * 16, 64), of + "self_attention.dense.weight": (64, 64),
+                               of + "mlp.dense_h_to_4h.weight": (256, 64), of + "mlp.dense_4h_to_h.weight": (64, 256)}
+                    shapes |= {f"{of}{norm}.{part}": (64,) for norm in norms.values() for part in ("weight", "bias")}
+                tensors = {"transformer." + tensor: rng.normal(0, 1, shape).astype("f4") for tensor, shape in shapes.items()}
+                self.write(self.FALCON | changes, tensors)
+                keys, values, _ = self.converted("--type", "f32")
+                self.assertEqual((keys["general.architecture"], keys["falcon.attention.head_count_kv"], keys["hearth.activation"]), ("falcon", kv, "gelu"))
+                groups = tensors["transformer.h.1.self_attention.query_key_value.weight"].reshape(kv, -1, 16, 64)
+                np.testing.assert_array_equal(values["blk.1.attn_qkv.weight"],
+                                              np.concatenate([part.reshape(-1, 64) for part in (groups[:, :-2], groups[:, -2:-1], groups[:, -1:])]))
+                for ours, theirs in norms.items():
+                    for part in ("weight", "bias"):
+                        np.testing.assert_array_equal(values[f"blk.1.{ours}.{part}"], tensors[f"transformer.h.1.{theirs}.{part}"])
+                np.testing.assert_array_equal(values["blk.1.ffn_down_t.weight"], tensors["transformer.h.1.mlp.dense_4h_to_h.weight"].T)
+                self.assertNotIn("output.weight", values)    # the checkpoint has no lm_head
+        for change in ({"alibi": True}, {"bias": True}, {"parallel_attn": False}, {"multi_query": False}):
+            (self.folder / "config.json").write_text(json.dumps(self.FALCON | change))
+            code, err = self.run_convert()
+            self.assertEqual(code, 1)
+            self.assertIn(f"{next(iter(change))} is {json.dumps(next(iter(change.values())))} in config.json, which is not supported", err)
+
+    def test_the_scales_of_minicpm_and_granite_are_keys(self):
+        scales = ("embedding_scale", "residual_scale", "logit_scale")
+        _, keys, _ = self.file("MiniCPMForCausalLM", scale_emb=12, scale_depth=1.4, dim_model_base=16, hidden_act="fatrelu", hidden_act_param=0.01)
+        for scale, value in zip(scales, (12, 1.4 / 2 ** 0.5, 4)):
+            self.assertAlmostEqual(keys[f"minicpm.{scale}"], value, places=6)
+        self.assertAlmostEqual(keys["hearth.activation_floor"], 0.01, places=6)
+        _, keys, _ = self.file("GraniteForCausalLM", embedding_multiplier=12.0, residual_multiplier=0.25, logits_scaling=8.0, attention_multiplier=0.125)
+        self.assertEqual([keys[f"granite.{scale}"] for scale in (*scales, "attention.scale")], [12, 0.25, 8, 0.125])
+
+    def test_windows_of_some_layers_are_a_pattern(self):
+        for changes, pattern in (({"max_window_layers": 1}, [False, True]), ({"max_window_layers": 0}, None),
+                                 ({"layer_types": ["sliding_attention", "full_attention"]}, 2)):
+            with self.subTest(**changes):
+                _, keys, _ = self.file("Qwen2ForCausalLM", sliding_window=64, use_sliding_window=True, **changes)
+                self.assertEqual(keys.get("qwen2.attention.sliding_window_pattern"), pattern)
 
     def test_relu_of_bamboo_is_drelu_and_fatrelu_has_a_floor(self):
         _, keys, _ = self.file("BambooForCausalLM")
@@ -603,14 +745,20 @@ class Refusals(Case):
             ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor of rope_scaling in config.json is null, not a positive number"),
             ({"rope_scaling": LLAMA3 | {"low_freq_factor": 4}}, "low_freq_factor 4.0 of rope_scaling in config.json is not below high_freq_factor 4.0"),
             ({"rope_scaling": LONGROPE | {"short_factor": [1.0] * 7}}, "short_factor of rope_scaling in config.json is not a list of 8 numbers"),
-            ({"rope_parameters": {"rope_type": "yarn"}}, "rope_scaling of type yarn"),
+            ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_scaling of type dynamic"),
+            ({"rope_parameters": {"rope_type": "yarn"}}, "factor of rope_scaling in config.json is null"),
+            ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "mscale": 1}}, "mscale of rope_scaling"),
             ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
             ({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.2}, "partial_rotary_factor 0.2 in config.json turns 3 elements of 16"),
-            ({"hidden_act": "gelu"}, "hidden_act gelu is not supported"),
+            ({"hidden_act": "mish"}, "hidden_act mish is not supported"),
             ({"hidden_act": "fatrelu"}, "hidden_act_param in config.json is null"),
             ({"architectures": ["BambooForCausalLM"], "hidden_act": "silu"}, "hidden_act silu is not supported in the architecture BambooForCausalLM"),
             ({"sliding_window": 0}, "sliding_window in config.json is 0, not a positive integer"),
             ({"architectures": ["Qwen3ForCausalLM"], "attention_bias": True}, "attention_bias is true"),
+            ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 2, "num_experts_per_tok": 3}, "num_experts_per_tok in config.json is 3, and there are 2 experts"),
+            ({"architectures": ["Qwen3MoeForCausalLM"]}, "num_experts in config.json is null"),
+            ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": [0]}, "leave some layers without experts, which is not supported"),
+            ({"architectures": ["Qwen2MoeForCausalLM"]}, "architecture Qwen2MoeForCausalLM is not supported"),
             ({"quantization_config": {"bits": 4}}, "already quantised"),
             ({"num_hidden_layers": 0}, "num_hidden_layers in config.json is 0"),
             ({"vocab_size": None}, "vocab_size in config.json is null"),
@@ -657,6 +805,17 @@ class Refusals(Case):
                 damage(tensors)
                 self.write(tiny_config(), tensors)
                 self.refused(message)
+
+    def test_experts_that_are_missing_or_of_other_shapes(self):
+        experts = {"architectures": ["MixtralForCausalLM"], "num_local_experts": 3, "num_experts_per_tok": 2}
+        name = "model.layers.1.block_sparse_moe.experts.2.w2.weight"
+        for message, change in ((f"lacks the tensor {name}", lambda t: t.pop(name)),
+                                (f"tensor {name} has the shape [96, 64], but config.json implies [64, 96]", lambda t: t.update({name: np.zeros((96, 64), "f4")})),
+                                ("has the type I8", lambda t: t.update({name: np.zeros((64, 96), "i1")}))):
+            tensors = self.start(**experts)
+            change(tensors)
+            save_file(tensors, self.folder / "model.safetensors")
+            self.refused(message)
 
     def test_widths_that_quantised_types_cannot_hold(self):
         self.start(hidden_size=80, head_dim=16)

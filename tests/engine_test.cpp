@@ -23,6 +23,7 @@ struct Path {
     Sparsity sparsity = Sparsity::dense;
     bool without_fp16 = false, without_int_dot = false;
     uint32_t layers = 1000;    // at most so many on the device; the head only with all of them
+    host::KvTypes kv = {};
 
     std::string name() const
     {
@@ -50,9 +51,11 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
                        .without_fp16 = path.without_fp16,
                        .without_int_dot = path.without_int_dot,
                        .validation = validation};
+    o.kv = path.kv;
     const DownLayout layout = path.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons;
-    if (path.device != "cpu")
-        o.vram_budget = budget_for(device_needs(describe_weights(std::make_shared<Gguf>(model), layout)), path.resident, path.layers);
+    if (path.device == "cpu") return o;
+    const Weights weights = describe_weights(std::make_shared<Gguf>(model), layout);
+    o.vram_budget = budget_for(device_needs(weights, 0, o.batch, o.kv), path.resident, path.layers);
     return o;
 }
 
@@ -155,6 +158,28 @@ void check_rewind(const Path& path)
     check_silence(engine);
 }
 
+constexpr host::KvTypes eight_bit_caches[] = {
+    {WeightType::q8_0, WeightType::q8_0}, {WeightType::q8_0, WeightType::f16}, {WeightType::f16, WeightType::q8_0}};
+
+/// Keys and values of 8 bits are noticed in the logits, and no more than that.
+void check_cache(const Path& path)
+{
+    INFO(path.name());
+    INFO(format_of(path.kv.k).name << " " << format_of(path.kv.v).name);
+    Engine engine(options_for(shipped_model(), path));
+    for (const auto& [ids, want] : expected_logits()) {
+        if (ids.size() < 2) continue;    // of one position the softmax is 1, whatever the key
+        Session session = engine.session(), slow = engine.session();
+        const double error = worst_error(session.feed(ids), want);
+        CHECK(error > 5e-4);
+        CHECK(error < 3e-2);
+        std::span<const float> logits;
+        for (const Token& id : ids) logits = slow.feed(std::span(&id, 1));
+        CHECK(worst_error(logits, want) < 3e-2);
+    }
+    check_silence(engine);
+}
+
 /// Shapes that differ from the shipped model's in every way that a file can say.
 std::vector<RandomModel> odd_models()
 {
@@ -221,6 +246,73 @@ std::vector<RandomModel> odd_models()
     };
 }
 
+/// Mixtures of experts: few and many, small and large, one of them for a token and all of them, with down as either converter has it.
+std::vector<RandomModel> expert_models()
+{
+    const auto silu = host::Activation::silu;
+    return {
+        {.dim = 96, .neurons = 96, .experts = 8, .type = WeightType::f32, .activation = silu, .seed = 21},
+        {.architecture = "qwen3moe",
+         .dim = 96,
+         .neurons = 32,
+         .experts = 130,
+         .experts_used = 7,
+         .normalise_experts = false,
+         .type = WeightType::f16,
+         .activation = silu,
+         .down_transposed = false,
+         .seed = 22},
+        {.architecture = "qwen3moe",
+         .dim = 128,
+         .neurons = 160,
+         .experts = 5,
+         .experts_used = 1,
+         .type = WeightType::q8_0,
+         .activation = silu,
+         .seed = 23},
+        {.dim = 256,
+         .neurons = 64,
+         .experts = 3,
+         .experts_used = 3,
+         .type = WeightType::q4_0,
+         .activation = silu,
+         .down_transposed = false,
+         .seed = 24},
+        {.dim = 64, .neurons = 224, .experts = 16, .experts_used = 3, .type = WeightType::bf16, .activation = host::Activation::relu, .seed = 25},
+    };
+}
+
+/// The next text that does not hang on a choice between two experts of nearly the same score, which rounding could turn round.
+std::pair<std::vector<Token>, std::vector<float>> decided_case(const std::filesystem::path& model, uint32_t vocab, size_t length)
+{
+    const Weights weights = load_weights(std::make_shared<Gguf>(model));
+    for (uint64_t seed = 0;; ++seed) {
+        std::vector<Token> ids = random_ids(vocab, length, 1000 * length + seed);
+        Reference reference(weights);
+        std::vector<float> logits;
+        for (const Token id : ids) logits = reference.feed(id);
+        if (reference.closest_choice() > 1e-3f) return {ids, logits};
+        REQUIRE(seed < 100);
+    }
+}
+
+void check_experts(const std::vector<Path>& paths)
+{
+    TemporaryFolder folder;
+    for (const RandomModel& m : expert_models()) {
+        const auto model = write_random_model(folder / "random.gguf", m);
+        std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
+        for (const size_t length : {1, 7, 20}) cases.push_back(decided_case(model, m.vocab, length));
+        CAPTURE(m.architecture);
+        CAPTURE(format_of(m.type).name);
+        for (Path path : paths) {
+            check_logits(path, model, cases, 3e-3);
+            path.sparsity = Sparsity::exact;
+            if (host::makes_zeros(m.activation)) check_logits(path, model, cases, 3e-3);
+        }
+    }
+}
+
 /// The reference on the very weights of each, at a short text and at one longer than a batch of the device's smaller recording.
 void check_odd_models(const std::vector<Path>& paths)
 {
@@ -257,6 +349,10 @@ std::vector<RandomModel> family_models()
                               .tied_head = family.qkv_bias,
                               .rope_factors = family.architecture == "llama",
                               .long_rope = family.architecture == "phi3",
+                              .yarn = family.architecture == "qwen2",
+                              .window = family.window_period || type == WeightType::q8_0 ? 5u : 0u,
+                              .two_norms = family.parallel && type == WeightType::q8_0,
+                              .down_transposed = type == WeightType::q8_0,
                               .seed = 11});
     models.push_back({.neurons = 200, .floor = 0.5f});
     return models;
@@ -283,20 +379,41 @@ void check_families(const std::vector<Path>& paths)
     }
 }
 
-/// A random model with zeros in two forms, of which the second leaves them out.
+/// Models with zeros: one of ReLU, and one of SiLU whose down projection lies by columns, as other tools write it.
+std::vector<RandomModel> models_with_zeros()
+{
+    const RandomModel relu = {.dim = 256, .heads = 4, .kv_heads = 2, .neurons = 200, .type = WeightType::f32, .zeros_below = 0.84f, .seed = 21};
+    RandomModel silu = relu;
+    silu.activation = host::Activation::silu;
+    silu.down_transposed = false;
+    return {relu, silu};
+}
+
+/// Such a model in two forms, of which the second leaves the zeros out.
 struct BothForms {
     TemporaryFolder folder;
     std::filesystem::path dense = folder / "dense.gguf", sparse = folder / "sparse.gguf";
 
-    explicit BothForms(const char* type)
+    BothForms(const RandomModel& model, const char* type)
     {
-        const auto source = write_random_model(
-            folder / "x.gguf", {.dim = 256, .heads = 4, .kv_heads = 2, .neurons = 200, .type = WeightType::f32, .zeros_below = 0.84f, .seed = 21});
+        const auto source = write_random_model(folder / "x.gguf", model);
         const auto none = [](double) {};
         for (const bool zeros : {true, false})
             requantise(std::make_shared<const Gguf>(source), *find_quantisation(type), {.dense = zeros}, zeros ? dense : sparse, none);
     }
 };
+
+/// f(model, type) for those that can be stored without zeros
+template <class F>
+void each_with_zeros(F&& f)
+{
+    for (const RandomModel& m : models_with_zeros())
+        for (const char* type : {"f16", "q8_0"}) {
+            CAPTURE(host::makes_zeros(m.activation));
+            CAPTURE(type);
+            f(m, type);
+        }
+}
 
 uint64_t matrix_bytes(const Weights& w)
 {
@@ -309,20 +426,22 @@ uint64_t matrix_bytes(const Weights& w)
 /// The logits of the dense form's weights, whatever the path.
 void check_zeros(const std::vector<Path>& paths)
 {
-    for (const char* type : {"f16", "q8_0"}) {
-        CAPTURE(type);
-        const BothForms model(type);
+    each_with_zeros([&](const RandomModel& m, const char* type) {
+        const BothForms model(m, type);
         const Weights weights = load_weights(std::make_shared<Gguf>(model.sparse));
         for (const LayerWeights& l : weights.layers)
-            for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) CHECK(is_sparse(m->type));
+            for (const Matrix* w : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) CHECK(is_sparse(w->type));
         std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
         for (const size_t length : {1, 7, 40}) {
             const std::vector<Token> ids = random_ids(320, length, length);
             cases.emplace_back(ids, reference_logits(model.dense, ids));
             CHECK(reference_logits(model.sparse, ids) == cases.back().second);
         }
-        for (const Path& path : paths) check_logits(path, model.sparse, cases, 3e-3);
-    }
+        for (Path path : paths) {
+            if (!host::makes_zeros(m.activation)) path.sparsity = Sparsity::dense;
+            check_logits(path, model.sparse, cases, 3e-3);
+        }
+    });
 }
 
 /// What decoding a token reads.
@@ -344,37 +463,28 @@ TEST_SUITE("engine")
     TEST_CASE("a model without its zeros gives the logits of its dense form on the CPU, and decoding reads as many bytes less as it has")
     {
         check_zeros({{.device = "cpu"}, {.device = "cpu", .sparsity = Sparsity::exact}});
-        for (const char* type : {"f16", "q8_0"}) {
-            const BothForms model(type);
+        each_with_zeros([](const RandomModel& m, const char* type) {
+            const BothForms model(m, type);
             uint64_t bytes[2], weights[2];
             for (const bool sparse : {false, true}) {
                 const auto& file = sparse ? model.sparse : model.dense;
                 bytes[sparse] = decode_stats(file, {.device = "cpu"}).bytes();
                 weights[sparse] = matrix_bytes(load_weights(std::make_shared<Gguf>(file)));
             }
-            CAPTURE(type);
             CHECK(bytes[0] - bytes[1] == weights[0] - weights[1]);
             CHECK(double(weights[1]) < 0.65 * double(weights[0]));
-        }
+        });
     }
 
     TEST_CASE("a model of each family gives the reference's logits on the CPU") { check_families({{.device = "cpu"}}); }
 
-    TEST_CASE("a context longer than a sliding window, or than rope's short factors are for, is refused, and none asked for is no longer")
+    TEST_CASE("a mixture of experts gives the reference's logits on the CPU") { check_experts({{.device = "cpu"}}); }
+
+    TEST_CASE("a context longer than rope's short factors are for is refused, and none asked for is no longer")
     {
         TemporaryFolder folder;
-        GgufWriter file = random_model({.context = 256});
-        file.key("llama.attention.sliding_window", uint32_t(100));
-        file.write(folder / "window.gguf");
-        EngineOptions options = {.model = folder / "window.gguf", .device = "cpu"};
-        CHECK(Engine(options).context() == 100);
-        options.context = 101;
-        CHECK_THROWS_WITH_AS(Engine{options},
-                             "random has a sliding window of 100 positions, and -c asks for 101: longer contexts cannot be run, use -c 100 or less",
-                             Error);
-
         random_model({.context = 256, .long_rope = true}).write(folder / "long.gguf");
-        options = {.model = folder / "long.gguf", .device = "cpu"};
+        EngineOptions options = {.model = folder / "long.gguf", .device = "cpu"};
         CHECK(Engine(options).context() == 128);
         options.context = 129;
         CHECK_THROWS_WITH_AS(
@@ -488,6 +598,32 @@ TEST_SUITE("engine")
         session.feed(std::span(ids).first(1));
     }
 
+    TEST_CASE("a KV cache in q8_0 moves the CPU's logits by its rounding and no more, keys and values alone and together")
+    {
+        for (const host::KvTypes kv : eight_bit_caches) check_cache({.device = "cpu", .kv = kv});
+    }
+
+    TEST_CASE("a KV cache in q8_0 is refused where heads are no whole blocks")
+    {
+        TemporaryFolder folder;
+        EngineOptions options = {.model = write_random_model(folder / "odd.gguf", {.dim = 96, .heads = 2, .head_dim = 48}), .device = "cpu"};
+        Engine{options};
+        options.kv.v = WeightType::q8_0;
+        CHECK_THROWS_WITH_AS(Engine{options}, doctest::Contains("blocks of 32 numbers"), Error);
+    }
+
+    TEST_CASE("a KV cache that memory cannot hold is refused, with what it needs")
+    {
+        TemporaryFolder folder;
+        const uint32_t context = 1u << 24;    // of 128 KB each: 2 TiB
+        EngineOptions options = {
+            .model =
+                write_random_model(folder / "long.gguf", {.layers = 8, .dim = 32, .heads = 16, .kv_heads = 16, .head_dim = 256, .context = context}),
+            .device = "cpu",
+            .context = context};
+        CHECK_THROWS_WITH_AS(Engine{options}, doctest::Contains("the KV cache of 16777216 positions needs 2097152.0 MiB"), Error);
+    }
+
     TEST_CASE("what cannot be run is refused with a sentence that says what to do")
     {
         TemporaryFolder folder;
@@ -500,6 +636,10 @@ TEST_SUITE("engine")
         options = {
             .model = write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}), .device = "cpu", .sparsity = Sparsity::exact};
         CHECK_THROWS_AS(Engine{options}, Error);
+        options = {.model = write_random_model(folder / "experts.gguf", {.experts = 4}), .device = "cpu", .sparsity = Sparsity::predict};
+        CHECK_THROWS_WITH_AS(
+            Engine{options},
+            "--sparsity predict is for models without experts, and the router of random says already what fires: use --sparsity dense", Error);
         options = {.model = shipped_model(), .device = "no such device"};
         CHECK_THROWS_AS(Engine{options}, Error);
     }
@@ -558,6 +698,15 @@ TEST_SUITE("device")
                         {.device = device_name, .resident = 0.5},
                         {.device = device_name, .resident = 0},
                         {.device = device_name, .resident = 0.5, .layers = 1}});
+    }
+
+    TEST_CASE("a mixture of experts gives the reference's logits on the device, at any split")
+    {
+        check_experts({{.device = device_name},
+                       {.device = device_name, .resident = 0.5},
+                       {.device = device_name, .resident = 0.1},
+                       {.device = device_name, .resident = 0},
+                       {.device = device_name, .resident = 0.7, .layers = 1}});
     }
 
     TEST_CASE("the model of a folder gives the logits and the greedy ids that lie beside it, on every path" * doctest::skip())
@@ -640,6 +789,23 @@ TEST_SUITE("device")
         }
     }
 
+    TEST_CASE("a KV cache in q8_0 does the same on the device, on a split, and with layers on both sides")
+    {
+        for (const host::KvTypes kv : eight_bit_caches)
+            for (const auto& [resident, layers] : {std::pair(1.0, 1000u), {0.5, 1000u}, {0.5, 3u}})
+                check_cache({.device = device_name, .resident = resident, .layers = layers, .kv = kv});
+    }
+
+    TEST_CASE("a KV cache in q8_0 takes the memory that the plan counts, about half of f16's")
+    {
+        const Weights weights = describe_weights(std::make_shared<Gguf>(shipped_model()));
+        const Needs f16 = device_needs(weights), q8 = device_needs(weights, 0, EngineOptions().batch, {WeightType::q8_0, WeightType::q8_0});
+        CHECK(double(q8.layers[0].kv) / double(f16.layers[0].kv) == doctest::Approx(0.53).epsilon(0.07));
+        Engine engine(options_for(shipped_model(), {.device = device_name, .kv = {WeightType::q8_0, WeightType::q8_0}}));
+        Session session = engine.session();
+        CHECK(engine.device_bytes() == engine.plan().bytes);
+    }
+
     TEST_CASE("a session takes no more device memory than the budget")
     {
         const Needs needs = device_needs(describe_weights(std::make_shared<Gguf>(shipped_model())));
@@ -706,6 +872,99 @@ TEST_SUITE("device")
         }
     }
 
+    TEST_CASE("a token costs the rows of its experts and no others, on the device and on the host, within the budget")
+    {
+        TemporaryFolder folder;
+        for (const WeightType type : {WeightType::f16, WeightType::q8_0}) {
+            const auto model =
+                write_random_model(folder / "experts.gguf",
+                                   {.dim = 128, .neurons = 96, .experts = 12, .experts_used = 3, .type = type, .activation = host::Activation::silu});
+            for (const double resident : {1.0, 0.6, 0.25, 0.0}) {
+                Engine engine(options_for(model, {.device = device_name, .resident = resident}));
+                Session session = engine.session(true);
+                FeedStats stats;
+                session.on_stats = [&](const FeedStats& s) { stats = s; };
+                uint64_t device = 0, host = 0;
+                for (const Token& id : random_ids(320, 12, 5)) {
+                    session.feed(std::span(&id, 1));
+                    for (uint32_t l = 0; l < 2; ++l) {
+                        const LayerCounts& c = stats.layers[l];
+                        CHECK(c.active_device + c.active_host == 3 * 96);
+                        CHECK(c.host_gates == c.active_host);
+                        CHECK(c.split == (resident < 1));
+                        device += c.active_device;
+                        host += c.active_host;
+                        const uint64_t row = row_bytes(type, 128), device_row = row_quads(type, 128) * 16;
+                        for (const Stage& s : stats.stages) {
+                            if (s.layer != l) continue;
+                            if (s.name == "ffn_up") CHECK(s.bytes == 2 * c.active_device * device_row);
+                            if (s.name == "ffn_down") CHECK(s.bytes == c.active_device * device_row);
+                            if (s.name == "cold_ffn") CHECK(s.bytes == 3 * c.active_host * row);
+                        }
+                    }
+                }
+                CHECK((device > 0) == (resident > 0));
+                CHECK((host > 0) == (resident < 1));
+                CHECK(engine.device_bytes() == engine.plan().bytes);
+                check_silence(engine);
+            }
+        }
+    }
+
+    TEST_CASE("the experts that a text goes through most are resident, as a profile counts them on the host and on the device")
+    {
+        TemporaryFolder folder;
+        constexpr uint32_t experts = 16, used = 2, neurons = 64, layers = 2;
+        const auto model = write_random_model(folder / "experts.gguf", {.layers = layers,
+                                                                        .neurons = neurons,
+                                                                        .experts = experts,
+                                                                        .experts_used = used,
+                                                                        .type = WeightType::f32,
+                                                                        .activation = host::Activation::silu});
+        const std::vector<Token> ids = random_ids(320, 200, 9);
+        std::vector<Profile> profiles;
+        for (const double resident : {-1.0, 1.0, 0.4}) {
+            EngineOptions options = options_for(model, {.device = resident < 0 ? "cpu" : device_name, .resident = resident});
+            Engine engine(options);
+            Profile& p = profiles.emplace_back(empty_profile(*engine.weights().file, layers, experts, 64));
+            Profiling profiling(engine, p);
+            profiling.window(ids);
+            CHECK(p.positions == ids.size());
+            for (uint32_t l = 0; l < layers; ++l) {
+                const std::vector<uint64_t>& fired = p.layers[l].fired;
+                CHECK(std::accumulate(fired.begin(), fired.end(), uint64_t(0)) == used * ids.size());
+                for (uint32_t e = 0; e < experts; ++e) CHECK(std::abs(int64_t(fired[e]) - int64_t(profiles[0].layers[l].fired[e])) <= 2);
+            }
+        }
+        write_profile(folder / "profile", profiles[0]);
+
+        EngineOptions options = options_for(model, {.device = device_name, .resident = 0.25});
+        options.profile = folder / "profile";
+        Engine engine(options);
+        Session session = engine.session();
+        std::vector<uint64_t> served(layers), all(layers);
+        session.on_stats = [&](const FeedStats& s) {
+            for (uint32_t l = 0; l < layers; ++l) {
+                served[l] += s.layers[l].active_device;
+                all[l] += s.layers[l].active_device + s.layers[l].active_host;
+            }
+        };
+        for (const Token& id : ids) session.feed(std::span(&id, 1));
+        uint64_t resident = 0;
+        for (uint32_t l = 0; l < layers; ++l) {
+            const size_t whole = engine.plan().layers[l].resident.size() / (neurons / group_neurons);    // experts
+            resident += engine.plan().layers[l].resident.size();
+            std::vector<uint64_t> fired = profiles[0].layers[l].fired;
+            std::ranges::sort(fired, std::greater());
+            const double hottest = double(std::accumulate(fired.begin(), fired.begin() + whole, uint64_t(0))) / (used * double(ids.size()));
+            CHECK(all[l] == used * neurons * ids.size());
+            CHECK(double(served[l]) / double(all[l]) > hottest - 0.02);
+            CHECK(hottest > 1.2 * double(whole) / experts);    // they are used unevenly, or this would show nothing
+        }
+        CHECK(resident == layers * experts * neurons / group_neurons / 4);
+        check_silence(engine);
+    }
+
     TEST_CASE("what a run allocates on the device stays within its budget, at any budget")
     {
         Needs needs;
@@ -735,8 +994,8 @@ TEST_SUITE("device")
                      {.device = device_name, .sparsity = Sparsity::exact, .without_fp16 = true, .without_int_dot = true},
                      {.device = device_name, .resident = 0.5},
                      {.device = device_name, .layers = 1}});
-        for (const char* type : {"f16", "q8_0"}) {
-            const BothForms model(type);
+        each_with_zeros([](const RandomModel& model_of, const char* type) {
+            const BothForms model(model_of, type);
             const Weights w = load_weights(std::make_shared<Gguf>(model.sparse));
             uint64_t got = 0, want = 0;
             for (const Stage& s : decode_stats(model.sparse, {.device = device_name}).stages)
@@ -746,9 +1005,8 @@ TEST_SUITE("device")
                     const uint32_t rows = (m->rows + 31) / 32 * 32;    // those of no neuron are all zeros; and each has its place in the pack
                     want += m->bytes() + (rows - m->rows) * sparse_row_bytes(m->type, m->cols, 0) + rows * sizeof(uint32_t);
                 }
-            CAPTURE(type);
             CHECK(got == want);
-        }
+        });
     }
 
     TEST_CASE("a layer of a decode takes no more than eleven dispatches, for every kind of weight type, split and predictor")
@@ -835,6 +1093,29 @@ TEST_SUITE("device")
             }
         }
         tests::check_silence();
+    }
+
+    TEST_CASE("experts that move while the text goes on change nothing but the order of addition, with work submitted in time and ahead")
+    {
+        TemporaryFolder folder;
+        const auto file = write_random_model(
+            folder / "experts.gguf",
+            {.dim = 96, .neurons = 64, .experts = 10, .experts_used = 3, .type = WeightType::f32, .activation = host::Activation::silu, .seed = 2});
+        const auto [ids, want] = decided_case(file, 320, 24);
+        for (const SubmitMode submit : {SubmitMode::just_in_time, SubmitMode::ahead}) {
+            EngineOptions options = options_for(file, {.device = device_name, .resident = 0.4});
+            options.submit = submit;
+            options.rebalance = true;
+            Engine engine(options);
+            Session session = engine.session();
+            uint32_t moved = 0;
+            session.on_stats = [&](const FeedStats& s) { moved += s.moved_groups; };
+            std::span<const float> logits;
+            for (const Token& id : ids) logits = session.feed(std::span(&id, 1));
+            CHECK(worst_error(logits, want) < 1e-3);
+            CHECK(moved > 0);
+            check_silence(engine);
+        }
     }
 
     TEST_CASE("work submitted ahead gives the bits of work submitted in time")
@@ -940,33 +1221,37 @@ TEST_SUITE("device")
 TEST_SUITE("timing")    // never in CI: run by hand on an idle machine, with -ns (--no-skip)
 {
     // With the software device: LP_NUM_THREADS=1 build/release/tests -ns -ts=timing; it and the host then have a core each.
-    TEST_CASE("host and device work on a split layer at once" * doctest::skip())
+    TEST_CASE("host and device work on a split layer at once, of one block of neurons and of experts" * doctest::skip())
     {
         TemporaryFolder folder;
-        const auto model =
-            write_random_model(folder / "wide.gguf", {.layers = 4, .dim = 1024, .heads = 8, .kv_heads = 8, .neurons = 8192, .vocab = 512});
-        double best = INFINITY;
-        for (const double resident : {0.02, 0.04, 0.08, 0.16, 0.5}) {    // the shares that take equally long are not known beforehand
-            EngineOptions options = options_for(model, {.device = device_name, .resident = resident});
-            options.threads = 1;
-            options.validation = false;
-            Engine engine(options);
-            Session session = engine.session(true);
-            LayerCounts sum;
-            session.on_stats = [&](const FeedStats& s) {
-                for (const LayerCounts& l : s.layers) {
-                    if (s.position < 3) continue;    // warming up
-                    sum.device_us += l.device_us;
-                    sum.host_us += l.host_us;
-                    sum.both_us += l.both_us;
-                }
-            };
-            for (const Token& id : random_ids(512, 20, 1)) session.feed(std::span(&id, 1));
-            const double share = sum.both_us / (sum.device_us + sum.host_us);
-            MESSAGE(fmt::format("{:.0f} % resident: device {:.0f} us, host {:.0f} us, both {:.0f} us, {:.2f} of the sum", resident * 100,
-                                sum.device_us / 68, sum.host_us / 68, sum.both_us / 68, share));
-            best = std::min(best, share);
+        const RandomModel wide = {.layers = 4, .dim = 1024, .heads = 8, .kv_heads = 8, .neurons = 8192, .vocab = 512};
+        RandomModel experts = wide;
+        experts.neurons = 2048, experts.experts = 16, experts.experts_used = 4, experts.activation = host::Activation::silu;
+        for (const RandomModel& m : {wide, experts}) {
+            const auto model = write_random_model(folder / "wide.gguf", m);
+            double best = INFINITY;
+            for (const double resident : {0.02, 0.04, 0.08, 0.16, 0.5}) {    // the shares that take equally long are not known beforehand
+                EngineOptions options = options_for(model, {.device = device_name, .resident = resident});
+                options.threads = 1;
+                options.validation = false;
+                Engine engine(options);
+                Session session = engine.session(true);
+                LayerCounts sum;
+                session.on_stats = [&](const FeedStats& s) {
+                    for (const LayerCounts& l : s.layers) {
+                        if (s.position < 3) continue;    // warming up
+                        sum.device_us += l.device_us;
+                        sum.host_us += l.host_us;
+                        sum.both_us += l.both_us;
+                    }
+                };
+                for (const Token& id : random_ids(512, 20, 1)) session.feed(std::span(&id, 1));
+                const double share = sum.both_us / (sum.device_us + sum.host_us);
+                MESSAGE(fmt::format("{:.0f} % resident: device {:.0f} us, host {:.0f} us, both {:.0f} us, {:.2f} of the sum", resident * 100,
+                                    sum.device_us / 68, sum.host_us / 68, sum.both_us / 68, share));
+                best = std::min(best, share);
+            }
+            CHECK(best < 0.8);
         }
-        CHECK(best < 0.8);
     }
 }

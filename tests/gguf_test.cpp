@@ -301,6 +301,99 @@ TEST_CASE("a file on disk reads as the same bytes in memory do")
     CHECK(moved->find("output_norm.weight")->bytes == 64 * 4);
 }
 
+/// A model of 5 tensors in parts of 2, 0 and 3, called m-0000N-of-00003.gguf. Another seed gives other numbers.
+struct Parts {
+    TemporaryDirectory directory;
+    std::vector<std::filesystem::path> paths;
+    std::vector<GgufWriter> files;
+
+    explicit Parts(uint32_t count = 3, uint32_t tensors = 5)
+    {
+        const std::vector<float> values = {1, 2, 3, 4};
+        uint32_t number = 0;
+        for (uint32_t part = 0; part < count; part++) {
+            GgufWriter& file = files.emplace_back();
+            if (part == 0) file.key("general.architecture", "llama");
+            file.key("split.no", uint16_t(part));
+            file.key("split.count", uint16_t(count));
+            file.key("split.tensors.count", int32_t(tensors));
+            for (uint32_t i = 0; i < (part == 0 ? 2 : part == 1 ? 0 : 3); i++, number++)
+                file.tensor(fmt::format("t{}", number), WeightType::f32, 0, 4, std::vector<float>(4, float(number)));
+            paths.push_back(directory.path / fmt::format("m-{:05}-of-{:05}.gguf", part + 1, count));
+            file.write(paths.back());
+        }
+    }
+
+    std::string refusal(size_t named) const { return ::refusal(paths[named]); }
+};
+
+TEST_CASE("any part of a model in parts opens all of it")
+{
+    const Parts parts;
+    for (const std::filesystem::path& path : parts.paths) {
+        const Gguf file(path);
+        CHECK(file.path() == path);
+        CHECK(file.string("general.architecture") == "llama");
+        CHECK(file.files() == parts.paths);
+        uint64_t bytes = 0;
+        for (const std::filesystem::path& p : parts.paths) bytes += std::filesystem::file_size(p);
+        CHECK(file.file_bytes() == bytes);
+        REQUIRE(file.tensors().size() == 5);
+        for (int i = 0; i < 5; i++) {
+            const GgufTensor* t = file.find(fmt::format("t{}", i));
+            REQUIRE(t);
+            CHECK(*reinterpret_cast<const float*>(t->data) == float(i));
+        }
+    }
+    const Parts one(1, 2);    // as a tool may leave it
+    CHECK(Gguf(one.paths[0]).tensors().size() == 2);
+}
+
+TEST_CASE("parts that are missing, renamed, damaged or of another model are refused in one sentence")
+{
+    const auto says = [](const std::string& message, const std::string& part) {
+        INFO(message);
+        CHECK(message.find(part) != std::string::npos);
+    };
+    {
+        const Parts parts;
+        std::filesystem::remove(parts.paths[1]);
+        for (const size_t named : {0, 2})
+            says(parts.refusal(named), "is a part of a model, and m-00002-of-00003.gguf is missing: put all parts into one folder");
+        std::filesystem::rename(parts.paths[2], parts.directory.path / "last.gguf");
+        CHECK_THROWS_WITH_AS(Gguf(parts.directory.path / "last.gguf"),
+                             doctest::Contains("is part 3 of 3 of a model: give it back its name, which ended in -00003-of-00003.gguf"), Error);
+    }
+    {
+        const Parts parts, other(3, 6);
+        std::filesystem::copy_file(other.paths[2], parts.paths[2], std::filesystem::copy_options::overwrite_existing);
+        for (const size_t named : {0, 1, 2}) says(parts.refusal(named), "copy the parts of one model into one folder");
+        const Parts wrong_count(3, 6);
+        says(wrong_count.refusal(0), "all parts together have 5 tensors, and split.tensors.count is 6");
+    }
+    {
+        const Parts parts;
+        std::filesystem::copy_file(parts.paths[0], parts.paths[2], std::filesystem::copy_options::overwrite_existing);
+        says(parts.refusal(0), "m-00003-of-00003.gguf is not part 3 of 3");
+        says(parts.refusal(2), "m-00003-of-00003.gguf is part 1 of 3 of a model: give it back its name");
+    }
+    {
+        const Parts parts;
+        std::ofstream(parts.paths[2], std::ios::binary | std::ios::trunc) << parts.files[2].bytes().substr(0, 300);
+        says(parts.refusal(0), "m-00003-of-00003.gguf is cut short or damaged");
+    }
+    {
+        Parts parts;
+        GgufWriter twice;
+        twice.key("split.no", uint16_t(1));
+        twice.key("split.count", uint16_t(3));
+        twice.key("split.tensors.count", int32_t(5));
+        twice.tensor("t0", WeightType::f32, 0, 4, std::vector<float>(4));
+        twice.write(parts.paths[1]);
+        says(parts.refusal(0), "m-00002-of-00003.gguf has the tensor t0, as another part has");
+    }
+}
+
 TEST_CASE("what is not a readable file is refused by name")
 {
     const TemporaryDirectory directory;

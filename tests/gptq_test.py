@@ -24,6 +24,7 @@ from convert_test import DATA, Case, gguf_logits, random_tensors, read_gguf, sou
 PROGRAM = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
 CONFIG = tiny_config(hidden_size=128, intermediate_size=256)
 MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+EXPERT_MATRICES = (".w1", ".w2", ".w3")    # Mixtral's gate, down and up
 OURS = dict(zip(MATRICES, ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down_t")))
 
 
@@ -100,7 +101,7 @@ def checkpoint(form, config=CONFIG):
     tensors = dict(dense)
     for name in list(dense):
         prefix = name.removesuffix(".weight")
-        if prefix.endswith(MATRICES):
+        if prefix.endswith(MATRICES + EXPERT_MATRICES):
             m = matrices[prefix] = rounded(tensors.pop(name), form, rng)
             dense[name] = m.dense()
             tensors |= {f"{prefix}.{part}": w for part, w in packed(m, form).items()}
@@ -208,6 +209,21 @@ class Converted(GptqCase):
                         t = tensors[f"blk.1.{OURS[name]}.weight"]
                         self.assertEqual(t.tensor_type.name, kind)
                         self.assertEqual(t.data.tobytes(), encode(m.q[rows] - middle, d[rows]), name)
+
+    def test_experts_are_taken_over_bit_for_bit_where_the_format_allows_it(self):
+        config = CONFIG | {"architectures": ["MixtralForCausalLM"], "num_local_experts": 3, "num_experts_per_tok": 2}
+        dense, _ = self.write_form(Form(4, 32), config=config)
+        told = self.told()
+        _, values, types = read_gguf(self.out)
+        for layer in range(CONFIG["num_hidden_layers"]):
+            experts = [f"model.layers.{layer}.block_sparse_moe.experts.{e}." for e in range(3)]
+            for ours, theirs in (("ffn_gate_exps", "w1"), ("ffn_up_exps", "w3")):
+                self.assertEqual(types[f"blk.{layer}.{ours}.weight"], "Q4_0")
+                np.testing.assert_array_equal(values[f"blk.{layer}.{ours}.weight"], np.stack([dense[f"{e}{theirs}.weight"] for e in experts]))
+            self.assertEqual(types[f"blk.{layer}.ffn_down_t.weight"], "F16")
+            np.testing.assert_allclose(values[f"blk.{layer}.ffn_down_t.weight"], np.concatenate([dense[f"{e}w2.weight"].T for e in experts]), rtol=1e-3)
+        self.assertIn("blk.*.ffn_gate_exps.weight (2): Q4_0, bit for bit", told)
+        self.assertIn("blk.*.ffn_down_t.weight (2): F16, groups run along the neurons", told)
 
     def test_zero_points_of_4_bits_are_q8_0_bit_for_bit(self):
         _, matrices = self.write_form(Form(4, 32, sym=False))

@@ -1,5 +1,5 @@
 #include "host/attention.h"
-#include "host/cold_ffn.h"
+#include "host/experts.h"
 #include "host/norm.h"
 #include "host/quantise.h"
 #include "host/sparse.h"
@@ -355,6 +355,9 @@ struct Heads {
     uint32_t heads, kv_heads, head_dim, context;
     PlainRope rope;
     bool biases = false, norms = false;
+    KvTypes kv = {};
+    float scale = 0.2f, softcap = 0;
+    uint32_t window = 0;
 };
 
 /// A conversation of some tokens, not yet rotated.
@@ -387,14 +390,18 @@ struct Conversation {
         const AttentionShape attention = {.heads = shape.heads,
                                           .kv_heads = shape.kv_heads,
                                           .head_dim = shape.head_dim,
-                                          .context = shape.context,
+                                          .scale = shape.scale,
                                           .rope = {frequencies, shape.rope.pairs},
-                                          .weights = {q_bias, k_bias, v_bias, q_norm, k_norm, eps}};
+                                          .weights = {q_bias, k_bias, v_bias, q_norm, k_norm, eps},
+                                          .softcap = shape.softcap,
+                                          .window = shape.window};
         std::vector<float> q = this->q, k = this->k, v = this->v, y(q.size(), NAN);
-        std::vector<uint16_t> k_cache(shape.context * kv_size, 0x7e00), v_cache = k_cache;    // NaN: what is not written must not be read
+        KvCache cache(shape.kv, shape.kv_heads, shape.context, shape.head_dim);
+        for (const KvCache::Side* side : {&cache.keys(), &cache.values()})    // NaN, as a scale too: what is not written must not be read
+            std::memset(side->memory.get(), 0x7e, side->row_bytes * shape.kv_heads * shape.context);
+        AttendScratch scratch;
         for (uint32_t t = 0; t < tokens; t += batch)
-            attend(team, attention, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size], &v[t * kv_size], k_cache.data(), v_cache.data(),
-                   &y[t * q_size]);
+            attend(team, attention, cache, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size], &v[t * kv_size], &y[t * q_size], scratch);
         return y;
     }
 
@@ -429,7 +436,9 @@ struct Conversation {
                 std::vector<double> e(t + 1, 0.0);
                 double sum = 0;
                 for (size_t p = 0; p <= t; p++) {
-                    for (size_t i = 0; i < d; i++) e[p] += query[h * d + i] * keys[p * kv_size + kv + i] / std::sqrt(double(d));
+                    if (s.window && p + s.window <= t) continue;
+                    for (size_t i = 0; i < d; i++) e[p] += s.scale * query[h * d + i] * keys[p * kv_size + kv + i];
+                    if (s.softcap > 0) e[p] = s.softcap * std::tanh(e[p] / s.softcap);
                     sum += e[p] = std::exp(e[p]);
                 }
                 for (size_t p = 0; p <= t; p++)
@@ -791,27 +800,72 @@ TEST_SUITE("host")
         });
     }
 
-    TEST_CASE("a cached row of fp16 is read by dot_f16 and axpy_f16")
+    TEST_CASE("queries meet keys and weights mix values as the formulas say, for any number of them, and a tile changes no bit")
     {
         Random random(9);
         on_every_path([&](const Kernels& cpu) {
-            for (uint32_t n : {1u, 31u, 33u, 128u, 257u}) {
-                const Sample b(WeightType::f16, 1, n, random);
-                const uint16_t* stored = reinterpret_cast<const uint16_t*>(b.bytes.data());
-                const std::vector<float> a = random.vector(n);
-                std::vector<float> y = a;
-                cpu.axpy_f16(0.3f, stored, y.data(), n);
-                double dot = 0, magnitudes = 0;
-                std::vector<double> want;
-                for (uint32_t i = 0; i < n; i++) {
-                    dot += a[i] * b.w[i];
-                    magnitudes += std::fabs(a[i] * b.w[i]);
-                    want.push_back(a[i] + double(0.3f) * b.w[i]);
+            for (const CacheKernels& cache : cpu.caches)
+                for (const uint32_t n : sizes(cache.type))
+                    for (const auto& [rows, positions] : {std::pair(1u, 1u), {1u, 40u}, {3u, 17u}, {7u, 33u}, {16u, 16u}}) {
+                        if (n > 300) continue;
+                        constexpr uint32_t stride = 48;
+                        const Sample stored(cache.type, positions, n, random);
+                        const Vectors q(cpu, rows, n, random);
+                        std::vector<float> score(rows * stride, NAN), alone(stride), y(rows * n), y_alone(n);
+                        const std::vector<float> weights = random.vector(rows * stride);
+                        cache.scores(q.inputs.data(), rows, stored.bytes.data(), positions, n, score.data(), stride);
+                        cache.mix(weights.data(), stride, rows, stored.bytes.data(), positions, n, y.data());
+                        CAPTURE(n);
+                        CAPTURE(rows);
+                        for (uint32_t r = 0; r < rows; r++) {
+                            std::vector<double> want_score, want_y(n);
+                            for (uint32_t p = 0; p < positions; p++) {
+                                double dot = 0;
+                                for (uint32_t i = 0; i < n; i++) {
+                                    dot += seen(q.inputs[r], cache.type, i) * stored.row(p)[i];
+                                    want_y[i] += weights[r * stride + p] * stored.row(p)[i];
+                                }
+                                want_score.push_back(dot);
+                            }
+                            CHECK(worst_error(std::span(score).subspan(r * stride, positions), want_score) < 5e-6);
+                            CHECK(worst_error(std::span(y).subspan(r * n, n), want_y) < 1e-5);
+                            cache.scores(&q.inputs[r], 1, stored.bytes.data(), positions, n, alone.data(), stride);
+                            cache.mix(&weights[r * stride], stride, 1, stored.bytes.data(), positions, n, y_alone.data());
+                            CHECK(std::memcmp(alone.data(), &score[r * stride], positions * sizeof(float)) == 0);
+                            CHECK(std::memcmp(y_alone.data(), &y[r * n], n * sizeof(float)) == 0);
+                        }
+                    }
+        });
+    }
+
+    TEST_CASE("scores become weights to a part in a million, at any size, and a score that is no number does not get lost")
+    {
+        Random random(10);
+        on_every_path([&](const Kernels& cpu) {
+            for (const uint32_t n : {1u, 7u, 16u, 33u, 256u})
+                for (const float spread : {0.1f, 3.0f, 200.0f}) {
+                    std::vector<float> s = random.vector(n);
+                    const std::vector<float> scores = s;
+                    s.resize((n + 15) / 16 * 16, NAN);
+                    const SoftMax all = cpu.soften(s.data(), n, spread);
+                    const double largest = spread * *std::ranges::max_element(scores);
+                    double sum = 0, worst = 0;
+                    for (uint32_t i = 0; i < n; i++) {
+                        const double want = std::exp(double(spread * scores[i]) - double(float(largest)));
+                        worst = std::max(worst, std::fabs(s[i] - want) / (want + 1e-37));
+                        sum += want;
+                        if (want < 1e-37) CHECK(s[i] == 0);
+                    }
+                    CAPTURE(n);
+                    CAPTURE(spread);
+                    CHECK(worst < (spread > 100 ? 4e-5 : 1e-6));    // a difference of 500 in floats is off by 3e-5
+                    CHECK(all.largest == float(largest));
+                    CHECK(all.sum == doctest::Approx(sum).epsilon(1e-5));
+                    for (uint32_t i = n; i < (n + 7) / 8 * 8 && cpu.isa != Isa::plain; i++) CHECK(s[i] == 0);
                 }
-                CAPTURE(n);
-                CHECK(worst_error(y, want) < 2e-7);
-                CHECK(std::fabs(cpu.dot_f16(a.data(), stored, n) - dot) < 1e-6 * magnitudes);
-            }
+            std::vector<float> s(16, 1.0f);
+            s[3] = NAN;
+            CHECK(std::isnan(cpu.soften(s.data(), 16, 1).sum));
         });
     }
 
@@ -1057,6 +1111,83 @@ TEST_SUITE("host")
         CHECK(run(team, silu, all, inputs, cut).counts.bytes == (neurons + 2 * above.size()) * dim * 4);
     }
 
+    TEST_CASE("a router's weights are the softmax over the experts of the highest scores, or their part of the softmax over all")
+    {
+        Team team(2);
+        Random random(21);
+        const uint32_t experts = 11, dim = 40, tokens = 5;
+        std::vector<float> rows = random.vector(size_t(experts) * dim);
+        std::copy_n(&rows[2 * dim], dim, &rows[7 * dim]);    // experts 2 and 7 have the same score: 2 goes first
+        const std::vector<float> x = random.vector(size_t(tokens) * dim);
+        Inputs inputs;
+        inputs.prepare(team, x.data(), tokens, dim, false);
+        for (const uint32_t used : {1u, 3u, experts})
+            for (const bool normalise : {false, true}) {
+                const Router router = {{WeightType::f32, experts, dim, reinterpret_cast<const std::byte*>(rows.data())}, used, normalise};
+                std::vector<float> got(size_t(tokens) * experts, NAN);
+                route(team, router, inputs, got.data());
+                for (uint32_t t = 0; t < tokens; t++) {
+                    std::vector<double> score(experts), want(experts);
+                    for (uint32_t e = 0; e < experts; e++)
+                        for (uint32_t i = 0; i < dim; i++) score[e] += double(rows[size_t(e) * dim + i]) * x[size_t(t) * dim + i];
+                    score[7] = score[2];
+                    double chosen = 0, all = 0;
+                    for (uint32_t e = 0; e < experts; e++) {
+                        uint32_t before = 0;
+                        for (uint32_t o = 0; o < experts; o++) before += score[o] > score[e] || (score[o] == score[e] && o < e);
+                        want[e] = before < used ? std::exp(score[e]) : 0;
+                        chosen += want[e];
+                        all += std::exp(score[e]);
+                    }
+                    for (double& w : want) w /= normalise ? chosen : all;
+                    const std::span of_token = std::span(got).subspan(size_t(t) * experts, experts);
+                    CHECK(worst_error(of_token, want) < 1e-5);
+                    for (uint32_t e = 0; e < experts; e++) CHECK((of_token[e] != 0) == (want[e] != 0));
+                }
+            }
+    }
+
+    TEST_CASE("experts add their shares with their weights, of one token or of many, and only the gates of chosen ones are looked at")
+    {
+        Random random(22);
+        Team team(3);
+        for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0, WeightType::q4_k})
+            for (const uint32_t tokens : {1u, 5u, 40u}) {    // 40: some experts have enough tokens for tiles
+                const uint32_t experts = 6, together = 32, dim = whole_blocks(type, 96);
+                const Block block(type, experts * together, dim, Activation::silu, random);
+                std::vector<float> x = random.vector(size_t(tokens) * dim);
+                for (float& v : x) v /= 64;    // silu of -104 is 0, which does not count as active
+                std::vector<float> weights(size_t(tokens) * experts);
+                for (uint32_t t = 0; t < tokens; t++)
+                    for (const uint32_t e : {t % experts, (t * t + 1) % experts, 4u}) weights[size_t(t) * experts + e] = 0.25f + 0.125f * float(e);
+                std::vector<uint32_t> neurons;    // not all, and in no order
+                for (const uint32_t e : {4u, 0u, 1u, 5u})
+                    for (uint32_t i = 0; i < together - (e == 1 ? 9 : 0); i++)
+                        if (tokens > 1 || weights[e] != 0) neurons.push_back(e * together + i);
+                Inputs inputs;
+                inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
+                std::vector<double> want(size_t(tokens) * dim);
+                uint64_t looked_at = 0;
+                for (const uint32_t n : neurons) {
+                    const std::vector<double> share = block.apply(std::span(&n, 1), inputs);
+                    for (uint32_t t = 0; t < tokens; t++) {
+                        const double weight = weights[size_t(t) * experts + n / together];
+                        looked_at += weight != 0;
+                        for (uint32_t i = 0; i < dim; i++) want[size_t(t) * dim + i] += weight * share[size_t(t) * dim + i];
+                    }
+                }
+                std::vector<float> y(want.size(), NAN);
+                ExpertScratch scratch;
+                const FfnCounts counts =
+                    cold_experts(team, block.weights, experts, neurons, weights.data(), x.data(), tokens, no_cut, y.data(), scratch);
+                CAPTURE(tokens);
+                CHECK(worst_error(y, want) < 1e-4);
+                CHECK(counts.gates == looked_at);
+                CHECK(counts.active == looked_at);
+                if (tokens == 1) CHECK(counts.bytes == 3 * neurons.size() * row_bytes(type, dim));
+            }
+    }
+
     TEST_CASE("no neurons make zeros")
     {
         Random random(14);
@@ -1108,7 +1239,7 @@ TEST_SUITE("host")
                 }
     }
 
-    TEST_CASE("attention is its formula, with heads that share keys, odd head sizes, biases and norms of heads")
+    TEST_CASE("attention is its formula, with heads that share keys, odd head sizes, biases and norms of heads, windows and capped scores")
     {
         Random random(17);
         Team team(2);
@@ -1117,20 +1248,41 @@ TEST_SUITE("host")
                                    {3, 1, 33, 33, {32, 10000}},
                                    {6, 2, 80, 40, {80, 500000, PairOrder::halves}, true},
                                    {6, 2, 33, 40, {20, 10000, PairOrder::halves}, false, true},
-                                   {2, 2, 64, 40, {64, 10000}, true, true}}) {
+                                   {2, 2, 64, 40, {64, 10000}, true, true},
+                                   {8, 1, 64, 40, {64, 10000}, false, false, {WeightType::q8_0, WeightType::q8_0}},
+                                   {3, 3, 96, 40, {64, 10000}, false, false, {WeightType::f16, WeightType::q8_0}},
+                                   {4, 2, 32, 40, {32, 10000}, true, true, {WeightType::q8_0, WeightType::f16}},
+                                   {.heads = 4, .kv_heads = 2, .head_dim = 64, .context = 40, .rope = {64, 10000}, .window = 7},
+                                   {.heads = 2, .kv_heads = 1, .head_dim = 256, .context = 33, .rope = {256, 10000}, .softcap = 0.5f, .window = 1},
+                                   {.heads = 2, .kv_heads = 2, .head_dim = 64, .context = 40, .rope = {64, 10000}, .softcap = 3, .window = 32}}) {
+            const bool quantised = is_quantised(shape.kv.k) || is_quantised(shape.kv.v);
             const Conversation talk(shape, 33, random);
             CAPTURE(shape.head_dim);
-            CHECK(worst_error(talk.run(team, talk.tokens), talk.meaning()) < 2e-3);    // fp16 keys and values
+            const std::vector<double> meaning = talk.meaning();
+            const double error = worst_error(talk.run(team, talk.tokens), meaning);
+            CHECK(error < (quantised ? 2e-2 : 2e-3));    // keys and values of 8 or of 11 bits
+            if (quantised) CHECK(error > 1e-3);
         }
+    }
+
+    TEST_CASE("attention over several spans of positions is its formula")
+    {
+        Random random(20);
+        Team team(2);
+        const Conversation talk({2, 1, 32, 2 * attend_span + 9, {32, 10000}}, 2 * attend_span + 9, random);
+        CHECK(worst_error(talk.run(team, 100), talk.meaning()) < 2e-3);
     }
 
     TEST_CASE("threads and batches of tokens change no bit of attention")
     {
         Random random(18);
-        const Conversation talk({8, 2, 64, 100, {64, 10000, PairOrder::halves}, true, true}, 90, random);
-        Team one(1), three(3);
-        const std::vector<float> y = talk.run(one, 1);
-        for (Team* team : {&one, &three})
-            for (uint32_t batch : {1u, 7u, 90u}) CHECK(same_bits(talk.run(*team, batch), y));
+        constexpr uint32_t tokens = 2 * attend_span + 40;
+        for (const KvTypes kv : {KvTypes{}, {WeightType::q8_0, WeightType::q8_0}}) {
+            const Conversation talk({8, 2, 64, tokens + 10, {64, 10000, PairOrder::halves}, true, true, kv}, tokens, random);
+            Team one(1), three(3);
+            const std::vector<float> y = talk.run(one, 1);
+            for (Team* team : {&one, &three})
+                for (uint32_t batch : {1u, 7u, 90u, tokens}) CHECK(same_bits(talk.run(*team, batch), y));
+        }
     }
 }

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import unittest
+import xml.etree.ElementTree
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -651,7 +652,7 @@ class BadFiles(Case):
                 (retype(up, 23), [up, "IQ4_XS"]),
                 (retype(up, 99), [up, "99"]),
                 (retype("output_norm.weight", 8), ["output_norm.weight", "Q8_0"]),
-                (lambda f: f.put_text("hearth.activation", b"gelu"), ["hearth.activation", "gelu"]),
+                (lambda f: f.put_text("hearth.activation", b"mish"), ["hearth.activation", "mish", "gelu_tanh"]),
                 (lambda f: f.put_text("tokenizer.ggml.model", b"gpt-2"), ["gpt-2", "llama"]),
                 (lambda f: f.put(4, struct.pack("<I", 9)), ["version 9"]),
                 (lambda f: f.put(4, struct.pack(">I", 3)), ["big-endian"]),
@@ -670,7 +671,7 @@ class BadFiles(Case):
     def test_exact_sparsity_of_a_model_that_is_never_exactly_zero_is_refused(self):
         path = self.write("silu.gguf", GgufFile().put_text("hearth.activation", b"silu").bytes)
         for command in (("run", path, "-p", "Once", "-n", 1), ("perplexity", path, "-f", TEXT), ("bench", path)):
-            self.refused(*command, *CPU, "--sparsity", "exact", says=["--sparsity", "SiLU", "dense"])
+            self.refused(*command, *CPU, "--sparsity", "exact", says=["--sparsity", "never zero", "dense"])
         self.good("run", path, *CPU, "-p", "Once", "-n", 1, "--sparsity", "dense")
 
     def test_a_text_that_cannot_be_read_is_refused(self):
@@ -697,6 +698,50 @@ class BadFiles(Case):
 
 # ---- what does not fit, what is not understood -----------------------------------------------------------------------
 
+class InParts(DeviceCase):
+    def parts(self, count=3):
+        """The shipped model in parts, the keys in the first one, as llama.cpp's gguf-split makes them."""
+        model, align = GgufFile(), lambda n: -n % 32
+        keys_end = next(iter(model.tensors.values()))["name_at"] - 8
+        begin = model.table_end + align(model.table_end)
+        offset = {name: struct.unpack_from("<Q", model.bytes, t["offset_at"])[0] for name, t in model.tensors.items()}
+        ends = dict(zip(offset, [*list(offset.values())[1:], len(model.bytes) - begin]))
+        paths, names = [], list(model.tensors)
+        for i in range(count):
+            own = names[len(names) * i // count:len(names) * (i + 1) // count]
+            table = data = b""
+            for name in own:
+                t = model.tensors[name]
+                data += bytes(align(len(data)))
+                table += model.bytes[t["name_at"] - 8:t["offset_at"]] + struct.pack("<Q", len(data))
+                data += model.bytes[begin + offset[name]:begin + ends[name]]
+            keys = b"".join(struct.pack("<Q", len(key)) + key + struct.pack("<I" + letter, kind, value) for key, kind, letter, value in (
+                (b"split.no", 2, "H", i), (b"split.count", 2, "H", count), (b"split.tensors.count", 5, "i", len(names))))
+            head = b"GGUF" + struct.pack("<IQQ", 3, len(own), 3 + (len(model.keys) if i == 0 else 0)) + (model.bytes[24:keys_end] if i == 0 else b"") + keys + table
+            paths.append(self.write(f"fairytale-{i + 1:05}-of-{count:05}.gguf", head + bytes(align(len(head))) + data))
+        return paths
+
+    def test_any_part_runs_as_the_whole_does_and_quantize_joins_them(self):
+        parts = self.parts()
+        ask = ("-p", "Once upon a time", "-n", "12", "--temp", "0")
+        whole = self.good("run", MODEL, *CPU, *ask).out
+        for part in parts:
+            self.assertEqual(self.good("run", part, *CPU, *ask).out, whole)
+        self.assertEqual(self.good("run", parts[1], *share(0.5), *ask).out, whole)
+        self.assertEqual(len(self.good("inspect", parts[2], "--json").json["tensors"]), len(GgufFile().tensors))
+        joined, again = self.folder / "joined.gguf", self.folder / "again.gguf"
+        self.good("quantize", parts[1], joined, "q8_0")
+        self.good("quantize", MODEL, again, "q8_0")
+        self.assertEqual(joined.read_bytes(), again.read_bytes())
+        self.refused("quantize", parts[1], parts[2], "q8_0", says=["is the model that is read"])
+
+    def test_a_part_that_is_missing_is_named(self):
+        parts = self.parts()
+        parts[1].unlink()
+        for part in (parts[0], parts[2]):
+            self.refused("run", part, *CPU, "-p", "x", says=[part.name, "fairytale-00002-of-00003.gguf is missing"])
+
+
 class BadOptions(Case):
     def test_a_prompt_longer_than_the_context_is_refused_with_the_length_it_needs(self):
         prompt = " ".join(["a"] * 16)    # and BOS
@@ -710,6 +755,32 @@ class BadOptions(Case):
     def test_a_benchmark_that_does_not_fit_names_what_was_asked_for(self):
         result = self.refused("bench", MODEL, *CPU, "-p", 4, "-n", 2000, says=["1024"])
         self.assertNotIn("-c asks", result.talk)    # nobody gave -c
+
+    def test_the_cache_can_be_of_8_bits_in_every_command_that_runs_a_model(self):
+        short = self.write("short.txt", "Once upon a time there was a fox.")
+        for command in (("run", "-p", "Once", "-n", 3), ("perplexity", "-f", short), ("bench", "-p", 4, "-n", 2, "-r", 1)):
+            for names in (("-ctk", "-ctv"), ("--cache-type-k", "--cache-type-v")):
+                self.good(command[0], MODEL, *command[1:], *CPU, names[0], "q8_0", names[1], "q8_0")
+        wide, narrow = (json.loads(self.good("inspect", MODEL, "--json", *more).out)["device_memory"]["layers"][0]["kv"]
+                        for more in ((), ("-ctk", "q8_0", "-ctv", "q8_0")))
+        self.assertLess(narrow, 0.6 * wide)
+        self.wrong_use("run", MODEL, "-p", "Once", "-ctk", "q3", says=["--cache-type-k", "q3", "q8_0"])
+
+    def test_bench_draws_the_time_of_a_token_as_the_context_fills(self):
+        picture = self.folder / "fills.svg"
+        fills = self.good("bench", MODEL, *CPU, "-p", 0, "-n", 0, "--plot", picture, "-o", "json").json["fills"]
+        self.assertEqual([f["positions"] for f in fills], [512, 1024])
+        self.assertGreater(fills[1]["bytes_per_token"], fills[0]["bytes_per_token"])
+        for f in fills:
+            self.assertGreater(f["us_per_token"], 0)
+            self.assertGreater(f["us_by_plain_reading"], 0)
+        root = xml.etree.ElementTree.parse(picture).getroot()
+        self.assertEqual(len(root.findall("{*}circle")), 4)
+        self.assertEqual(len(root.findall("{*}polyline")), 2)
+        text = " ".join(t.text or "" for t in root.findall("{*}text"))
+        self.assertIn("ms per token", text)
+        self.assertIn("positions", text)
+        self.refused("bench", MODEL, *CPU, "-p", 0, "-n", 0, "-c", 100, "--plot", picture, alone=False, says=["512", "-c"])
 
     def test_batches_of_nothing_are_refused(self):
         for command in (("run", "-p", "Once"), ("perplexity", "-f", TEXT), ("bench",)):

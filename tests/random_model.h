@@ -16,8 +16,11 @@ struct RandomModel {
     uint32_t dim = 64;
     uint32_t heads = 4;
     uint32_t kv_heads = 2;
-    uint32_t head_dim = 0;    // 0: dim / heads
-    uint32_t neurons = 128;
+    uint32_t head_dim = 0;     // 0: dim / heads
+    uint32_t neurons = 128;    // of one expert, where there are experts
+    uint32_t experts = 0;
+    uint32_t experts_used = 2;
+    bool normalise_experts = true;
     uint32_t vocab = 320;    // 3 special tokens, 256 bytes, the rest are letters and words
     uint32_t context = 256;
     WeightType type = WeightType::f16;    // of every matrix; norms are F32
@@ -26,6 +29,9 @@ struct RandomModel {
     float floor = 0;                    // of relu
     bool rope_factors = false;          // rope_freqs.weight, as of Llama 3.1
     bool long_rope = false;             // rope_factors_short and _long, as of Phi 3
+    bool yarn = false;                  // as of Qwen 2.5
+    uint32_t window = 0;                // of the layers that can have one; 0: none has
+    bool two_norms = false;             // of a parallel block, as of Falcon 40B
     std::vector<uint32_t> predictor;    // rows of fc1 by layer, 0 for none; empty: no layer has a predictor
     bool down_transposed = true;        // ffn_down_t as our own converter writes it; false: ffn_down as other tools do
     float zeros_below = 0;              // matrices' weights that are less than so many standard deviations are 0
@@ -106,6 +112,11 @@ inline GgufWriter random_model(const RandomModel& m)
     file.key(prefix + "block_count", m.layers);
     file.key(prefix + "embedding_length", m.dim);
     file.key(prefix + "feed_forward_length", m.neurons);
+    if (m.experts) {
+        file.key(prefix + "expert_count", m.experts);
+        file.key(prefix + "expert_used_count", m.experts_used);
+        if (!m.normalise_experts) file.key(prefix + "expert_weights_norm", false);
+    }
     file.key(prefix + "context_length", m.context);
     file.key(prefix + "attention.head_count", m.heads);
     file.key(prefix + "attention.head_count_kv", m.kv_heads);
@@ -115,22 +126,33 @@ inline GgufWriter random_model(const RandomModel& m)
         file.key(prefix + "attention.value_length", head_dim);
     }
     if (m.activation == host::Activation::relu) file.key("hearth.activation", "relu");
+    if (m.window) file.key(prefix + "attention.sliding_window", m.window);
+    if (m.yarn) {
+        file.key(prefix + "rope.scaling.type", "yarn");
+        file.key(prefix + "rope.scaling.factor", 4.0f);
+        file.key(prefix + "rope.scaling.original_context_length", m.context / 4);
+    }
     if (m.floor != 0) file.key("hearth.activation_floor", m.floor);
     write_tiny_tokenizer(file, m.vocab);
 
     RandomNormal normal(m.seed);
-    const auto matrix = [&](const std::string& name, uint32_t rows, uint32_t cols, uint32_t summed) {
+    const auto rows_of = [&](WeightType type, uint32_t rows, uint32_t cols, float scale) {
         std::string bytes;
-        bytes.reserve(rows * row_bytes(m.type, cols));
+        bytes.reserve(rows * row_bytes(type, cols));
         std::vector<float> row(cols);
-        const float scale = 1 / std::sqrt(float(summed));
         for (uint32_t r = 0; r < rows; r++) {
             for (float& w : row) w = scale * normal();
             for (float& w : row)
                 if (std::fabs(w) < scale * m.zeros_below) w = 0;
-            append_rows(bytes, m.type, row.data(), 1, cols);
+            append_rows(bytes, type, row.data(), 1, cols);
         }
-        file.tensor(name, uint32_t(m.type), {cols, rows}, std::move(bytes));
+        return bytes;
+    };
+    const auto matrix = [&](const std::string& name, uint32_t rows, uint32_t cols, uint32_t summed) {
+        file.tensor(name, uint32_t(m.type), {cols, rows}, rows_of(m.type, rows, cols, 1 / std::sqrt(float(summed))));
+    };
+    const auto experts = [&](const std::string& name, uint32_t rows, uint32_t cols, uint32_t summed) {
+        file.tensor(name, uint32_t(m.type), {cols, rows, m.experts}, rows_of(m.type, m.experts * rows, cols, 1 / std::sqrt(float(summed))));
     };
     const auto vector = [&](const std::string& name, uint32_t n, float mean, float deviation) {
         std::vector<float> weight(n);
@@ -148,6 +170,9 @@ inline GgufWriter random_model(const RandomModel& m)
     for (uint32_t l = 0; l < m.layers; l++) {
         const std::string layer = "blk." + std::to_string(l) + ".";
         norm(layer + "attn_norm");
+        if (m.two_norms) norm(layer + "attn_norm_2");
+        if (family.post_norms)
+            for (const char* name : {"post_attention_norm.weight", "post_ffw_norm.weight"}) vector(layer + name, m.dim, 1, 0.3f);
         if (family.fused) {
             matrix(layer + "attn_qkv.weight", q_rows + 2 * kv_rows, m.dim, m.dim);
         } else {
@@ -161,9 +186,18 @@ inline GgufWriter random_model(const RandomModel& m)
         if (family.head_norms)
             for (const char* name : {"attn_q_norm.weight", "attn_k_norm.weight"}) vector(layer + name, head_dim, 1, 0.3f);
         matrix(layer + "attn_output.weight", m.dim, q_rows, q_rows);
-        norm(layer + "ffn_norm");
+        if (!family.parallel) norm(layer + "ffn_norm");
+        if (m.experts) {
+            file.tensor(layer + "ffn_gate_inp.weight", uint32_t(WeightType::f32), {m.dim, m.experts},
+                        rows_of(WeightType::f32, m.experts, m.dim, 1 / std::sqrt(float(m.dim))));
+            experts(layer + "ffn_gate_exps.weight", m.neurons, m.dim, m.dim);
+            experts(layer + "ffn_up_exps.weight", m.neurons, m.dim, m.dim);
+            if (m.down_transposed) matrix(layer + "ffn_down_t.weight", m.experts * m.neurons, m.dim, m.neurons);
+            else experts(layer + "ffn_down_exps.weight", m.dim, m.neurons, m.neurons);
+            continue;
+        }
         if (!family.fused && family.gated) matrix(layer + "ffn_gate.weight", m.neurons, m.dim, m.dim);
-        matrix(layer + "ffn_up.weight", (family.fused ? 2 : 1) * m.neurons, m.dim, m.dim);
+        matrix(layer + "ffn_up.weight", (family.fused && family.gated ? 2 : 1) * m.neurons, m.dim, m.dim);
         if (family.all_biases)
             for (const auto& [name, rows] : {std::pair("attn_output.bias", m.dim), {"ffn_up.bias", m.neurons}, {"ffn_down.bias", m.dim}})
                 vector(layer + name, rows, 0, 0.5f);

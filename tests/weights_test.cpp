@@ -1,6 +1,8 @@
 // From tensors by name to tensors by meaning.
+#include "engine/model/requantise.h"
 #include "engine/model/weights.h"
 #include "host/kernels.h"
+#include "host/sparse.h"
 #include "tests/random_model.h"
 
 #include <doctest/doctest.h>
@@ -18,7 +20,10 @@ struct Loaded {
     std::string bytes;
     Weights weights;
 
-    explicit Loaded(const GgufWriter& file) : bytes(file.bytes()), weights(load_weights(std::make_shared<const Gguf>("model.gguf", bytes))) {}
+    explicit Loaded(const GgufWriter& file, DownLayout layout = DownLayout::by_neurons)
+        : bytes(file.bytes()), weights(load_weights(std::make_shared<const Gguf>("model.gguf", bytes), layout))
+    {
+    }
 };
 
 std::string refusal(const GgufWriter& file)
@@ -140,6 +145,50 @@ TEST_CASE("a plain ffn_down comes out transposed, value by value")
                 wrong += got[i * dim + d] != (is_quantised(format.type) ? from_f16(to_f16(e)) : e);
             }
         CHECK(wrong == 0);
+    }
+}
+
+TEST_CASE("a plain ffn_down without its zeros comes out transposed, value by value, also where a dense one would be kept")
+{
+    const uint32_t dim = 48, neurons = 160;
+    for (const WeightFormat& format : sparse_formats) {
+        INFO(format.name);
+        const WeightType values = values_of(format.type);
+        RandomNormal normal(10);
+        std::vector<float> down(dim * neurons);
+        for (float& w : down)
+            if (w = normal(); std::fabs(w) < 0.7f) w = 0;
+        const std::string dense = encode_rows(values, down, neurons);
+        const Matrix expected = {values, dim, neurons, reinterpret_cast<const std::byte*>(dense.data())};
+        std::vector<std::byte> rows;
+        std::vector<uint32_t> starts = {0};
+        for (uint32_t row = 0; row < dim; row++) {
+            host::compress_row(values, expected.row(row), neurons, rows);
+            starts.push_back(uint32_t(rows.size() / sparse_row_unit));
+        }
+        rows.resize(rows.size() + sparse_slack);
+
+        GgufWriter file = random_model(
+            {.layers = 1, .dim = dim, .heads = 2, .kv_heads = 2, .neurons = neurons, .activation = host::Activation::silu, .down_transposed = false});
+        const std::string name = "blk.0.ffn_down.weight";
+        file.remove(name);
+        const uint32_t i8 = 24, i32 = 26;
+        file.tensor(name, i8, {rows.size()}, std::string(reinterpret_cast<const char*>(rows.data()), rows.size()));
+        file.tensor(name + ".starts", i32, {starts.size()},
+                    std::string(reinterpret_cast<const char*>(starts.data()), starts.size() * sizeof(uint32_t)));
+        file.key("hearth.sparse.tensors", std::vector<std::string>{name});
+        file.key("hearth.sparse.types", std::vector<std::string>{std::string(format_of(values).name)});
+        file.key("hearth.sparse.columns", std::vector<uint32_t>{neurons});
+        for (const DownLayout layout : {DownLayout::by_neurons, DownLayout::dense}) {
+            const Loaded loaded(file, layout);
+            CHECK(loaded.weights.transposed);
+            const std::vector<float> by_rows = decoded(expected), got = decoded(loaded.weights.layers[0].ffn.down_t);
+            REQUIRE(got.size() == by_rows.size());
+            uint32_t wrong = 0;
+            for (uint32_t i = 0; i < neurons; i++)
+                for (uint32_t d = 0; d < dim; d++) wrong += got[i * dim + d] != from_f16(to_f16(by_rows[d * neurons + i]));
+            CHECK(wrong == 0);
+        }
     }
 }
 
@@ -276,14 +325,18 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
         CHECK(message.starts_with("model.gguf"));
     };
     for (const char* magic : {"GGUF", "PWRI"})
-        for (const char* architecture : {"falcon", "mpt"}) {
+        for (const char* architecture : {"starcoder", "mpt"}) {
             GgufWriter file = with_key("general.architecture", architecture);
             file.magic = magic;
-            says(file, fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama, bamboo, qwen2, qwen3, opt, phi3",
-                                   architecture)
-                           .c_str());
+            says(file,
+                 fmt::format(
+                     "is a model of the architecture {}, which this version cannot run; it runs llama, bamboo, qwen2, qwen3, qwen3moe, opt, phi3, "
+                     "gemma, gemma2, gemma3, falcon, minicpm, granite",
+                     architecture)
+                     .c_str());
         }
-    says(with_key("hearth.activation", "gelu"), "hearth.activation is gelu");
+    says(with_key("hearth.activation", "swish"),
+         "hearth.activation is swish, which this version does not know; it knows relu, silu, drelu, gelu, gelu_tanh");
     says(with_key("hearth.activation", 1), "hearth.activation is not a text");
     says(with_key("llama.block_count", 0), "llama.block_count is 0, expected 1 to 300");
     says(with_key("llama.block_count", 1001), "llama.block_count is 1001");
@@ -309,14 +362,164 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
     says(with_key("llama.rope.freq_base", INFINITY), "llama.rope.freq_base is inf");
     says(with_key("llama.attention.layer_norm_rms_epsilon", NAN), "layer_norm_rms_epsilon is nan");
     says(with_key("llama.attention.layer_norm_rms_epsilon", -1.0f), "layer_norm_rms_epsilon is -1");
-    says(with_key("llama.expert_count", 8), "mixture of experts");
-    says(with_key("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.type is yarn");
+    says(with_key("llama.rope.scaling.type", "dynamic"), "llama.rope.scaling.type is dynamic");
+    says(with_key("llama.rope.scaling.type", "yarn"), "no key llama.rope.scaling.factor");
+    says(with_key("llama.embedding_scale", -1.0f), "llama.embedding_scale is -1");
+    says(with_key("llama.logit_scale", 0.0f), "llama.logit_scale is 0");
+    says(with_key("llama.final_logit_softcapping", -2.0f), "llama.final_logit_softcapping is -2, expected 0 or more");
+    says(with_key("llama.attention.sliding_window_pattern", std::vector<int>{1}), "llama.attention.sliding_window_pattern has 1 values, expected 2");
     says(with_key("llama.rope.scaling.factor", -4.0f), "llama.rope.scaling.factor is -4");
     says(with_key("llama.rope.scale_linear", INFINITY), "llama.rope.scale_linear is inf");
-    says(with_key("split.count", uint16_t(3)), "llama-gguf-split");
     says(with_key("tokenizer.ggml.tokens", std::vector<std::string>{"a"}), "token_embd.weight has 320 rows, and the tokenizer 1 tokens");
 
     CHECK(refusal(with_key("llama.expert_count", 0)) == "");
+}
+
+TEST_CASE("a window is of all layers, of all but every so manieth, or of those in a list")
+{
+    const auto windows = [](const char* architecture, uint32_t window, const auto& pattern) {
+        GgufWriter file = random_model({.architecture = architecture, .layers = 7, .window = window});
+        if constexpr (!std::is_same_v<decltype(pattern), const std::nullptr_t&>)
+            file.key(fmt::format("{}.attention.sliding_window_pattern", architecture), pattern);
+        const Loaded loaded(file);
+        std::vector<uint32_t> result;
+        for (const LayerWeights& layer : loaded.weights.layers) {
+            result.push_back(layer.window);
+            CHECK(layer.window_rope == (layer.window > 0 && std::string_view(architecture) == "gemma3"));
+        }
+        return result;
+    };
+    CHECK(windows("llama", 0, nullptr) == std::vector<uint32_t>(7, 0));
+    CHECK(windows("llama", 9, nullptr) == std::vector<uint32_t>(7, 9));
+    CHECK(windows("gemma2", 0, nullptr) == std::vector<uint32_t>{4096, 0, 4096, 0, 4096, 0, 4096});
+    CHECK(windows("gemma3", 9, nullptr) == std::vector<uint32_t>{9, 9, 9, 9, 9, 0, 9});
+    CHECK(windows("gemma3", 9, uint32_t(3)) == std::vector<uint32_t>{9, 9, 0, 9, 9, 0, 9});
+    CHECK(windows("qwen2", 9, std::vector<int>{0, 1, 0, 0, 1, 1, 0}) == std::vector<uint32_t>{0, 9, 0, 0, 9, 9, 0});
+}
+
+TEST_CASE("scales and caps are the file's, else the family's")
+{
+    const auto config = [](RandomModel m, uint32_t layers) {
+        m.layers = layers;
+        return Loaded(random_model(m)).weights.config;
+    };
+    const Config llama = config({}, 2), gemma = config({.architecture = "gemma2", .head_dim = 24}, 2),
+                 broad = config({.architecture = "gemma2", .head_dim = 24}, 46), minicpm = config({.architecture = "minicpm"}, 4);
+    CHECK(llama.embedding_scale == 1);
+    CHECK(llama.residual_scale == 1);
+    CHECK(llama.logit_scale == 1);
+    CHECK(llama.score_scale == 0.25f);    // heads of 16
+    CHECK(llama.score_cap == 0);
+    CHECK(gemma.embedding_scale == 8);
+    CHECK(gemma.score_scale == 1 / std::sqrt(24.0f));
+    CHECK(gemma.score_cap == 50);
+    CHECK(gemma.logit_cap == 30);
+    CHECK(broad.score_scale == 0.25f);    // 64 / 4
+    CHECK(minicpm.embedding_scale == 12);
+    CHECK(minicpm.residual_scale == 0.7f);
+    CHECK(minicpm.logit_scale == 4);    // 256 / 64
+
+    GgufWriter file = random_model({.architecture = "granite"});
+    for (const auto& [key, value] :
+         {std::pair("embedding_scale", 3.0f), {"residual_scale", 0.5f}, {"logit_scale", 8.0f}, {"attention.scale", 0.125f}})
+        file.key(fmt::format("granite.{}", key), value);
+    const Config granite = Loaded(file).weights.config;
+    CHECK(granite.embedding_scale == 3);
+    CHECK(granite.residual_scale == 0.5f);
+    CHECK(granite.logit_scale == 0.125f);
+    CHECK(granite.score_scale == 0.125f);
+}
+
+TEST_CASE("experts are read as one block of neurons, whichever way down is stored, and quantised to such a file")
+{
+    for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0}) {
+        RandomModel m = {.architecture = "qwen3moe", .dim = 96, .neurons = 96, .experts = 5, .experts_used = 3, .type = type};
+        m.down_transposed = false;
+        const Loaded plain(random_model(m));
+        const Config& c = plain.weights.config;
+        CHECK(c.neurons == 480);
+        CHECK(c.experts == 5);
+        CHECK(c.experts_used == 3);
+        CHECK(c.neurons_together() == 96);
+        CHECK(c.normalise_experts);
+        CHECK(plain.weights.transposed);
+        // Neuron n of expert e is column n of the expert's matrix, which has a row for each of the 96 numbers it adds to.
+        const GgufTensor& stored = *plain.weights.file->find("blk.1.ffn_down_exps.weight");
+        const std::vector<float> by_rows = decoded({type, 5 * 96, 96, stored.data}), down = decoded(plain.weights.layers[1].ffn.down_t);
+        size_t wrong = 0;
+        for (size_t e = 0; e < 5; e++)
+            for (size_t n = 0; n < 96; n++)
+                for (size_t i = 0; i < 96; i++)
+                    wrong +=
+                        std::abs(down[(e * 96 + n) * 96 + i] - by_rows[(e * 96 + i) * 96 + n]) > 1e-3f * std::abs(by_rows[(e * 96 + i) * 96 + n]);
+        CHECK(wrong == 0);
+
+        const auto out = std::filesystem::temp_directory_path() / fmt::format("hearth-experts-{}.gguf", getpid());
+        for (const char* to : {"f16", "q8_0"}) {
+            const Requantised done = requantise(plain.weights.file, *find_quantisation(to), {.threads = 3}, out, [](double) {});
+            const Weights again = load_weights(std::make_shared<Gguf>(out));
+            CHECK(!again.transposed);
+            const LayerWeights &was = plain.weights.layers[1], &is = again.layers[1];
+            CHECK(is.router.scores.type == WeightType::f32);
+            CHECK(decoded(is.router.scores) == decoded(was.router.scores));
+            for (const Matrix host::FfnWeights::*of : {&host::FfnWeights::gate, &host::FfnWeights::up, &host::FfnWeights::down_t}) {
+                const std::vector<float> before = decoded(was.ffn.*of), after = decoded(is.ffn.*of);
+                REQUIRE(before.size() == after.size());
+                double error = 0, all = 0;
+                for (size_t i = 0; i < before.size(); i++) error += std::pow(before[i] - after[i], 2), all += before[i] * before[i];
+                CHECK(std::sqrt(error / all) < 0.01);
+            }
+        }
+        std::filesystem::remove(out);
+    }
+}
+
+TEST_CASE("of a mixture of experts with zeros, attention is stored without them, experts with them, and that is said")
+{
+    const Loaded source(random_model({.architecture = "qwen3moe", .dim = 128, .neurons = 64, .experts = 4, .zeros_below = 0.84f}));
+    const auto out = std::filesystem::temp_directory_path() / fmt::format("hearth-experts-{}.gguf", getpid());
+    const Requantised done = requantise(source.weights.file, *find_quantisation("f16"), {.threads = 2}, out, [](double) {});
+    // Per layer gates, ups, downs and the router; q, k, v and o, and those of embedding and output.
+    CHECK(std::ranges::any_of(done.notes,
+                              [](const std::string& n) { return n == "8 matrices of experts have zeros, which are stored like other weights"; }));
+    CHECK(std::ranges::any_of(done.notes, [](const std::string& n) { return n.starts_with("10 matrices have zeros and are stored without them"); }));
+    const Weights stored = load_weights(std::make_shared<Gguf>(out));
+    for (size_t l = 0; l < stored.layers.size(); l++) {
+        const LayerWeights &was = source.weights.layers[l], &is = stored.layers[l];
+        for (const Matrix host::FfnWeights::*of : {&host::FfnWeights::gate, &host::FfnWeights::up, &host::FfnWeights::down_t}) {
+            CHECK((is.ffn.*of).type == WeightType::f16);
+            CHECK(decoded(is.ffn.*of) == decoded(was.ffn.*of));
+        }
+        for (const Matrix LayerWeights::*of : {&LayerWeights::q, &LayerWeights::k, &LayerWeights::v, &LayerWeights::o}) {
+            CHECK((is.*of).type == WeightType::f16_sparse);
+            CHECK(decoded(is.*of) == decoded(was.*of));
+        }
+    }
+    std::filesystem::remove(out);
+}
+
+TEST_CASE("a mixture of experts that cannot be run is refused with the reason")
+{
+    const auto with = [](std::string_view name, const auto& value, uint32_t neurons = 64) {
+        GgufWriter file = random_model({.neurons = neurons, .experts = 4});
+        file.remove(name);
+        file.key(name, value);
+        return refusal(file);
+    };
+    CHECK(with("llama.expert_count", uint32_t(1025)) == "model.gguf: llama.expert_count is 1025, expected 1 to 1024");
+    CHECK(with("llama.expert_used_count", uint32_t(5)) == "model.gguf: llama.expert_used_count is 5, expected 1 to 4");
+    CHECK(with("llama.expert_count", uint32_t(5)) == "model.gguf: blk.0.ffn_gate_exps.weight is 64 x 64 x 4, expected 64 x 64 x 5 (columns x rows)");
+    CHECK(with("llama.expert_gating_func", uint32_t(2)).find("a gating other than softmax") != std::string::npos);
+    CHECK(with("llama.expert_shared_count", uint32_t(1)).find("shared experts") != std::string::npos);
+    CHECK(with("general.name", "odd", 40) ==
+          "model.gguf has 4 experts of 40 neurons, and this version needs a multiple of 32, and at most 1048576 of all of them");
+    GgufWriter old = random_model({.experts = 4});
+    old.tensor("blk.0.ffn_gate.0.weight", WeightType::f32, 128, 64, std::vector<float>(128 * 64));
+    CHECK(refusal(old) ==
+          "model.gguf has a tensor for every expert (blk.0.ffn_gate.0.weight), as files from before April 2024 do; convert the model again");
+    GgufWriter other = random_model({.architecture = "qwen3"});
+    other.key("qwen3.expert_count", uint32_t(4));
+    CHECK(refusal(other) == "model.gguf is a mixture of experts of the architecture qwen3, which this version cannot run");
 }
 
 TEST_CASE("positions are scaled linearly, by the factors of rope_freqs, both or not at all")

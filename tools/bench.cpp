@@ -1,5 +1,6 @@
-// hearth bench: tokens/s of prefill and decode over several runs, then one timed run for GB/s per stage.
+// hearth bench: tokens/s of prefill and decode over several runs, then one timed run for GB/s per stage; and how decode grows with the context.
 #include "tools/cli.h"
+#include "tools/plot.h"
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +14,7 @@ struct BenchOptions {
     EngineOptions engine;
     uint32_t prompt = 512, count = 128, repetitions = 5;
     std::string format = "md";
+    std::string plot;
 };
 
 struct Series {
@@ -51,6 +53,61 @@ struct StageRow {
     double us, bytes;
 };
 
+/// Decode where the context holds so many positions.
+struct FillRow {
+    uint32_t positions;
+    double us, bytes;     // of a token
+    double reading_us;    // what its bytes take at the speed of plain reading
+};
+
+constexpr uint32_t least_fill = 512, most_fill = 32768;
+
+/// Decode at 512, 1024, ... positions, up to the context. What is in it comes from random tokens that were really fed.
+std::vector<FillRow> measure_fills(Engine& engine, const std::vector<Token>& some)
+{
+    constexpr uint32_t tokens = 8;    // whose median counts
+    const double device_read = engine.machine() ? engine.machine()->on_device.read : 0;
+    if (engine.on_device() && device_read == 0)
+        throw Error("--plot compares with how fast the GPU reads, which was not measured: run `hearth tune` first");
+    Session session = engine.session();
+    std::vector<FillRow> rows;
+    ProgressBar bar("filling the context");
+    for (uint32_t fill = least_fill; fill <= engine.context(); fill *= 2) {
+        std::vector<Token> more;
+        while (session.position() + more.size() < fill - tokens) more.push_back(some[more.size() % some.size()]);
+        session.feed(more, [&] {
+            bar.show(double(session.position()) / engine.context());
+            return interrupted();
+        });
+        if (interrupted()) throw Error("interrupted");
+        const double host_read = engine.read_speed();
+        std::vector<FillRow> runs;
+        session.on_stats = [&](const FeedStats& s) {
+            double reading = 0;
+            for (const Stage& stage : s.stages) reading += double(stage.bytes) / (stage.on_device ? device_read : host_read) / 1000;
+            runs.push_back({fill, s.us, double(s.bytes()), reading});
+        };
+        for (uint32_t t = 0; t < tokens; ++t) session.feed(std::span(&some[t], 1));
+        session.on_stats = {};
+        std::ranges::sort(runs, {}, &FillRow::us);
+        rows.push_back(runs[tokens / 2]);
+    }
+    return rows;
+}
+
+std::string picture(const Engine& engine, const std::vector<FillRow>& fills)
+{
+    Plot plot = {.title = fmt::format("{}: decode as the context fills", engine.config().name),
+                 .x = "positions in the context",
+                 .y = "ms per token",
+                 .lines = {{"measured", "#2b7bd9", {}}, {"its bytes at the speed of plain reading", "#d9822b", {}}}};
+    for (const FillRow& f : fills) {
+        plot.lines[0].points.emplace_back(f.positions, f.us / 1000);
+        plot.lines[1].points.emplace_back(f.positions, f.reading_us / 1000);
+    }
+    return svg(plot);
+}
+
 /// What `work` does, as the totals of its batches.
 StatsTotals measure(Session& session, const std::function<void()>& work)
 {
@@ -61,18 +118,16 @@ StatsTotals measure(Session& session, const std::function<void()>& work)
     return totals;
 }
 
-std::string report(const std::string& format, const Engine& engine, const std::vector<Series>& results, const std::vector<StageRow>& stages)
+std::string report(const std::string& format, const Engine& engine, const std::vector<Series>& results, const std::vector<StageRow>& stages,
+                   const std::vector<FillRow>& fills)
 {
     const double device_read = engine.machine() ? engine.machine()->on_device.read : 0;
 
     const auto gb_per_s = [](const StageRow& s) { return s.us > 0 ? s.bytes / s.us / 1000 : 0; };
     std::string out;
     if (format == "json") {
-        nlohmann::json json = {{"model", engine.config().name},
-                               {"summary", engine.summary()},
-                               {"threads", engine.threads()},
-                               {"results", nlohmann::json::array()},
-                               {"stages", nlohmann::json::array()}};
+        nlohmann::json json = {{"model", engine.config().name},      {"summary", engine.summary()},       {"threads", engine.threads()},
+                               {"results", nlohmann::json::array()}, {"stages", nlohmann::json::array()}, {"fills", nlohmann::json::array()}};
         for (const Series& s : results)
             json["results"].push_back({{"expected_tokens_per_s", s.expected ? nlohmann::json(*s.expected) : nlohmann::json()},
                                        {"test", s.name},
@@ -90,6 +145,9 @@ std::string report(const std::string& format, const Engine& engine, const std::v
                                       {"us_per_token", s.us},
                                       {"bytes_per_token", s.bytes},
                                       {"gb_per_s", gb_per_s(s)}});
+        for (const FillRow& f : fills)
+            json["fills"].push_back(
+                {{"positions", f.positions}, {"us_per_token", f.us}, {"bytes_per_token", f.bytes}, {"us_by_plain_reading", f.reading_us}});
         out = dump(json);
     } else if (format == "csv") {
         out = "test,stage,on,tokens,tokens_per_s,deviation,us_per_token,bytes_per_token,gb_per_s\n";
@@ -98,6 +156,9 @@ std::string report(const std::string& format, const Engine& engine, const std::v
                                s.bytes_per_token, s.gb_per_s());
         for (const StageRow& s : stages)
             out += fmt::format("{},{},{},,,,{:.3f},{:.0f},{:.3f}\n", s.test, s.name, s.on_device ? "device" : "host", s.us, s.bytes, gb_per_s(s));
+        for (const FillRow& f : fills)
+            out +=
+                fmt::format("decode at {},all,both,1,{:.3f},,{:.3f},{:.0f},{:.3f}\n", f.positions, 1e6 / f.us, f.us, f.bytes, f.bytes / f.us / 1000);
     } else {
         out = fmt::format("{}\n\n| test | tokens | tokens/s | expected | MB/token | GB/s |\n|---|---:|---:|---:|---:|---:|\n", engine.summary());
         for (const Series& s : results)
@@ -110,7 +171,11 @@ std::string report(const std::string& format, const Engine& engine, const std::v
             out += fmt::format("| {} | {} | {} | {:.1f} | {:.3f} | {:.2f} | {} |\n", s.test, s.name, s.on_device ? "device" : "host", s.us,
                                s.bytes / 1e6, gb_per_s(s), most > 0 && s.test == "decode" ? fmt::format("{:.0f} %", 100 * gb_per_s(s) / most) : "-");
         }
-        out += fmt::format("\nPlain reading by the CPU, measured between the runs: {:.2f} GB/s\n", results.back().read_speed());
+        if (!results.empty()) out += fmt::format("\nPlain reading by the CPU, measured between the runs: {:.2f} GB/s\n", results.back().read_speed());
+        if (!fills.empty()) out += "\n| positions | ms/token | MB/token | ms by plain reading | of plain reading |\n|---:|---:|---:|---:|---:|\n";
+        for (const FillRow& f : fills)
+            out += fmt::format("| {} | {:.3f} | {:.3f} | {:.3f} | {:.0f} % |\n", f.positions, f.us / 1000, f.bytes / 1e6, f.reading_us / 1000,
+                               100 * f.reading_us / f.us);
     }
     return out;
 }
@@ -119,10 +184,13 @@ void bench(const BenchOptions& o)
 {
     EngineOptions options = o.engine;
     const uint32_t wanted = std::max(o.prompt, o.count);
-    if (wanted == 0) throw Error("-p 0 and -n 0 leave nothing to measure: give one of them");
+    std::optional<OutputFile> plot_file;
+    if (!o.plot.empty()) plot_file.emplace(o.plot);
+    if (wanted == 0 && !plot_file) throw Error("-p 0 and -n 0 leave nothing to measure: give one of them");
     if (options.context == 0) {
-        options.context = std::max(wanted, 2u);
-        const uint32_t most = describe_weights(std::make_shared<Gguf>(options.model)).config.context;
+        const Config config = describe_weights(std::make_shared<Gguf>(options.model)).config;
+        const uint32_t most = config.context;
+        options.context = std::max(wanted, plot_file ? std::min(config.most_positions(), most_fill) : 2u);
         if (wanted > most)
             throw Error("-p {} and -n {} need {} positions, and the model has {}: use smaller numbers", o.prompt, o.count, wanted, most);
     }
@@ -130,10 +198,13 @@ void bench(const BenchOptions& o)
     if (wanted > engine.context())
         throw Error("-p {} and -n {} need {} positions, and -c gives {}: use a larger -c", o.prompt, o.count, wanted, engine.context());
 
+    if (plot_file && engine.context() < least_fill)
+        throw Error("--plot starts at {} positions, and the context has {}: use a larger -c, or a model that has more", least_fill, engine.context());
+
     // Random tokens for the prompt; the answer is the model's own, so that its neurons fire as they do in use.
     std::mt19937_64 random(0);
     std::vector<Token> prompt = {engine.tokenizer().bos()};
-    while (prompt.size() < o.prompt) prompt.push_back(Token(random() % engine.config().vocab));
+    while (prompt.size() < std::max(o.prompt, least_fill)) prompt.push_back(Token(random() % engine.config().vocab));
     const auto prefill = [&](Session& s) {
         s.reset();
         s.feed(std::span<const Token>(prompt).first(o.prompt));
@@ -184,7 +255,12 @@ void bench(const BenchOptions& o)
         for (const auto& [key, row] : rows) stages.push_back(row);
     }
 
-    print(report(o.format, engine, results, stages));
+    std::vector<FillRow> fills;
+    if (plot_file) {
+        fills = measure_fills(engine, prompt);
+        plot_file->finish(picture(engine, fills));
+    }
+    print(report(o.format, engine, results, stages, fills));
 }
 
 }    // namespace
@@ -197,6 +273,11 @@ Command add_bench(CLI::App& app)
     app.add_option("-n,--predict", o->count, "tokens of the answer; 0: no decode test")->capture_default_str();
     app.add_option("-r,--repetitions", o->repetitions, "runs of each test, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
     app.add_option("-o,--output", o->format, "md, json or csv")->capture_default_str()->check(CLI::IsMember({"md", "json", "csv"}));
+    app.add_option(
+           "--plot", o->plot,
+           "draw, as SVG, the time of a decoded token where the context holds 512, 1024, ... positions, up to -c (default: the model's, at most "
+           "32768), beside what its bytes take at the speed of plain reading")
+        ->check(not_empty());
     return [o] { bench(*o); };
 }
 

@@ -67,11 +67,25 @@ void add_device_options(CLI::App& app, EngineOptions& o)
         ->check(not_empty());
 }
 
+void add_kv_options(CLI::App& app, host::KvTypes& kv)
+{
+    const auto add = [&app](const std::string& name, const std::string& what, WeightType& type) {
+        app.add_option_function<std::string>(
+               name, [&type](const std::string& text) { type = text == "q8_0" ? WeightType::q8_0 : WeightType::f16; },
+               what + " are kept in f16, or in q8_0, which takes about half the memory")
+            ->check(CLI::IsMember({"f16", "q8_0"}))
+            ->default_str("f16");
+    };
+    add("--cache-type-k", "or -ctk: the keys of the KV cache", kv.k);
+    add("--cache-type-v", "or -ctv: the values of the KV cache", kv.v);
+}
+
 void add_engine_options(CLI::App& app, EngineOptions& o)
 {
     app.add_option("MODEL", o.model, "the model, a GGUF file")->required()->check(not_empty());
     app.add_option("-c,--ctx-size", o.context, "positions in the context (default: the model's, at most 4096)");
     app.add_option("-b,--batch-size", o.batch, "prompt tokens done at once")->capture_default_str();
+    add_kv_options(app, o.kv);
     add_device_options(app, o);
     o.machine = [](const std::string& device, const std::string& driver, unsigned threads) -> std::optional<Machine> {
         const std::filesystem::path path = machine_path(device, driver, threads);

@@ -39,6 +39,9 @@ CLI::Validator number_between(double least, double most);
 void add_device_options(CLI::App& app, EngineOptions& options);
 void add_engine_options(CLI::App& app, EngineOptions& options);
 
+/// -ctk and -ctv; main.cpp knows their short names.
+void add_kv_options(CLI::App& app, host::KvTypes& kv);
+
 /// "6GiB", "512MiB", "6" (GiB, as PowerInfer's users type it). Throws CLI::ValidationError.
 uint64_t parse_size(const std::string& option, const std::string& text);
 

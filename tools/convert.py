@@ -39,32 +39,8 @@ from gguf import GGMLQuantizationType as Type
 from gguf import TokenType
 
 import gptq
+from families import ACTIVATIONS, FAMILIES, LLAMA, Family, Refusal, read_scales, windowed_layers
 
-@dataclass(frozen=True)
-class Family:
-    """What distinguishes the models of an architecture; engine/model/families.h has the same."""
-    name: str                    # GGUF's
-    neighbours: bool = False     # elements 2i and 2i + 1 of a head are rotated, so rows of Q and K are interleaved
-    qkv_bias: bool = False
-    head_norms: bool = False     # every head of Q and K has a norm
-    like_opt: bool = False       # LayerNorms, biases everywhere, learned positions, no gate, and names of its own
-    fused: bool = False          # Q, K and V are one tensor, gate and up another one
-    drelu: bool = False          # relu is dReLU: up goes through relu, too
-    always_windowed: bool = True    # sliding_window holds unless use_sliding_window says otherwise; else it needs that word
-
-
-LLAMA = Family("llama", neighbours=True)
-FAMILIES = {    # by the first of config.json's architectures
-    "BambooForCausalLM": Family("bamboo", neighbours=True, drelu=True),
-    "LlamaForCausalLM": LLAMA,
-    "MistralForCausalLM": LLAMA,
-    "OPTForCausalLM": Family("opt", qkv_bias=True, like_opt=True),
-    "Phi3ForCausalLM": Family("phi3", fused=True),
-    "Qwen2ForCausalLM": Family("qwen2", qkv_bias=True, always_windowed=False),
-    "Qwen3ForCausalLM": Family("qwen3", head_norms=True, always_windowed=False),
-    "SparseLlamaForCausalLM": LLAMA,    # ProSparse's
-}
-ACTIVATIONS = {"relu": "relu", "fatrelu": "relu", "silu": "silu", "swish": "silu"}    # config.json's word: ours
 TYPES = {
     "f32": (Type.F32, gguf.LlamaFileType.ALL_F32),
     "f16": (Type.F16, gguf.LlamaFileType.MOSTLY_F16),
@@ -73,10 +49,6 @@ TYPES = {
     "q4_0": (Type.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
 QUANTISED = {t for t, _ in TYPES.values() if gguf.GGML_QUANT_SIZES[t][0] > 1}
-
-
-class Refusal(Exception):
-    """What the user is told, in one sentence."""
 
 
 def read_json(path):
@@ -174,8 +146,17 @@ class Rope:
     dim: int
     scale: float = 1.0
     factors: dict = field(default_factory=dict)    # by the file's tensor; those of LongRoPE are two
-    context: int = 0          # of LongRoPE: positions that the short factors are for
-    magnitude: float = 1.0    # of LongRoPE: what q and k are multiplied by when they are turned
+    context: int = 0          # of LongRoPE: positions that the short factors are for; of YaRN: that the model was first trained for
+    magnitude: float = 1.0    # of LongRoPE: what q and k are multiplied by when they are turned; of YaRN: besides its own
+    yarn: dict = None         # of YaRN: the numbers that its factors follow from, by their names in the file
+
+
+@dataclass
+class Experts:
+    count: int
+    used: int          # of a token
+    neurons: int       # of one
+    normalised: bool   # the weights of those that are used add up to 1
 
 
 @dataclass
@@ -191,13 +172,17 @@ class Config:
     norm_eps: float
     rope_base: float
     activation: str
-    tied: bool
+    tied: bool               # None: if the checkpoint has no lm_head
     raw: dict
     quantization: object = None    # Quantization of a GPTQ checkpoint
     family: Family = LLAMA
     rope: Rope = None              # None: all of a head turns, by rope_base alone
     floor: float = 0.0             # what relu gives 0 up to, and x above: more than 0 in FATReLU
     window: int = 0                # positions that a token looks back over, where they are fewer than the context
+    windowed: list = ()            # whether each layer has the window
+    scales: dict = field(default_factory=dict)    # of families.SCALES
+    two_norms: bool = False        # Falcon 40B's
+    experts: object = None         # Experts of a mixture of experts
 
 
 def read_config(folder):
@@ -210,8 +195,8 @@ def read_config(folder):
     if architecture not in FAMILIES:
         raise Refusal(f"architecture {architecture} is not supported (supported: {', '.join(sorted(FAMILIES))})")
     family = FAMILIES[architecture]
-    if family.like_opt:
-        c = as_llamas(c)
+    if family.words:
+        c = family.words(c)
     for key in ("attention_bias", "mlp_bias"):
         if c.get(key):
             raise Refusal(f"{key} is true in config.json, and biases are not supported")
@@ -234,37 +219,40 @@ def read_config(folder):
         return value
 
     dim, heads, context = integer("hidden_size"), integer("num_attention_heads"), integer("max_position_embeddings")
-    # A window at least as long as the context never cuts anything off. If only some layers have it, the file says that all do: Hearth runs contexts up
-    # to the window's length, and within it there is no difference.
     windowed = c.get("use_sliding_window", family.always_windowed) and c.get("sliding_window") is not None
     window = integer("sliding_window") if windowed else 0
+    if window >= context and not family.window_period:    # it never cuts anything off; where some layers have one, it may decide how they turn
+        window = 0
     kv_heads = integer("num_key_value_heads", heads)
     head_dim = integer("head_dim", dim // heads)
     if heads % kv_heads or head_dim % 2:
         raise Refusal(f"{heads} heads, {kv_heads} key-value heads and a head width of {head_dim} do not fit together")
     rope = read_rope(c, family, head_dim, context)
-    return Config(layers=integer("num_hidden_layers"), dim=dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+    experts = None
+    if family.experts and "num_local_experts" in c:    # Mixtral's words
+        experts = Experts(integer("num_local_experts"), integer("num_experts_per_tok"), integer("intermediate_size"), True)
+    elif family.experts:
+        if c.get("mlp_only_layers") or c.get("decoder_sparse_step", 1) != 1:
+            raise Refusal("mlp_only_layers or decoder_sparse_step in config.json leave some layers without experts, which is not supported")
+        experts = Experts(integer("num_experts"), integer("num_experts_per_tok"), integer("moe_intermediate_size"), bool(c.get("norm_topk_prob", False)))
+    if experts and experts.used > experts.count:
+        raise Refusal(f"num_experts_per_tok in config.json is {experts.used}, and there are {experts.count} experts")
+    if rope.yarn:
+        context = max(context, int(rope.context * rope.yarn["factor"]))
+    layers = integer("num_hidden_layers")
+    return Config(layers=layers, dim=dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
                   neurons=integer("intermediate_size"), vocab=integer("vocab_size"), context=context,
                   norm_eps=float(c.get("rms_norm_eps", 1e-6)), rope_base=rope.base,
-                  activation=activation, floor=float(floor), tied=bool(c.get("tie_word_embeddings", False)), raw=c,
-                  quantization=read_quantization(folder, c), family=family, rope=rope, window=window if window < context else 0)
-
-
-def as_llamas(c):
-    """OPT's config.json with the words of the others. Only the 350 M model is built otherwise."""
-    for key, only in (("do_layer_norm_before", True), ("enable_bias", True), ("layer_norm_elementwise_affine", True), ("_remove_final_layer_norm", False),
-                      ("word_embed_proj_dim", c.get("hidden_size"))):
-        if c.get(key, only) != only:
-            raise Refusal(f"{key} is {json.dumps(c[key])} in config.json, which is not supported")
-    return c | {"num_key_value_heads": None, "head_dim": None, "intermediate_size": c.get("ffn_dim"), "rms_norm_eps": 1e-5,
-                "hidden_act": c.get("activation_function", "relu"), "tie_word_embeddings": c.get("tie_word_embeddings", True)}
+                  activation=activation, floor=float(floor), tied=c.get("tie_word_embeddings", False), raw=c,
+                  quantization=read_quantization(folder, c), family=family, rope=rope, window=window, windowed=windowed_layers(c, family, layers),
+                  scales=read_scales(c), two_norms=c.get("two_norms", False), experts=experts)
 
 
 def read_rope(c, family, head_dim, context):
     """Newer configs keep all of it in rope_parameters, older ones the base at the top level and the rest in rope_scaling."""
     said = c.get("rope_parameters") or c.get("rope_scaling") or {}
     rotated = c.get("partial_rotary_factor", said.get("partial_rotary_factor", 1))
-    if rotated != 1 and not family.fused:    # of those here only Phi 3's code takes it
+    if rotated != 1 and not family.partly_turned:
         raise Refusal("partial_rotary_factor in config.json is not supported")
     base = float(c.get("rope_theta") or said.get("rope_theta", 10000.0))
     kind = said.get("rope_type", said.get("type", "unnamed")) if said else "default"    # "default" is transformers' word for plain RoPE
@@ -295,8 +283,15 @@ def read_rope(c, family, head_dim, context):
         # Section 3.2 of Phi-3's report (arXiv 2404.14219) refers to LongRoPE's authors for it; transformers has the formula.
         implied = math.sqrt(1 + math.log(longer) / math.log(rope.context)) if longer > 1 else 1.0
         rope.magnitude = number("attention_factor", implied if said.get("attention_factor") is None else None)
+    elif kind == "yarn":
+        if any(said.get(key) for key in ("mscale", "mscale_all_dim")):
+            raise Refusal("mscale of rope_scaling in config.json is not supported")
+        factor, rope.context = number("factor"), int(number("original_max_position_embeddings", said.get("original_max_position_embeddings") or context))
+        rope.yarn = {"factor": factor, "beta_fast": number("beta_fast", said.get("beta_fast") or 32), "beta_slow": number("beta_slow", said.get("beta_slow") or 1)}
+        own = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+        rope.magnitude = number("attention_factor", said.get("attention_factor") or own) / own
     elif kind != "default":
-        raise Refusal(f"rope_scaling of type {kind} in config.json is not supported (supported: default, linear, llama3, longrope)")
+        raise Refusal(f"rope_scaling of type {kind} in config.json is not supported (supported: default, linear, llama3, longrope, yarn)")
     return rope
 
 
@@ -458,10 +453,11 @@ def keep_exact(targets, tensors, asked):
     """Gives targets the type that holds their GPTQ matrix bit for bit, where there is one and no other type was asked for; tells what becomes of which."""
     notes, spoilt, mislabelled = collections.Counter(), [], []
     for target in targets:
-        source = tensors[target.source]
-        if not isinstance(source, GptqTensor):
+        parts = [part for part in parts_of(tensors[target.source]) if isinstance(part, GptqTensor)]
+        if not parts:
             continue
-        exact, why = source.matrix().exact_type()
+        kinds = {part.matrix().exact_type() for part in parts}
+        exact, why = kinds.pop() if len(kinds) == 1 else (None, "experts differ in what holds them exactly")
         if target.transposed:
             exact, why = None, "groups run along the neurons, across the rows of this file"
         if exact and asked in (None, exact):
@@ -469,8 +465,8 @@ def keep_exact(targets, tensors, asked):
         elif asked:
             why = "requantised, as --type asks" if asked in QUANTISED else "decoded, as --type asks"
         notes[re.sub(r"\.\d+\.", ".*.", target.name), (target.kept or asked or Type.F16).name, why] += 1
-        spoilt += [source.name] if source.spilled_words() else []
-        mislabelled += [source.name] if source.mislabelled() else []
+        spoilt += [part.name for part in parts if part.spilled_words()]
+        mislabelled += [part.name for part in parts if part.mislabelled()]
     for (name, kind, why), count in notes.items():
         print(f"convert: {name} ({count}): {kind}, {why}", file=sys.stderr)
     if mislabelled:
@@ -762,18 +758,33 @@ class Target:
     shape: tuple           # of the source
     heads: int = 0         # Q and K: heads whose rows are interleaved
     transposed: bool = False
+    groups: int = 0        # Falcon's Q, K and V: groups of heads, each with its rows of Q, a head of K and one of V
+    group_heads: int = 0   # heads in a group, K and V included
+    plus: float = 0.0      # Gemma's norms: their weights are stored less 1
     kept: Type = None      # the type in which the source's own blocks are taken over
+    precise: bool = False  # f32, whatever the other matrices are
+
+    def is_matrix(self):
+        return len(self.shape) > 1
 
     def stored_shape(self):
-        return self.shape[::-1] if self.transposed else self.shape
+        if not self.transposed:
+            return self.shape
+        *experts, rows, columns = self.shape
+        return math.prod(experts) * columns, rows
 
     def stored(self, w):
         """The source's values in the file's layout."""
         if self.heads:
             rows, columns = w.shape
             w = w.reshape(self.heads, 2, rows // self.heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+        if self.groups:    # all of Q, then K, then V
+            w = w.reshape(self.groups, self.group_heads, -1, w.shape[1])
+            w = np.concatenate([part.reshape(-1, w.shape[3]) for part in (w[:, :-2], w[:, -2], w[:, -1])])
         if self.transposed:
             w = w.T
+        if self.plus:
+            w = w + np.float32(self.plus)
         return np.ascontiguousarray(w)
 
 
@@ -800,31 +811,73 @@ def targets_of_opt(c):
     return result if c.tied else [*result, Target("output.weight", "lm_head.weight", (c.vocab, c.dim))]
 
 
+def targets_of_falcon(c):
+    model = "transformer."
+    result = [Target("token_embd.weight", model + "word_embeddings.weight", (c.vocab, c.dim))]
+    group_heads = c.heads // c.kv_heads + 2
+    for n in range(c.layers):
+        to, of = f"blk.{n}.", f"{model}h.{n}."
+        norms = (("attn_norm", "ln_mlp"), ("attn_norm_2", "ln_attn")) if c.two_norms else (("attn_norm", "input_layernorm"),)
+        result += with_bias([Target(f"{to}{name}.weight", f"{of}{source}.weight", (c.dim,)) for name, source in norms])
+        result += [
+            Target(to + "attn_qkv.weight", of + "self_attention.query_key_value.weight", (c.kv_heads * group_heads * c.head_dim, c.dim), groups=c.kv_heads,
+                   group_heads=group_heads),
+            Target(to + "attn_output.weight", of + "self_attention.dense.weight", (c.dim, c.dim)),
+            Target(to + "ffn_up.weight", of + "mlp.dense_h_to_4h.weight", (c.neurons, c.dim)),
+            Target(to + "ffn_down_t.weight", of + "mlp.dense_4h_to_h.weight", (c.dim, c.neurons), transposed=True),
+        ]
+    result += with_bias([Target("output_norm.weight", model + "ln_f.weight", (c.dim,))])
+    return result if c.tied else [*result, Target("output.weight", "lm_head.weight", (c.vocab, c.dim))]
+
+
+def norm_targets(c, to, of):
+    """The norms of a layer's blocks: before them, or before and after."""
+    names = {"ffn_norm": "post_attention_layernorm"}
+    if c.family.post_norms:
+        names = {"post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+    return [Target(f"{to}{name}.weight", f"{of}{source}.weight", (c.dim,), plus=c.family.like_gemma) for name, source in names.items()]
+
+
 def targets_of(c):
     """The file's tensors, in its order."""
     if c.family.like_opt:
         return targets_of_opt(c)
+    if c.family.like_falcon:
+        return targets_of_falcon(c)
     result = [Target("token_embd.weight", "model.embed_tokens.weight", (c.vocab, c.dim))]
     if c.rope:
         result += [Target(name, MADE + name, factors.shape) for name, factors in c.rope.factors.items()]
     for n in range(c.layers):
         to, of = f"blk.{n}.", f"model.layers.{n}."
         result += [
-            Target(to + "attn_norm.weight", of + "input_layernorm.weight", (c.dim,)),
+            Target(to + "attn_norm.weight", of + "input_layernorm.weight", (c.dim,), plus=c.family.like_gemma),
             *attention_targets(c, to, of + "self_attn."),
             Target(to + "attn_output.weight", of + "self_attn.o_proj.weight", (c.dim, c.heads * c.head_dim)),
-            Target(to + "ffn_norm.weight", of + "post_attention_layernorm.weight", (c.dim,)),
+            *norm_targets(c, to, of),
         ]
+        if c.experts:
+            result += expert_targets(c, to, of)
+            continue
         if c.family.fused:    # gate's rows, then up's
             result.append(Target(to + "ffn_up.weight", of + "mlp.gate_up_proj.weight", (2 * c.neurons, c.dim)))
         else:
             result += [Target(to + "ffn_gate.weight", of + "mlp.gate_proj.weight", (c.neurons, c.dim)),
                        Target(to + "ffn_up.weight", of + "mlp.up_proj.weight", (c.neurons, c.dim))]
         result.append(Target(to + "ffn_down_t.weight", of + "mlp.down_proj.weight", (c.dim, c.neurons), transposed=True))
-    result.append(Target("output_norm.weight", "model.norm.weight", (c.dim,)))
+    result.append(Target("output_norm.weight", "model.norm.weight", (c.dim,), plus=c.family.like_gemma))
     if not c.tied:
         result.append(Target("output.weight", "lm_head.weight", (c.vocab, c.dim)))
     return result
+
+
+def expert_targets(c, to, of):
+    """The feed-forward block of a layer of experts. Gate and up are stored expert by expert, down as one matrix of all neurons."""
+    module, gate, up, down = c.family.experts
+    of, count, neurons = f"{of}{module}.", c.experts.count, c.experts.neurons
+    return [Target(to + "ffn_gate_inp.weight", of + "gate.weight", (count, c.dim), precise=True),
+            Target(to + "ffn_gate_exps.weight", f"{of}{EXPERTS}{gate}.weight", (count, neurons, c.dim)),
+            Target(to + "ffn_up_exps.weight", f"{of}{EXPERTS}{up}.weight", (count, neurons, c.dim)),
+            Target(to + "ffn_down_t.weight", f"{of}{EXPERTS}{down}.weight", (count, c.dim, neurons), transposed=True)]
 
 
 def attention_targets(c, to, of):
@@ -839,7 +892,44 @@ def attention_targets(c, to, of):
     if c.family.qkv_bias:
         result += [Target(f"{to}attn_{x}.bias", f"{of}{x}_proj.bias", (rows,)) for x, rows in (("q", q), ("k", kv), ("v", kv))]
     if c.family.head_norms:
-        result += [Target(f"{to}attn_{x}_norm.weight", f"{of}{x}_norm.weight", (c.head_dim,)) for x in ("q", "k")]
+        result += [Target(f"{to}attn_{x}_norm.weight", f"{of}{x}_norm.weight", (c.head_dim,), plus=c.family.like_gemma) for x in ("q", "k")]
+    return result
+
+
+EXPERTS = "experts.*."    # in the names of tensors that are one for each expert
+
+
+@dataclass
+class ExpertTensor:
+    """A tensor of every expert, one after the other."""
+    parts: list
+
+    @property
+    def dtype(self):
+        return next((part.dtype for part in self.parts if part.dtype not in DTYPES), self.parts[0].dtype)
+
+    @property
+    def shape(self):
+        return len(self.parts), *self.parts[0].shape
+
+
+def parts_of(source):
+    return source.parts if isinstance(source, ExpertTensor) else [source]
+
+
+def join_experts(tensors, targets):
+    """The checkpoint's tensors, those of a layer's experts joined to one."""
+    result = dict(tensors)
+    for target in targets:
+        if EXPERTS not in target.source:
+            continue
+        names = [target.source.replace(EXPERTS, EXPERTS.replace("*", str(e))) for e in range(target.shape[0])]
+        for name in names:
+            if name not in result:
+                raise Refusal(f"the checkpoint lacks the tensor {name}")
+            if result[name].shape != target.shape[1:]:
+                raise Refusal(f"tensor {name} has the shape {list(result[name].shape)}, but config.json implies {list(target.shape[1:])}")
+        result[target.source] = ExpertTensor([result.pop(name) for name in names])
     return result
 
 
@@ -866,7 +956,7 @@ def made_tensors(c):
 
 def check_width(target, weight_type):
     width, block = target.stored_shape()[-1], gguf.GGML_QUANT_SIZES[weight_type][0]
-    if len(target.shape) == 2 and width % block:
+    if target.is_matrix() and not target.precise and width % block:
         raise Refusal(f"{target.name} has rows of {width} weights, which is not a multiple of {block} as {weight_type.name} needs")
 
 
@@ -912,11 +1002,16 @@ def add_keys(writer, name, c, tokenizer, file_type):
     writer.add_context_length(c.context)
     writer.add_embedding_length(c.dim)
     writer.add_feed_forward_length(c.neurons)
+    if c.experts:
+        writer.add_expert_count(c.experts.count)
+        writer.add_expert_used_count(c.experts.used)
+        writer.add_expert_feed_forward_length(c.experts.neurons)
+        writer.add_expert_weights_norm(c.experts.normalised)
     writer.add_head_count(c.heads)
     writer.add_head_count_kv(c.kv_heads)
     writer.add_key_length(c.head_dim)
     writer.add_value_length(c.head_dim)
-    (writer.add_layer_norm_eps if c.family.like_opt else writer.add_layer_norm_rms_eps)(c.norm_eps)
+    (writer.add_layer_norm_eps if c.family.layer_norms else writer.add_layer_norm_rms_eps)(c.norm_eps)
     rope = c.rope or Rope(c.rope_base, c.head_dim)
     if not c.family.like_opt:
         writer.add_rope_dimension_count(rope.dim)
@@ -927,8 +1022,14 @@ def add_keys(writer, name, c, tokenizer, file_type):
     if rope.context:
         writer.add_rope_scaling_orig_ctx_len(rope.context)
         writer.add_rope_scaling_attn_factors(rope.magnitude)
-    if c.window:
-        writer.add_sliding_window(c.window)
+    if rope.yarn:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope.yarn["factor"])
+        writer.add_rope_scaling_yarn_beta_fast(rope.yarn["beta_fast"])
+        writer.add_rope_scaling_yarn_beta_slow(rope.yarn["beta_slow"])
+    add_windows(writer, c)
+    for key, value in c.scales.items():
+        SCALE_KEYS[key](writer, value)
     writer.add_vocab_size(c.vocab)
     writer.add_string("hearth.activation", c.activation)    # GGUF's architectures imply one and have no key for it
     if c.floor:
@@ -956,6 +1057,31 @@ def add_keys(writer, name, c, tokenizer, file_type):
         writer.add_chat_template(tokenizer.chat_template)
 
 
+SCALE_KEYS = {
+    "embedding_scale": gguf.GGUFWriter.add_embedding_scale,
+    "residual_scale": gguf.GGUFWriter.add_residual_scale,
+    "logit_scale": gguf.GGUFWriter.add_logit_scale,
+    "score_scale": gguf.GGUFWriter.add_attention_scale,
+    "attn_logit_softcapping": gguf.GGUFWriter.add_attn_logit_softcapping,
+    "final_logit_softcapping": gguf.GGUFWriter.add_final_logit_softcapping,
+    "window_base": gguf.GGUFWriter.add_rope_freq_base_swa,
+}
+
+
+def add_windows(writer, c):
+    """The window, and which layers have it where the family does not imply that."""
+    if not c.window or not any(c.windowed):
+        return
+    writer.add_sliding_window(c.window)
+    period = c.family.window_period
+    if list(c.windowed) == [not period or (n + 1) % period != 0 for n in range(c.layers)]:
+        return
+    for period in range(2, c.layers + 1):
+        if list(c.windowed) == [(n + 1) % period != 0 for n in range(c.layers)]:
+            return writer.add_sliding_window_pattern(period)
+    writer.add_sliding_window_pattern(list(c.windowed))
+
+
 @contextlib.contextmanager
 def replacing(out):
     """A path to write to, which takes the place of `out` at the end; nothing is left of it after an error."""
@@ -970,7 +1096,7 @@ def replacing(out):
 
 
 def type_of(target, weight_type):
-    return target.kept or (weight_type if len(target.shape) == 2 else Type.F32)    # norms
+    return target.kept or (weight_type if target.is_matrix() and not target.precise else Type.F32)    # norms, routers
 
 
 def stored_bytes(target, weight_type):
@@ -1004,10 +1130,9 @@ def write_file(writer, targets, weight_type, pieces):
         writer.close()
 
 
-def stored_piece(target, source):
-    if target.kept:
-        return target.stored(source.matrix().blocks(target.kept))
-    return target.stored(source.read())
+def stored_pieces(target, source):
+    for part in parts_of(source):
+        yield target.stored(part.matrix().blocks(target.kept) if target.kept else part.read())
 
 
 def write_model(out, targets, tensors, type_name, add_all_keys, architecture=LLAMA.name):
@@ -1016,25 +1141,37 @@ def write_model(out, targets, tensors, type_name, add_all_keys, architecture=LLA
     weight_type = TYPES[type_name or "f16"][0]
     weights = collections.Counter()
     for target in targets:
-        if len(target.shape) == 2:
+        if target.is_matrix() and not target.precise:
             weights[type_of(target, weight_type)] += int(np.prod(target.shape))
     most = weights.most_common(1)[0][0]
     with replacing(out) as part:
         writer = gguf.GGUFWriter(part, architecture)
         add_all_keys(writer, next(file_type for t, file_type in TYPES.values() if t == most))
-        write_file(writer, targets, weight_type, lambda target: [stored_piece(target, tensors[target.source])])
+        write_file(writer, targets, weight_type, lambda target: stored_pieces(target, tensors[target.source]))
     print(f"{out}: {len(targets)} tensors, {', '.join(t.name for t, _ in weights.most_common())}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+
+
+def text_part(tensors):
+    """Of a model for text and images the tensors for text, by the names that they have in one for text."""
+    images = [name for name in tensors if re.match(r"(model\.)?(vision_tower|multi_modal_projector)\.", name)]
+    if not images:
+        return tensors
+    print(f"convert: left out {len(images)} tensors for images; the file is for text only", file=sys.stderr)
+    return {re.sub(r"^language_model\.|^model\.language_model\.", lambda m: "model." if m[0].startswith("model.") else "", name): tensor
+            for name, tensor in tensors.items() if name not in images}
 
 
 def convert(folder, out, type_name):
     if not folder.is_dir():
         raise Refusal(f"{folder} is not a folder")
     config = read_config(folder)
-    tensors = join_bitmasks(read_checkpoint(folder))
+    tensors = text_part(join_bitmasks(read_checkpoint(folder)))
+    if config.tied is None:
+        config.tied = "lm_head.weight" not in tensors
     targets = targets_of(config)
     if config.quantization:
         tensors = join_gptq(tensors, config.quantization, {target.source for target in targets})
-    tensors |= made_tensors(config)
+    tensors = join_experts(tensors, targets) | made_tensors(config)
     check_tensors(targets, tensors, config, TYPES[type_name or "f16"][0])
     tokenizer = read_tokenizer(folder, config)
     write_model(out, targets, tensors, type_name, lambda writer, file_type: add_keys(writer, folder.resolve().name, config, tokenizer, file_type),

@@ -39,7 +39,7 @@ std::string shape_text(const GgufTensor& t)
     return out;
 }
 
-void inspect(const std::string& path, uint32_t context, uint32_t batch, bool as_json)
+void inspect(const std::string& path, uint32_t context, uint32_t batch, host::KvTypes kv, bool as_json)
 {
     const auto file = std::make_shared<const Gguf>(path);
 
@@ -52,7 +52,7 @@ void inspect(const std::string& path, uint32_t context, uint32_t batch, bool as_
     } catch (const Error& e) {
         unfit = e.what();
     }
-    if (weights) needs = device_needs(*weights, context, batch);
+    if (weights) needs = device_needs(*weights, context, batch, kv);
     uint64_t all = 0;
     if (needs) {
         all = needs->scratch + needs->head;
@@ -96,14 +96,16 @@ Command add_inspect(CLI::App& app)
     struct Options {
         std::string model;
         uint32_t context = 0, batch = EngineOptions().batch;
+        host::KvTypes kv;
         bool json = false;
     };
     auto o = std::make_shared<Options>();
     app.add_option("MODEL", o->model, "the model, a GGUF file")->required()->check(not_empty());
     app.add_option("-c,--ctx-size", o->context, "positions in the context, for the memory needed (default: the model's, at most 4096)");
     app.add_option("-b,--batch-size", o->batch, "prompt tokens done at once, for the memory needed")->capture_default_str();
+    add_kv_options(app, o->kv);
     app.add_flag("--json", o->json, "everything, as JSON");
-    return [o] { inspect(o->model, o->context, o->batch, o->json); };
+    return [o] { inspect(o->model, o->context, o->batch, o->kv, o->json); };
 }
 
 }    // namespace hearth::tools

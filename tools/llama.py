@@ -132,6 +132,8 @@ class Folder(Weights):
         c = self.source
         if c.quantization:
             raise Refusal(f"{path} is already quantised; the original is needed")
+        if c.experts:
+            raise Refusal(f"{path} is a mixture of experts, which this program does not know")
         if c.family is not LLAMA:
             raise Refusal(f"{path} is a model of the architecture {c.family.name}; this program knows llama")
         if c.floor:

@@ -1,6 +1,7 @@
 // hearth: the table of subcommands, and the one catch.
 #include "tools/cli.h"
 
+#include <algorithm>
 #include <sstream>
 
 using namespace hearth;
@@ -21,6 +22,19 @@ constexpr tools::Subcommand subcommands[] = {
     {"inspect", "what is in a model file", tools::add_inspect},
 };
 
+/// Short names of several letters, which other programs have too: CLI11 would take "-ctk" for "-c tk".
+constexpr std::pair<std::string_view, std::string_view> short_names[] = {{"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"}};
+
+/// What was typed, the last word first, as CLI11 wants it.
+std::vector<std::string> words(int argc, char** argv)
+{
+    std::vector<std::string> words(std::reverse_iterator(argv + argc), std::reverse_iterator(argv + std::min(argc, 1)));
+    for (std::string& word : words)
+        for (const auto& [name, long_name] : short_names)
+            if (word == name) word = long_name;
+    return words;
+}
+
 }    // namespace
 
 int main(int argc, char** argv)
@@ -35,7 +49,7 @@ int main(int argc, char** argv)
         sub->final_callback([&chosen, command = s.add(*sub)] { chosen = command; });
     }
     try {
-        app.parse(argc, argv);
+        app.parse(words(argc, argv));
     } catch (const CLI::ParseError& e) {
         if (argc > 1 && argv[1][0] != '-' && app.get_subcommands([&](CLI::App* sub) { return sub->get_name() == argv[1]; }).empty()) {
             tools::say("hearth: there is no subcommand '{}': `hearth --help` lists them", printable(argv[1]));

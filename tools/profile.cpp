@@ -27,7 +27,7 @@ std::string text_key(std::span<const Token> tokens, uint32_t window)
     return fmt::format("{:016x}", hash);
 }
 
-/// The share of the neurons that make 80 % of what fires.
+/// The share of the neurons, or experts, that make 80 % of what fires.
 double hot_share(const LayerProfile& layer)
 {
     std::vector<uint64_t> counts = layer.fired;
@@ -47,6 +47,14 @@ double activity(const Profile& p, const LayerProfile& layer)
 
 std::string table(const Profile& p, const Weights& weights, double recall)
 {
+    if (weights.config.experts) {
+        std::string out = fmt::format("{} positions of {} texts\n\n| layer | experts of a token | 80 % of it by |\n|---:|---:|---:|\n", p.positions,
+                                      p.texts.size());
+        for (size_t l = 0; l < p.layers.size(); ++l)
+            out += fmt::format("| {} | {:.2f} of {} | {:.0f} % |\n", l, activity(p, p.layers[l]) * weights.config.experts, weights.config.experts,
+                               100 * hot_share(p.layers[l]));
+        return out;
+    }
     const bool lowrank = weights.layers[0].fc1.rows > 0;
     std::string out = fmt::format(
         "{} positions of {} texts, {} of them sampled\n\n| layer | fire | 80 % of it by | sign: recall | precision | looked at |{}\n"
@@ -125,10 +133,12 @@ void profile(ProfileOptions o)
 
     if (o.calibrate && host::makes_zeros(c.activation))
         throw Error("--calibrate is for models whose activations are never zero, and {} is a ReLU model: use --sparsity exact", c.name);
-    Profile p = empty_profile(*weights.file, c.layers, c.neurons, c.dim);
+    if (o.calibrate && c.experts)
+        throw Error("--calibrate is for models without experts, and {} is a mixture of experts, of which a token needs few anyway", c.name);
+    Profile p = empty_profile(*weights.file, c.layers, c.firing(), c.dim);
     std::error_code ec;
-    if (!o.anew && std::filesystem::exists(path, ec)) p = read_profile(Gguf(path), *weights.file, c.layers, c.neurons, c.dim);
-    for (const std::string& other : o.merge) merge(p, read_profile(Gguf(other), *weights.file, c.layers, c.neurons, c.dim));
+    if (!o.anew && std::filesystem::exists(path, ec)) p = read_profile(Gguf(path), *weights.file, c.layers, c.firing(), c.dim);
+    for (const std::string& other : o.merge) merge(p, read_profile(Gguf(other), *weights.file, c.layers, c.firing(), c.dim));
 
     write_profile(path, p);    // before the work, so that a place that cannot be written is told at once
     Profiling profiling(engine, p);

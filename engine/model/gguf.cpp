@@ -84,6 +84,13 @@ MappedFile::~MappedFile()
 
 MappedFile::MappedFile(MappedFile&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept
+{
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+}
+
 // ---- the format --------------------------------------------------------------------------------------------------------
 
 namespace {
@@ -236,9 +243,83 @@ std::string GgufTensor::type_name() const
     return fmt::format("type {}", type);
 }
 
-Gguf::Gguf(const std::filesystem::path& path) : path_(path), file_(std::in_place, path), bytes_(file_->bytes()) { parse(); }
+Gguf::Gguf(const std::filesystem::path& path, Alone) : path_(path), file_(std::in_place, path), bytes_(file_->bytes()) { parse(); }
 
-Gguf::Gguf(const std::filesystem::path& name, std::string_view bytes) : path_(name), bytes_(bytes) { parse(); }
+Gguf::Gguf(const std::filesystem::path& path) : Gguf(path, Alone())
+{
+    if (u32("split.count", 1) > 1) open_parts();
+    read_sparse();
+}
+
+namespace {
+
+constexpr uint32_t most_parts = 99999;    // that five digits can number
+
+/// The name of part `no`, from 0, of a model whose parts are called `stem`.
+std::string part_name(std::string_view stem, uint32_t no, uint32_t count) { return fmt::format("{}-{:05}-of-{:05}.gguf", stem, no + 1, count); }
+
+}    // namespace
+
+void Gguf::open_parts()
+{
+    const std::filesystem::path asked = path_;
+    const uint32_t count = u32("split.count"), tensors = u32("split.tensors.count", 0);
+    if (count > most_parts) throw Error("{} is damaged: split.count is {}, expected {} at the most", asked.string(), count, most_parts);
+    const uint32_t no = u32("split.no");
+    if (no >= count) throw Error("{} is damaged: it is part {} of {}", asked.string(), no + 1, count);
+    const std::string name = asked.filename().string(), end = part_name("", no, count);
+    if (!name.ends_with(end))
+        throw Error("{} is part {} of {} of a model: give it back its name, which ended in {}, to find the others", asked.string(), no + 1, count,
+                    end);
+    const std::string stem = name.substr(0, name.size() - end.size());
+
+    // Of the first part all is kept; of the others the tensors.
+    std::vector<Gguf> parts;
+    for (uint32_t i = 0; i < count; i++) {
+        const std::filesystem::path path = std::filesystem::path(asked).replace_filename(part_name(stem, i, count));
+        std::error_code error;
+        if (!std::filesystem::exists(path, error))
+            throw Error("{} is a part of a model, and {} is missing: put all parts into one folder", asked.string(), path.filename().string());
+        parts.push_back(Gguf(path, Alone()));
+        const Gguf& part = parts.back();
+        if (part.u32("split.count", 1) != count || part.u32("split.no", 0) != i || part.u32("split.tensors.count", 0) != tensors)
+            throw Error("{} is not part {} of {} of the model that {} is a part of: copy the parts of one model into one folder", path.string(),
+                        i + 1, count, name);
+    }
+    *this = std::move(parts.front());
+    first_ = std::exchange(path_, asked);
+    parts.erase(parts.begin());
+    for (const Gguf& part : parts)
+        for (const GgufTensor& t : part.tensors_) {
+            if (!index_.emplace(t.name, tensors_.size()).second)
+                throw Error("{} has the tensor {}, as another part has: copy the parts of one model into one folder", part.path_.string(), t.name);
+            tensors_.push_back(t);
+        }
+    if (tensors_.size() != tensors)
+        throw Error("{}: all parts together have {} tensors, and split.tensors.count is {}: copy the parts of one model into one folder",
+                    asked.string(), tensors_.size(), tensors);
+    parts_ = std::move(parts);
+}
+
+std::vector<std::filesystem::path> Gguf::files() const
+{
+    std::vector<std::filesystem::path> files = {parts_.empty() ? path_ : first_};
+    for (const Gguf& part : parts_) files.push_back(part.path_);
+    return files;
+}
+
+uint64_t Gguf::file_bytes() const
+{
+    uint64_t sum = bytes_.size();
+    for (const Gguf& part : parts_) sum += part.bytes_.size();
+    return sum;
+}
+
+Gguf::Gguf(const std::filesystem::path& name, std::string_view bytes) : path_(name), bytes_(bytes)
+{
+    parse();
+    read_sparse();
+}
 
 void Gguf::parse()
 {
@@ -310,7 +391,6 @@ void Gguf::parse()
             throw Error("{} is cut short or damaged: the weights of {} run past its end; copy or convert it again", file, t.name);
         t.data = reinterpret_cast<const std::byte*>(bytes_.data()) + begin + offsets[i];
     }
-    read_sparse();
 }
 
 /// Gives tensors with rows of our own types their type and shape, once it is sure where their rows lie.

@@ -1,4 +1,5 @@
 // GGUF v2/v3 files, memory-mapped and read-only. Every count, length and offset is checked before use.
+// A model may lie in several files, NAME-00001-of-0000N.gguf and on: the first one has the keys, the tensors are spread over all of them.
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 // PowerInfer's files have the same body after another magic, PWRI: https://github.com/SJTU-IPADS/PowerInfer
 #pragma once
@@ -23,6 +24,7 @@ class MappedFile {
   public:
     explicit MappedFile(const std::filesystem::path& path);
     MappedFile(MappedFile&&) noexcept;
+    MappedFile& operator=(MappedFile&&) noexcept;
     ~MappedFile();
     std::string_view bytes() const { return {data_, size_}; }
 
@@ -52,7 +54,8 @@ struct GgufTensor {
 
 class Gguf {
   public:
-    /// Throws Error with the path and the first thing that is wrong with the file.
+    /// Of a model in parts any of them, which opens all. Throws Error with the path and the first thing that is wrong with the file, or with the parts: one
+    /// that is missing, or that does not belong to the others.
     explicit Gguf(const std::filesystem::path& path);
 
     /// A file that is in memory already, aligned to 8 bytes; `bytes` must outlive this. The name is for messages.
@@ -61,12 +64,14 @@ class Gguf {
     const std::filesystem::path& path() const { return path_; }
     uint32_t version() const { return version_; }
     bool powerinfer() const { return powerinfer_; }    // the magic is PWRI
-    uint64_t file_bytes() const { return bytes_.size(); }
+    uint64_t file_bytes() const;                       // of all parts
+    /// All parts; of a model in one file, that one.
+    std::vector<std::filesystem::path> files() const;
     const std::map<std::string_view, GgufValue>& keys() const { return keys_; }
     const std::vector<GgufTensor>& tensors() const { return tensors_; }
 
-    /// The file's parts as they lie in it, for copying: its magic, each key with its value, the table of tensors, and what follows from the first
-    /// tensor's data on.
+    /// What the file consists of as it lies there, for copying: its magic, each key with its value, the table of tensors, and what follows from the first
+    /// tensor's data on. Of a model in parts, what the first one consists of.
     struct Raw {
         std::string_view magic;
         std::vector<std::pair<std::string_view, std::string_view>> keys;    // name, bytes
@@ -102,13 +107,16 @@ class Gguf {
     std::span<const int32_t> numbers(std::string_view tensor, std::optional<uint64_t> n = {}) const;
 
   private:
+    struct Alone {};    // the named file, even if it is one part of several
+    Gguf(const std::filesystem::path& path, Alone);
     void parse();
+    void open_parts();
     void read_sparse();
     const GgufValue* value(std::string_view key) const;
     template <class T>
     const T& get(std::string_view key, const char* expected) const;
 
-    std::filesystem::path path_;
+    std::filesystem::path path_;        // that was asked for
     std::optional<MappedFile> file_;    // empty where the bytes were given
     std::string_view bytes_;
     uint32_t version_ = 0;
@@ -117,6 +125,8 @@ class Gguf {
     std::map<std::string_view, GgufValue> keys_;
     std::vector<GgufTensor> tensors_;
     std::map<std::string_view, size_t> index_;
+    std::filesystem::path first_;    // of a model in parts, the first part
+    std::vector<Gguf> parts_;        // all but the first, whose tensors are listed here, too
 };
 
 }    // namespace hearth

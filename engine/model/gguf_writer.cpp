@@ -177,6 +177,9 @@ void ModelFile::finish()
 
 void embed_keys(const Gguf& model, std::string_view prefix, const GgufKeys& keys, const std::filesystem::path& out)
 {
+    if (model.files().size() > 1)
+        throw Error("{} is in parts, and keys can only be added to a model in one file: join them with llama-gguf-split --merge",
+                    model.path().string());
     const Gguf::Raw& raw = model.raw();
     uint64_t kept = 0;
     for (const auto& [name, bytes] : raw.keys) kept += !name.starts_with(prefix);

@@ -50,16 +50,17 @@ struct Job {
     std::string_view note;
     std::vector<uint32_t> starts = {};    // of sparse rows (Matrix::starts), which `type` is the type of the values of; else empty
 
-    uint32_t source_rows() const { return source->shape.size() > 1 ? uint32_t(source->shape[1]) : 1; }
+    uint32_t experts() const { return source->shape.size() > 2 ? uint32_t(source->shape[2]) : 1; }    // matrices, one below the other
+    uint32_t source_rows() const { return source->shape.size() > 1 ? uint32_t(source->shape[1]) * experts() : 1; }
     uint32_t source_cols() const { return uint32_t(source->shape[0]); }
-    uint32_t rows() const { return transposed ? source_cols() : source_rows(); }
-    uint32_t cols() const { return transposed ? source_rows() : source_cols(); }
+    uint32_t rows() const { return transposed ? source_cols() * experts() : source_rows(); }
+    uint32_t cols() const { return transposed ? source_rows() / experts() : source_cols(); }
     Matrix matrix() const { return {WeightType(source->type), source_rows(), source_cols(), source->data, 0, source->starts}; }
     bool copied() const { return !transposed && WeightType(source->type) == type && !sparse(); }
     bool keeps_values() const { return !transposed && values_of(WeightType(source->type)) == type; }
     bool sparse() const { return !starts.empty(); }
     WeightType stored_type() const { return sparse() ? sparse_type_of(type) : type; }
-    std::vector<uint64_t> shape() const { return source->shape.size() > 1 ? std::vector<uint64_t>{cols(), rows()} : source->shape; }
+    std::vector<uint64_t> shape() const { return transposed ? std::vector<uint64_t>{cols(), rows()} : source->shape; }
     uint64_t dense_bytes() const { return rows() * row_bytes(type, cols()); }
     uint64_t bytes() const { return sparse() ? uint64_t(starts.back()) * sparse_row_unit + sparse_slack : dense_bytes(); }
 };
@@ -68,16 +69,22 @@ bool is_predictor(std::string_view name) { return name.ends_with(".fc1.weight") 
 
 Job job_of(const Gguf& model, const GgufTensor& t, WeightType matrices, WeightType sensitive)
 {
-    constexpr std::string_view plain = ".ffn_down.weight";
+    constexpr std::string_view plain[] = {".ffn_down.weight", ".ffn_down_exps.weight"}, router = ".ffn_gate_inp.weight";
     Job job = {.source = &t, .name = std::string(t.name)};
     if (t.shape.size() == 1 || job.source_rows() == 1) return job;    // norms
     job.type = matrices;
-    job.transposed = t.name.ends_with(plain);
-    if (job.transposed) {
-        job.name.replace(job.name.size() - plain.size(), plain.size(), ".ffn_down_t.weight");
+    for (const std::string_view name : plain) {
+        if (!t.name.ends_with(name)) continue;
+        job.transposed = true;
+        job.name.replace(job.name.size() - name.size(), name.size(), ".ffn_down_t.weight");
         job.note = "by neurons now";
     }
     const WeightType from = values_of(WeightType(t.type));
+    if (t.name.ends_with(router)) {
+        job.type = from;
+        job.note = "a router";
+        return job;
+    }
     const bool head = t.name == "output.weight" || (t.name == "token_embd.weight" && !model.find("output.weight"));
     if ((head || is_predictor(t.name)) && sensitive != matrices) {
         // Nobody asked for more bytes than the source has.
@@ -100,14 +107,19 @@ void read_rows(const Job& job, uint32_t first, uint32_t count, float* out)
         for (uint32_t r = 0; r < count; r++) decode(source.row(first + r), out + uint64_t(r) * source.cols, source.cols);
         return;
     }
-    constexpr uint32_t slab = 16;    // stored rows at a time: what they write into a row of `out` is a cache line
+    constexpr uint32_t slab = 16;        // stored rows at a time: what they write into a row of `out` is a cache line
+    const uint32_t rows = job.cols();    // stored ones of a matrix
     std::vector<float> decoded(slab * count);
     const auto decode = host::kernels().of(source.type).decode_part;
-    for (uint32_t r = 0; r < source.rows; r += slab) {
-        const uint32_t some = std::min(slab, source.rows - r);
-        for (uint32_t i = 0; i < some; i++) decode(source.row(r + i), source.cols, first, count, &decoded[i * count]);
-        for (uint32_t c = 0; c < count; c++)
-            for (uint32_t i = 0; i < some; i++) out[uint64_t(c) * source.rows + r + i] = decoded[i * count + c];
+    for (uint32_t here; count > 0; first += here, count -= here, out += uint64_t(here) * rows) {    // matrix by matrix
+        const uint32_t expert = first / source.cols, column = first % source.cols;
+        here = std::min(count, source.cols - column);
+        for (uint32_t r = 0; r < rows; r += slab) {
+            const uint32_t some = std::min(slab, rows - r);
+            for (uint32_t i = 0; i < some; i++) decode(source.row(uint64_t(expert) * rows + r + i), source.cols, column, here, &decoded[i * here]);
+            for (uint32_t c = 0; c < here; c++)
+                for (uint32_t i = 0; i < some; i++) out[uint64_t(c) * rows + r + i] = decoded[i * here + c];
+        }
     }
 }
 
@@ -269,15 +281,20 @@ std::vector<uint32_t> sparse_starts(const Gguf& model, const Job& job, host::Tea
 struct Zeros {
     uint64_t matrices = 0, bytes = 0, dense_bytes = 0;    // stored without zeros
     uint64_t kept = 0;                                    // matrices of formats that store zeros like other weights
+    uint64_t of_experts = 0;                              // matrices that are stored dense for being of experts
 };
 
-/// Looks for zeros that are worth leaving out, and has those tensors' rows sparse.
-Zeros find_zeros(const Gguf& model, std::vector<Job>& jobs, host::Team& team, const std::function<void(double)>& progress)
+/// Looks for zeros that are worth leaving out, and has those tensors' rows sparse. Experts' tensors have three dimensions, and sparse rows two.
+Zeros find_zeros(const Gguf& model, bool experts, std::vector<Job>& jobs, host::Team& team, const std::function<void(double)>& progress)
 {
     Zeros found;
     for (size_t i = 0; i < jobs.size(); i++, progress(double(i) / double(jobs.size()))) {
         Job& job = jobs[i];
         if (job.rows() < 2 || job.cols() % 32 || job.cols() > sparse_most || !may_have_zeros(job)) continue;
+        if (experts && job.name.find(".ffn_") != job.name.npos) {
+            found.of_experts++;
+            continue;
+        }
         if (!find_sparse_format(job.type)) {
             found.kept++;
             continue;
@@ -347,7 +364,8 @@ GgufKeys keys_of(const Gguf& model, bool with_profile, uint32_t file_type)
 {
     GgufKeys keys;
     for (const auto& [name, bytes] : model.raw().keys)
-        if (std::ranges::find(replaced_keys, name) == std::end(replaced_keys) && (with_profile || !name.starts_with(profile_prefix)))
+        if (std::ranges::find(replaced_keys, name) == std::end(replaced_keys) && !name.starts_with("split.") &&
+            (with_profile || !name.starts_with(profile_prefix)))
             keys.copy(bytes);
     keys.add("general.file_type", file_type);
     keys.add("general.quantization_version", uint32_t(2));    // of ggml's block formats
@@ -357,11 +375,11 @@ GgufKeys keys_of(const Gguf& model, bool with_profile, uint32_t file_type)
 /// Writing over the model that is being read would end in the middle of it.
 void refuse_same_file(const Gguf& model, const std::filesystem::path& out)
 {
-    for (const std::filesystem::path& path : {out, WholeFile::part_of(out)}) {
-        std::error_code ec;
-        if (std::filesystem::equivalent(model.path(), path, ec))
-            throw Error("{} is the model that is read: name another file to write", path.string());
-    }
+    for (const std::filesystem::path& path : {out, WholeFile::part_of(out)})
+        for (const std::filesystem::path& file : model.files()) {
+            std::error_code ec;
+            if (std::filesystem::equivalent(file, path, ec)) throw Error("{} is the model that is read: name another file to write", path.string());
+        }
 }
 
 }    // namespace
@@ -369,7 +387,7 @@ void refuse_same_file(const Gguf& model, const std::filesystem::path& out)
 Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options, const std::filesystem::path& out,
                        const std::function<void(double)>& progress)
 {
-    describe_weights(model);    // throws where it is none that can be run
+    const bool experts = describe_weights(model).config.experts > 0;    // throws where it is no model that can be run
     model->check_sparse_rows();
     refuse_same_file(*model, out);
     host::Team team(options.threads);
@@ -378,7 +396,7 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
     Requantised result;
     for (const GgufTensor& t : model->tensors()) jobs.push_back(job_of(*model, t, how.matrices, options.sensitive.value_or(how.sensitive)));
     constexpr double looking = 0.3;    // of the work, where there are zeros
-    const Zeros zeros = options.dense ? Zeros() : find_zeros(*model, jobs, team, [&](double share) { progress(looking * share); });
+    const Zeros zeros = options.dense ? Zeros() : find_zeros(*model, experts, jobs, team, [&](double share) { progress(looking * share); });
     for (const Job& job : jobs) {
         add_entries(*model, job, entries);
         result.tensors.push_back({.name = job.name,
@@ -415,6 +433,8 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
     if (zeros.kept > 0)
         result.notes.push_back(
             fmt::format("{} matrices have zeros, which {} stores like other weights: only f16 and q8_0 get smaller by them", zeros.kept, how.name));
+    if (zeros.of_experts > 0)
+        result.notes.push_back(fmt::format("{} matrices of experts have zeros, which are stored like other weights", zeros.of_experts));
     if (!same && model->keys().contains("hearth.profile.version"))
         result.notes.push_back(fmt::format("the profile in {} is of its weights and was left out: make one with `hearth profile {}`",
                                            model->path().string(), out.string()));

@@ -51,8 +51,9 @@ struct RequantiseOptions {
     unsigned threads = 0;
 };
 
-/// Writes `model` to `out`, its matrices as `how` says. Where that is F16 or Q8_0, a matrix whose zeros make it at least a tenth smaller so has sparse rows. Down projections are stored by neurons
-/// (ffn_down_t), vectors as F32, a matrix whose rows are no whole blocks as F16. A tensor that is of its format already is copied. Keys are kept, but
+/// Writes `model` to `out`, its matrices as `how` says. Where that is F16 or Q8_0, a matrix that its zeros make at least a tenth smaller has sparse rows;
+/// those of experts never have. Down projections are stored by neurons (ffn_down_t), vectors as F32, a matrix whose rows are no whole blocks as F16, a
+/// router as it is. A tensor that is of its format already is copied. Keys are kept, but
 /// for the file's type, and for a profile if a weight changed: it would be another model's. The model must be one that can be run. `progress` is told
 /// shares of the work; what it throws ends the work, and `out` appears whole or not at all. Throws Error.
 Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options, const std::filesystem::path& out,

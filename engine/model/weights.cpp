@@ -7,7 +7,9 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <numbers>
 #include <numeric>
+#include <optional>
 #include <set>
 
 namespace hearth {
@@ -18,10 +20,11 @@ constexpr struct {
     std::string_view name;
     host::Activation activation;
 } activations[] = {
-    {"relu", host::Activation::relu},
-    {"silu", host::Activation::silu},
-    {"drelu", host::Activation::drelu},
+    {"relu", host::Activation::relu}, {"silu", host::Activation::silu},           {"drelu", host::Activation::drelu},
+    {"gelu", host::Activation::gelu}, {"gelu_tanh", host::Activation::gelu_tanh},
 };
+
+constexpr uint32_t softmax_gating = 1;    // of ARCHITECTURE.expert_gating_func
 
 // Far above every model there is; they keep the products of sizes within 64 bits and buffers within reason.
 constexpr uint32_t max_layers = 300, max_dim = 1 << 17, max_heads = 1 << 12, max_head_dim = 256, max_neurons = 1 << 20, max_vocab = 1 << 24,
@@ -50,15 +53,35 @@ host::Activation activation_of(const Gguf& file, const Family& family)
     const std::string_view name = file.string("hearth.activation");
     for (const auto& row : activations)
         if (row.name == name) return row.activation;
-    throw Error("{}: hearth.activation is {:.60}, which this version does not know; it knows relu, silu and drelu", file.path().string(), name);
+    std::string known;
+    for (const auto& row : activations) known += (known.empty() ? "" : ", ") + std::string(row.name);
+    throw Error("{}: hearth.activation is {:.60}, which this version does not know; it knows {}", file.path().string(), name, known);
 }
 
-/// Refuses what would be computed wrongly if it were passed over.
-void refuse_unsupported(const Gguf& file, const std::string& prefix)
+/// How many experts there are and how many neurons each has: everything about them that is not a tensor.
+void read_experts(const Gguf& file, const Family& family, const std::string& prefix, Config& c)
 {
     const std::string path = file.path().string();
-    if (file.u32("split.count", 1) > 1) throw Error("{} is one part of a model; join the parts with llama-gguf-split --merge", path);
-    if (file.u32(prefix + "expert_count", 0) > 0) throw Error("{} is a mixture of experts, which this version cannot run", path);
+    const uint32_t experts = file.u32(prefix + "expert_count", 0);
+    if (experts == 0) return;
+    if (!family.experts) throw Error("{} is a mixture of experts of the architecture {}, which this version cannot run", path, c.architecture);
+    c.experts = checked(file, prefix + "expert_count", experts, host::most_experts);
+    c.experts_used = checked(file, prefix + "expert_used_count", file.u32(prefix + "expert_used_count"), experts);
+    c.normalise_experts = file.boolean(prefix + "expert_weights_norm", true);
+    const float scale = file.f32(prefix + "expert_weights_scale", 1);
+    if (file.u32(prefix + "expert_gating_func", softmax_gating) != softmax_gating || file.u32(prefix + "expert_shared_count", 0) > 0 ||
+        file.u32(prefix + "expert_group_count", 1) > 1 || (scale != 0 && scale != 1))    // 0: none
+        throw Error("{} is a mixture of experts with a gating other than softmax, shared experts, groups of experts or scaled weights, which this "
+                    "version cannot run",
+                    path);
+    if (const std::string of_one = "blk.0.ffn_gate.0.weight"; file.find(of_one))
+        throw Error("{} has a tensor for every expert ({}), as files from before April 2024 do; convert the model again", path, of_one);
+    const std::string key = prefix + "expert_feed_forward_length";
+    const uint32_t neurons = file.u32(key, c.neurons);
+    if (neurons == 0 || neurons % expert_unit || uint64_t(neurons) * experts > max_neurons)
+        throw Error("{} has {} experts of {} neurons, and this version needs a multiple of {}, and at most {} of all of them", path, experts, neurons,
+                    expert_unit, max_neurons);
+    c.neurons = neurons * experts;
 }
 
 /// What positions are divided by. A factor without a type means linear scaling, and 0 is written for "none"; rope.scale_linear is its older name.
@@ -66,9 +89,9 @@ float read_rope_scale(const Gguf& file, const std::string& prefix)
 {
     const std::string type = prefix + "rope.scaling.type";
     const std::string_view scaling = file.string(type, "linear");
-    if (scaling == "none" || scaling == "longrope") return 1;    // the second one is a matter of tensors: see read_rope_factors
+    if (scaling == "none" || scaling == "longrope" || scaling == "yarn") return 1;    // the last two are matters of pairs: see read_rope_factors
     if (scaling != "linear")
-        throw Error("{} scales its positions in a way that this version does not know ({} is {:.60}); it knows linear and longrope",
+        throw Error("{} scales its positions in a way that this version does not know ({} is {:.60}); it knows linear, longrope and yarn",
                     file.path().string(), type, scaling);
     for (const char* key : {"rope.scaling.factor", "rope.scale_linear"}) {
         const float factor = file.f32(prefix + key, 0);
@@ -78,11 +101,33 @@ float read_rope_scale(const Gguf& file, const std::string& prefix)
     return 1;
 }
 
+/// What things are multiplied by and where they are capped.
+void read_scales(const Gguf& file, const Family& family, const std::string& prefix, Config& c)
+{
+    const auto cap = [&](const char* key, float fallback) {
+        const float x = file.f32(prefix + key, fallback);
+        if (!(x >= 0)) throw Error("{}: {}{} is {}, expected 0 or more", file.path().string(), prefix, key, x);
+        return x;
+    };
+    const auto scale = [&](const char* key, float fallback) {
+        const float x = file.f32(prefix + key, fallback);
+        if (!(x >= FLT_MIN)) throw Error("{}: {}{} is {}, expected more than 0", file.path().string(), prefix, key, x);
+        return x;
+    };
+    const float width = family.base_width > 0 ? float(c.dim) / family.base_width : 1;
+    const uint32_t summed = c.layers == family.broad_layers ? c.dim / c.heads : c.head_dim;
+    c.embedding_scale = scale("embedding_scale", family.wide_embedding ? std::sqrt(float(c.dim)) : family.embedding_scale);
+    c.residual_scale = scale("residual_scale", family.depth_scale > 0 ? family.depth_scale / std::sqrt(float(c.layers)) : 1);
+    c.logit_scale = 1 / scale("logit_scale", width);
+    c.logit_cap = cap("final_logit_softcapping", family.logit_cap);
+    c.score_scale = scale("attention.scale", 1 / std::sqrt(float(summed)));
+    c.score_cap = cap("attn_logit_softcapping", family.score_cap);
+}
+
 Config read_config(const Gguf& file)
 {
     const Family& family = family_of(file);
     const std::string path = file.path().string(), prefix = std::string(family.architecture) + ".";
-    refuse_unsupported(file, prefix);
 
     const auto size = [&](const char* key, uint32_t most) { return checked(file, prefix + key, file.u32(prefix + key), most); };
     Config c;
@@ -92,6 +137,7 @@ Config read_config(const Gguf& file)
     c.layers = size("block_count", max_layers);
     c.dim = size("embedding_length", max_dim);
     c.neurons = size("feed_forward_length", max_neurons);
+    read_experts(file, family, prefix, c);
     c.context = size("context_length", max_context);
     c.heads = size("attention.head_count", max_heads);
     c.kv_heads = file.u32(prefix + "attention.head_count_kv", c.heads);
@@ -107,7 +153,10 @@ Config read_config(const Gguf& file)
     if (!(c.rope_base > 0)) throw Error("{}: {}rope.freq_base is {}, expected more than 0", path, prefix, c.rope_base);
     c.rope_scale = read_rope_scale(file, prefix);
     c.pairs = family.pairs;
-    c.window = file.u32(prefix + "attention.sliding_window", 0);
+    c.window_base = file.f32(prefix + "rope.freq_base_swa", family.window_base);
+    if (!(c.window_base >= 0)) throw Error("{}: {}rope.freq_base_swa is {}, expected more than 0", path, prefix, c.window_base);
+    c.parallel = family.parallel;
+    read_scales(file, family, prefix, c);
     c.layer_norm = family.layer_norms;
     const std::string eps = prefix + (c.layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon");
     c.norm_eps = c.layer_norm ? file.f32(eps, 1e-5f) : file.f32(eps);    // PowerInfer's files of OPT have none
@@ -179,8 +228,15 @@ class Tensors {
         return parts;
     }
 
-    /// (rows, cols) from a tensor that is stored as (cols, rows).
-    Matrix transposed(const std::string& name, uint32_t rows, uint32_t cols);
+    /// Matrices (experts, rows, cols), one below the other.
+    Matrix experts(const std::string& name, uint32_t experts, uint32_t rows, uint32_t cols)
+    {
+        const GgufTensor& t = tensor(name, {cols, rows, experts});    // never with sparse rows: those have two dimensions
+        return {WeightType(t.type), experts * rows, cols, t.data};
+    }
+
+    /// (rows, cols) from a matrix that is stored as (cols, rows); or as many such matrices as there are experts, one below the other.
+    Matrix transposed(const Matrix& stored, uint32_t experts = 1);
 
     void refuse_unused() const
     {
@@ -220,32 +276,36 @@ void transpose(const std::byte* from, uint32_t count, uint32_t cols, std::byte* 
             std::memcpy(to + (uint64_t(c) * stride + first + r) * size, from + (uint64_t(r) * cols + c) * size, size);
 }
 
-Matrix Tensors::transposed(const std::string& name, uint32_t rows, uint32_t cols)
+Matrix Tensors::transposed(const Matrix& stored, uint32_t experts)
 {
     constexpr uint32_t slab = 32;    // stored rows at a time: what they write into a row of the result is a cache line, and a slab stays in the cache
-    const Matrix stored = matrix(name, cols, rows);
+    const uint32_t rows = stored.cols, cols = stored.rows / experts;    // of one matrix of the result
     const host::Kernels& kernels = host::kernels();
     const bool convert = is_quantised(stored.type) || is_sparse(stored.type);
     const WeightType type = convert ? WeightType::f16 : stored.type;
-    if (!transposing_) return {type, rows, cols, nullptr};
-    std::byte* to = owned_.emplace_back(rows * row_bytes(type, cols)).data();
+    const Matrix out = {type, rows * experts, cols, nullptr};
+    if (!transposing_) return out;
+    std::byte* const data = owned_.emplace_back(out.bytes()).data();
 
     std::vector<float> decoded(convert ? rows : 0);
     std::vector<uint16_t> converted(convert ? uint64_t(slab) * rows : 0);
-    for (uint32_t first = 0; first < stored.rows; first += slab) {
-        const uint32_t count = std::min(slab, stored.rows - first);
-        const std::byte* from = stored.row(first);
-        if (convert) {
-            for (uint32_t r = 0; r < count; r++) {
-                kernels.of(stored.type).decode(stored.row(first + r), decoded.data(), rows);
-                kernels.to_f16(decoded.data(), converted.data() + uint64_t(r) * rows, rows);
+    for (uint32_t e = 0; e < experts; e++)
+        for (uint32_t first = 0; first < cols; first += slab) {
+            const uint32_t count = std::min(slab, cols - first);
+            const uint64_t row = uint64_t(e) * cols + first;
+            const std::byte* from = stored.row(row);
+            std::byte* const to = data + uint64_t(e) * rows * row_bytes(type, cols);
+            if (convert) {
+                for (uint32_t r = 0; r < count; r++) {
+                    kernels.of(stored.type).decode(stored.row(row + r), decoded.data(), rows);
+                    kernels.to_f16(decoded.data(), converted.data() + uint64_t(r) * rows, rows);
+                }
+                from = reinterpret_cast<const std::byte*>(converted.data());
             }
-            from = reinterpret_cast<const std::byte*>(converted.data());
+            if (type == WeightType::f32) transpose<4>(from, count, rows, to, first, cols);
+            else transpose<2>(from, count, rows, to, first, cols);
         }
-        if (type == WeightType::f32) transpose<4>(from, count, rows, to, first, cols);
-        else transpose<2>(from, count, rows, to, first, cols);
-    }
-    return {type, rows, cols, to};
+    return {type, out.rows, cols, data};
 }
 
 /// One threshold for every layer.
@@ -261,6 +321,30 @@ std::vector<float> read_thresholds(const Gguf& file, const Config& c)
     return std::vector<float>(own->begin(), own->end());
 }
 
+/// What YaRN (arXiv 2309.00071, section 3.2) divides the frequencies of pairs by: 1 where a pair turns more often than beta_fast times within the context
+/// that the model was first trained for, the whole factor where it turns less often than beta_slow times, and in between a mean with weights that are
+/// linear in the pair's number. Magnitude: section 3.4.
+void read_yarn(const Gguf& file, const std::string& prefix, Config& c)
+{
+    const auto read = [&](const char* key, std::optional<float> fallback) {
+        const float x = fallback ? file.f32(prefix + key, *fallback) : file.f32(prefix + key);
+        if (!(x > 0)) throw Error("{}: {}{} is {}, expected more than 0", file.path().string(), prefix, key, x);
+        return double(x);
+    };
+    const double factor = read("factor", {}),
+                 context = checked(file, prefix + "original_context_length", file.u32(prefix + "original_context_length"), max_context);
+    const auto pair_that_turns = [&](double times) {
+        return c.rope_dim * std::log(context / (times * 2 * std::numbers::pi)) / (2 * std::log(double(c.rope_base)));
+    };
+    const double first = std::max(std::floor(pair_that_turns(read("yarn_beta_fast", 32))), 0.0),
+                 last = std::min(std::ceil(pair_that_turns(read("yarn_beta_slow", 1))), c.rope_dim - 1.0);
+    for (uint32_t i = 0; i < c.rope_dim / 2; i++) {
+        const double slowed = std::clamp((i - first) / std::max(last - first, 0.001), 0.0, 1.0);
+        c.rope_factors.push_back(float(1 / (slowed / factor + 1 - slowed)));
+    }
+    c.rope_magnitude = float(read("attn_factor", 1) * (factor > 1 ? 1 + 0.1 * std::log(factor) : 1));
+}
+
 /// What the frequencies of rope are divided by, pair by pair, where the file says so. A file of LongRoPE (arXiv 2402.13753) has factors for the context
 /// that the model was first trained for, and others for longer ones, which would turn all keys anew once a text outgrows it: only the former are used.
 void read_rope_factors(Tensors& tensors, const Gguf& file, Config& c)
@@ -272,6 +356,7 @@ void read_rope_factors(Tensors& tensors, const Gguf& file, Config& c)
             if (!(x > 0 && x <= FLT_MAX)) throw Error("{}: {} has the value {}, expected finite numbers above 0", path, name, x);
         return factors;
     };
+    if (file.string(prefix + "type", "none") == "yarn") return read_yarn(file, prefix, c);
     if (tensors.has("rope_freqs.weight")) c.rope_factors = read("rope_freqs.weight");
     if (!tensors.has("rope_factors_short.weight")) return;
     c.rope_factors = read("rope_factors_short.weight");
@@ -281,11 +366,40 @@ void read_rope_factors(Tensors& tensors, const Gguf& file, Config& c)
     if (!(c.rope_magnitude > 0)) throw Error("{}: {}attn_factor is {}, expected more than 0", path, prefix, c.rope_magnitude);
 }
 
+/// The windows of all layers: one length, and which layers have it. That stands in the file as a list, or as the period in which one has none.
+std::vector<uint32_t> read_windows(const Gguf& file, const Family& family, const Config& c)
+{
+    const std::string key = c.architecture + ".attention.sliding_window", pattern = key + "_pattern";
+    const uint32_t window = file.u32(key, family.window);
+    const bool listed = file.keys().contains(pattern) && std::holds_alternative<std::vector<int64_t>>(file.keys().at(pattern));
+    const std::vector<int64_t>* list = listed ? file.integers(pattern) : nullptr;
+    if (list && list->size() != c.layers)
+        throw Error("{}: the key {} has {} values, expected {}, one for every layer", file.path().string(), pattern, list->size(), c.layers);
+    const uint32_t period = listed ? 0 : file.u32(pattern, family.window_period);
+    std::vector<uint32_t> windows;
+    for (uint32_t l = 0; l < c.layers; l++) windows.push_back(list ? (*list)[l] ? window : 0 : period && (l + 1) % period == 0 ? 0 : window);
+    return windows;
+}
+
+/// The norms before and after both blocks.
+void read_norms(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
+{
+    const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
+    tensors.norm(name("attn_norm"), c, layer.attn_norm, layer.attn_norm_bias);
+    if (family.post_norms) {
+        layer.post_attn_norm = tensors.vector(name("post_attention_norm.weight"), c.dim);
+        layer.post_ffn_norm = tensors.vector(name("post_ffw_norm.weight"), c.dim);
+    }
+    if (!family.parallel) return tensors.norm(name("ffn_norm"), c, layer.ffn_norm, layer.ffn_norm_bias);
+    layer.ffn_norm = layer.attn_norm;
+    layer.ffn_norm_bias = layer.attn_norm_bias;
+    if (tensors.has(name("attn_norm_2.weight"))) tensors.norm(name("attn_norm_2"), c, layer.attn_norm, layer.attn_norm_bias);
+}
+
 void read_attention(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
 {
     const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
     const uint32_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-    tensors.norm(name("attn_norm"), c, layer.attn_norm, layer.attn_norm_bias);
     if (family.fused) {
         const auto parts = tensors.stacked<3>(name("attn_qkv.weight"), {q, kv, kv}, c.dim);
         layer.q = parts[0], layer.k = parts[1], layer.v = parts[2];
@@ -310,7 +424,12 @@ void read_attention(Tensors& tensors, const Family& family, const Config& c, uin
 void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
 {
     const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
-    if (family.fused) {
+    if (c.experts) {
+        const uint32_t neurons = c.neurons_together();
+        layer.ffn.gate = tensors.experts(name("ffn_gate_exps.weight"), c.experts, neurons, c.dim);
+        layer.ffn.up = tensors.experts(name("ffn_up_exps.weight"), c.experts, neurons, c.dim);
+        layer.router = {tensors.matrix(name("ffn_gate_inp.weight"), c.experts, c.dim), c.experts_used, c.normalise_experts};
+    } else if (family.fused && family.gated) {
         const auto parts = tensors.stacked<2>(name("ffn_up.weight"), {c.neurons, c.neurons}, c.dim);
         layer.ffn.gate = parts[0], layer.ffn.up = parts[1];
     } else if (family.gated) {
@@ -320,6 +439,22 @@ void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, u
         layer.ffn.gate = tensors.matrix(name("ffn_up.weight"), c.neurons, c.dim);
     }
     if (family.all_biases) layer.ffn.bias = tensors.column(name("ffn_up.bias"), c.neurons);
+}
+
+/// Returns whether it had to be transposed. Experts always are: a token goes through few of them; and sparse rows, which cannot be cut at a column.
+bool read_down(Tensors& tensors, const Config& c, uint32_t l, DownLayout layout, LayerWeights& layer)
+{
+    const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
+    const std::string by_neurons = name("ffn_down_t"), plain = name(c.experts ? "ffn_down_exps" : "ffn_down");
+    if (tensors.has(by_neurons) || !tensors.has(plain)) {
+        layer.ffn.down_t = tensors.matrix(by_neurons, c.neurons, c.dim);
+        return false;
+    }
+    const Matrix stored = c.experts ? tensors.experts(plain, c.experts, c.dim, c.neurons_together()) : tensors.matrix(plain, c.dim, c.neurons);
+    const bool stays = layout == DownLayout::dense && !host::makes_zeros(c.activation) && !c.experts && !stored.starts;
+    if (stays) layer.ffn.down = stored;
+    else layer.ffn.down_t = tensors.transposed(stored, std::max(c.experts, 1u));
+    return !stays;
 }
 
 Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool transposing)
@@ -347,22 +482,19 @@ Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool t
     }
     read_rope_factors(tensors, *w.file, c);
     const std::vector<float> thresholds = read_thresholds(*w.file, c);
+    const std::vector<uint32_t> windows = read_windows(*w.file, family, c);
     for (uint32_t l = 0; l < c.layers; l++) {
         const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
         LayerWeights& layer = w.layers.emplace_back();
+        read_norms(tensors, family, c, l, layer);
         read_attention(tensors, family, c, l, layer);
-        tensors.norm(fmt::format("blk.{}.ffn_norm", l), c, layer.ffn_norm, layer.ffn_norm_bias);
+        layer.window = windows[l];
+        layer.window_rope = layer.window > 0 && c.window_base > 0;
         read_gate_and_up(tensors, family, c, l, layer);
         if (family.all_biases) layer.down_bias = tensors.vector(fmt::format("blk.{}.ffn_down.bias", l), c.dim);
-        const bool stored_as_down = !tensors.has(name("ffn_down_t")) && tensors.has(name("ffn_down"));
-        const bool stays =
-            stored_as_down && layout == DownLayout::dense && !host::makes_zeros(c.activation) && !w.file->find(name("ffn_down"))->starts;
-        if (stays) layer.ffn.down = tensors.matrix(name("ffn_down"), c.dim, c.neurons);
-        else if (stored_as_down) layer.ffn.down_t = tensors.transposed(name("ffn_down"), c.neurons, c.dim);
-        else layer.ffn.down_t = tensors.matrix(name("ffn_down_t"), c.neurons, c.dim);
+        w.transposed |= read_down(tensors, c, l, layout, layer);
         layer.ffn.activation = c.activation;
         layer.ffn.floor = c.floor;
-        w.transposed |= stored_as_down && !stays;
         if (tensors.has(name("fc1")) || tensors.has(name("fc2"))) {
             const uint32_t h = tensors.rows(name("fc1"), max_predictor);
             layer.fc1 = tensors.matrix(name("fc1"), h, c.dim);
@@ -378,8 +510,9 @@ Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool t
 
 }    // namespace
 
-std::vector<double> rope_frequencies(const Config& c)
+std::vector<double> rope_frequencies(const Config& c, bool windowed)
 {
+    if (windowed && c.window_base > 0) return host::rope_frequencies(c.rope_dim, c.window_base);
     std::vector<double> frequencies = host::rope_frequencies(c.rope_dim, c.rope_base);
     for (size_t i = 0; i < frequencies.size(); i++) frequencies[i] /= double(c.rope_scale) * (c.rope_factors.empty() ? 1.0 : c.rope_factors[i]);
     return frequencies;

@@ -3,7 +3,7 @@
 
 #include "engine/model/families.h"
 #include "engine/model/gguf.h"
-#include "host/cold_ffn.h"
+#include "host/experts.h"
 
 #include <algorithm>
 #include <deque>
@@ -13,6 +13,9 @@
 
 namespace hearth {
 
+/// The neurons of an expert are a multiple of this, so that a group of neurons (engine/plan/placement.h) is of one expert.
+inline constexpr uint32_t expert_unit = 32;
+
 struct Config {
     std::string architecture;    // "llama"
     std::string name;            // general.name, or the file's name
@@ -21,29 +24,43 @@ struct Config {
     uint32_t heads = 0;
     uint32_t kv_heads = 0;
     uint32_t head_dim = 0;
-    uint32_t neurons = 0;    // of one feed-forward block
+    uint32_t neurons = 0;             // of one feed-forward block, of all its experts together
+    uint32_t experts = 0;             // that share the neurons of a block evenly, one after the other; 0: every token goes through all neurons
+    uint32_t experts_used = 0;        // of a token
+    bool normalise_experts = true;    // see host::Router
     uint32_t vocab = 0;
-    uint32_t context = 0;    // positions the model was trained for
-    uint32_t window = 0;     // positions that a token looks back over, its own included; 0: all. Longer contexts are refused
+    uint32_t context = 0;         // positions the model was trained for
+    float embedding_scale = 1;    // what rows of the embedding are multiplied by: `embedding_scale`
+    float residual_scale = 1;     // what a block gives is multiplied by, before it is added: `residual_scale`
+    float logit_scale = 1;        // what logits are multiplied by: 1 / `logit_scale`
+    float logit_cap = 0;          // logits s become cap tanh(s / cap), 0: they stay: `final_logit_softcapping`
+    float score_scale = 1;        // what products of q and k are multiplied by: `attention.scale`
+    float score_cap = 0;          // then likewise: `attn_logit_softcapping`
+    bool parallel = false;        // the feed-forward block reads the layer's input, as attention does
     uint32_t rope_dim = 0;
     float rope_base = 10000.0f;
+    float window_base = 0;              // of layers with a window, whose positions are not scaled: `rope.freq_base_swa`; 0: rope_base, and they are
     float rope_scale = 1;               // of linear scaling: positions are divided by it
     std::vector<float> rope_factors;    // (rope_dim / 2), what each pair's frequency is divided by; empty: by nothing
     uint32_t rope_context = 0;          // positions that rope_factors are for, where longer contexts would take others; 0: all
     float rope_magnitude = 1;           // what turned pairs are multiplied by
     host::PairOrder pairs = host::PairOrder::neighbours;
 
-    /// The longest context that can be run: within a window all positions are looked at, and rope_factors are the right ones.
-    uint32_t most_positions() const { return std::min({context, window ? window : context, rope_context ? rope_context : context}); }
+    /// The longest context that can be run: rope_factors are the right ones.
+    uint32_t most_positions() const { return std::min(context, rope_context ? rope_context : context); }
     float norm_eps = 1e-5f;
     bool layer_norm = false;    // instead of RMS norms
     host::Activation activation = host::Activation::silu;
     float floor = 0;                  // of relu: see host::FfnWeights
     float predictor_threshold = 0;    // of the layers that have no threshold of their own
+
+    /// What fires by itself, and what a profile counts: neurons, or experts where there are any.
+    uint32_t firing() const { return experts ? experts : neurons; }
+    uint32_t neurons_together() const { return neurons / firing(); }    // those of an expert; else 1
 };
 
-/// Radians that each pair of a head turns from one position to the next (rope_dim / 2).
-std::vector<double> rope_frequencies(const Config& c);
+/// Radians that each pair of a head turns from one position to the next (rope_dim / 2); `windowed`: in layers with a window.
+std::vector<double> rope_frequencies(const Config& c, bool windowed = false);
 
 struct LayerWeights {
     std::vector<float> attn_norm;                  // (dim)
@@ -54,8 +71,13 @@ struct LayerWeights {
     std::vector<float> q_norm, k_norm;             // (head_dim), of every head; empty where the family has none
     Matrix o;                                      // (dim, heads * head_dim)
     std::vector<float> o_bias, down_bias;          // (dim), added once to what o and down give; empty where the family has none
+    std::vector<float> post_attn_norm;             // (dim), of what attention gives, before it is added; empty where the family has none
+    std::vector<float> post_ffn_norm;              // likewise of what the feed-forward block gives
+    uint32_t window = 0;                           // positions that a token looks back over, its own included: `attention.sliding_window`; 0: all
+    bool window_rope = false;                      // turns by Config::window_base
     std::vector<float> ffn_norm, ffn_norm_bias;    // (dim)
     host::FfnWeights ffn;
+    host::Router router;    // who chooses among the experts; no rows where there are none
 
     /// The low-rank predictor of PowerInfer's files; no rows where the file has none. It says that neuron i fires where
     /// fc2_i . relu(fc1 . r) >= predictor_threshold; r is the residual that enters ffn_norm, not yet normalised.
@@ -89,7 +111,8 @@ enum class DownLayout {
 
 /// Reads a model. PowerInfer's files say nothing of the activation and are taken for ReLU models, plain GGUF files for what their architecture is;
 /// `hearth.activation` overrides both. A predictor (blk.N.fc1 and fc2) may stand in either; its threshold is `powerinfer.sparse_threshold`, or an array
-/// `hearth.predictor_thresholds` with one for every layer. Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong
+/// `hearth.predictor_thresholds` with one for every layer. Experts come as ffn_gate_exps and ffn_up_exps (experts, neurons of one, dim), with
+/// ffn_down_exps or with one ffn_down_t for all of them. Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong
 /// shape (the tensor, what it has, what was expected).
 Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout = DownLayout::by_neurons);
 

@@ -10,12 +10,13 @@ double us(double bytes, double gb_per_s) { return bytes / std::max(gb_per_s, 1e-
 
 double row(const Matrix& m) { return double(m.mean_row_bytes()); }
 
-/// Microseconds to read the projections of one layer's attention, and its cache up to the position.
-double attention_us(const LayerWeights& w, const SideRates& rates, double position)
+/// Microseconds to read the projections of one layer's attention, its cache for so many positions, and its router.
+double attention_us(const LayerWeights& w, const SideRates& rates, double positions, uint64_t position_bytes)
 {
     double sum = 0;
-    for (const Matrix* m : {&w.q, &w.k, &w.v, &w.o}) sum += us(double(m->bytes()), rates.of(m->type).dot);
-    return sum + us((position + 1) * w.k.rows * 2 * sizeof(uint16_t), rates.kv);
+    for (const Matrix* m : {&w.q, &w.k, &w.v, &w.o, &w.router.scores}) sum += us(double(m->bytes()), rates.of(m->type).dot);
+    const double seen = w.window ? std::min(positions, double(w.window)) : positions;
+    return sum + us(seen * double(position_bytes), rates.kv);
 }
 
 /// Microseconds of one side's share of a feed-forward block: so many gates looked at, of which so many fire.
@@ -23,13 +24,15 @@ double ffn_us(const host::FfnWeights& w, const SideRates& rates, const LayerUse&
 {
     const double down = double(w.either_down().bytes()) / w.gate.rows, up_and_down = row(w.up) + down;
     const RowRates& down_rates = rates.of(w.either_down().type);
+    if (use.routed) neurons = looked_at = fired;
     if (use.skips) return us(looked_at * row(w.gate), rates.of(w.gate.type).gate) + us(fired * up_and_down, down_rates.fired);
     return us(neurons * (row(w.gate) + row(w.up)), rates.of(w.gate.type).dot) + us(fired * down, w.down.rows > 0 ? down_rates.dot : down_rates.fired);
 }
 
 }    // namespace
 
-Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, const Machine& m, double position)
+Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, uint64_t position_bytes, const Machine& m,
+                     double position)
 {
     const Config& c = weights.config;
     const SideRates &host = m.host, &device = m.on_device;
@@ -42,9 +45,10 @@ Costs expected_costs(const Weights& weights, const Needs& needs, const std::vect
         double all_fired = 0;
         for (const double fired : use[l].fired) all_fired += fired;
 
-        // Steps on the device as GpuSession records them: two joins, q k v, rope, attend, o, then the FFN's two.
+        // Steps on the device as GpuSession records them: two joins, q k v, rope, attend, o, a router's two, then the FFN's two.
         const double vectors = us(double(c.dim) * sizeof(float) * (2 * 4 + 16), device.vector);
-        layer.attention = attention_us(w, device, position) + 6 * device.step_us + vectors;
+        const uint32_t routing = c.experts ? 2 : 0;
+        layer.attention = attention_us(w, device, position + 1, position_bytes) + (6 + routing) * device.step_us + vectors;
         layer.predict = needs.layers[l].predictor > 0 ? us(double(needs.layers[l].predictor), device.signs) + device.step_us : 0;
         double fired = 0;    // of the groups that are resident
         for (uint32_t k = 0; k <= groups; ++k) {
@@ -52,10 +56,12 @@ Costs expected_costs(const Weights& weights, const Needs& needs, const std::vect
             // Without skipping the host reads every down row, the device those whose activation is not zero.
             layer.device_ffn.push_back(k ? ffn_us(w.ffn, device, use[l], neurons, neurons, fired) + 2 * device.step_us : 0);
             layer.host_ffn.push_back(
-                k < groups ? ffn_us(w.ffn, host, use[l], cold, cold * use[l].looked_at, use[l].skips ? cold_fired : cold) + 2 * host.step_us : 0);
+                k < groups
+                    ? ffn_us(w.ffn, host, use[l], cold, cold * use[l].looked_at, use[l].skips || use[l].routed ? cold_fired : cold) + 2 * host.step_us
+                    : 0);
             if (k < groups) fired += use[l].fired[k];
         }
-        layer.host_layer = attention_us(w, host, position) + 4 * host.step_us + layer.host_ffn[0];
+        layer.host_layer = attention_us(w, host, position + 1, position_bytes) + (4 + routing) * host.step_us + layer.host_ffn[0];
         costs.layers.push_back(std::move(layer));
     }
     const double head = double(weights.output.bytes());

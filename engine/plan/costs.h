@@ -14,10 +14,13 @@ struct LayerUse {
     std::vector<double> fired;    // (groups) neurons of each group that fire for a token, on average, in placement order
     double looked_at = 1;         // share of the host's gates that are looked at; less than 1 with a predictor
     bool skips = false;           // up and down rows of what does not fire are left unread
+    bool routed = false;          // gates, too: a router says before what fires
 };
 
-/// Needs as GpuModel::needs and GpuSession::needs give them; position: of the token in the context. `needs.layers[l].predictor` tells what a
+/// Needs as GpuModel::needs and GpuSession::needs give them; position: of the token in the context; position_bytes: what
+/// a layer's KV cache has of each. `needs.layers[l].predictor` tells what a
 /// predictor reads.
-Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, const Machine& machine, double position);
+Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, uint64_t position_bytes, const Machine& machine,
+                     double position);
 
 }    // namespace hearth

@@ -28,12 +28,14 @@ Hotness even_hotness(uint32_t layers, uint32_t neurons, double share)
     return Hotness(layers, {file_order(neurons), std::vector<double>(neurons, share)});
 }
 
-Hotness hotness_of(const Profile& profile)
+Hotness hotness_of(const Profile& profile, uint32_t together)
 {
     Hotness hotness;
     for (const LayerProfile& layer : profile.layers) {
-        LayerHotness& h = hotness.emplace_back(LayerHotness{placement_order(layer, profile.sampled), {}});
-        for (const uint64_t fired : layer.fired) h.fires.push_back(double(fired) / double(profile.positions));
+        LayerHotness& h = hotness.emplace_back();
+        for (const uint32_t counted : placement_order(layer, profile.sampled))
+            for (uint32_t i = 0; i < together; ++i) h.order.push_back(counted * together + i);
+        for (const uint64_t fired : layer.fired) h.fires.insert(h.fires.end(), together, double(fired) / double(profile.positions));
     }
     return hotness;
 }

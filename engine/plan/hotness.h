@@ -20,8 +20,8 @@ using Hotness = std::vector<LayerHotness>;    // layer by layer
 /// Every neuron fires for that share of the tokens, and the file's order is as good as any.
 Hotness even_hotness(uint32_t layers, uint32_t neurons, double share);
 
-/// Of a profile that has counted something.
-Hotness hotness_of(const Profile& profile);
+/// Of a profile that has counted something: neurons, or experts that have so many neurons each.
+Hotness hotness_of(const Profile& profile, uint32_t together = 1);
 
 /// Of PowerInfer's files; either may be missing. The neurons of the index come first. The statistics say how often neurons fire; their counts do not
 /// tell of how many tokens, so the hottest neuron of all is taken to fire for each. Without them, the neurons of the index are taken for those

@@ -25,7 +25,7 @@ struct LayerNeeds {
 struct Needs {
     uint64_t scratch = 0;    // activations; needed as soon as anything runs there
     std::vector<LayerNeeds> layers;
-    uint64_t head = 0;    // output norm and matrix
+    uint64_t head = 0;    // the output matrix
 };
 
 /// Expected microseconds of one token in one layer. k: so many groups are resident, the first k of the layer's placement order.

@@ -13,7 +13,7 @@
 namespace hearth {
 
 struct LayerProfile {
-    std::vector<uint64_t> fired;      // (neurons): positions at which the neuron's gate was positive
+    std::vector<uint64_t> fired;      // (neurons, or experts): positions at which the neuron's gate was positive, or that went through the expert
     std::vector<uint32_t> samples;    // (sampled positions, words): bit n % 32 of word n / 32: neuron n fired there
 
     // Of sampled positions, over all neurons:

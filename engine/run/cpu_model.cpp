@@ -25,11 +25,11 @@ void normalise_rows(host::Team& team, const host::Norm& norm, uint32_t rows, con
     });
 }
 
-/// x += y, both (rows, n)
-void add_rows(host::Team& team, uint32_t rows, uint32_t n, const float* y, float* x)
+/// x += scale y, both (rows, n)
+void add_rows(host::Team& team, uint32_t rows, uint32_t n, float scale, const float* y, float* x)
 {
     host::parallel_rows(team, rows, n * sizeof(float), [&](uint32_t first, uint32_t last) {
-        for (size_t i = size_t(first) * n; i < size_t(last) * n; ++i) x[i] += y[i];
+        for (size_t i = size_t(first) * n; i < size_t(last) * n; ++i) x[i] += scale * y[i];
     });
 }
 
@@ -43,17 +43,17 @@ void add_to_rows(const std::vector<float>& y, uint32_t rows, float* x)
 }    // namespace
 
 CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
-    : weights_(weights), team_(team), shape_(std::move(shape)), frequencies_(rope_frequencies(weights.config)), all_(weights.config.neurons)
+    : weights_(weights), team_(team),
+      shape_(std::move(shape)), frequencies_{rope_frequencies(weights.config), rope_frequencies(weights.config, true)}, all_(weights.config.neurons)
 {
     const Config& c = weights.config;
-    const uint32_t batch = shape_.batch, context = shape_.context, first_layer = shape_.first_layer;
+    const uint32_t batch = shape_.batch, first_layer = shape_.first_layer;
     HEARTH_CHECK(shape_.sparsity.size() == c.layers);
     std::iota(all_.begin(), all_.end(), 0);
-    const size_t cache = size_t(c.kv_heads) * context * c.head_dim;
-    keys_.assign(c.layers - first_layer, std::vector<uint16_t>(cache));
-    values_ = keys_;
+    for (uint32_t l = first_layer; l < c.layers; ++l) caches_.emplace_back(shape_.kv, c.kv_heads, shape_.context, c.head_dim);
     norm_.resize(size_t(batch) * c.dim);
     out_.resize(size_t(batch) * c.dim);
+    attended_.resize(out_.size());
     q_.resize(size_t(batch) * c.heads * c.head_dim);
     mixed_.resize(q_.size());
     k_.resize(size_t(batch) * c.kv_heads * c.head_dim);
@@ -72,13 +72,22 @@ void CpuModel::embed(std::span<const Token> tokens, uint32_t position, float* x)
     for (size_t t = 0; t < tokens.size(); ++t) {
         HEARTH_CHECK(tokens[t] < e.rows);
         host::kernels().of(e.type).decode(e.row(tokens[t]), x + t * e.cols, e.cols);
+        if (const float scale = weights_.config.embedding_scale; scale != 1)
+            std::for_each_n(x + t * e.cols, e.cols, [scale](float& v) { v *= scale; });
         if (p.rows == 0) continue;
         host::kernels().of(p.type).decode(p.row(first_position_row + position + t), of_position.data(), p.cols);
         add_to_rows(of_position, 1, x + t * e.cols);
     }
 }
 
-void CpuModel::add_down_bias(uint32_t l, uint32_t tokens, float* x) const { add_to_rows(weights_.layers[l].down_bias, tokens, x); }
+/// x += residual_scale norm(y) + bias; without the norm or the bias where they have no weights. y may change.
+void CpuModel::add_block(std::vector<float>& y, const std::vector<float>& post_norm, const std::vector<float>& bias, uint32_t tokens, float* x) const
+{
+    const Config& c = weights_.config;
+    if (!post_norm.empty()) normalise_rows(team_, {post_norm, {}, c.norm_eps}, tokens, y.data(), y.data());
+    add_rows(team_, tokens, c.dim, c.residual_scale, y.data(), x);
+    add_to_rows(bias, tokens, x);
+}
 
 void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats)
 {
@@ -97,17 +106,17 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
         .heads = c.heads,
         .kv_heads = c.kv_heads,
         .head_dim = c.head_dim,
-        .context = shape_.context,
-        .rope = {frequencies_, c.pairs, c.rope_magnitude},
-        .weights = {.q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm, .eps = c.norm_eps}};
-    host::attend(team_, shape, position, tokens, q_.data(), k_.data(), v_.data(), keys_[l - shape_.first_layer].data(),
-                 values_[l - shape_.first_layer].data(), mixed_.data());
+        .scale = c.score_scale,
+        .rope = {frequencies_[w.window_rope], c.pairs, c.rope_magnitude},
+        .weights = {.q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm, .eps = c.norm_eps},
+        .softcap = c.score_cap,
+        .window = w.window};
+    host::attend(team_, shape, caches_[l - shape_.first_layer], position, tokens, q_.data(), k_.data(), v_.data(), mixed_.data(), attend_scratch_);
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));
-    host::multiply(team_, w.o, inputs_, out_.data());
-    add_rows(team_, tokens, c.dim, out_.data(), x);
-    add_to_rows(w.o_bias, tokens, x);
+    host::multiply(team_, w.o, inputs_, attended_.data());
+    if (!c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
 
-    const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * c.head_dim);
+    const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * shape_.kv.row_bytes(c.head_dim), w.window);
     stats.stages.push_back({.name = "attention",
                             .layer = l,
                             .on_device = false,
@@ -116,10 +125,17 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
                             .start_us = stopwatch.start});
 
     normalise_rows(team_, {w.ffn_norm, w.ffn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
-    if (watch) watch_gates(l, all_, tokens, norm_.data(), x);
-    cold_ffn(l, all_, tokens == 1 ? predict(l, norm_.data(), x, stats) : all_, tokens, norm_.data(), stats);
-    add_rows(team_, tokens, c.dim, out_.data(), x);
-    add_down_bias(l, tokens, x);
+    Cold cold = {.neurons = all_, .may_fire = all_};
+    if (c.experts) {
+        cold = route(l, tokens, norm_.data(), stats);
+        if (watch) watch_experts(l, tokens, norm_.data(), x, cold.experts);
+    } else {
+        if (watch) watch_gates(l, all_, tokens, norm_.data(), x);
+        if (tokens == 1) cold.may_fire = predict(l, norm_.data(), x, stats);
+    }
+    cold_ffn(l, cold, tokens, norm_.data(), stats);
+    if (c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
+    add_block(out_, w.post_ffn_norm, w.down_bias, tokens, x);
 }
 
 /// Of all the layer's neurons, those that may fire.
@@ -148,32 +164,66 @@ std::span<const uint32_t> CpuModel::predict(uint32_t l, const float* x, const fl
     return predicted_;
 }
 
-std::span<const float> CpuModel::cold_ffn(uint32_t l, std::span<const uint32_t> cold, std::span<const uint32_t> predicted, uint32_t tokens,
-                                          const float* x, FeedStats& stats)
+/// Which experts each token goes through; of one token, their neurons.
+CpuModel::Cold CpuModel::route(uint32_t l, uint32_t tokens, const float* x, FeedStats& stats)
 {
-    const host::FfnWeights& w = weights_.layers[l].ffn;
+    const Config& c = weights_.config;
+    const host::Router& router = weights_.layers[l].router;
     const Stopwatch stopwatch;
-    inputs_.prepare(team_, x, tokens, weights_.config.dim, is_quantised(w.gate.type) || is_quantised(w.up.type));
-    const host::FfnCounts counts =
-        host::cold_ffn(team_, w, predicted, inputs_, tokens == 1 ? shape_.sparsity[l].cut : host::no_cut, out_.data(), scratch_);
+    expert_weights_.resize(size_t(tokens) * c.experts);
+    inputs_.prepare(team_, x, tokens, c.dim, is_quantised(router.scores.type));
+    host::route(team_, router, inputs_, expert_weights_.data());
+    stats.stages.push_back(
+        {.name = "route", .layer = l, .on_device = false, .bytes = router.scores.bytes(), .us = stopwatch.us(), .start_us = stopwatch.start});
+    if (tokens > 1) return {all_, all_, expert_weights_.data()};
+    predicted_.clear();
+    const uint32_t together = c.neurons_together();
+    for (uint32_t e = 0; e < c.experts; ++e)
+        if (expert_weights_[e] != 0) predicted_.insert(predicted_.end(), all_.begin() + e * together, all_.begin() + (e + 1) * together);
+    return {all_, predicted_, expert_weights_.data()};
+}
+
+std::span<const float> CpuModel::cold_ffn(uint32_t l, const Cold& cold, uint32_t tokens, const float* x, FeedStats& stats)
+{
+    const Config& c = weights_.config;
+    const host::FfnWeights& w = weights_.layers[l].ffn;
+    const float cut = tokens == 1 ? shape_.sparsity[l].cut : host::no_cut;
+    const Stopwatch stopwatch;
+    host::FfnCounts counts;
+    if (cold.experts) {
+        counts = host::cold_experts(team_, w, c.experts, cold.may_fire, cold.experts, x, tokens, cut, out_.data(), scratch_);
+    } else {
+        inputs_.prepare(team_, x, tokens, c.dim, is_quantised(w.gate.type) || is_quantised(w.up.type));
+        counts = host::cold_ffn(team_, w, cold.may_fire, inputs_, cut, out_.data(), scratch_.ffn);
+    }
     LayerCounts& layer = stats.layers[l];
     layer.active_host += counts.active;
-    layer.host_neurons += cold.size() * tokens;
-    layer.host_gates += predicted.size() * tokens;
+    layer.host_neurons += cold.neurons.size() * tokens;
+    layer.host_gates += counts.gates;
     layer.host_us += stopwatch.us();
     stats.stages.push_back(
         {.name = "cold_ffn", .layer = l, .on_device = false, .bytes = counts.bytes, .us = stopwatch.us(), .start_us = stopwatch.start});
-    if (shape_.check_predictor && tokens == 1) {
-        gates_.resize(cold.size());
-        host::multiply_rows(team_, w.gate, cold, inputs_, gates_.data());
-        const float floor = weights_.config.floor;
-        auto said = predicted.begin();    // in the order of `cold`
-        for (size_t i = 0; i < cold.size(); ++i) {
-            if (said != predicted.end() && *said == cold[i]) ++said;
-            else layer.missed += gates_[i] + w.bias_of(cold[i]) > floor;
+    if (shape_.check_predictor && tokens == 1 && !cold.experts) {    // a router is never wrong
+        gates_.resize(cold.neurons.size());
+        host::multiply_rows(team_, w.gate, cold.neurons, inputs_, gates_.data());
+        auto said = cold.may_fire.begin();    // in the order of `neurons`
+        for (size_t i = 0; i < cold.neurons.size(); ++i) {
+            if (said != cold.may_fire.end() && *said == cold.neurons[i]) ++said;
+            else layer.missed += gates_[i] + w.bias_of(cold.neurons[i]) > c.floor;
         }
     }
-    return std::span(out_).first(size_t(tokens) * weights_.config.dim);
+    return std::span(out_).first(size_t(tokens) * c.dim);
+}
+
+void CpuModel::watch_experts(uint32_t l, uint32_t tokens, const float* x, const float* residual, const float* weights)
+{
+    const uint32_t experts = weights_.config.experts;
+    watch({.layer = l,
+           .tokens = tokens,
+           .x = x,
+           .residual = residual,
+           .neurons = std::span(all_).first(experts),
+           .gates = std::span(weights, size_t(tokens) * experts)});
 }
 
 void CpuModel::watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x, const float* residual)

@@ -18,6 +18,7 @@ class CpuModel {
     struct Shape {
         uint32_t first_layer;    // layers from here on keep their KV cache here
         uint32_t batch, context;
+        host::KvTypes kv;
         std::vector<LayerSparsity> sparsity;
         bool check_predictor = false;    // look at the gates that were predicted not to fire, too, and count those that do
     };
@@ -30,39 +31,45 @@ class CpuModel {
     /// A whole layer in place: x is the residual stream (tokens, dim), the first token at `position`.
     void layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats);
 
-    /// What the device's last layer leaves to the next layer's join: x[t] += layer l's bias of down, where the family has one.
-    void add_down_bias(uint32_t l, uint32_t tokens, float* x) const;
-
+    /// What the host has to do of a feed-forward block.
+    struct Cold {
+        std::span<const uint32_t> neurons;     // of the host
+        std::span<const uint32_t> may_fire;    // of these; all of them where nobody knows, or of many tokens
+        const float* experts = nullptr;        // (tokens, experts): their weights, as host::route gives them; null where there are none
+    };
     /// The share of the host's neurons of layer l's feed-forward block, valid until the next call; it and x, which is normalised, are (tokens, dim).
-    /// `predicted`: those of `cold` that may fire, all of them where nobody predicts.
-    std::span<const float> cold_ffn(uint32_t l, std::span<const uint32_t> cold, std::span<const uint32_t> predicted, uint32_t tokens, const float* x,
-                                    FeedStats& stats);
+    std::span<const float> cold_ffn(uint32_t l, const Cold& cold, uint32_t tokens, const float* x, FeedStats& stats);
 
     const LayerSparsity& sparsity(uint32_t l) const { return shape_.sparsity[l]; }
 
-    /// After cold_ffn of one token with a cut: those that fired.
-    std::span<const uint32_t> fired() const { return scratch_.neurons; }
+    /// After cold_ffn of one token with a cut, or with experts: those that fired.
+    std::span<const uint32_t> fired() const { return scratch_.ffn.neurons; }
 
-    /// Hears the gates of `neurons` of a batch; x as in cold_ffn, `residual` before its norm.
+    /// Hears the gates of `neurons` of a batch, or the weights of the experts; x as in cold_ffn, `residual` before its norm.
     ActivitySink watch;
+    void watch_experts(uint32_t l, uint32_t tokens, const float* x, const float* residual, const float* weights);
     void watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x, const float* residual);
 
-    /// Logits of one token from the end of the residual stream.
+    /// Logits of one token from the end of the residual stream, neither scaled nor capped.
     std::span<const float> head(const float* x, FeedStats& stats);
 
   private:
     const Weights& weights_;
     host::Team& team_;
     Shape shape_;
-    std::vector<double> frequencies_;          // of rope
+    std::vector<double> frequencies_[2];       // of rope; the second ones by Config::window_base
     std::vector<uint32_t> all_, predicted_;    // neurons of a layer: all, and those that may fire
     std::vector<host::SignRows> signs_;        // of layers first_layer and up, for Predictor::sign
     std::vector<uint32_t> mask_;
     std::span<const uint32_t> predict(uint32_t l, const float* x, const float* residual, FeedStats& stats);
-    std::vector<std::vector<uint16_t>> keys_, values_;    // of layers first_layer and up: (kv_heads, context, head_dim) fp16
-    std::vector<float> norm_, q_, k_, v_, mixed_, out_, logits_, gates_;
+    Cold route(uint32_t l, uint32_t tokens, const float* x, FeedStats& stats);
+    std::vector<float> expert_weights_;    // (batch, experts)
+    std::vector<host::KvCache> caches_;    // of layers first_layer and up
+    void add_block(std::vector<float>& y, const std::vector<float>& post_norm, const std::vector<float>& bias, uint32_t tokens, float* x) const;
+    std::vector<float> norm_, q_, k_, v_, mixed_, attended_, out_, logits_, gates_;
     host::Inputs inputs_;
-    host::FfnScratch scratch_;
+    host::ExpertScratch scratch_;
+    host::AttendScratch attend_scratch_;
 };
 
 }    // namespace hearth

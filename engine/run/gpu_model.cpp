@@ -27,21 +27,27 @@ std::vector<float> joined(std::initializer_list<const std::vector<float>*> parts
     return all;
 }
 
-/// As gpu::Join has it: the weight alone, or with the bias of a LayerNorm and what is added before it.
-std::vector<float> join_weight(const std::vector<float>& weight, const std::vector<float>& bias, const std::vector<float>& addend)
+/// As gpu::Join has it: the weight alone, or with the bias of a LayerNorm and what is added before it, or with the norm of what is added.
+std::vector<float> join_weight(const std::vector<float>& weight, const std::vector<float>& bias, const std::vector<float>& addend,
+                               const std::vector<float>& post)
 {
-    if (bias.empty()) return weight;
     const std::vector<float> zeros(weight.size());
-    return joined({&weight, &bias, addend.empty() ? &zeros : &addend});
+    if (!bias.empty()) return joined({&weight, &bias, addend.empty() ? &zeros : &addend});
+    return joined({&weight, &post});
 }
 
-/// Each adds what the matrix before it leaves to it: the bias of the last layer's down, of the layer's o, of the last layer's down.
+/// Each does what the matrix before it leaves to it: the bias and the norm of the last layer's down, of the layer's o, of the last layer's down. Before
+/// the first layer there is nothing to normalise.
 std::vector<float> join_before_attention(const Weights& w, size_t l)
 {
-    return join_weight(w.layers[l].attn_norm, w.layers[l].attn_norm_bias, l > 0 ? w.layers[l - 1].down_bias : std::vector<float>());
+    const LayerWeights &layer = w.layers[l], &last = w.layers[l > 0 ? l - 1 : 0];
+    return join_weight(layer.attn_norm, layer.attn_norm_bias, l > 0 ? last.down_bias : std::vector<float>(), last.post_ffn_norm);
 }
-std::vector<float> join_before_ffn(const LayerWeights& l) { return join_weight(l.ffn_norm, l.ffn_norm_bias, l.o_bias); }
-std::vector<float> join_before_head(const Weights& w) { return join_weight(w.output_norm, w.output_norm_bias, w.layers.back().down_bias); }
+std::vector<float> join_before_ffn(const LayerWeights& l) { return join_weight(l.ffn_norm, l.ffn_norm_bias, l.o_bias, l.post_attn_norm); }
+std::vector<float> join_before_head(const Weights& w)
+{
+    return join_weight(w.output_norm, w.output_norm_bias, w.layers.back().down_bias, w.layers.back().post_ffn_norm);
+}
 
 std::vector<float> qkv_bias(const LayerWeights& l) { return joined({&l.q_bias, &l.k_bias, &l.v_bias}); }
 std::vector<float> head_norms(const LayerWeights& l) { return joined({&l.q_norm, &l.k_norm}); }
@@ -49,6 +55,16 @@ std::vector<float> head_norms(const LayerWeights& l) { return joined({&l.q_norm,
 uint64_t matrix_bytes(const Matrix& m) { return layout_of(m).bytes(m.rows); }
 
 }    // namespace
+
+GpuMatrix GpuMatrix::part(uint32_t first, uint32_t count) const
+{
+    GpuMatrix out = *this;
+    out.rows = count;
+    const uint64_t offset = RowLayout::bytes(first);
+    out.row_bytes = rows ? row_bytes * count / rows : 0;
+    out.memory = {memory.buffer, memory.offset + offset, out.bytes(), memory.address + offset, nullptr};
+    return out;
+}
 
 // ---- rows on the device ------------------------------------------------------------------------------------------------
 
@@ -212,9 +228,10 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 
 GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c)
     : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
-      quantise(device, "quantise"), rope(device, "rope"), attend(device, "attend", {c.head_dim}), glu(device, "glu", {uint32_t(c.activation)}),
-      predict_sign(device, "predict_sign"), threshold(device, "threshold"), device_(device), activation_(uint32_t(c.activation))
+      quantise(device, "quantise"), rope(device, "rope"), glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
+      threshold(device, "threshold"), route(device, "route"), device_(device), activation_(uint32_t(c.activation)), head_dim_(c.head_dim)
 {
+    static_assert(gpu::slot_neurons == group_neurons && expert_unit % group_neurons == 0 && host::most_experts <= gpu::route_most_experts);
     HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);
 }
 
@@ -255,6 +272,35 @@ const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up)
 
 const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type) { return compiled(ffn_down_, type, device_, "ffn_down", {uint32_t(type)}); }
 
+const Kernel<gpu::Attend>& GpuKernels::attend(AttendTile tile, host::KvTypes kv)
+{
+    const uint32_t k = is_quantised(kv.k), v = is_quantised(kv.v);
+    return compiled(attend_, {tile.heads, tile.tokens, k, v}, device_, "attend", {head_dim_, tile.heads, tile.tokens, k, v});
+}
+
+AttendTile attend_tile(const Config& c, bool decode)
+{
+    // Each row is a register and a half of sums in every invocation, and a software device's compiler takes a second for eight.
+    constexpr uint32_t most_rows = 4, most_numbers = 1024;
+    const uint32_t rows = std::clamp(most_numbers / c.head_dim, 1u, most_rows);
+    uint32_t heads = std::min(rows, c.heads / c.kv_heads);
+    while (c.heads / c.kv_heads % heads != 0) --heads;
+    return {heads, decode ? 1 : rows / heads};
+}
+
+uint32_t most_attend_splits(uint32_t context)
+{
+    constexpr uint32_t positions = 128, most = 16;    // that a workgroup takes at a time; more would take long to add up
+    return std::min(ceil_div(context, positions), most);
+}
+
+uint32_t GpuKernels::attend_splits(uint32_t tiles, uint32_t context) const
+{
+    // Enough to fill a large GPU; a software device has few cores, and every workgroup costs it something.
+    const uint32_t workgroups = device_->info().kind == vulkan::DeviceKind::software ? 4 : 128;
+    return std::min(ceil_div(workgroups, tiles), most_attend_splits(context));
+}
+
 Groups GpuKernels::row_groups(uint32_t rows) const
 {
     // Rows of a workgroup; kernels stride over what is left.
@@ -287,13 +333,14 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
 {
     const Config& c = weights.config;
     Needs needs;
+    needs.scratch = aligned(join_before_head(weights).size() * sizeof(float));    // of the join behind the last layer
     for (const LayerWeights& l : weights.layers) {
         LayerNeeds n;
         for (const std::vector<float>& x : {join_before_attention(weights, needs.layers.size()), join_before_ffn(l), qkv_bias(l), head_norms(l)})
             n.attention += aligned(x.size() * sizeof(float));
         const std::optional<RowLayout> qkv = layout_of_qkv(l);
         for (const Matrix* m : {&l.q, &l.k, &l.v}) n.attention += aligned(qkv.value_or(layout_of(*m)).bytes(m->rows));
-        n.attention += aligned(matrix_bytes(l.o));
+        for (const Matrix* m : {&l.o, &l.router.scores}) n.attention += aligned(matrix_bytes(*m));
         for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.bias}) n.group += layout_of(*m).bytes(group_neurons);
         if (l.ffn.down.rows > 0) {
             // Whole blocks of every row: what so many columns take is counted group by group, and what fills up the last quad of the rows once.
@@ -303,6 +350,7 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
             n.attention += aligned(uint64_t(c.dim) * 16);
         } else n.group += layout_of(l.ffn.down_t).bytes(group_neurons);
         n.groups = ceil_div(c.neurons, group_neurons);
+        if (c.experts) n.attention += aligned(n.groups * sizeof(uint32_t));    // slot_experts
         const uint64_t all = uint64_t(n.groups) * group_neurons;
         switch (sparsity[needs.layers.size()].predictor) {
         case Predictor::none: break;
@@ -311,7 +359,7 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
         }
         needs.layers.push_back(n);
     }
-    needs.head = aligned(join_before_head(weights).size() * sizeof(float)) + aligned(matrix_bytes(weights.output));
+    needs.head = aligned(matrix_bytes(weights.output));
     return needs;
 }
 
@@ -324,10 +372,11 @@ class WeightUpload {
     {
     }
 
-    Slice vector(vulkan::Pool& pool, const std::vector<float>& x)
+    template <class T>
+    Slice vector(vulkan::Pool& pool, const std::vector<T>& x)
     {
         if (x.empty()) return {};
-        const Slice slice = pool.take(x.size() * sizeof(float));
+        const Slice slice = pool.take(x.size() * sizeof(T));
         uploader_.upload(slice, 1, slice.bytes, [&](std::byte* to, uint64_t, uint64_t) { std::memcpy(to, x.data(), slice.bytes); });
         return slice;
     }
@@ -337,15 +386,6 @@ class WeightUpload {
     {
         GpuMatrix out = {layout, rows, cols, {}};
         if (rows > 0) out.memory = pool.take(out.bytes());
-        return out;
-    }
-
-    static GpuMatrix rows_of(const GpuMatrix& m, uint32_t first, uint32_t rows)
-    {
-        GpuMatrix out = m;
-        out.rows = rows;
-        const uint64_t offset = m.RowLayout::bytes(first);
-        out.memory = {m.memory.buffer, m.memory.offset + offset, out.bytes(), m.memory.address + offset, nullptr};
         return out;
     }
 
@@ -415,7 +455,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         const size_t resident = plan.layers[l].resident.size();
         return n.layers[l].attention + resident * n.layers[l].group + (resident < n.layers[l].groups ? n.layers[l].predictor : 0);
     };
-    uint64_t total = plan.head ? n.head : 0;
+    uint64_t total = n.scratch + (plan.head ? n.head : 0);
     for (size_t l = 0; l < plan.layers.size(); ++l) total += layer_bytes(l);
     WeightUpload upload(device, total, progress);
     for (size_t l = 0; l < plan.layers.size(); ++l) {
@@ -431,7 +471,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
                 return placed(m, uint64_t(resident[slot_row / group_neurons]) * group_neurons + slot_row % group_neurons);
             });
         };
-        Layer layer = {.residency = {order, resident}};
+        Layer layer = {.window = w.window, .window_rope = w.window_rope, .residency = {order, resident}};
         layer.attn_norm = upload.vector(pool, join_before_attention(weights, l));
         layer.ffn_norm = upload.vector(pool, join_before_ffn(w));
         layer.qkv_bias = upload.vector(pool, qkv_bias(w));
@@ -440,7 +480,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         if (qkv) layer.qkv = upload.place(pool, *qkv, w.q.rows + w.k.rows + w.v.rows, w.q.cols);
         uint32_t row = 0;    // of qkv
         for (const auto& [to, from] : {std::pair(&layer.q, &w.q), {&layer.k, &w.k}, {&layer.v, &w.v}}) {
-            *to = qkv ? upload.rows_of(layer.qkv, row, from->rows) : upload.place(pool, layout_of(*from), from->rows, from->cols);
+            *to = qkv ? layer.qkv.part(row, from->rows) : upload.place(pool, layout_of(*from), from->rows, from->cols);
             upload.fill(*to, *from, [](uint64_t r) { return r; });
             row += from->rows;
         }
@@ -454,6 +494,12 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
             layer.down = upload.matrix(pool, w.ffn.down.columns(0, std::min(uint32_t(resident.size()) * group_neurons, w.ffn.down.cols)));
         }
         layer.bias = slots(w.ffn.bias);
+        if (weights.config.experts) {
+            layer.router = upload.matrix(pool, w.router.scores);
+            std::vector<uint32_t> experts(n.layers[l].groups);
+            for (size_t s = 0; s < resident.size(); ++s) experts[s] = layer.residency.expert_of(resident[s], weights.config.experts);
+            layer.slot_experts = upload.vector(pool, experts);
+        }
         const Predictor predictor = layer.split() ? layout.sparsity[l].predictor : Predictor::none;
         const uint32_t all = n.layers[l].groups * group_neurons;
         if (predictor == Predictor::sign) layer.signs = upload.signs(pool, host::SignRows(team, w.ffn.gate, order), all);
@@ -464,17 +510,25 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         }
         layers_.push_back(std::move(layer));
     }
+    const size_t next = plan.layers.size();
+    vulkan::Pool& join_pool = pools_.emplace_back(device, n.scratch, vulkan::Use::device, "the last join");
+    last_join_ = upload.vector(join_pool, next < weights.layers.size() ? join_before_attention(weights, next) : join_before_head(weights));
     if (plan.head) {
         vulkan::Pool& pool = pools_.emplace_back(device, n.head, vulkan::Use::device, "the output matrix");
-        output_norm_ = upload.vector(pool, join_before_head(weights));
         head_ = upload.matrix(pool, weights.output);
     }
+}
+
+uint32_t GpuModel::join_form() const
+{
+    if (config().layer_norm) return gpu::join_layer_norm;
+    return weights_.layers[0].post_ffn_norm.empty() ? gpu::join_rms : gpu::join_post_norm;
 }
 
 uint64_t GpuModel::group_bytes(uint32_t l) const
 {
     const Layer& layer = layers_[l];
-    uint64_t bytes = 0;
+    uint64_t bytes = config().experts ? sizeof(uint32_t) : 0;
     for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down_t, &layer.bias}) bytes += m->RowLayout::bytes(group_neurons);
     return bytes;
 }
@@ -492,22 +546,44 @@ void GpuModel::lay_out_group(uint32_t l, uint32_t group, std::byte* to) const
         for (uint32_t i = 0; i < group_neurons; i += unit, to += layout->unit_bytes())
             lay_out_unit(*m, *layout, std::span(rows).subspan(i, unit), to);
     }
+    if (config().experts == 0) return;
+    const uint32_t expert = layer.residency.expert_of(group, config().experts);
+    std::memcpy(to, &expert, sizeof expert);
 }
 
-GpuModel::FiredBytes GpuModel::fired_bytes(uint32_t l, std::span<const uint32_t> fired) const
+namespace {
+
+/// Of the rows of m for the neurons whose bit in `which` is set.
+uint64_t bytes_of_rows(const Matrix& m, const GpuMatrix& on_device, std::span<const uint32_t> neurons, uint32_t which)
+{
+    if (!is_sparse(on_device.type)) return uint32_t(std::popcount(which)) * on_device.unit_bytes();
+    uint64_t bytes = 0;
+    for (; which != 0; which &= which - 1) bytes += m.row_bytes(neurons[uint32_t(std::countr_zero(which))]);
+    return bytes;
+}
+
+}    // namespace
+
+void GpuModel::put(uint32_t l, uint32_t slot, uint32_t group)
+{
+    Layer& layer = layers_[l];
+    const host::FfnWeights& w = weights_.layers[l].ffn;
+    const auto bytes_of = [&](const Matrix& m, const GpuMatrix& on_device, uint32_t g) {
+        const std::span<const uint32_t> neurons = layer.residency.group(g);
+        return bytes_of_rows(m, on_device, neurons, ~0u >> (group_neurons - neurons.size()));
+    };
+    for (const auto& [m, on_device] : {std::pair(&w.gate, &layer.gate), {&w.up, &layer.up}, {&w.down_t, &layer.down_t}})
+        if (is_sparse(on_device->type))
+            on_device->row_bytes += bytes_of(*m, *on_device, group) - bytes_of(*m, *on_device, layer.residency.slots()[slot]);
+    layer.residency.put(slot, group);
+}
+
+GpuModel::FiredBytes GpuModel::fired_bytes(uint32_t l, uint32_t group, uint32_t fired) const
 {
     const Layer& layer = layers_[l];
     const host::FfnWeights& w = weights_.layers[l].ffn;
-    FiredBytes bytes = {};
-    for (uint32_t slot = 0; slot < fired.size(); ++slot) {
-        const std::span<const uint32_t> neurons = layer.residency.group(layer.residency.slots()[slot]);
-        for (uint32_t word = fired[slot]; word != 0; word &= word - 1) {
-            const uint32_t neuron = neurons[uint32_t(std::countr_zero(word))];
-            bytes.up += is_sparse(layer.up.type) ? w.up.row_bytes(neuron) : layer.up.unit_bytes();
-            bytes.down += is_sparse(layer.down_t.type) ? w.down_t.row_bytes(neuron) : layer.down_t.unit_bytes();
-        }
-    }
-    return bytes;
+    const std::span<const uint32_t> neurons = layer.residency.group(group);
+    return {bytes_of_rows(w.up, layer.up, neurons, fired), bytes_of_rows(w.down_t, layer.down_t, neurons, fired)};
 }
 
 }    // namespace hearth

@@ -5,7 +5,9 @@
 #include "engine/run/residency.h"
 #include "engine/run/sparsity.h"
 #include "engine/vulkan/commands.h"
+#include "host/attention.h"
 
+#include <array>
 #include <functional>
 #include <map>
 
@@ -31,6 +33,8 @@ struct GpuMatrix : RowLayout {
     uint64_t row_bytes = 0;    // of all its rows alone: what reading them reads
 
     uint64_t bytes() const { return RowLayout::bytes(rows); }
+    /// So many of its rows, from one that begins a unit; row_bytes in proportion.
+    GpuMatrix part(uint32_t first, uint32_t count) const;
 };
 
 /// A sparse matrix stays one, with room in a pack for its longest rows, where that is less than its dense rows take; else it becomes dense.
@@ -48,6 +52,16 @@ uint32_t chunk_weights(WeightType type);
 /// Writes a row as the file has it (row_bytes) to `to` as the device wants it (row_quads uvec4).
 void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* to);
 
+/// Heads that share keys, and tokens, that a workgroup of attention does at once: as many as fit into its memory, so that keys and values are read once for
+/// all of them.
+struct AttendTile {
+    uint32_t heads = 1, tokens = 1;
+};
+AttendTile attend_tile(const Config& config, bool decode);
+
+/// Workgroups that can share the positions of one tile at decode.
+uint32_t most_attend_splits(uint32_t context);
+
 /// The kernels, compiled when first used, by the weight types that they read.
 class GpuKernels {
   public:
@@ -62,13 +76,16 @@ class GpuKernels {
     const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, bool halves);
     const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up);
     const vulkan::Kernel<gpu::FfnDown>& ffn_down(WeightType type);
+    const vulkan::Kernel<gpu::Attend>& attend(AttendTile tile, host::KvTypes kv);
+    /// Workgroups that do share them: always the same number, since what is recorded serves every position.
+    uint32_t attend_splits(uint32_t tiles, uint32_t context) const;
     const vulkan::Kernel<gpu::Join> join;
     const vulkan::Kernel<gpu::Quantise> quantise;
     const vulkan::Kernel<gpu::Rope> rope;
-    const vulkan::Kernel<gpu::Attend> attend;
     const vulkan::Kernel<gpu::Glu> glu;
     const vulkan::Kernel<gpu::PredictSign> predict_sign;
     const vulkan::Kernel<gpu::Threshold> threshold;
+    const vulkan::Kernel<gpu::Route> route;
 
     /// Workgroups for the row kernels over `rows` rows.
     vulkan::Groups row_groups(uint32_t rows) const;
@@ -77,11 +94,12 @@ class GpuKernels {
     uint32_t rows_at_once() const;
 
     std::shared_ptr<vulkan::Device> device_;
-    uint32_t activation_;
+    uint32_t activation_, head_dim_;
     std::map<std::pair<WeightType, bool>, vulkan::Kernel<gpu::MatVec>> matvec_;
     std::map<std::tuple<WeightType, bool, bool>, vulkan::Kernel<gpu::MatMul>> matmul_;
     std::map<std::pair<WeightType, WeightType>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
     std::map<WeightType, vulkan::Kernel<gpu::FfnDown>> ffn_down_;
+    std::map<std::array<uint32_t, 4>, vulkan::Kernel<gpu::Attend>> attend_;
 };
 
 /// Calls with the share done (0 to 1) while something takes long.
@@ -103,6 +121,8 @@ class GpuModel {
     GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const ModelLayout& layout, host::Team& team, const Progress& progress);
 
     struct Layer {
+        uint32_t window;    // as LayerWeights has them
+        bool window_rope;
         vulkan::Slice attn_norm, ffn_norm;     // as gpu::Join has them
         vulkan::Slice qkv_bias, head_norms;    // as gpu::Rope has them; empty where the family has none
         GpuMatrix q, k, v, o;
@@ -110,6 +130,8 @@ class GpuModel {
         GpuMatrix gate, up, down_t;    // (slots * group_neurons, dim): slot s holds the rows of group residency.slots()[s]
         GpuMatrix down;                // (dim, slots * group_neurons) instead of down_t, where the host has it so
         GpuMatrix bias;                // (slots * group_neurons, 1); no rows where there is none, as of up where there is no gate
+        GpuMatrix router;              // (experts, dim); no rows where there are none
+        vulkan::Slice slot_experts;    // whose neurons each slot has, as gpu::Route has them
         vulkan::Slice signs;           // of the gate's rows in placement order, as gpu::PredictSign has them
         GpuMatrix fc1, fc2;            // fc2's rows in placement order
         float predictor_threshold = 0;
@@ -121,20 +143,23 @@ class GpuModel {
     const Config& config() const { return weights_.config; }
     const std::vector<Layer>& layers() const { return layers_; }
 
-    /// A group's rows as its slot has them: gate, up, down_t, bias, one after the other, group_bytes(l) in all.
+    /// A group's rows as its slot has them: gate, up, down_t, bias, one after the other, and the number of its expert; group_bytes(l) in all.
     uint64_t group_bytes(uint32_t l) const;
     void lay_out_group(uint32_t l, uint32_t group, std::byte* to) const;
     /// From now on `group` is taken to be in `slot`: its rows must be there before the next decode.
-    void put(uint32_t l, uint32_t slot, uint32_t group) { layers_[l].residency.put(slot, group); }
+    void put(uint32_t l, uint32_t slot, uint32_t group);
 
     struct FiredBytes {
         uint64_t up, down;
     };
-    /// Of the rows of neurons that fired: a word for each slot of the layer.
-    FiredBytes fired_bytes(uint32_t l, std::span<const uint32_t> fired) const;
+    /// What the rows of a group's neurons take for which a bit of `fired` is set.
+    FiredBytes fired_bytes(uint32_t l, uint32_t group, uint32_t fired) const;
     bool has_head() const { return head_.rows > 0; }
     const GpuMatrix& head() const { return head_; }
-    const vulkan::Slice& output_norm() const { return output_norm_; }
+    /// As gpu::Join has it: of what comes after the last layer that is here, the head or a layer of the host's.
+    const vulkan::Slice& last_join() const { return last_join_; }
+    /// gpu::Join's `form`.
+    uint32_t join_form() const;
     GpuKernels& kernels() { return kernels_; }
 
   private:
@@ -143,7 +168,7 @@ class GpuModel {
     GpuKernels kernels_;
     std::vector<vulkan::Pool> pools_;
     std::vector<Layer> layers_;
-    vulkan::Slice output_norm_;
+    vulkan::Slice last_join_;
     GpuMatrix head_;
 };
 

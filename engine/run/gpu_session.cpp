@@ -16,30 +16,46 @@ namespace {
 
 constexpr uint32_t most_slices = 16;    // partial sums of a hot FFN at decode
 
+/// Neurons of a block whose h is in memory at once: all, or where there are experts so many of a prefill, which adds them up range by range.
+uint32_t prefill_neurons(const Config& c)
+{
+    constexpr uint32_t most_of_experts = 1 << 14;
+    const uint32_t all = ceil_div(c.neurons, group_neurons) * group_neurons;
+    return c.experts ? std::min(all, most_of_experts) : all;
+}
+/// And at decode: those of the experts of one token.
+uint32_t decode_neurons(const Config& c) { return c.experts ? c.experts_used * c.neurons_together() : prefill_neurons(c); }
+
 uint32_t ffn_slices(uint32_t neurons) { return std::clamp(ceil_div(neurons, 128), 1u, most_slices); }
 
 /// Activations of a batch on the device, each with its floats.
 struct ScratchSizes {
-    uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale;
+    uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale, attend_parts, attend_counters, scores, routed, chosen;
 
-    ScratchSizes(const Config& c, uint32_t batch)
+    ScratchSizes(const Config& c, uint32_t batch, uint32_t context)
     {
         const uint64_t t = batch, q_width = uint64_t(c.heads) * c.head_dim, kv_width = uint64_t(c.kv_heads) * c.head_dim;
-        const uint64_t neurons = uint64_t(ceil_div(c.neurons, group_neurons)) * group_neurons;
+        const uint64_t neurons = prefill_neurons(c), of_one = decode_neurons(c);
         const uint64_t widest = std::max<uint64_t>({c.dim, q_width, neurons});    // neurons: a predictor's hidden layer may be as wide
         residual = xn = t * c.dim;
         head_residual = residual;
         mixed = t * q_width;
         qkv = t * (q_width + 2 * kv_width);
-        parts = std::max<uint64_t>(t, most_slices) * c.dim;
-        h = u = t * neurons;
+        parts = (std::max<uint64_t>(t, most_slices) + (c.parallel ? t : 0)) * c.dim;    // with both blocks' until the next layer's join
+        h = u = std::max(t * neurons, of_one);
+        scores = routed = t * c.experts;
+        chosen = c.experts ? 2 * of_one / group_neurons : 0;
         high = low = ceil_div(widest, 4);
         scale = 4 * ceil_div(widest, 32);
+        attend_parts = uint64_t(c.heads) * most_attend_splits(context) * (c.head_dim + 2);
+        attend_counters = c.heads;
     }
     template <class F>
     void each(F&& f)
     {
-        for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale}) f(*floats * sizeof(float));
+        for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale, &attend_parts, &attend_counters,
+                                 &scores, &routed, &chosen})
+            f(*floats * sizeof(float));
     }
     uint64_t bytes()
     {
@@ -49,15 +65,21 @@ struct ScratchSizes {
     }
 };
 
-uint64_t kv_bytes(const Config& c, uint32_t context) { return aligned(uint64_t(c.kv_heads) * context * c.head_dim * sizeof(uint16_t)); }
+/// Keys, or values, of one layer as gpu::Rope has them.
+uint64_t cache_bytes(const Config& c, uint32_t context, WeightType type)
+{
+    const uint64_t rows = uint64_t(c.kv_heads) * context;
+    return rows * (is_quantised(type) ? c.head_dim + ceil_div(c.head_dim, 64) * sizeof(uint32_t) : c.head_dim * sizeof(uint16_t));
+}
 
 }    // namespace
 
 Needs GpuSession::needs(const Weights& weights, const SessionShape& shape)
 {
     Needs needs = GpuModel::needs(weights, shape.sparsity);
-    needs.scratch = ScratchSizes(weights.config, shape.batch).bytes();
-    for (LayerNeeds& layer : needs.layers) layer.kv = 2 * kv_bytes(weights.config, shape.context);
+    needs.scratch += ScratchSizes(weights.config, shape.batch, shape.context).bytes();
+    for (LayerNeeds& layer : needs.layers)
+        for (const WeightType type : {shape.kv.k, shape.kv.v}) layer.kv += aligned(cache_bytes(weights.config, shape.context, type));
     return needs;
 }
 
@@ -68,21 +90,22 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     const Config& c = model.config();
     const auto& device = model.device();
 
-    const uint64_t kv = kv_bytes(c, shape.context);
+    const uint64_t keys = cache_bytes(c, shape.context, shape.kv.k), values = cache_bytes(c, shape.context, shape.kv.v);
     for (size_t l = 0; l < model.layers().size(); ++l) {
-        Pool& pool = kv_pools_.emplace_back(device, 2 * kv, Use::device, "the KV cache");
-        keys_.push_back(pool.take(kv));
-        values_.push_back(pool.take(kv));
+        Pool& pool = kv_pools_.emplace_back(device, aligned(keys) + aligned(values), Use::device, "the KV cache");
+        keys_.push_back(pool.take(keys));
+        values_.push_back(pool.take(values));
     }
 
-    ScratchSizes sizes(c, shape.batch);
+    ScratchSizes sizes(c, shape.batch, shape.context);
     scratch_pool_ = Pool(device, sizes.bytes(), Use::device, "activations");
-    Slice* const scratch[] = {&residual_, &head_residual_, &xn_, &qkv_, &mixed_, &parts_, &h_, &u_, &high_, &low_, &scale_};
+    Slice* const scratch[] = {&residual_, &head_residual_, &xn_,    &qkv_,          &mixed_,           &parts_,  &h_,      &u_,
+                              &high_,     &low_,           &scale_, &attend_parts_, &attend_counters_, &scores_, &routed_, &chosen_};
     Slice* const* next = scratch;
     sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
 
     const uint64_t x = uint64_t(shape.batch) * c.dim * sizeof(float),
-                   rotations = std::max<uint64_t>(uint64_t(shape.batch) * c.rope_dim, 1) * sizeof(float);
+                   rotations = std::max<uint64_t>(uint64_t(shape.batch) * c.rope_dim * (c.window_base > 0 ? 2 : 1), 1) * sizeof(float);
     upload_pool_ = Pool(device, 2 * aligned(x) + aligned(rotations) + aligned(sizeof(gpu::Step)), Use::upload, "the host's results");
     input_ = upload_pool_.take(x);
     cold_ = upload_pool_.take(x);
@@ -90,18 +113,23 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     step_ = upload_pool_.take(sizeof(gpu::Step));
 
     const uint64_t logits = uint64_t(std::min(shape.batch, head_rows)) * c.vocab * sizeof(float),
-                   gates = watching.activity ? uint64_t(shape.batch) * ceil_div(c.neurons, group_neurons) * group_neurons * sizeof(float) : 0,
+                   gates = watching.activity && !c.experts
+                               ? uint64_t(shape.batch) * ceil_div(c.neurons, group_neurons) * group_neurons * sizeof(float)
+                               : 0,
                    watched = watching.activity ? x : 0;
     group_words_ = ceil_div(c.neurons, group_neurons);
     const uint64_t groups = model.layers().size() * group_words_ * sizeof(uint32_t);
-    readback_pool_ =
-        Pool(device, aligned(x) + aligned(logits) + 2 * aligned(groups) + aligned(gates) + aligned(watched), Use::readback, "results for the host");
+    expert_weight_stride_ = uint64_t(shape.batch) * c.experts;
+    const uint64_t experts = model.layers().size() * expert_weight_stride_ * sizeof(float);
+    readback_pool_ = Pool(device, aligned(x) + aligned(logits) + 2 * aligned(groups) + aligned(gates) + aligned(watched) + aligned(experts),
+                          Use::readback, "results for the host");
     published_ = readback_pool_.take(x);
     logits_ = readback_pool_.take(logits);
     fired_ = readback_pool_.take(groups);
     mask_ = readback_pool_.take(groups);
     gates_ = readback_pool_.take(gates);
     watched_residual_ = readback_pool_.take(watched);
+    expert_weights_ = readback_pool_.take(experts);
 
     if (shape.rebalance) {
         constexpr size_t copies = 4;    // under way at once
@@ -112,7 +140,8 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
         for (Staging& s : staging_) s.memory = staging_pool_.take(largest);
     }
 
-    frequencies_ = rope_frequencies(c);
+    frequencies_.push_back(rope_frequencies(c));
+    if (c.window_base > 0) frequencies_.push_back(rope_frequencies(c, true));
 }
 
 // ---- a batch ------------------------------------------------------------------------------------------------------------
@@ -130,13 +159,15 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, 
     submits_ = waits_ = 0;
     notices_.clear();
     head_ran_ = head_tokens > 0;
-    float* out = static_cast<float*>(angles_.mapped);
     const double magnitude = model_.config().rope_magnitude;
-    for (uint32_t t = 0; t < tokens; ++t)
-        for (const double frequency : frequencies_) {
-            *out++ = float(magnitude * std::cos((position + t) * frequency));
-            *out++ = float(magnitude * std::sin((position + t) * frequency));
-        }
+    for (size_t set = 0; set < frequencies_.size(); ++set) {
+        float* out = static_cast<float*>(angles_.mapped) + set * angle_set();
+        for (uint32_t t = 0; t < tokens; ++t)
+            for (const double frequency : frequencies_[set]) {
+                *out++ = float(magnitude * std::cos((position + t) * frequency));
+                *out++ = float(magnitude * std::sin((position + t) * frequency));
+            }
+    }
 }
 
 namespace {
@@ -145,12 +176,14 @@ struct LinearKind {
     bool of_head = false;    // only the tokens whose logits are wanted
     bool relu = false;       // at decode: y = max(y, 0)
     bool planes = true;      // at decode: those of x are there
+    bool halves = true;      // else: as of ProductKind
 };
 
 struct ProductKind {
     bool transposed = false, of_head = false;
     bool halves = true;       // x may be taken in halves: it is normalised
     uint32_t x_stride = 0;    // 0: as many as the products have terms
+    bool add = false;         // to what is in y
 };
 
 }    // namespace
@@ -200,7 +233,7 @@ class GpuSession::Recorder {
             head(*out.head);
             out.head->end();
         } else {
-            gpu::Join residual = pending_join(layers[0].attn_norm);    // its norm is not used
+            gpu::Join residual = pending_join(s_.model_.last_join());    // its norm is not used
             residual.publish = gpu::publish_residual;
             join(commands, "join", uint32_t(layers.size()), capacity_, residual);
         }
@@ -232,8 +265,9 @@ class GpuSession::Recorder {
                 .has_cold = pending_.cold,
                 .publish = gpu::publish_nothing,
                 .head = 0,
-                .affine = c_.layer_norm,
-                .eps = c_.norm_eps};
+                .form = s_.model_.join_form(),
+                .eps = c_.norm_eps,
+                .gain = c_.residual_scale};
     }
 
     /// `readers`: matrices that y goes to.
@@ -264,7 +298,7 @@ class GpuSession::Recorder {
     /// y = w x for every token.
     void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, LinearKind kind = {})
     {
-        if (!decode()) return product(commands, w, x, y, {.of_head = kind.of_head});
+        if (!decode()) return product(commands, w, x, y, {.of_head = kind.of_head, .halves = kind.halves});
         commands.dispatch(kernels_.matvec(w.type, kind.planes), kernels_.row_groups(w.rows),
                           {.weight = w.memory.address,
                            .x = x.address,
@@ -293,7 +327,8 @@ class GpuSession::Recorder {
                            .stride = w.stride,
                            .x_stride = kind.x_stride ? kind.x_stride : inner,
                            .y_stride = out,
-                           .head = kind.of_head});
+                           .head = kind.of_head,
+                           .add = kind.add});
     }
 
     void attention(Commands& commands, uint32_t l)
@@ -316,26 +351,34 @@ class GpuSession::Recorder {
                            .v = v_.address,
                            .bias = w.qkv_bias.address,
                            .norms = w.head_norms.address,
-                           .angles = s_.angles_.address,
+                           .angles = s_.angles_.address + (w.window_rope ? s_.angle_set() * sizeof(float) : 0),
                            .k_cache = s_.keys_[l].address,
                            .v_cache = s_.values_[l].address,
+                           .counters = s_.attend_counters_.address,
                            .heads = c_.heads,
                            .kv_heads = c_.kv_heads,
                            .head_dim = c_.head_dim,
                            .rope_dim = c_.rope_dim,
                            .context = s_.shape_.context,
+                           .k_q8 = is_quantised(s_.shape_.kv.k),
+                           .v_q8 = is_quantised(s_.shape_.kv.v),
+                           .counter_count = c_.heads,
                            .has_bias = w.qkv_bias.bytes > 0,
                            .has_norms = w.head_norms.bytes > 0,
                            .halves = c_.pairs == host::PairOrder::halves,
                            .eps = c_.norm_eps});
         const bool attend_writes_planes = wants_planes({&w.o}) && c_.head_dim % 32 == 0;
         commands.stage("attend", l, 0);    // its bytes grow with the position: see report
-        commands.dispatch(kernels_.attend, {c_.heads, capacity_},
+        const AttendTile tile = attend_tile(c_, decode());
+        const uint32_t tiles = c_.heads / tile.heads, splits = decode() ? kernels_.attend_splits(tiles, s_.shape_.context) : 1;
+        commands.dispatch(kernels_.attend(tile, s_.shape_.kv), {tiles, ceil_div(capacity_, tile.tokens), splits},
                           {.step = s_.step_.address,
                            .q = q_.address,
                            .k_cache = s_.keys_[l].address,
                            .v_cache = s_.values_[l].address,
                            .y = s_.mixed_.address,
+                           .parts = s_.attend_parts_.address,
+                           .counters = s_.attend_counters_.address,
                            .high = s_.high_.address,
                            .low = s_.low_.address,
                            .scales = s_.scale_.address,
@@ -343,14 +386,20 @@ class GpuSession::Recorder {
                            .kv_heads = c_.kv_heads,
                            .context = s_.shape_.context,
                            .planes = attend_writes_planes,
-                           .scale = 1.0f / std::sqrt(float(c_.head_dim))});
+                           .splits = splits,
+                           .window = w.window,
+                           .scale = c_.score_scale,
+                           .softcap = c_.score_cap});
         if (wants_planes({&w.o}) && !attend_writes_planes) planes(commands, l, s_.mixed_, q_width);
         commands.stage("attn_out", l, w.o.row_bytes);
         linear(commands, w.o, s_.mixed_, s_.parts_);
-        pending_.parts = 1;
+        // In a parallel block the next layer's join adds what attention gives, and here there is a norm of the layer's input only.
+        if (!c_.parallel) pending_.parts = 1;
         gpu::Join after = pending_join(w.ffn_norm);
         if (w.split() || s_.watching_.activity) after.publish = gpu::publish_norm;
         join(commands, "ffn_norm", l, capacity_, after, {&w.gate, &w.up});
+        if (c_.parallel) pending_.parts = 1;
+        if (c_.experts) route(commands, l);
         if (w.split() && decode()) predict(commands, l);
         if (s_.watching_.activity) watch(commands, "watch_residual", l, s_.residual_, s_.watched_residual_, uint64_t(capacity_) * c_.dim);
     }
@@ -383,6 +432,27 @@ class GpuSession::Recorder {
         }
     }
 
+    /// Which experts each token goes through, for the device and for the host; of one token, where they are on the device.
+    void route(Commands& commands, uint32_t l)
+    {
+        const GpuModel::Layer& w = s_.model_.layers()[l];
+        commands.stage("route", l, w.router.row_bytes);
+        linear(commands, w.router, s_.xn_, s_.scores_, {.planes = false, .halves = false});
+        commands.stage("route", l, 3ull * capacity_ * c_.experts * sizeof(float));
+        commands.dispatch(kernels_.route, {capacity_},
+                          {.step = s_.step_.address,
+                           .score = s_.scores_.address,
+                           .weight = s_.routed_.address,
+                           .published = s_.expert_weights_.address + l * s_.expert_weight_stride_ * sizeof(float),
+                           .slot_expert = w.slot_experts.address,
+                           .chosen = s_.chosen_.address,
+                           .experts = c_.experts,
+                           .used = c_.experts_used,
+                           .normalise = c_.normalise_experts,
+                           .slots = uint32_t(w.residency.slots().size()),
+                           .places = decode() ? s_.places(l) : 0});
+    }
+
     void watch(Commands& commands, const char* stage, uint32_t l, const Slice& from, const Slice& to, uint64_t floats)
     {
         commands.stage(stage, l, floats * sizeof(float));
@@ -393,9 +463,13 @@ class GpuSession::Recorder {
     void ffn(Commands& commands, uint32_t l)
     {
         const GpuModel::Layer& w = s_.model_.layers()[l];
+        Slice parts = s_.parts_;    // behind those that are pending
+        parts.offset += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
+        parts.address += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
         if (decode()) {
+            const uint32_t neurons = s_.places(l) * group_neurons;
             commands.stage("ffn_up", l, w.gate.row_bytes + w.up.row_bytes);
-            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type), kernels_.row_groups(w.gate.rows),
+            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type), kernels_.row_groups(neurons),
                               {.gate = w.gate.memory.address,
                                .up = w.up.memory.address,
                                .bias = w.bias.memory.address,
@@ -404,62 +478,73 @@ class GpuSession::Recorder {
                                .low = s_.low_.address,
                                .scale = s_.scale_.address,
                                .h = s_.h_.address,
-                               .neurons = w.gate.rows,
+                               .chosen = s_.chosen_.address,
+                               .neurons = neurons,
                                .cols = c_.dim,
                                .gate_stride = w.gate.stride,
                                .up_stride = w.up.stride,
                                .cut = s_.shape_.sparsity[l].cut,
                                .floor = c_.floor,
                                .has_up = w.up.rows > 0,
-                               .has_bias = w.bias.rows > 0});
+                               .has_bias = w.bias.rows > 0,
+                               .has_experts = c_.experts > 0});
             if (w.down.rows > 0) {
                 if (wants_planes({&w.down})) planes(commands, l, s_.h_, w.down.cols);
                 commands.stage("ffn_down", l, w.down.row_bytes);
-                linear(commands, w.down, s_.h_, s_.parts_);
-                pending_.parts = 1;
+                linear(commands, w.down, s_.h_, parts);
+                ++pending_.parts;
                 return;
             }
-            pending_.parts = ffn_slices(w.down_t.rows);
+            const uint32_t slices = ffn_slices(neurons);
+            pending_.parts += slices;
             commands.stage("ffn_down", l, w.down_t.row_bytes);
-            commands.dispatch(kernels_.ffn_down(w.down_t.type),
-                              {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down_t.type)), pending_.parts},
+            commands.dispatch(kernels_.ffn_down(w.down_t.type), {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down_t.type)), slices},
                               {.down = w.down_t.memory.address,
                                .h = s_.h_.address,
-                               .parts = s_.parts_.address,
+                               .parts = parts.address,
                                .fired = s_.fired_.address + l * s_.group_words_ * sizeof(uint32_t),
-                               .neurons = w.down_t.rows,
+                               .chosen = s_.chosen_.address,
+                               .neurons = neurons,
                                .cols = c_.dim,
                                .stride = w.down_t.stride,
-                               .slices = pending_.parts,
-                               .part_stride = c_.dim});
-        } else {
-            commands.stage("ffn_up", l, w.gate.row_bytes + w.up.row_bytes);
-            linear(commands, w.gate, s_.xn_, s_.h_);
-            if (w.up.rows > 0) linear(commands, w.up, s_.xn_, s_.u_);
-            if (s_.watching_.activity) watch(commands, "watch_gates", l, s_.h_, s_.gates_, uint64_t(capacity_) * w.gate.rows);
-            commands.stage("glu", l, uint64_t(capacity_) * w.gate.rows * 3 * sizeof(float));
-            commands.dispatch(kernels_.glu, {ceil_div(w.gate.rows, 128), capacity_},
+                               .slices = slices,
+                               .part_stride = c_.dim,
+                               .has_experts = c_.experts > 0});
+            return;
+        }
+        for (uint32_t first = 0; first < w.gate.rows; first += prefill_neurons(c_)) {
+            const uint32_t count = std::min(prefill_neurons(c_), w.gate.rows - first);
+            const GpuMatrix gate = w.gate.part(first, count);
+            commands.stage("ffn_up", l, gate.row_bytes + (w.up.rows > 0 ? w.up.part(first, count).row_bytes : 0));
+            linear(commands, gate, s_.xn_, s_.h_);
+            if (w.up.rows > 0) linear(commands, w.up.part(first, count), s_.xn_, s_.u_);
+            if (s_.watching_.activity && !c_.experts) watch(commands, "watch_gates", l, s_.h_, s_.gates_, uint64_t(capacity_) * count);
+            commands.stage("glu", l, uint64_t(capacity_) * count * 3 * sizeof(float));
+            commands.dispatch(kernels_.glu, {ceil_div(count, 128), capacity_},
                               {.step = s_.step_.address,
                                .h = s_.h_.address,
                                .u = s_.u_.address,
                                .bias = w.bias.memory.address,
-                               .n = w.gate.rows,
+                               .weight = s_.routed_.address,
+                               .slot_expert = w.slot_experts.address + first / group_neurons * sizeof(uint32_t),
+                               .n = count,
+                               .experts = c_.experts,
                                .floor = c_.floor,
                                .has_up = w.up.rows > 0,
                                .has_bias = w.bias.rows > 0});
-            commands.stage("ffn_down", l, w.down.row_bytes + w.down_t.row_bytes);
+            commands.stage("ffn_down", l, w.down.row_bytes + (w.down_t.rows > 0 ? w.down_t.part(first, count).row_bytes : 0));
             // What goes into the down projection may pass 65504, the largest half.
-            if (w.down.rows > 0) product(commands, w.down, s_.h_, s_.parts_, {.halves = false, .x_stride = w.gate.rows});
-            else product(commands, w.down_t, s_.h_, s_.parts_, {.transposed = true, .halves = false});
-            pending_.parts = 1;
+            if (w.down.rows > 0) product(commands, w.down, s_.h_, parts, {.halves = false, .x_stride = w.gate.rows});
+            else product(commands, w.down_t.part(first, count), s_.h_, parts, {.transposed = true, .halves = false, .add = first > 0});
         }
+        ++pending_.parts;
     }
 
     /// Logits of the wanted tokens. May run several times on one batch, so it leaves the residual as it is.
     void head(Commands& commands)
     {
         const uint32_t l = uint32_t(s_.model_.layers().size());
-        gpu::Join norm = pending_join(s_.model_.output_norm());
+        gpu::Join norm = pending_join(s_.model_.last_join());
         norm.residual = s_.head_residual_.address;
         norm.head = 1;
         join(commands, "output_norm", l, std::min(capacity_, head_rows), norm, {&s_.model_.head()});
@@ -543,9 +628,56 @@ std::span<const uint32_t> GpuSession::mask(uint32_t l) const
     return {static_cast<const uint32_t*>(mask_.mapped) + size_t(l) * group_words_, group_words_};
 }
 
+/// Groups that a decode's hot FFN of layer l computes: those in all slots, or as many as the experts of a token can have.
+uint32_t GpuSession::places(uint32_t l) const
+{
+    const uint32_t slots = uint32_t(model_.layers()[l].residency.slots().size()), most = decode_neurons(model_.config()) / group_neurons;
+    return model_.config().experts ? std::min(slots, most) : slots;
+}
+
+/// After a decode: a word per place, bit i set where neuron i of the group in it fired.
 std::span<const uint32_t> GpuSession::fired(uint32_t l) const
 {
-    return {static_cast<const uint32_t*>(fired_.mapped) + size_t(l) * group_words_, model_.layers()[l].residency.slots().size()};
+    return {static_cast<const uint32_t*>(fired_.mapped) + size_t(l) * group_words_, places(l)};
+}
+
+/// f(place, group) for every place of layer l that a decode filled.
+template <class F>
+void GpuSession::each_place(uint32_t l, F&& f) const
+{
+    const LayerResidency& residency = model_.layers()[l].residency;
+    const uint32_t experts = model_.config().experts;
+    uint32_t place = 0;
+    for (const uint32_t group : residency.slots())
+        if (experts == 0 || expert_weights(l)[residency.expert_of(group, experts)] != 0) f(place++, group);
+}
+
+void GpuSession::add_fired(uint32_t l, std::vector<uint32_t>& groups) const
+{
+    const std::span<const uint32_t> words = fired(l);
+    each_place(l, [&](uint32_t place, uint32_t group) { groups[group] += uint32_t(std::popcount(words[place])); });
+}
+
+/// Of the rows of those neurons that fired.
+GpuModel::FiredBytes GpuSession::fired_bytes(uint32_t l) const
+{
+    const std::span<const uint32_t> words = fired(l);
+    GpuModel::FiredBytes sum = {};
+    each_place(l, [&](uint32_t place, uint32_t group) {
+        const GpuModel::FiredBytes bytes = model_.fired_bytes(l, group, words[place]);
+        sum.up += bytes.up;
+        sum.down += bytes.down;
+    });
+    return sum;
+}
+
+/// Resident neurons that a decode looked at.
+uint32_t GpuSession::chosen_neurons(uint32_t l) const
+{
+    if (model_.config().experts == 0) return model_.layers()[l].gate.rows;
+    uint32_t groups = 0;
+    each_place(l, [&](uint32_t, uint32_t) { ++groups; });
+    return groups * group_neurons;
 }
 
 bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
@@ -567,6 +699,12 @@ bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
         staging.commands->copy(from, to, bytes);
         from.offset += bytes;
         from.bytes -= bytes;
+    }
+    if (model_.config().experts) {
+        Slice to = layer.slot_experts;
+        to.offset += slot * sizeof(uint32_t);
+        to.bytes = from.bytes = sizeof(uint32_t);
+        staging.commands->copy(from, to, to.bytes);
     }
     staging.commands->end();
     const vulkan::Queue::Work work[] = {{&*staging.commands}};
@@ -629,14 +767,18 @@ void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedSta
             hot->both_us = t.start_us - hot_start;
             hot = nullptr;
         }
-        if (t.name == "attend") stage.bytes = kv_bytes_read(position_, tokens_, c.kv_heads * c.head_dim);
+        if (t.name == "attend")
+            stage.bytes =
+                kv_bytes_read(position_, tokens_, cache_bytes(c, 1, shape_.kv.k) + cache_bytes(c, 1, shape_.kv.v), model_.layers()[t.index].window);
         if (of_ffn) {
             const GpuModel::Layer& w = model_.layers()[t.index];
             LayerCounts& layer = stats.layers[t.index];
-            if (tokens_ == 1 && t.name == "ffn_down" && w.down_t.rows > 0)
-                stage.bytes = model_.fired_bytes(t.index, fired(t.index)).down;    // zeros are never read
-            if (tokens_ == 1 && t.name == "ffn_up" && shape_.sparsity[t.index].cut >= 0)
-                stage.bytes = w.gate.row_bytes + model_.fired_bytes(t.index, fired(t.index)).up;
+            if (tokens_ == 1 && t.name == "ffn_down" && w.down_t.rows > 0) stage.bytes = fired_bytes(t.index).down;    // zeros are never read
+            if (tokens_ == 1 && t.name == "ffn_up") {
+                const uint32_t looked_at = chosen_neurons(t.index);
+                const auto bytes_of = [&](const GpuMatrix& m) { return m.rows > 0 ? m.part(0, looked_at).row_bytes : 0; };
+                stage.bytes = bytes_of(w.gate) + (shape_.sparsity[t.index].cut >= 0 ? fired_bytes(t.index).up : bytes_of(w.up));
+            }
             if (layer.split && t.name == "ffn_up") {
                 hot_start = t.start_us;
                 hot = &layer;

@@ -10,10 +10,11 @@
 
 namespace hearth {
 
-/// Tokens done at once at the most, positions in the KV cache, and what decode leaves out, layer by layer.
+/// Tokens done at once at the most, positions in the KV cache and what they are kept in, and what decode leaves out, layer by layer.
 struct SessionShape {
     uint32_t batch;
     uint32_t context;
+    host::KvTypes kv;
     std::vector<LayerSparsity> sparsity;
     SubmitMode submit = SubmitMode::just_in_time;
     bool rebalance = false;    // groups may be replaced
@@ -71,8 +72,10 @@ class GpuSession {
     const float* logits() const { return static_cast<const float*>(logits_.mapped); }
     /// Once x of a split layer is published, where there is a predictor: a word per group, bit i set where neuron i may fire.
     std::span<const uint32_t> mask(uint32_t l) const;
-    /// After a decode: a word per slot of layer l, bit i set where neuron i of the group in it fired.
-    std::span<const uint32_t> fired(uint32_t l) const;
+    /// What host::route gives, where there are experts: once x of a split layer is published, or after wait_all.
+    const float* expert_weights(uint32_t l) const { return static_cast<const float*>(expert_weights_.mapped) + l * expert_weight_stride_; }
+    /// After a decode: adds to each group of layer l how many of its neurons fired on the device.
+    void add_fired(uint32_t l, std::vector<uint32_t>& groups) const;
 
     /// Puts a cold group of a split layer into a slot: the copy runs before the next submit, nothing waits for it. False, and nothing happens, while the
     /// staging memory is still in use.
@@ -93,6 +96,12 @@ class GpuSession {
     class Recorder;
     uint32_t capacity_for(uint32_t tokens) const;
     Recording& recording(uint32_t tokens);
+    uint32_t places(uint32_t l) const;
+    std::span<const uint32_t> fired(uint32_t l) const;
+    template <class F>
+    void each_place(uint32_t l, F&& f) const;
+    GpuModel::FiredBytes fired_bytes(uint32_t l) const;
+    uint32_t chosen_neurons(uint32_t l) const;
     void count_neurons(FeedStats& stats) const;
     void add_stages(const std::vector<vulkan::StageTime>& times, FeedStats& stats) const;
 
@@ -102,11 +111,15 @@ class GpuSession {
     std::vector<vulkan::Pool> kv_pools_;    // one per layer: all together may be larger than a driver allocates at once
     vulkan::Pool scratch_pool_, upload_pool_, readback_pool_;
     std::vector<vulkan::Slice> keys_, values_;    // per device layer
-    vulkan::Slice residual_, head_residual_, xn_, qkv_, mixed_, parts_, h_, u_, high_, low_, scale_;
+    vulkan::Slice residual_, head_residual_, xn_, qkv_, mixed_, parts_, h_, u_, high_, low_, scale_, attend_parts_, attend_counters_, scores_,
+        routed_, chosen_;
     vulkan::Slice input_, cold_, angles_, step_;
-    vulkan::Slice published_, logits_, fired_, mask_, watched_residual_, gates_;
-    uint32_t group_words_ = 0;           // of a layer in fired_ and mask_: one per group
-    std::vector<double> frequencies_;    // of rope, per pair
+    vulkan::Slice published_, logits_, fired_, mask_, watched_residual_, gates_, expert_weights_;
+    uint64_t expert_weight_stride_ = 0;               // floats from layer to layer
+    uint32_t group_words_ = 0;                        // of a layer in fired_ and mask_: one per group
+    std::vector<std::vector<double>> frequencies_;    // of rope, per pair; of a model with a window_base both sets
+    /// Floats in angles_ that belong to one of them.
+    uint64_t angle_set() const { return uint64_t(shape_.batch) * model_.config().rope_dim; }
     std::map<uint32_t, Recording> recordings_;
 
     /// Memory for copies of groups into slots, each with the commands that copy from it and their number.

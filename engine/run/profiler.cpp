@@ -9,19 +9,20 @@ namespace hearth {
 
 Profiler::Profiler(Profile& profile, const Weights& weights, host::Team& team) : profile_(profile), weights_(weights), team_(team)
 {
+    discard();
+    if (weights.config.experts) return;    // whose router needs no other predictor
     std::vector<uint32_t> all(weights.config.neurons);
     std::iota(all.begin(), all.end(), 0);
     for (const LayerWeights& l : weights.layers) signs_.emplace_back(team, l.ffn.gate, all);
     signs_of_x_.resize(signs_[0].words());
-    discard();
 }
 
-void Profiler::discard() { heard_ = empty_profile(*weights_.file, weights_.config.layers, weights_.config.neurons, weights_.config.dim).layers; }
+void Profiler::discard() { heard_ = empty_profile(*weights_.file, weights_.config.layers, weights_.config.firing(), weights_.config.dim).layers; }
 
 void Profiler::hear(const LayerActivity& a)
 {
     LayerProfile& layer = heard_[a.layer];
-    const size_t n = a.neurons.size(), words = ceil_div(weights_.config.neurons, 32);
+    const size_t n = a.neurons.size(), words = ceil_div(weights_.config.firing(), 32);
     counts_.assign(n, 0);
     for (size_t t = 0; t < a.tokens; ++t) {
         for (size_t j = 0; j < n; ++j) counts_[j] += fires(a, t, j);
@@ -36,10 +37,12 @@ void Profiler::hear(const LayerActivity& a)
     }
 }
 
-/// Whether neuron a.neurons[j] fires for token t, whatever its up says.
+/// Whether neuron a.neurons[j] fires for token t, whatever its up says; or whether t goes through that expert.
 bool Profiler::fires(const LayerActivity& a, size_t t, size_t j) const
 {
-    return a.gates[t * a.neurons.size() + j] + weights_.layers[a.layer].ffn.bias_of(a.neurons[j]) > weights_.config.floor;
+    const float gate = a.gates[t * a.neurons.size() + j];
+    if (weights_.config.experts) return gate != 0;
+    return gate + weights_.layers[a.layer].ffn.bias_of(a.neurons[j]) > weights_.config.floor;
 }
 
 /// One sampled position: who fired, and what the predictors would have said.
@@ -48,8 +51,12 @@ void Profiler::sample(const LayerActivity& a, uint32_t t, uint32_t* row)
     const Config& c = weights_.config;
     const LayerWeights& w = weights_.layers[a.layer];
     LayerProfile& layer = heard_[a.layer];
-    const host::SignRows& signs = signs_[a.layer];
     const size_t n = a.neurons.size();
+    if (c.experts) {
+        for (size_t j = 0; j < n; ++j) row[j / 32] |= uint32_t(fires(a, t, j)) << j % 32;
+        return;
+    }
+    const host::SignRows& signs = signs_[a.layer];
     const float* gates = a.gates.data() + t * n;
     host::kernels().pack_signs(a.x + size_t(t) * c.dim, signs_of_x_.data(), c.dim);
     const bool lowrank = w.fc1.rows > 0;
@@ -69,7 +76,7 @@ void Profiler::sample(const LayerActivity& a, uint32_t t, uint32_t* row)
             ++layer.predicted;
             layer.predicted_fired += fired;
         }
-        if (c.activation == host::Activation::silu) ++layer.activation[activation_bin(std::abs(gates[j] / (1 + std::exp(-gates[j]))))];
+        if (!host::makes_zeros(c.activation)) ++layer.activation[activation_bin(std::abs(host::activate(c.activation, c.floor, gates[j])))];
     }
 }
 
@@ -86,7 +93,7 @@ void Profiler::commit(uint32_t positions)
         to.predicted_fired += from.predicted_fired;
         to.samples.insert(to.samples.end(), from.samples.begin(), from.samples.end());
     }
-    profile_.sampled = profile_.layers[0].samples.size() / ceil_div(weights_.config.neurons, 32);
+    profile_.sampled = profile_.layers[0].samples.size() / ceil_div(weights_.config.firing(), 32);
     profile_.positions += positions;
     thin_samples(profile_);
     discard();

@@ -1,7 +1,6 @@
 #include "engine/run/rebalance.h"
 
 #include <algorithm>
-#include <bit>
 
 namespace hearth {
 
@@ -36,8 +35,7 @@ void Rebalancer::after_token(FeedStats& stats)
         Layer& layer = layers_[l];
         const LayerResidency& residency = model_.layers()[l].residency;
         if (!residency.split()) continue;
-        const std::span<const uint32_t> fired = session_.fired(l);
-        for (size_t s = 0; s < fired.size(); ++s) layer.now[residency.slots()[s]] += uint32_t(std::popcount(fired[s]));
+        session_.add_fired(l, layer.now);
         for (size_t g = 0; g < layer.score.size(); ++g) {
             layer.score[g] = layer.momentum * layer.score[g] + (1 - layer.momentum) * float(layer.now[g]);
             layer.now[g] = 0;

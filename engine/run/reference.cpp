@@ -1,8 +1,10 @@
-// Sources: LLaMA (arXiv 2302.13971), RoFormer (2104.09864), GLU variants (2002.05202).
+// Sources: LLaMA (arXiv 2302.13971), RoFormer (2104.09864), GLU variants (2002.05202), Mixtral (2401.04088).
 #include "engine/run/reference.h"
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
+#include <numeric>
 
 namespace hearth {
 
@@ -53,6 +55,9 @@ float glu(const Config& c, float gate, float up)
     case host::Activation::relu: return gate > c.floor ? gate * up : 0.0f;
     case host::Activation::silu: return gate / (1.0f + std::exp(-gate)) * up;
     case host::Activation::drelu: return std::max(gate, 0.0f) * std::max(up, 0.0f);
+    case host::Activation::gelu: return 0.5f * gate * (1.0f + std::erf(gate / std::sqrt(2.0f))) * up;
+    case host::Activation::gelu_tanh:
+        return 0.5f * gate * (1.0f + std::tanh(std::sqrt(2 / std::numbers::pi_v<float>) * (gate + 0.044715f * gate * gate * gate))) * up;
     }
     return 0;
 }
@@ -66,6 +71,15 @@ void add(Vector& x, const Vector& y)
 {
     for (size_t i = 0; i < y.size(); ++i) x[i] += y[i];
 }
+
+/// x += residual_scale norm(y), or without the norm where it has no weight
+void add_block(const Config& c, Vector& x, Vector y, const Vector& post_norm)
+{
+    if (!post_norm.empty()) y = rmsnorm(y, post_norm, c.norm_eps);
+    for (size_t i = 0; i < y.size(); ++i) x[i] += c.residual_scale * y[i];
+}
+
+float capped(float x, float cap) { return cap > 0 ? cap * std::tanh(x / cap) : x; }
 
 void norm_heads(Vector& x, const Vector& weight, float eps)    // each head by itself; nothing without a weight
 {
@@ -96,30 +110,44 @@ Vector Reference::Dense::operator*(const Vector& x) const    // y_r = sum_i w_ri
 }
 
 Reference::Reference(const Weights& weights)
-    : weights_(weights), frequencies_(rope_frequencies(weights.config)), embedding_(weights.embedding), positions_(weights.positions),
-      output_(weights.output)
+    : weights_(weights), frequencies_{rope_frequencies(weights.config), rope_frequencies(weights.config, true)}, embedding_(weights.embedding),
+      positions_(weights.positions), output_(weights.output)
 {
     for (const LayerWeights& l : weights.layers)
-        layers_.push_back({Dense(l.q), Dense(l.k), Dense(l.v), Dense(l.o), Dense(l.ffn.gate), Dense(l.ffn.up), Dense(l.ffn.down_t), {}, {}});
+        layers_.push_back({Dense(l.q),
+                           Dense(l.k),
+                           Dense(l.v),
+                           Dense(l.o),
+                           Dense(l.ffn.gate),
+                           Dense(l.ffn.up),
+                           Dense(l.ffn.down_t),
+                           Dense(l.router.scores),
+                           {},
+                           {}});
     active_.resize(layers_.size());
 }
 
 Vector Reference::feed(Token token)
 {
+    const Config& c = weights_.config;
     Vector x = embedding_.row(token);
+    for (float& v : x) v *= c.embedding_scale;
     if (positions_.rows > 0) add(x, positions_.row(first_position_row + position_));
     for (size_t l = 0; l < layers_.size(); ++l) {
         const LayerWeights& w = weights_.layers[l];
-        add(x, attention(w, layers_[l], norm(weights_.config, x, w.attn_norm, w.attn_norm_bias)));
+        const Vector input = x;
+        add_block(c, x, attention(w, layers_[l], norm(c, input, w.attn_norm, w.attn_norm_bias)), w.post_attn_norm);
         add(x, w.o_bias);    // empty where the family has none, as down_bias
-        add(x, feed_forward(w.ffn, layers_[l], norm(weights_.config, x, w.ffn_norm, w.ffn_norm_bias), active_[l]));
+        add_block(c, x, feed_forward(w.ffn, layers_[l], norm(c, c.parallel ? input : x, w.ffn_norm, w.ffn_norm_bias), active_[l]), w.post_ffn_norm);
         add(x, w.down_bias);
     }
     ++position_;
-    return output_ * norm(weights_.config, x, weights_.output_norm, weights_.output_norm_bias);
+    Vector logits = output_ * norm(c, x, weights_.output_norm, weights_.output_norm_bias);
+    for (float& v : logits) v = capped(c.logit_scale * v, c.logit_cap);
+    return logits;
 }
 
-Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(q . k_p / sqrt(head_dim)) v_p
+Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(score_scale q . k_p) v_p
 {
     const Config& c = weights_.config;
     Vector q = layer.q * x, k = layer.k * x, v = layer.v * x;
@@ -128,8 +156,8 @@ Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x
     add(v, w.v_bias);
     norm_heads(q, w.q_norm, c.norm_eps);
     norm_heads(k, w.k_norm, c.norm_eps);
-    rope(q, c, frequencies_, position_);
-    rope(k, c, frequencies_, position_);
+    rope(q, c, frequencies_[w.window_rope], position_);
+    rope(k, c, frequencies_[w.window_rope], position_);
     layer.keys.push_back(std::move(k));
     layer.values.push_back(std::move(v));
 
@@ -137,29 +165,48 @@ Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x
     for (uint32_t h = 0; h < c.heads; ++h) {
         const float* query = &q[h * c.head_dim];
         const uint32_t kv = h / (c.heads / c.kv_heads) * c.head_dim;
-        Vector weight(position_ + 1);
-        for (uint32_t p = 0; p <= position_; ++p) {
+        const uint32_t first = w.window && position_ >= w.window ? position_ - w.window + 1 : 0;    // that is looked at
+        Vector weight(position_ + 1 - first);
+        for (uint32_t p = first; p <= position_; ++p) {
             float score = 0;
             for (uint32_t i = 0; i < c.head_dim; ++i) score += query[i] * layer.keys[p][kv + i];
-            weight[p] = score / std::sqrt(float(c.head_dim));
+            weight[p - first] = capped(c.score_scale * score, c.score_cap);
         }
         const float top = *std::max_element(weight.begin(), weight.end());
         float total = 0;
         for (float& e : weight) total += e = std::exp(e - top);
-        for (uint32_t p = 0; p <= position_; ++p)
-            for (uint32_t i = 0; i < c.head_dim; ++i) mixed[h * c.head_dim + i] += weight[p] / total * layer.values[p][kv + i];
+        for (uint32_t p = first; p <= position_; ++p)
+            for (uint32_t i = 0; i < c.head_dim; ++i) mixed[h * c.head_dim + i] += weight[p - first] / total * layer.values[p][kv + i];
     }
     return layer.o * mixed;
 }
 
-/// sum_n act(gate_n . x + bias_n) (up_n . x) down_n; without a gate the second factor is 1
-Vector Reference::feed_forward(const host::FfnWeights& w, const Layer& layer, const Vector& x, uint32_t& active) const
+/// What each expert's neurons count: softmax of the scores for the experts of the highest scores, 0 for the others; where there are none, 1 for all.
+Vector Reference::expert_weights(const Layer& layer, const Vector& x)
 {
+    const Config& c = weights_.config;
+    if (c.experts == 0) return Vector(c.neurons, 1.0f);
+    const Vector scores = layer.router * x;
+    std::vector<uint32_t> ranked(c.experts);
+    std::iota(ranked.begin(), ranked.end(), 0);
+    std::stable_sort(ranked.begin(), ranked.end(), [&](uint32_t a, uint32_t b) { return scores[a] > scores[b]; });
+    if (c.experts_used < c.experts) closest_choice_ = std::min(closest_choice_, scores[ranked[c.experts_used - 1]] - scores[ranked[c.experts_used]]);
+    float total = 0;
+    for (uint32_t i = 0; i < (c.normalise_experts ? c.experts_used : c.experts); ++i) total += std::exp(scores[ranked[i]] - scores[ranked[0]]);
+    Vector weights(c.experts);
+    for (uint32_t i = 0; i < c.experts_used; ++i) weights[ranked[i]] = std::exp(scores[ranked[i]] - scores[ranked[0]]) / total;
+    return weights;
+}
+
+/// sum_n weight_n act(gate_n . x + bias_n) (up_n . x) down_n; without a gate the third factor is 1
+Vector Reference::feed_forward(const host::FfnWeights& w, const Layer& layer, const Vector& x, uint32_t& active)
+{
+    const Vector weights = expert_weights(layer, x);
     const Vector gate = layer.gate * x, up = w.up.rows > 0 ? layer.up * x : Vector(gate.size(), 1.0f);
     Vector y(x.size());
     active = 0;
     for (uint32_t n = 0; n < layer.gate.rows; ++n) {
-        const float h = glu(weights_.config, gate[n] + w.bias_of(n), up[n]);
+        const float h = weights[n / weights_.config.neurons_together()] * glu(weights_.config, gate[n] + w.bias_of(n), up[n]);
         if (h == 0) continue;
         ++active;
         for (uint32_t i = 0; i < y.size(); ++i) y[i] += h * layer.down_t.w[size_t(n) * y.size() + i];

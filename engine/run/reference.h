@@ -4,6 +4,8 @@
 #include "engine/model/tokenizer.h"
 #include "engine/model/weights.h"
 
+#include <cmath>
+
 namespace hearth {
 
 class Reference {
@@ -16,6 +18,9 @@ class Reference {
     /// Neurons of each layer whose activation was not zero for the last token.
     const std::vector<uint32_t>& active() const { return active_; }
 
+    /// Of all tokens and layers so far, the least by which a chosen expert's score was above one that was not chosen; infinite without experts.
+    float closest_choice() const { return closest_choice_; }
+
   private:
     struct Dense {    // a matrix in fp32
         uint32_t rows, cols;
@@ -25,18 +30,20 @@ class Reference {
         std::vector<float> row(uint32_t r) const { return {w.begin() + size_t(r) * cols, w.begin() + size_t(r + 1) * cols}; }
     };
     struct Layer {
-        Dense q, k, v, o, gate, up, down_t;
+        Dense q, k, v, o, gate, up, down_t, router;
         std::vector<std::vector<float>> keys, values;    // one of (kv_heads * head_dim) per position
     };
     std::vector<float> attention(const LayerWeights& w, Layer& layer, const std::vector<float>& x) const;
-    std::vector<float> feed_forward(const host::FfnWeights& w, const Layer& layer, const std::vector<float>& x, uint32_t& active) const;
+    std::vector<float> expert_weights(const Layer& layer, const std::vector<float>& x);
+    std::vector<float> feed_forward(const host::FfnWeights& w, const Layer& layer, const std::vector<float>& x, uint32_t& active);
 
     const Weights& weights_;
-    std::vector<double> frequencies_;    // of rope
+    std::vector<double> frequencies_[2];    // of rope; the second ones by Config::window_base
     Dense embedding_, positions_, output_;
     std::vector<Layer> layers_;
     uint32_t position_ = 0;
     std::vector<uint32_t> active_;
+    float closest_choice_ = INFINITY;
 };
 
 }    // namespace hearth

@@ -32,6 +32,13 @@ void LayerResidency::masked(std::span<const uint32_t> mask, std::vector<uint32_t
     }
 }
 
+void LayerResidency::of_experts(std::span<const float> weights, std::vector<uint32_t>& neurons) const
+{
+    neurons.clear();
+    for (const uint32_t g : cold_)
+        if (weights[expert_of(g, weights.size())] != 0) neurons.insert(neurons.end(), group(g).begin(), group(g).end());
+}
+
 void LayerResidency::put(uint32_t slot, uint32_t group)
 {
     HEARTH_CHECK(std::find(cold_.begin(), cold_.end(), group) != cold_.end());

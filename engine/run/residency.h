@@ -28,6 +28,10 @@ class LayerResidency {
     /// Those cold neurons whose bit is set: bit i of mask[g] belongs to neuron i of group g.
     void masked(std::span<const uint32_t> mask, std::vector<uint32_t>& neurons) const;
 
+    /// Those cold neurons whose expert has a weight that is not 0; a group is of one expert, and all have equally many neurons.
+    void of_experts(std::span<const float> weights, std::vector<uint32_t>& neurons) const;
+    uint32_t expert_of(uint32_t g, size_t experts) const { return uint32_t(order_[size_t(g) * group_neurons] / (order_.size() / experts)); }
+
     /// Puts `group`, which was cold, into `slot`; what was there becomes cold.
     void put(uint32_t slot, uint32_t group);
 

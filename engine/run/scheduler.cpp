@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 namespace hearth {
 
@@ -41,13 +42,8 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
         if (segment.split) {
             session_->wait_published(segment);    // the hot FFN runs on while the host ...
             const uint32_t l = *segment.split;
-            const std::span<const uint32_t> all = gpu_->layers()[l].residency.cold_neurons();
-            std::span<const uint32_t> may_fire = all;
-            if (count == 1 && cpu_.sparsity(l).predictor != Predictor::none) {
-                gpu_->layers()[l].residency.masked(session_->mask(l), predicted_);
-                may_fire = predicted_;
-            }
-            const std::span<const float> cold = cpu_.cold_ffn(l, all, may_fire, count, session_->published(), stats);    // ... does the cold one
+            const std::span<const float> cold =
+                cpu_.cold_ffn(l, cold_work(l, count), count, session_->published(), stats);    // ... does the cold one
             std::copy(cold.begin(), cold.end(), session_->cold());
             ++stats.joins;    // by the next segment
             if (rebalancer_ && count == 1) rebalancer_->hear(l, cpu_.fired(), session_->idle());
@@ -57,7 +53,7 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     session_->wait_all();
 
     while (rows > 0) {
-        for (uint32_t r = 0; r < rows; ++r) wanted.take(next + r, {session_->logits() + size_t(r) * config_.vocab, config_.vocab});
+        for (uint32_t r = 0; r < rows; ++r) wanted.take(next + r, finished({session_->logits() + size_t(r) * config_.vocab, config_.vocab}));
         next += rows;
         rows = std::min(count - next, head_rows);
         if (rows > 0) {
@@ -65,18 +61,30 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
             session_->wait_all();
         }
     }
-    if (!head) {
-        residual_.assign(session_->published(), session_->published() + size_t(count) * config_.dim);
-        cpu_.add_down_bias(uint32_t(gpu_->layers().size()) - 1, count, residual_.data());
-    }
+    if (!head) residual_.assign(session_->published(), session_->published() + size_t(count) * config_.dim);
     session_->report(stats);
     if (rebalancer_ && count == 1) rebalancer_->after_token(stats);
+}
+
+/// What is the host's of a split layer, by the word of the device's predictor or router if there is one.
+CpuModel::Cold Scheduler::cold_work(uint32_t l, uint32_t tokens)
+{
+    const LayerResidency& residency = gpu_->layers()[l].residency;
+    CpuModel::Cold cold = {.neurons = residency.cold_neurons(), .may_fire = residency.cold_neurons()};
+    if (config_.experts) cold.experts = session_->expert_weights(l);
+    if (tokens > 1) return cold;
+    if (cold.experts) residency.of_experts({cold.experts, config_.experts}, predicted_);
+    else if (cpu_.sparsity(l).predictor != Predictor::none) residency.masked(session_->mask(l), predicted_);
+    else return cold;
+    cold.may_fire = predicted_;
+    return cold;
 }
 
 /// The device's gates of a layer, then the host's.
 void Scheduler::show_activity(uint32_t l, uint32_t tokens)
 {
     session_->wait_all();
+    if (config_.experts) return cpu_.watch_experts(l, tokens, session_->published(), session_->residual(), session_->expert_weights(l));
     const LayerResidency& residency = gpu_->layers()[l].residency;
     std::vector<uint32_t> neurons;
     std::vector<uint32_t> columns;    // the last group may not fill its slot
@@ -99,7 +107,19 @@ void Scheduler::host_layers(const WantedLogits& wanted, FeedStats& stats)
     for (uint32_t l = gpu_ ? uint32_t(gpu_->layers().size()) : 0; l < config_.layers; ++l)
         cpu_.layer(l, stats.position, stats.tokens, residual_.data(), stats);
     for (uint32_t t = stats.tokens - wanted.count; t < stats.tokens; ++t)
-        wanted.take(t, cpu_.head(residual_.data() + size_t(t) * config_.dim, stats));
+        wanted.take(t, finished(cpu_.head(residual_.data() + size_t(t) * config_.dim, stats)));
+}
+
+/// Logits as the model means them: scaled and capped.
+std::span<const float> Scheduler::finished(std::span<const float> logits)
+{
+    const float scale = config_.logit_scale, cap = config_.logit_cap;
+    if (scale == 1 && cap == 0) return logits;
+    logits_.resize(logits.size());
+    host::parallel_rows(team_, uint32_t(logits.size()), 16 * sizeof(float), [&](uint32_t first, uint32_t last) {
+        for (uint32_t i = first; i < last; ++i) logits_[i] = cap > 0 ? cap * std::tanh(scale * logits[i] / cap) : scale * logits[i];
+    });
+    return logits_;
 }
 
 }    // namespace hearth

@@ -23,8 +23,10 @@ class Scheduler {
 
   private:
     void device_layers(std::span<const Token> tokens, const WantedLogits& wanted, FeedStats& stats);
+    CpuModel::Cold cold_work(uint32_t l, uint32_t tokens);
     void show_activity(uint32_t l, uint32_t tokens);
     void host_layers(const WantedLogits& wanted, FeedStats& stats);
+    std::span<const float> finished(std::span<const float> logits);
 
     CpuModel& cpu_;
     GpuModel* gpu_;
@@ -32,7 +34,7 @@ class Scheduler {
     Rebalancer* rebalancer_;
     host::Team& team_;
     const Config& config_;
-    std::vector<float> residual_;
+    std::vector<float> residual_, logits_;
     std::vector<uint32_t> predicted_;
 };
 

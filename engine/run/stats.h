@@ -1,6 +1,7 @@
 // What a batch of tokens did: the counters behind --stats, bench and the closing line.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <string_view>
@@ -31,10 +32,13 @@ struct LayerCounts {
     double both_us = 0;            // from the start of the one to the end of the later, where both ran and timing is on
 };
 
-/// Bytes of the fp16 KV cache of one layer that tokens at `position` and after read; `width`: of k and of v, in numbers.
-inline uint64_t kv_bytes_read(uint32_t position, uint32_t tokens, uint32_t width)
+/// Bytes of one layer's KV cache that tokens at `position` and after see, each over as many positions as `window` says (0: all); `bytes`: of all keys and
+/// values of a position.
+inline uint64_t kv_bytes_read(uint32_t position, uint32_t tokens, uint64_t bytes, uint32_t window)
 {
-    return (uint64_t(position) * tokens + uint64_t(tokens) * (tokens + 1) / 2) * width * 2 * sizeof(uint16_t);
+    uint64_t positions = 0;
+    for (uint32_t t = 0; t < tokens; ++t) positions += window ? std::min(position + t + 1, window) : position + t + 1;
+    return positions * bytes;
 }
 
 /// Microseconds of the steady clock.

@@ -139,12 +139,15 @@ class HostMeasurement {
     {
         constexpr uint32_t heads = 32, head_dim = 128, context = 1024;
         const size_t cache = size_t(heads) * context * head_dim;
-        std::vector<uint16_t> keys(cache, 0x3000), values(cache, 0x3000);
+        host::KvCache keys_and_values({}, heads, context, head_dim);
+        for (const host::KvCache::Side* side : {&keys_and_values.keys(), &keys_and_values.values()})
+            std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), cache, uint16_t(0x3000));
+        host::AttendScratch scratch;
         const std::vector<double> frequencies = host::rope_frequencies(head_dim, 10000);
-        const host::AttentionShape shape = {.heads = heads, .kv_heads = heads, .head_dim = head_dim, .context = context, .rope = {frequencies}};
+        const host::AttentionShape shape = {.heads = heads, .kv_heads = heads, .head_dim = head_dim, .scale = 0.1f, .rope = {frequencies}};
         std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
         const double t =
-            median_time([&] { host::attend(team_, shape, context - 1, 1, q.data(), k.data(), v.data(), keys.data(), values.data(), out.data()); });
+            median_time([&] { host::attend(team_, shape, keys_and_values, context - 1, 1, q.data(), k.data(), v.data(), out.data(), scratch); });
         return gb_per_s(2 * cache * sizeof(uint16_t), t);
     }
 
@@ -206,7 +209,8 @@ class DeviceMeasurement {
                                        .has_cold = 0,
                                        .publish = 0,
                                        .head = 0,
-                                       .eps = 1e-5f});
+                                       .eps = 1e-5f,
+                                       .gain = 1});
                        }
                    }) /
                    chain;
@@ -378,17 +382,23 @@ class DeviceMeasurement {
         constexpr uint32_t heads = 32, context = 1024;
         const uint64_t cache = uint64_t(heads) * context * 128 * sizeof(uint16_t);
         if (2 * cache > weights_.bytes()) return 1;
+        const uint32_t splits = kernels_.attend_splits(heads, context);
+        const uint64_t counters = (3 << 20) + 4096;    // behind the step
+        std::fill_n(reinterpret_cast<uint32_t*>(x_.mapped<std::byte>() + counters), heads, 0u);
         const double t = time([&](Commands& c) {
             c.stage("tune", 0, 0);
-            c.dispatch(kernels_.attend, {heads, 1},
+            c.dispatch(kernels_.attend({}, {}), {heads, 1, splits},
                        {.step = step_address(),
                         .q = x_.address(),
                         .k_cache = weights_.address(),
                         .v_cache = weights_.address() + cache,
                         .y = out_.address(),
+                        .parts = out_.address() + (8 << 20),
+                        .counters = x_.address() + counters,
                         .heads = heads,
                         .kv_heads = heads,
                         .context = context,
+                        .splits = splits,
                         .scale = 0.09f});
         });
         return gb_per_s(2 * cache, std::max(t - step, t / 10));
