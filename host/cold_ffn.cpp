@@ -31,10 +31,10 @@ struct Share {
     const FfnWeights& w;
     const Inputs& x;
     float cut;
-    std::vector<uint32_t>& neurons;
     std::span<const float> strengths;
-    std::vector<float>& h;    // (neurons, tokens)
     FfnScratch& scratch;
+    std::vector<uint32_t>& neurons = scratch.neurons;
+    std::vector<float>& h = scratch.h;    // (neurons, tokens)
 
     bool skips() const { return cut >= 0; }
     Matrix columns_of_down() const { return w.down.columns(neurons.empty() ? 0 : neurons[0], uint32_t(neurons.size())); }
@@ -219,7 +219,7 @@ FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wa
     neurons.assign(wanted.begin(), wanted.end());
     scratch.h.resize(neurons.size() * x.tokens());
 
-    const Share share{team, w, x, cut, neurons, strengths, scratch.h, scratch};
+    const Share share{team, w, x, cut, strengths, scratch};
     const FfnCounts counts = share.gate_and_up();
     if (w.down.rows > 0) {
         share.down_dense(y);

@@ -281,7 +281,7 @@ class Splits(Case):
         cold = [span(e) for e in events if e["name"] == "cold_ffn"]
         self.assertGreaterEqual(len(cold), LAYERS * 7)
         overlap = sum(max(0, min(a[1], b[1]) - max(a[0], b[0])) for a in cold for b in hot)
-        self.assertGreater(overlap, 0.05 * sum(b - a for a, b in cold))    # 0 one after the other; on a busy machine far less than alone
+        self.assertGreater(overlap, 0.2 * sum(b - a for a, b in cold))
 
 
 if __name__ == "__main__":
