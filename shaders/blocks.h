@@ -134,8 +134,8 @@ static_assert(sizeof(BlockQ6_K) == 210);
 
 /// Where the parts of a sparse row of n weights lie, in bytes; n is a multiple of 32. Such a row has the weights that are not zero, as values of another
 /// format. It begins with a bit for each weight, number i % 32 of word i / 32, which is set where a value is stored. Then comes for every 128 weights how
-/// many values are stored before theirs, and how many are in all (uint16), then with Q8_0 the d of every 32 weights (fp16), then the values in order (fp16 or int8), and zeros up
-/// to a multiple of 16 bytes. So rows differ in length: a matrix has a list of where they start (Matrix::starts).
+/// many values are stored before theirs, and how many are in all (uint16), then with Q8_0 the d of every 32 weights (fp16), then the values in order
+/// (fp16 or int8), and zeros up to a multiple of 16 bytes. So rows differ in length: a matrix has a list of where they start (Matrix::starts).
 /// Nothing here asks for a pattern: which of a row's weights are zero, and how many, differs too much for blocks of one size. In half of SparseGPT's blocks
 /// of 32 more than 16 are not zero, up to all of them, and 2:4 runs across the rows of down_t.
 struct SparseParts {

@@ -218,7 +218,8 @@ layout(constant_id = 3) const uint rows_at_once = 1;
 
 float add_lanes(vec4 v) { return v.x + v.y + v.z + v.w; }
 
-// This invocation's share of sum_i w_ri x_i for rows_at_once rows from number `first` on, a chunk in turn with the others of its subgroup. Rows behind the `last`-th are taken for it.
+// This invocation's share of sum_i w_ri x_i for rows_at_once rows from number `first` on, a chunk in turn with the others of its subgroup. Rows behind
+// the `last`-th are taken for it.
 void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint n, out float sum[rows_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type), whole = n / chunk;
