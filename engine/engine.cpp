@@ -540,6 +540,20 @@ std::span<const float> Session::feed(std::span<const Token> tokens, const std::f
     return last_;
 }
 
+std::optional<Token> Session::next(std::span<const Token> tokens, Sampler& sampler, const std::function<bool()>& stop)
+{
+    if (!sampler.greedy()) {
+        const std::span<const float> logits = feed(tokens, stop);
+        return logits.empty() ? std::nullopt : std::optional(sampler.sample(logits));
+    }
+    std::optional<Token> best;
+    const auto last_one = [&](size_t first, size_t count) -> WantedLogits {
+        return {.count = first + count == tokens.size() ? 1u : 0u, .take_best = [&](Token token) { best = token; }};
+    };
+    if (!each_batch(tokens, stop, last_one)) return {};
+    return best;
+}
+
 void Session::feed(std::span<const Token> tokens, const LogitsSink& each)
 {
     each_batch(tokens, {}, [&](size_t first, size_t count) -> WantedLogits {

@@ -105,7 +105,11 @@ class Session {
     /// empty.
     std::span<const float> feed(std::span<const Token> tokens, const std::function<bool()>& stop = {});
 
-    /// The same, with the logits of every token.
+    /// Runs tokens likewise and lets the sampler choose the one behind them; nothing if `stop` said so. A greedy sampler needs no logits: the device finds
+    /// its token.
+    std::optional<Token> next(std::span<const Token> tokens, Sampler& sampler, const std::function<bool()>& stop = {});
+
+    /// The same as feed, with the logits of every token.
     void feed(std::span<const Token> tokens, const LogitsSink& each);
 
     uint32_t position() const { return position_; }

@@ -1,7 +1,10 @@
 // Every kernel of the device against its formula in double, at odd sizes, with and without the optional features.
 #include "engine/run/gpu_model.h"
+#include "engine/run/sampler.h"
 #include "host/attention.h"
 #include "tests/device_support.h"
+
+#include <bit>
 
 using namespace hearth;
 using namespace hearth::tests;
@@ -740,6 +743,59 @@ TEST_SUITE("device")
             for (uint32_t i = 0; i < n * tokens; ++i) want[i] *= weights[i / n * experts + slot_expert[i % n / group_neurons]];
             CHECK(worst_error(routed.values(), want) < 1e-5);
         }
+        check_silence();
+    }
+
+    TEST_CASE("best is the first of the largest scaled logits, as the host finds it, whatever is among them")
+    {
+        const auto device = test_device();
+        GpuKernels kernels(device, shape());
+        const float nan = NAN, infinite = INFINITY;
+        const auto check = [&](std::vector<float> values, float scale) {
+            Shared<float> logits(device, values);
+            for (const uint32_t parts : {1u, 3u, 64u}) {
+                Shared<uint32_t> pairs(device, 2 * parts), token(device, std::vector<uint32_t>{12345});
+                gpu::Best args = {.logits = logits.address(),
+                                  .parts = pairs.address(),
+                                  .token = token.address(),
+                                  .n = uint32_t(values.size()),
+                                  .part_count = parts,
+                                  .scale = scale};
+                run(device, kernels.best, {parts}, args);
+                args.last = 1;
+                run(device, kernels.best, {1}, args);
+                std::vector<float> scaled = values;
+                for (float& x : scaled) x *= scale;
+                CHECK(token[0] == most_probable(scaled));
+            }
+        };
+        for (const uint32_t n : {1u, 31u, 33u, 257u, 8193u, 40001u})
+            for (const float scale : {1.0f, 0.3f}) {
+                CAPTURE(n);
+                CAPTURE(scale);
+                const std::vector<float> random = random_floats(n, n);
+                check(random, scale);
+                std::vector<float> few = random, close(n);
+                for (float& x : few) x = std::round(4 * x);    // many equals, zeros of either sign among them
+                check(few, scale);
+                for (uint32_t i = 0; i < n; ++i) close[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(1.0f) + i);    // scaled, some become equals
+                check(close, scale);
+                std::reverse(close.begin(), close.end());
+                check(close, scale);
+                for (float& x : close) x = -x;
+                check(close, scale);
+                check(std::vector<float>(n, -infinite), scale);
+                check(std::vector<float>(n, nan), scale);
+                for (const float special : {nan, -nan, infinite, -infinite, -0.0f})
+                    for (const uint32_t at : {0u, n / 2, n - 1}) {
+                        std::vector<float> with = random;
+                        with[at] = special;
+                        check(with, scale);
+                        std::fill(with.begin(), with.end(), -0.0f);
+                        with[at] = special;
+                        check(with, scale);
+                    }
+            }
         check_silence();
     }
 

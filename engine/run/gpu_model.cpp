@@ -183,7 +183,8 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c)
     : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
       quantise(device, "quantise"), rope(device, "rope"), glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
-      threshold(device, "threshold"), route(device, "route"), device_(device), activation_(uint32_t(c.activation)), head_dim_(c.head_dim)
+      threshold(device, "threshold"), route(device, "route"), best(device, "best"), device_(device), activation_(uint32_t(c.activation)),
+      head_dim_(c.head_dim)
 {
     static_assert(gpu::slot_neurons == group_neurons && expert_unit % group_neurons == 0 && host::most_experts <= gpu::route_most_experts);
     HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);

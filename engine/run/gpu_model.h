@@ -67,6 +67,7 @@ class GpuKernels {
     const vulkan::Kernel<gpu::PredictSign> predict_sign;
     const vulkan::Kernel<gpu::Threshold> threshold;
     const vulkan::Kernel<gpu::Route> route;
+    const vulkan::Kernel<gpu::Best> best;
 
     /// Workgroups for the row kernels over `rows` rows.
     vulkan::Groups row_groups(uint32_t rows) const;
