@@ -156,7 +156,9 @@ class Planner {
 };
 
 /// Measures this machine as `options` would use it: its device and threads.
-Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress);
+/// `warn` hears of kernels that give wrong results on the device, and so are not used, a sentence each.
+Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress,
+                        const std::function<void(const std::string&)>& warn);
 
 class Engine;
 class Profiler;

@@ -711,6 +711,38 @@ TEST_SUITE("device")
         }
     }
 
+    TEST_CASE("a model computes the same however its matrices are gone over, each class of them in its own way")
+    {
+        // q has as many rows as its class can have, and with k and v it is of another; the output matrix has more rows, that of attention long ones.
+        TemporaryFolder folder;
+        const auto device = test_device();
+        for (const WeightType type : {WeightType::q8_0, WeightType::f16}) {
+            const auto model = write_random_model(
+                folder / "wide.gguf", {.dim = 64, .heads = 128, .kv_heads = 2, .head_dim = 64, .neurons = 96, .vocab = 9000, .type = type});
+            const std::vector<Token> ids = random_ids(9000, 5, 3);
+            const std::vector<float> want = reference_logits(model, ids);
+            const std::vector<RowVariant> variants = row_variants(*device, type);
+            std::mt19937_64 random(1);
+            for (int again = 0; again < 6; ++again) {
+                Machine machine = {.device = device->info().name};
+                for (size_t c = 0; c < std::size(matrix_classes); ++c)
+                    for (auto& choice : machine.row_variants.choice[c]) {
+                        choice = variants[random() % variants.size()];
+                        choice->int_dot = is_quantised(type) && (again < 2 ? (c % 2 == 0) == (again == 0) : random() % 2 == 0);
+                    }
+                EngineOptions options = options_for(model, {.device = device_name, .resident = again % 2 ? 1 : 0.5});
+                options.machine = [&](const std::string&, const std::string&, unsigned) { return std::optional(machine); };
+                Engine engine(options);
+                CHECK(engine.plan().head);
+                Session session = engine.session();
+                std::span<const float> logits;
+                for (const Token& id : ids) logits = session.feed(std::span(&id, 1));
+                CHECK(worst_error(logits, want) < 3e-3);
+                check_silence(engine);
+            }
+        }
+    }
+
     TEST_CASE("exact gives what dense gives")
     {
         const std::vector<Token> ids = random_ids(4096, 40, 2);

@@ -302,8 +302,7 @@ class GpuSession::Recorder {
     /// Whether, at decode, one of them is met in integers.
     bool wants_planes(std::initializer_list<const GpuMatrix*> readers) const
     {
-        return decode() &&
-               std::any_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(m->type); });
+        return decode() && std::any_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(*m); });
     }
 
     /// The two integer planes of x, where the kernel that makes x cannot write them.
@@ -318,7 +317,9 @@ class GpuSession::Recorder {
     void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, LinearKind kind = {})
     {
         if (!decode()) return product(commands, w, x, y, {.of_head = kind.of_head, .halves = kind.halves});
-        commands.dispatch(kernels_.matvec(w.type, kind.planes), kernels_.row_groups(w.rows),
+        RowVariant variant = kernels_.variant(w);
+        variant.int_dot = variant.int_dot && kind.planes;
+        commands.dispatch(kernels_.matvec(w.type, variant), row_groups(w.rows, variant),
                           {.weight = w.memory.address,
                            .x = x.address,
                            .high = s_.high_.address,
@@ -357,9 +358,11 @@ class GpuSession::Recorder {
 
         gpu::Join before = pending_join(w.attn_norm);
         if (l == 0) before.base = s_.input_.address;
-        join(commands, "attn_norm", l, capacity_, before, {&w.q, &w.k, &w.v});
+        const bool together = decode() && w.qkv.rows > 0;
+        if (together) join(commands, "attn_norm", l, capacity_, before, {&w.qkv});
+        else join(commands, "attn_norm", l, capacity_, before, {&w.q, &w.k, &w.v});
         commands.stage("qkv", l, w.q.bytes() + w.k.bytes() + w.v.bytes());
-        if (decode() && w.qkv.rows > 0) linear(commands, w.qkv, s_.xn_, q_);    // k_ and v_ come right behind
+        if (together) linear(commands, w.qkv, s_.xn_, q_);    // k_ and v_ come right behind
         else
             for (const auto& [matrix, y] : {std::pair(&w.q, &q_), {&w.k, &k_}, {&w.v, &v_}}) linear(commands, *matrix, s_.xn_, *y);
         commands.stage("rope", l, uint64_t(capacity_) * (2 * q_width + 3 * c_.kv_heads * c_.head_dim) * sizeof(float));
@@ -488,7 +491,8 @@ class GpuSession::Recorder {
         if (decode()) {
             const uint32_t neurons = s_.places(l) * group_neurons;
             commands.stage("ffn_up", l, w.gate.bytes() + w.up.bytes());
-            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type), kernels_.row_groups(neurons),
+            const RowVariant variant = kernels_.variant(w.gate);
+            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type, variant), row_groups(neurons, variant),
                               {.gate = w.gate.memory.address,
                                .up = w.up.memory.address,
                                .bias = w.bias.memory.address,
