@@ -344,7 +344,8 @@ struct Machinery {
             place = fmt::format("on the CPU, which is expected to be faster alone than with {} (--placement most uses it all the same)", name);
             return;
         }
-        gpu = std::make_unique<GpuModel>(device, weights, ModelLayout{plan, orders(), shape.sparsity}, team, progress);
+        gpu = std::make_unique<GpuModel>(
+            device, weights, ModelLayout{plan, orders(), shape.sparsity, machine ? machine->row_variants : RowVariants()}, team, progress);
 
         uint64_t resident = 0, all = 0;
         for (size_t l = 0; l < needs.layers.size(); ++l) {
@@ -368,7 +369,8 @@ const Needs& Planner::needs() const { return machinery_->needs; }
 const std::string& Planner::device() const { return machinery_->device ? machinery_->device->info().name : machinery_->place; }
 const std::vector<std::string>& Planner::notes() const { return machinery_->notes; }
 
-Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress)
+Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress,
+                        const std::function<void(const std::string&)>& warn)
 {
     std::shared_ptr<vulkan::Device> device;
     std::string why_not;
@@ -380,7 +382,7 @@ Machine measure_machine(const EngineOptions& options, const std::function<void(d
                 device = vulkan::Device::open(instance, instance->devices()[*choice.index], allowed_features(options));
     }
     host::Team team(options.threads);
-    return measure_machine(team, device, progress);
+    return measure_machine(team, device, progress, warn);
 }
 
 Engine::Engine(const EngineOptions& options, const std::function<void(double)>& progress) : machinery_(std::make_shared<Machinery>(options))
@@ -538,6 +540,20 @@ std::span<const float> Session::feed(std::span<const Token> tokens, const std::f
     };
     if (!each_batch(tokens, stop, last_one)) return {};
     return last_;
+}
+
+std::optional<Token> Session::next(std::span<const Token> tokens, Sampler& sampler, const std::function<bool()>& stop)
+{
+    if (!sampler.greedy()) {
+        const std::span<const float> logits = feed(tokens, stop);
+        return logits.empty() ? std::nullopt : std::optional(sampler.sample(logits));
+    }
+    std::optional<Token> best;
+    const auto last_one = [&](size_t first, size_t count) -> WantedLogits {
+        return {.count = first + count == tokens.size() ? 1u : 0u, .take_best = [&](Token token) { best = token; }};
+    };
+    if (!each_batch(tokens, stop, last_one)) return {};
+    return best;
 }
 
 void Session::feed(std::span<const Token> tokens, const LogitsSink& each)

@@ -105,7 +105,11 @@ class Session {
     /// empty.
     std::span<const float> feed(std::span<const Token> tokens, const std::function<bool()>& stop = {});
 
-    /// The same, with the logits of every token.
+    /// Runs tokens likewise and lets the sampler choose the one behind them; nothing if `stop` said so. A greedy sampler needs no logits: the device finds
+    /// its token.
+    std::optional<Token> next(std::span<const Token> tokens, Sampler& sampler, const std::function<bool()>& stop = {});
+
+    /// The same as feed, with the logits of every token.
     void feed(std::span<const Token> tokens, const LogitsSink& each);
 
     uint32_t position() const { return position_; }
@@ -152,7 +156,9 @@ class Planner {
 };
 
 /// Measures this machine as `options` would use it: its device and threads.
-Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress);
+/// `warn` hears of kernels that give wrong results on the device, and so are not used, a sentence each.
+Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress,
+                        const std::function<void(const std::string&)>& warn);
 
 class Engine;
 class Profiler;

@@ -171,6 +171,16 @@ struct Threshold {         // bit n: score_n >= threshold
     float threshold;
 };
 
+struct Best {              // token = the i of the largest scale logit_i, the first of equals; NaN is taken for -inf.  Twice: first each workgroup finds that
+                           // of its logits, then one workgroup that of theirs.
+    Floats logits;         // (n)
+    Pairs parts;           // (part_count), of the workgroups: an integer that grows with the largest, and its i
+    Words token;           // in host memory
+    uint n, part_count;
+    uint last;             // 0: parts are written, else read
+    float scale;
+};
+
 struct Glu {               // h_tn = act(h_tn + bias_n) act_up(u_tn) weight_t(n's expert), in place
     Steps step;
     Floats h, u;           // (tokens, n); u is read, and a factor, if has_up

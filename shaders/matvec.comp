@@ -4,7 +4,7 @@
 #include "kernels.h"
 #include "row.glsl"
 
-layout(local_size_x = 128) in;
+layout(local_size_x_id = 4) in;
 layout(constant_id = 0) const uint type = 0;
 layout(push_constant, scalar) uniform Push { MatVec a; };
 

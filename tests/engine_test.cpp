@@ -68,12 +68,8 @@ std::vector<Token> greedy(Engine& engine, const std::vector<Token>& prompt, size
 {
     Session session = engine.session();
     Sampler sampler({.temperature = 0});
-    std::vector<Token> ids;
-    std::span<const float> logits = session.feed(prompt);
-    while (ids.size() < count) {
-        ids.push_back(sampler.sample(logits));
-        logits = session.feed(std::span(&ids.back(), 1));
-    }
+    std::vector<Token> ids = {session.next(prompt, sampler).value()};
+    while (ids.size() < count) ids.push_back(session.next(std::span(&ids.back(), 1), sampler).value());
     return ids;
 }
 
@@ -754,6 +750,93 @@ TEST_SUITE("device")
         }
     }
 
+    TEST_CASE("the token of a greedy sampler is the one that the logits say, plain, scaled and capped, and without a cap only it leaves the device")
+    {
+        TemporaryFolder folder;
+        for (const std::string architecture : {"llama", "granite", "gemma2"}) {
+            GgufWriter file = random_model({.architecture = architecture, .vocab = 1333, .activation = host::Activation::silu});
+            if (architecture == "granite") file.key("granite.logit_scale", 0.3f);
+            file.write(folder / "random.gguf");
+            for (const auto& [resident, layers] : {std::pair(1.0, 1000u), {0.5, 1000u}, {1.0, 1u}}) {
+                CAPTURE(architecture);
+                CAPTURE(resident);
+                CAPTURE(layers);
+                Engine engine(options_for(folder / "random.gguf", {.device = device_name, .resident = resident, .layers = layers}));
+                const bool capped = engine.config().logit_cap > 0, here = engine.plan().head && !capped;
+                CHECK(capped == (architecture == "gemma2"));
+                CHECK((engine.config().logit_scale != 1) == (architecture == "granite"));
+                CHECK(engine.plan().head == (layers > 2));
+                Session by_logits = engine.session(), by_device = engine.session();
+                FeedStats stats;
+                for (Session* session : {&by_logits, &by_device}) session->on_stats = [&](const FeedStats& s) { stats = s; };
+                Sampler greedy({.temperature = 0}), penalised({.temperature = 0, .repeat_penalty = 1.5f}),
+                    same({.temperature = 0, .repeat_penalty = 1.5f});
+                for (uint32_t length : {1, 40, 1, 1, 7}) {    // two kinds of batch, in turn
+                    const std::vector<Token> ids = random_ids(1333, length, 100 * by_logits.position() + length);
+                    const Token want = most_probable(by_logits.feed(ids));
+                    const uint64_t all = stats.downloaded;
+                    CHECK(by_device.next(ids, greedy) == want);
+                    CHECK(all - stats.downloaded == (here ? 1333 * sizeof(float) - sizeof(uint32_t) : 0));
+                }
+                const std::vector<Token> more = random_ids(1333, 3, 1);    // logits again, for a sampler that needs them
+                for (const Token& id : more) CHECK(by_device.next(std::span(&id, 1), penalised) == same.sample(by_logits.feed(std::span(&id, 1))));
+                CHECK(!by_device.next(more, greedy, [] { return true; }));
+                CHECK(by_device.position() == by_logits.position());
+                check_silence(engine);
+            }
+        }
+    }
+
+    TEST_CASE("what leaves the device is counted: inputs of split layers, bits of what fired, and the token")
+    {
+        for (const double resident : {1.0, 0.5}) {
+            Engine engine(options_for(shipped_model(), {.device = device_name, .resident = resident, .sparsity = Sparsity::exact}));
+            Session session = engine.session();
+            uint64_t downloaded = 0;
+            session.on_stats = [&](const FeedStats& s) { downloaded = s.downloaded; };
+            Sampler greedy({.temperature = 0});
+            const uint64_t x = engine.config().dim * sizeof(float), bits = uint64_t(1024 * resident) / 8, token = sizeof(uint32_t);
+            session.next(random_ids(4096, 10, 1), greedy);
+            CHECK(downloaded == (resident < 1 ? 6 * 10 * x : 0) + token);
+            session.next(random_ids(4096, 1, 2), greedy);
+            CHECK(downloaded == 6 * ((resident < 1 ? x : 0) + bits) + token);
+            session.feed(random_ids(4096, 70, 3), [](size_t, std::span<const float>) {});    // logits of each, in three submits
+            CHECK(downloaded == (resident < 1 ? 6 * 70 * x : 0) + 70 * 4096 * sizeof(float));
+        }
+    }
+
+    TEST_CASE("a model computes the same however its matrices are gone over, each class of them in its own way")
+    {
+        // q has as many rows as its class can have, and with k and v it is of another; the output matrix has more rows, that of attention long ones.
+        TemporaryFolder folder;
+        const auto device = test_device();
+        for (const WeightType type : {WeightType::q8_0, WeightType::f16}) {
+            const auto model = write_random_model(
+                folder / "wide.gguf", {.dim = 64, .heads = 128, .kv_heads = 2, .head_dim = 64, .neurons = 96, .vocab = 9000, .type = type});
+            const std::vector<Token> ids = random_ids(9000, 5, 3);
+            const std::vector<float> want = reference_logits(model, ids);
+            const std::vector<RowVariant> variants = row_variants(*device, type);
+            std::mt19937_64 random(1);
+            for (int again = 0; again < 6; ++again) {
+                Machine machine = {.device = device->info().name};
+                for (size_t c = 0; c < std::size(matrix_classes); ++c)
+                    for (auto& choice : machine.row_variants.choice[c]) {
+                        choice = variants[random() % variants.size()];
+                        choice->int_dot = is_quantised(type) && (again < 2 ? (c % 2 == 0) == (again == 0) : random() % 2 == 0);
+                    }
+                EngineOptions options = options_for(model, {.device = device_name, .resident = again % 2 ? 1 : 0.5});
+                options.machine = [&](const std::string&, const std::string&, unsigned) { return std::optional(machine); };
+                Engine engine(options);
+                CHECK(engine.plan().head);
+                Session session = engine.session();
+                std::span<const float> logits;
+                for (const Token& id : ids) logits = session.feed(std::span(&id, 1));
+                CHECK(worst_error(logits, want) < 3e-3);
+                check_silence(engine);
+            }
+        }
+    }
+
     TEST_CASE("exact gives what dense gives")
     {
         const std::vector<Token> ids = random_ids(4096, 40, 2);
@@ -1049,7 +1132,7 @@ TEST_SUITE("device")
         {
             GpuSession session(model, shape, Watching());
             for (int again = 0; again < 2; ++again) {
-                session.begin(0, 1, 0, 1);
+                session.begin(0, 1, {.count = 1});
                 std::fill(session.input(), session.input() + weights.config.dim, 1.0f);
                 session.submit(session.segments(1)[0]);
                 session.wait_published(session.segments(1)[0]);    // the hot FFN may still run, as when the cold one throws now

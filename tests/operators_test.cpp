@@ -1,8 +1,11 @@
 // Every kernel of the device against its formula in double, at odd sizes, with and without the optional features.
 #include "engine/run/gpu_model.h"
+#include "engine/run/sampler.h"
 #include "host/attention.h"
 #include "host/sparse.h"
 #include "tests/device_support.h"
+
+#include <bit>
 
 using namespace hearth;
 using namespace hearth::tests;
@@ -138,7 +141,8 @@ TEST_SUITE("device")
                         const std::vector<float> x = random_floats(cols, 7);
                         TestInput input(device, x);
                         Shared<float> y(device, rows);
-                        run(device, kernels.matvec(format.type, true), kernels.row_groups(rows),
+                        const RowVariant variant = usual_variant(*device, format.type);
+                        run(device, kernels.matvec(format.type, variant), row_groups(rows, variant),
                             {.weight = w.device->address(),
                              .x = input.x.address(),
                              .high = input.high.address(),
@@ -150,9 +154,69 @@ TEST_SUITE("device")
                              .stride = w.stride});
                         INFO(format.name << " " << rows << " x " << cols);
                         // One row of one weight has no largest to compare with but itself.
-                        CHECK(worst_error(y.values(), w.times(x)) < (kernels.reads_planes(format.type) ? 2e-4 : 2e-6 * std::sqrt(cols) + 1e-6));
+                        CHECK(worst_error(y.values(), w.times(x)) < (variant.int_dot ? 2e-4 : 2e-6 * std::sqrt(cols) + 1e-6));
                     }
         });
+    }
+
+    TEST_CASE("every variant that the device offers of the kernels that go over rows gives the product at odd sizes, and no row is left out or "
+              "written twice")
+    {
+        const auto device = test_device();
+        const host::Activation activation = host::Activation::relu;
+        GpuKernels kernels(device, shape(activation));
+        for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0, WeightType::q4_0, WeightType::q6_k}) {
+            const std::vector<RowVariant> variants = row_variants(*device, type);
+            CHECK(std::ranges::count(variants, usual_variant(*device, type)) == 1);
+            CHECK(variants.size() >= (is_quantised(type) ? 12u : 6u));
+            for (const RowVariant& variant : variants)
+                for (const uint32_t cols : odd_sizes(type))
+                    for (const uint32_t rows : {1u, 31u, 257u}) {
+                        if (cols > 300 && rows < 257) continue;
+                        TestMatrix gate(device, type, rows, cols, rows + cols), up(device, type, rows, cols, rows);
+                        const std::vector<float> x = random_floats(cols, 7);
+                        TestInput input(device, x);
+                        Shared<float> y(device, std::vector<float>(rows + 1, 12345.0f)), h(device, std::vector<float>(rows + 1, 12345.0f));
+                        run(device, kernels.matvec(type, variant), row_groups(rows, variant),
+                            {.weight = gate.device->address(),
+                             .x = input.x.address(),
+                             .high = input.high.address(),
+                             .low = input.low.address(),
+                             .scale = input.scale.address(),
+                             .y = y.address(),
+                             .rows = rows,
+                             .cols = cols,
+                             .stride = gate.stride});
+                        CAPTURE(format_of(type).name);
+                        CAPTURE(variant.name());
+                        CAPTURE(rows);
+                        CAPTURE(cols);
+                        const std::vector<double> g = gate.times(x), u = up.times(x);
+                        CHECK(worst_error(y.values(0, rows), g) < (variant.int_dot ? 2e-4 : 2e-6 * std::sqrt(cols) + 1e-6));
+                        CHECK(y[rows] == 12345);
+                        for (const float cut : {host::no_cut, 0.0f}) {
+                            run(device, kernels.ffn_up(type, type, variant), row_groups(rows, variant),
+                                {.gate = gate.device->address(),
+                                 .up = up.device->address(),
+                                 .x = input.x.address(),
+                                 .high = input.high.address(),
+                                 .low = input.low.address(),
+                                 .scale = input.scale.address(),
+                                 .h = h.address(),
+                                 .neurons = rows,
+                                 .cols = cols,
+                                 .gate_stride = gate.stride,
+                                 .up_stride = up.stride,
+                                 .cut = cut,
+                                 .has_up = 1});
+                            std::vector<double> want(rows);
+                            for (uint32_t r = 0; r < rows; ++r) want[r] = glu(activation, 0, g[r], u[r]);
+                            CHECK(worst_error(h.values(0, rows), want) < (variant.int_dot ? 1e-3 : 2e-5));
+                            CHECK(h[rows] == 12345);
+                        }
+                    }
+        }
+        check_silence();
     }
 
     TEST_CASE("matmul is the product for many tokens, along rows and along columns")
@@ -524,9 +588,10 @@ TEST_SUITE("device")
                         Shared<float> h(device, neurons);
                         Shared<uint32_t> fires(device, ceil_div(neurons, 32));
                         std::vector<std::vector<float>> results;
+                        const RowVariant variant = usual_variant(*device, format.type);
                         for (const float cut : {host::no_cut, 0.0f}) {
                             Shared<float> parts(device, slices * cols);
-                            run(device, kernels.ffn_up(format.type, format.type), kernels.row_groups(neurons),
+                            run(device, kernels.ffn_up(format.type, format.type, variant), row_groups(neurons, variant),
                                 {.gate = gate.device->address(),
                                  .up = up.device->address(),
                                  .bias = bias.address(),
@@ -567,7 +632,7 @@ TEST_SUITE("device")
                         for (uint32_t s = 0; s < slices; ++s)
                             for (uint32_t c = 0; c < cols; ++c) got[c] += results[0][s * cols + c];
                         INFO(format.name << ", " << neurons << " neurons");
-                        CHECK(worst_error(got, want) < (kernels.reads_planes(format.type) ? 5e-4 : 2e-5));
+                        CHECK(worst_error(got, want) < (variant.int_dot ? 5e-4 : 2e-5));
                         CHECK(results[0] == results[1]);
                         uint32_t bits = 0;
                         for (const uint32_t word : fires.values()) bits += uint32_t(std::popcount(word));
@@ -667,7 +732,8 @@ TEST_SUITE("device")
                     for (const auto& [slot, weight] : listed) words.insert(words.end(), {slot, std::bit_cast<uint32_t>(weight)});
                     Shared<uint32_t> chosen(device, words), fires(device, listed.size());
                     Shared<float> h(device, neurons), parts(device, slices * cols);
-                    run(device, kernels.ffn_up(type, type), kernels.row_groups(neurons),
+                    const RowVariant variant = usual_variant(*device, type);
+                    run(device, kernels.ffn_up(type, type, variant), row_groups(neurons, variant),
                         {.gate = gate.device->address(),
                          .up = up.device->address(),
                          .x = input.x.address(),
@@ -707,7 +773,7 @@ TEST_SUITE("device")
                     for (uint32_t s = 0; s < slices; ++s)
                         for (uint32_t c = 0; c < cols; ++c) got[c] += parts[s * cols + c];
                     INFO(format_of(type).name);
-                    CHECK(worst_error(got, want) < (kernels.reads_planes(type) ? 5e-4 : 2e-5));
+                    CHECK(worst_error(got, want) < (variant.int_dot ? 5e-4 : 2e-5));
                 }
             }
         });
@@ -762,6 +828,59 @@ TEST_SUITE("device")
             for (uint32_t i = 0; i < n * tokens; ++i) want[i] *= weights[i / n * experts + slot_expert[i % n / group_neurons]];
             CHECK(worst_error(routed.values(), want) < 1e-5);
         }
+        check_silence();
+    }
+
+    TEST_CASE("best is the first of the largest scaled logits, as the host finds it, whatever is among them")
+    {
+        const auto device = test_device();
+        GpuKernels kernels(device, shape());
+        const float nan = NAN, infinite = INFINITY;
+        const auto check = [&](std::vector<float> values, float scale) {
+            Shared<float> logits(device, values);
+            for (const uint32_t parts : {1u, 3u, 64u}) {
+                Shared<uint32_t> pairs(device, 2 * parts), token(device, std::vector<uint32_t>{12345});
+                gpu::Best args = {.logits = logits.address(),
+                                  .parts = pairs.address(),
+                                  .token = token.address(),
+                                  .n = uint32_t(values.size()),
+                                  .part_count = parts,
+                                  .scale = scale};
+                run(device, kernels.best, {parts}, args);
+                args.last = 1;
+                run(device, kernels.best, {1}, args);
+                std::vector<float> scaled = values;
+                for (float& x : scaled) x *= scale;
+                CHECK(token[0] == most_probable(scaled));
+            }
+        };
+        for (const uint32_t n : {1u, 31u, 33u, 257u, 8193u, 40001u})
+            for (const float scale : {1.0f, 0.3f}) {
+                CAPTURE(n);
+                CAPTURE(scale);
+                const std::vector<float> random = random_floats(n, n);
+                check(random, scale);
+                std::vector<float> few = random, close(n);
+                for (float& x : few) x = std::round(4 * x);    // many equals, zeros of either sign among them
+                check(few, scale);
+                for (uint32_t i = 0; i < n; ++i) close[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(1.0f) + i);    // scaled, some become equals
+                check(close, scale);
+                std::reverse(close.begin(), close.end());
+                check(close, scale);
+                for (float& x : close) x = -x;
+                check(close, scale);
+                check(std::vector<float>(n, -infinite), scale);
+                check(std::vector<float>(n, nan), scale);
+                for (const float special : {nan, -nan, infinite, -infinite, -0.0f})
+                    for (const uint32_t at : {0u, n / 2, n - 1}) {
+                        std::vector<float> with = random;
+                        with[at] = special;
+                        check(with, scale);
+                        std::fill(with.begin(), with.end(), -0.0f);
+                        with[at] = special;
+                        check(with, scale);
+                    }
+            }
         check_silence();
     }
 

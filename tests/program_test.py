@@ -455,7 +455,7 @@ class Stats(DeviceCase):
         self.assertEqual(prefill["tokens"], 14)
         self.assertEqual([b["tokens"] for b in decode], [1] * (self.COUNT - 1))    # after the last token nothing is computed
         self.assertEqual([b["position"] for b in decode], list(range(14, 14 + self.COUNT - 1)))
-        for name in ("tokens", "submits", "waits", "joins", "bytes"):
+        for name in ("tokens", "submits", "waits", "joins", "bytes", "downloaded"):
             self.assertEqual(stats["decode"][name], sum(b[name] for b in decode), name)
             self.assertEqual(stats["prefill"][name], prefill[name], name)
         for batch in stats["batches"]:
@@ -1027,6 +1027,13 @@ class Bench(DeviceCase):
                         self.assertGreater(stage["bytes_per_token"], 0, stage)
                         self.near(stage["gb_per_s"], stage["bytes_per_token"] / stage["us_per_token"] / 1000)
 
+    def test_only_the_most_probable_token_leaves_the_device_where_nobody_wants_more(self):
+        vocabulary = self.good("inspect", MODEL, "--json").json["keys"]["llama.vocab_size"]
+        drawn, greedy = (self.good("bench", MODEL, *DEVICE, "-p", 0, "-n", 4, "-r", 1, "--temp", t, "-o", "json").json["results"][0] for t in (1, 0))
+        self.assertEqual(drawn["downloaded_per_token"] - greedy["downloaded_per_token"], 4 * (vocabulary - 1))
+        self.assertLess(greedy["downloaded_per_token"], LAYERS * NEURONS / 8 + 5)    # a bit for each neuron, and the token
+        self.assertEqual(self.good("bench", MODEL, *CPU, "-p", 0, "-n", 1, "-r", 1, "--temp", 0, "-o", "json").json["results"][0]["downloaded_per_token"], 0)
+
     def test_a_token_reads_every_weight_once(self):
         got = self.good(*self.SMALL, *CPU, "-o", "json").json
         weights = sum(t["bytes"] for t in self.good("inspect", MODEL, "--json").json["tensors"] if t["type"] == "F16")
@@ -1048,7 +1055,7 @@ class Bench(DeviceCase):
         out = self.good(*self.SMALL, *CPU).out
         rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
         speeds, stages = rows[:4], rows[4:]
-        self.assertEqual({len(row) for row in speeds}, {6})
+        self.assertEqual({len(row) for row in speeds}, {7})
         self.assertEqual({len(row) for row in stages}, {7})
         self.assertEqual(speeds[0][3], "expected")
         self.assertEqual([row[:2] for row in speeds[2:]], [["prefill", "16"], ["decode", "8"]])

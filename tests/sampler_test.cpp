@@ -13,6 +13,24 @@ TEST_SUITE("sampler")
         CHECK(sampler.sample(std::vector<float>{1, 5, 3, 5}) == 1);
     }
 
+    TEST_CASE("a logit that is not a number is never chosen while another is left")
+    {
+        const float nan = NAN, least = -INFINITY;
+        CHECK(most_probable(std::vector<float>{nan, 1, nan, 2, 2}) == 3);
+        CHECK(most_probable(std::vector<float>{nan, least, least}) == 0);
+        CHECK(most_probable(std::vector<float>{least, nan, -3e38f}) == 2);
+        CHECK(most_probable(std::vector<float>{-0.0f, 0.0f}) == 0);
+        for (const float temperature : {0.0f, 1.0f}) CHECK(Sampler({.temperature = temperature}).sample(std::vector<float>{nan, 50, nan}) == 1);
+    }
+
+    TEST_CASE("a sampler is greedy if nothing but the largest logit matters")
+    {
+        CHECK(Sampler({.temperature = 0}).greedy());
+        CHECK(Sampler({.temperature = 0, .top_k = 5, .seed = 3}).greedy());
+        CHECK(!Sampler({.temperature = 0.1f}).greedy());
+        CHECK(!Sampler({.temperature = 0, .repeat_penalty = 1.1f}).greedy());
+    }
+
     TEST_CASE("a seed gives the same tokens again, another seed others")
     {
         const std::vector<float> logits = tests::random_floats(500, 1);

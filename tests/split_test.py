@@ -6,6 +6,7 @@
 Needs numpy and gguf for the generated model. `--all` adds the counts of 30,000 tokens on the software device (two minutes and a half on two cores).
 """
 
+import json
 import re
 import resource
 import signal
@@ -235,6 +236,24 @@ class Plans(Case):
         self.assertEqual(times, sorted(times, reverse=True))
         result = self.good("bench", MODEL, *DEVICE, "--vram-budget", "8MiB", "-p", "0", "-n", "4", "-r", "1", "-o", "json", *options).json["results"][0]
         self.assertGreater(result["expected_tokens_per_s"], 0)
+
+        # Its choice of kernels: of whatever it names, and of files from before there was one, the text is the same.
+        measured = json.loads(machine.read_text())
+        self.assertEqual(len(measured["row_variants"]), 4)
+        classes = measured["row_variants"].values()
+        for chosen in classes:
+            self.assertEqual(set(chosen), set(measured["on_device"]["rows"]))
+        command = ("run", MODEL, "-p", "Once upon a time", "-n", "30", "--temp", "0", *share(0.5), "-t", "1", "--machine")
+        texts = {self.good(*command, machine).out}
+        one = {"subgroup": next(iter(next(iter(classes)).values()))["subgroup"], "subgroups": 1, "rows": 1, "int_dot": True}
+        for other in (None, {}, {"few short rows": {"F16": one}}, {"few short rows": {"F16": {**one, "subgroup": 3}}}, {"no such rows": 0}):
+            changed = {k: v for k, v in measured.items() if k != "row_variants"}
+            if other is not None:
+                changed["row_variants"] = other
+            texts.add(self.good(*command, self.write("other.json", json.dumps(changed).encode())).out)
+        self.assertEqual(len(texts), 1)
+        changed["row_variants"] = {"few short rows": {"F16": {**one, "rows": "many"}}}
+        self.refused(*command, self.write("other.json", json.dumps(changed).encode()), says=["other.json", "measure"])
 
     def test_a_file_that_is_no_measurement_is_refused(self):
         self.refused("plan", MODEL, *DEVICE, "--machine", self.write("m.json", b"{}"), says=["m.json", "hearth tune", "measure"])

@@ -95,6 +95,7 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
                               M(FfnDown, cols), M(FfnDown, stride), M(FfnDown, slices), M(FfnDown, part_stride), M(FfnDown, has_experts)});
     check_layout("route", {M(Route, step), M(Route, score), M(Route, weight), M(Route, published), M(Route, slot_expert), M(Route, chosen),
                            M(Route, experts), M(Route, used), M(Route, normalise), M(Route, slots), M(Route, places)});
+    check_layout("best", {M(Best, logits), M(Best, parts), M(Best, token), M(Best, n), M(Best, part_count), M(Best, last), M(Best, scale)});
     check_layout("glu", {M(Glu, step), M(Glu, h), M(Glu, u), M(Glu, bias), M(Glu, weight), M(Glu, slot_expert), M(Glu, n), M(Glu, experts),
                          M(Glu, floor), M(Glu, has_up), M(Glu, has_bias)});
     check_layout("predict_sign", {M(PredictSign, x), M(PredictSign, signs), M(PredictSign, mask), M(PredictSign, neurons), M(PredictSign, cols),

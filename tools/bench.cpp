@@ -13,6 +13,7 @@ namespace {
 struct BenchOptions {
     EngineOptions engine;
     uint32_t prompt = 512, count = 128, repetitions = 5;
+    float temperature = 0.8f;
     std::string format = "md";
     std::string plot;
 };
@@ -21,7 +22,7 @@ struct Series {
     std::string name;
     uint32_t tokens;
     std::vector<double> tokens_per_s;
-    double bytes_per_token = 0;
+    double bytes_per_token = 0, downloaded_per_token = 0;
     std::vector<double> read_speeds;        // of the host, GB/s, measured between the runs
     std::optional<double> expected = {};    // tokens/s by the plan; of decode, where the machine was measured
 
@@ -136,6 +137,7 @@ std::string report(const std::string& format, const Engine& engine, const std::v
                                        {"deviation", s.deviation()},
                                        {"runs", s.tokens_per_s},
                                        {"bytes_per_token", s.bytes_per_token},
+                                       {"downloaded_per_token", s.downloaded_per_token},
                                        {"gb_per_s", s.gb_per_s()},
                                        {"host_read_gb_per_s", s.read_speed()}});
         for (const StageRow& s : stages)
@@ -160,10 +162,12 @@ std::string report(const std::string& format, const Engine& engine, const std::v
             out +=
                 fmt::format("decode at {},all,both,1,{:.3f},,{:.3f},{:.0f},{:.3f}\n", f.positions, 1e6 / f.us, f.us, f.bytes, f.bytes / f.us / 1000);
     } else {
-        out = fmt::format("{}\n\n| test | tokens | tokens/s | expected | MB/token | GB/s |\n|---|---:|---:|---:|---:|---:|\n", engine.summary());
+        out = fmt::format("{}\n\n| test | tokens | tokens/s | expected | MB/token | GB/s | KB to the host |\n|---|---:|---:|---:|---:|---:|---:|\n",
+                          engine.summary());
         for (const Series& s : results)
-            out += fmt::format("| {} | {} | {:.2f} ± {:.2f} | {} | {:.2f} | {:.2f} |\n", s.name, s.tokens, s.mean(), s.deviation(),
-                               s.expected ? fmt::format("{:.2f}", *s.expected) : "-", s.bytes_per_token / 1e6, s.gb_per_s());
+            out += fmt::format("| {} | {} | {:.2f} ± {:.2f} | {} | {:.2f} | {:.2f} | {:.2f} |\n", s.name, s.tokens, s.mean(), s.deviation(),
+                               s.expected ? fmt::format("{:.2f}", *s.expected) : "-", s.bytes_per_token / 1e6, s.gb_per_s(),
+                               s.downloaded_per_token / 1e3);
         out += "\n| test | stage | on | us/token | MB/token | GB/s | of plain reading |\n|---|---|---|---:|---:|---:|---:|\n";
         for (const StageRow& s : stages) {
             const auto series = std::ranges::find(results, s.test, &Series::name);
@@ -211,9 +215,9 @@ void bench(const BenchOptions& o)
     };
     const auto decode = [&](Session& s) {
         s.reset();
-        Sampler sampler({.seed = 1});
+        Sampler sampler({.temperature = o.temperature, .seed = 1});
         Token next = engine.tokenizer().bos();
-        for (uint32_t i = 0; i < o.count; ++i) next = sampler.sample(s.feed(std::span(&next, 1)));
+        for (uint32_t i = 0; i < o.count; ++i) next = *s.next(std::span(&next, 1), sampler);
     };
 
     struct Test {
@@ -236,6 +240,7 @@ void bench(const BenchOptions& o)
                 const StatsTotals totals = measure(session, [&] { test.work(session); });
                 series.tokens_per_s.push_back(double(totals.tokens) * 1e6 / totals.us);
                 series.bytes_per_token = double(totals.bytes) / double(totals.tokens);
+                series.downloaded_per_token = double(totals.downloaded) / double(totals.tokens);
             }
         }
         if (interrupted()) throw Error("interrupted");
@@ -272,6 +277,10 @@ Command add_bench(CLI::App& app)
     app.add_option("-p,--prompt", o->prompt, "tokens of the prompt; 0: no prefill test")->capture_default_str();
     app.add_option("-n,--predict", o->count, "tokens of the answer; 0: no decode test")->capture_default_str();
     app.add_option("-r,--repetitions", o->repetitions, "runs of each test, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
+    app.add_option("--temp", o->temperature,
+                   "temperature of the answer; 0: the most probable token, which a GPU that holds the output matrix finds itself")
+        ->capture_default_str()
+        ->check(number_between(0, 1e6));
     app.add_option("-o,--output", o->format, "md, json or csv")->capture_default_str()->check(CLI::IsMember({"md", "json", "csv"}));
     app.add_option(
            "--plot", o->plot,

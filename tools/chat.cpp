@@ -66,12 +66,12 @@ class Conversation {
         for (const Token t : tokens_) sampler_.accept(t);
 
         answering_ = false;
-        const std::span<const float> logits = session_.feed(std::span(tokens_).subspan(session_.position()), interrupted);
-        if (logits.empty()) {
+        const std::optional<Token> next = session_.next(std::span(tokens_).subspan(session_.position()), sampler_, interrupted);
+        if (!next) {
             take_back();
             return say("stopped before the answer began; this turn is forgotten");
         }
-        answer(logits);
+        answer(*next);
     }
 
     /// Forgets the last turn; returns what was said in it.
@@ -116,13 +116,12 @@ class Conversation {
         std::string line;
     };
 
-    void answer(std::span<const float> logits)
+    void answer(Token next)
     {
         answering_ = true;
         Decoder decoder(tokenizer_);
         std::string why_stopped;
         for (int64_t i = 0; most_ < 0 || i < most_; ++i) {
-            const Token next = sampler_.sample(logits);
             if (std::find(stops_.begin(), stops_.end(), next) != stops_.end()) break;    // the frame's own end is fed with the next turn
             if (tokens_.size() == engine_.context()) {
                 why_stopped = fmt::format("the context of {} positions is full: /undo takes back the last turn, /reset forgets the conversation, or "
@@ -137,7 +136,7 @@ class Conversation {
                 why_stopped = "stopped";
                 break;
             }
-            logits = session_.feed(std::span(&next, 1));
+            next = *session_.next(std::span(&next, 1), sampler_);
         }
         print(decoder.finish() + "\n");
         if (!why_stopped.empty()) say("{}", why_stopped);

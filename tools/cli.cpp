@@ -303,6 +303,7 @@ void StatsTotals::add(const FeedStats& s)
     joins += s.joins;
     us += s.us;
     bytes += s.bytes();
+    downloaded += s.downloaded;
     moved_groups += s.moved_groups;
     moved_bytes += s.moved_bytes;
     for (const Stage& stage : s.stages) {
@@ -371,6 +372,7 @@ nlohmann::json StatsTotals::json() const
             {"waits", waits},
             {"joins", joins},
             {"bytes", bytes},
+            {"downloaded", downloaded},
             {"moved_groups", moved_groups},
             {"moved_bytes", moved_bytes},
             {"served", neurons_fired ? double(neurons_served) / double(neurons_fired) : 0.0},
@@ -385,11 +387,17 @@ nlohmann::json to_json(const FeedStats& s)
     for (const Stage& stage : s.stages)
         list.push_back(
             {{"name", stage.name}, {"layer", stage.layer}, {"on", stage.on_device ? "device" : "host"}, {"bytes", stage.bytes}, {"us", stage.us}});
-    return {{"position", s.position}, {"tokens", s.tokens},
-            {"submits", s.submits},   {"dispatches", s.dispatches},
-            {"waits", s.waits},       {"joins", s.joins},
-            {"bytes", s.bytes()},     {"us", s.us},
-            {"stages", list},         {"layers", layers_json(s.layers)}};
+    return {{"position", s.position},
+            {"tokens", s.tokens},
+            {"submits", s.submits},
+            {"dispatches", s.dispatches},
+            {"waits", s.waits},
+            {"joins", s.joins},
+            {"bytes", s.bytes()},
+            {"downloaded", s.downloaded},
+            {"us", s.us},
+            {"stages", list},
+            {"layers", layers_json(s.layers)}};
 }
 
 }    // namespace hearth::tools

@@ -131,7 +131,7 @@ class TraceFile {
 class StatsTotals {
   public:
     void add(const FeedStats& stats);
-    uint64_t tokens = 0, feeds = 0, submits = 0, dispatches = 0, waits = 0, joins = 0, bytes = 0;
+    uint64_t tokens = 0, feeds = 0, submits = 0, dispatches = 0, waits = 0, joins = 0, bytes = 0, downloaded = 0;
     double us = 0;
     uint64_t moved_groups = 0, moved_bytes = 0;                     // by rebalancing
     uint64_t neurons_fired = 0, neurons_served = 0;                 // at decode: all that fired, and those that did on the device

@@ -53,6 +53,31 @@ SideRates side_from(const nlohmann::json& json)
     return r;
 }
 
+nlohmann::json variants_json(const RowVariants& variants)
+{
+    nlohmann::json json = nlohmann::json::object();
+    for (size_t c = 0; c < std::size(matrix_classes); ++c)
+        for (size_t f = 0; f < std::size(weight_formats); ++f)
+            if (const std::optional<RowVariant>& v = variants.choice[c][f])
+                json[std::string(matrix_classes[c].name)][std::string(weight_formats[f].name)] = {
+                    {"subgroup", v->subgroup}, {"subgroups", v->subgroups}, {"rows", v->rows}, {"int_dot", v->int_dot}};
+    return json;
+}
+
+/// What is not there was not measured.
+RowVariants variants_from(const nlohmann::json& json)
+{
+    RowVariants variants;
+    for (size_t c = 0; c < std::size(matrix_classes); ++c)
+        for (size_t f = 0; f < std::size(weight_formats); ++f) {
+            const auto of_class = json.find(matrix_classes[c].name);
+            if (of_class == json.end() || !of_class->contains(weight_formats[f].name)) continue;
+            const nlohmann::json& v = of_class->at(std::string(weight_formats[f].name));
+            variants.choice[c][f] = RowVariant{v.at("subgroup"), v.at("subgroups"), v.at("rows"), v.at("int_dot")};
+        }
+    return variants;
+}
+
 }    // namespace
 
 nlohmann::json to_json(const Machine& machine)
@@ -64,7 +89,8 @@ nlohmann::json to_json(const Machine& machine)
                            {"threads", m.threads},
                            {"software", m.software},
                            {"host", side_json(m.host)},
-                           {"on_device", side_json(m.on_device)}};
+                           {"on_device", side_json(m.on_device)},
+                           {"row_variants", variants_json(m.row_variants)}};
     each_figure(m, [&](const char* name, double& x) { json[name] = x; });
     return json;
 }
@@ -81,7 +107,8 @@ Machine read_machine(const std::filesystem::path& path)
                      .threads = json.at("threads"),
                      .software = json.at("software"),
                      .host = side_from(json.at("host")),
-                     .on_device = side_from(json.at("on_device"))};
+                     .on_device = side_from(json.at("on_device")),
+                     .row_variants = variants_from(json.value("row_variants", nlohmann::json::object()))};    // older files have none
         each_figure(m, [&](const char* name, double& x) { x = json.at(name).get<double>(); });
         return m;
     } catch (const std::exception& e) {

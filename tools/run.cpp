@@ -43,26 +43,25 @@ void run(const RunOptions& o)
 
     Sampler sampler(o.sampler);
     for (const Token t : tokens) sampler.accept(t);
-    std::span<const float> logits = session.feed(tokens, interrupted);
+    std::optional<Token> next = session.next(tokens, sampler, interrupted);
 
     Decoder decoder(tokenizer);
     for (const Token t : tokens) print(decoder.push(t));
     phase = &decode;
     std::string why_stopped;
     uint64_t written = 0;
-    for (int64_t i = 0; (o.count < 0 || i < o.count) && !logits.empty(); ++i) {
-        const Token next = sampler.sample(logits);
-        if (next == tokenizer.eos() && !o.ignore_eos) break;
-        print(decoder.push(next));
+    for (int64_t i = 0; (o.count < 0 || i < o.count) && next; ++i) {
+        if (*next == tokenizer.eos() && !o.ignore_eos) break;
+        print(decoder.push(*next));
         ++written;
-        if (i + 1 == o.count) break;    // nobody would read the logits after the last token
+        if (i + 1 == o.count) break;    // nobody would read what comes after the last token
         if (session.position() == engine.context()) {
             why_stopped = fmt::format("; the context of {} positions is full", engine.context());
             break;
         }
         if (interrupted()) break;
-        const Token input[] = {next};
-        logits = session.feed(input);
+        const Token input[] = {*next};
+        next = session.next(input, sampler);
     }
     print(decoder.finish() + "\n");
     if (interrupted()) why_stopped = "; interrupted";

@@ -25,6 +25,17 @@ std::string table(const Machine& m)
     out += fmt::format("| plain reading | {:.2f} | | | {} | | |\n", m.host.read, cell(m.on_device.read, m.has_device()));
     out += fmt::format("| KV cache | {:.2f} | | | {} | | |\n", m.host.kv, cell(m.on_device.kv, m.has_device()));
     if (!m.has_device()) return out;
+    out += "\nRows of a matrix on the GPU: subgroups of a workgroup x invocations, rows that a subgroup takes at once, i: in integers\n\n|";
+    for (const MatrixClass& c : matrix_classes) out += fmt::format(" | {}", c.name);
+    out += " |\n|---|---|---|---|---|\n";
+    for (size_t i = 0; i < std::size(weight_formats); ++i) {
+        out += fmt::format("| {}", weight_formats[i].name);
+        for (const auto& choice : m.row_variants.choice)
+            out += choice[i]
+                       ? fmt::format(" | {} x {}, {}{}", choice[i]->subgroups, choice[i]->subgroup, choice[i]->rows, choice[i]->int_dot ? " i" : "")
+                       : " | -";
+        out += " |\n";
+    }
     out += fmt::format(
         "\na step on the GPU {:.1f} us, on the CPU {:.1f} us; submit {:.1f} us, submit and notice {:.1f} us, release and notice {:.1f} us\n",
         m.on_device.step_us, m.host.step_us, m.submit_us, m.round_trip_us, m.release_us);
@@ -35,8 +46,14 @@ std::string table(const Machine& m)
 
 void tune(const TuneOptions& o)
 {
-    ProgressBar bar("measuring");
-    const Machine m = measure_machine(o.engine, [&](double share) { bar.show(share); });
+    Machine m;
+    std::vector<std::string> warnings;    // said behind the bar, not through it
+    {
+        ProgressBar bar("measuring");
+        m = measure_machine(
+            o.engine, [&](double share) { bar.show(share); }, [&](const std::string& what) { warnings.push_back(what); });
+    }
+    for (const std::string& what : warnings) say("warning: {}", what);
     const std::filesystem::path path = o.output.empty() ? machine_path(m.device, m.driver, m.threads) : std::filesystem::path(o.output);
     if (!path.empty()) {
         std::error_code ec;

@@ -4,10 +4,20 @@
 #include "engine/model/gguf.h"
 
 #include <array>
+#include <compare>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace hearth {
+
+/// The place of a format in the table of them; of a sparse one, that of its values.
+inline size_t format_number(WeightType type)
+{
+    size_t i = 0;
+    while (weight_formats[i].type != values_of(type)) ++i;
+    return i;
+}
 
 /// How fast rows of one weight format are read at decode, in GB/s of the format's bytes.
 struct RowRates {
@@ -25,11 +35,47 @@ struct SideRates {
     double signs = 1;                                        // GB/s of sign bits in the sign predictor
     double step_us = 0;                                      // a step that has hardly anything to do: a dependent dispatch, a parallel loop
 
-    const RowRates& of(WeightType type) const
+    const RowRates& of(WeightType type) const { return rows[format_number(type)]; }
+};
+
+/// One way in which the device's matrix-vector kernels can go over the rows of a matrix.
+struct RowVariant {
+    uint32_t subgroup = 0;     // invocations
+    uint32_t subgroups = 0;    // of a workgroup
+    uint32_t rows = 1;         // that a subgroup takes at once
+    bool int_dot = false;      // rows meet x in integers
+
+    auto operator<=>(const RowVariant&) const = default;
+    std::string name() const
     {
-        size_t i = 0;
-        while (weight_formats[i].type != values_of(type)) ++i;    // of sparse rows, too, what dense ones give
-        return rows[i];
+        return fmt::format("{} subgroups of {}, {} row{} at once, in {}", subgroups, subgroup, rows, rows > 1 ? "s" : "",
+                           int_dot ? "integers" : "floats");
+    }
+};
+
+/// Matrices for which the same variant is taken to be the fastest: a matrix is of the first class that it fits into.
+struct MatrixClass {
+    std::string_view name;
+    uint32_t most_rows, most_cols;
+    uint32_t rows, cols;    // of the one that is measured
+};
+inline constexpr uint32_t any_number = UINT32_MAX;
+inline constexpr MatrixClass matrix_classes[] = {
+    {"few short rows", 8192, 2048, 2048, 1024},
+    {"many short rows", any_number, 2048, 32768, 1024},
+    {"few long rows", 8192, any_number, 4096, 4096},
+    {"many long rows", any_number, any_number, 16384, 4096},
+};
+
+/// The fastest variants by class and weight format, each in the order of its table; nothing where none was measured.
+struct RowVariants {
+    std::array<std::array<std::optional<RowVariant>, std::size(weight_formats)>, std::size(matrix_classes)> choice;
+
+    const std::optional<RowVariant>& of(WeightType type, uint32_t rows, uint32_t cols) const
+    {
+        size_t c = 0;
+        while (rows > matrix_classes[c].most_rows || cols > matrix_classes[c].most_cols) ++c;
+        return choice[c][format_number(type)];
     }
 };
 
@@ -38,12 +84,13 @@ struct Machine {
     std::string kernels;           // of the host: "AVX-512"
     unsigned threads = 0;          // of the host
     bool software = false;         // the device computes on the host's cores
-    SideRates host, on_device;
-    double submit_us = 0;        // one submit, on the host
-    double round_trip_us = 0;    // submit, run nothing, notice that it is done
-    double release_us = 0;       // the same for work submitted before, which waits for a word from the host
-    double upload = 0;           // GB/s from host memory to the device's
-    double together = 0;         // what both sides read at once, over what the faster reads alone
+    SideRates host, on_device;     // on_device with the variants below
+    RowVariants row_variants;      // of the device
+    double submit_us = 0;          // one submit, on the host
+    double round_trip_us = 0;      // submit, run nothing, notice that it is done
+    double release_us = 0;         // the same for work submitted before, which waits for a word from the host
+    double upload = 0;             // GB/s from host memory to the device's
+    double together = 0;           // what both sides read at once, over what the faster reads alone
 
     bool has_device() const { return !device.empty(); }
 };

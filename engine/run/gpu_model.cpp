@@ -226,36 +226,90 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
 
 // ---- kernels -----------------------------------------------------------------------------------------------------------
 
-GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c)
+namespace {
+
+bool can_int_dot(const vulkan::Device& device, WeightType type) { return is_quantised(type) && device.features().int_dot; }
+
+/// Whether the device can run it on rows of some type. A neuron's slot is a multiple of `rows`.
+bool offers(const vulkan::Device& device, const RowVariant& v)
+{
+    const vulkan::DeviceInfo& info = device.info();
+    const bool size = v.subgroup == info.subgroup_size || std::ranges::count(info.subgroup_sizes, v.subgroup) > 0;
+    return size && v.subgroups > 0 && v.subgroups <= info.max_subgroups && v.subgroups * v.subgroup <= info.max_workgroup && v.rows > 0 &&
+           v.rows <= v.subgroup && gpu::slot_neurons % v.rows == 0;
+}
+
+// What is tried of each property. More rows at once share x, but there are fewer subgroups; a workgroup of one has nobody to wait for.
+constexpr uint32_t tried_rows[] = {1, 2, 4}, tried_subgroups[] = {1, 4, 16};
+
+}    // namespace
+
+RowVariant usual_variant(const vulkan::Device& device, WeightType type)
+{
+    // x costs a software device as much as the weights do, a GPU has it in the nearest cache.
+    const vulkan::DeviceInfo& info = device.info();
+    return {.subgroup = info.subgroup_size,
+            .subgroups = 128 / info.subgroup_size,
+            .rows = info.kind == vulkan::DeviceKind::software ? 4u : 1u,
+            .int_dot = can_int_dot(device, type)};
+}
+
+std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType type)
+{
+    const RowVariant usual = usual_variant(device, type);
+    std::vector<uint32_t> sizes = device.info().subgroup_sizes, counts(std::begin(tried_subgroups), std::end(tried_subgroups));
+    if (sizes.empty()) sizes.push_back(usual.subgroup);
+    if (!std::ranges::count(counts, usual.subgroups)) counts.push_back(usual.subgroups);
+    std::vector<RowVariant> variants;
+    for (const bool int_dot : {false, true})
+        for (const uint32_t rows : tried_rows)
+            for (const uint32_t subgroups : counts)
+                for (const uint32_t subgroup : sizes) {
+                    const RowVariant v = {subgroup, subgroups, rows, int_dot};
+                    if (offers(device, v) && (!int_dot || can_int_dot(device, type))) variants.push_back(v);
+                }
+    return variants;
+}
+
+Groups row_groups(uint32_t rows, const RowVariant& variant)
+{
+    return {std::min(ceil_div(rows, variant.subgroups * variant.rows), 65535u)};    // kernels stride over what is left
+}
+
+GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c, const RowVariants& tuned)
     : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
       quantise(device, "quantise"), rope(device, "rope"), glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
-      threshold(device, "threshold"), route(device, "route"), device_(device), activation_(uint32_t(c.activation)), head_dim_(c.head_dim)
+      threshold(device, "threshold"), route(device, "route"), best(device, "best"), device_(device), activation_(uint32_t(c.activation)),
+      head_dim_(c.head_dim), tuned_(tuned)
 {
     static_assert(gpu::slot_neurons == group_neurons && expert_unit % group_neurons == 0 && host::most_experts <= gpu::route_most_experts);
     HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);
 }
 
-// Until a device's best number is measured: x costs a software device as much as the weights do, a GPU has it in the nearest cache.
-uint32_t GpuKernels::rows_at_once() const { return device_->info().kind == vulkan::DeviceKind::software ? 4 : 1; }
-
-bool GpuKernels::reads_planes(WeightType type) const { return is_quantised(type) && device_->features().int_dot; }
+RowVariant GpuKernels::variant(const GpuMatrix& m) const
+{
+    const std::optional<RowVariant>& tuned = tuned_.of(m.type, m.rows, m.cols);
+    RowVariant v = tuned && offers(*device_, *tuned) ? *tuned : usual_variant(*device_, m.type);
+    v.int_dot = v.int_dot && can_int_dot(*device_, m.type);
+    return v;
+}
 
 namespace {
 
 template <class Key, class Args>
 const Kernel<Args>& compiled(std::map<Key, Kernel<Args>>& kernels, const Key& key, const std::shared_ptr<vulkan::Device>& device, const char* name,
-                             std::initializer_list<uint32_t> constants)
+                             std::initializer_list<uint32_t> constants, uint32_t subgroup = 0)
 {
     const auto found = kernels.find(key);
-    return found != kernels.end() ? found->second : kernels.emplace(key, Kernel<Args>(device, name, constants)).first->second;
+    return found != kernels.end() ? found->second : kernels.emplace(key, Kernel<Args>(device, name, constants, subgroup)).first->second;
 }
 
 }    // namespace
 
-const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, bool planes)
+const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant& v)
 {
-    planes = planes && reads_planes(type);
-    return compiled(matvec_, {type, planes}, device_, planes ? "matvec_idot" : "matvec", {uint32_t(type), 0, 0, rows_at_once()});
+    return compiled(matvec_, {type, v}, device_, v.int_dot ? "matvec_idot" : "matvec", {uint32_t(type), 0, 0, v.rows, v.subgroups * v.subgroup},
+                    v.subgroup);
 }
 
 const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, bool halves)
@@ -264,10 +318,11 @@ const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, 
     return compiled(matmul_, {type, transposed, halves}, device_, halves ? "matmul_f16" : "matmul", {uint32_t(type), transposed});
 }
 
-const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up)
+const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v)
 {
-    const bool planes = reads_planes(gate) && reads_planes(up);
-    return compiled(ffn_up_, {gate, up}, device_, planes ? "ffn_up_idot" : "ffn_up", {uint32_t(gate), uint32_t(up), activation_, rows_at_once()});
+    v.int_dot = v.int_dot && is_quantised(gate) && is_quantised(up);
+    return compiled(ffn_up_, {gate, up, v}, device_, v.int_dot ? "ffn_up_idot" : "ffn_up",
+                    {uint32_t(gate), uint32_t(up), activation_, v.rows, v.subgroups * v.subgroup}, v.subgroup);
 }
 
 const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type) { return compiled(ffn_down_, type, device_, "ffn_down", {uint32_t(type)}); }
@@ -299,13 +354,6 @@ uint32_t GpuKernels::attend_splits(uint32_t tiles, uint32_t context) const
     // Enough to fill a large GPU; a software device has few cores, and every workgroup costs it something.
     const uint32_t workgroups = device_->info().kind == vulkan::DeviceKind::software ? 4 : 128;
     return std::min(ceil_div(workgroups, tiles), most_attend_splits(context));
-}
-
-Groups GpuKernels::row_groups(uint32_t rows) const
-{
-    // Rows of a workgroup; kernels stride over what is left.
-    const uint32_t at_once = 128 / device_->info().subgroup_size * rows_at_once();
-    return {std::min(ceil_div(rows, at_once), 65535u)};
 }
 
 constexpr uint32_t sign_columns = 128;    // in a quad of sign bits
@@ -447,7 +495,7 @@ class WeightUpload {
 
 GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const ModelLayout& layout, host::Team& team,
                    const Progress& progress)
-    : device_(device), weights_(weights), kernels_(device, weights.config)
+    : device_(device), weights_(weights), kernels_(device, weights.config, layout.row_variants)
 {
     const Plan& plan = layout.plan;
     const Needs n = needs(weights, layout.sparsity);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/model/weights.h"
+#include "engine/plan/machine.h"
 #include "engine/run/residency.h"
 #include "engine/run/sparsity.h"
 #include "engine/vulkan/commands.h"
@@ -62,19 +63,29 @@ AttendTile attend_tile(const Config& config, bool decode);
 /// Workgroups that can share the positions of one tile at decode.
 uint32_t most_attend_splits(uint32_t context);
 
+/// How rows are gone over where nobody has measured; and all ways that the device offers for rows of this type.
+RowVariant usual_variant(const vulkan::Device& device, WeightType type);
+std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType type);
+
+/// Workgroups for the row kernels over `rows` rows.
+vulkan::Groups row_groups(uint32_t rows, const RowVariant& variant);
+
 /// The kernels, compiled when first used, by the weight types that they read.
 class GpuKernels {
   public:
-    GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& config);
+    /// `tuned`: how rows are to be gone over, as far as this device can.
+    GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& config, const RowVariants& tuned = {});
 
-    /// Whether rows of this type are met in integers, from the two planes of `quantise`.
-    bool reads_planes(WeightType type) const;
+    /// How the rows of m are gone over.
+    RowVariant variant(const GpuMatrix& m) const;
+    /// Whether they are met in integers, from the two planes of `quantise`.
+    bool reads_planes(const GpuMatrix& m) const { return variant(m).int_dot; }
 
-    /// `planes`: may read x from them, where it is of a type that can.
-    const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type, bool planes);
+    const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type, const RowVariant& variant);
     /// `halves`: may compute in them, since x and the products fit.
     const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, bool halves);
-    const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up);
+    /// In floats if one of the types has no integers.
+    const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up, RowVariant variant);
     const vulkan::Kernel<gpu::FfnDown>& ffn_down(WeightType type);
     const vulkan::Kernel<gpu::Attend>& attend(AttendTile tile, host::KvTypes kv);
     /// Workgroups that do share them: always the same number, since what is recorded serves every position.
@@ -86,18 +97,15 @@ class GpuKernels {
     const vulkan::Kernel<gpu::PredictSign> predict_sign;
     const vulkan::Kernel<gpu::Threshold> threshold;
     const vulkan::Kernel<gpu::Route> route;
-
-    /// Workgroups for the row kernels over `rows` rows.
-    vulkan::Groups row_groups(uint32_t rows) const;
+    const vulkan::Kernel<gpu::Best> best;
 
   private:
-    uint32_t rows_at_once() const;
-
     std::shared_ptr<vulkan::Device> device_;
     uint32_t activation_, head_dim_;
-    std::map<std::pair<WeightType, bool>, vulkan::Kernel<gpu::MatVec>> matvec_;
+    RowVariants tuned_;
+    std::map<std::pair<WeightType, RowVariant>, vulkan::Kernel<gpu::MatVec>> matvec_;
     std::map<std::tuple<WeightType, bool, bool>, vulkan::Kernel<gpu::MatMul>> matmul_;
-    std::map<std::pair<WeightType, WeightType>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
+    std::map<std::tuple<WeightType, WeightType, RowVariant>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
     std::map<WeightType, vulkan::Kernel<gpu::FfnDown>> ffn_down_;
     std::map<std::array<uint32_t, 4>, vulkan::Kernel<gpu::Attend>> attend_;
 };
@@ -110,6 +118,7 @@ struct ModelLayout {
     Plan plan;
     std::vector<std::vector<uint32_t>> orders;    // placement order of every layer's neurons
     std::vector<LayerSparsity> sparsity;
+    RowVariants row_variants;    // of kernels, as GpuKernels takes them
 };
 
 class GpuModel {

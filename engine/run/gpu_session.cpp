@@ -14,7 +14,8 @@ using vulkan::Slice;
 
 namespace {
 
-constexpr uint32_t most_slices = 16;    // partial sums of a hot FFN at decode
+constexpr uint32_t most_slices = 16;        // partial sums of a hot FFN at decode
+constexpr uint32_t most_best_parts = 64;    // workgroups that look for the largest logit
 
 /// Neurons of a block whose h is in memory at once: all, or where there are experts so many of a prefill, which adds them up range by range.
 uint32_t prefill_neurons(const Config& c)
@@ -30,7 +31,8 @@ uint32_t ffn_slices(uint32_t neurons) { return std::clamp(ceil_div(neurons, 128)
 
 /// Activations of a batch on the device, each with its floats.
 struct ScratchSizes {
-    uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale, attend_parts, attend_counters, scores, routed, chosen;
+    uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale, attend_parts, attend_counters, scores, routed, chosen, row,
+        best_parts;
 
     ScratchSizes(const Config& c, uint32_t batch, uint32_t context)
     {
@@ -45,6 +47,8 @@ struct ScratchSizes {
         h = u = std::max(t * neurons, of_one);
         scores = routed = t * c.experts;
         chosen = c.experts ? 2 * of_one / group_neurons : 0;
+        row = c.vocab;
+        best_parts = 2 * most_best_parts;
         high = low = ceil_div(widest, 4);
         scale = 4 * ceil_div(widest, 32);
         attend_parts = uint64_t(c.heads) * most_attend_splits(context) * (c.head_dim + 2);
@@ -54,7 +58,7 @@ struct ScratchSizes {
     void each(F&& f)
     {
         for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale, &attend_parts, &attend_counters,
-                                 &scores, &routed, &chosen})
+                                 &scores, &routed, &chosen, &row, &best_parts})
             f(*floats * sizeof(float));
     }
     uint64_t bytes()
@@ -99,8 +103,8 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
 
     ScratchSizes sizes(c, shape.batch, shape.context);
     scratch_pool_ = Pool(device, sizes.bytes(), Use::device, "activations");
-    Slice* const scratch[] = {&residual_, &head_residual_, &xn_,    &qkv_,          &mixed_,           &parts_,  &h_,      &u_,
-                              &high_,     &low_,           &scale_, &attend_parts_, &attend_counters_, &scores_, &routed_, &chosen_};
+    Slice* const scratch[] = {&residual_,     &head_residual_,   &xn_,     &qkv_,    &mixed_,  &parts_, &h_,         &u_, &high_, &low_, &scale_,
+                              &attend_parts_, &attend_counters_, &scores_, &routed_, &chosen_, &row_,   &best_parts_};
     Slice* const* next = scratch;
     sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
 
@@ -121,10 +125,12 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     const uint64_t groups = model.layers().size() * group_words_ * sizeof(uint32_t);
     expert_weight_stride_ = uint64_t(shape.batch) * c.experts;
     const uint64_t experts = model.layers().size() * expert_weight_stride_ * sizeof(float);
-    readback_pool_ = Pool(device, aligned(x) + aligned(logits) + 2 * aligned(groups) + aligned(gates) + aligned(watched) + aligned(experts),
-                          Use::readback, "results for the host");
+    readback_pool_ = Pool(
+        device, aligned(x) + aligned(logits) + aligned(sizeof(uint32_t)) + 2 * aligned(groups) + aligned(gates) + aligned(watched) + aligned(experts),
+        Use::readback, "results for the host");
     published_ = readback_pool_.take(x);
     logits_ = readback_pool_.take(logits);
+    best_ = readback_pool_.take(sizeof(uint32_t));
     fired_ = readback_pool_.take(groups);
     mask_ = readback_pool_.take(groups);
     gates_ = readback_pool_.take(gates);
@@ -146,19 +152,18 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
 
 // ---- a batch ------------------------------------------------------------------------------------------------------------
 
-void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, uint32_t head_tokens)
+void GpuSession::begin(uint32_t position, uint32_t tokens, HeadTokens head)
 {
-    HEARTH_CHECK(tokens > 0 && tokens <= shape_.batch && position + tokens <= shape_.context && head_first + head_tokens <= tokens);
-    HEARTH_CHECK(head_tokens <= head_rows && (head_tokens == 0 || model_.has_head()));
+    HEARTH_CHECK(tokens > 0 && tokens <= shape_.batch && position + tokens <= shape_.context);
+    HEARTH_CHECK(head.count == 0 || model_.has_head());
     queue_.release_all();    // after an error, a batch may have been left under way, or held
     queue_.wait(last_work_);
     published_numbers_.resize(model_.layers().size() + 1);
-    *static_cast<gpu::Step*>(step_.mapped) = {.position = position, .tokens = tokens, .head_first = head_first, .head_tokens = head_tokens};
     position_ = position;
     tokens_ = tokens;
-    submits_ = waits_ = 0;
+    submits_ = waits_ = head_rows_ = 0;
     notices_.clear();
-    head_ran_ = head_tokens > 0;
+    set_step(head);
     const double magnitude = model_.config().rope_magnitude;
     for (size_t set = 0; set < frequencies_.size(); ++set) {
         float* out = static_cast<float*>(angles_.mapped) + set * angle_set();
@@ -168,6 +173,14 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, uint32_t head_first, 
                 *out++ = float(magnitude * std::sin((position + t) * frequency));
             }
     }
+}
+
+void GpuSession::set_step(HeadTokens head)
+{
+    HEARTH_CHECK(head.first + head.count <= tokens_ && head.count <= head_rows && (!head.best || head.count == 1));
+    *static_cast<gpu::Step*>(step_.mapped) = {.position = position_, .tokens = tokens_, .head_first = head.first, .head_tokens = head.count};
+    head_ = head;
+    head_rows_ += head.count;
 }
 
 namespace {
@@ -229,9 +242,15 @@ class GpuSession::Recorder {
             commands = Commands(s_.model_.device(), s_.watching_.timing);
         }
         if (s_.model_.has_head()) {
-            out.head.emplace(s_.model_.device(), s_.watching_.timing);
-            head(*out.head);
+            const auto pending = pending_;
+            for (const auto& [commands_of, logits] : {std::pair(&out.head, s_.logits_), {&out.best, s_.row_}}) {
+                pending_ = pending;
+                commands_of->emplace(s_.model_.device(), s_.watching_.timing);
+                head(**commands_of, logits);
+            }
+            best(*out.best);
             out.head->end();
+            out.best->end();
         } else {
             gpu::Join residual = pending_join(s_.model_.last_join());    // its norm is not used
             residual.publish = gpu::publish_residual;
@@ -283,8 +302,7 @@ class GpuSession::Recorder {
     /// Whether, at decode, one of them is met in integers.
     bool wants_planes(std::initializer_list<const GpuMatrix*> readers) const
     {
-        return decode() &&
-               std::any_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(m->type); });
+        return decode() && std::any_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(*m); });
     }
 
     /// The two integer planes of x, where the kernel that makes x cannot write them.
@@ -299,7 +317,9 @@ class GpuSession::Recorder {
     void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, LinearKind kind = {})
     {
         if (!decode()) return product(commands, w, x, y, {.of_head = kind.of_head, .halves = kind.halves});
-        commands.dispatch(kernels_.matvec(w.type, kind.planes), kernels_.row_groups(w.rows),
+        RowVariant variant = kernels_.variant(w);
+        variant.int_dot = variant.int_dot && kind.planes;
+        commands.dispatch(kernels_.matvec(w.type, variant), row_groups(w.rows, variant),
                           {.weight = w.memory.address,
                            .x = x.address,
                            .high = s_.high_.address,
@@ -338,9 +358,11 @@ class GpuSession::Recorder {
 
         gpu::Join before = pending_join(w.attn_norm);
         if (l == 0) before.base = s_.input_.address;
-        join(commands, "attn_norm", l, capacity_, before, {&w.q, &w.k, &w.v});
+        const bool together = decode() && w.qkv.rows > 0;
+        if (together) join(commands, "attn_norm", l, capacity_, before, {&w.qkv});
+        else join(commands, "attn_norm", l, capacity_, before, {&w.q, &w.k, &w.v});
         commands.stage("qkv", l, w.q.row_bytes + w.k.row_bytes + w.v.row_bytes);
-        if (decode() && w.qkv.rows > 0) linear(commands, w.qkv, s_.xn_, q_);    // k_ and v_ come right behind
+        if (together) linear(commands, w.qkv, s_.xn_, q_);    // k_ and v_ come right behind
         else
             for (const auto& [matrix, y] : {std::pair(&w.q, &q_), {&w.k, &k_}, {&w.v, &v_}}) linear(commands, *matrix, s_.xn_, *y);
         commands.stage("rope", l, uint64_t(capacity_) * (2 * q_width + 3 * c_.kv_heads * c_.head_dim) * sizeof(float));
@@ -469,7 +491,8 @@ class GpuSession::Recorder {
         if (decode()) {
             const uint32_t neurons = s_.places(l) * group_neurons;
             commands.stage("ffn_up", l, w.gate.row_bytes + w.up.row_bytes);
-            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type), kernels_.row_groups(neurons),
+            const RowVariant variant = kernels_.variant(w.gate);
+            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type, variant), row_groups(neurons, variant),
                               {.gate = w.gate.memory.address,
                                .up = w.up.memory.address,
                                .bias = w.bias.memory.address,
@@ -541,7 +564,7 @@ class GpuSession::Recorder {
     }
 
     /// Logits of the wanted tokens. May run several times on one batch, so it leaves the residual as it is.
-    void head(Commands& commands)
+    void head(Commands& commands, const Slice& logits)
     {
         const uint32_t l = uint32_t(s_.model_.layers().size());
         gpu::Join norm = pending_join(s_.model_.last_join());
@@ -549,7 +572,25 @@ class GpuSession::Recorder {
         norm.head = 1;
         join(commands, "output_norm", l, std::min(capacity_, head_rows), norm, {&s_.model_.head()});
         commands.stage("head", l, s_.model_.head().row_bytes);
-        linear(commands, s_.model_.head(), s_.xn_, s_.logits_, {.of_head = true});
+        linear(commands, s_.model_.head(), s_.xn_, logits, {.of_head = true});
+    }
+
+    /// The token of the largest of one token's logits.
+    void best(Commands& commands)
+    {
+        const uint32_t l = uint32_t(s_.model_.layers().size());
+        constexpr uint32_t logits_per_part = 1024;
+        gpu::Best args = {.logits = s_.row_.address,
+                          .parts = s_.best_parts_.address,
+                          .token = s_.best_.address,
+                          .n = c_.vocab,
+                          .part_count = std::min(ceil_div(c_.vocab, logits_per_part), most_best_parts),
+                          .scale = c_.logit_scale};
+        commands.stage("best", l, uint64_t(c_.vocab) * sizeof(float));
+        commands.dispatch(kernels_.best, {args.part_count}, args);
+        args.last = 1;
+        commands.stage("best", l, uint64_t(args.part_count) * 2 * sizeof(uint32_t));
+        commands.dispatch(kernels_.best, {1}, args);
     }
 
     GpuSession& s_;
@@ -594,18 +635,20 @@ void GpuSession::submit(Segment& segment)
         work.push_back({&part.attention, held});
         published_numbers_[s] = work.size();
         if (part.ffn) work.push_back({&*part.ffn});
-        if (s + 1 == recording.segments.size() && head_ran_) work.push_back({&*recording.head});
+        if (s + 1 == recording.segments.size() && head_.count > 0) work.push_back({&head_commands()});
     }
     last_work_ = queue_.submit(work);
     for (size_t s = number; s < (ahead ? recording.segments.size() : number + 1); ++s) published_numbers_[s] += last_work_ - work.size();
     ++submits_;
 }
 
-void GpuSession::submit_head(uint32_t head_first, uint32_t head_tokens)
+const Commands& GpuSession::head_commands() { return head_.best ? *recording(tokens_).best : *recording(tokens_).head; }
+
+void GpuSession::submit_head(HeadTokens head)
 {
-    HEARTH_CHECK(head_tokens > 0 && head_tokens <= head_rows && head_first + head_tokens <= tokens_);
-    *static_cast<gpu::Step*>(step_.mapped) = {.position = position_, .tokens = tokens_, .head_first = head_first, .head_tokens = head_tokens};
-    const vulkan::Queue::Work work[] = {{&*recording(tokens_).head}};
+    HEARTH_CHECK(head.count > 0);
+    set_step(head);
+    const vulkan::Queue::Work work[] = {{&head_commands()}};
     last_work_ = queue_.submit(work);
     ++submits_;
 }
@@ -719,6 +762,7 @@ void GpuSession::report(FeedStats& stats) const
 {
     stats.submits += submits_;
     stats.waits += waits_;
+    stats.downloaded += downloaded();
     count_neurons(stats);
     const Recording& recording = recordings_.at(capacity_for(tokens_));
     std::vector<vulkan::StageTime> times;
@@ -730,7 +774,7 @@ void GpuSession::report(FeedStats& stats) const
         add(segment.attention);
         if (segment.ffn) add(*segment.ffn);
     }
-    if (head_ran_) add(*recording.head);
+    if (head_.count > 0) add(head_.best ? *recording.best : *recording.head);
     // The host learns of a segment's end a little later than it happens: the shortest delay seen shows how far the clocks are apart.
     for (const auto& [commands, noticed] : notices_)
         if (const std::vector<vulkan::StageTime> stages = commands->times(); !stages.empty()) {
@@ -738,6 +782,23 @@ void GpuSession::report(FeedStats& stats) const
             if (clock_offset_us_ == 0 || offset < clock_offset_us_) clock_offset_us_ = offset;
         }
     add_stages(times, stats);
+}
+
+/// Without what is watched.
+uint64_t GpuSession::downloaded() const
+{
+    const Config& c = model_.config();
+    const uint64_t x = uint64_t(tokens_) * c.dim * sizeof(float);
+    uint64_t bytes = model_.has_head() ? 0 : x;    // the residual
+    for (uint32_t l = 0; l < model_.layers().size(); ++l) {
+        const GpuModel::Layer& layer = model_.layers()[l];
+        bytes += uint64_t(tokens_) * c.experts * sizeof(float);
+        if (layer.split()) bytes += x;
+        if (tokens_ > 1 || watching_.activity) continue;
+        if (layer.split() && shape_.sparsity[l].predictor != Predictor::none) bytes += layer.residency.groups() * sizeof(uint32_t);
+        if (layer.down_t.rows > 0) bytes += places(l) * sizeof(uint32_t);
+    }
+    return bytes + (head_.best ? sizeof(uint32_t) : uint64_t(head_rows_) * c.vocab * sizeof(float));
 }
 
 void GpuSession::count_neurons(FeedStats& stats) const

@@ -29,6 +29,12 @@ struct Watching {
 /// Rows of logits that one submit computes.
 inline constexpr uint32_t head_rows = 32;
 
+/// Tokens of a batch whose logits are wanted.
+struct HeadTokens {
+    uint32_t first = 0, count = 0;
+    bool best = false;    // of one token: only what is most probable behind it, and its logits stay on the device
+};
+
 /// One conversation on the device: KV cache, activations and the commands recorded for them.
 class GpuSession {
   public:
@@ -45,9 +51,8 @@ class GpuSession {
         uint32_t layer;                         // the last layer in it; the number of layers: what comes after them
     };
 
-    /// Starts a batch: positions, and cos and sin of its rotations; head_tokens > 0: logits of tokens [head_first, head_first + head_tokens) are
-    /// wanted with it. The caller then fills `input`.
-    void begin(uint32_t position, uint32_t tokens, uint32_t head_first, uint32_t head_tokens);
+    /// Starts a batch: positions, cos and sin of its rotations, and what of the head is wanted with it. The caller then fills `input`.
+    void begin(uint32_t position, uint32_t tokens, HeadTokens head);
 
     /// The segments for a batch of this size, recorded when first asked for.
     std::vector<Segment>& segments(uint32_t tokens);
@@ -55,7 +60,7 @@ class GpuSession {
     /// Submits the next segment, with the last one the wanted logits too.
     void submit(Segment& segment);
     /// Logits of further tokens of the same batch, after wait_all.
-    void submit_head(uint32_t head_first, uint32_t head_tokens);
+    void submit_head(HeadTokens head);
 
     /// Waits for x of a split segment, or for all of the last.
     void wait_published(const Segment& segment);
@@ -70,6 +75,8 @@ class GpuSession {
     float* cold() const { return static_cast<float*>(cold_.mapped); }
     const float* published() const { return static_cast<const float*>(published_.mapped); }
     const float* logits() const { return static_cast<const float*>(logits_.mapped); }
+    /// With HeadTokens::best, after wait_all: the token with the largest logit, scaled but not capped, as most_probable finds it.
+    uint32_t best() const { return *static_cast<const uint32_t*>(best_.mapped); }
     /// Once x of a split layer is published, where there is a predictor: a word per group, bit i set where neuron i may fire.
     std::span<const uint32_t> mask(uint32_t l) const;
     /// What host::route gives, where there are experts: once x of a split layer is published, or after wait_all.
@@ -91,11 +98,14 @@ class GpuSession {
     struct Recording {
         uint32_t capacity;    // tokens at the most
         std::vector<Segment> segments;
-        std::optional<vulkan::Commands> head;
+        std::optional<vulkan::Commands> head, best;    // logits, and the largest of those of one token
     };
     class Recorder;
     uint32_t capacity_for(uint32_t tokens) const;
     Recording& recording(uint32_t tokens);
+    void set_step(HeadTokens head);
+    const vulkan::Commands& head_commands();
+    uint64_t downloaded() const;
     uint32_t places(uint32_t l) const;
     std::span<const uint32_t> fired(uint32_t l) const;
     template <class F>
@@ -112,9 +122,9 @@ class GpuSession {
     vulkan::Pool scratch_pool_, upload_pool_, readback_pool_;
     std::vector<vulkan::Slice> keys_, values_;    // per device layer
     vulkan::Slice residual_, head_residual_, xn_, qkv_, mixed_, parts_, h_, u_, high_, low_, scale_, attend_parts_, attend_counters_, scores_,
-        routed_, chosen_;
+        routed_, chosen_, row_, best_parts_;
     vulkan::Slice input_, cold_, angles_, step_;
-    vulkan::Slice published_, logits_, fired_, mask_, watched_residual_, gates_, expert_weights_;
+    vulkan::Slice published_, logits_, best_, fired_, mask_, watched_residual_, gates_, expert_weights_;
     uint64_t expert_weight_stride_ = 0;               // floats from layer to layer
     uint32_t group_words_ = 0;                        // of a layer in fired_ and mask_: one per group
     std::vector<std::vector<double>> frequencies_;    // of rope, per pair; of a model with a window_base both sets
@@ -137,7 +147,8 @@ class GpuSession {
     uint32_t submits_ = 0, waits_ = 0;
     uint64_t last_work_ = 0, first_held_ = 0;
     std::vector<uint64_t> published_numbers_;    // of the work after which a segment's x is published
-    bool head_ran_ = false;
+    HeadTokens head_;
+    uint32_t head_rows_ = 0;                // of logits, so far
     mutable double clock_offset_us_ = 0;    // host clock less device clock, as the shortest notice of a finished segment shows it
     std::vector<std::pair<const vulkan::Commands*, double>> notices_;    // segments waited for, and when the host knew
 

@@ -18,6 +18,9 @@ struct SamplerOptions {
     uint64_t seed = 0;
 };
 
+/// The first of those with the largest logit; NaN is taken for -inf.
+Token most_probable(std::span<const float> logits);
+
 /// Same logits, same options, same seed: same tokens, on every platform.
 class Sampler {
   public:
@@ -32,7 +35,13 @@ class Sampler {
     /// Chooses a token and accepts it.
     Token sample(std::span<const float> logits);
 
+    /// Whether that is always the most probable one, so that the other logits need not be known.
+    bool greedy() const { return options_.temperature <= 0 && options_.repeat_penalty == 1.0f; }
+
   private:
+    void penalise();
+    Token draw();
+
     SamplerOptions options_;
     std::mt19937_64 random_;
     std::vector<Token> recent_;
@@ -44,7 +53,8 @@ class Sampler {
     };
     /// Best first; equal logits by id, so that the order is always the same.
     static bool better(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
-    std::vector<Candidate> all_;    // kept from call to call
+    std::vector<float> logits_;    // kept from call to call
+    std::vector<Candidate> all_;
 };
 
 }    // namespace hearth

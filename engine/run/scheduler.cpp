@@ -1,5 +1,7 @@
 #include "engine/run/scheduler.h"
 
+#include "engine/run/sampler.h"
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -13,7 +15,7 @@ Scheduler::Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, Rebalanc
 
 FeedStats Scheduler::feed(uint32_t position, std::span<const Token> tokens, const WantedLogits& wanted)
 {
-    HEARTH_CHECK(wanted.count <= tokens.size());
+    HEARTH_CHECK(wanted.count <= tokens.size() && (!wanted.take_best || wanted.count <= 1));
     const auto start = std::chrono::steady_clock::now();
     FeedStats stats = {.position = position, .tokens = uint32_t(tokens.size()), .layers = std::vector<LayerCounts>(config_.layers)};
     team_.hold([&] {    // the workers stay awake for the whole batch
@@ -34,8 +36,9 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     const bool head = gpu_->has_head();
     uint32_t next = count - wanted.count;    // the next token whose logits are wanted
     uint32_t rows = head ? std::min(wanted.count, head_rows) : 0;
+    const bool best = rows > 0 && wanted.take_best && config_.logit_cap == 0;    // a cap makes equals of logits that differ little
 
-    session_->begin(stats.position, count, next, rows);
+    session_->begin(stats.position, count, {next, rows, best});
     cpu_.embed(tokens, stats.position, session_->input());
     for (GpuSession::Segment& segment : session_->segments(count)) {
         session_->submit(segment);
@@ -52,12 +55,13 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     }
     session_->wait_all();
 
-    while (rows > 0) {
-        for (uint32_t r = 0; r < rows; ++r) wanted.take(next + r, finished({session_->logits() + size_t(r) * config_.vocab, config_.vocab}));
+    if (best) wanted.take_best(session_->best());
+    while (rows > 0 && !best) {
+        for (uint32_t r = 0; r < rows; ++r) give(wanted, next + r, {session_->logits() + size_t(r) * config_.vocab, config_.vocab});
         next += rows;
         rows = std::min(count - next, head_rows);
         if (rows > 0) {
-            session_->submit_head(next, rows);
+            session_->submit_head({next, rows});
             session_->wait_all();
         }
     }
@@ -107,7 +111,13 @@ void Scheduler::host_layers(const WantedLogits& wanted, FeedStats& stats)
     for (uint32_t l = gpu_ ? uint32_t(gpu_->layers().size()) : 0; l < config_.layers; ++l)
         cpu_.layer(l, stats.position, stats.tokens, residual_.data(), stats);
     for (uint32_t t = stats.tokens - wanted.count; t < stats.tokens; ++t)
-        wanted.take(t, finished(cpu_.head(residual_.data() + size_t(t) * config_.dim, stats)));
+        give(wanted, t, cpu_.head(residual_.data() + size_t(t) * config_.dim, stats));
+}
+
+void Scheduler::give(const WantedLogits& wanted, uint32_t t, std::span<const float> logits)
+{
+    if (wanted.take_best) wanted.take_best(most_probable(finished(logits)));
+    else wanted.take(t, finished(logits));
 }
 
 /// Logits as the model means them: scaled and capped.

@@ -10,7 +10,9 @@ namespace hearth {
 struct WantedLogits {
     uint32_t count = 1;
     /// Called for each of them in order: the token's place in the batch, and its logits (vocab), valid during the call.
-    std::function<void(uint32_t, std::span<const float>)> take;
+    std::function<void(uint32_t, std::span<const float>)> take = {};
+    /// Instead, of one token: called with what is most probable behind it. Where the device can tell, its logits stay there.
+    std::function<void(Token)> take_best = {};
 };
 
 class Scheduler {
@@ -26,6 +28,7 @@ class Scheduler {
     CpuModel::Cold cold_work(uint32_t l, uint32_t tokens);
     void show_activity(uint32_t l, uint32_t tokens);
     void host_layers(const WantedLogits& wanted, FeedStats& stats);
+    void give(const WantedLogits& wanted, uint32_t t, std::span<const float> logits);
     std::span<const float> finished(std::span<const float> logits);
 
     CpuModel& cpu_;

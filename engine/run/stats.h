@@ -51,6 +51,7 @@ struct FeedStats {
     uint32_t dispatches = 0;      // of kernels, on the device
     uint32_t waits = 0;           // times the host waited for the device (polling; there are no fences)
     uint32_t joins = 0;           // layers whose two shares were added
+    uint64_t downloaded = 0;      // bytes that the device wrote into the host's memory: what the host's shares need, bits of what fired, results
     uint32_t moved_groups = 0;    // into slots, by rebalancing
     uint64_t moved_bytes = 0;
     double us = 0;    // wall time

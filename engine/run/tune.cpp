@@ -1,54 +1,27 @@
 #include "engine/run/tune.h"
 
-#include "engine/run/gpu_model.h"
+#include "engine/run/measure.h"
 #include "host/attention.h"
 
-#include <algorithm>
 #include <atomic>
 #include <bit>
-#include <chrono>
 #include <cstring>
 #include <thread>
 
 namespace hearth {
 
-namespace {
-
-using vulkan::Buffer, vulkan::Commands, vulkan::Queue, vulkan::Use;
-
-constexpr uint32_t dim = 4096, rows_per_step = 1024;
-constexpr float nothing_fires = 1e30f;
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-/// Median of a few runs, in seconds, after one to warm up.
-template <class F>
-double median_time(F&& work)
+void fill_weights(std::byte* to, uint64_t bytes, uint64_t seed)
 {
-    work();
-    std::vector<double> times(5);
-    for (double& t : times) {
-        const double start = seconds();
-        work();
-        t = seconds() - start;
-    }
-    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-    return times[times.size() / 2];
-}
-
-/// Bytes that are finite weights of either sign in every format but MXFP4: 16-bit words with the exponents of fp16 numbers around one.
-void fill_weights(std::byte* to, uint64_t bytes)
-{
-    uint64_t state = 0x9e3779b97f4a7c15u;
-    for (uint64_t i = 0; i + 8 <= bytes; i += 8) {
+    uint64_t state = 0x9e3779b97f4a7c15u * seed;
+    const auto word = [&] {
         state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-        const uint64_t word = (state & 0x8fff8fff8fff8fffu) | 0x3000300030003000u;
-        std::memcpy(to + i, &word, 8);
+        return (state & 0x8fff8fff8fff8fffu) | 0x3000300030003000u;
+    };
+    for (; bytes > 0; to += std::min<uint64_t>(bytes, 8), bytes -= std::min<uint64_t>(bytes, 8)) {
+        const uint64_t next = word();
+        std::memcpy(to, &next, std::min<uint64_t>(bytes, 8));
     }
 }
-
-/// MXFP4's scale is an exponent, and most exponents make numbers without use; its rows are read as IQ4_NL's are, which have a byte more in 18.
-WeightType measured_as(WeightType type) { return type == WeightType::mxfp4 ? WeightType::iq4_nl : type; }
 
 std::vector<float> some_vector(uint32_t n)
 {
@@ -57,7 +30,15 @@ std::vector<float> some_vector(uint32_t n)
     return x;
 }
 
-double gb_per_s(uint64_t bytes, double s) { return s > 0 ? double(bytes) / s / 1e9 : 0; }
+namespace {
+
+using vulkan::Buffer, vulkan::Commands, vulkan::Queue, vulkan::Use;
+
+constexpr uint32_t dim = 4096, rows_per_step = 1024;
+constexpr float nothing_fires = 1e30f;
+
+/// MXFP4's scale is an exponent, and most exponents make numbers without use; its rows are read as IQ4_NL's are, which have a byte more in 18.
+WeightType measured_as(WeightType type) { return type == WeightType::mxfp4 ? WeightType::iq4_nl : type; }
 
 // ---- host ----------------------------------------------------------------------------------------------------------------
 
@@ -161,13 +142,16 @@ class HostMeasurement {
 
 class DeviceMeasurement {
   public:
-    DeviceMeasurement(std::shared_ptr<vulkan::Device> device, uint64_t bytes)
-        : device_(device), kernels_(device, config()), queue_(device), weights_(device, bytes, Use::device, "the measurement"),
-          x_(device, 4 << 20, Use::readback, "the measurement"), out_(device, 16 << 20, Use::device, "the measurement")
+    DeviceMeasurement(std::shared_ptr<vulkan::Device> device, uint64_t bytes, const RowVariants& variants)
+        : device_(device), kernels_(device, config(), variants), queue_(device), weights_(device, bytes, Use::device, "the measurement"),
+          x_(device, 2 << 20, Use::device, "the measurement"), step_(device, 8192, Use::readback, "the measurement"),
+          out_(device, 16 << 20, Use::device, "the measurement")
     {
         const std::vector<float> x = some_vector(dim);
-        std::copy(x.begin(), x.end(), x_.mapped<float>());
         vulkan::Uploader uploader(device);
+        const uint64_t x_bytes = x.size() * sizeof(float);
+        uploader.upload({x_.handle(), 0, x_bytes, x_.address(), nullptr}, 1, x_bytes,
+                        [&](std::byte* to, uint64_t, uint64_t) { std::memcpy(to, x.data(), x_bytes); });
         const double start = seconds();
         double filling = 0;
         uploader.upload({weights_.handle(), 0, bytes, weights_.address(), nullptr}, bytes >> 20, 1 << 20,
@@ -177,7 +161,7 @@ class DeviceMeasurement {
                             filling += seconds() - before;
                         });
         upload = gb_per_s(bytes, seconds() - start - filling);
-        run([&](Commands& c) {
+        queue_.run([&](Commands& c) {
             c.stage("tune", 0, 0);
             c.dispatch(kernels_.quantise, {ceil_div(dim / 32, 64)},
                        {.x = x_.address(), .high = planes(0), .low = planes(1), .scale = planes(2), .n = dim});
@@ -191,29 +175,28 @@ class DeviceMeasurement {
         SideRates rates;
         constexpr int chain = 100;
         const auto norms = [&](uint32_t n, uint32_t parts) {
-            return time([&](Commands& c) {
-                       for (int i = 0; i < chain; ++i) {
-                           c.stage("tune", 0, 0);
-                           c.dispatch(kernels_.join, {1},
-                                      {.step = step_address(),
-                                       .base = x_.address(),
-                                       .parts = weights_.address(),
-                                       .cold = 0,
-                                       .weight = x_.address(),
-                                       .residual = out_.address(),
-                                       .y = out_.address() + (1 << 20),
-                                       .published = 0,
-                                       .n = n,
-                                       .part_count = parts,
-                                       .part_stride = n,
-                                       .has_cold = 0,
-                                       .publish = 0,
-                                       .head = 0,
-                                       .eps = 1e-5f,
-                                       .gain = 1});
-                       }
-                   }) /
-                   chain;
+            return queue_.time([&](Commands& c) {
+                for (int i = 0; i < chain; ++i) {
+                    c.stage("tune", 0, 0);
+                    c.dispatch(kernels_.join, {1},
+                               {.step = step_address(),
+                                .base = x_.address(),
+                                .parts = weights_.address(),
+                                .cold = 0,
+                                .weight = x_.address(),
+                                .residual = out_.address(),
+                                .y = out_.address() + (1 << 20),
+                                .published = 0,
+                                .n = n,
+                                .part_count = parts,
+                                .part_stride = n,
+                                .has_cold = 0,
+                                .publish = 0,
+                                .head = 0,
+                                .eps = 1e-5f,
+                                .gain = 1});
+                }
+            }) / chain;
         };
         const double small = norms(32, 0), large = norms(dim, 16);
         rates.step_us = small * 1e6;
@@ -230,7 +213,7 @@ class DeviceMeasurement {
     double dot(WeightType type)
     {
         const uint32_t stride = row_quads(type, dim), rows = uint32_t(weights_.bytes() / (stride * 16));
-        return gb_per_s(weights_.bytes(), time([&](Commands& c) { matvec(c, type, std::min(rows, uint32_t(out_.bytes() / 4))); }));
+        return gb_per_s(weights_.bytes(), queue_.time([&](Commands& c) { matvec(c, type, std::min(rows, uint32_t(out_.bytes() / 4))); }));
     }
 
     double submit_s() { return submit_; }
@@ -285,42 +268,15 @@ class DeviceMeasurement {
 
     uint64_t step_address()
     {
-        auto* step = reinterpret_cast<gpu::Step*>(x_.mapped<std::byte>() + (3 << 20));
-        *step = {.position = 1023, .tokens = 1, .head_first = 0, .head_tokens = 0};
-        return x_.address() + (3 << 20);
-    }
-
-    template <class F>
-    void run(F&& record)
-    {
-        Commands c(device_, false);
-        record(c);
-        c.end();
-        const Queue::Work work[] = {{&c}};
-        queue_.wait(queue_.submit(work));
-    }
-
-    /// Seconds that what `record` writes takes, without the submit.
-    template <class F>
-    double time(F&& record)
-    {
-        Commands c(device_, false), empty(device_, false);
-        record(c);
-        c.end();
-        empty.stage("tune", 0, 0);
-        empty.end();
-        const auto once = [&](const Commands& commands) {
-            const Queue::Work work[] = {{&commands}};
-            queue_.wait(queue_.submit(work));
-        };
-        const double all = median_time([&] { once(c); }), nothing = median_time([&] { once(empty); });
-        return std::max(all - nothing, all / 100);
+        *step_.mapped<gpu::Step>() = {.position = 1023, .tokens = 1, .head_first = 0, .head_tokens = 0};
+        return step_.address();
     }
 
     void matvec(Commands& c, WeightType type, uint32_t rows)
     {
         c.stage("tune", 0, 0);
-        c.dispatch(kernels_.matvec(type, true), kernels_.row_groups(rows),
+        const RowVariant variant = kernels_.variant({.type = type, .rows = rows, .cols = dim});
+        c.dispatch(kernels_.matvec(type, variant), row_groups(rows, variant),
                    {.weight = weights_.address(),
                     .x = x_.address(),
                     .high = planes(0),
@@ -339,10 +295,11 @@ class DeviceMeasurement {
         const uint32_t dot_rows = uint32_t(std::min<uint64_t>(weights_.bytes() / row, out_.bytes() / sizeof(float)));
         const uint32_t neurons = uint32_t(weights_.bytes() / row / 3) / 32 * 32, slices = 16;
         Buffer fires(device_, neurons / 8, Use::readback, "the measurement");
+        const RowVariant variant = kernels_.variant({.type = type, .rows = neurons, .cols = dim});
         const auto block = [&](float cut) {
-            return time([&](Commands& c) {
+            return queue_.time([&](Commands& c) {
                 c.stage("tune", 0, 0);
-                c.dispatch(kernels_.ffn_up(type, type), kernels_.row_groups(neurons),
+                c.dispatch(kernels_.ffn_up(type, type, variant), row_groups(neurons, variant),
                            {.gate = weights_.address(),
                             .up = weights_.address() + neurons * row,
                             .x = x_.address(),
@@ -368,7 +325,7 @@ class DeviceMeasurement {
                             .part_stride = dim});
             });
         };
-        const double dot = time([&](Commands& c) { matvec(c, type, dot_rows); });
+        const double dot = queue_.time([&](Commands& c) { matvec(c, type, dot_rows); });
         const double gates = block(nothing_fires), all = block(0);
         uint64_t fired = 0;
         for (uint32_t i = 0; i < neurons / 32; ++i) fired += uint64_t(std::popcount(fires.mapped<uint32_t>()[i]));
@@ -383,9 +340,9 @@ class DeviceMeasurement {
         const uint64_t cache = uint64_t(heads) * context * 128 * sizeof(uint16_t);
         if (2 * cache > weights_.bytes()) return 1;
         const uint32_t splits = kernels_.attend_splits(heads, context);
-        const uint64_t counters = (3 << 20) + 4096;    // behind the step
-        std::fill_n(reinterpret_cast<uint32_t*>(x_.mapped<std::byte>() + counters), heads, 0u);
-        const double t = time([&](Commands& c) {
+        const uint64_t counters = 4096;    // behind the step
+        std::fill_n(reinterpret_cast<uint32_t*>(step_.mapped<std::byte>() + counters), heads, 0u);
+        const double t = queue_.time([&](Commands& c) {
             c.stage("tune", 0, 0);
             c.dispatch(kernels_.attend({}, {}), {heads, 1, splits},
                        {.step = step_address(),
@@ -394,7 +351,7 @@ class DeviceMeasurement {
                         .v_cache = weights_.address() + cache,
                         .y = out_.address(),
                         .parts = out_.address() + (8 << 20),
-                        .counters = x_.address() + counters,
+                        .counters = step_.address() + counters,
                         .heads = heads,
                         .kv_heads = heads,
                         .context = context,
@@ -406,19 +363,19 @@ class DeviceMeasurement {
 
     std::shared_ptr<vulkan::Device> device_;
     GpuKernels kernels_;
-    Queue queue_;
-    Buffer weights_, x_, out_;
+    MeasuredQueue queue_;
+    Buffer weights_, x_, step_, out_;
     double submit_ = 0;
 };
 
 }    // namespace
 
-Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>& device, const std::function<void(double)>& progress)
+Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>& device, const Progress& progress, const Warn& warn)
 {
     Machine m;
     m.kernels = host::kernels().name;
     m.threads = team.size();
-    const double host_share = device ? 0.5 : 1;
+    const double host_share = device ? 0.3 : 1;
     HostMeasurement host(team, 192 << 20);
     m.host = host.measure([&](double share) { progress(share * host_share); });
     if (!device) return m;
@@ -426,8 +383,10 @@ Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>&
     m.device = device->info().name;
     m.driver = device->info().driver;
     m.software = device->info().kind == vulkan::DeviceKind::software;
-    DeviceMeasurement measurement(device, m.software ? 24 << 20 : 192 << 20);
-    m.on_device = measurement.measure([&](double share) { progress(0.5 + share * 0.4); });
+    m.row_variants = tune_rows(
+        device, m.software ? 512 << 10 : 192 << 20, [&](double share) { progress(0.3 + share * 0.4); }, warn);
+    DeviceMeasurement measurement(device, m.software ? 24 << 20 : 192 << 20, m.row_variants);
+    m.on_device = measurement.measure([&](double share) { progress(0.7 + share * 0.25); });
     for (const RowRates& r : m.on_device.rows) m.on_device.read = std::max(m.on_device.read, r.dot);    // its fastest matrix kernel
     m.upload = measurement.upload;
     m.round_trip_us = measurement.round_trip(false) * 1e6;

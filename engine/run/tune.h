@@ -2,15 +2,12 @@
 #pragma once
 
 #include "engine/plan/machine.h"
-#include "engine/vulkan/device.h"
+#include "engine/run/tune_rows.h"
 #include "host/arena.h"
-
-#include <functional>
-#include <memory>
 
 namespace hearth {
 
-/// Takes seconds. `device` may be null. `progress` hears the share done.
-Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>& device, const std::function<void(double)>& progress);
+/// Takes seconds. `device` may be null. `progress` hears the share done, `warn` what is wrong with the device.
+Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>& device, const Progress& progress, const Warn& warn);
 
 }    // namespace hearth

@@ -232,6 +232,7 @@ bool Instance::look_at_devices(std::string& why_not)
         d.subgroup_size = v11.subgroupSize;
         d.min_subgroup_size = v13.minSubgroupSize;
         d.max_subgroup_size = v13.maxSubgroupSize;
+        d.max_subgroups = v13.maxComputeWorkgroupSubgroups;
 
         VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
         const bool has_budget = has_extension(api_, handle, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
@@ -252,7 +253,10 @@ bool Instance::look_at_devices(std::string& why_not)
         d.features = {.fp16 = bool(f12.shaderFloat16), .int_dot = bool(f13.shaderIntegerDotProduct)};
         // Every Vulkan 1.3 device has the instruction; those that only emulate it are faster with floats. A software device keeps it, for the tests.
         d.features.int_dot &= v13.integerDotProduct4x8BitPackedSignedAccelerated || d.kind == DeviceKind::software;
-        d.max_workgroup = properties.properties.limits.maxComputeWorkGroupInvocations;
+        if (f13.subgroupSizeControl && (v13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT))
+            for (uint32_t size = d.min_subgroup_size; size <= d.max_subgroup_size; size *= 2) d.subgroup_sizes.push_back(size);
+        const VkPhysicalDeviceLimits& limits = properties.properties.limits;
+        d.max_workgroup = std::min(limits.maxComputeWorkGroupInvocations, limits.maxComputeWorkGroupSize[0]);
         d.max_buffer = std::min<uint64_t>(v13.maxBufferSize, v11.maxMemoryAllocationSize);
 
         uint32_t timestamp_bits = 0;
@@ -294,6 +298,7 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
     const VkDeviceQueueCreateInfo queue = {
         .sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = family, .queueCount = 1, .pQueuePriorities = &priority};
     VkPhysicalDeviceVulkan13Features f13 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
+                                            .subgroupSizeControl = !info.subgroup_sizes.empty(),
                                             .computeFullSubgroups = VK_TRUE,
                                             .synchronization2 = VK_TRUE,
                                             .shaderIntegerDotProduct = self->features_.int_dot};

@@ -34,8 +34,10 @@ struct DeviceInfo {
     uint64_t memory = 0;         // bytes of the largest device-local heap
     uint64_t free_memory = 0;    // of it, as the driver reports; `memory` where it does not
     uint32_t subgroup_size = 0, min_subgroup_size = 0, max_subgroup_size = 0;
+    std::vector<uint32_t> subgroup_sizes;    // that a kernel can ask for; without asking it gets subgroup_size
     Features features;
     uint32_t max_workgroup = 0;    // invocations
+    uint32_t max_subgroups = 0;    // of a workgroup
     uint64_t max_buffer = 0;       // bytes of one buffer
     std::string unfit;             // why this program cannot use it; empty where it can
 };

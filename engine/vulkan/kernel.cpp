@@ -19,7 +19,7 @@ const Spirv& find_module(std::string_view name)
 
 }    // namespace
 
-Pipeline::Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants)
+Pipeline::Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants, uint32_t subgroup)
     : Pipeline(std::move(device))
 {
     const DeviceApi& api = device_->api();
@@ -37,9 +37,14 @@ Pipeline::Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32
     std::vector<VkSpecializationMapEntry> entries;
     for (uint32_t i = 0; i < constants.size(); ++i) entries.push_back({i, uint32_t(i * sizeof(uint32_t)), sizeof(uint32_t)});
     const VkSpecializationInfo specialization = {uint32_t(entries.size()), entries.data(), constants.size_bytes(), constants.data()};
+    const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO, .requiredSubgroupSize = subgroup};
+    const bool asked_for = std::ranges::count(device_->info().subgroup_sizes, subgroup) > 0;
+    HEARTH_CHECK(asked_for || subgroup == 0 || subgroup == device_->info().subgroup_size);
     const VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                  .pNext = asked_for ? &size : nullptr,
                   .flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT,
                   .stage = VK_SHADER_STAGE_COMPUTE_BIT,
                   .module = module,

@@ -12,8 +12,9 @@ namespace hearth::vulkan {
 /// A compute pipeline whose only interface is a push-constant struct.
 class Pipeline {
   public:
-    /// `constants` are specialization constants 0, 1, ... Throws Error if the driver refuses the kernel.
-    Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants);
+    /// `constants` are specialization constants 0, 1, ...; `subgroup` is the size of subgroups, 0: the device's usual one. Throws Error if the driver
+    /// refuses the kernel.
+    Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants, uint32_t subgroup);
     ~Pipeline();
     Pipeline(const Pipeline&) = delete;
     Pipeline& operator=(const Pipeline&) = delete;
@@ -34,8 +35,8 @@ class Kernel {
     static_assert(sizeof(Args) <= 128, "push constants of 128 bytes are all that Vulkan guarantees");
 
     Kernel() = default;
-    Kernel(const std::shared_ptr<Device>& device, std::string_view name, std::initializer_list<uint32_t> constants = {})
-        : pipeline_(std::make_shared<Pipeline>(device, name, uint32_t(sizeof(Args)), std::span(constants.begin(), constants.size())))
+    Kernel(const std::shared_ptr<Device>& device, std::string_view name, std::initializer_list<uint32_t> constants = {}, uint32_t subgroup = 0)
+        : pipeline_(std::make_shared<Pipeline>(device, name, uint32_t(sizeof(Args)), std::span(constants.begin(), constants.size()), subgroup))
     {
     }
     const Pipeline& pipeline() const { return *pipeline_; }

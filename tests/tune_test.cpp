@@ -1,0 +1,112 @@
+// The choice of the device's row kernels by measuring: the fastest wins, and never a wrong one.
+#include "engine/run/tune_rows.h"
+#include "tests/device_support.h"
+
+#include <set>
+
+using namespace hearth;
+using namespace hearth::tests;
+
+namespace {
+
+const std::vector<RowVariant> some_variants = [] {
+    std::vector<RowVariant> variants;
+    for (const bool int_dot : {false, true})
+        for (const uint32_t rows : {1u, 2u, 4u})
+            for (const uint32_t subgroups : {1u, 4u})
+                for (const uint32_t subgroup : {8u, 16u, 32u}) variants.push_back({subgroup, subgroups, rows, int_dot});
+    return variants;
+}();
+constexpr RowVariant usual = {.subgroup = 32, .subgroups = 4, .rows = 1, .int_dot = false};
+const std::vector<double> want = {1, -2, 3};
+
+/// Each property has a best value of its own.
+double pretended_seconds(const RowVariant& v)
+{
+    return 1 + (v.int_dot ? 0 : 0.5) + (v.rows == 2 ? 0 : 0.3) + (v.subgroups == 1 ? 0 : 0.2) + (v.subgroup == 16 ? 0 : 0.1);
+}
+
+}    // namespace
+
+TEST_SUITE("tune")
+{
+    TEST_CASE("the fastest variant is found without trying all")
+    {
+        std::set<RowVariant> tried;
+        const auto run = [&](const RowVariant& v) {
+            CHECK(tried.insert(v).second);    // each once
+            return VariantRun{{1, -2, 3}, pretended_seconds(v)};
+        };
+        const auto best = fastest_right(some_variants, usual, want, run, [](const RowVariant&) { FAIL("none is wrong"); });
+        CHECK(best == RowVariant{.subgroup = 16, .subgroups = 1, .rows = 2, .int_dot = true});
+        CHECK(tried.size() <= 8);
+    }
+
+    TEST_CASE("a variant with a wrong result is named and not used, however fast; where the usual one is wrong another takes its place")
+    {
+        const float nan = NAN;
+        for (const std::vector<float>& y : {std::vector<float>{1, -2, 3.01f}, {1, -2, nan}, {1, nan, 3}, {1, -2}}) {
+            std::vector<RowVariant> named;
+            const auto run = [&](const RowVariant& v) {
+                const bool broken = v.rows == 2 || v == usual;
+                return VariantRun{broken ? y : std::vector<float>{1, -2.001f, 3}, broken ? 0.001 : pretended_seconds(v)};
+            };
+            const auto best = fastest_right(some_variants, usual, want, run, [&](const RowVariant& v) { named.push_back(v); });
+            REQUIRE(best);
+            CHECK(best->rows != 2);
+            CHECK(best->subgroup == 16);
+            REQUIRE(named.size() == 2);
+            CHECK(named[0] == usual);
+            CHECK(named[1].rows == 2);
+        }
+        const auto all_wrong = [](const RowVariant&) { return VariantRun{{0, 0, 0}, 1}; };
+        CHECK(!fastest_right(some_variants, usual, want, all_wrong, [](const RowVariant&) {}));
+    }
+}
+
+TEST_SUITE("device")
+{
+    TEST_CASE("tuning chooses variants that the device offers for every class and type, and the driver is found right in all of them")
+    {
+        for (const vulkan::Features& features : {vulkan::Features{true, true}, vulkan::Features{true, false}}) {
+            const auto device = test_device(features);
+            double done = 0;
+            const auto progress = [&](double share) {
+                CHECK(share > done);
+                done = share;
+            };
+            const RowVariants tuned = tune_rows(device, 1 << 18, progress, [](const std::string& what) { FAIL_CHECK(what); });
+            CHECK(done == 1);
+            for (const auto& choice : tuned.choice)
+                for (size_t f = 0; f < std::size(weight_formats); ++f) {
+                    CAPTURE(weight_formats[f].name);
+                    REQUIRE(choice[f]);
+                    CHECK(std::ranges::count(row_variants(*device, weight_formats[f].type), *choice[f]) == 1);
+                    if (!features.int_dot) CHECK(!choice[f]->int_dot);
+                }
+        }
+        check_silence();
+    }
+
+    TEST_CASE("a kernel keeps to what was tuned as far as the device can, and to the usual where it cannot")
+    {
+        const auto device = test_device(), without = test_device({true, false});
+        const uint32_t size = device->info().subgroup_size;
+        const GpuMatrix few = {.type = WeightType::q4_0, .rows = 8192, .cols = 2048}, many = {.type = WeightType::q4_0, .rows = 8193, .cols = 2048},
+                        other = {.type = WeightType::f16, .rows = 1, .cols = 1};
+        RowVariants tuned;
+        const size_t q4_0 = format_number(WeightType::q4_0);
+        tuned.choice[0][q4_0] = {.subgroup = size, .subgroups = 1, .rows = 2, .int_dot = true};
+        CHECK(GpuKernels(device, Config(), tuned).variant(few) == tuned.choice[0][q4_0]);
+        CHECK(GpuKernels(device, Config(), tuned).variant(many) == usual_variant(*device, WeightType::q4_0));
+        CHECK(GpuKernels(device, Config(), tuned).variant(other) == usual_variant(*device, WeightType::f16));
+        CHECK(!GpuKernels(without, Config(), tuned).variant(few).int_dot);
+        CHECK(GpuKernels(without, Config(), tuned).variant(few).rows == 2);
+        for (const RowVariant& impossible :
+             {RowVariant{3, 4, 1, false}, RowVariant{size, 0, 1, false}, RowVariant{size, 1u << 30, 1, false}, RowVariant{size, 4, 0, false},
+              RowVariant{size, 4, 3, false}, RowVariant{0, 4, 1, false}, RowVariant{size, 4, 64, false}}) {
+            tuned.choice[0][q4_0] = impossible;
+            CHECK(GpuKernels(device, Config(), tuned).variant(few) == usual_variant(*device, WeightType::q4_0));
+        }
+    }
+}
