@@ -533,6 +533,7 @@ class Tokenizer:
     charsmap: bytes = b""          # SentencePiece's map of characters to replace
     pre: str | None = None         # GGUF's name of the way to cut a text into words
     merges: list | None = None
+    nfc: bool = False              # text is brought into Unicode's normal form C first
 
 
 def read_sentencepiece(path):
@@ -719,10 +720,8 @@ def byte_level_tokenizer(path, config, settings, source=None):
             raise Refusal(f"{path} cuts text into words in a way that is not supported: {json.dumps(cuts, ensure_ascii=False)}"
                           + (" with ignore_merges" if whole_words else ""))
         normalizer = source.get("normalizer")
-        if normalizer and normalizer["type"] == "NFC":
-            print("convert: this tokenizer brings text into the normal form NFC first, and Hearth does not; hardly any text is in another form",
-                  file=sys.stderr)
-        elif normalizer and normalizer.get("normalizers") != []:
+        nfc = bool(normalizer) and normalizer["type"] == "NFC"
+        if normalizer and not nfc and normalizer.get("normalizers") != []:
             raise Refusal(f"{path} normalises text in a way that is not supported: {json.dumps(normalizer)}")
 
         vocabulary, pieces = model["vocab"], []
@@ -746,7 +745,7 @@ def byte_level_tokenizer(path, config, settings, source=None):
         raise Refusal(f"{path} is not a valid tokenizer.json") from None
     return Tokenizer(pieces, **special, add_bos=bool(settings.get("add_bos_token") if before is None else before),
                      add_eos=bool(settings.get("add_eos_token") if after is None else after), space_prefix=False, chat_template=template_of(path.parent, settings),
-                     model="gpt2", pre=names[0], merges=merges)
+                     model="gpt2", pre=names[0], merges=merges, nfc=nfc)
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------
@@ -1043,6 +1042,7 @@ def add_keys(writer, name, c, tokenizer, file_type):
     else:
         writer.add_tokenizer_pre(tokenizer.pre)
         writer.add_token_merges(tokenizer.merges)
+        writer.add_bool("hearth.tokenizer.nfc", tokenizer.nfc)    # GGUF has no key for it, and the same cuts come with and without
     for add, i in ((writer.add_bos_token_id, tokenizer.bos), (writer.add_eos_token_id, tokenizer.eos), (writer.add_unk_token_id, tokenizer.unk)):
         if i is not None:
             add(i)
