@@ -78,7 +78,9 @@ Command add_quantize(CLI::App& app)
     for (const Quantisation& q : quantisations) names.emplace_back(q.name);
     app.add_option("MODEL", o->model, "the model to read, a GGUF file")->required()->check(not_empty());
     app.add_option("OUT", o->output, "the GGUF file to write")->required()->check(not_empty());
-    app.add_option("TYPE", o->type, "of the matrices; vectors are F32, and with q4_0 the output matrix and predictors (fc1, fc2) are Q8_0")
+    app.add_option("TYPE", o->type,
+                   "of the matrices; vectors are F32. With q4_0 the output matrix and predictors (fc1, fc2) are Q8_0, with q4_k_m Q6_K; that is a "
+                   "mixture of Q4_K with Q6_K for the values of attention and the down projection of some layers")
         ->required()
         ->check(CLI::IsMember(names));
     app.add_option("--output-type", o->sensitive,
@@ -88,9 +90,10 @@ Command add_quantize(CLI::App& app)
                  "store zeros like other weights, as other programs want it (default: f16 and q8_0 leave them out where that saves a tenth)");
     app.add_option("-t,--threads", o->threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
     app.add_flag("--json", o->json, "print JSON");
-    app.footer("The down projection is stored by neurons (ffn_down_t), so that it need not be transposed at load. A matrix whose rows are no whole "
-               "blocks becomes F16. With f16 and q8_0, a matrix with many zeros (of SparseGPT, 2:4 or any other pattern) is stored without them, which "
-               "inspect shows as F16_SPARSE or Q8_0_SPARSE. The error is the root of the mean square of what was lost, relative to that of the weights.");
+    app.footer("The down projection is stored by neurons (ffn_down_t), so that it need not be transposed at load. Rows that are no whole blocks of "
+               "256 get blocks of 32 (Q5_0 for Q4_K, Q8_0 for Q6_K), and where they are none of those either F16. With f16 and q8_0, a matrix with many "
+               "zeros (of SparseGPT, 2:4 or any other pattern) is stored without them, which inspect shows as F16_SPARSE or Q8_0_SPARSE. The error is "
+               "the root of the mean square of what was lost, relative to that of the weights.");
     return [o] { quantize(*o); };
 }
 
