@@ -301,9 +301,10 @@ struct Machinery {
     {
         weights = load_weights(file, down_layout());    // now that nothing speaks against it
         if (weights.transposed)
-            notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; `hearth quantize` writes files that "
-                                        "need no transposing",
-                                        options.model.filename().string()));
+            notes.push_back(
+                fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; `hearth quantize{}` writes files that "
+                            "need no transposing",
+                            options.model.filename().string(), options.sparsity == Sparsity::threshold ? " --by-neurons" : ""));
         report = make_plan(options.vram_budget, usual_position());
         check_memory();
         place_weights(progress);

@@ -516,7 +516,7 @@ TEST_SUITE("engine")
         for (const char* type : {"q8_0", "q4_0", "q4_k_m"}) {
             CAPTURE(type);
             const auto model = folder / "quantised.gguf";
-            requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model, 2, [](double) {});
+            requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model, [](double) {});
             std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
             for (const auto& [ids, logits] : expected_logits()) cases.emplace_back(ids, reference_logits(model, ids));
             check_logits({.device = "cpu"}, model, cases, 2e-3);
@@ -681,7 +681,7 @@ TEST_SUITE("device")
         for (const char* type : {"q8_0", "q4_0", "q4_k_m"}) {
             CAPTURE(type);
             const auto model = folder / "quantised.gguf";
-            requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model, 2, [](double) {});
+            requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model, [](double) {});
             std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
             for (const auto& [ids, logits] : expected_logits()) cases.emplace_back(ids, reference_logits(model, ids));
             for (const double resident : {1.0, 0.5, 0.0})

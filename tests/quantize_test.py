@@ -149,6 +149,15 @@ class Weights(Case):
                         self.check(source, self.out, f"blk.{layer}.ffn_down_t.weight", TYPES[to], before=f"blk.{layer}.ffn_down.weight")
                     self.assertNotIn("transposed", self.hearth("run", self.out, "--device", "cpu", "-p", "a", "-n", 1).stderr)
 
+    def test_a_plain_down_projection_stays_where_no_neuron_is_left_out_unless_asked_for(self):
+        source = self.made("--plain", "--silu", "--type", "f16", "--layers", "2")
+        for to in ("q8_0", "q4_0"):
+            self.quantize(source, self.out, to)
+            self.check(source, self.out, "blk.1.ffn_down.weight", TYPES[to])
+            self.assertNotIn("transposed", self.hearth("run", self.out, "--device", "cpu", "-p", "a", "-n", 1).stderr)
+            self.quantize(source, self.out, to, "--by-neurons")
+            self.check(source, self.out, "blk.1.ffn_down_t.weight", TYPES[to], before="blk.1.ffn_down.weight")
+
     def test_any_number_of_threads_gives_the_same_bytes(self):
         source = self.made("--plain", "--type", "f32", "--dim", "256", "--heads", "8", "--kv-heads", "8")
         for kind in ("q4_0", "q4_k_m"):

@@ -108,14 +108,15 @@ constexpr Fallback fallbacks[] = {
     {WeightType::q6_k, WeightType::q8_0},
 };
 
-Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, WeightType sensitive, uint32_t layers)
+Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, const RequantiseOptions& options, const Config& config)
 {
+    const WeightType sensitive = options.sensitive.value_or(how.sensitive);
     constexpr std::string_view plain[] = {".ffn_down.weight", ".ffn_down_exps.weight"}, router = ".ffn_gate_inp.weight";
     Job job = {.source = &t, .name = std::string(t.name)};
     if (t.shape.size() == 1 || job.source_rows() == 1) return job;    // norms
     job.type = how.matrices;
     for (const std::string_view name : plain) {
-        if (!t.name.ends_with(name)) continue;
+        if (!t.name.ends_with(name) || !(options.by_neurons || config.experts || host::makes_zeros(config.activation))) continue;
         job.transposed = true;
         job.name.replace(job.name.size() - name.size(), name.size(), ".ffn_down_t.weight");
         job.note = "by neurons now";
@@ -134,7 +135,7 @@ Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, Weig
     if ((head || is_predictor(t.name)) && sensitive != how.matrices) {
         better(sensitive);
         job.note = head ? "the output" : "a predictor";
-    } else if (const Exception* exception = exception_of(how.exceptions, t, layers)) {
+    } else if (const Exception* exception = exception_of(how.exceptions, t, config.layers)) {
         better(exception->type);
         if (job.note.empty()) job.note = "counts more";
     }
@@ -446,7 +447,7 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
     std::vector<Job> jobs;
     std::vector<GgufEntry> entries;
     Requantised result;
-    for (const GgufTensor& t : model->tensors()) jobs.push_back(job_of(*model, t, how, options.sensitive.value_or(how.sensitive), config.layers));
+    for (const GgufTensor& t : model->tensors()) jobs.push_back(job_of(*model, t, how, options, config));
     constexpr double looking = 0.3;    // of the work, where there are zeros
     const Zeros zeros = options.dense ? Zeros() : find_zeros(*model, config.experts > 0, jobs, team, [&](double share) { progress(looking * share); });
     for (const Job& job : jobs) {
