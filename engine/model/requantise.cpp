@@ -449,7 +449,8 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
     Requantised result;
     for (const GgufTensor& t : model->tensors()) jobs.push_back(job_of(*model, t, how, options, config));
     constexpr double looking = 0.3;    // of the work, where there are zeros
-    const Zeros zeros = options.dense ? Zeros() : find_zeros(*model, config.experts > 0, jobs, team, [&](double share) { progress(looking * share); });
+    const Zeros zeros =
+        options.dense ? Zeros() : find_zeros(*model, config.experts > 0, jobs, team, [&](double share) { progress(looking * share); });
     for (const Job& job : jobs) {
         add_entries(*model, job, entries);
         result.tensors.push_back({.name = job.name,
