@@ -2,8 +2,8 @@
 #include "engine/model/normal_form.h"
 #include "engine/model/pretokenizer.h"
 #include "engine/model/segmenter.h"
-#include "engine/model/tokenizer.h"
 #include "tests/random_model.h"
+#include "tests/tiny_tokenizer.h"
 
 #include <doctest/doctest.h>
 
@@ -13,43 +13,14 @@ TEST_SUITE_BEGIN("model");
 
 namespace {
 
-enum Kind : int32_t { normal = 1, unknown, control, user_defined, unused, byte };
-
-struct Owned {
-    std::string bytes;
-    Gguf file;
-    Tokenizer tokenizer;
-
-    explicit Owned(const GgufWriter& w) : bytes(w.bytes()), file("model.gguf", bytes), tokenizer(file) {}
-
-    /// The pieces that a text becomes, with a bar between.
-    std::string cut(std::string_view text, bool special = false) const
-    {
-        std::string s;
-        for (Token id : tokenizer.encode(text, special)) s += fmt::format("{}{}", s.empty() ? "" : "|", tokenizer.piece(id));
-        return s;
-    }
-    std::string back(std::string_view text) const { return tokenizer.decode(tokenizer.encode(text)); }
-};
-
-std::string refusal(const GgufWriter& w)
-{
-    try {
-        Owned owned(w);
-        return "";
-    } catch (const Error& error) {
-        return error.what();
-    }
-}
-
 /// A byte-level vocabulary: <|end|>, the bytes (byte b is token 1 + b), then what merges make, then the rest.
-struct ByteLevel {
-    std::vector<std::string> texts{"<|end|>"}, merges;
-    std::vector<int32_t> kinds{control};
+struct ByteLevel : TokenList<ByteLevel> {
+    std::vector<std::string> merges;
     std::string pre = "gpt-2";
 
     explicit ByteLevel(std::vector<std::string> list = {})
     {
+        add("<|end|>", control);
         for (int b = 0, hidden = 256; b < 256; b++) {
             const int c = (b > 32 && b < 127) || (b > 160 && b != 173) ? b : hidden++;
             add(c < 128 ? std::string(1, char(c)) : std::string{char(0xc0 | c >> 6), char(0x80 | (c & 63))});
@@ -61,12 +32,6 @@ struct ByteLevel {
             add(both);
         }
     }
-    ByteLevel& add(std::string text, Kind kind = normal)
-    {
-        texts.push_back(std::move(text));
-        kinds.push_back(kind);
-        return *this;
-    }
     ByteLevel& cut_as(std::string name)
     {
         pre = std::move(name);
@@ -74,11 +39,8 @@ struct ByteLevel {
     }
     GgufWriter file() const
     {
-        GgufWriter w;
-        w.key("tokenizer.ggml.model", "gpt2");
+        GgufWriter w = written("gpt2");
         w.key("tokenizer.ggml.pre", pre);
-        w.key("tokenizer.ggml.tokens", texts);
-        w.key("tokenizer.ggml.token_type", kinds);
         w.key("tokenizer.ggml.merges", merges);
         w.key("tokenizer.ggml.eos_token_id", 0);
         return w;
@@ -86,29 +48,15 @@ struct ByteLevel {
 };
 
 /// A unigram vocabulary: <pad> </s> <unk>, the bytes if asked for, then the list.
-struct UnigramVocabulary {
-    std::vector<std::string> texts{"<pad>", "</s>", "<unk>"};
-    std::vector<float> scores{0, 0, 0};
-    std::vector<int32_t> kinds{control, control, unknown};
-
+struct UnigramVocabulary : TokenList<UnigramVocabulary> {
     explicit UnigramVocabulary(bool with_bytes = false)
     {
-        for (int b = 0; with_bytes && b < 256; b++) add(fmt::format("<0x{:02X}>", b), 0, byte);
-    }
-    UnigramVocabulary& add(std::string text, float score, Kind kind = normal)
-    {
-        texts.push_back(std::move(text));
-        scores.push_back(score);
-        kinds.push_back(kind);
-        return *this;
+        add("<pad>", control).add("</s>", control).add("<unk>", unknown);
+        if (with_bytes) add_bytes();
     }
     GgufWriter file(bool space_prefix = false) const
     {
-        GgufWriter w;
-        w.key("tokenizer.ggml.model", "t5");
-        w.key("tokenizer.ggml.tokens", texts);
-        w.key("tokenizer.ggml.scores", scores);
-        w.key("tokenizer.ggml.token_type", kinds);
+        GgufWriter w = written("t5");
         w.key("tokenizer.ggml.add_space_prefix", space_prefix);
         return w;
     }
