@@ -108,19 +108,26 @@ constexpr Fallback fallbacks[] = {
     {WeightType::q6_k, WeightType::q8_0},
 };
 
-Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, const RequantiseOptions& options, const Config& config)
+/// Of a job that is a plain down projection; else it stays as it is.
+void store_by_neurons(Job& job)
 {
-    const WeightType sensitive = options.sensitive.value_or(how.sensitive);
-    constexpr std::string_view plain[] = {".ffn_down.weight", ".ffn_down_exps.weight"}, router = ".ffn_gate_inp.weight";
-    Job job = {.source = &t, .name = std::string(t.name)};
-    if (t.shape.size() == 1 || job.source_rows() == 1) return job;    // norms
-    job.type = how.matrices;
+    constexpr std::string_view plain[] = {".ffn_down.weight", ".ffn_down_exps.weight"};
     for (const std::string_view name : plain) {
-        if (!t.name.ends_with(name) || !(options.by_neurons || config.experts || host::makes_zeros(config.activation))) continue;
+        if (!job.name.ends_with(name)) continue;
         job.transposed = true;
         job.name.replace(job.name.size() - name.size(), name.size(), ".ffn_down_t.weight");
         job.note = "by neurons now";
     }
+}
+
+Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, const RequantiseOptions& options, const Config& config)
+{
+    const WeightType sensitive = options.sensitive.value_or(how.sensitive);
+    constexpr std::string_view router = ".ffn_gate_inp.weight";
+    Job job = {.source = &t, .name = std::string(t.name)};
+    if (t.shape.size() == 1 || job.source_rows() == 1) return job;    // norms
+    job.type = how.matrices;
+    if (options.by_neurons || config.experts || host::makes_zeros(config.activation)) store_by_neurons(job);
     const WeightType from = values_of(WeightType(t.type));
     if (t.name.ends_with(router)) {
         job.type = from;
@@ -343,7 +350,9 @@ Zeros find_zeros(const Gguf& model, bool experts, std::vector<Job>& jobs, host::
     Zeros found;
     for (size_t i = 0; i < jobs.size(); i++, progress(double(i) / double(jobs.size()))) {
         Job& job = jobs[i];
-        if (job.rows() < 2 || job.cols() % 32 || job.cols() > sparse_most || !may_have_zeros(job)) continue;
+        Job sparse = job;
+        store_by_neurons(sparse);    // the engine takes sparse rows of a down projection no other way
+        if (sparse.rows() < 2 || sparse.cols() % 32 || sparse.cols() > sparse_most || !may_have_zeros(job)) continue;
         if (experts && job.name.find(".ffn_") != job.name.npos) {
             found.of_experts++;
             continue;
@@ -352,8 +361,9 @@ Zeros find_zeros(const Gguf& model, bool experts, std::vector<Job>& jobs, host::
             found.kept++;
             continue;
         }
-        job.starts = sparse_starts(model, job, team);
-        if (!job.sparse()) continue;
+        sparse.starts = sparse_starts(model, sparse, team);
+        if (!sparse.sparse()) continue;
+        job = std::move(sparse);
         found.matrices++;
         found.bytes += job.bytes();
         found.dense_bytes += job.dense_bytes();
