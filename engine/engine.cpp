@@ -299,14 +299,22 @@ struct Machinery {
 
     void load(const std::function<void(double)>& progress)
     {
-        weights = load_weights(file, down_layout());    // now that nothing speaks against it
+        // Now that nothing speaks against it. Transposing takes about as long as reading what was transposed.
+        const double first = !weights.transposed ? 0 : device ? 0.5 : 1;
+        const auto share_of = [&](double from, double length) {
+            return [=](double share) {
+                if (progress) progress(from + share * length);
+            };
+        };
+        weights = load_weights(file, down_layout(), team.size(), share_of(0, first));
         if (weights.transposed)
-            notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; `hearth quantize` writes files that "
-                                        "need no transposing",
-                                        options.model.filename().string()));
+            notes.push_back(
+                fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; `hearth quantize{}` writes files that "
+                            "need no transposing",
+                            options.model.filename().string(), options.sparsity == Sparsity::threshold ? " --by-neurons" : ""));
         report = make_plan(options.vram_budget, usual_position());
         check_memory();
-        place_weights(progress);
+        place_weights(share_of(first, 1 - first));
     }
 
     /// Whether the memory of this machine holds the KV cache of the host's layers. It is taken as the conversation grows, so nothing else would say so in

@@ -182,7 +182,7 @@ std::filesystem::path cache_folder();
 
 class Engine {
   public:
-    /// Loads a model and puts it where the plan says. `progress` hears the share uploaded.
+    /// Loads a model and puts it where the plan says. `progress` hears the share that is transposed and uploaded.
     explicit Engine(const EngineOptions& options, const std::function<void(double)>& progress = {});
 
     /// One at a time. `timing`: every stage on the device gets timestamps.

@@ -39,8 +39,13 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
         const uint32_t first = chunk * together, count = std::min(together, rows - first), padded = ceil_to(count, cpu.tile_rows);
         thread_local UnpackedRows unpacked;
         UnpackedRows& u = unpacked;
-        (fixed                               ? u.q.resize(size_t(padded) * n), u.d.resize(size_t(padded) * blocks),
-         u.m.resize(size_t(padded) * blocks) : u.w.resize(size_t(padded) * n));
+        if (fixed) {
+            u.q.resize(size_t(padded) * n);
+            u.d.resize(size_t(padded) * blocks);
+            u.m.resize(size_t(padded) * blocks);
+        } else {
+            u.w.resize(size_t(padded) * n);
+        }
         u.c.resize(size_t(padded) * width);
         for (uint32_t r = 0; r < padded; r++) {    // the rows behind the last are the last once more
             const std::byte* const from = w.row(row(first + std::min(r, count - 1)));

@@ -1,6 +1,6 @@
 // Weights into the formats of shaders/blocks.h: the way back of RowKernels::decode, done once per model and not per token, so in plain C++.
-// Blocks are rounded as ggml's reference does it (quantize_row_q8_0_ref and quantize_row_q4_0_ref of ggml-quants.c), so that files equal those of
-// other tools bit by bit.
+// Blocks of 32 are rounded as ggml's reference does it (quantize_row_q8_0_ref, for one, in ggml-quants.c), so that files equal those of other tools bit
+// by bit. For blocks of 256 there is no such reference: scales are searched for, and here the sum of squared errors decides.
 #pragma once
 
 #include "shaders/blocks.h"

@@ -1,6 +1,6 @@
 // Frames of conversations. tests/chat_test.py holds them to the families' own Jinja templates.
 #include "engine/model/chat_template.h"
-#include "tests/gguf_writer.h"
+#include "tests/tiny_tokenizer.h"
 
 #include <doctest/doctest.h>
 
@@ -12,36 +12,19 @@ TEST_SUITE_BEGIN("model");
 
 namespace {
 
-enum Kind : int32_t { normal = 1, unknown, control, user_defined, unused, byte };
-
-struct Owned {
-    std::string bytes;
-    Gguf file;
-    Tokenizer tokenizer;
-
-    explicit Owned(const GgufWriter& w) : bytes(w.bytes()), file("model.gguf", bytes), tokenizer(file) {}
-};
-
 /// Every printable character of ASCII is a token, and every mark.
 Owned characters(const std::vector<std::string>& marks, Kind kind, const char* model = "gpt2")
 {
     const bool sentencepiece = std::string_view(model) == "llama";
-    std::vector<std::string> texts = {"<unk>", "<s>", "</s>", sentencepiece ? "\u2581" : "\u0120", sentencepiece ? "<0x0A>" : "\u010a"};
-    std::vector<int32_t> kinds = {unknown, control, control, normal, sentencepiece ? byte : normal};
-    for (char c = '!'; c <= '~'; c++) {
-        texts.push_back(sentencepiece ? fmt::format("<0x{:02X}>", c) : std::string(1, c));
-        kinds.push_back(sentencepiece ? byte : normal);
-    }
-    for (const std::string& mark : marks) {
-        texts.push_back(mark);
-        kinds.push_back(kind);
-    }
-    GgufWriter w;
-    w.key("tokenizer.ggml.model", model);
+    struct Characters : TokenList<Characters> {
+    } list;
+    list.add("<unk>", unknown).add("<s>", control).add("</s>", control).add(sentencepiece ? "\u2581" : "\u0120");
+    const Kind single = sentencepiece ? byte : normal;
+    list.add(sentencepiece ? "<0x0A>" : "\u010a", single);
+    for (char c = '!'; c <= '~'; c++) list.add(sentencepiece ? fmt::format("<0x{:02X}>", c) : std::string(1, c), single);
+    for (const std::string& mark : marks) list.add(mark, kind);
+    GgufWriter w = list.written(model);
     w.key("tokenizer.ggml.pre", "gpt-2");
-    w.key("tokenizer.ggml.tokens", texts);
-    w.key("tokenizer.ggml.scores", std::vector<float>(texts.size()));
-    w.key("tokenizer.ggml.token_type", kinds);
     w.key("tokenizer.ggml.merges", std::vector<std::string>());
     w.key("tokenizer.ggml.add_space_prefix", false);
     w.key("tokenizer.ggml.bos_token_id", 1);

@@ -234,7 +234,7 @@ def gguf_logits(keys, values, ids, watch=None):
     def w(name, layer=None):
         if name == "output" and "output.weight" not in values:
             name = "token_embd"
-        if name == "ffn_down":
+        if name == "ffn_down" and keys["hearth.activation"] == "relu":
             return values[f"blk.{layer}.ffn_down_t.weight"].T
         return values[("" if layer is None else f"blk.{layer}.") + name + ".weight"]
 
@@ -283,6 +283,16 @@ class Content(Case):
         np.testing.assert_array_equal(values["blk.1.ffn_down_t.weight"], tensors["model.layers.1.mlp.down_proj.weight"].T)
         np.testing.assert_array_equal(values["blk.1.ffn_up.weight"], tensors["model.layers.1.mlp.up_proj.weight"])
         np.testing.assert_array_equal(values["output.weight"], tensors["lm_head.weight"])
+
+    def test_down_stays_as_it_is_where_no_neuron_is_left_out_unless_asked_for(self):
+        config = tiny_config(hidden_act="silu")
+        tensors = random_tensors(config)
+        self.write(config, tensors)
+        down = tensors["model.layers.1.mlp.down_proj.weight"]
+        for options, name, w in (((), "ffn_down", down), (("--by-neurons",), "ffn_down_t", down.T)):
+            _, values, _ = self.converted("--type", "f32", *options)
+            np.testing.assert_array_equal(values[f"blk.1.{name}.weight"], w)
+            self.assertEqual([n for n in values if n.startswith("blk.1.ffn_down")], [f"blk.1.{name}.weight"])
 
     def test_the_keys_say_what_config_json_says(self):
         config = tiny_config(head_dim=24)
@@ -586,7 +596,7 @@ class Families(Case):
                 for ours, theirs in norms.items():
                     for part in ("weight", "bias"):
                         np.testing.assert_array_equal(values[f"blk.1.{ours}.{part}"], tensors[f"transformer.h.1.{theirs}.{part}"])
-                np.testing.assert_array_equal(values["blk.1.ffn_down_t.weight"], tensors["transformer.h.1.mlp.dense_4h_to_h.weight"].T)
+                np.testing.assert_array_equal(values["blk.1.ffn_down.weight"], tensors["transformer.h.1.mlp.dense_4h_to_h.weight"])
                 self.assertNotIn("output.weight", values)    # the checkpoint has no lm_head
         for change in ({"alibi": True}, {"bias": True}, {"parallel_attn": False}, {"multi_query": False}):
             (self.folder / "config.json").write_text(json.dumps(self.FALCON | change))

@@ -509,8 +509,10 @@ TEST_SUITE("engine")
     TEST_CASE("the CPU gives the reference's logits on quantised weights")
     {
         TemporaryFolder folder;
-        for (const WeightType type : {WeightType::q8_0, WeightType::q4_0}) {
-            const auto model = with_type(shipped_model(), type, folder / "quantised.gguf");
+        for (const char* type : {"q8_0", "q4_0", "q4_k_m"}) {
+            CAPTURE(type);
+            const auto model = folder / "quantised.gguf";
+            requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model, [](double) {});
             std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
             for (const auto& [ids, logits] : expected_logits()) cases.emplace_back(ids, reference_logits(model, ids));
             check_logits({.device = "cpu"}, model, cases, 2e-3);
@@ -672,8 +674,10 @@ TEST_SUITE("device")
     TEST_CASE("quantised weights give the reference's logits, with and without integer dot products")
     {
         TemporaryFolder folder;
-        for (const WeightType type : {WeightType::q8_0, WeightType::q4_0}) {
-            const auto model = with_type(shipped_model(), type, folder / "quantised.gguf");
+        for (const char* type : {"q8_0", "q4_0", "q4_k_m"}) {
+            CAPTURE(type);
+            const auto model = folder / "quantised.gguf";
+            requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model, [](double) {});
             std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
             for (const auto& [ids, logits] : expected_logits()) cases.emplace_back(ids, reference_logits(model, ids));
             for (const double resident : {1.0, 0.5, 0.0})

@@ -210,6 +210,13 @@ class Converted(GptqCase):
                         self.assertEqual(t.tensor_type.name, kind)
                         self.assertEqual(t.data.tobytes(), encode(m.q[rows] - middle, d[rows]), name)
 
+    def test_a_down_projection_that_stays_as_it_is_is_taken_over_bit_for_bit_too(self):
+        _, matrices = self.write_form(Form(4, 32), config=CONFIG | {"hidden_act": "silu"})
+        self.assertIn("convert: blk.*.ffn_down.weight (2): Q4_0, bit for bit\n", self.told())
+        m = matrices["model.layers.1.mlp.down_proj"]
+        t = next(t for t in GGUFReader(self.out).tensors if t.name == "blk.1.ffn_down.weight")
+        self.assertEqual(t.data.tobytes(), q4_0(m.q, m.scales[m.g_idx[::32]].T))
+
     def test_experts_are_taken_over_bit_for_bit_where_the_format_allows_it(self):
         config = CONFIG | {"architectures": ["MixtralForCausalLM"], "num_local_experts": 3, "num_experts_per_tok": 2}
         dense, _ = self.write_form(Form(4, 32), config=config)

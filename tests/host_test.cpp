@@ -632,33 +632,100 @@ TEST_SUITE("host")
         std::vector<float> x(33 * 64);
         for (size_t i = 0; i < x.size(); i++) x[i] = random.normal() * std::exp2(float(i / 64) - 20);    // rows of all sizes, subnormal scales too
         for (size_t i = 0; i < 64; i++) x[32 * 64 + i] = i % 32 == 7 ? 127.0f : float(i % 5) / 2;        // and one of ties
-        for (const WeightFormat& format : weight_formats) {
-            CAPTURE(format.name);
-            const RowQuantiser* quantiser = find_quantiser(format.type);
-            if (!quantiser) continue;    // a format that is only read
-            std::string made(row_bytes(format.type, x.size()), 'x');
-            quantiser->encode(x.data(), reinterpret_cast<std::byte*>(made.data()), uint32_t(x.size()));
-            CHECK(made == encode_rows(format.type, x, x.size()));
+        for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::q8_0, WeightType::q4_0}) {
+            CAPTURE(format_of(type).name);
+            std::string made(row_bytes(type, x.size()), 'x');
+            find_quantiser(type)->encode(x.data(), reinterpret_cast<std::byte*>(made.data()), uint32_t(x.size()));
+            CHECK(made == encode_rows(type, x, x.size()));
+        }
+    }
+
+    /// The mean square of what a format loses of n weights, relative to theirs.
+    double lost(WeightType type, const std::vector<float>& x, const std::byte* stored)
+    {
+        std::vector<float> back(x.size());
+        kernels().of(type).decode(stored, back.data(), uint32_t(x.size()));
+        double error = 0, all = 0;
+        for (size_t i = 0; i < x.size(); i++) error += std::pow(double(x[i]) - back[i], 2), all += double(x[i]) * x[i];
+        return error / all;
+    }
+
+    TEST_CASE("blocks of 256 lose less than those whose scales follow from the largest weights, whatever the weights look like")
+    {
+        Random random(6);
+        struct Kind {
+            const char* name;
+            float (*weight)(float normal, size_t i);
+        };
+        const Kind kinds[] = {
+            {"normal", [](float x, size_t) { return x; }},
+            {"normal and small", [](float x, size_t) { return x * 2e-3f; }},
+            {"even", [](float x, size_t) { return std::erf(x); }},
+            {"positive", [](float x, size_t) { return std::fabs(x) + 0.5f; }},
+            {"negative", [](float x, size_t) { return -std::fabs(x) - 0.5f; }},
+            {"with a few large ones", [](float x, size_t i) { return i % 97 ? x : 10 * x; }},
+            {"parts of all sizes", [](float x, size_t i) { return x * std::exp2(float(i / 32 % 8) - 4); }},
+            {"mostly zero", [](float x, size_t i) { return i % 16 ? 0 : x; }},
+            {"cubes", [](float x, size_t) { return x * x * x; }},
+        };
+        struct Most {
+            WeightType type;
+            double normal;    // relative error of normal weights
+        };
+        for (const Most& most : {Most{WeightType::q4_k, 0.073}, Most{WeightType::q5_k, 0.0365}, Most{WeightType::q6_k, 0.0178}}) {
+            for (const Kind& kind : kinds) {
+                CAPTURE(format_of(most.type).name);
+                CAPTURE(kind.name);
+                std::vector<float> x(64 * 256);
+                for (size_t i = 0; i < x.size(); i++) x[i] = kind.weight(random.normal(), i);
+                std::vector<std::byte> made(row_bytes(most.type, x.size()));
+                find_quantiser(most.type)->encode(x.data(), made.data(), uint32_t(x.size()));
+                const std::string simple = encode_rows(most.type, x, x.size());
+                const double error = lost(most.type, x, made.data());
+                CHECK(error < lost(most.type, x, reinterpret_cast<const std::byte*>(simple.data())));
+                if (kind.name == std::string_view("normal")) CHECK(std::sqrt(error) < most.normal);
+            }
+        }
+    }
+
+    TEST_CASE("a block of 256 that holds its weights exactly is found again")
+    {
+        Random random(7);
+        for (const WeightType type : {WeightType::q4_k, WeightType::q5_k, WeightType::q6_k}) {
+            CAPTURE(format_of(type).name);
+            std::vector<float> x(256);
+            for (size_t i = 0; i < x.size(); i++) x[i] = float(i % (type == WeightType::q5_k ? 32 : 16)) - 8;    // steps of 1 in every part
+            std::vector<std::byte> made(row_bytes(type, 256));
+            find_quantiser(type)->encode(x.data(), made.data(), 256);
+            CHECK(std::sqrt(lost(type, x, made.data())) < 2e-3);    // the scale of the scales is fp16
+            std::fill(x.begin(), x.end(), -0.75f);
+            find_quantiser(type)->encode(x.data(), made.data(), 256);
+            CHECK(std::sqrt(lost(type, x, made.data())) < 2e-3);
         }
     }
 
     TEST_CASE("a number that no block can hold makes weights that are not finite, and zeros make zeros")
     {
-        for (const WeightType type : {WeightType::f16, WeightType::q8_0, WeightType::q4_0}) {
-            CAPTURE(format_of(type).name);
-            for (const float bad : {INFINITY, -INFINITY, NAN, 1e9f}) {
-                std::vector<float> x(64, 1.0f), back(64);
+        for (const WeightFormat& format : weight_formats) {
+            const RowQuantiser* quantiser = find_quantiser(format.type);
+            if (!quantiser || format.type == WeightType::f32 || format.type == WeightType::bf16) continue;
+            CAPTURE(format.name);
+            const uint32_t block = std::max(format.block, 32u);
+            const auto decode = kernels().of(format.type).decode;
+            for (const float bad : {INFINITY, -INFINITY, NAN, 1e9f, -1e9f, 3e38f}) {
+                CAPTURE(bad);
+                std::vector<float> x(2 * block, 1.0f), back(2 * block);
                 x[3] = bad;
-                std::vector<std::byte> row(row_bytes(type, 64));
-                find_quantiser(type)->encode(x.data(), row.data(), 64);
-                kernels().of(type).decode(row.data(), back.data(), 64);
+                std::vector<std::byte> row(row_bytes(format.type, 2 * block));
+                quantiser->encode(x.data(), row.data(), 2 * block);
+                decode(row.data(), back.data(), 2 * block);
                 CHECK_FALSE(std::isfinite(back[3]));
-                CHECK(back[32] == doctest::Approx(1).epsilon(0.15));
+                CHECK(back[block] == doctest::Approx(1).epsilon(0.15));
             }
-            std::vector<float> x(32), back(32, 1.0f);
-            std::vector<std::byte> row(row_bytes(type, 32));
-            find_quantiser(type)->encode(x.data(), row.data(), 32);
-            kernels().of(type).decode(row.data(), back.data(), 32);
+            std::vector<float> x(block), back(block, 1.0f);
+            std::vector<std::byte> row(row_bytes(format.type, block));
+            quantiser->encode(x.data(), row.data(), block);
+            decode(row.data(), back.data(), block);
             CHECK(back == x);
         }
     }

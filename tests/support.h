@@ -112,39 +112,4 @@ inline std::vector<float> random_floats(size_t n, uint64_t seed)
     return x;
 }
 
-/// A model's tensors in another type; norms stay F32.
-inline std::filesystem::path with_type(const std::filesystem::path& model, WeightType type, const std::filesystem::path& to)
-{
-    const Gguf from(model);
-    GgufWriter out;
-    for (const auto& [key, value] : from.keys()) {
-        if (key == "general.alignment") continue;
-        std::visit(
-            [&, name = key](const auto& v) {
-                using T = std::decay_t<decltype(v)>;
-                if constexpr (std::is_same_v<T, uint64_t>) out.key(name, uint32_t(v));
-                else if constexpr (std::is_same_v<T, int64_t>) out.key(name, int32_t(v));
-                else if constexpr (std::is_same_v<T, double>) out.key(name, float(v));
-                else if constexpr (std::is_same_v<T, std::vector<int64_t>>) out.key(name, std::vector<int32_t>(v.begin(), v.end()));
-                else if constexpr (std::is_same_v<T, std::vector<double>>) out.key(name, std::vector<float>(v.begin(), v.end()));
-                else if constexpr (std::is_same_v<T, std::string_view>) out.key(name, std::string(v));
-                else if constexpr (std::is_same_v<T, std::vector<std::string_view>>) out.key(name, std::vector<std::string>(v.begin(), v.end()));
-                else out.key(name, v);
-            },
-            value);
-    }
-    for (const GgufTensor& t : from.tensors()) {
-        const bool matrix = t.shape.size() == 2;
-        uint64_t n = 1;
-        for (const uint64_t d : t.shape) n *= d;
-        std::vector<float> x(n);
-        const uint32_t cols = uint32_t(t.shape[0]);
-        const auto& kernels = host::kernels(host::Isa::plain)->of(WeightType(t.type));
-        for (uint64_t r = 0; r < n / cols; ++r) kernels.decode(t.data + r * row_bytes(WeightType(t.type), cols), &x[r * cols], cols);
-        out.tensor(t.name, matrix ? type : WeightType::f32, matrix ? t.shape[1] : 0, cols, x);
-    }
-    out.write(to);
-    return to;
-}
-
 }    // namespace hearth::tests

@@ -1,6 +1,6 @@
 // Text to ids and back.
-#include "engine/model/tokenizer.h"
 #include "tests/random_model.h"
+#include "tests/tiny_tokenizer.h"
 
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
@@ -11,65 +11,16 @@ TEST_SUITE_BEGIN("model");
 
 namespace {
 
-enum Kind : int32_t { normal = 1, unknown, control, user_defined, unused, byte };
-
 /// A tokenizer made of a list of tokens. Token 0 is <unk>, 1 is <s>, 2 is </s>, then come the 256 bytes (from 3 on) unless left out, then the list
 /// (from 259 on).
-struct TinyVocabulary {
-    std::vector<std::string> texts{"<unk>", "<s>", "</s>"};
-    std::vector<float> scores{0, 0, 0};
-    std::vector<int32_t> kinds{unknown, control, control};
-    std::string bytes;
-
+struct TinyVocabulary : TokenList<TinyVocabulary> {
     explicit TinyVocabulary(bool with_bytes = true)
     {
-        for (int b = 0; with_bytes && b < 256; b++) add(fmt::format("<0x{:02X}>", b), 0, byte);
+        add("<unk>", unknown).add("<s>", control).add("</s>", control);
+        if (with_bytes) add_bytes();
     }
-    TinyVocabulary& add(std::string text, float score = 0, Kind kind = normal)
-    {
-        texts.push_back(std::move(text));
-        scores.push_back(score);
-        kinds.push_back(kind);
-        return *this;
-    }
-    GgufWriter file() const
-    {
-        GgufWriter w;
-        w.key("tokenizer.ggml.model", "llama");
-        w.key("tokenizer.ggml.tokens", texts);
-        w.key("tokenizer.ggml.scores", scores);
-        w.key("tokenizer.ggml.token_type", kinds);
-        return w;
-    }
+    GgufWriter file() const { return written("llama"); }
 };
-
-/// A tokenizer with the file it points into.
-struct Owned {
-    std::string bytes;
-    Gguf file;
-    Tokenizer tokenizer;
-
-    explicit Owned(const GgufWriter& w) : bytes(w.bytes()), file("model.gguf", bytes), tokenizer(file) {}
-    explicit Owned(const TinyVocabulary& v) : Owned(v.file()) {}
-
-    /// The pieces that a text becomes, with a bar between.
-    std::string cut(std::string_view text, bool special = false) const
-    {
-        std::string s;
-        for (Token id : tokenizer.encode(text, special)) s += fmt::format("{}{}", s.empty() ? "" : "|", tokenizer.piece(id));
-        return s;
-    }
-};
-
-std::string refusal(const GgufWriter& w)
-{
-    try {
-        Owned owned(w);
-        return "";
-    } catch (const Error& error) {
-        return error.what();
-    }
-}
 
 const Gguf& fairytale()
 {

@@ -7,9 +7,11 @@
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
+import unicodedata
 import unittest
 from pathlib import Path
 
@@ -149,8 +151,14 @@ PRETOKENIZERS = {    # as the models that give them their names have them in tok
 }
 
 
-def train_byte_level(pre_tokenizer, whole_words=False):
+VARIANTS = [*((name, False) for name in PRETOKENIZERS), ("qwen2", True), ("gpt-2", True)]    # and whether text becomes normal form C first, as Qwen's does
+ADDED = ["<|user|>", "<|user|><|user|>", "a b", "\u00e9\u0301"]
+
+
+def train_byte_level(pre_tokenizer, whole_words=False, nfc=False):
     tokenizer = tokenizers.Tokenizer(models.BPE())
+    if nfc:
+        tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=2000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
@@ -161,9 +169,15 @@ def train_byte_level(pre_tokenizer, whole_words=False):
         source["model"]["vocab"][word] = len(source["model"]["vocab"])
     source["model"]["ignore_merges"] = whole_words
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(source))
-    tokenizer.add_tokens([AddedToken("<|user|>", normalized=False), AddedToken("<|user|><|user|>", normalized=False), AddedToken("a b", normalized=False),
-                          AddedToken("\u00e9\u0301", normalized=False)])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ADDED])
     return tokenizer
+
+
+def normal_form(text):
+    """Bytes with what is UTF-8 in them, between added tokens, in normal form C."""
+    apart = "|".join(map(re.escape, sorted(ADDED, key=len, reverse=True))) + "|[\udc80-\udcff]+"    # bytes that are not UTF-8 become these
+    parts = re.split(f"({apart})", text.decode(errors="surrogateescape"))
+    return "".join(p if i % 2 else unicodedata.normalize("NFC", p) for i, p in enumerate(parts)).encode(errors="surrogateescape")
 
 
 def byte_alphabet():
@@ -180,26 +194,28 @@ class ByteLevel(Case):
         return tokenizer.get_vocab_size()
 
     def test_every_pretokenizer_gives_the_ids_of_the_tokenizers_library(self):
-        for name, pre_tokenizer in PRETOKENIZERS.items():
-            with self.subTest(name):
-                tokenizer = train_byte_level(pre_tokenizer, whole_words=name == "llama-bpe")
+        for name, nfc in VARIANTS:
+            with self.subTest(name, nfc=nfc):
+                tokenizer = train_byte_level(PRETOKENIZERS[name], whole_words=name == "llama-bpe", nfc=nfc)
                 model = self.converted(self.write(tokenizer), bos_token_id=0, eos_token_id=1)
                 self.assertEqual(gguf.GGUFReader(model).fields["tokenizer.ggml.pre"].contents(), name)
                 strings = texts(seed=2)
                 self.compare(model, strings, lambda text: tokenizer.encode(text, add_special_tokens=False).ids, tokenizer.decode)
                 for text, got in zip(strings, self.tokenized(model, strings), strict=True):
-                    self.assertEqual(got["text"], text)
+                    self.assertEqual(got["text"], normal_form(text.encode()).decode() if nfc else text)
 
     def test_bytes_that_are_not_utf8_are_spelled_by_the_pieces(self):
         byte_of = {character: byte for byte, character in byte_alphabet().items()}
-        for name, pre_tokenizer in PRETOKENIZERS.items():
-            with self.subTest(name):
-                model = self.converted(self.write(train_byte_level(pre_tokenizer, whole_words=name == "llama-bpe")), bos_token_id=0, eos_token_id=1)
+        for name, nfc in VARIANTS:
+            with self.subTest(name, nfc=nfc):
+                tokenizer = train_byte_level(PRETOKENIZERS[name], whole_words=name == "llama-bpe", nfc=nfc)
+                model = self.converted(self.write(tokenizer), bos_token_id=0, eos_token_id=1)
                 strings = broken_texts()
                 for text, got in zip(strings, self.tokenized(model, strings), strict=True):
-                    self.assertEqual(got["text"], text.decode(errors="replace"))
-                    spelled = [piece.encode() if piece in ("<|user|>", "a b", "\u00e9\u0301") else bytes(byte_of[c] for c in piece) for piece in got["pieces"]]
-                    self.assertEqual(b"".join(spelled), text)
+                    expected = normal_form(text) if nfc else text
+                    self.assertEqual(got["text"], expected.decode(errors="replace"))
+                    spelled = [piece.encode() if piece in ADDED else bytes(byte_of[c] for c in piece) for piece in got["pieces"]]
+                    self.assertEqual(b"".join(spelled), expected)
 
     def test_a_long_word_takes_n_log_n(self):
         tokenizer = train_byte_level(byte_level(True))
@@ -260,11 +276,11 @@ class SentencePiece(Case):
         "with characters replaced and case folded": {"normalization_rule_name": "nmt_nfkc_cf", "byte_fallback": False},
     }
 
-    def check(self, kind, name, options):
+    def check(self, kind, name, options, more=()):
         with self.subTest(kind, variant=name):
             processor = self.train(kind, **options)
             model = self.converted(processor.get_piece_size())
-            self.compare(model, texts(seed=3), processor.encode, processor.decode)
+            self.compare(model, [*texts(seed=3), *more], processor.encode, processor.decode)
 
     def test_bpe_gives_the_ids_and_the_text_of_sentencepiece(self):
         for name, options in self.VARIANTS.items():
@@ -272,8 +288,10 @@ class SentencePiece(Case):
 
     def test_gemmas_runs_of_spaces_and_line_ends_are_tokens(self):
         runs = ["\n" * n for n in range(1, 5)] + ["\u2581" * n for n in range(2, 6)]
-        self.check("bpe", "as Gemma's", {"add_dummy_prefix": False, "split_digits": True, "allow_whitespace_only_pieces": True,
-                                         "user_defined_symbols": ["<start_of_turn>", *runs, "\t\t", "<b>", "</b>"]})
+        for kind in ("bpe", "unigram"):
+            self.check(kind, "as Gemma's", {"add_dummy_prefix": False, "split_digits": True, "allow_whitespace_only_pieces": True,
+                                            "user_defined_symbols": ["<start_of_turn>", *runs, "\t\t", "<b>", "</b>"]},
+                       more=[" " * n for n in range(1, 200)])    # of which many ways to cut them are about equally good
 
     def test_unigram_gives_the_ids_and_the_text_of_sentencepiece(self):
         for name, options in self.VARIANTS.items():

@@ -192,6 +192,30 @@ TEST_CASE("a plain ffn_down without its zeros comes out transposed, value by val
     }
 }
 
+TEST_CASE("any number of threads transposes to the same bytes, tells how far it is, and stops when told to")
+{
+    for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0})
+        for (const uint32_t experts : {0u, 3u}) {
+            INFO(format_of(type).name, ", ", experts, " experts");
+            RandomModel m = {.layers = 3, .dim = 160, .neurons = 96, .experts = experts, .type = type, .down_transposed = false};
+            const std::string bytes = random_model(m).bytes();
+            const auto file = std::make_shared<const Gguf>("model.gguf", bytes);
+            std::vector<double> shares;
+            const Weights one = load_weights(file, DownLayout::by_neurons, 1, [&](double share) { shares.push_back(share); });
+            REQUIRE(shares.size() == 3);
+            CHECK(std::is_sorted(shares.begin(), shares.end()));
+            CHECK(shares.back() == 1);
+            const Weights many = load_weights(file, DownLayout::by_neurons, 5), described = describe_weights(file);
+            for (size_t l = 0; l < 3; l++) {
+                const Matrix &a = one.layers[l].ffn.down_t, &b = many.layers[l].ffn.down_t, &shape = described.layers[l].ffn.down_t;
+                REQUIRE(a.bytes() == b.bytes());
+                CHECK(std::equal(a.data, a.data + a.bytes(), b.data));
+                CHECK((shape.rows == a.rows && shape.cols == a.cols && shape.type == a.type && !shape.data));
+            }
+            CHECK_THROWS_AS(load_weights(file, DownLayout::by_neurons, 2, [](double) { throw Error("interrupted"); }), Error);
+        }
+}
+
 TEST_CASE("what a file leaves unsaid takes its usual value")
 {
     GgufWriter file = random_model({.dim = 64, .heads = 4, .kv_heads = 4, .activation = host::Activation::silu, .tied_head = true});

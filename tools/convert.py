@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Converts a Hugging Face folder (of a model of FAMILIES) to a GGUF file for Hearth.
 
-    python3 tools/convert.py FOLDER OUT.gguf [--type f16|f32|bf16|q8_0|q4_0]
+    python3 tools/convert.py FOLDER OUT.gguf [--type f16|f32|bf16|q8_0|q4_0] [--by-neurons]
 
 The folder holds config.json, model.safetensors (or its shards with their index), and tokenizer.model (SentencePiece), tokenizer.json or
 GPT-2's vocab.json and merges.txt (byte-level BPE). One tensor at a time is in memory, so a large
@@ -9,7 +9,7 @@ model needs little of it. What this program does not know, it refuses: a file th
 
 A GPTQ checkpoint of 4 or 8 bits (gptq.py says what its tensors mean) is taken over bit for bit where a type of GGUF has the same scales: symmetric ones
 as Q4_0 or Q8_0, those of 4 bits with zero points as Q8_0. The rest becomes F16, rounded as fp16 rounds: matrices whose groups are scattered over the
-columns by act-order, and the down projection, whose groups run along the neurons and so across the rows that are stored here. What became of which
+columns by act-order, and a down projection that is stored by neurons, since its groups run along them and so across its rows. What became of which
 tensor is said. --type, where it is given, asks for all matrices in that type, and requantises those that are not in it already.
 
 A checkpoint of compressed-tensors without its zeros (sparse-bitmask, sparse-24-bitmask) gets them back; `hearth quantize` leaves them out again.
@@ -17,7 +17,8 @@ A checkpoint of compressed-tensors without its zeros (sparse-bitmask, sparse-24-
 Two layouts differ from the source:
 * Rows of Q and K within a head are reordered in the Llama family. Hugging Face rotates element i with element i + head_dim/2; a GGUF of that family
   rotates neighbours, so the source's halves are interleaved.
-* The down projection is stored transposed (`ffn_down_t`), one row per neuron, so that a neuron's three rows can be skipped or moved together.
+* The down projection of ReLU models and of experts is stored transposed (`ffn_down_t`), one row per neuron, so that a neuron's three rows can be
+  skipped or moved together. That of other models is not, unless --by-neurons asks for it.
 """
 
 import argparse
@@ -30,7 +31,7 @@ import re
 import signal
 import struct
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import gguf
@@ -39,7 +40,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import TokenType
 
 import gptq
-from families import ACTIVATIONS, FAMILIES, LLAMA, Family, Refusal, read_scales, windowed_layers
+from families import ACTIVATIONS, FAMILIES, LLAMA, MAKES_ZEROS, Family, Refusal, read_scales, windowed_layers
 
 TYPES = {
     "f32": (Type.F32, gguf.LlamaFileType.ALL_F32),
@@ -183,6 +184,7 @@ class Config:
     scales: dict = field(default_factory=dict)    # of families.SCALES
     two_norms: bool = False        # Falcon 40B's
     experts: object = None         # Experts of a mixture of experts
+    by_neurons: bool = False       # the down projection, also where no neuron is left out
 
 
 def read_config(folder):
@@ -533,6 +535,7 @@ class Tokenizer:
     charsmap: bytes = b""          # SentencePiece's map of characters to replace
     pre: str | None = None         # GGUF's name of the way to cut a text into words
     merges: list | None = None
+    nfc: bool = False              # text is brought into Unicode's normal form C first
 
 
 def read_sentencepiece(path):
@@ -719,10 +722,8 @@ def byte_level_tokenizer(path, config, settings, source=None):
             raise Refusal(f"{path} cuts text into words in a way that is not supported: {json.dumps(cuts, ensure_ascii=False)}"
                           + (" with ignore_merges" if whole_words else ""))
         normalizer = source.get("normalizer")
-        if normalizer and normalizer["type"] == "NFC":
-            print("convert: this tokenizer brings text into the normal form NFC first, and Hearth does not; hardly any text is in another form",
-                  file=sys.stderr)
-        elif normalizer and normalizer.get("normalizers") != []:
+        nfc = bool(normalizer) and normalizer["type"] == "NFC"
+        if normalizer and not nfc and normalizer.get("normalizers") != []:
             raise Refusal(f"{path} normalises text in a way that is not supported: {json.dumps(normalizer)}")
 
         vocabulary, pieces = model["vocab"], []
@@ -746,7 +747,7 @@ def byte_level_tokenizer(path, config, settings, source=None):
         raise Refusal(f"{path} is not a valid tokenizer.json") from None
     return Tokenizer(pieces, **special, add_bos=bool(settings.get("add_bos_token") if before is None else before),
                      add_eos=bool(settings.get("add_eos_token") if after is None else after), space_prefix=False, chat_template=template_of(path.parent, settings),
-                     model="gpt2", pre=names[0], merges=merges)
+                     model="gpt2", pre=names[0], merges=merges, nfc=nfc)
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------
@@ -793,6 +794,12 @@ def with_bias(targets):
     return [t for w in targets for t in (w, Target(w.name.removesuffix("weight").replace("_t.", ".") + "bias", w.source.removesuffix("weight") + "bias", w.shape[:1]))]
 
 
+def down_target(c, to, source):
+    """By neurons where some of them are left out; else as everywhere, which is faster where all are needed."""
+    by_neurons = c.by_neurons or c.activation in MAKES_ZEROS
+    return Target(to + ("ffn_down_t" if by_neurons else "ffn_down") + ".weight", source, (c.dim, c.neurons), transposed=by_neurons)
+
+
 def targets_of_opt(c):
     model = "model.decoder."
     result = [Target("token_embd.weight", model + "embed_tokens.weight", (c.vocab, c.dim)),
@@ -805,7 +812,7 @@ def targets_of_opt(c):
             Target(to + "attn_output.weight", of + "self_attn.out_proj.weight", (c.dim, c.dim)),
             Target(to + "ffn_norm.weight", of + "final_layer_norm.weight", (c.dim,)),
             Target(to + "ffn_up.weight", of + "fc1.weight", (c.neurons, c.dim)),
-            Target(to + "ffn_down_t.weight", of + "fc2.weight", (c.dim, c.neurons), transposed=True),
+            down_target(c, to, of + "fc2.weight"),
         ])
     result += with_bias([Target("output_norm.weight", model + "final_layer_norm.weight", (c.dim,))])
     return result if c.tied else [*result, Target("output.weight", "lm_head.weight", (c.vocab, c.dim))]
@@ -824,7 +831,7 @@ def targets_of_falcon(c):
                    group_heads=group_heads),
             Target(to + "attn_output.weight", of + "self_attention.dense.weight", (c.dim, c.dim)),
             Target(to + "ffn_up.weight", of + "mlp.dense_h_to_4h.weight", (c.neurons, c.dim)),
-            Target(to + "ffn_down_t.weight", of + "mlp.dense_4h_to_h.weight", (c.dim, c.neurons), transposed=True),
+            down_target(c, to, of + "mlp.dense_4h_to_h.weight"),
         ]
     result += with_bias([Target("output_norm.weight", model + "ln_f.weight", (c.dim,))])
     return result if c.tied else [*result, Target("output.weight", "lm_head.weight", (c.vocab, c.dim))]
@@ -863,7 +870,7 @@ def targets_of(c):
         else:
             result += [Target(to + "ffn_gate.weight", of + "mlp.gate_proj.weight", (c.neurons, c.dim)),
                        Target(to + "ffn_up.weight", of + "mlp.up_proj.weight", (c.neurons, c.dim))]
-        result.append(Target(to + "ffn_down_t.weight", of + "mlp.down_proj.weight", (c.dim, c.neurons), transposed=True))
+        result.append(down_target(c, to, of + "mlp.down_proj.weight"))
     result.append(Target("output_norm.weight", "model.norm.weight", (c.dim,), plus=c.family.like_gemma))
     if not c.tied:
         result.append(Target("output.weight", "lm_head.weight", (c.vocab, c.dim)))
@@ -1043,6 +1050,7 @@ def add_keys(writer, name, c, tokenizer, file_type):
     else:
         writer.add_tokenizer_pre(tokenizer.pre)
         writer.add_token_merges(tokenizer.merges)
+        writer.add_bool("hearth.tokenizer.nfc", tokenizer.nfc)    # GGUF has no key for it, and the same cuts come with and without
     for add, i in ((writer.add_bos_token_id, tokenizer.bos), (writer.add_eos_token_id, tokenizer.eos), (writer.add_unk_token_id, tokenizer.unk)):
         if i is not None:
             add(i)
@@ -1161,10 +1169,10 @@ def text_part(tensors):
             for name, tensor in tensors.items() if name not in images}
 
 
-def convert(folder, out, type_name):
+def convert(folder, out, type_name, by_neurons):
     if not folder.is_dir():
         raise Refusal(f"{folder} is not a folder")
-    config = read_config(folder)
+    config = replace(read_config(folder), by_neurons=by_neurons)
     tensors = text_part(join_bitmasks(read_checkpoint(folder)))
     if config.tied is None:
         config.tied = "lm_head.weight" not in tensors
@@ -1197,8 +1205,9 @@ def main(argv=None):
     parser.add_argument("folder", type=Path, help="with config.json, model.safetensors and tokenizer.model or tokenizer.json")
     parser.add_argument("out", type=Path, help="the GGUF file to write")
     parser.add_argument("--type", choices=TYPES, help="of the matrices (norms stay f32); default f16, or for a GPTQ checkpoint what holds it exactly")
+    parser.add_argument("--by-neurons", action="store_true", help="store the down projection by neurons in any model: for --sparsity threshold")
     args = parser.parse_args(argv)
-    return run("convert", convert, args.folder, args.out, args.type)
+    return run("convert", convert, args.folder, args.out, args.type, args.by_neurons)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ FAMILIES = {    # by the first of config.json's architectures
 }
 # config.json's word: ours
 ACTIVATIONS = {"relu": "relu", "fatrelu": "relu", "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+MAKES_ZEROS = ("relu", "drelu")    # of GGUF's names
 SCALES = ("embedding_scale", "residual_scale", "logit_scale", "score_scale", "attn_logit_softcapping", "final_logit_softcapping", "window_base")
 
 

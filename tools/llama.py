@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -116,7 +117,7 @@ class Model(Weights):
         """As of the folder that the file was made from."""
         vocab = int(self.tensors["token_embd.weight"].shape[1]) if "token_embd.weight" in self.tensors else 0
         return Config(self.layers, self.dim, self.heads, self.kv_heads, self.head_dim, self.neurons, vocab, self.context, self.eps, self.rope_base,
-                      self.activation, "output.weight" not in self.tensors, {})
+                      self.activation, "output.weight" not in self.tensors, {}, by_neurons=True)
 
     @contextlib.contextmanager
     def vocabulary(self):
@@ -128,7 +129,7 @@ class Folder(Weights):
     """The same of a Hugging Face folder."""
 
     def __init__(self, path, device):
-        self.path, self.device, self.source = path, device, read_config(path)
+        self.path, self.device, self.source = path, device, replace(read_config(path), by_neurons=True)
         c = self.source
         if c.quantization:
             raise Refusal(f"{path} is already quantised; the original is needed")

@@ -1,4 +1,4 @@
-// hearth quantize: a copy of a model in another weight format, with its down projection by neurons.
+// hearth quantize: a copy of a model in another weight format, with its down projection by neurons where some are left out.
 #include "engine/model/requantise.h"
 #include "engine/plan/profile.h"
 #include "tools/cli.h"
@@ -10,7 +10,7 @@ namespace {
 struct QuantizeOptions {
     std::string model, output, type, sensitive;
     unsigned threads = 0;
-    bool dense = false, json = false;
+    bool dense = false, by_neurons = false, json = false;
 };
 
 double bits_per_weight(uint64_t bytes, uint64_t weights) { return 8 * double(bytes) / double(weights); }
@@ -46,14 +46,14 @@ nlohmann::json to_json(const Requantised& r)
 void quantize(const QuantizeOptions& o)
 {
     const Quantisation& how = *find_quantisation(o.type);
-    std::optional<WeightType> sensitive;
-    if (!o.sensitive.empty()) sensitive = find_quantisation(o.sensitive)->matrices;
+    RequantiseOptions options = {.dense = o.dense, .by_neurons = o.by_neurons, .threads = o.threads};
+    if (!o.sensitive.empty()) options.sensitive = find_quantisation(o.sensitive)->matrices;
     catch_interrupt();
     const double start = seconds();
     Requantised result;
     {
         ProgressBar bar("quantizing");
-        result = requantise(std::make_shared<const Gguf>(o.model), how, {sensitive, o.dense, o.threads}, o.output, [&](double share) {
+        result = requantise(std::make_shared<const Gguf>(o.model), how, options, o.output, [&](double share) {
             if (interrupted()) throw Error("interrupted; {} was not written", o.output);
             bar.show(share);
         });
@@ -78,7 +78,9 @@ Command add_quantize(CLI::App& app)
     for (const Quantisation& q : quantisations) names.emplace_back(q.name);
     app.add_option("MODEL", o->model, "the model to read, a GGUF file")->required()->check(not_empty());
     app.add_option("OUT", o->output, "the GGUF file to write")->required()->check(not_empty());
-    app.add_option("TYPE", o->type, "of the matrices; vectors are F32, and with q4_0 the output matrix and predictors (fc1, fc2) are Q8_0")
+    app.add_option("TYPE", o->type,
+                   "of the matrices; vectors are F32. With q4_0 the output matrix and predictors (fc1, fc2) are Q8_0, with q4_k_m Q6_K; that is a "
+                   "mixture of Q4_K with Q6_K for the values of attention and the down projection of some layers")
         ->required()
         ->check(CLI::IsMember(names));
     app.add_option("--output-type", o->sensitive,
@@ -86,11 +88,14 @@ Command add_quantize(CLI::App& app)
         ->check(CLI::IsMember(names));
     app.add_flag("--dense", o->dense,
                  "store zeros like other weights, as other programs want it (default: f16 and q8_0 leave them out where that saves a tenth)");
+    app.add_flag("--by-neurons", o->by_neurons, "store the down projection by neurons in any model: for --sparsity threshold");
     app.add_option("-t,--threads", o->threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
     app.add_flag("--json", o->json, "print JSON");
-    app.footer("The down projection is stored by neurons (ffn_down_t), so that it need not be transposed at load. A matrix whose rows are no whole "
-               "blocks becomes F16. With f16 and q8_0, a matrix with many zeros (of SparseGPT, 2:4 or any other pattern) is stored without them, which "
-               "inspect shows as F16_SPARSE or Q8_0_SPARSE. The error is the root of the mean square of what was lost, relative to that of the weights.");
+    app.footer("In ReLU models and mixtures of experts the down projection is stored by neurons (ffn_down_t), so that it need not be transposed at "
+               "load; where activations are never zero it stays as others store it. Rows that are no whole blocks of 256 get blocks of 32 (Q5_0 for "
+               "Q4_K, Q8_0 for Q6_K), and where they are none of those either F16. With f16 and q8_0, a matrix with many zeros (of SparseGPT, 2:4 or "
+               "any other pattern) is stored without them, which inspect shows as F16_SPARSE or Q8_0_SPARSE. The error is the root of the mean square "
+               "of what was lost, relative to that of the weights.");
     return [o] { quantize(*o); };
 }
 

@@ -21,7 +21,7 @@ const PretokenizerKind kinds[] = {
     {.names = {"default", "gpt-2", "opt", "phi-2", "mpt", "olmo"}, .patterns = {gpt2}},
     {.names = {"llama-bpe", "llama3", "llama-v3"}, .patterns = {llama3}, .whole_words = true, .add_bos = true},
     {.names = {"smaug-bpe", "dbrx"}, .patterns = {llama3}},
-    {.names = {"qwen2"}, .patterns = {qwen2}},
+    {.names = {"qwen2"}, .patterns = {qwen2}, .normal_form_c = true},
     {.names = {"smollm", "refact", "starcoder"}, .patterns = {R"(\p{N})", gpt2}},
     // Its digits are cut in GPT-2's alphabet for bytes, in which these six stand for themselves and are numeric: the bytes of ² ³ ¹ ¼ ½ ¾ in Latin-1.
     {.names = {"falcon"}, .patterns = {R"([\p{P}$+<=>^`|~]+)", gpt2}, .byte_patterns = {R"([0-9\xb2\xb3\xb9\xbc\xbd\xbe]+)", "[0-9][0-9][0-9]"}},
@@ -117,21 +117,8 @@ Pretokenizer::~Pretokenizer() = default;
 
 std::vector<std::string_view> Pretokenizer::parts(std::string_view text) const
 {
-    struct Run {
-        std::string_view text;
-        bool valid;    // UTF-8
-    };
-    std::vector<Run> runs;
-    for (size_t at = 0; at < text.size();) {
-        const auto [state, bytes] = first_character(text.substr(at));
-        const bool valid = state == Utf8::whole;
-        if (runs.empty() || runs.back().valid != valid) runs.push_back({text.substr(at, 0), valid});
-        runs.back().text = {runs.back().text.data(), runs.back().text.size() + bytes};
-        at += bytes;
-    }
-
     std::vector<std::string_view> all, before, after;
-    for (const Run& run : runs) {
+    for (const Utf8Run& run : utf8_runs(text)) {
         before = {run.text};
         for (const auto& pattern : patterns_) {
             if (pattern->unicode() && !run.valid) continue;

@@ -8,6 +8,7 @@
 #include "host/sparse.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -67,18 +68,66 @@ struct Job {
 
 bool is_predictor(std::string_view name) { return name.ends_with(".fc1.weight") || name.ends_with(".fc2.weight"); }
 
-Job job_of(const Gguf& model, const GgufTensor& t, WeightType matrices, WeightType sensitive)
+/// The layer of "blk.N.part" and its part; nothing where it is no such name.
+struct LayerPart {
+    uint32_t layer;
+    std::string_view part;
+};
+
+std::optional<LayerPart> layer_part(std::string_view name)
 {
-    constexpr std::string_view plain[] = {".ffn_down.weight", ".ffn_down_exps.weight"}, router = ".ffn_gate_inp.weight";
-    Job job = {.source = &t, .name = std::string(t.name)};
-    if (t.shape.size() == 1 || job.source_rows() == 1) return job;    // norms
-    job.type = matrices;
+    constexpr std::string_view prefix = "blk.";
+    LayerPart found = {};
+    if (!name.starts_with(prefix)) return {};
+    const auto [end, error] = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), found.layer);
+    if (error != std::errc() || end == name.data() + name.size()) return {};
+    found.part = name.substr(size_t(end + 1 - name.data()));
+    return found;
+}
+
+/// The better type that a mixture has for a matrix; nullptr where it is like most.
+const Exception* exception_of(std::span<const Exception> exceptions, const GgufTensor& t, uint32_t layers)
+{
+    const auto where = layer_part(t.name);
+    if (!where) return nullptr;
+    const uint32_t l = where->layer, eighth = layers / 8;
+    const bool chosen = l < eighth || l >= 7 * layers / 8 || (l - eighth) % 3 == 2;
+    const auto found =
+        std::ranges::find_if(exceptions, [&](const Exception& e) { return where->part.starts_with(e.part) && (chosen || !e.some_layers); });
+    return found == exceptions.end() ? nullptr : &*found;
+}
+
+/// For rows that are no whole blocks of 256.
+struct Fallback {
+    WeightType type, instead;
+};
+
+constexpr Fallback fallbacks[] = {
+    {WeightType::q4_k, WeightType::q5_0},
+    {WeightType::q5_k, WeightType::q5_1},
+    {WeightType::q6_k, WeightType::q8_0},
+};
+
+/// Of a job that is a plain down projection; else it stays as it is.
+void store_by_neurons(Job& job)
+{
+    constexpr std::string_view plain[] = {".ffn_down.weight", ".ffn_down_exps.weight"};
     for (const std::string_view name : plain) {
-        if (!t.name.ends_with(name)) continue;
+        if (!job.name.ends_with(name)) continue;
         job.transposed = true;
         job.name.replace(job.name.size() - name.size(), name.size(), ".ffn_down_t.weight");
         job.note = "by neurons now";
     }
+}
+
+Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, const RequantiseOptions& options, const Config& config)
+{
+    const WeightType sensitive = options.sensitive.value_or(how.sensitive);
+    constexpr std::string_view router = ".ffn_gate_inp.weight";
+    Job job = {.source = &t, .name = std::string(t.name)};
+    if (t.shape.size() == 1 || job.source_rows() == 1) return job;    // norms
+    job.type = how.matrices;
+    if (options.by_neurons || config.experts || host::makes_zeros(config.activation)) store_by_neurons(job);
     const WeightType from = values_of(WeightType(t.type));
     if (t.name.ends_with(router)) {
         job.type = from;
@@ -86,10 +135,21 @@ Job job_of(const Gguf& model, const GgufTensor& t, WeightType matrices, WeightTy
         return job;
     }
     const bool head = t.name == "output.weight" || (t.name == "token_embd.weight" && !model.find("output.weight"));
-    if ((head || is_predictor(t.name)) && sensitive != matrices) {
-        // Nobody asked for more bytes than the source has.
-        job.type = row_bytes(from, 256) <= row_bytes(sensitive, 256) ? from : sensitive;
+    const auto better = [&](WeightType type) {    // nobody asked for more bytes than the source has
+        const bool stays = row_bytes(from, 256) <= row_bytes(type, 256) && (!job.transposed || host::find_quantiser(from));
+        job.type = stays ? from : type;
+    };
+    if ((head || is_predictor(t.name)) && sensitive != how.matrices) {
+        better(sensitive);
         job.note = head ? "the output" : "a predictor";
+    } else if (const Exception* exception = exception_of(how.exceptions, t, config.layers)) {
+        better(exception->type);
+        if (job.note.empty()) job.note = "counts more";
+    }
+    const Fallback* fallback = std::ranges::find(fallbacks, job.type, &Fallback::type);
+    if (job.cols() % format_of(job.type).block && fallback != std::end(fallbacks)) {
+        job.type = fallback->instead;
+        job.note = "its rows are no whole blocks of 256";
     }
     if (job.cols() % format_of(job.type).block) {
         job.type = from == WeightType::bf16 ? from : WeightType::f16;
@@ -290,7 +350,9 @@ Zeros find_zeros(const Gguf& model, bool experts, std::vector<Job>& jobs, host::
     Zeros found;
     for (size_t i = 0; i < jobs.size(); i++, progress(double(i) / double(jobs.size()))) {
         Job& job = jobs[i];
-        if (job.rows() < 2 || job.cols() % 32 || job.cols() > sparse_most || !may_have_zeros(job)) continue;
+        Job sparse = job;
+        store_by_neurons(sparse);    // the engine takes sparse rows of a down projection no other way
+        if (sparse.rows() < 2 || sparse.cols() % 32 || sparse.cols() > sparse_most || !may_have_zeros(job)) continue;
         if (experts && job.name.find(".ffn_") != job.name.npos) {
             found.of_experts++;
             continue;
@@ -299,8 +361,9 @@ Zeros find_zeros(const Gguf& model, bool experts, std::vector<Job>& jobs, host::
             found.kept++;
             continue;
         }
-        job.starts = sparse_starts(model, job, team);
-        if (!job.sparse()) continue;
+        sparse.starts = sparse_starts(model, sparse, team);
+        if (!sparse.sparse()) continue;
+        job = std::move(sparse);
         found.matrices++;
         found.bytes += job.bytes();
         found.dense_bytes += job.dense_bytes();
@@ -387,16 +450,17 @@ void refuse_same_file(const Gguf& model, const std::filesystem::path& out)
 Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options, const std::filesystem::path& out,
                        const std::function<void(double)>& progress)
 {
-    const bool experts = describe_weights(model).config.experts > 0;    // throws where it is no model that can be run
+    const Config config = describe_weights(model).config;    // throws where it is no model that can be run
     model->check_sparse_rows();
     refuse_same_file(*model, out);
     host::Team team(options.threads);
     std::vector<Job> jobs;
     std::vector<GgufEntry> entries;
     Requantised result;
-    for (const GgufTensor& t : model->tensors()) jobs.push_back(job_of(*model, t, how.matrices, options.sensitive.value_or(how.sensitive)));
+    for (const GgufTensor& t : model->tensors()) jobs.push_back(job_of(*model, t, how, options, config));
     constexpr double looking = 0.3;    // of the work, where there are zeros
-    const Zeros zeros = options.dense ? Zeros() : find_zeros(*model, experts, jobs, team, [&](double share) { progress(looking * share); });
+    const Zeros zeros =
+        options.dense ? Zeros() : find_zeros(*model, config.experts > 0, jobs, team, [&](double share) { progress(looking * share); });
     for (const Job& job : jobs) {
         add_entries(*model, job, entries);
         result.tensors.push_back({.name = job.name,

@@ -5,8 +5,25 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 
 namespace hearth {
+
+/// Matrices whose errors count more than those of others, and which a mixture keeps in a better type.
+struct Exception {
+    std::string_view part;    // of a layer: its tensors' names begin with it
+    bool some_layers;         // only the first and the last eighth of the layers, and every third between
+    WeightType type;
+};
+
+/// What llama.cpp's `quantize` calls Q4_K_M, and hubs by the same name, for dense models: its authors found these by perplexity at equal size. (Theirs
+/// also depends on the family in Falcon's and with eight experts.)
+inline constexpr Exception q4_k_m[] = {
+    {"attn_v.", true, WeightType::q6_k},
+    {"ffn_down", true, WeightType::q6_k},
+    {"attn_qkv.", false, WeightType::q5_k},
+};
 
 /// What a model can be quantised to.
 struct Quantisation {
@@ -14,12 +31,15 @@ struct Quantisation {
     WeightType matrices;
     WeightType sensitive;    // the output matrix (or the embedding where it serves as one) and predictors: few bytes, and their errors count more
     uint32_t file_type;      // general.file_type, by llama.cpp's numbers
+    std::span<const Exception> exceptions = {};
 };
 
 inline constexpr Quantisation quantisations[] = {
     {"f16", WeightType::f16, WeightType::f16, 1},
     {"bf16", WeightType::bf16, WeightType::bf16, 32},
     {"q8_0", WeightType::q8_0, WeightType::q8_0, 7},
+    {"q6_k", WeightType::q6_k, WeightType::q6_k, 18},
+    {"q4_k_m", WeightType::q4_k, WeightType::q6_k, 15, q4_k_m},
     {"q4_0", WeightType::q4_0, WeightType::q8_0, 2},
 };
 
@@ -48,12 +68,14 @@ struct Requantised {
 struct RequantiseOptions {
     std::optional<WeightType> sensitive = {};    // instead of the Quantisation's
     bool dense = false;                          // zeros are stored like other weights
+    bool by_neurons = false;                     // the down projection, also where no neuron is left out
     unsigned threads = 0;
 };
 
 /// Writes `model` to `out`, its matrices as `how` says. Where that is F16 or Q8_0, a matrix that its zeros make at least a tenth smaller has sparse rows;
-/// those of experts never have. Down projections are stored by neurons (ffn_down_t), vectors as F32, a matrix whose rows are no whole blocks as F16, a
-/// router as it is. A tensor that is of its format already is copied. Keys are kept, but
+/// those of experts never have. Down projections of ReLU models and of experts are stored by neurons (ffn_down_t), others as they are; vectors as F32, a
+/// router as it is; a matrix whose rows are no whole blocks in a type with blocks of 32, or as F16. A tensor that is of its format already is copied.
+/// Keys are kept, but
 /// for the file's type, and for a profile if a weight changed: it would be another model's. The model must be one that can be run. `progress` is told
 /// shares of the work; what it throws ends the work, and `out` appears whole or not at all. Throws Error.
 Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options, const std::filesystem::path& out,

@@ -1,5 +1,6 @@
 // Byte pair encoding over bytes, as GPT-2 introduced it (Radford et al. 2019, section 2.2). Tokens stand in the vocabulary in an alphabet that gives
 // every byte a visible character; merges are a list, the first the most wanted.
+#include "engine/model/normal_form.h"
 #include "engine/model/pretokenizer.h"
 #include "engine/model/segmenter.h"
 #include "engine/model/tokenizer_merge.h"
@@ -59,6 +60,7 @@ class ByteBpe : public Segmenter {
     ByteBpe(const Gguf& file, const Vocabulary& vocabulary, const PretokenizerKind& kind) : vocabulary_(vocabulary), pretokenizer_(kind)
     {
         add_bos = kind.add_bos;
+        normalised_ = file.boolean("hearth.tokenizer.nfc", kind.normal_form_c);
         for (int byte = 0; byte < 256; byte++) {
             const auto found = vocabulary.ids.find(alphabet().text_of[byte]);
             bytes_[byte] = found == vocabulary.ids.end() ? no_token : found->second;
@@ -117,6 +119,8 @@ class ByteBpe : public Segmenter {
     /// A text without added tokens.
     void encode_plain(std::string_view text, std::vector<Token>& ids) const
     {
+        std::string normal;
+        if (normalised_) text = normal = normal_form_c(text);
         std::vector<Symbol> symbols;
         std::string word;
         for (const std::string_view part : pretokenizer_.parts(text)) {
@@ -147,6 +151,7 @@ class ByteBpe : public Segmenter {
 
     const Vocabulary& vocabulary_;
     Pretokenizer pretokenizer_;
+    bool normalised_;
     Token bytes_[256];
     std::unordered_map<uint64_t, Union> unions_;      // by the ids of both
     std::unordered_map<std::string, Token> words_;    // by their bytes, where whole words go first

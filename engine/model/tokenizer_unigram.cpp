@@ -16,11 +16,8 @@ class Unigram : public Segmenter {
     {
         drop = text_.drop();
         float least = FLT_MAX;
-        for (const Vocabulary::Piece& piece : vocabulary.pieces) {
-            if (piece.kind != Vocabulary::Kind::normal) continue;
-            least = std::min(least, piece.score);
-            most_ = std::max(most_, piece.score);
-        }
+        for (const Vocabulary::Piece& piece : vocabulary.pieces)
+            if (piece.kind == Vocabulary::Kind::normal) least = std::min(least, piece.score);
         unknown_score_ = least - 10;    // SentencePiece's penalty
         for (const auto& [text, id] : vocabulary.ids)
             if (!text.empty()) sorted_.push_back({text, id});
@@ -47,7 +44,7 @@ class Unigram : public Segmenter {
             for_each_prefix(rest, [&](std::string_view piece, Token id) {
                 if (vocabulary_[id].kind == Vocabulary::Kind::unused) return;
                 const bool user_defined = vocabulary_[id].kind == Vocabulary::Kind::user_defined;
-                offer(piece.size(), user_defined ? float(double(float(piece.size()) * most_) - 0.1) : vocabulary_[id].score);
+                offer(piece.size(), user_defined ? user_defined_score(piece.size()) : vocabulary_[id].score);
                 known = known || piece.size() == character;
             });
             if (!known) offer(character, unknown_score_);
@@ -87,11 +84,15 @@ class Unigram : public Segmenter {
         else vocabulary_.push_bytes(piece, ids);
     }
 
+    /// More than pieces of the same text have, whose scores are logarithms of probabilities; two short ones have less than a long one. Rounded where
+    /// SentencePiece (from 0.2.2 on; before, all had the same) rounds it, which decides between cuts of a run into as many tokens of other lengths.
+    static float user_defined_score(size_t bytes) { return float(double(bytes) * 0.1 - 0.1); }
+
     using Entry = std::pair<std::string_view, Token>;
     const Vocabulary& vocabulary_;
     SentencePieceText text_;
     std::vector<Entry> sorted_;
-    float most_ = -FLT_MAX, unknown_score_;
+    float unknown_score_;
 };
 
 }    // namespace

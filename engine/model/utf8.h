@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace hearth {
 
@@ -35,6 +36,25 @@ inline size_t character_bytes(std::string_view text)
 {
     const Utf8Step step = first_character(text);
     return step.state == Utf8::whole ? step.bytes : 1;
+}
+
+struct Utf8Run {
+    std::string_view text;
+    bool valid;
+};
+
+/// A text as runs of UTF-8 and of bytes that are none, in turn.
+inline std::vector<Utf8Run> utf8_runs(std::string_view text)
+{
+    std::vector<Utf8Run> runs;
+    for (size_t at = 0; at < text.size();) {
+        const auto [state, bytes] = first_character(text.substr(at));
+        const bool valid = state == Utf8::whole;
+        if (runs.empty() || runs.back().valid != valid) runs.push_back({text.substr(at, 0), valid});
+        runs.back().text = {runs.back().text.data(), runs.back().text.size() + bytes};
+        at += bytes;
+    }
+    return runs;
 }
 
 }    // namespace hearth

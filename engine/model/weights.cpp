@@ -1,5 +1,6 @@
 #include "engine/model/weights.h"
 
+#include "host/arena.h"
 #include "host/kernels.h"
 
 #include <algorithm>
@@ -172,11 +173,7 @@ Config read_config(const Gguf& file)
 /// Hands out tensors by name, checked, and remembers which were used.
 class Tensors {
   public:
-    /// Where `transposing` is off, what would have to be transposed has a type and a shape, but no data.
-    Tensors(const Gguf& file, std::deque<std::vector<std::byte>>& owned, bool transposing)
-        : file_(file), path_(file.path().string()), owned_(owned), transposing_(transposing)
-    {
-    }
+    explicit Tensors(const Gguf& file) : file_(file), path_(file.path().string()) {}
 
     bool has(const std::string& name) const { return file_.find(name); }
 
@@ -235,9 +232,6 @@ class Tensors {
         return {WeightType(t.type), experts * rows, cols, t.data};
     }
 
-    /// (rows, cols) from a matrix that is stored as (cols, rows); or as many such matrices as there are experts, one below the other.
-    Matrix transposed(const Matrix& stored, uint32_t experts = 1);
-
     void refuse_unused() const
     {
         for (const GgufTensor& t : file_.tensors())
@@ -262,8 +256,6 @@ class Tensors {
 
     const Gguf& file_;
     std::string path_;
-    std::deque<std::vector<std::byte>>& owned_;
-    bool transposing_;
     std::set<std::string_view> used_;
 };
 
@@ -276,36 +268,43 @@ void transpose(const std::byte* from, uint32_t count, uint32_t cols, std::byte* 
             std::memcpy(to + (uint64_t(c) * stride + first + r) * size, from + (uint64_t(r) * cols + c) * size, size);
 }
 
-Matrix Tensors::transposed(const Matrix& stored, uint32_t experts)
+/// Whether a column of it cannot be told from its neighbours' without decoding.
+bool needs_decoding(WeightType type) { return is_quantised(type) || is_sparse(type); }
+
+/// What (rows, cols) will be made of a matrix that is stored as (cols, rows), or of as many such matrices as there are experts, one below the other.
+Matrix transposed_shape(const Matrix& stored, uint32_t experts)
+{
+    return {needs_decoding(stored.type) ? WeightType::f16 : stored.type, stored.cols * experts, stored.rows / experts, nullptr};
+}
+
+/// The transposed matrix, in `data`.
+Matrix transposed(const Matrix& stored, uint32_t experts, std::byte* data, host::Team& team)
 {
     constexpr uint32_t slab = 32;    // stored rows at a time: what they write into a row of the result is a cache line, and a slab stays in the cache
-    const uint32_t rows = stored.cols, cols = stored.rows / experts;    // of one matrix of the result
+    Matrix out = transposed_shape(stored, experts);
+    out.data = data;
     const host::Kernels& kernels = host::kernels();
-    const bool convert = is_quantised(stored.type) || is_sparse(stored.type);
-    const WeightType type = convert ? WeightType::f16 : stored.type;
-    const Matrix out = {type, rows * experts, cols, nullptr};
-    if (!transposing_) return out;
-    std::byte* const data = owned_.emplace_back(out.bytes()).data();
-
-    std::vector<float> decoded(convert ? rows : 0);
-    std::vector<uint16_t> converted(convert ? uint64_t(slab) * rows : 0);
-    for (uint32_t e = 0; e < experts; e++)
-        for (uint32_t first = 0; first < cols; first += slab) {
-            const uint32_t count = std::min(slab, cols - first);
-            const uint64_t row = uint64_t(e) * cols + first;
-            const std::byte* from = stored.row(row);
-            std::byte* const to = data + uint64_t(e) * rows * row_bytes(type, cols);
-            if (convert) {
-                for (uint32_t r = 0; r < count; r++) {
-                    kernels.of(stored.type).decode(stored.row(row + r), decoded.data(), rows);
-                    kernels.to_f16(decoded.data(), converted.data() + uint64_t(r) * rows, rows);
-                }
-                from = reinterpret_cast<const std::byte*>(converted.data());
+    const uint32_t rows = stored.cols, cols = out.cols, slabs = (cols + slab - 1) / slab;    // of one matrix of the result
+    team.parallel(experts * slabs, [&](uint32_t i) {
+        const uint32_t expert = i / slabs, first = i % slabs * slab, count = std::min(slab, cols - first);
+        const uint64_t row = uint64_t(expert) * cols + first;
+        const std::byte* from = stored.row(row);
+        std::byte* const to = data + uint64_t(expert) * rows * row_bytes(out.type, cols);
+        std::vector<float> decoded;
+        std::vector<uint16_t> converted;
+        if (needs_decoding(stored.type)) {
+            decoded.resize(rows);
+            converted.resize(uint64_t(count) * rows);
+            for (uint32_t r = 0; r < count; r++) {
+                kernels.of(stored.type).decode(stored.row(row + r), decoded.data(), rows);
+                kernels.to_f16(decoded.data(), converted.data() + uint64_t(r) * rows, rows);
             }
-            if (type == WeightType::f32) transpose<4>(from, count, rows, to, first, cols);
-            else transpose<2>(from, count, rows, to, first, cols);
+            from = reinterpret_cast<const std::byte*>(converted.data());
         }
-    return {type, out.rows, cols, data};
+        if (out.type == WeightType::f32) transpose<4>(from, count, rows, to, first, cols);
+        else transpose<2>(from, count, rows, to, first, cols);
+    });
+    return out;
 }
 
 /// One threshold for every layer.
@@ -441,29 +440,39 @@ void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, u
     if (family.all_biases) layer.ffn.bias = tensors.column(name("ffn_up.bias"), c.neurons);
 }
 
-/// Returns whether it had to be transposed. Experts always are: a token goes through few of them; and sparse rows, which cannot be cut at a column.
-bool read_down(Tensors& tensors, const Config& c, uint32_t l, DownLayout layout, LayerWeights& layer)
+/// The stored matrix if it has to be transposed: of down_t there is but the shape then. Experts always are: a token goes through few of them; and sparse
+/// rows, which cannot be cut at a column.
+std::optional<Matrix> read_down(Tensors& tensors, const Config& c, uint32_t l, DownLayout layout, LayerWeights& layer)
 {
     const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
     const std::string by_neurons = name("ffn_down_t"), plain = name(c.experts ? "ffn_down_exps" : "ffn_down");
     if (tensors.has(by_neurons) || !tensors.has(plain)) {
         layer.ffn.down_t = tensors.matrix(by_neurons, c.neurons, c.dim);
-        return false;
+        return {};
     }
     const Matrix stored = c.experts ? tensors.experts(plain, c.experts, c.dim, c.neurons_together()) : tensors.matrix(plain, c.dim, c.neurons);
-    const bool stays = layout == DownLayout::dense && !host::makes_zeros(c.activation) && !c.experts && !stored.starts;
-    if (stays) layer.ffn.down = stored;
-    else layer.ffn.down_t = tensors.transposed(stored, std::max(c.experts, 1u));
-    return !stays;
+    if (layout == DownLayout::dense && !host::makes_zeros(c.activation) && !c.experts && !stored.starts) {
+        layer.ffn.down = stored;
+        return {};
+    }
+    layer.ffn.down_t = transposed_shape(stored, std::max(c.experts, 1u));
+    return stored;
 }
 
-Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool transposing)
+/// All but the data of what has to be transposed, and by layer what it has to be made of.
+struct Described {
+    Weights weights;
+    std::vector<std::optional<Matrix>> plain_downs;
+};
+
+Described describe(std::shared_ptr<const Gguf> file, DownLayout layout)
 {
-    Weights w;
+    Described described;
+    Weights& w = described.weights;
     w.file = std::move(file);
     w.config = read_config(*w.file);
     Config& c = w.config;
-    Tensors tensors(*w.file, w.owned, transposing);
+    Tensors tensors(*w.file);
 
     c.vocab = tensors.rows("token_embd.weight", max_vocab);
     w.embedding = tensors.matrix("token_embd.weight", c.vocab, c.dim);
@@ -492,7 +501,8 @@ Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool t
         layer.window_rope = layer.window > 0 && c.window_base > 0;
         read_gate_and_up(tensors, family, c, l, layer);
         if (family.all_biases) layer.down_bias = tensors.vector(fmt::format("blk.{}.ffn_down.bias", l), c.dim);
-        w.transposed |= read_down(tensors, c, l, layout, layer);
+        described.plain_downs.push_back(read_down(tensors, c, l, layout, layer));
+        w.transposed |= described.plain_downs.back().has_value();
         layer.ffn.activation = c.activation;
         layer.ffn.floor = c.floor;
         if (tensors.has(name("fc1")) || tensors.has(name("fc2"))) {
@@ -505,7 +515,7 @@ Weights read_weights(std::shared_ptr<const Gguf> file, DownLayout layout, bool t
     tensors.norm("output_norm", c, w.output_norm, w.output_norm_bias);
     w.output = tensors.has("output.weight") ? tensors.matrix("output.weight", c.vocab, c.dim) : w.embedding;
     tensors.refuse_unused();
-    return w;
+    return described;
 }
 
 }    // namespace
@@ -518,11 +528,23 @@ std::vector<double> rope_frequencies(const Config& c, bool windowed)
     return frequencies;
 }
 
-Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout)
+Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout, unsigned threads, const std::function<void(double)>& progress)
 {
     file->check_sparse_rows();
-    return read_weights(std::move(file), layout, true);
+    auto [w, plain_downs] = describe(std::move(file), layout);
+    if (!w.transposed) return std::move(w);
+    host::Team team(threads);
+    for (size_t l = 0; l < w.layers.size(); l++) {
+        if (!plain_downs[l]) continue;
+        Matrix& down_t = w.layers[l].ffn.down_t;
+        // Not zeroed: the memory's pages come as they are written, to all threads at once.
+        std::byte* const data = w.owned.emplace_back(std::make_unique_for_overwrite<std::byte[]>(down_t.bytes())).get();
+        down_t = transposed(*plain_downs[l], std::max(w.config.experts, 1u), data, team);
+        if (progress) progress(double(l + 1) / double(w.layers.size()));
+    }
+    return std::move(w);
 }
-Weights describe_weights(std::shared_ptr<const Gguf> file, DownLayout layout) { return read_weights(std::move(file), layout, false); }
+
+Weights describe_weights(std::shared_ptr<const Gguf> file, DownLayout layout) { return describe(std::move(file), layout).weights; }
 
 }    // namespace hearth

@@ -6,7 +6,7 @@
 #include "host/experts.h"
 
 #include <algorithm>
-#include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -100,7 +100,7 @@ struct Weights {
 
     /// The file's tensors (memory stays mapped through `file`) plus what had to be transposed.
     std::shared_ptr<const Gguf> file;
-    std::deque<std::vector<std::byte>> owned;
+    std::vector<std::unique_ptr<std::byte[]>> owned;
 };
 
 /// What becomes of a plain ffn_down.
@@ -113,8 +113,10 @@ enum class DownLayout {
 /// `hearth.activation` overrides both. A predictor (blk.N.fc1 and fc2) may stand in either; its threshold is `powerinfer.sparse_threshold`, or an array
 /// `hearth.predictor_thresholds` with one for every layer. Experts come as ffn_gate_exps and ffn_up_exps (experts, neurons of one, dim), with
 /// ffn_down_exps or with one ffn_down_t for all of them. Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong
-/// shape (the tensor, what it has, what was expected).
-Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout = DownLayout::by_neurons);
+/// shape (the tensor, what it has, what was expected). What has to be transposed is, by so many threads (0: one per physical core), after all that can be
+/// refused was; `progress` hears the share that is done, and what it throws ends the work.
+Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout = DownLayout::by_neurons, unsigned threads = 0,
+                     const std::function<void(double)>& progress = {});
 
 /// The same without the work: what would have to be transposed has its type and shape, but no data. For questions about sizes.
 Weights describe_weights(std::shared_ptr<const Gguf> file, DownLayout layout = DownLayout::by_neurons);
