@@ -234,7 +234,7 @@ def gguf_logits(keys, values, ids, watch=None):
     def w(name, layer=None):
         if name == "output" and "output.weight" not in values:
             name = "token_embd"
-        if name == "ffn_down" and keys["hearth.activation"] == "relu":
+        if name == "ffn_down" and f"blk.{layer}.ffn_down_t.weight" in values:
             return values[f"blk.{layer}.ffn_down_t.weight"].T
         return values[("" if layer is None else f"blk.{layer}.") + name + ".weight"]
 

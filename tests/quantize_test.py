@@ -158,6 +158,21 @@ class Weights(Case):
             self.quantize(source, self.out, to, "--by-neurons")
             self.check(source, self.out, "blk.1.ffn_down_t.weight", TYPES[to], before="blk.1.ffn_down.weight")
 
+    def test_a_plain_down_projection_with_many_zeros_is_stored_by_neurons_and_without_them(self):
+        source = self.made("--plain", "--silu", "--type", "f16", "--layers", "2")
+        data = bytearray(source.read_bytes())
+        t = next(t for t in gguf.GGUFReader(source).tensors if t.name == "blk.1.ffn_down.weight")
+        w = np.array(t.data)
+        w[np.random.default_rng(4).random(w.shape) < 0.75] = 0
+        data[t.data_offset:t.data_offset + w.nbytes] = w.tobytes()
+        source.write_bytes(data)
+        report, _ = self.quantize(source, self.out, "f16")
+        stored = {t["name"]: t["to"] for t in report["tensors"]}
+        self.assertEqual((stored["blk.0.ffn_down.weight"], stored["blk.1.ffn_down_t.weight"]), ("F16", "F16_SPARSE"))
+        results = [self.hearth("run", path, "--device", "cpu", "-p", "a", "-n", 20, "--temp", 0) for path in (source, self.out)]
+        self.assertEqual(results[0].stdout, results[1].stdout)
+        self.assertNotIn("transposed", results[1].stderr)
+
     def test_any_number_of_threads_gives_the_same_bytes(self):
         source = self.made("--plain", "--type", "f32", "--dim", "256", "--heads", "8", "--kv-heads", "8")
         for kind in ("q4_0", "q4_k_m"):
