@@ -92,21 +92,20 @@ TEST_SUITE("device")
     {
         const auto device = test_device(), without = test_device({true, false});
         const uint32_t size = device->info().subgroup_size;
-        const GpuMatrix few = {.type = WeightType::q4_0, .rows = 8192, .cols = 2048}, many = {.type = WeightType::q4_0, .rows = 8193, .cols = 2048},
-                        other = {.type = WeightType::f16, .rows = 1, .cols = 1};
+        const auto of_few = [](const GpuKernels& kernels) { return kernels.variant(WeightType::q4_0, 8192, 2048); };
         RowVariants tuned;
         const size_t q4_0 = format_number(WeightType::q4_0);
         tuned.choice[0][q4_0] = {.subgroup = size, .subgroups = 1, .rows = 2, .int_dot = true};
-        CHECK(GpuKernels(device, Config(), tuned).variant(few) == tuned.choice[0][q4_0]);
-        CHECK(GpuKernels(device, Config(), tuned).variant(many) == usual_variant(*device, WeightType::q4_0));
-        CHECK(GpuKernels(device, Config(), tuned).variant(other) == usual_variant(*device, WeightType::f16));
-        CHECK(!GpuKernels(without, Config(), tuned).variant(few).int_dot);
-        CHECK(GpuKernels(without, Config(), tuned).variant(few).rows == 2);
+        CHECK(of_few(GpuKernels(device, Config(), tuned)) == tuned.choice[0][q4_0]);
+        CHECK(GpuKernels(device, Config(), tuned).variant(WeightType::q4_0, 8193, 2048) == usual_variant(*device, WeightType::q4_0));
+        CHECK(GpuKernels(device, Config(), tuned).variant(WeightType::f16, 1, 1) == usual_variant(*device, WeightType::f16));
+        CHECK(!of_few(GpuKernels(without, Config(), tuned)).int_dot);
+        CHECK(of_few(GpuKernels(without, Config(), tuned)).rows == 2);
         for (const RowVariant& impossible :
              {RowVariant{3, 4, 1, false}, RowVariant{size, 0, 1, false}, RowVariant{size, 1u << 30, 1, false}, RowVariant{size, 4, 0, false},
               RowVariant{size, 4, 3, false}, RowVariant{0, 4, 1, false}, RowVariant{size, 4, 64, false}}) {
             tuned.choice[0][q4_0] = impossible;
-            CHECK(GpuKernels(device, Config(), tuned).variant(few) == usual_variant(*device, WeightType::q4_0));
+            CHECK(of_few(GpuKernels(device, Config(), tuned)) == usual_variant(*device, WeightType::q4_0));
         }
     }
 }

@@ -286,11 +286,11 @@ GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c, 
     HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);
 }
 
-RowVariant GpuKernels::variant(const GpuMatrix& m) const
+RowVariant GpuKernels::variant(WeightType type, uint32_t rows, uint32_t cols) const
 {
-    const std::optional<RowVariant>& tuned = tuned_.of(m.type, m.rows, m.cols);
-    RowVariant v = tuned && offers(*device_, *tuned) ? *tuned : usual_variant(*device_, m.type);
-    v.int_dot = v.int_dot && can_int_dot(*device_, m.type);
+    const std::optional<RowVariant>& tuned = tuned_.of(type, rows, cols);
+    RowVariant v = tuned && offers(*device_, *tuned) ? *tuned : usual_variant(*device_, type);
+    v.int_dot = v.int_dot && can_int_dot(*device_, type);
     return v;
 }
 

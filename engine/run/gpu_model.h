@@ -76,8 +76,9 @@ class GpuKernels {
     /// `tuned`: how rows are to be gone over, as far as this device can.
     GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& config, const RowVariants& tuned = {});
 
-    /// How the rows of m are gone over.
-    RowVariant variant(const GpuMatrix& m) const;
+    /// How the rows of a matrix are gone over.
+    RowVariant variant(WeightType type, uint32_t rows, uint32_t cols) const;
+    RowVariant variant(const GpuMatrix& m) const { return variant(m.type, m.rows, m.cols); }
     /// Whether they are met in integers, from the two planes of `quantise`.
     bool reads_planes(const GpuMatrix& m) const { return variant(m).int_dot; }
 

@@ -275,7 +275,7 @@ class DeviceMeasurement {
     void matvec(Commands& c, WeightType type, uint32_t rows)
     {
         c.stage("tune", 0, 0);
-        const RowVariant variant = kernels_.variant({.type = type, .rows = rows, .cols = dim});
+        const RowVariant variant = kernels_.variant(type, rows, dim);
         c.dispatch(kernels_.matvec(type, variant), row_groups(rows, variant),
                    {.weight = weights_.address(),
                     .x = x_.address(),
@@ -295,7 +295,7 @@ class DeviceMeasurement {
         const uint32_t dot_rows = uint32_t(std::min<uint64_t>(weights_.bytes() / row, out_.bytes() / sizeof(float)));
         const uint32_t neurons = uint32_t(weights_.bytes() / row / 3) / 32 * 32, slices = 16;
         Buffer fires(device_, neurons / 8, Use::readback, "the measurement");
-        const RowVariant variant = kernels_.variant({.type = type, .rows = neurons, .cols = dim});
+        const RowVariant variant = kernels_.variant(type, neurons, dim);
         const auto block = [&](float cut) {
             return queue_.time([&](Commands& c) {
                 c.stage("tune", 0, 0);
