@@ -95,6 +95,16 @@ class Content(Case):
             if w.ndim == 2 and "fc1" not in name:           # which has copies of one row
                 self.assertEqual(len(np.unique(w, axis=0)), len(w), name)
 
+    def test_routers_choose_by_token_and_favour_some_experts(self):
+        keys, tensors, _ = self.read("--experts", "16", "--experts-used", "3")
+        self.assertEqual((keys["llama.expert_count"], keys["llama.expert_used_count"], keys["llama.expert_feed_forward_length"]), (16, 3, 256))
+        self.assertEqual([tensors[f"blk.0.{name}.weight"].shape for name in ("ffn_gate_exps", "ffn_up_exps", "ffn_down_t")],
+                         [(16, 256, 128), (16, 256, 128), (16 * 256, 128)])
+        x = np.stack([row / np.sqrt(np.mean(row ** 2)) for row in tensors["token_embd.weight"]]) * tensors["blk.0.ffn_norm.weight"]
+        scores = x @ tensors["blk.0.ffn_gate_inp.weight"].T
+        self.assertAlmostEqual(scores.std(axis=0).mean(), 1, delta=0.2)               # from token to token
+        self.assertAlmostEqual(scores.mean(axis=0).std(), make_model.EXPERT_SPREAD, delta=0.25)    # from expert to expert
+
     def test_the_vocabulary_is_one_of_sentencepiece(self):
         keys, _, _ = self.read("--vocab", "1000")
         tokens, scores, kinds = (keys[f"tokenizer.ggml.{key}"] for key in ("tokens", "scores", "token_type"))
@@ -231,6 +241,7 @@ class Refusals(Case):
             ("--predictor-noise", "-1"): "the predictor's noise is -1.0",
             ("--seed", "-1"): "the seed is -1",
             ("--context", "0"): "the context is 0",
+            ("--experts", "4", "--experts-used", "5"): "5 of 4 experts are used for a token, expected 1 to 4",
         }
         for options, message in cases.items():
             with self.subTest(message):
@@ -275,6 +286,12 @@ class Program(Case):
                 self.assertEqual(text, exact)
                 self.assertTrue(text.startswith("a banana, or two?"))
                 self.assertGreater(len(set(text)), 8)
+
+    def test_the_program_runs_a_mixture_of_experts(self):
+        self.made("--experts", "6", "--experts-used", "2")
+        text = self.hearth("run", self.out, "--device", "cpu", "-p", "a banana, or two?", "-n", "20", "--temp", "0")
+        self.assertTrue(text.startswith("a banana, or two?"))
+        self.assertGreater(len(set(text)), 8)
 
     def test_a_text_goes_through_its_tokenizer_and_back(self):
         self.made()

@@ -46,7 +46,8 @@ import gguf
 import numpy as np
 from gguf import TokenType
 
-from convert import TYPES, Config, Piece, Refusal, Target, Tokenizer, add_keys, check_width, replacing, run, stored_bytes, targets_of, write_file
+from convert import TYPES, Config, Experts, Piece, Refusal, Target, Tokenizer, add_keys, check_width, replacing, run, stored_bytes, targets_of, write_file
+from families import FAMILIES, LLAMA
 
 SHAPES = {    # layers, dim, heads, kv_heads, neurons, vocab
     "tiny": (4, 128, 4, 2, 256, 512),
@@ -70,6 +71,8 @@ ATTENTION_MEAN = 0.15            # of that, what is left because they look at se
 SHARPNESS = 2.0                  # deviation of the logarithms of attention
 LOGITS = 2.5                     # deviation of the logits
 LAYER_SPREAD = 0.25              # of the activity over the layers
+EXPERT_SPREAD = 0.5              # deviation of the routers' scores from expert to expert; that from token to token is 1
+SILU_SQUARE = 0.355              # E[silu(y)^2], y normal
 MAX_Z = 4.0                      # neurons beyond it would fire always or never anyway, and a larger beta coarsens their quantised rows
 
 
@@ -193,6 +196,7 @@ class Weights:
         if len(shape) == 1:
             yield self.norm(target.name)
             return
+        total = math.prod(shape[:-1])    # experts' matrices lie one below the other
         parts = target.name.split(".")
         if parts[-2] == "ffn_down":
             yield from self.turned_down(int(parts[1]))
@@ -203,10 +207,10 @@ class Weights:
             self.subspace(layer)    # once, not by every thread
         step = max(1, PIECE_WEIGHTS // self.c.dim)
         waiting = collections.deque()
-        for start in range(0, shape[0], step):
+        for start in range(0, total, step):
             if len(waiting) == THREADS:
                 yield waiting.popleft().result()
-            waiting.append(self.threads.submit(make, layer, start, min(step, shape[0] - start), self.random(f"{target.name} {start}")))
+            waiting.append(self.threads.submit(make, layer, start, min(step, total - start), self.random(f"{target.name} {start}")))
         while waiting:
             yield waiting.popleft().result()
 
@@ -263,9 +267,17 @@ class Weights:
         return self.reading(rows, rng, f"blk.{layer}.ffn_norm.weight", self.variance(layer, 1), 1)
 
     def ffn_down_t(self, layer, start, rows, rng):
-        v = self.variance(layer, 1)
-        squares = self.gate_squares[layer] * v / self.rms(v) ** 2    # of relu(gate . x), and up . x has the variance 1
+        v, experts = self.variance(layer, 1), self.c.experts
+        # The sum of the squares of act(gate . x); up . x has the variance 1. Experts are taken to have the same weight.
+        squares = experts.neurons * SILU_SQUARE / experts.used if experts else self.gate_squares[layer] * v / self.rms(v) ** 2
         return without(self.normal(rng, rows, self.c.dim, math.sqrt(FFN_ADDS / self.c.layers / squares)), self.direction)
+
+    def ffn_gate_inp(self, layer, start, rows, rng):
+        norm, v = f"blk.{layer}.ffn_norm.weight", self.variance(layer, 1)
+        favour = rng.standard_normal((rows, 1), dtype=np.float32) * np.float32(EXPERT_SPREAD * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
+        return self.reading(rows, rng, norm, v, 1) + favour * (self.direction / self.norm(norm))
+
+    ffn_gate_exps = ffn_up_exps = ffn_up
 
     def output(self, layer, start, rows, rng):
         v = self.variance(self.c.layers, 0)
@@ -373,6 +385,8 @@ def check(c, recipe):
         raise Refusal(f"zeros of {recipe.zeros} are neither 2:4 nor a share between 0 and 1")
     if recipe.zeros and recipe.plain:
         raise Refusal("zeros lie along the neurons' rows, which --plain does not store")
+    if c.experts and not 1 <= c.experts.used <= c.experts.count:
+        raise Refusal(f"{c.experts.used} of {c.experts.count} experts are used for a token, expected 1 to {max(1, c.experts.count)}")
     if recipe.seed < 0:
         raise Refusal(f"the seed is {recipe.seed}, expected 0 or more")
 
@@ -420,6 +434,8 @@ def main(argv=None):
     parser.add_argument("--pwri", action="store_true", help="write a PowerInfer file, with predictors")
     parser.add_argument("--plain", action="store_true", help="store the down projection as llama.cpp and others read it")
     parser.add_argument("--silu", action="store_true", help="a SiLU model, as most are: none of its activations is zero")
+    parser.add_argument("--experts", type=int, metavar="N", help="a mixture of experts like Mixtral, each with the shape's neurons; a SiLU model")
+    parser.add_argument("--experts-used", type=int, default=2, metavar="N", help="of them for a token; default %(default)s")
     parser.add_argument("--predictor-rank", type=int, metavar="R", help="dimensions that decide what fires; the predictor's width is about 2R; "
                         "default R makes it a quarter of the model's")
     parser.add_argument("--predictor-noise", type=float, default=0.0, metavar="SHARE", help="added to what the predictor foresees, "
@@ -432,13 +448,17 @@ def main(argv=None):
     shape = {field: default if getattr(args, field) is None else getattr(args, field) for field, default in zip(SHAPE_FIELDS, SHAPES[args.shape])}
     if args.heads is not None and args.kv_heads is None:
         shape["kv_heads"] = args.heads
-    c = Config(**shape, head_dim=shape["dim"] // max(1, shape["heads"]), context=args.context, norm_eps=1e-5, rope_base=10000.0, activation="silu" if args.silu else "relu",
-               tied=False, raw={})
+    experts = None if args.experts is None else Experts(args.experts, args.experts_used, shape["neurons"], True)
+    c = Config(**shape, head_dim=shape["dim"] // max(1, shape["heads"]), context=args.context, norm_eps=1e-5, rope_base=10000.0,
+               activation="silu" if args.silu or experts else "relu", tied=False, raw={}, family=FAMILIES["MixtralForCausalLM"] if experts else LLAMA,
+               experts=experts)
     rank = max(28, c.dim // 8 - 4) if args.predictor_rank is None else args.predictor_rank
     if args.plain and args.pwri:
         parser.error("--plain and --pwri: PowerInfer's files have ffn_down_t")
     if args.silu and args.pwri:
         parser.error("--silu and --pwri: PowerInfer's files are of ReLU models")
+    if experts and (args.pwri or args.plain or args.zeros):
+        parser.error("--experts: their models have no predictors, and are stored by neurons and dense")
     recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed, pwri=args.pwri, plain=args.plain,
                     zeros=args.zeros)
     return run("make_model", make, args.out, f"random {args.shape}, seed {args.seed}", c, args.type, recipe)
