@@ -196,16 +196,21 @@ TEST_SUITE("device")
             api.WaitSemaphores = wait_with_memory;
             int failed = 0;
             for (int64_t left = 0;; ++left) {
-                const auto start = std::chrono::steady_clock::now();
                 bool threw = false;
-                allocations_left = left;
-                try {
-                    split.feed(5);
-                } catch (const std::bad_alloc&) {
-                    threw = true;
+                double took = 1;
+                for (int attempt = 0; attempt < 3 && took >= 1; ++attempt) {    // a machine that stands still for a moment does so once
+                    const auto start = std::chrono::steady_clock::now();
+                    threw = false;
+                    allocations_left = left;
+                    try {
+                        split.feed(5);
+                    } catch (const std::bad_alloc&) {
+                        threw = true;
+                    }
+                    allocations_left = -1;
+                    took = seconds_since(start);
                 }
-                allocations_left = -1;
-                CHECK(seconds_since(start) < 1);
+                CHECK(took < 1);
                 if (!threw) break;    // a token has no more allocations than that
                 ++failed;
                 CHECK(split.feed(5) == want);
