@@ -5,7 +5,8 @@
 #include "row.glsl"
 
 // A workgroup makes 64 rows x 64 tokens in steps of 32 along the inner dimension; an invocation makes 8 x 8 of them, so that each value read from
-// shared memory serves eight products. The tiles lie there as floats, or as halves where the device computes with them; sums are fp32 in both.
+// shared memory serves eight products. Weights lie there as floats, or as halves where the device computes with them; x and the sums are fp32 in both, since
+// rounding x alone would cost a random model a thousandth of its largest logit.
 #ifdef FP16
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #define Tile float16_t
@@ -21,7 +22,7 @@ layout(push_constant, scalar) uniform Push { MatMul a; };
 
 // One column of padding keeps neighbouring rows in different banks.
 shared Tile w_tile[tile_rows][tile_inner + 1];
-shared Tile x_tile[tile_tokens][tile_inner + 1];
+shared float x_tile[tile_tokens][tile_inner + 1];
 
 void load_weights(uint first_row, uint first_inner)
 {
@@ -65,7 +66,7 @@ void main()
         load_weights(first_row, first_inner);
         for (uint i = gl_LocalInvocationID.x; i < tile_tokens * tile_inner; i += lanes) {
             const uint t = first_token + i / tile_inner, k = first_inner + i % tile_inner;
-            x_tile[i / tile_inner][i % tile_inner] = Tile(t < tokens && k < a.inner ? a.x.at[t * a.x_stride + k] : 0);
+            x_tile[i / tile_inner][i % tile_inner] = t < tokens && k < a.inner ? a.x.at[t * a.x_stride + k] : 0;
         }
         barrier();
         for (uint k = 0; k < tile_inner; ++k) {

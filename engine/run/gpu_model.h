@@ -83,7 +83,7 @@ class GpuKernels {
     bool reads_planes(const GpuMatrix& m) const { return variant(m).int_dot; }
 
     const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type, const RowVariant& variant);
-    /// `halves`: may compute in them, since x and the products fit.
+    /// `halves`: weights may be rounded to them.
     const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, bool halves);
     /// In floats if one of the types has no integers.
     const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up, RowVariant variant);

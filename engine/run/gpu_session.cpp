@@ -194,7 +194,7 @@ struct LinearKind {
 
 struct ProductKind {
     bool transposed = false, of_head = false;
-    bool halves = true;       // x may be taken in halves: it is normalised
+    bool halves = true;       // weights may be rounded to halves
     uint32_t x_stride = 0;    // 0: as many as the products have terms
     bool add = false;         // to what is in y
 };
