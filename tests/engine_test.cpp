@@ -435,7 +435,7 @@ void check_zeros(const std::vector<Path>& paths)
         }
         for (Path path : paths) {
             if (!host::makes_zeros(m.activation)) path.sparsity = Sparsity::dense;
-            check_logits(path, model.sparse, cases, 3e-3);
+            check_logits(path, model.sparse, cases, 3e-3, 10);
         }
     });
 }
@@ -692,12 +692,9 @@ TEST_SUITE("device")
         check_odd_models({{.device = device_name}, {.device = device_name, .resident = 0.6, .sparsity = Sparsity::exact}});
     }
 
-    TEST_CASE("a model of each family gives the reference's logits on the device, at any split")
+    TEST_CASE("a model of each family gives the reference's logits on the device, and with neurons and layers on both sides")
     {
-        check_families({{.device = device_name},
-                        {.device = device_name, .resident = 0.5},
-                        {.device = device_name, .resident = 0},
-                        {.device = device_name, .resident = 0.5, .layers = 1}});
+        check_families({{.device = device_name}, {.device = device_name, .resident = 0.5, .layers = 1}});
     }
 
     TEST_CASE("a mixture of experts gives the reference's logits on the device, at any split")
@@ -821,7 +818,7 @@ TEST_SUITE("device")
             const std::vector<float> want = reference_logits(model, ids);
             const std::vector<RowVariant> variants = row_variants(*device, type);
             std::mt19937_64 random(1);
-            for (int again = 0; again < 6; ++again) {
+            for (int again = 0; again < 4; ++again) {
                 Machine machine = {.device = device->info().name};
                 for (size_t c = 0; c < std::size(matrix_classes); ++c)
                     for (auto& choice : machine.row_variants.choice[c]) {
