@@ -29,6 +29,7 @@ const uint rope_most_elements = 256;   // of a head
 const uint join_most_blocks = 1024;    // blocks of 32 of a vector whose planes a join can write
 const uint route_most_experts = 1024;
 const uint slot_neurons = 32;          // of a group, and so of one expert
+const uint sparse_pack = 32;           // sparse rows that lie together (row.glsl)
 
 // What a join hands to the host (Join::publish).
 const uint publish_nothing = 0;

@@ -30,7 +30,6 @@
 // The file format's type numbers (blocks.h).
 const uint F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, IQ4_NL = 20,
            BF16 = 30, MXFP4 = 39;
-const uint sparse_pack = 32;
 
 bool is_sparse(uint type) { return type >= 256; }
 uint values_of(uint type) { return type & 255; }

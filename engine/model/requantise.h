@@ -75,9 +75,8 @@ struct RequantiseOptions {
 /// Writes `model` to `out`, its matrices as `how` says. Where that is F16 or Q8_0, a matrix that its zeros make at least a tenth smaller has sparse rows;
 /// those of experts never have. Down projections of ReLU models and of experts are stored by neurons (ffn_down_t), others as they are; vectors as F32, a
 /// router as it is; a matrix whose rows are no whole blocks in a type with blocks of 32, or as F16. A tensor that is of its format already is copied.
-/// Keys are kept, but
-/// for the file's type, and for a profile if a weight changed: it would be another model's. The model must be one that can be run. `progress` is told
-/// shares of the work; what it throws ends the work, and `out` appears whole or not at all. Throws Error.
+/// Keys are kept, but for the file's type, and for a profile if a weight changed: it would be another model's. The model must be one that can be run.
+/// `progress` is told shares of the work; what it throws ends the work, and `out` appears whole or not at all. Throws Error.
 Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options, const std::filesystem::path& out,
                        const std::function<void(double)>& progress);
 

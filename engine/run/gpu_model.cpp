@@ -147,13 +147,13 @@ uint64_t device_bytes(WeightType type, uint32_t n)
 
 uint32_t row_quads(WeightType type, uint32_t n) { return ceil_div(device_bytes(type, n), 16); }
 
-static_assert(group_neurons % RowLayout::sparse_pack == 0);    // a slot has whole packs
+static_assert(group_neurons % gpu::sparse_pack == 0);    // a slot has whole packs
 
 RowLayout layout_of(const Matrix& m)
 {
     const RowLayout dense = {values_of(m.type), row_quads(values_of(m.type), m.cols)};
     if (!is_sparse(m.type)) return dense;
-    constexpr uint32_t pack = RowLayout::sparse_pack;
+    constexpr uint32_t pack = gpu::sparse_pack;
     std::vector<uint32_t> quads(std::max(m.rows, pack));
     for (uint32_t r = 0; r < m.rows; ++r) quads[r] = uint32_t(m.row_bytes(r) / 16);
     std::ranges::nth_element(quads, quads.begin() + (pack - 1), std::greater());
@@ -173,10 +173,10 @@ uint64_t lay_out_unit(const Matrix& m, const RowLayout& layout, std::span<const 
         else std::memset(to, 0, layout.unit_bytes());
         return layout.unit_bytes();
     }
-    uint32_t starts[RowLayout::sparse_pack];
+    uint32_t starts[gpu::sparse_pack];
     uint64_t at = sizeof starts;
     std::memset(to, 0, layout.unit_bytes());
-    for (uint32_t i = 0; i < RowLayout::sparse_pack; ++i) {
+    for (uint32_t i = 0; i < gpu::sparse_pack; ++i) {
         const uint64_t r = i < row_numbers.size() ? row_numbers[i] : m.rows;
         starts[i] = uint32_t(at / 16);
         if (r < m.rows) std::memcpy(to + at, m.row(r), m.row_bytes(r));
@@ -452,7 +452,7 @@ class WeightUpload {
         if (out.rows == 0) return;
         const uint64_t unit = out.unit(), size = out.unit_bytes();
         out.row_bytes = 0;
-        uploader_.upload(out.memory, (out.rows + unit - 1) / unit, size, [&](std::byte* to, uint64_t first, uint64_t count) {
+        uploader_.upload(out.memory, ceil_div(out.rows, unit), size, [&](std::byte* to, uint64_t first, uint64_t count) {
             std::vector<uint64_t> rows;
             for (uint64_t u = 0; u < count; ++u) {
                 rows.clear();
@@ -584,8 +584,8 @@ uint64_t GpuModel::group_bytes(uint32_t l) const
 void GpuModel::lay_out_group(uint32_t l, uint32_t group, std::byte* to) const
 {
     const host::FfnWeights& w = weights_.layers[l].ffn;
-    const std::span<const uint32_t> neurons = layers_[l].residency.group(group);
     const Layer& layer = layers_[l];
+    const std::span<const uint32_t> neurons = layer.residency.group(group);
     for (const auto& [m, layout] : {std::pair(&w.gate, &layer.gate), {&w.up, &layer.up}, {&w.down_t, &layer.down_t}, {&w.bias, &layer.bias}}) {
         if (layout->unit_bytes() == 0) continue;
         uint64_t rows[group_neurons];

@@ -20,11 +20,9 @@ struct RowLayout {
     uint32_t stride = 0;    // uvec4 from row to row, of a sparse type from pack to pack
 
     /// Rows that are laid out together.
-    uint32_t unit() const { return is_sparse(type) ? sparse_pack : 1; }
+    uint32_t unit() const { return is_sparse(type) ? gpu::sparse_pack : 1; }
     uint64_t unit_bytes() const { return uint64_t(stride) * 16; }
     uint64_t bytes(uint64_t rows) const { return (rows + unit() - 1) / unit() * unit_bytes(); }
-
-    static constexpr uint32_t sparse_pack = 32;
 };
 
 /// A matrix in device memory.

@@ -556,7 +556,7 @@ class GpuSession::Recorder {
                                .has_up = w.up.rows > 0,
                                .has_bias = w.bias.rows > 0});
             commands.stage("ffn_down", l, w.down.row_bytes + (w.down_t.rows > 0 ? w.down_t.part(first, count).row_bytes : 0));
-            // What goes into the down projection may pass 65504, the largest half.
+            // The weights stay floats: whether halves are good enough for the longest sums was never measured.
             if (w.down.rows > 0) product(commands, w.down, s_.h_, parts, {.halves = false, .x_stride = w.gate.rows});
             else product(commands, w.down_t.part(first, count), s_.h_, parts, {.transposed = true, .halves = false, .add = first > 0});
         }
@@ -642,7 +642,11 @@ void GpuSession::submit(Segment& segment)
     ++submits_;
 }
 
-const Commands& GpuSession::head_commands() { return head_.best ? *recording(tokens_).best : *recording(tokens_).head; }
+const Commands& GpuSession::head_commands() const
+{
+    const Recording& recording = recordings_.at(capacity_for(tokens_));
+    return head_.best ? *recording.best : *recording.head;
+}
 
 void GpuSession::submit_head(HeadTokens head)
 {
@@ -774,7 +778,7 @@ void GpuSession::report(FeedStats& stats) const
         add(segment.attention);
         if (segment.ffn) add(*segment.ffn);
     }
-    if (head_.count > 0) add(head_.best ? *recording.best : *recording.head);
+    if (head_.count > 0) add(head_commands());
     // The host learns of a segment's end a little later than it happens: the shortest delay seen shows how far the clocks are apart.
     for (const auto& [commands, noticed] : notices_)
         if (const std::vector<vulkan::StageTime> stages = commands->times(); !stages.empty()) {

@@ -104,7 +104,7 @@ class GpuSession {
     uint32_t capacity_for(uint32_t tokens) const;
     Recording& recording(uint32_t tokens);
     void set_step(HeadTokens head);
-    const vulkan::Commands& head_commands();
+    const vulkan::Commands& head_commands() const;
     uint64_t downloaded() const;
     uint32_t places(uint32_t l) const;
     std::span<const uint32_t> fired(uint32_t l) const;
