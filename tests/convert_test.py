@@ -864,7 +864,7 @@ class Refusals(Case):
             weights.write_bytes(data)
             self.refused(message)
         weights.unlink()
-        self.refused("has neither model.safetensors nor model.safetensors.index.json")
+        self.refused("has neither model.safetensors nor pytorch_model.bin, nor their shards")
         index = self.folder / "model.safetensors.index.json"
         index.write_text(json.dumps({"weight_map": {"model.norm.weight": "lost.safetensors"}}))
         self.refused("names the shard lost.safetensors, which is not in the folder")

@@ -44,6 +44,7 @@ VARIANTS = {    # the class of transformers, and what differs from SHAPE
     "llama with linear scaling": ("Llama", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
     "prosparse": ("Llama", {"hidden_act": "relu"}),
     "bamboo": ("Mistral", {"hidden_act": "relu"}),
+    "bamboo with predictors": ("Mistral", {"hidden_act": "relu"}),    # TurboSparse-Mistral
     "mistral with a window": ("Mistral", {"sliding_window": 20}),
     "qwen2": ("Qwen2", {}),
     "qwen2 with a tied head and one key-value head": ("Qwen2", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
@@ -71,6 +72,7 @@ VARIANTS = {    # the class of transformers, and what differs from SHAPE
     "minicpm": ("Llama", {}),
     "minicpm-s": ("Llama", {"hidden_act": "relu", "tie_word_embeddings": True}),
 }
+TORCH_FILES = ("opt", "bamboo with predictors", "qwen2 with a tied head and one key-value head")    # saved as pytorch_model.bin
 CONFIGS = {"Gemma3": "Gemma3TextConfig"}    # where its name is not that of the class
 
 
@@ -87,6 +89,27 @@ class DRelu(torch.nn.Module):
 
     def forward(self, x):
         return self.down_proj(torch.relu(self.gate_proj(x)) * torch.relu(self.up_proj(x)))
+
+
+class Predicted(torch.nn.Module):
+    """The MLP of TurboSparse-Mistral: round(sigmoid(fc2 . relu(fc1 . r))) of what enters the norm before it says which neurons count."""
+    def __init__(self, layer, rank=16, kinds=8):
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj
+        dim, neurons = self.down_proj.weight.shape
+        self.predictor = torch.nn.ModuleDict({"fc1": torch.nn.Linear(dim, rank, bias=False), "fc2": torch.nn.Linear(rank, neurons, bias=False)})
+        rows = torch.randn(kinds, rank)[torch.randint(kinds, (neurons,))]    # few different ones, so that a text can be found where no score is near 0
+        self.predictor["fc1"].weight.data = torch.randn(rank, dim).half().float()
+        self.predictor["fc2"].weight.data = rows.half().float()
+        layer.post_attention_layernorm.register_forward_pre_hook(self.look)
+
+    def look(self, norm, inputs):
+        scores = self.predictor["fc2"](torch.relu(self.predictor["fc1"](inputs[0])))
+        self.mask = torch.round(torch.sigmoid(scores))
+        self.least = (scores.abs() / scores.square().mean(-1, keepdim=True).sqrt()).min()
+
+    def forward(self, x):
+        return self.down_proj(self.mask * torch.relu(self.gate_proj(x)) * torch.relu(self.up_proj(x)))
 
 
 def scale_like_minicpm(model, depth, embedding, base_width):
@@ -110,9 +133,9 @@ def custom(variant, model):
         return said | ({"hidden_act": "fatrelu", "hidden_act_param": 0.25} if variant == "minicpm-s" else {})
     if variant == "prosparse":
         return {"architectures": ["SparseLlamaForCausalLM"], "hidden_act": "fatrelu", "hidden_act_param": 0.25}
-    if variant == "bamboo":
+    if variant.startswith("bamboo"):
         for layer in model.model.layers:
-            layer.mlp = DRelu(layer.mlp)
+            layer.mlp = Predicted(layer) if variant == "bamboo with predictors" else DRelu(layer.mlp)
         return {"architectures": ["BambooForCausalLM"]}
     return {}
 
@@ -146,7 +169,11 @@ def logits_of(model, ids):
 
 
 def decided(model, ids):
-    """Whether no token's choice of experts hangs on so small a difference of their scores that the rounding of a KV cache in fp16 could turn it round."""
+    """Whether no choice of experts or of neurons hangs on so small a difference of scores that the rounding of a KV cache in fp16 could turn it round."""
+    predicted = [part for part in model.modules() if isinstance(part, Predicted)]
+    if predicted:
+        logits_of(model, ids)
+        return min(part.least for part in predicted) > 2e-3
     used = getattr(model.config, "num_experts_per_tok", None)
     if not used:
         return True
@@ -182,7 +209,7 @@ class Families(unittest.TestCase):
             folder, tolerance = Path(scratch) / "model", TOLERANCE.get(variant, 0.001)
             model = random_model(name, changes)
             said = custom(variant, model)
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, safe_serialization=variant not in TORCH_FILES)
             config = folder / "config.json"
             config.write_text(json.dumps(json.loads(config.read_text()) | said))
             (folder / "tokenizer.model").write_bytes((TESTS / "data/tokenizer.model").read_bytes())
@@ -196,7 +223,7 @@ class Families(unittest.TestCase):
             else:
                 self.fail("no prompt has a text that rounding cannot decide")
             cases = [decided_ids(model, length) for length in (1, 7, 60)]
-            (folder / "expected.json").write_text(json.dumps({"tolerance": tolerance,
+            (folder / "expected.json").write_text(json.dumps({"tolerance": tolerance, "predict": "predictors" in variant,
                 "logits": [{"ids": ids, "logits": logits_of(model, ids).tolist()} for ids in cases], "prompt": prompt, "greedy": following}))
             result = subprocess.run([PROGRAM, "--no-skip", f"--test-case={CASE}", f"--case={folder}", *OPTIONS], capture_output=True, text=True, timeout=600)
             self.assertEqual(result.returncode, 0, result.stdout + result.stderr)

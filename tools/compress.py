@@ -41,7 +41,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 import gptq
-from convert import TYPES, Quantization, Refusal, add_keys, join_gptq, read_header, run, targets_of, write_model
+from checkpoint import read_safetensors
+from convert import TYPES, Quantization, Refusal, add_keys, join_gptq, run, targets_of, write_model
 from llama import WITHOUT_TORCH, Folder, Layer, Model, copy_keys, device_of, progress, rmsnorm, tokens_of, torch, windows_of
 
 BLOCK = 128           # columns
@@ -478,7 +479,7 @@ def write_settings(folder, model, method):
 
 
 def write_gguf(out, checkpoint, model, plan, type_name):
-    tensors = read_header(checkpoint)
+    tensors = read_safetensors(checkpoint)
     if plan.form:
         tensors = join_gptq(tensors, plan.form)
 

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Converts a Hugging Face folder (of a model of FAMILIES) to a GGUF file for Hearth.
 
-    python3 tools/convert.py FOLDER OUT.gguf [--type f16|f32|bf16|q8_0|q4_0] [--by-neurons]
+    python3 tools/convert.py FOLDER OUT.gguf [--type f16|f32|bf16|q8_0|q4_0] [--by-neurons] [--predictors FOLDER]
 
-The folder holds config.json, model.safetensors (or its shards with their index), and tokenizer.model (SentencePiece), tokenizer.json or
-GPT-2's vocab.json and merges.txt (byte-level BPE). One tensor at a time is in memory, so a large
-model needs little of it. What this program does not know, it refuses: a file that loads but computes something else would be worse than none.
+The folder holds config.json, model.safetensors or pytorch_model.bin (or their shards with an index), and tokenizer.model (SentencePiece), tokenizer.json or
+GPT-2's vocab.json and merges.txt (byte-level BPE). One tensor at a time is in memory, so a large model needs little of it. Nothing that a .bin file may name
+is run. What this program does not know, it refuses: a file that loads but computes something else would be worse than none.
+
+Predictors of a ReLU model, which say before a feed-forward block what will fire in it, are taken over from the checkpoint (TurboSparse-Mistral has them as
+model.layers.N.mlp.predictor) or from the folder of PowerInfer's beside it (model_N.pt, --predictors).
 
 A GPTQ checkpoint of 4 or 8 bits (gptq.py says what its tensors mean) is taken over bit for bit where a type of GGUF has the same scales: symmetric ones
 as Q4_0 or Q8_0, those of 4 bits with zero points as Q8_0. The rest becomes F16, rounded as fp16 rounds: matrices whose groups are scattered over the
@@ -40,6 +43,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import TokenType
 
 import gptq
+from checkpoint import DTYPES, read_checkpoint, read_json, read_torch
 from families import ACTIVATIONS, FAMILIES, LLAMA, MAKES_ZEROS, Family, Refusal, read_scales, windowed_layers
 
 TYPES = {
@@ -50,92 +54,6 @@ TYPES = {
     "q4_0": (Type.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
 QUANTISED = {t for t, _ in TYPES.values() if gguf.GGML_QUANT_SIZES[t][0] > 1}
-
-
-def read_json(path):
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise Refusal(f"{path} is not valid JSON: {e}") from None
-    if not isinstance(value, dict):
-        raise Refusal(f"{path} does not hold a JSON object")
-    return value
-
-
-# ---- safetensors -----------------------------------------------------------------------------------------------------
-# Read by hand, because numpy has no bf16: eight bytes of header length, a JSON header, then the tensors' bytes.
-# Format: https://huggingface.co/docs/safetensors
-
-@dataclass
-class SourceTensor:
-    path: Path
-    dtype: str
-    shape: tuple
-    offset: int    # in the file
-
-    def raw(self):
-        if 0 in self.shape:    # nothing can be mapped
-            return np.empty(self.shape, SIZED[self.dtype])
-        return np.memmap(self.path, SIZED[self.dtype], "r", self.offset, self.shape)
-
-    def read(self):
-        """The values in fp32 (every dtype here fits in it exactly)."""
-        raw = self.raw()
-        if self.dtype == "BF16":    # the upper half of an fp32
-            return (raw.astype("<u4") << 16).view("<f4")
-        return raw.astype("<f4")
-
-
-DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-SIZED = DTYPES | {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}    # with those that are no weights
-
-
-def read_header(path):
-    """Name -> SourceTensor of one safetensors file."""
-    size = path.stat().st_size
-    with open(path, "rb") as f:
-        length = struct.unpack("<Q", f.read(8).ljust(8, b"\0"))[0]
-        if size < 8 or length > size - 8:
-            raise Refusal(f"{path} is not a safetensors file, or is cut short")
-        header = f.read(length)
-    try:
-        entries = json.loads(header)
-        entries.pop("__metadata__", None)
-        tensors = {}
-        for name, entry in entries.items():
-            begin, end = entry["data_offsets"]
-            dtype, shape = entry["dtype"], tuple(entry["shape"])
-            if not 0 <= begin <= end <= size - 8 - length:
-                raise Refusal(f"{path} is cut short: tensor {name} ends beyond the file's end")
-            if dtype in SIZED and int(np.prod(shape)) * SIZED[dtype].itemsize != end - begin:
-                raise Refusal(f"{path}: tensor {name} has {end - begin} bytes, which do not fit its shape {list(shape)} of {dtype}")
-            tensors[name] = SourceTensor(path, dtype, shape, 8 + length + begin)
-        return tensors
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise Refusal(f"{path} has no valid safetensors header") from None
-
-
-def read_checkpoint(folder):
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        single = folder / "model.safetensors"
-        if not single.exists():
-            single = next(iter(sorted(folder.glob("gptq_model-*.safetensors"))), single)    # AutoGPTQ's name
-        if not single.exists():
-            raise Refusal(f"{folder} has neither model.safetensors nor model.safetensors.index.json (other checkpoint formats are not supported)")
-        return read_header(single)
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise Refusal(f"{index} has no weight_map")
-    tensors = {}
-    for file in sorted(set(weight_map.values())):
-        if Path(file).name != file or not (folder / file).is_file():
-            raise Refusal(f"{index} names the shard {file}, which is not in the folder")
-        tensors.update(read_header(folder / file))
-    for name, file in weight_map.items():
-        if name not in tensors:
-            raise Refusal(f"{index} promises tensor {name} in {file}, which does not have it")
-    return tensors
 
 
 # ---- config.json -----------------------------------------------------------------------------------------------------
@@ -185,6 +103,7 @@ class Config:
     two_norms: bool = False        # Falcon 40B's
     experts: object = None         # Experts of a mixture of experts
     by_neurons: bool = False       # the down projection, also where no neuron is left out
+    predictor_threshold: float = 0.0
 
 
 def read_config(folder):
@@ -877,6 +796,35 @@ def targets_of(c):
     return result
 
 
+PREDICTOR = "model.layers.{}.mlp.predictor."    # begins the names of its tensors
+
+
+def predictor_targets(c, tensors):
+    """fc2 . relu(fc1 . r), above 0, says which neurons fire, where r is what enters the norm before the block (or the layer, if its blocks are parallel)."""
+    if PREDICTOR.format(0) + "fc1.weight" not in tensors or c.activation not in MAKES_ZEROS or c.experts:
+        return []
+    result = []
+    for n in range(c.layers):
+        fc1, fc2 = (f"{PREDICTOR.format(n)}fc{i}.weight" for i in (1, 2))
+        rank = tensors[fc1].shape[0] if fc1 in tensors and tensors[fc1].shape else 0
+        result += [Target(f"blk.{n}.fc1.weight", fc1, (rank, c.dim)), Target(f"blk.{n}.fc2.weight", fc2, (c.neurons, rank))]
+    return result
+
+
+def read_predictors(folder, c):
+    """PowerInfer's files of predictors, by the names of TurboSparse-Mistral's; sets their threshold."""
+    if c.activation not in MAKES_ZEROS or c.experts:
+        raise Refusal("--predictors are for ReLU models without experts; this one is no such model")
+    if (folder / "config.json").is_file():
+        c.predictor_threshold = read_json(folder / "config.json").get("sparse_threshold", 0.0)
+        if not isinstance(c.predictor_threshold, (int, float)) or isinstance(c.predictor_threshold, bool) or not math.isfinite(c.predictor_threshold):
+            raise Refusal(f"sparse_threshold in {folder / 'config.json'} is {json.dumps(c.predictor_threshold)}, not a number")
+    for n in range(c.layers):
+        if not (folder / f"model_{n}.pt").is_file():
+            raise Refusal(f"{folder} has no model_{n}.pt; a predictor for each of {c.layers} layers is expected")
+    return {PREDICTOR.format(n) + name: tensor for n in range(c.layers) for name, tensor in read_torch(folder / f"model_{n}.pt").items()}
+
+
 def expert_targets(c, to, of):
     """The feed-forward block of a layer of experts. Gate and up are stored expert by expert, down as one matrix of all neurons."""
     module, gate, up, down = c.family.experts
@@ -1041,6 +989,8 @@ def add_keys(writer, name, c, tokenizer, file_type):
     writer.add_string("hearth.activation", c.activation)    # GGUF's architectures imply one and have no key for it
     if c.floor:
         writer.add_float32("hearth.activation_floor", c.floor)
+    if c.predictor_threshold:
+        writer.add_float32("powerinfer.sparse_threshold", c.predictor_threshold)
 
     writer.add_tokenizer_model(tokenizer.model)
     writer.add_token_list([p.text for p in tokenizer.pieces])
@@ -1169,14 +1119,24 @@ def text_part(tensors):
             for name, tensor in tensors.items() if name not in images}
 
 
-def convert(folder, out, type_name, by_neurons):
-    if not folder.is_dir():
-        raise Refusal(f"{folder} is not a folder")
+def with_base(tensors, c):
+    """The first OPT models were saved without their heads, so that the names lack what stands for the rest."""
+    if not c.family.like_opt:
+        return tensors
+    return {f"model.{name}" if name.startswith("decoder.") else name: tensor for name, tensor in tensors.items()}
+
+
+def convert(folder, out, type_name, by_neurons, predictors):
+    for path in (folder, predictors or folder):
+        if not path.is_dir():
+            raise Refusal(f"{path} is not a folder")
     config = replace(read_config(folder), by_neurons=by_neurons)
-    tensors = text_part(join_bitmasks(read_checkpoint(folder)))
+    tensors = with_base(text_part(join_bitmasks(read_checkpoint(folder))), config)
+    if predictors:
+        tensors |= read_predictors(predictors, config)
     if config.tied is None:
         config.tied = "lm_head.weight" not in tensors
-    targets = targets_of(config)
+    targets = targets_of(config) + predictor_targets(config, tensors)
     if config.quantization:
         tensors = join_gptq(tensors, config.quantization, {target.source for target in targets})
     tensors = join_experts(tensors, targets) | made_tensors(config)
@@ -1202,12 +1162,13 @@ def run(program, work, *args):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Converts a Hugging Face folder to a GGUF file for Hearth.")
-    parser.add_argument("folder", type=Path, help="with config.json, model.safetensors and tokenizer.model or tokenizer.json")
+    parser.add_argument("folder", type=Path, help="with config.json, model.safetensors or pytorch_model.bin, and tokenizer.model or tokenizer.json")
     parser.add_argument("out", type=Path, help="the GGUF file to write")
     parser.add_argument("--type", choices=TYPES, help="of the matrices (norms stay f32); default f16, or for a GPTQ checkpoint what holds it exactly")
     parser.add_argument("--by-neurons", action="store_true", help="store the down projection by neurons in any model: for --sparsity threshold")
+    parser.add_argument("--predictors", type=Path, metavar="FOLDER", help="of a ReLU model: PowerInfer's predictors, model_0.pt and so on")
     args = parser.parse_args(argv)
-    return run("convert", convert, args.folder, args.out, args.type, args.by_neurons)
+    return run("convert", convert, args.folder, args.out, args.type, args.by_neurons, args.predictors)
 
 
 if __name__ == "__main__":

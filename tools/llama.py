@@ -22,7 +22,8 @@ try:
 except ImportError:
     torch = None
 
-from convert import LLAMA, Config, Refusal, Rope, add_keys, check_tensors, read_checkpoint, read_config, read_tokenizer, targets_of
+from checkpoint import read_checkpoint
+from convert import LLAMA, Config, Refusal, Rope, add_keys, check_tensors, read_config, read_tokenizer, targets_of
 
 WITHOUT_TORCH = "this needs torch; install python3-torch (Debian, Ubuntu), or torch from PyPI in a virtual environment"
 
