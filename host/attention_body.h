@@ -17,19 +17,26 @@ namespace hearth::host {
 template <class S>
 inline constexpr uint32_t tile_queries = S::lanes >= 8 ? S::lanes / 4 : 1;
 
-/// score[r][p] = q[r] . k[p] for r < R, p < count <= lanes; rows of k are row_bytes apart
+/// score[r][p] = q[r] . k[p] for r < R, p < count <= lanes; rows of k are row_bytes apart. Meanwhile, unless it is 0, what lies `ahead` bytes further on is
+/// fetched, a little with every step: all at once would fill what holds a core's outstanding reads, and products would wait for them.
 template <class S, class W, uint32_t R>
-void score_tile(const Input* q, const std::byte* k, size_t row_bytes, uint32_t count, uint32_t n, float* score, uint32_t stride)
+void score_tile(const Input* q, const std::byte* k, size_t row_bytes, uint32_t count, uint32_t n, float* score, uint32_t stride, size_t ahead)
 {
     using P = Piece<S, W>;
     using Vec = typename S::Vec;
     constexpr uint32_t positions = S::lanes / R;
+    const size_t step = n < P::weights ? 0 : positions * row_bytes / (n / P::weights);
     for (uint32_t first = 0; first < count; first += positions) {
         const W* row[positions];    // what lies behind the last position is not there: the last one takes its place
         each<positions>([&](auto p) { row[p] = reinterpret_cast<const W*>(k + size_t(first + p < count ? first + p : count - 1) * row_bytes); });
         Vec sum[positions][R];
         each<positions>([&](auto p) { each<R>([&](auto r) { sum[p][r] = S::zero(); }); });
-        for (size_t i = 0; i < n / P::weights; i++) each<positions>([&](auto p) { P(row[p], i).template dot<R>(q, i, sum[p]); });
+        const std::byte* const next = k + first * row_bytes + ahead;
+        for (size_t i = 0; i < n / P::weights; i++) {
+            if (ahead)
+                for (size_t byte = i * step; byte < (i + 1) * step; byte += 64) prefetch(next + byte);
+            each<positions>([&](auto p) { P(row[p], i).template dot<R>(q, i, sum[p]); });
+        }
         if constexpr (P::weights == S::lanes)
             if (const uint32_t rest = n % S::lanes)
                 for (uint32_t p = 0; p < positions; p++) {
@@ -53,15 +60,16 @@ void scores(const Input* q, uint32_t rows, const std::byte* k, uint32_t position
     constexpr uint32_t R = tile_queries<S>, together = S::lanes >= 8 ? S::lanes : 8;
     for (uint32_t first = 0; first < positions; first += together, k += together * row_bytes, score += together) {
         const uint32_t count = positions - first < together ? positions - first : together;
-        for (size_t byte = 0; byte < together * row_bytes; byte += 64) prefetch(k + together * row_bytes + byte);
         for (uint32_t part = 0; part < count; part += S::lanes) {
             const uint32_t here = count - part < S::lanes ? count - part : S::lanes;
             const std::byte* const keys = k + part * row_bytes;
+            const auto ahead = [&](uint32_t r) { return r == 0 ? together * row_bytes : 0; };
             uint32_t r = 0;
-            for (; r + R <= rows; r += R) score_tile<S, W, R>(q + r, keys, row_bytes, here, n, score + size_t(r) * stride + part, stride);
+            for (; r + R <= rows; r += R) score_tile<S, W, R>(q + r, keys, row_bytes, here, n, score + size_t(r) * stride + part, stride, ahead(r));
             if constexpr (R > 2)
-                for (; r + 2 <= rows; r += 2) score_tile<S, W, 2>(q + r, keys, row_bytes, here, n, score + size_t(r) * stride + part, stride);
-            for (; r < rows; r++) score_tile<S, W, 1>(q + r, keys, row_bytes, here, n, score + size_t(r) * stride + part, stride);
+                for (; r + 2 <= rows; r += 2)
+                    score_tile<S, W, 2>(q + r, keys, row_bytes, here, n, score + size_t(r) * stride + part, stride, ahead(r));
+            for (; r < rows; r++) score_tile<S, W, 1>(q + r, keys, row_bytes, here, n, score + size_t(r) * stride + part, stride, ahead(r));
         }
     }
 }

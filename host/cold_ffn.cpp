@@ -73,6 +73,7 @@ void Share::gate_and_up_one(uint32_t first, uint32_t last) const
 void Share::gate_and_up_many(uint32_t first, uint32_t last) const
 {
     const uint32_t tokens = x.tokens(), dim = w.gate.cols;
+    const Rows gates(w.gate), ups(w.up);
     const auto gate_dots = kernels().of(w.gate.type).dot_many, up_dots = kernels().of(w.up.type).dot_many;
     for (uint32_t t = 0; t < tokens; t += token_block)
         for (uint32_t p = first; p < last; p++) {
@@ -81,7 +82,7 @@ void Share::gate_and_up_many(uint32_t first, uint32_t last) const
             uint32_t which[token_block], count = 0;
             const uint32_t together = std::min(token_block, tokens - t);
             float* out = &h[size_t(p) * tokens + t];
-            const std::byte *gate_row = w.gate.row(neurons[p]), *up_row = w.up.row(neurons[p]);
+            const std::byte *gate_row = gates[neurons[p]], *up_row = ups[neurons[p]];
             const float bias = w.bias_of(neurons[p]);
             gate_dots(gate_row, gate_row, &x[t], together, dim, gate);
             for (uint32_t i = 0; i < together; i++) {
@@ -127,6 +128,7 @@ FfnCounts Share::gate_and_up() const
 {
     const uint32_t tokens = x.tokens();
     std::atomic<uint64_t> active = 0, touched = 0;
+    const Rows gates(w.gate), ups(w.up), downs(w.down_t);
     const bool tiled = tokens >= least_tiled_tokens;
     if (tiled) gate_and_up_tiled();
 
@@ -141,9 +143,8 @@ FfnCounts Share::gate_and_up() const
                           const float* row = &h[size_t(p) * tokens];
                           const uint64_t nonzero = uint64_t(tokens - std::count(row, row + tokens, 0.0f));
                           chunk_active += nonzero;
-                          chunk_touched += w.gate.row_bytes(neurons[p]);
-                          if (nonzero == 0 && skips()) continue;
-                          for (const Matrix* m : {&w.up, &w.down_t}) chunk_touched += m->rows ? m->row_bytes(neurons[p]) : 0;
+                          chunk_touched += gates.bytes(neurons[p]);
+                          if (nonzero > 0 || !skips()) chunk_touched += ups.bytes(neurons[p]) + downs.bytes(neurons[p]);
                       }
                       active.fetch_add(chunk_active, std::memory_order_relaxed);
                       touched.fetch_add(chunk_touched, std::memory_order_relaxed);
@@ -161,6 +162,7 @@ void Share::down_one(float* y) const
     const uint32_t dim = w.down_t.cols, rows = uint32_t(neurons.size());
     const uint64_t bytes = w.down_t.mean_row_bytes();
     const uint32_t parts = uint32_t(std::clamp<uint64_t>(rows * bytes / part_bytes, 1, most_parts));
+    const Rows downs(w.down_t);
     std::vector<float>& sums = scratch.sums;
     sums.resize(size_t(parts - 1) * dim);
     const auto sum_of = [&](uint32_t part) { return part ? &sums[size_t(part - 1) * dim] : y; };
@@ -172,8 +174,7 @@ void Share::down_one(float* y) const
         for (uint32_t p = uint32_t(uint64_t(rows) * part / parts); p < last; p += together) {
             Term terms[together];
             const uint32_t count = std::min(together, last - p);
-            for (uint32_t i = 0; i < count; i++)
-                terms[i] = {h[p + i], w.down_t.row(neurons[p + i]), w.down_t.row(neurons[std::min(p + i + 16, last - 1)])};
+            for (uint32_t i = 0; i < count; i++) terms[i] = {h[p + i], downs[neurons[p + i]], downs[neurons[std::min(p + i + 16, last - 1)]]};
             axpy(terms, count, sum, dim);
         }
     });

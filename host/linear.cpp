@@ -109,6 +109,7 @@ void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, c
     }
     const auto dot_many = kernels().of(w.type).dot_many;
     const uint64_t bytes = w.mean_row_bytes();
+    const Rows rows_of(w);
     parallel_rows(team, rows, bytes, [&](uint32_t first, uint32_t last) {
         if (x.tokens() == 1) {
             multiply_some(
@@ -119,7 +120,7 @@ void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, c
         for (uint32_t t = 0; t < x.tokens(); t += token_block) {
             const uint32_t count = std::min(token_block, x.tokens() - t);
             for (uint32_t r = first; r < last; r++) {
-                dot_many(w.row(row(r)), w.row(row(std::min(r + rows_ahead(bytes), last - 1))), &x[t], count, w.cols, products);
+                dot_many(rows_of[row(r)], rows_of[row(std::min(r + rows_ahead(bytes), last - 1))], &x[t], count, w.cols, products);
                 for (uint32_t i = 0; i < count; i++) y[size_t(t + i) * rows + r] = products[i];
             }
         }

@@ -64,10 +64,11 @@ void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& r
 {
     constexpr uint32_t together = 128;
     const uint32_t ahead = rows_ahead(w.mean_row_bytes());
+    const Rows rows_of(w);
     const std::byte* rows[together + most_rows_ahead];
     for (uint32_t j = 0; j < count; j += together) {
         const uint32_t here = std::min(together, count - j);
-        for (uint32_t i = 0; i < here + ahead; i++) rows[i] = w.row(row(std::min(j + i, known - 1)));
+        for (uint32_t i = 0; i < here + ahead; i++) rows[i] = rows_of[row(std::min(j + i, known - 1))];
         kernels().of(w.type).dot_rows(rows, here, ahead, x, w.cols, y + j);
     }
 }

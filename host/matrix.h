@@ -39,4 +39,21 @@ struct Matrix {
     }
 };
 
+/// The rows of a matrix for a loop over many of them: what follows from its type is looked up once, not for every row.
+class Rows {
+  public:
+    explicit Rows(const Matrix& m)
+        : data_(m.data), starts_(m.starts), bytes_(m.rows ? hearth::row_bytes(m.type, m.cols) : 0), step_(m.stride ? m.stride : bytes_)
+    {
+    }
+
+    const std::byte* operator[](uint64_t r) const { return data_ + (starts_ ? uint64_t(starts_[r]) * sparse_row_unit : r * step_); }
+    uint64_t bytes(uint64_t r) const { return starts_ ? uint64_t(starts_[r + 1] - starts_[r]) * sparse_row_unit : bytes_; }
+
+  private:
+    const std::byte* data_;
+    const uint32_t* starts_;
+    uint64_t bytes_, step_;
+};
+
 }    // namespace hearth

@@ -7,7 +7,7 @@
 layout(local_size_x = 128) in;
 layout(push_constant, scalar) uniform Push { PredictSign a; };
 
-const uint most_words = 2048;    // of x: 65536 columns
+const uint most_words = 2048;    // of x: as many columns as a model may have (weights.cpp, max_dim)
 shared uint signs_of_x[most_words];
 shared uint found[4];
 

@@ -27,8 +27,9 @@ constexpr struct {
 
 constexpr uint32_t softmax_gating = 1;    // of ARCHITECTURE.expert_gating_func
 
-// Far above every model there is; they keep the products of sizes within 64 bits and buffers within reason.
-constexpr uint32_t max_layers = 300, max_dim = 1 << 17, max_heads = 1 << 12, max_head_dim = 256, max_neurons = 1 << 20, max_vocab = 1 << 24,
+// Far above every model there is; they keep the products of sizes within 64 bits and buffers within reason; predict_sign.comp
+// has room for just max_dim.
+constexpr uint32_t max_layers = 300, max_dim = 1 << 16, max_heads = 1 << 12, max_head_dim = 256, max_neurons = 1 << 20, max_vocab = 1 << 24,
                    max_context = 1 << 24, max_predictor = 1 << 16;
 
 const Family& family_of(const Gguf& file)
