@@ -981,7 +981,7 @@ class Interrupt(DeviceCase):
 
     def test_a_perplexity_is_that_of_the_text_so_far(self):
         stats = self.folder / "stats.json"
-        out = self.interrupt("perplexity", MODEL, *CPU, "-f", TEXT, "--stats", stats, after=1.5, read_stdout=False)
+        out = self.interrupt("perplexity", MODEL, *CPU, "-c", 32, "-f", TEXT, "--stats", stats, after=1.5, read_stdout=False)
         self.assertRegex(out, r"^ppl = [0-9.]+ ")
         self.assertGreater(json.loads(stats.read_text())["totals"]["tokens"], 0)
 
