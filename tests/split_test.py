@@ -55,14 +55,14 @@ class Profiles(Case):
             self.assertLess(sum(abs(x - y) for x, y in zip(a["fired"], b["fired"], strict=True)), 0.002 * sum(a["fired"]))
 
     def test_an_interrupted_profile_goes_on_and_ends_as_if_nothing_had_been(self):
-        command = [PROGRAM, "profile", MODEL, "-f", TEXT, "-n", "20000", "-o", self.folder / "cut", "--json", *CPU]
+        command = [PROGRAM, "profile", MODEL, "-f", TEXT, "-n", "9000", "-o", self.folder / "cut", "--json", *CPU]
         for _ in range(3):    # the third may find it done
             process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=program.ENVIRONMENT)
-            time.sleep(1.5)
+            time.sleep(0.7)
             process.send_signal(signal.SIGINT)
             _, talk = process.communicate(timeout=60)
             self.assertEqual(process.returncode, 0, talk)
-        self.assertEqual(self.profile("-n", 20000, *CPU, to="cut"), self.profile("-n", 20000, *CPU, to="whole"))
+        self.assertEqual(self.profile("-n", 9000, *CPU, to="cut"), self.profile("-n", 9000, *CPU, to="whole"))
 
     def test_a_text_counts_once(self):
         first = self.profile("-n", 500, *CPU)
@@ -270,7 +270,7 @@ class Splits(Case):
     def test_rebalancing_serves_more_of_a_text_that_the_profile_did_not_foresee(self):
         """A profile of fairy tales, a text of which the second half is source code, room for a fifth of the neurons."""
         self.good("profile", MODEL, "-f", TEXT, "-n", "4000", *CPU, "-o", self.folder / "profile")
-        text = self.write("text", TEXT.read_text()[-1200:] + MAKE_MODEL.read_text()[-1200:])
+        text = self.write("text", TEXT.read_text()[-600:] + MAKE_MODEL.read_text()[-900:])
         served, words = {}, {}
         for rebalance in ("off", "on"):
             stats = self.folder / f"{rebalance}.json"
