@@ -1,6 +1,7 @@
 #include "engine/vulkan/commands.h"
 
 #include <algorithm>
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -194,22 +195,23 @@ uint64_t Queue::done() const
 
 void Queue::wait(uint64_t number) const
 {
-    // Polling sees the value within microseconds; a fence wait costs 50 and more. After a while the core is offered to others: a software device
-    // computes on it.
+    // Polling sees the value within microseconds; a wait that sleeps costs 50 and more, which is little once it has been 5 ms, and then leaves the
+    // core to others: a software device computes on it. Nor do some drivers tell of a lost device but to those who wait.
+    using clock = std::chrono::steady_clock;
+    const auto start = clock::now();
     for (uint32_t polls = 0;; ++polls) {
         if (done() >= number) return;
-        if (polls > 0 && polls % 65536 == 0) {
-            // Long work, or a lost device, which some drivers only tell to those who wait.
+        if (polls < 100) {
+#if defined(__x86_64__) || defined(_M_X64)
+            _mm_pause();
+#endif
+        } else if (clock::now() - start < std::chrono::milliseconds(5)) {
+            std::this_thread::yield();
+        } else {
             const VkSemaphoreWaitInfo info = {
                 .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &timeline_, .pValues = &number};
             const VkResult result = device_->api().WaitSemaphores(device_->handle(), &info, 100'000'000);
             if (result != VK_TIMEOUT) check_result(result, "vkWaitSemaphores");
-        } else if (polls < 100) {
-#if defined(__x86_64__) || defined(_M_X64)
-            _mm_pause();
-#endif
-        } else {
-            std::this_thread::yield();
         }
     }
 }
