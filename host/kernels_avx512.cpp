@@ -170,6 +170,31 @@ struct Avx512 {
         return _mm512_castsi256_si512(_mm256_set_epi16(d, d, d, d, c, c, c, c, b, b, b, b, a, a, a, a));
     }
 
+    /// Adds the products of whole groups; d = decode(blocks, w) makes the weights of four blocks unsigned bytes.
+    template <class B, uint32_t R, uint32_t A, uint32_t T, class Decode>
+    [[gnu::always_inline]] static uint32_t each_group(const B* const* rows, const std::byte* const* ahead, const Input* x, uint32_t first, uint32_t last,
+                                                      Vec (&sum)[R][A][T], const Decode& decode)
+    {
+        constexpr uint32_t blocks = group_numbers / fixed_block, bytes = blocks * sizeof(B);
+        constexpr int bias_shift = added(static_cast<const B*>(nullptr)) == 8 ? 0 : 4;    // a group's is for 8 added, not for 128
+        Vec part[R][T];
+        each<R>([&](auto r) { each<T>([&](auto t) { part[r][t] = sum[r][0][t]; }); });
+        const uint32_t begin = first / group_numbers, end = last / group_numbers;
+        for (uint32_t g = begin; g < end; g++)
+            each<R>([&](auto r) {
+                for (uint32_t byte = 0; byte < bytes; byte += 64) prefetch(ahead[r] + (g - begin) * bytes + byte);
+                __m512i w[2];
+                const Vec d = decode(rows[r] + g * blocks, w);
+                each<T>([&](auto t) {
+                    const FixedGroup& group = x[t].groups[g];
+                    const __m512i bias = _mm512_slli_epi32(_mm512_load_si512(group.bias), bias_shift);
+                    part[r][t] = add_group(w, d, group, bias, part[r][t]);
+                });
+            });
+        each<R>([&](auto r) { each<T>([&](auto t) { sum[r][0][t] = part[r][t]; }); });
+        return end * group_numbers;
+    }
+
     /// sum += scale d (products of u8 weights with the group + bias times the group's sums)
     static Vec add_group(const __m512i* w, Vec d, const FixedGroup& x, __m512i bias, Vec sum)
     {
@@ -181,50 +206,38 @@ struct Avx512 {
         return _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_load_ps(x.scale)), _mm512_cvtepi32_ps(all), sum);
     }
 
-    template <uint32_t T>
-    static size_t dot_groups(const BlockQ4_0* row, const std::byte* ahead, const Input* x, uint32_t n, Vec* sum)
+    template <uint32_t R, uint32_t T, uint32_t A>
+    static uint32_t dot_groups(const BlockQ4_0* const* rows, const std::byte* const* ahead, const Input* x, uint32_t first, uint32_t last,
+                               Vec (&sum)[R][A][T])
     {
         // Words of 64 bytes from the first block on: the nibbles of three blocks; the fourth's end is 8 bytes further. And the scales of four.
         const __m512i three =
             _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 26, 25, 24, 23, 22, 21, 20, 19, 17, 16, 15, 14, 13, 12, 11, 10, 8, 7, 6, 5, 4, 3, 2, 1);
         const __m512i scales = four_times(0, 9, 18, 27), nibble = _mm512_set1_epi8(15);
-        for (uint32_t g = 0; g < n / group_numbers; g++, row += 4, ahead += 4 * sizeof *row) {
-            prefetch(ahead);    // 72 bytes: one line or two
-            prefetch(ahead + 8);
-            const __m512i window = _mm512_loadu_si512(row);
-            const __m512i q = with_lane(_mm512_permutexvar_epi16(three, window), 3, row[3].q);
-            const __m512i w[2] = {_mm512_and_si512(q, nibble), high_nibbles(q)};
-            const Vec d = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(scales, window)));
-            for (uint32_t t = 0; t < T; t++) {
-                const FixedGroup& group = x[t].groups[g];
-                sum[t] = add_group(w, d, group, _mm512_load_si512(group.bias), sum[t]);
-            }
-        }
-        return n / group_numbers * 4;
+        return each_group(rows, ahead, x, first, last, sum, [&](const BlockQ4_0* b, __m512i* w) {
+            const __m512i window = _mm512_loadu_si512(b);
+            const __m512i q = with_lane(_mm512_permutexvar_epi16(three, window), 3, b[3].q);
+            w[0] = _mm512_and_si512(q, nibble);
+            w[1] = high_nibbles(q);
+            return _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(scales, window)));
+        });
     }
 
-    template <uint32_t T>
-    static size_t dot_groups(const BlockQ8_0* row, const std::byte* ahead, const Input* x, uint32_t n, Vec* sum)
+    template <uint32_t R, uint32_t T, uint32_t A>
+    static uint32_t dot_groups(const BlockQ8_0* const* rows, const std::byte* const* ahead, const Input* x, uint32_t first, uint32_t last,
+                               Vec (&sum)[R][A][T])
     {
         const __m512i sign = _mm512_set1_epi8(char(0x80));    // made unsigned, w + 128
-        for (uint32_t g = 0; g < n / group_numbers; g++, row += 4, ahead += 4 * sizeof *row) {
-            prefetch(ahead);
-            prefetch(ahead + 2 * sizeof *row);
-            __m512i w[2];
+        return each_group(rows, ahead, x, first, last, sum, [&](const BlockQ8_0* b, __m512i* w) {
             for (uint32_t half = 0; half < 2; half++) {
-                w[half] = _mm512_castsi128_si512(bytes_16(row[0].q + 16 * half));
-                for (uint32_t lane = 1; lane < 4; lane++) w[half] = with_lane(w[half], lane, row[lane].q + 16 * half);
+                w[half] = _mm512_castsi128_si512(bytes_16(b[0].q + 16 * half));
+                for (uint32_t lane = 1; lane < 4; lane++) w[half] = with_lane(w[half], lane, b[lane].q + 16 * half);
                 w[half] = _mm512_xor_si512(w[half], sign);
             }
-            const __m512i first = _mm512_permutexvar_epi16(four_times(0, 17, 0, 0), _mm512_loadu_si512(row));
-            const __m512i scales = _mm512_mask_permutexvar_epi16(first, 0xff00, four_times(0, 0, 0, 17), _mm512_loadu_si512(row + 2));
-            const Vec d = _mm512_cvtph_ps(_mm512_castsi512_si256(scales));
-            for (uint32_t t = 0; t < T; t++) {
-                const FixedGroup& group = x[t].groups[g];
-                sum[t] = add_group(w, d, group, _mm512_slli_epi32(_mm512_load_si512(group.bias), 4), sum[t]);
-            }
-        }
-        return n / group_numbers * 4;
+            const __m512i first_two = _mm512_permutexvar_epi16(four_times(0, 17, 0, 0), _mm512_loadu_si512(b));
+            const __m512i scales = _mm512_mask_permutexvar_epi16(first_two, 0xff00, four_times(0, 0, 0, 17), _mm512_loadu_si512(b + 2));
+            return _mm512_cvtph_ps(_mm512_castsi512_si256(scales));
+        });
     }
 
     /// The scales of 16 blocks. A gather instruction is slow where processors had to be protected against leaks.

@@ -38,7 +38,8 @@
 // and, where it has something better for a format W, with ReadsGroups declared:
 //
 //   fill_group(q, scale, group)             the planes of 128 numbers in fixed point (see FixedGroup)
-//   dot_groups<T>(row, ahead, x, n, sum)    adds the products of the row's whole groups of 128 (FixedGroup) to sum[t]; returns their number of blocks
+//   dot_groups<R, T>(row, ahead, x, first, last, sum)    adds the products of whole groups of 128 (FixedGroup) out of numbers first to last, of R rows with
+//                                           T tokens, to sum[r][0][t], and fetches as many bytes at ahead[r]; returns where they end
 //   add_rows(row, terms, count, y, n)       axpy for as many whole blocks as it likes; returns their number
 //
 // Rows with zeros want more: see sparse_body.h.
@@ -61,6 +62,9 @@ struct F16 {
 struct Bf16 {
     uint16_t bits;
 };
+
+/// To L2: L1 holds little, and has few requests under way at a time.
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 }    // namespace hearth::host
 
@@ -401,54 +405,83 @@ void store_some(T* p, typename S::Vec v, uint32_t count)
 
 // ---- rows ------------------------------------------------------------------------------------------------------------
 
-inline void prefetch(const void* p) { __builtin_prefetch(p); }
-
-/// y[t] = sum_i w_i x[t]_i for t < T. The order of addition is the same for every T.
+/// sum[t] += the products of numbers first to last, in turns of all accumulators; `first` begins one. Fetches as many bytes at `ahead`.
 template <class S, class W, uint32_t T>
-[[gnu::always_inline]] inline void dot_tokens(const W* row, const std::byte* ahead, const Input* x, uint32_t n, float* y)
+[[gnu::always_inline]] inline void dot_stretch(const W* row, const std::byte* ahead, const Input* x, uint32_t first, uint32_t last,
+                                               typename S::Vec (&sum)[Piece<S, W>::accumulators][T])
 {
     using P = Piece<S, W>;
     constexpr uint32_t A = P::accumulators, bytes = A * P::weights / elements<W> * sizeof(W);    // of one turn
-    typename S::Vec sum[A][T];
+    typename S::Vec part[A][T];
     for (uint32_t a = 0; a < A; a++)
-        for (uint32_t t = 0; t < T; t++) sum[a][t] = S::zero();
-
-    const size_t pieces = n / P::weights;
-    size_t k = 0;
-    if constexpr (requires { S::template dot_groups<T>(row, ahead, x, n, sum[0]); })
-        if (x->groups) k = S::template dot_groups<T>(row, ahead, x, n, sum[0]);
-    for (; k + A <= pieces; k += A) {
-        for (uint32_t b = 0; b < bytes; b += 64) prefetch(ahead + k / A * bytes + b);
-#pragma GCC unroll 4
-        for (uint32_t a = 0; a < A; a++) P(row, k + a).template dot<T>(x, k + a, sum[a]);
-    }
-    for (; k < pieces; k++) P(row, k).template dot<T>(x, k, sum[0]);
-    if constexpr (P::weights == S::lanes)    // a block format has no rest
-        if (const uint32_t rest = n % S::lanes) {
-            const typename S::Vec w = load_some<S>(row + n - rest, rest);
-            for (uint32_t t = 0; t < T; t++) sum[0][t] = S::fma(w, load_some<S>(x[t].x + n - rest, rest), sum[0][t]);
+        for (uint32_t t = 0; t < T; t++) part[a][t] = sum[a][t];
+    size_t k = first / P::weights;
+    for (const size_t end = last / P::weights; k < end; k += A, ahead += bytes) {
+        if (k + A > end) {
+            for (; k < end; k++) P(row, k).template dot<T>(x, k, part[0]);
+            break;
         }
-
-    for (uint32_t t = 0; t < T; t++) {
-        for (uint32_t a = 1; a < A; a++) sum[0][t] = S::add(sum[0][t], sum[a][t]);
-        y[t] = S::add_lanes(sum[0][t]);
+        for (uint32_t b = 0; b < bytes; b += 64) prefetch(ahead + b);
+#pragma GCC unroll 4
+        for (uint32_t a = 0; a < A; a++) P(row, k + a).template dot<T>(x, k + a, part[a]);
     }
+    for (uint32_t a = 0; a < A; a++)
+        for (uint32_t t = 0; t < T; t++) sum[a][t] = part[a][t];
+}
+
+/// y[r][t] = sum_i w[r]_i x[t]_i for r < R, t < T: a stretch of every row, then the next of every row. What lies `far` bytes further on is fetched meanwhile,
+/// be it in the row or, behind its end, in next[r]. The order of addition is the same for every R and T.
+template <class S, class W, uint32_t R, uint32_t T>
+[[gnu::always_inline]] inline void dot_together(const std::byte* const* rows, const std::byte* const* next, const Input* x, uint32_t n, float* y)
+{
+    using P = Piece<S, W>;
+    using Vec = typename S::Vec;
+    constexpr uint32_t A = P::accumulators;
+    constexpr bool has_groups = requires(const W* const* row, Vec(&sum)[R][A][T]) { S::template dot_groups<R, T>(row, next, x, n, n, sum); };
+    constexpr uint32_t turn = A * P::weights, numbers = has_groups ? 1024 : 512, stretch = numbers / turn * turn;
+    constexpr uint32_t bytes = stretch / elements<W> * sizeof(W), far = 2048;
+    Vec sum[R][A][T];
+    const W* row[R];
+    for (uint32_t r = 0; r < R; r++) {
+        row[r] = reinterpret_cast<const W*>(rows[r]);
+        for (uint32_t a = 0; a < A; a++)
+            for (uint32_t t = 0; t < T; t++) sum[r][a][t] = S::zero();
+    }
+    const uint32_t stretches = (n + stretch - 1) / stretch;
+    for (uint32_t i = 0, coming = (far + bytes - 1) / bytes; i < stretches; i++, coming++) {
+        const std::byte* ahead[R];
+        for (uint32_t r = 0; r < R; r++) ahead[r] = coming < stretches ? rows[r] + size_t(coming) * bytes : next[r] + size_t(coming - stretches) * bytes;
+        uint32_t first = i * stretch;
+        const uint32_t last = n - first < stretch ? n : first + stretch;
+        if constexpr (has_groups)
+            if (x->groups) first = S::template dot_groups<R, T>(row, ahead, x, first, last, sum);
+        for (uint32_t r = 0; r < R; r++) dot_stretch<S, W, T>(row[r], ahead[r], x, first, last, sum[r]);
+    }
+    for (uint32_t r = 0; r < R; r++)
+        for (uint32_t t = 0; t < T; t++) {
+            if constexpr (P::weights == S::lanes)    // a block format has no rest
+                if (const uint32_t rest = n % S::lanes)
+                    sum[r][0][t] = S::fma(load_some<S>(row[r] + n - rest, rest), load_some<S>(x[t].x + n - rest, rest), sum[r][0][t]);
+            for (uint32_t a = 1; a < A; a++) sum[r][0][t] = S::add(sum[r][0][t], sum[r][a][t]);
+            y[r * T + t] = S::add_lanes(sum[r][0][t]);
+        }
 }
 
 /// y[r] = sum_i w[r]_i x_i
 template <class S, class W>
-void dot_rows(const std::byte* const* rows, uint32_t count, uint32_t ahead, const Input& x, uint32_t n, float* y)
+void dot_rows(const std::byte* const* rows, uint32_t count, const Input& x, uint32_t n, float* y)
 {
-    for (uint32_t r = 0; r < count; r++) dot_tokens<S, W, 1>(reinterpret_cast<const W*>(rows[r]), rows[r + ahead], &x, n, &y[r]);
+    uint32_t r = 0;
+    for (; r + rows_together <= count; r += rows_together) dot_together<S, W, rows_together, 1>(rows + r, rows + r + rows_together, &x, n, y + r);
+    for (; r < count; r++) dot_together<S, W, 1, 1>(rows + r, rows + r + 1, &x, n, y + r);
 }
 
 template <class S, class W>
-void dot_many(const std::byte* row, const std::byte* ahead, const Input* x, uint32_t tokens, uint32_t n, float* y)
+void dot_many(const std::byte* row, const std::byte* next, const Input* x, uint32_t tokens, uint32_t n, float* y)
 {
-    const W* w = reinterpret_cast<const W*>(row);
     uint32_t t = 0;
-    for (; t + token_block <= tokens; t += token_block) dot_tokens<S, W, token_block>(w, ahead, x + t, n, y + t);
-    for (; t < tokens; t++) dot_tokens<S, W, 1>(w, ahead, x + t, n, y + t);
+    for (; t + token_block <= tokens; t += token_block) dot_together<S, W, 1, token_block>(&row, &next, x + t, n, y + t);
+    for (; t < tokens; t++) dot_together<S, W, 1, 1>(&row, &next, x + t, n, y + t);
 }
 
 /// The rows that will be wanted after these, fetched one after the other: memory is slower where many rows are read side by side.
@@ -680,7 +713,8 @@ void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
 {
     const Input self{x, nullptr, nullptr, nullptr, nullptr};
     float squares;
-    dot_tokens<S, float, 1>(x, reinterpret_cast<const std::byte*>(x), &self, n, &squares);
+    const std::byte* const row = reinterpret_cast<const std::byte*>(x);
+    dot_together<S, float, 1, 1>(&row, &row, &self, n, &squares);
     const typename S::Vec r = S::set(1.0f / __builtin_sqrtf(squares / float(n) + eps));
     uint32_t i = 0;
     for (; i + S::lanes <= n; i += S::lanes) S::store(y + i, S::mul(S::load(w + i), S::mul(S::load(x + i), r)));

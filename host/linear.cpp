@@ -18,7 +18,8 @@ void parallel_rows(Team& team, uint32_t rows, uint64_t row_bytes, const std::fun
     uint32_t first[most_chunks + 1], chunks = 0;
     for (uint32_t row = 0; row < rows; chunks++) {
         first[chunks] = row;
-        row += std::min(rows - row, std::max(least_rows, (rows - row) / (2 * team.size())));
+        const uint32_t some = std::max(least_rows, (rows - row) / (2 * team.size()));
+        row += std::min(rows - row, (some + rows_together - 1) / rows_together * rows_together);
     }
     first[chunks] = rows;
     team.parallel(chunks, [&](uint32_t i) { fn(first[i], first[i + 1]); });
@@ -120,7 +121,7 @@ void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, c
         for (uint32_t t = 0; t < x.tokens(); t += token_block) {
             const uint32_t count = std::min(token_block, x.tokens() - t);
             for (uint32_t r = first; r < last; r++) {
-                dot_many(rows_of[row(r)], rows_of[row(std::min(r + rows_ahead(bytes), last - 1))], &x[t], count, w.cols, products);
+                dot_many(rows_of[row(r)], rows_of[row(std::min(r + 1, last - 1))], &x[t], count, w.cols, products);
                 for (uint32_t i = 0; i < count; i++) y[size_t(t + i) * rows + r] = products[i];
             }
         }

@@ -52,24 +52,27 @@ class Inputs {
 /// The plainest reading there is, with all threads: the sum of all words. What it takes is what any kernel takes at least.
 uint64_t sum_words(Team& team, std::span<const uint64_t> words);
 
-/// How many rows before it is used a row should be fetched. Measured: 4 KB; half as far ahead is a quarter slower, twice as far is no faster. The hardware
-/// fetches, too, but stops at every page, and alone it reaches two thirds of the memory's speed.
-inline constexpr uint32_t most_rows_ahead = 64;
-constexpr uint32_t rows_ahead(uint64_t row_bytes) { return uint32_t(std::min<uint64_t>(4095 / row_bytes + 1, most_rows_ahead)); }
-
 /// y[j] = w[row(j)] . x for j < count, on this thread. Rows are fetched ahead up to row(known - 1): the caller knows which come after the last that it wants
 /// now.
 template <class Row>
 void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& row, const Input& x, float* y)
 {
-    constexpr uint32_t together = 128;
-    const uint32_t ahead = rows_ahead(w.mean_row_bytes());
+    constexpr uint32_t most = 128;
     const Rows rows_of(w);
-    const std::byte* rows[together + most_rows_ahead];
-    for (uint32_t j = 0; j < count; j += together) {
-        const uint32_t here = std::min(together, count - j);
-        for (uint32_t i = 0; i < here + ahead; i++) rows[i] = rows_of[row(std::min(j + i, known - 1))];
-        kernels().of(w.type).dot_rows(rows, here, ahead, x, w.cols, y + j);
+    const std::byte* rows[most + rows_together];
+    float products[most];
+    // The i-th of n rows to be computed: one of each of the places that are read side by side, then the next of each.
+    const auto place = [](uint32_t i, uint32_t n) {
+        const uint32_t each = n / rows_together;
+        return i < each * rows_together ? i % rows_together * each + i / rows_together : i;
+    };
+    for (uint32_t j = 0, here; j < count; j += here) {
+        here = std::min(most, count - j);
+        const uint32_t after = j + here;
+        for (uint32_t i = 0; i < here; i++) rows[i] = rows_of[row(j + place(i, here))];
+        for (uint32_t i = 0; i < rows_together; i++) rows[here + i] = rows_of[row(std::min(after + place(i, std::min(most, known - after)), known - 1))];
+        kernels().of(w.type).dot_rows(rows, here, x, w.cols, products);
+        for (uint32_t i = 0; i < here; i++) y[j + place(i, here)] = products[i];
     }
 }
 

@@ -89,9 +89,9 @@ class SparseRow {
     /// Brings the parts of another row nearer that lie where this one's are read.
     void fetch(const std::byte* ahead, uint32_t k) const
     {
-        if (k % 16 == 0) __builtin_prefetch(ahead + k * sizeof(uint32_t));
-        if (sizeof(V) == 1 && k % 32 == 0) __builtin_prefetch(ahead + (scales_ - row_) + k * sizeof(F16));
-        __builtin_prefetch(ahead + (values_ - row_));
+        if (k % 16 == 0) prefetch(ahead + k * sizeof(uint32_t));
+        if (sizeof(V) == 1 && k % 32 == 0) prefetch(ahead + (scales_ - row_) + k * sizeof(F16));
+        prefetch(ahead + (values_ - row_));
     }
 
   private:
@@ -117,9 +117,9 @@ void sparse_dot_tokens(const std::byte* row, const std::byte* ahead, const Input
 }
 
 template <class S, class V>
-void sparse_dot_rows(const std::byte* const* rows, uint32_t count, uint32_t ahead, const Input& x, uint32_t n, float* y)
+void sparse_dot_rows(const std::byte* const* rows, uint32_t count, const Input& x, uint32_t n, float* y)
 {
-    for (uint32_t r = 0; r < count; r++) sparse_dot_tokens<S, V, 1>(rows[r], rows[r + ahead], &x, n, y + r);
+    for (uint32_t r = 0; r < count; r++) sparse_dot_tokens<S, V, 1>(rows[r], rows[r + rows_together], &x, n, y + r);
 }
 
 template <class S, class V>

@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cmath>
@@ -465,15 +466,16 @@ TEST_SUITE("host")
     {
         Random random(1);
         on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
-            const Sample w(row.type, 5, n, random);
+            constexpr uint32_t count = rows_together + 3;
+            const Sample w(row.type, count, n, random);
             const Vectors x(cpu, 1, n, random);
             std::vector<float> got;
             std::vector<double> want;
             double size = 0;    // of the largest sum of magnitudes: what rounding errors scale with
             got.resize(w.matrix.rows);
-            const std::byte* rows[7];    // two ahead
-            for (uint32_t r = 0; r < 7; r++) rows[r] = w.matrix.row(std::min(r, 4u));
-            row.dot_rows(rows, 5, 2, x.inputs[0], n, got.data());
+            const std::byte* rows[count + rows_together];
+            for (uint32_t r = 0; r < std::size(rows); r++) rows[r] = w.matrix.row(std::min(r, count - 1));
+            row.dot_rows(rows, count, x.inputs[0], n, got.data());
             for (uint32_t r = 0; r < w.matrix.rows; r++) {
                 double sum = 0, magnitudes = 0;
                 for (uint32_t i = 0; i < n; i++) {
@@ -511,9 +513,10 @@ TEST_SUITE("host")
                     double want = 0;
                     for (uint32_t i = 0; i < n; i++) want += -3 * weight(type, &row[i / block * block_bytes], i % block);
                     CAPTURE(name);
-                    const std::byte* const only = reinterpret_cast<const std::byte*>(row.data());
+                    std::array<const std::byte*, 1 + rows_together> only;
+                    only.fill(reinterpret_cast<const std::byte*>(row.data()));
                     float got;
-                    cpu.of(type).dot_rows(&only, 1, 0, {x.data(), q.data(), scale.data(), sum.data(), cpu.reads_groups ? groups.data() : nullptr}, n,
+                    cpu.of(type).dot_rows(only.data(), 1, {x.data(), q.data(), scale.data(), sum.data(), cpu.reads_groups ? groups.data() : nullptr}, n,
                                           &got);
                     CHECK(got == doctest::Approx(want));
                 }
@@ -526,12 +529,16 @@ TEST_SUITE("host")
         Random random(2);
         on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
             const Sample w(row.type, 1, n, random);
+            std::array<const std::byte*, 2 * rows_together> rows;    // the same again and again
+            rows.fill(w.matrix.data);
             for (uint32_t tokens : {1u, 3u, 4u, 9u}) {
                 const Vectors x(cpu, tokens, n, random);
-                std::vector<float> many(tokens), one;
+                std::vector<float> many(tokens), one, together(rows_together);
                 row.dot_many(w.matrix.data, w.matrix.data, x.inputs.data(), tokens, n, many.data());
-                for (const Input& input : x.inputs) row.dot_rows(&w.matrix.data, 1, 0, input, n, &one.emplace_back());
+                for (const Input& input : x.inputs) row.dot_rows(rows.data(), 1, input, n, &one.emplace_back());
                 CHECK(same_bits(many, one));
+                row.dot_rows(rows.data(), rows_together, x.inputs[0], n, together.data());
+                CHECK(same_bits(together, std::vector<float>(rows_together, one[0])));
             }
         });
     }
