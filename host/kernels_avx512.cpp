@@ -164,80 +164,105 @@ struct Avx512 {
     }
     /// byte >> 4, as bits of each byte times a matrix: one instruction, where a shift of bytes would be two.
     static __m512i high_nibbles(__m512i bytes) { return _mm512_gf2p8affine_epi64_epi8(bytes, _mm512_set1_epi64(0x1020408000000000), 0); }
-    /// For permutexvar_epi16: words a, b, c and d four times each.
-    static __m512i four_times(short a, short b, short c, short d)
+    /// Four blocks as unsigned bytes, those of the first and of the second halves.
+    static void unsigned_bytes(const BlockQ4_0* b, __m512i* w)
     {
-        return _mm512_castsi256_si512(_mm256_set_epi16(d, d, d, d, c, c, c, c, b, b, b, b, a, a, a, a));
+        // Words of 64 bytes from the first block on: the nibbles of three blocks; the fourth's end is 8 bytes further.
+        const __m512i three =
+            _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 26, 25, 24, 23, 22, 21, 20, 19, 17, 16, 15, 14, 13, 12, 11, 10, 8, 7, 6, 5, 4, 3, 2, 1);
+        const __m512i q = with_lane(_mm512_permutexvar_epi16(three, _mm512_loadu_si512(b)), 3, b[3].q);
+        w[0] = _mm512_and_si512(q, _mm512_set1_epi8(15));
+        w[1] = high_nibbles(q);
+    }
+    static void unsigned_bytes(const BlockQ8_0* b, __m512i* w)
+    {
+        for (uint32_t half = 0; half < 2; half++) {
+            w[half] = _mm512_castsi128_si512(bytes_16(b[0].q + 16 * half));
+            for (uint32_t lane = 1; lane < 4; lane++) w[half] = with_lane(w[half], lane, b[lane].q + 16 * half);
+            w[half] = _mm512_xor_si512(w[half], _mm512_set1_epi8(char(0x80)));
+        }
+    }
+    static constexpr int added(const BlockQ4_0*) { return 8; }
+    static constexpr int added(const BlockQ8_0*) { return 128; }
+
+    /// Words of 64 bytes at a and at b, in the places 2 p and 2 p + 1 for p < 8: of each the words first, first, second, second, third, ...
+    static __m256i pairs(const void* a, const void* b, short first, short second, short third, short fourth)
+    {
+        const __m256i of_a =
+            _mm256_set_epi16(fourth, fourth, fourth, fourth, third, third, third, third, second, second, second, second, first, first, first, first);
+        const __m256i which = _mm256_add_epi16(of_a, _mm256_set1_epi32(32 << 16));
+        return _mm512_castsi512_si256(_mm512_permutex2var_epi16(_mm512_loadu_si512(a), _mm512_castsi256_si512(which), _mm512_loadu_si512(b)));
+    }
+    /// Lane 4 k + r: the scale of block k of b[r].
+    static Vec sixteen_scales(const BlockQ4_0* const* b)
+    {
+        return _mm512_cvtph_ps(_mm256_blend_epi32(pairs(b[0], b[1], 0, 9, 18, 27), pairs(b[2], b[3], 0, 9, 18, 27), 0xaa));
+    }
+    static Vec sixteen_scales(const BlockQ8_0* const* b)
+    {
+        const auto two = [&](uint32_t k) {
+            return _mm256_blend_epi32(pairs(b[0] + k, b[1] + k, 0, 17, 0, 17), pairs(b[2] + k, b[3] + k, 0, 17, 0, 17), 0xaa);
+        };
+        return _mm512_cvtph_ps(_mm256_blend_epi32(two(0), two(2), 0xf0));
     }
 
-    /// Adds the products of whole groups; d = decode(blocks, w) makes the weights of four blocks unsigned bytes.
-    template <class B, uint32_t R, uint32_t A, uint32_t T, class Decode>
-    [[gnu::always_inline]] static uint32_t each_group(const B* const* rows, const std::byte* const* ahead, const Input* x, uint32_t first, uint32_t last,
-                                                      Vec (&sum)[R][A][T], const Decode& decode)
-    {
-        constexpr uint32_t blocks = group_numbers / fixed_block, bytes = blocks * sizeof(B);
-        constexpr int bias_shift = added(static_cast<const B*>(nullptr)) == 8 ? 0 : 4;    // a group's is for 8 added, not for 128
-        Vec part[R][T];
-        each<R>([&](auto r) { each<T>([&](auto t) { part[r][t] = sum[r][0][t]; }); });
-        const uint32_t begin = first / group_numbers, end = last / group_numbers;
-        for (uint32_t g = begin; g < end; g++)
-            each<R>([&](auto r) {
-                for (uint32_t byte = 0; byte < bytes; byte += 64) prefetch(ahead[r] + (g - begin) * bytes + byte);
-                __m512i w[2];
-                const Vec d = decode(rows[r] + g * blocks, w);
-                each<T>([&](auto t) {
-                    const FixedGroup& group = x[t].groups[g];
-                    const __m512i bias = _mm512_slli_epi32(_mm512_load_si512(group.bias), bias_shift);
-                    part[r][t] = add_group(w, d, group, bias, part[r][t]);
-                });
-            });
-        each<R>([&](auto r) { each<T>([&](auto t) { sum[r][0][t] = part[r][t]; }); });
-        return end * group_numbers;
-    }
-
-    /// sum += scale d (products of u8 weights with the group + bias times the group's sums)
-    static Vec add_group(const __m512i* w, Vec d, const FixedGroup& x, __m512i bias, Vec sum)
+    /// Products of unsigned weights with a group, added up by fours of bytes, less what the weights' `added` made of it.
+    static __m512i dot(const __m512i* w, const FixedGroup& x, int added)
     {
         __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], _mm512_load_si512(x.high));
         high = _mm512_dpbusd_epi32(high, w[1], _mm512_load_si512(x.high + 64));
-        __m512i low = _mm512_dpbusd_epi32(bias, w[0], _mm512_load_si512(x.low));
+        const __m512i bias = _mm512_load_si512(x.bias);
+        __m512i low = _mm512_dpbusd_epi32(added == 8 ? bias : _mm512_slli_epi32(bias, 4), w[0], _mm512_load_si512(x.low));
         low = _mm512_dpbusd_epi32(low, w[1], _mm512_load_si512(x.low + 64));
-        const __m512i all = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-        return _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_load_ps(x.scale)), _mm512_cvtepi32_ps(all), sum);
+        return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+    }
+    /// Lane 4 k + i: the sum of the four lanes from 4 k on of v[i].
+    static __m512i add_fours(const __m512i* v)
+    {
+        const auto two = [](__m512i a, __m512i b) { return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); };
+        const __m512i low = two(v[0], v[1]), high = two(v[2], v[3]);
+        return _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
     }
 
-    template <uint32_t R, uint32_t T, uint32_t A>
-    static uint32_t dot_groups(const BlockQ4_0* const* rows, const std::byte* const* ahead, const Input* x, uint32_t first, uint32_t last,
-                               Vec (&sum)[R][A][T])
+    /// Four products of a row with a token at a time share what is done with floats: lane 4 k + i is for block k of the i-th.
+    template <uint32_t R, uint32_t T, uint32_t A, class B>
+    requires requires(const B* b, __m512i* w) { unsigned_bytes(b, w); }
+    [[gnu::always_inline]] static uint32_t dot_groups(const B* const* rows, const std::byte* const* next, const Input* x, uint32_t n,
+                                                      Vec (&sum)[R][A][T])
     {
-        // Words of 64 bytes from the first block on: the nibbles of three blocks; the fourth's end is 8 bytes further. And the scales of four.
-        const __m512i three =
-            _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 26, 25, 24, 23, 22, 21, 20, 19, 17, 16, 15, 14, 13, 12, 11, 10, 8, 7, 6, 5, 4, 3, 2, 1);
-        const __m512i scales = four_times(0, 9, 18, 27), nibble = _mm512_set1_epi8(15);
-        return each_group(rows, ahead, x, first, last, sum, [&](const BlockQ4_0* b, __m512i* w) {
-            const __m512i window = _mm512_loadu_si512(b);
-            const __m512i q = with_lane(_mm512_permutexvar_epi16(three, window), 3, b[3].q);
-            w[0] = _mm512_and_si512(q, nibble);
-            w[1] = high_nibbles(q);
-            return _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(scales, window)));
+        constexpr uint32_t blocks = group_numbers / fixed_block, bytes = blocks * sizeof(B), fours = (R * T + 3) / 4;
+        const uint32_t groups = n / group_numbers, far = groups < bytes_ahead / bytes ? groups : bytes_ahead / bytes;
+        Vec all[fours];
+        each<fours>([&](auto f) { all[f] = zero(); });
+        uint32_t g = 0;
+        for (const bool behind_the_end : {false, true}) {
+            const std::byte* ahead[R];
+            for (uint32_t r = 0; r < R; r++)
+                ahead[r] = behind_the_end ? next[r] - (groups - far) * bytes : reinterpret_cast<const std::byte*>(rows[r]) + far * bytes;
+            for (const uint32_t end = behind_the_end ? groups : groups - far; g < end; g++)
+                each<fours>([&](auto f) {
+                    const B* row[4];
+                    __m512i w[2], products[4];
+                    Vec scale = _mm512_load_ps(x->groups[g].scale);
+                    each<4>([&](auto i) {
+                        constexpr uint32_t p = 4 * f + i < R * T ? 4 * f + i : 0, r = p / T, t = p % T;
+                        row[i] = rows[r] + g * blocks;
+                        if (t == 0) {
+                            for (uint32_t byte = 0; byte < bytes; byte += 64) prefetch(ahead[r] + g * bytes + byte);
+                            unsigned_bytes(row[i], w);
+                        } else scale = _mm512_mask_load_ps(scale, __mmask16(0x1111 << i), x[t].groups[g].scale);
+                        products[i] = dot(w, x[t].groups[g], added(row[i]));
+                    });
+                    all[f] = fma(mul(sixteen_scales(row), scale), _mm512_cvtepi32_ps(add_fours(products)), all[f]);
+                });
+        }
+        each<R>([&](auto r) {
+            each<T>([&](auto t) {
+                constexpr uint32_t p = r * T + t;
+                sum[r][0][t] = add(sum[r][0][t], _mm512_maskz_permute_ps(0x1111, all[p / 4], p % 4));
+            });
         });
-    }
-
-    template <uint32_t R, uint32_t T, uint32_t A>
-    static uint32_t dot_groups(const BlockQ8_0* const* rows, const std::byte* const* ahead, const Input* x, uint32_t first, uint32_t last,
-                               Vec (&sum)[R][A][T])
-    {
-        const __m512i sign = _mm512_set1_epi8(char(0x80));    // made unsigned, w + 128
-        return each_group(rows, ahead, x, first, last, sum, [&](const BlockQ8_0* b, __m512i* w) {
-            for (uint32_t half = 0; half < 2; half++) {
-                w[half] = _mm512_castsi128_si512(bytes_16(b[0].q + 16 * half));
-                for (uint32_t lane = 1; lane < 4; lane++) w[half] = with_lane(w[half], lane, b[lane].q + 16 * half);
-                w[half] = _mm512_xor_si512(w[half], sign);
-            }
-            const __m512i first_two = _mm512_permutexvar_epi16(four_times(0, 17, 0, 0), _mm512_loadu_si512(b));
-            const __m512i scales = _mm512_mask_permutexvar_epi16(first_two, 0xff00, four_times(0, 0, 0, 17), _mm512_loadu_si512(b + 2));
-            return _mm512_cvtph_ps(_mm512_castsi512_si256(scales));
-        });
+        return groups * group_numbers;
     }
 
     /// The scales of 16 blocks. A gather instruction is slow where processors had to be protected against leaks.
@@ -273,9 +298,6 @@ struct Avx512 {
             w[half] = _mm512_xor_si512(by_column(part(0), part(1), part(2), part(3)), _mm512_set1_epi8(char(0x80)));
         }
     }
-    static constexpr int added(const BlockQ4_0*) { return 8; }
-    static constexpr int added(const BlockQ8_0*) { return 128; }
-
     static __m512i by_column(const void* a, const void* b, const void* c, const void* d)
     {
         const __m512i which = _mm512_add_epi32(_mm512_set1_epi32(0x30201000), _mm512_mullo_epi32(_mm512_set1_epi32(0x01010101), counting()));

@@ -38,8 +38,8 @@
 // and, where it has something better for a format W, with ReadsGroups declared:
 //
 //   fill_group(q, scale, group)             the planes of 128 numbers in fixed point (see FixedGroup)
-//   dot_groups<R, T>(row, ahead, x, first, last, sum)    adds the products of whole groups of 128 (FixedGroup) out of numbers first to last, of R rows with
-//                                           T tokens, to sum[r][0][t], and fetches as many bytes at ahead[r]; returns where they end
+//   dot_groups<R, T>(rows, next, x, n, sum)   adds the products of the whole groups of 128 (FixedGroup) of R rows with T tokens to sum[r][0][t], fetching
+//                                           what comes `bytes_ahead` later, in the end of next[r]; returns how many numbers these are
 //   add_rows(row, terms, count, y, n)       axpy for as many whole blocks as it likes; returns their number
 //
 // Rows with zeros want more: see sparse_body.h.
@@ -65,6 +65,8 @@ struct Bf16 {
 
 /// To L2: L1 holds little, and has few requests under way at a time.
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+inline constexpr uint32_t bytes_ahead =
+    2048;    // in each of the rows that are read side by side; half as many are fewer than the memory has under way
 
 }    // namespace hearth::host
 
@@ -429,17 +431,16 @@ template <class S, class W, uint32_t T>
         for (uint32_t t = 0; t < T; t++) sum[a][t] = part[a][t];
 }
 
-/// y[r][t] = sum_i w[r]_i x[t]_i for r < R, t < T: a stretch of every row, then the next of every row. What lies `far` bytes further on is fetched meanwhile,
-/// be it in the row or, behind its end, in next[r]. The order of addition is the same for every R and T.
+/// y[r][t] = sum_i w[r]_i x[t]_i for r < R, t < T: a stretch of every row, then the next of every row. What lies `bytes_ahead` further on is fetched
+/// meanwhile, be it in the row or, behind its end, in next[r]. The order of addition is the same for every R and T.
 template <class S, class W, uint32_t R, uint32_t T>
 [[gnu::always_inline]] inline void dot_together(const std::byte* const* rows, const std::byte* const* next, const Input* x, uint32_t n, float* y)
 {
     using P = Piece<S, W>;
     using Vec = typename S::Vec;
     constexpr uint32_t A = P::accumulators;
-    constexpr bool has_groups = requires(const W* const* row, Vec(&sum)[R][A][T]) { S::template dot_groups<R, T>(row, next, x, n, n, sum); };
-    constexpr uint32_t turn = A * P::weights, numbers = has_groups ? 1024 : 512, stretch = numbers / turn * turn;
-    constexpr uint32_t bytes = stretch / elements<W> * sizeof(W), far = 2048;
+    constexpr uint32_t turn = A * P::weights, stretch = 512 / turn * turn;
+    const auto bytes = [](uint32_t numbers) { return size_t(numbers) / elements<W> * sizeof(W); };
     Vec sum[R][A][T];
     const W* row[R];
     for (uint32_t r = 0; r < R; r++) {
@@ -447,15 +448,13 @@ template <class S, class W, uint32_t R, uint32_t T>
         for (uint32_t a = 0; a < A; a++)
             for (uint32_t t = 0; t < T; t++) sum[r][a][t] = S::zero();
     }
-    const uint32_t stretches = (n + stretch - 1) / stretch;
-    for (uint32_t i = 0, coming = (far + bytes - 1) / bytes; i < stretches; i++, coming++) {
-        const std::byte* ahead[R];
-        for (uint32_t r = 0; r < R; r++) ahead[r] = coming < stretches ? rows[r] + size_t(coming) * bytes : next[r] + size_t(coming - stretches) * bytes;
-        uint32_t first = i * stretch;
+    uint32_t first = 0;
+    if constexpr (requires { S::template dot_groups<R, T>(row, next, x, n, sum); })
+        if (x->groups) first = S::template dot_groups<R, T>(row, next, x, n, sum);
+    for (; first < n; first += stretch) {
         const uint32_t last = n - first < stretch ? n : first + stretch;
-        if constexpr (has_groups)
-            if (x->groups) first = S::template dot_groups<R, T>(row, ahead, x, first, last, sum);
-        for (uint32_t r = 0; r < R; r++) dot_stretch<S, W, T>(row[r], ahead[r], x, first, last, sum[r]);
+        const size_t at = bytes(first) + bytes_ahead, end = bytes(n);
+        for (uint32_t r = 0; r < R; r++) dot_stretch<S, W, T>(row[r], at < end ? rows[r] + at : next[r] + (at - end), x, first, last, sum[r]);
     }
     for (uint32_t r = 0; r < R; r++)
         for (uint32_t t = 0; t < T; t++) {

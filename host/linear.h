@@ -70,7 +70,8 @@ void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& r
         here = std::min(most, count - j);
         const uint32_t after = j + here;
         for (uint32_t i = 0; i < here; i++) rows[i] = rows_of[row(j + place(i, here))];
-        for (uint32_t i = 0; i < rows_together; i++) rows[here + i] = rows_of[row(std::min(after + place(i, std::min(most, known - after)), known - 1))];
+        for (uint32_t i = 0; i < rows_together; i++)
+            rows[here + i] = rows_of[row(std::min(after + place(i, std::min(most, known - after)), known - 1))];
         kernels().of(w.type).dot_rows(rows, here, x, w.cols, products);
         for (uint32_t i = 0; i < here; i++) y[j + place(i, here)] = products[i];
     }

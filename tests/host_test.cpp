@@ -516,8 +516,8 @@ TEST_SUITE("host")
                     std::array<const std::byte*, 1 + rows_together> only;
                     only.fill(reinterpret_cast<const std::byte*>(row.data()));
                     float got;
-                    cpu.of(type).dot_rows(only.data(), 1, {x.data(), q.data(), scale.data(), sum.data(), cpu.reads_groups ? groups.data() : nullptr}, n,
-                                          &got);
+                    cpu.of(type).dot_rows(only.data(), 1, {x.data(), q.data(), scale.data(), sum.data(), cpu.reads_groups ? groups.data() : nullptr},
+                                          n, &got);
                     CHECK(got == doctest::Approx(want));
                 }
             }
