@@ -65,8 +65,9 @@ struct Bf16 {
 
 /// To L2: L1 holds little, and has few requests under way at a time.
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
-inline constexpr uint32_t bytes_ahead =
-    2048;    // in each of the rows that are read side by side; half as many are fewer than the memory has under way
+
+/// Of each of the rows that are read side by side: what is read before the next row's turn comes, and how much earlier it is fetched.
+inline constexpr uint32_t bytes_in_turn = 1024, bytes_ahead = 2048;
 
 }    // namespace hearth::host
 
@@ -418,28 +419,28 @@ template <class S, class W, uint32_t T>
     for (uint32_t a = 0; a < A; a++)
         for (uint32_t t = 0; t < T; t++) part[a][t] = sum[a][t];
     size_t k = first / P::weights;
-    for (const size_t end = last / P::weights; k < end; k += A, ahead += bytes) {
-        if (k + A > end) {
-            for (; k < end; k++) P(row, k).template dot<T>(x, k, part[0]);
-            break;
-        }
+    const size_t end = last / P::weights;
+    for (; k + A <= end; k += A, ahead += bytes) {
         for (uint32_t b = 0; b < bytes; b += 64) prefetch(ahead + b);
 #pragma GCC unroll 4
         for (uint32_t a = 0; a < A; a++) P(row, k + a).template dot<T>(x, k + a, part[a]);
     }
+    if constexpr (A > 1)
+        for (; k < end; k++) P(row, k).template dot<T>(x, k, part[0]);
     for (uint32_t a = 0; a < A; a++)
         for (uint32_t t = 0; t < T; t++) sum[a][t] = part[a][t];
 }
 
-/// y[r][t] = sum_i w[r]_i x[t]_i for r < R, t < T: a stretch of every row, then the next of every row. What lies `bytes_ahead` further on is fetched
-/// meanwhile, be it in the row or, behind its end, in next[r]. The order of addition is the same for every R and T.
+/// y[r][t] = sum_i w[r]_i x[t]_i for r < R, t < T. Where x is so long that it leaves L1 before the next row wants it, a stretch of every row, then the next
+/// of every row. What comes `bytes_ahead` later is fetched meanwhile, be it in the row or, behind its end, in next[r]; of whole rows it is next[r]. The order
+/// of addition is the same for every R and T.
 template <class S, class W, uint32_t R, uint32_t T>
 [[gnu::always_inline]] inline void dot_together(const std::byte* const* rows, const std::byte* const* next, const Input* x, uint32_t n, float* y)
 {
     using P = Piece<S, W>;
     using Vec = typename S::Vec;
     constexpr uint32_t A = P::accumulators;
-    constexpr uint32_t turn = A * P::weights, stretch = 512 / turn * turn;
+    constexpr uint32_t turn = A * P::weights;
     const auto bytes = [](uint32_t numbers) { return size_t(numbers) / elements<W> * sizeof(W); };
     Vec sum[R][A][T];
     const W* row[R];
@@ -451,9 +452,11 @@ template <class S, class W, uint32_t R, uint32_t T>
     uint32_t first = 0;
     if constexpr (requires { S::template dot_groups<R, T>(row, next, x, n, sum); })
         if (x->groups) first = S::template dot_groups<R, T>(row, next, x, n, sum);
+    const bool whole = R == 1 || n * (x->q ? sizeof *x->q : sizeof *x->x) <= 8192;
+    const uint32_t stretch = whole ? n : bytes_in_turn * elements<W> / sizeof(W) / turn * turn;
     for (; first < n; first += stretch) {
         const uint32_t last = n - first < stretch ? n : first + stretch;
-        const size_t at = bytes(first) + bytes_ahead, end = bytes(n);
+        const size_t end = bytes(n), at = bytes(first) + (whole ? end : bytes_ahead);
         for (uint32_t r = 0; r < R; r++) dot_stretch<S, W, T>(row[r], at < end ? rows[r] + at : next[r] + (at - end), x, first, last, sum[r]);
     }
     for (uint32_t r = 0; r < R; r++)
