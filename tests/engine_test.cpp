@@ -356,7 +356,7 @@ std::vector<RandomModel> family_models()
     return models;
 }
 
-/// Each model on one of the paths, in turn: `family_models` has two of each family.
+/// Each model on one of the paths, in turn, since `family_models` has two of each family; --thorough: on all of them.
 void check_families(const std::vector<Path>& paths)
 {
     TemporaryFolder folder;
@@ -371,10 +371,14 @@ void check_families(const std::vector<Path>& paths)
         CAPTURE(m.architecture);
         CAPTURE(format_of(m.type).name);
         const double tolerance = m.floor > 0 ? 3e-2 : 3e-3;    // as of odd_models; a gate that is just at the floor may fall to either side of it
-        Path path = paths[turn++ % paths.size()];
-        check_logits(path, model, cases, tolerance, 10);    // a software device takes long to walk through the longest
-        path.sparsity = Sparsity::exact;
-        if (host::makes_zeros(m.activation)) check_logits(path, model, cases, tolerance, 10);
+        const size_t one = turn++ % paths.size();
+        for (size_t i = 0; i < paths.size(); i++) {
+            if (!thorough && i != one) continue;
+            Path path = paths[i];
+            check_logits(path, model, cases, tolerance, 10);    // a software device takes long to walk through the longest
+            path.sparsity = Sparsity::exact;
+            if (host::makes_zeros(m.activation)) check_logits(path, model, cases, tolerance, 10);
+        }
     }
 }
 
@@ -652,6 +656,9 @@ TEST_SUITE("device")
     {
         for (const double resident : {1.0, 0.75, 0.25, 0.0})
             check_greedy({.device = device_name, .resident = resident, .sparsity = resident == 1 ? Sparsity::dense : Sparsity::exact}, 1);
+        if (thorough)
+            for (const auto& [resident, sparsity] : {std::pair(1.0, Sparsity::exact), {0.5, Sparsity::exact}, {0.5, Sparsity::dense}})
+                check_greedy({.device = device_name, .resident = resident, .sparsity = sparsity}, 1);
         check_greedy({.device = device_name, .resident = 0.5, .sparsity = Sparsity::exact});
     }
 
@@ -682,9 +689,12 @@ TEST_SUITE("device")
             requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model, [](double) {});
             std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
             for (const auto& [ids, logits] : expected_logits()) cases.emplace_back(ids, reference_logits(model, ids));
-            for (const auto& [resident, without_int_dot] : {std::pair(1.0, false), {0.5, true}, {0.0, false}})
+            for (const auto& [resident, without_int_dot] :
+                 {std::pair(1.0, false), {0.5, true}, {0.0, false}, {1.0, true}, {0.5, false}, {0.0, true}}) {
+                if (!thorough && without_int_dot != (resident == 0.5)) continue;
                 check_logits({.device = device_name, .resident = resident, .sparsity = Sparsity::exact, .without_int_dot = without_int_dot}, model,
                              cases, 2e-3);
+            }
         }
     }
 
@@ -704,6 +714,7 @@ TEST_SUITE("device")
                        {.device = device_name, .resident = 0.1},
                        {.device = device_name, .resident = 0},
                        {.device = device_name, .resident = 0.7, .layers = 1}});
+        if (thorough) check_experts({{.device = device_name, .resident = 0.5}});
     }
 
     TEST_CASE("the model of a folder gives the logits and the greedy ids that lie beside it, on every path" * doctest::skip())
@@ -887,6 +898,9 @@ TEST_SUITE("device")
         for (const auto& [resident, layers] : {std::pair(1.0, 1000u), {0.5, 1000u}})
             check_cache({.device = device_name, .resident = resident, .layers = layers, .kv = eight_bit_caches[0]});
         for (const host::KvTypes kv : eight_bit_caches) check_cache({.device = device_name, .resident = 0.5, .layers = 3, .kv = kv});
+        for (const host::KvTypes kv : std::span(eight_bit_caches).subspan(1))
+            for (const double resident : {1.0, 0.5})
+                if (thorough) check_cache({.device = device_name, .resident = resident, .kv = kv});
     }
 
     TEST_CASE("a KV cache in q8_0 takes the memory that the plan counts, about half of f16's")

@@ -1,5 +1,5 @@
 // The test program. Beside doctest's options: --device=NAME (default llvmpipe) for the device suite, --no-validation where the machine has no layers,
-// --case=FOLDER for the test of a model that was made elsewhere (families_test.py).
+// --thorough for every model on every path where there are many of both, --case=FOLDER for the test of a model that was made elsewhere (families_test.py).
 #define DOCTEST_CONFIG_IMPLEMENT
 #include "tests/device_support.h"
 
@@ -8,7 +8,7 @@
 namespace hearth::tests {
 
 std::string device_name = "llvmpipe";
-bool validation = true;
+bool validation = true, thorough = false;
 std::string case_folder;
 
 }    // namespace hearth::tests
@@ -19,6 +19,7 @@ int main(int argc, char** argv)
         if (std::strncmp(argv[i], "--device=", 9) == 0) hearth::tests::device_name = argv[i] + 9;
         if (std::strncmp(argv[i], "--case=", 7) == 0) hearth::tests::case_folder = argv[i] + 7;
         if (std::strcmp(argv[i], "--no-validation") == 0) hearth::tests::validation = false;
+        if (std::strcmp(argv[i], "--thorough") == 0) hearth::tests::thorough = true;
     }
     doctest::Context context(argc, argv);
     const int result = context.run();

@@ -18,7 +18,7 @@
 namespace hearth::tests {
 
 extern std::string device_name;
-extern bool validation;
+extern bool validation, thorough;
 extern std::string case_folder;
 
 /// tests/data: beside the sources, or where HEARTH_TEST_DATA says, for a test program carried to another machine.
