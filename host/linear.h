@@ -61,7 +61,7 @@ void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& r
     const Rows rows_of(w);
     const std::byte* rows[most + rows_together];
     float products[most];
-    // The i-th of n rows to be computed: one of each of the places that are read side by side, then the next of each.
+    // The i-th of n rows to be computed: the first of each eighth, then the second of each.
     const auto place = [](uint32_t i, uint32_t n) {
         const uint32_t each = n / rows_together;
         return i < each * rows_together ? i % rows_together * each + i / rows_together : i;
