@@ -164,7 +164,8 @@ struct Avx512 {
     }
     /// byte >> 4, as bits of each byte times a matrix: one instruction, where a shift of bytes would be two.
     static __m512i high_nibbles(__m512i bytes) { return _mm512_gf2p8affine_epi64_epi8(bytes, _mm512_set1_epi64(0x1020408000000000), 0); }
-    /// Four blocks as unsigned bytes, those of the first and of the second halves.
+
+    /// Four blocks as unsigned bytes, those of the first and of the second halves, and what was added to make them unsigned.
     static void unsigned_bytes(const BlockQ4_0* b, __m512i* w)
     {
         // Words of 64 bytes from the first block on: the nibbles of three blocks; the fourth's end is 8 bytes further.
@@ -194,11 +195,11 @@ struct Avx512 {
         return _mm512_castsi512_si256(_mm512_permutex2var_epi16(_mm512_loadu_si512(a), _mm512_castsi256_si512(which), _mm512_loadu_si512(b)));
     }
     /// Lane 4 k + r: the scale of block k of b[r].
-    static Vec sixteen_scales(const BlockQ4_0* const* b)
+    static Vec scales_of_four(const BlockQ4_0* const* b)
     {
         return _mm512_cvtph_ps(_mm256_blend_epi32(pairs(b[0], b[1], 0, 9, 18, 27), pairs(b[2], b[3], 0, 9, 18, 27), 0xaa));
     }
-    static Vec sixteen_scales(const BlockQ8_0* const* b)
+    static Vec scales_of_four(const BlockQ8_0* const* b)
     {
         const auto two = [&](uint32_t k) {
             return _mm256_blend_epi32(pairs(b[0] + k, b[1] + k, 0, 17, 0, 17), pairs(b[2] + k, b[3] + k, 0, 17, 0, 17), 0xaa);
@@ -253,7 +254,7 @@ struct Avx512 {
                         } else scale = _mm512_mask_load_ps(scale, __mmask16(0x1111 << i), x[t].groups[g].scale);
                         products[i] = dot(w, x[t].groups[g], added(row[i]));
                     });
-                    all[f] = fma(mul(sixteen_scales(row), scale), _mm512_cvtepi32_ps(add_fours(products)), all[f]);
+                    all[f] = fma(mul(scales_of_four(row), scale), _mm512_cvtepi32_ps(add_fours(products)), all[f]);
                 });
         }
         each<R>([&](auto r) {
@@ -284,7 +285,7 @@ struct Avx512 {
 
     // ---- sums of rows ----------------------------------------------------------------------------------------------------
 
-    /// Columns 0 to 15 and 16 to 31 of a block of four rows, four unsigned bytes of a column in a lane, and what was added to make them unsigned.
+    /// Columns 0 to 15 and 16 to 31 of a block of four rows, four unsigned bytes of a column in a lane.
     static void columns(const BlockQ4_0* const* row, size_t k, __m512i* w)
     {
         const __m512i q = by_column(row[0][k].q, row[1][k].q, row[2][k].q, row[3][k].q), nibble = _mm512_set1_epi8(15);
@@ -298,6 +299,7 @@ struct Avx512 {
             w[half] = _mm512_xor_si512(by_column(part(0), part(1), part(2), part(3)), _mm512_set1_epi8(char(0x80)));
         }
     }
+
     static __m512i by_column(const void* a, const void* b, const void* c, const void* d)
     {
         const __m512i which = _mm512_add_epi32(_mm512_set1_epi32(0x30201000), _mm512_mullo_epi32(_mm512_set1_epi32(0x01010101), counting()));

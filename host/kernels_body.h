@@ -38,8 +38,8 @@
 // and, where it has something better for a format W, with ReadsGroups declared:
 //
 //   fill_group(q, scale, group)             the planes of 128 numbers in fixed point (see FixedGroup)
-//   dot_groups<R, T>(rows, next, x, n, sum)   adds the products of the whole groups of 128 (FixedGroup) of R rows with T tokens to sum[r][0][t], fetching
-//                                           what comes `bytes_ahead` later, in the end of next[r]; returns how many numbers these are
+//   dot_groups<R, T>(rows, next, x, n, sum) adds the products of the whole groups of 128 (FixedGroup) of R rows with T tokens to sum[r][0][t], fetching
+//                                           what comes `bytes_ahead` later, at the end of next[r]; returns how many numbers these are
 //   add_rows(row, terms, count, y, n)       axpy for as many whole blocks as it likes; returns their number
 //
 // Rows with zeros want more: see sparse_body.h.
@@ -68,6 +68,8 @@ inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 /// Of each of the rows that are read side by side: what is read before the next row's turn comes, and how much earlier it is fetched.
 inline constexpr uint32_t bytes_in_turn = 1024, bytes_ahead = 2048;
+/// Of a vector that stays in L1 while a whole row goes by.
+inline constexpr uint32_t bytes_that_stay = 8192;
 
 }    // namespace hearth::host
 
@@ -439,8 +441,8 @@ template <class S, class W, uint32_t R, uint32_t T>
 {
     using P = Piece<S, W>;
     using Vec = typename S::Vec;
-    constexpr uint32_t A = P::accumulators;
-    constexpr uint32_t turn = A * P::weights;
+    constexpr uint32_t A = P::accumulators, turn = A * P::weights;
+    constexpr size_t number = elements < W >> 1 ? sizeof *x->q : sizeof *x->x;
     const auto bytes = [](uint32_t numbers) { return size_t(numbers) / elements<W> * sizeof(W); };
     Vec sum[R][A][T];
     const W* row[R];
@@ -452,7 +454,7 @@ template <class S, class W, uint32_t R, uint32_t T>
     uint32_t first = 0;
     if constexpr (requires { S::template dot_groups<R, T>(row, next, x, n, sum); })
         if (x->groups) first = S::template dot_groups<R, T>(row, next, x, n, sum);
-    const bool whole = R == 1 || n * (x->q ? sizeof *x->q : sizeof *x->x) <= 8192;
+    const bool whole = R == 1 || n * number <= bytes_that_stay;
     const uint32_t stretch = whole ? n : bytes_in_turn * elements<W> / sizeof(W) / turn * turn;
     for (; first < n; first += stretch) {
         const uint32_t last = n - first < stretch ? n : first + stretch;

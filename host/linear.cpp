@@ -18,8 +18,9 @@ void parallel_rows(Team& team, uint32_t rows, uint64_t row_bytes, const std::fun
     uint32_t first[most_chunks + 1], chunks = 0;
     for (uint32_t row = 0; row < rows; chunks++) {
         first[chunks] = row;
-        const uint32_t some = std::max(least_rows, (rows - row) / (2 * team.size()));
-        row += std::min(rows - row, (some + rows_together - 1) / rows_together * rows_together);
+        uint32_t some = std::max(least_rows, (rows - row) / (2 * team.size()));
+        if (some > rows_together) some = (some + rows_together - 1) / rows_together * rows_together;    // fewer may be tokens, for each thread some
+        row += std::min(rows - row, some);
     }
     first[chunks] = rows;
     team.parallel(chunks, [&](uint32_t i) { fn(first[i], first[i + 1]); });
