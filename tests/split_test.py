@@ -292,15 +292,15 @@ class Splits(Case):
         self.assertIn("1.0 submits", ahead.talk)
 
     def test_a_trace_shows_host_and_device_at_work_at_once(self):
+        """How long they are is for a benchmark to say: a busy machine may stop either. One after the other they would never be."""
         path = self.folder / "trace.json"
-        self.good("run", MODEL, "-p", "Once", "-n", "8", *share(0.5), "--sparsity", "exact", "--trace", path)
+        self.good("run", MODEL, "-p", "Once", "-n", "40", "--temp", "0", *share(0.2), "--sparsity", "dense", "--trace", path)
         events = [e for e in program.json.loads(path.read_text())["traceEvents"] if e["ph"] == "X" and e["cat"] == "decode"]
-        span = lambda e: (e["ts"], e["ts"] + e["dur"])    # noqa: E731
-        hot = [span(e) for e in events if e["name"] in ("ffn_up", "ffn_down")]
-        cold = [span(e) for e in events if e["name"] == "cold_ffn"]
-        self.assertGreaterEqual(len(cold), LAYERS * 7)
-        overlap = sum(max(0, min(a[1], b[1]) - max(a[0], b[0])) for a in cold for b in hot)
-        self.assertGreater(overlap, 0.2 * sum(b - a for a, b in cold))
+        of = lambda names: [(e["args"]["layer"], e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] in names]    # noqa: E731
+        hot, cold = of(("ffn_up", "ffn_down")), of(("cold_ffn",))
+        self.assertGreaterEqual(len(cold), LAYERS * 39)
+        at_once = {a[0] for a in cold for b in hot if a[0] == b[0] and a[1] < b[2] and b[1] < a[2]}
+        self.assertEqual(at_once, set(range(LAYERS)))
 
 
 if __name__ == "__main__":
