@@ -9,6 +9,10 @@
 #include <new>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace hearth::host {
 namespace {
 
@@ -173,18 +177,26 @@ void rotate(const Rope& rope, float* x, uint32_t heads, uint32_t head_dim, uint3
 
 namespace {
 
+/// A large page of x86-64. A long context in small ones takes so many that finding them costs as much as reading: they are asked for where the system
+/// hands them out on request (Linux).
+constexpr size_t large_page = 2 << 20;
+
 KvCache::Side cache_side(WeightType type, uint32_t kv_heads, uint32_t context, uint32_t head_dim)
 {
-    const size_t row = row_bytes(type, head_dim), rows = size_t(kv_heads) * context;
-    void* const memory = std::calloc(rows, row);    // large blocks of it come from the system as they are touched
-    if (!memory) throw std::bad_alloc();
-    return {type, row, {static_cast<std::byte*>(memory), std::free}};
+    const size_t row = row_bytes(type, head_dim), spans = (size_t(context) + attend_span - 1) / attend_span,
+                 bytes = spans * kv_heads * attend_span * row;
+    // Large blocks come from the system as they are touched.
+    std::byte* const memory = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{large_page}));
+#ifdef __linux__
+    if (bytes >= 4 * large_page) madvise(memory, bytes, MADV_HUGEPAGE);    // refused, it only costs time
+#endif
+    return {type, row, bytes, {memory, [](std::byte* p) { ::operator delete (p, std::align_val_t{large_page}); }}};
 }
 
 }    // namespace
 
 KvCache::KvCache(KvTypes types, uint32_t kv_heads, uint32_t context, uint32_t head_dim)
-    : context_(context), keys_(cache_side(types.k, kv_heads, context, head_dim)), values_(cache_side(types.v, kv_heads, context, head_dim))
+    : kv_heads_(kv_heads), keys_(cache_side(types.k, kv_heads, context, head_dim)), values_(cache_side(types.v, kv_heads, context, head_dim))
 {
 }
 
@@ -234,8 +246,13 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first,
         const size_t row = Part::floats(n);
         scratch.parts.resize(s.kv_heads * spans * rows * row);    // (kv_heads, spans, rows)
         const auto parts = [&](uint32_t kv_head, uint32_t span) { return &scratch.parts[(kv_head * spans + span) * rows * row]; };
-        team.parallel(s.kv_heads * spans,
-                      [&](uint32_t i) { queries.attend(block(i / spans, 0), earliest + i % spans, parts(i / spans, i % spans)); });
+        const uint64_t bytes = attend_span * (cache.keys().row_bytes + cache.values().row_bytes);
+        parallel_rows(team, spans * s.kv_heads, bytes, [&](uint32_t begin, uint32_t end) {    // in the order in which they lie
+            for (uint32_t i = begin; i < end; i++) {
+                const uint32_t kv_head = i % s.kv_heads, span = i / s.kv_heads;
+                queries.attend(block(kv_head, 0), earliest + span, parts(kv_head, span));
+            }
+        });
         parallel_rows(team, s.kv_heads * rows, spans * row * sizeof(float), [&](uint32_t begin, uint32_t end) {
             for (uint32_t i = begin; i < end; i++) {
                 const uint32_t kv_head = i / rows, r = i % rows;

@@ -53,7 +53,11 @@ struct KvTypes {
     uint64_t row_bytes(uint32_t head_dim) const { return hearth::row_bytes(k, head_dim) + hearth::row_bytes(v, head_dim); }
 };
 
-/// One layer's keys and values, each (kv_heads, context, head_dim). What no token has written yet takes no memory yet.
+/// Positions that share a running maximum. They are also a thread's share where heads are few and the context is long.
+inline constexpr uint32_t attend_span = 256;
+
+/// One layer's keys and values, each (spans, kv_heads, attend_span, head_dim): a text fills them from the front, in whatever pages the system has, and what
+/// no token has written yet takes no memory yet.
 class KvCache {
   public:
     KvCache(KvTypes types, uint32_t kv_heads, uint32_t context, uint32_t head_dim);
@@ -61,22 +65,22 @@ class KvCache {
     struct Side {
         WeightType type;
         size_t row_bytes;    // of one head at one position
-        std::unique_ptr<std::byte[], void (*)(void*)> memory;
+        size_t bytes;
+        std::unique_ptr<std::byte, void (*)(std::byte*)> memory;
     };
+    /// Those of further positions lie behind it up to the end of its span.
     std::byte* row(const Side& side, uint32_t kv_head, uint32_t position) const
     {
-        return side.memory.get() + (size_t(kv_head) * context_ + position) * side.row_bytes;
+        const size_t span = position / attend_span, in_span = position % attend_span;
+        return side.memory.get() + ((span * kv_heads_ + kv_head) * attend_span + in_span) * side.row_bytes;
     }
     const Side& keys() const { return keys_; }
     const Side& values() const { return values_; }
 
   private:
-    uint32_t context_;
+    uint32_t kv_heads_;
     Side keys_, values_;
 };
-
-/// Positions that share a running maximum. They are also a thread's share where heads are few and the context is long.
-inline constexpr uint32_t attend_span = 256;
 
 /// Reused from call to call.
 struct AttendScratch {

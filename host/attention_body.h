@@ -17,6 +17,9 @@ namespace hearth::host {
 template <class S>
 inline constexpr uint32_t tile_queries = S::lanes >= 8 ? S::lanes / 4 : 1;
 
+/// Bytes of values that stay in L1 while all queries meet them, and how far ahead they are fetched.
+inline constexpr size_t l1_share = 8192;
+
 /// score[r][p] = q[r] . k[p] for r < R, p < count <= lanes; rows of k are row_bytes apart. Meanwhile, unless it is 0, what lies `ahead` bytes further on is
 /// fetched, a little with every step: all at once would fill what holds a core's outstanding reads, and products would wait for them.
 template <class S, class W, uint32_t R>
@@ -39,16 +42,19 @@ void score_tile(const Input* q, const std::byte* k, size_t row_bytes, uint32_t c
         }
         if constexpr (P::weights == S::lanes)
             if (const uint32_t rest = n % S::lanes)
-                for (uint32_t p = 0; p < positions; p++) {
+                each<positions>([&](auto p) {    // a loop would keep the sums in memory
                     const Vec w = load_some<S>(row[p] + n - rest, rest);
-                    for (uint32_t r = 0; r < R; r++) sum[p][r] = S::fma(w, load_some<S>(q[r].x + n - rest, rest), sum[p][r]);
-                }
+                    each<R>([&](auto r) { sum[p][r] = S::fma(w, load_some<S>(q[r].x + n - rest, rest), sum[p][r]); });
+                });
         Vec all[S::lanes];
         each<R>([&](auto r) { each<positions>([&](auto p) { all[r * positions + p] = sum[p][r]; }); });
         float products[S::lanes];
         S::store(products, S::add_across(all));
-        for (uint32_t r = 0; r < R; r++)
-            for (uint32_t p = 0; p < positions && first + p < count; p++) score[size_t(r) * stride + first + p] = products[r * positions + p];
+        if (first + positions <= count)
+            each<R>([&](auto r) { __builtin_memcpy(score + size_t(r) * stride + first, products + r * positions, positions * sizeof(float)); });
+        else
+            for (uint32_t r = 0; r < R; r++)
+                for (uint32_t p = 0; first + p < count; p++) score[size_t(r) * stride + first + p] = products[r * positions + p];
     }
 }
 
@@ -63,7 +69,7 @@ void scores(const Input* q, uint32_t rows, const std::byte* k, uint32_t position
         for (uint32_t part = 0; part < count; part += S::lanes) {
             const uint32_t here = count - part < S::lanes ? count - part : S::lanes;
             const std::byte* const keys = k + part * row_bytes;
-            const auto ahead = [&](uint32_t r) { return r == 0 ? together * row_bytes : 0; };
+            const auto ahead = [&](uint32_t r) { return r == 0 ? 2 * together * row_bytes : 0; };
             uint32_t r = 0;
             for (; r + R <= rows; r += R) score_tile<S, W, R>(q + r, keys, row_bytes, here, n, score + size_t(r) * stride + part, stride, ahead(r));
             if constexpr (R > 2)
@@ -95,22 +101,23 @@ struct Values<S, BlockQ8_0> {
     typename S::Vec operator[](uint32_t i) const { return S::load(b->q + i * S::lanes); }
 };
 
-/// y[r][c] = sum_p w[r][p] v[p][c] for r < R and the columns of `pieces` Values. If `fetch`, the rows further on are fetched meanwhile.
+/// y[r][c] += sum_p w[r][p] v[p][c] for r < R and the columns of `pieces` Values. Meanwhile, unless it is 0, what lies `ahead` bytes further on is fetched.
 template <class S, class W, uint32_t R, uint32_t pieces>
-void mix_tile(const float* w, uint32_t stride, const std::byte* v, size_t row_bytes, uint32_t positions, float* y, uint32_t n, bool fetch)
+void mix_tile(const float* w, uint32_t stride, const std::byte* v, size_t row_bytes, uint32_t positions, float* y, uint32_t n, size_t ahead)
 {
     using V = Values<S, W>;
     using Vec = typename S::Vec;
-    constexpr size_t ahead = 4096;    // half as much was a quarter slower, twice as much no faster
+    constexpr uint32_t piece_bytes = V::numbers / elements<W> * sizeof(W);
     Vec sum[R][pieces][V::vectors];
-    each<R>([&](auto r) { each<pieces>([&](auto i) { each<V::vectors>([&](auto c) { sum[r][i][c] = S::zero(); }); }); });
+    const auto at = [&](auto r, auto i, auto c) { return y + size_t(r) * n + i * V::numbers + c * S::lanes; };
+    each<R>([&](auto r) { each<pieces>([&](auto i) { each<V::vectors>([&](auto c) { sum[r][i][c] = S::load(at(r, i, c)); }); }); });
     for (uint32_t p = 0; p < positions; p++, v += row_bytes) {
-        if (fetch)
-            for (size_t byte = 0; byte < row_bytes; byte += 64) prefetch(v + ahead + byte);
+        if (ahead)
+            for (uint32_t byte = 0; byte < pieces * piece_bytes; byte += 64) prefetch(v + ahead + byte);
         Vec weight[R];
         each<R>([&](auto r) { weight[r] = S::set(w[size_t(r) * stride + p]); });
         each<pieces>([&](auto i) {
-            const V value(v + i * (V::numbers / elements<W> * sizeof(W)));
+            const V value(v + i * piece_bytes);
             Vec factor[R];
             each<R>([&](auto r) { factor[r] = value.times(weight[r]); });
             each<V::vectors>([&](auto c) {
@@ -119,30 +126,29 @@ void mix_tile(const float* w, uint32_t stride, const std::byte* v, size_t row_by
             });
         });
     }
-    each<R>([&](auto r) {
-        each<pieces>([&](auto i) { each<V::vectors>([&](auto c) { S::store(y + size_t(r) * n + i * V::numbers + c * S::lanes, sum[r][i][c]); }); });
-    });
+    each<R>([&](auto r) { each<pieces>([&](auto i) { each<V::vectors>([&](auto c) { S::store(at(r, i, c), sum[r][i][c]); }); }); });
 }
 
-/// y[r] = sum_p w[r][p] v[p] for r < R
+/// y[r] += sum_p w[r][p] v[p] for r < R
 template <class S, class W, uint32_t R>
-void mix_rows(const float* w, uint32_t stride, const std::byte* v, uint32_t positions, uint32_t n, float* y, bool fetch)
+void mix_rows(const float* w, uint32_t stride, const std::byte* v, uint32_t positions, uint32_t n, float* y, size_t ahead)
 {
     constexpr uint32_t numbers = Values<S, W>::numbers, together = 4 * S::lanes > numbers ? 4 * S::lanes / numbers : 1;    // pieces: four vectors
     constexpr size_t piece_bytes = numbers / elements<W> * sizeof(W);
     const size_t row_bytes = n / elements<W> * sizeof(W);
     uint32_t i = 0;
     for (; i + together <= n / numbers; i += together)
-        mix_tile<S, W, R, together>(w, stride, v + i * piece_bytes, row_bytes, positions, y + i * numbers, n, fetch && i == 0);
-    for (; i < n / numbers; i++) mix_tile<S, W, R, 1>(w, stride, v + i * piece_bytes, row_bytes, positions, y + i * numbers, n, fetch && i == 0);
+        mix_tile<S, W, R, together>(w, stride, v + i * piece_bytes, row_bytes, positions, y + i * numbers, n, ahead);
+    for (; i < n / numbers; i++) mix_tile<S, W, R, 1>(w, stride, v + i * piece_bytes, row_bytes, positions, y + i * numbers, n, ahead);
     if constexpr (numbers == S::lanes)
         if (const uint32_t rest = n % S::lanes)
             for (uint32_t r = 0; r < R; r++) {
-                typename S::Vec sum = S::zero();
+                float* const last = y + size_t(r) * n + n - rest;
+                typename S::Vec sum = load_some<S>(last, rest);
                 for (uint32_t p = 0; p < positions; p++)
                     sum =
                         S::fma(S::set(w[size_t(r) * stride + p]), load_some<S>(reinterpret_cast<const W*>(v + p * row_bytes) + n - rest, rest), sum);
-                store_some<S>(y + size_t(r) * n + n - rest, sum, rest);
+                store_some<S>(last, sum, rest);
             }
 }
 
@@ -151,11 +157,18 @@ template <class S, class W>
 void mix(const float* w, uint32_t stride, uint32_t rows, const std::byte* v, uint32_t positions, uint32_t n, float* y)
 {
     constexpr uint32_t R = tile_queries<S>;
-    uint32_t r = 0;
-    for (; r + R <= rows; r += R) mix_rows<S, W, R>(w + size_t(r) * stride, stride, v, positions, n, y + size_t(r) * n, r == 0);
-    if constexpr (R > 2)
-        for (; r + 2 <= rows; r += 2) mix_rows<S, W, 2>(w + size_t(r) * stride, stride, v, positions, n, y + size_t(r) * n, r == 0);
-    for (; r < rows; r++) mix_rows<S, W, 1>(w + size_t(r) * stride, stride, v, positions, n, y + size_t(r) * n, r == 0);
+    const size_t row_bytes = n / elements<W> * sizeof(W);
+    const uint32_t together = row_bytes < l1_share ? uint32_t(l1_share / row_bytes) : 1;    // positions: they are read once for every row and tile
+    for (size_t i = 0; i < size_t(rows) * n; i++) y[i] = 0;
+    for (uint32_t p = 0; p < positions; p += together, v += together * row_bytes, w += together) {
+        const uint32_t count = positions - p < together ? positions - p : together;
+        const auto ahead = [&](uint32_t r) { return r == 0 ? together * row_bytes : 0; };
+        uint32_t r = 0;
+        for (; r + R <= rows; r += R) mix_rows<S, W, R>(w + size_t(r) * stride, stride, v, count, n, y + size_t(r) * n, ahead(r));
+        if constexpr (R > 2)
+            for (; r + 2 <= rows; r += 2) mix_rows<S, W, 2>(w + size_t(r) * stride, stride, v, count, n, y + size_t(r) * n, ahead(r));
+        for (; r < rows; r++) mix_rows<S, W, 1>(w + size_t(r) * stride, stride, v, count, n, y + size_t(r) * n, ahead(r));
+    }
 }
 
 /// e^x of x <= 0, to two parts in ten million; 0 below -87.7. What is not a number stays so.

@@ -399,7 +399,7 @@ struct Conversation {
         std::vector<float> q = this->q, k = this->k, v = this->v, y(q.size(), NAN);
         KvCache cache(shape.kv, shape.kv_heads, shape.context, shape.head_dim);
         for (const KvCache::Side* side : {&cache.keys(), &cache.values()})    // NaN, as a scale too: what is not written must not be read
-            std::memset(side->memory.get(), 0x7e, side->row_bytes * shape.kv_heads * shape.context);
+            std::memset(side->memory.get(), 0x7e, side->bytes);
         AttendScratch scratch;
         for (uint32_t t = 0; t < tokens; t += batch)
             attend(team, attention, cache, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size], &v[t * kv_size], &y[t * q_size], scratch);
@@ -885,7 +885,7 @@ TEST_SUITE("host")
                         constexpr uint32_t stride = 48;
                         const Sample stored(cache.type, positions, n, random);
                         const Vectors q(cpu, rows, n, random);
-                        std::vector<float> score(rows * stride, NAN), alone(stride), y(rows * n), y_alone(n);
+                        std::vector<float> score(rows * stride, NAN), alone(stride), y(rows * n, NAN), y_alone(n, NAN);
                         const std::vector<float> weights = random.vector(rows * stride);
                         cache.scores(q.inputs.data(), rows, stored.bytes.data(), positions, n, score.data(), stride);
                         cache.mix(weights.data(), stride, rows, stored.bytes.data(), positions, n, y.data());
@@ -1343,8 +1343,11 @@ TEST_SUITE("host")
     {
         Random random(20);
         Team team(2);
-        const Conversation talk({2, 1, 32, 2 * attend_span + 9, {32, 10000}}, 2 * attend_span + 9, random);
-        CHECK(worst_error(talk.run(team, 100), talk.meaning()) < 2e-3);
+        for (const Heads& shape : {Heads{2, 1, 32, 2 * attend_span + 9, {32, 10000}}, {6, 3, 33, 2 * attend_span, {32, 10000}}}) {
+            const Conversation talk(shape, shape.context, random);
+            const std::vector<double> meaning = talk.meaning();
+            for (const uint32_t batch : {1u, 100u}) CHECK(worst_error(talk.run(team, batch), meaning) < 2e-3);
+        }
     }
 
     TEST_CASE("threads and batches of tokens change no bit of attention")

@@ -99,17 +99,16 @@ class HostMeasurement {
     double kv()
     {
         constexpr uint32_t heads = 32, head_dim = 128, context = 1024;
-        const size_t cache = size_t(heads) * context * head_dim;
         host::KvCache keys_and_values({}, heads, context, head_dim);
         for (const host::KvCache::Side* side : {&keys_and_values.keys(), &keys_and_values.values()})
-            std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), cache, uint16_t(0x3000));
+            std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), side->bytes / sizeof(uint16_t), uint16_t(0x3000));
         host::AttendScratch scratch;
         const std::vector<double> frequencies = host::rope_frequencies(head_dim, 10000);
         const host::AttentionShape shape = {.heads = heads, .kv_heads = heads, .head_dim = head_dim, .scale = 0.1f, .rope = {frequencies}};
         std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
         const double t =
             median_time([&] { host::attend(team_, shape, keys_and_values, context - 1, 1, q.data(), k.data(), v.data(), out.data(), scratch); });
-        return gb_per_s(2 * cache * sizeof(uint16_t), t);
+        return gb_per_s(keys_and_values.keys().bytes + keys_and_values.values().bytes, t);
     }
 
     host::Team& team_;
