@@ -1,5 +1,5 @@
 // AVX-512 (F, BW, VL, DQ, VBMI, VBMI2, VNNI, and GFNI): what kernels_body.h needs, on 16 floats.
-#include "host/kernels_body.h"
+#include "host/groups_avx512.h"
 
 #include <immintrin.h>
 
@@ -149,112 +149,57 @@ struct Avx512 {
             };
             store_halves(_mm512_cvtepi16_epi8(x), g.low);
             store_halves(_mm512_cvtepi16_epi8(_mm512_srai_epi16(_mm512_add_epi16(x, half), 8)), g.high);    // the low plane is signed
-            const __m512i pairs = _mm512_madd_epi16(x, eights);
-            const __m256i both = _mm256_add_epi32(_mm512_castsi512_si256(pairs), _mm512_extracti64x4_epi64(pairs, 1));
-            const __m128i fours = _mm_hadd_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-            _mm_store_si128(reinterpret_cast<__m128i*>(g.bias + 4 * b), fours);
+            const __m512i twos = _mm512_madd_epi16(x, eights);
+            const __m256i first = _mm512_castsi512_si256(twos), last = _mm512_extracti64x4_epi64(twos, 1);
+            const auto fours = [](__m256i p) { return _mm_hadd_epi32(_mm256_castsi256_si128(p), _mm256_extracti128_si256(p, 1)); };
+            _mm_store_si128(reinterpret_cast<__m128i*>(g.bias + 4 * b), fours(_mm256_add_epi32(first, last)));
+            _mm_store_si128(reinterpret_cast<__m128i*>(g.first_bias + 4 * b), fours(first));
             _mm_store_ps(g.scale + 4 * b, _mm_set1_ps(scale[b]));
         }
     }
 
-    static __m128i bytes_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-    static __m512i with_lane(__m512i a, uint32_t lane, const void* p)
-    {
-        return _mm512_mask_broadcast_i32x4(a, __mmask16(0xf << 4 * lane), bytes_16(p));
-    }
-    /// byte >> 4, as bits of each byte times a matrix: one instruction, where a shift of bytes would be two.
-    static __m512i high_nibbles(__m512i bytes) { return _mm512_gf2p8affine_epi64_epi8(bytes, _mm512_set1_epi64(0x1020408000000000), 0); }
-
-    /// Four blocks as unsigned bytes, those of the first and of the second halves, and what was added to make them unsigned.
-    static void unsigned_bytes(const BlockQ4_0* b, __m512i* w)
-    {
-        // Words of 64 bytes from the first block on: the nibbles of three blocks; the fourth's end is 8 bytes further.
-        const __m512i three =
-            _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 26, 25, 24, 23, 22, 21, 20, 19, 17, 16, 15, 14, 13, 12, 11, 10, 8, 7, 6, 5, 4, 3, 2, 1);
-        const __m512i q = with_lane(_mm512_permutexvar_epi16(three, _mm512_loadu_si512(b)), 3, b[3].q);
-        w[0] = _mm512_and_si512(q, _mm512_set1_epi8(15));
-        w[1] = high_nibbles(q);
-    }
-    static void unsigned_bytes(const BlockQ8_0* b, __m512i* w)
-    {
-        for (uint32_t half = 0; half < 2; half++) {
-            w[half] = _mm512_castsi128_si512(bytes_16(b[0].q + 16 * half));
-            for (uint32_t lane = 1; lane < 4; lane++) w[half] = with_lane(w[half], lane, b[lane].q + 16 * half);
-            w[half] = _mm512_xor_si512(w[half], _mm512_set1_epi8(char(0x80)));
-        }
-    }
-    static constexpr int added(const BlockQ4_0*) { return 8; }
-    static constexpr int added(const BlockQ8_0*) { return 128; }
-
-    /// Words of 64 bytes at a and at b, in the places 2 p and 2 p + 1 for p < 8: of each the words first, first, second, second, third, ...
-    static __m256i pairs(const void* a, const void* b, short first, short second, short third, short fourth)
-    {
-        const __m256i of_a =
-            _mm256_set_epi16(fourth, fourth, fourth, fourth, third, third, third, third, second, second, second, second, first, first, first, first);
-        const __m256i which = _mm256_add_epi16(of_a, _mm256_set1_epi32(32 << 16));
-        return _mm512_castsi512_si256(_mm512_permutex2var_epi16(_mm512_loadu_si512(a), _mm512_castsi256_si512(which), _mm512_loadu_si512(b)));
-    }
-    /// Lane 4 k + r: the scale of block k of b[r].
-    static Vec scales_of_four(const BlockQ4_0* const* b)
-    {
-        return _mm512_cvtph_ps(_mm256_blend_epi32(pairs(b[0], b[1], 0, 9, 18, 27), pairs(b[2], b[3], 0, 9, 18, 27), 0xaa));
-    }
-    static Vec scales_of_four(const BlockQ8_0* const* b)
-    {
-        const auto two = [&](uint32_t k) {
-            return _mm256_blend_epi32(pairs(b[0] + k, b[1] + k, 0, 17, 0, 17), pairs(b[2] + k, b[3] + k, 0, 17, 0, 17), 0xaa);
-        };
-        return _mm512_cvtph_ps(_mm256_blend_epi32(two(0), two(2), 0xf0));
-    }
-
-    /// Products of unsigned weights with a group, added up by fours of bytes, less what the weights' `added` made of it.
-    static __m512i dot(const __m512i* w, const FixedGroup& x, int added)
-    {
-        __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], _mm512_load_si512(x.high));
-        high = _mm512_dpbusd_epi32(high, w[1], _mm512_load_si512(x.high + 64));
-        const __m512i bias = _mm512_load_si512(x.bias);
-        __m512i low = _mm512_dpbusd_epi32(added == 8 ? bias : _mm512_slli_epi32(bias, 4), w[0], _mm512_load_si512(x.low));
-        low = _mm512_dpbusd_epi32(low, w[1], _mm512_load_si512(x.low + 64));
-        return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-    }
-    /// Lane 4 k + i: the sum of the four lanes from 4 k on of v[i].
-    static __m512i add_fours(const __m512i* v)
-    {
-        const auto two = [](__m512i a, __m512i b) { return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); };
-        const __m512i low = two(v[0], v[1]), high = two(v[2], v[3]);
-        return _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
-    }
-
-    /// Four products of a row with a token at a time share what is done with floats: lane 4 k + i is for block k of the i-th.
+    /// The products of `rows` with x by fours, see Four; those of a row with several tokens share the row.
     template <uint32_t R, uint32_t T, uint32_t A, class B>
-    requires requires(const B* b, __m512i* w) { unsigned_bytes(b, w); }
+    requires requires { Four<B>::groups; }
     [[gnu::always_inline]] static uint32_t dot_groups(const B* const* rows, const std::byte* const* next, const Input* x, uint32_t n,
                                                       Vec (&sum)[R][A][T])
     {
-        constexpr uint32_t blocks = group_numbers / fixed_block, bytes = blocks * sizeof(B), fours = (R * T + 3) / 4;
-        const uint32_t groups = n / group_numbers, far = groups < bytes_ahead / bytes ? groups : bytes_ahead / bytes;
+        using F = Four<B>;
+        constexpr uint32_t bytes = F::blocks * sizeof(B), fours = (R * T + 3) / 4;
+        const uint32_t steps = n / (F::groups * group_numbers), far = steps < bytes_ahead / bytes ? steps : bytes_ahead / bytes;
         Vec all[fours];
         each<fours>([&](auto f) { all[f] = zero(); });
-        uint32_t g = 0;
+        uint32_t s = 0;
         for (const bool behind_the_end : {false, true}) {
             const std::byte* ahead[R];
             for (uint32_t r = 0; r < R; r++)
-                ahead[r] = behind_the_end ? next[r] - (groups - far) * bytes : reinterpret_cast<const std::byte*>(rows[r]) + far * bytes;
-            for (const uint32_t end = behind_the_end ? groups : groups - far; g < end; g++)
+                ahead[r] = behind_the_end ? next[r] - (steps - far) * bytes : reinterpret_cast<const std::byte*>(rows[r]) + far * bytes;
+            for (const uint32_t end = behind_the_end ? steps : steps - far; s < end; s++)
                 each<fours>([&](auto f) {
                     const B* row[4];
-                    __m512i w[2], products[4];
-                    Vec scale = _mm512_load_ps(x->groups[g].scale);
                     each<4>([&](auto i) {
                         constexpr uint32_t p = 4 * f + i < R * T ? 4 * f + i : 0, r = p / T, t = p % T;
-                        row[i] = rows[r] + g * blocks;
-                        if (t == 0) {
-                            for (uint32_t byte = 0; byte < bytes; byte += 64) prefetch(ahead[r] + g * bytes + byte);
-                            unsigned_bytes(row[i], w);
-                        } else scale = _mm512_mask_load_ps(scale, __mmask16(0x1111 << i), x[t].groups[g].scale);
-                        products[i] = dot(w, x[t].groups[g], added(row[i]));
+                        row[i] = rows[r] + s * F::blocks;
+                        if (t == 0)
+                            for (uint32_t byte = 0; byte < bytes; byte += 64) prefetch(ahead[r] + s * bytes + byte);
                     });
-                    all[f] = fma(mul(scales_of_four(row), scale), _mm512_cvtepi32_ps(add_fours(products)), all[f]);
+                    const F four(row);
+                    each<F::groups>([&](auto g) {
+                        const uint32_t group = s * F::groups + g;
+                        __m512i w[2];
+                        typename F::Products products;
+                        OfTokens tokens = {_mm512_load_ps(x->groups[group].scale), in_rows(x->sum + 4 * group)};
+                        each<4>([&](auto i) {
+                            constexpr uint32_t p = 4 * f + i < R * T ? 4 * f + i : 0, t = p % T;
+                            if (t == 0) F::weights(row[i], g, w);
+                            else {
+                                tokens.scale = _mm512_mask_load_ps(tokens.scale, __mmask16(0x1111 << i), x[t].groups[group].scale);
+                                tokens.sum = _mm512_mask_mov_ps(tokens.sum, __mmask16(0x1111 << i), in_rows(x[t].sum + 4 * group));
+                            }
+                            products.set(i, w, x[t].groups[group]);
+                        });
+                        all[f] = four.plus(g, products, tokens, all[f]);
+                    });
                 });
         }
         each<R>([&](auto r) {
@@ -263,7 +208,13 @@ struct Avx512 {
                 sum[r][0][t] = add(sum[r][0][t], _mm512_maskz_permute_ps(0x1111, all[p / 4], p % 4));
             });
         });
-        return groups * group_numbers;
+        return steps * F::groups * group_numbers;
+    }
+    /// Lane 4 k + r: p[k].
+    static Vec in_rows(const float* p)
+    {
+        const __m512i k = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+        return _mm512_permutexvar_ps(k, _mm512_castps128_ps512(_mm_loadu_ps(p)));
     }
 
     /// The scales of 16 blocks. A gather instruction is slow where processors had to be protected against leaks.
@@ -303,7 +254,7 @@ struct Avx512 {
     static __m512i by_column(const void* a, const void* b, const void* c, const void* d)
     {
         const __m512i which = _mm512_add_epi32(_mm512_set1_epi32(0x30201000), _mm512_mullo_epi32(_mm512_set1_epi32(0x01010101), counting()));
-        return _mm512_permutexvar_epi8(which, with_lane(with_lane(with_lane(_mm512_castsi128_si512(bytes_16(a)), 1, b), 2, c), 3, d));
+        return _mm512_permutexvar_epi8(which, four_lanes(a, b, c, d));
     }
     static __m512i counting() { return _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
 
@@ -358,7 +309,7 @@ struct Avx512 {
                     _mm512_store_si512(high[quad], low_bytes(h[0], h[1], h[2], h[3]));
                     _mm512_store_si512(low[quad], low_bytes(q[0], q[1], q[2], q[3]));
                 }
-                _mm512_store_si512(bias, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-added(row[0]))));
+                _mm512_store_si512(bias, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-Four<B>::added)));
 
                 for (uint32_t b = 0; b < together; b++, y += fixed_block) {
                     ahead.fetch(here * sizeof(B) - 4 * used * 64 / together);

@@ -825,10 +825,11 @@ TEST_SUITE("host")
             }
             for (const FixedGroup& group : groups)
                 for (uint32_t j = 0; j < 16; j++) {
-                    int sum_of_bytes = 0;
-                    for (const uint32_t half : {0, 64})
-                        for (uint32_t i = 0; i < 4; i++) sum_of_bytes += 256 * group.high[half + 4 * j + i] + group.low[half + 4 * j + i];
-                    CHECK(group.bias[j] == -8 * sum_of_bytes);
+                    int sum_of_bytes[2] = {};
+                    for (const uint32_t half : {0, 1})
+                        for (uint32_t i = 64 * half + 4 * j; i < 64 * half + 4 * j + 4; i++) sum_of_bytes[half] += 256 * group.high[i] + group.low[i];
+                    CHECK(group.bias[j] == -8 * (sum_of_bytes[0] + sum_of_bytes[1]));
+                    CHECK(group.first_bias[j] == -8 * sum_of_bytes[0]);
                 }
         });
     }
