@@ -39,64 +39,41 @@ struct Share {
     bool skips() const { return cut >= 0; }
     Matrix columns_of_down() const { return w.down.columns(neurons.empty() ? 0 : neurons[0], uint32_t(neurons.size())); }
     FfnCounts gate_and_up() const;
-    void gate_and_up_one(uint32_t first, uint32_t last) const;
-    void gate_and_up_many(uint32_t first, uint32_t last) const;
+    void gate_and_up_some(uint32_t first, uint32_t last) const;
     void gate_and_up_tiled() const;
     void down_one(float* y) const;
     void down_dense(float* y) const;
 };
 
-/// Some neurons of one token: all gates, then up where they fired, each time with the rows known that come next.
-void Share::gate_and_up_one(uint32_t first, uint32_t last) const
+/// Some neurons of few tokens: all gates, then up where they fired for any token, each time with the rows known that come next.
+void Share::gate_and_up_some(uint32_t first, uint32_t last) const
 {
     constexpr uint32_t most = 256;
+    const uint32_t tokens = x.tokens();
     for (; first < last; first += most) {
         uint32_t fired[most], count = 0;
         const uint32_t end = std::min(first + most, last);
         multiply_some(
-            w.gate, end - first, last - first, [&](uint32_t j) { return neurons[first + j]; }, x[0], &h[first]);
+            w.gate, end - first, last - first, [&](uint32_t j) { return neurons[first + j]; }, x,
+            [&](uint32_t j, const float* products) { std::copy_n(products, tokens, &h[size_t(first + j) * tokens]); });
         for (uint32_t p = first; p < end; p++) {
-            const float gate = activate(w, h[p] + w.bias_of(neurons[p]));
-            h[p] = std::abs(gate) > cut ? gate : 0.0f;
+            bool fires = false;
+            for (uint32_t t = 0; t < tokens; t++) {
+                float& strength = h[size_t(p) * tokens + t];
+                const float gate = activate(w, strength + w.bias_of(neurons[p]));
+                strength = std::abs(gate) > cut ? gate : 0.0f;
+                fires |= std::abs(gate) > cut;
+            }
             fired[count] = p;
-            count += std::abs(gate) > cut;
+            count += fires;
         }
         if (w.up.rows == 0 || count == 0) continue;
-        float up[most];
         multiply_some(
-            w.up, count, count, [&](uint32_t i) { return neurons[fired[i]]; }, x[0], up);
-        for (uint32_t i = 0; i < count; i++) h[fired[i]] *= activate_up(w, up[i]);
+            w.up, count, count, [&](uint32_t i) { return neurons[fired[i]]; }, x,
+            [&](uint32_t i, const float* products) {
+                for (uint32_t t = 0; t < tokens; t++) h[size_t(fired[i]) * tokens + t] *= activate_up(w, products[t]);
+            });
     }
-}
-
-/// The same for many tokens, in blocks of them.
-void Share::gate_and_up_many(uint32_t first, uint32_t last) const
-{
-    const uint32_t tokens = x.tokens(), dim = w.gate.cols;
-    const Rows gates(w.gate), ups(w.up);
-    const auto gate_dots = kernels().of(w.gate.type).dot_many, up_dots = kernels().of(w.up.type).dot_many;
-    for (uint32_t t = 0; t < tokens; t += token_block)
-        for (uint32_t p = first; p < last; p++) {
-            float gate[token_block], up[token_block];
-            Input fired[token_block];    // tokens for which the neuron fires
-            uint32_t which[token_block], count = 0;
-            const uint32_t together = std::min(token_block, tokens - t);
-            float* out = &h[size_t(p) * tokens + t];
-            const std::byte *gate_row = gates[neurons[p]], *up_row = ups[neurons[p]];
-            const float bias = w.bias_of(neurons[p]);
-            gate_dots(gate_row, gate_row, &x[t], together, dim, gate);
-            for (uint32_t i = 0; i < together; i++) {
-                out[i] = 0;
-                gate[i] = activate(w, gate[i] + bias);
-                if (std::abs(gate[i]) <= cut) continue;
-                fired[count] = x[t + i];
-                which[count++] = i;
-            }
-            if (count == 0) continue;
-            if (w.up.rows > 0) up_dots(up_row, up_row, fired, count, dim, up);
-            else std::fill_n(up, count, 1.0f);
-            for (uint32_t i = 0; i < count; i++) out[which[i]] = gate[which[i]] * activate_up(w, up[i]);
-        }
 }
 
 /// The same for so many tokens that all gates and ups are computed, tile by tile.
@@ -129,13 +106,12 @@ FfnCounts Share::gate_and_up() const
     const uint32_t tokens = x.tokens();
     std::atomic<uint64_t> active = 0, touched = 0;
     const Rows gates(w.gate), ups(w.up), downs(w.down_t);
-    const bool tiled = tokens >= least_tiled_tokens;
+    const bool tiled = !few_tokens(tokens);
     if (tiled) gate_and_up_tiled();
 
     parallel_rows(team, uint32_t(neurons.size()), w.gate.mean_row_bytes() + (skips() ? 0 : w.up.mean_row_bytes()),
                   [&](uint32_t first, uint32_t last) {
-                      if (tokens == 1) gate_and_up_one(first, last);
-                      else if (!tiled) gate_and_up_many(first, last);
+                      if (!tiled) gate_and_up_some(first, last);
                       for (uint32_t p = first; p < last && !strengths.empty(); p++) h[p] *= strengths[p];
 
                       uint64_t chunk_active = 0, chunk_touched = 0;

@@ -7,16 +7,19 @@
 
 #include <immintrin.h>
 
+// GCC before 13 warns of its own _mm512_undefined_*() (bug 105593).
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 namespace hearth::host {
 namespace {
 
 // ---- bytes -------------------------------------------------------------------------------------------------------------
 
 inline __m128i bytes_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-inline __m512i with_lane(__m512i a, uint32_t lane, const void* p)
-{
-    return _mm512_mask_broadcast_i32x4(a, __mmask16(0xf << 4 * lane), bytes_16(p));
-}
+inline __m512i with_lane(__m512i a, uint32_t lane, const void* p) { return _mm512_mask_broadcast_i32x4(a, __mmask16(0xf << 4 * lane), bytes_16(p)); }
 inline __m512i four_lanes(const void* a, const void* b, const void* c, const void* d)
 {
     return with_lane(with_lane(with_lane(_mm512_castsi128_si512(bytes_16(a)), 1, b), 2, c), 3, d);
@@ -40,7 +43,8 @@ inline __m256i pairs(const void* a, const void* b, short first, short second, sh
 /// Lane 4 k + r: the k-th of those words, read as fp16, of p[r]. 64 bytes are read.
 inline __m512 words_of_four(const void* const* p, short first, short second, short third, short fourth)
 {
-    return _mm512_cvtph_ps(_mm256_blend_epi32(pairs(p[0], p[1], first, second, third, fourth), pairs(p[2], p[3], first, second, third, fourth), 0xaa));
+    return _mm512_cvtph_ps(
+        _mm256_blend_epi32(pairs(p[0], p[1], first, second, third, fourth), pairs(p[2], p[3], first, second, third, fourth), 0xaa));
 }
 
 // ---- products ------------------------------------------------------------------------------------------------------------
@@ -65,9 +69,17 @@ inline __m512i dot(const __m512i* w, const FixedGroup& x, int added)
     return joined(high, low);
 }
 
-/// Of the tokens that four rows meet, in the lanes of each row: scale[k] and sum[k] of block k.
-struct OfTokens {
-    __m512 scale, sum;
+/// Of a group of a token.
+struct OfToken {
+    const float* scales;    // as FixedGroup has them: of block k from lane 4 k on
+    const float* sums;      // of block k
+
+    __m512 scale() const { return _mm512_load_ps(scales); }
+    __m512 sum() const    // in the lanes of `scale`
+    {
+        const __m512i k = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+        return _mm512_permutexvar_ps(k, _mm512_castps128_ps512(_mm_loadu_ps(sums)));
+    }
 };
 
 // ---- formats -------------------------------------------------------------------------------------------------------------
@@ -87,13 +99,13 @@ struct FourOneScale {
     static constexpr uint32_t groups = 1, blocks = 4;
     struct Products {
         __m512i of[4];
-        void set(uint32_t i, const __m512i* w, const FixedGroup& x) { of[i] = dot(w, x, Four<B>::added); }
+        [[gnu::always_inline]] void set(uint32_t i, const __m512i* w, const FixedGroup& x) { of[i] = dot(w, x, Four<B>::added); }
     };
     __m512 d;
 
-    __m512 plus(uint32_t, const Products& products, const OfTokens& x, __m512 sum) const
+    [[gnu::always_inline]] __m512 plus(uint32_t, const Products& products, const OfToken& x, __m512 sum) const
     {
-        return _mm512_fmadd_ps(_mm512_mul_ps(d, x.scale), _mm512_cvtepi32_ps(add_fours(products.of)), sum);
+        return _mm512_fmadd_ps(_mm512_mul_ps(d, x.scale()), _mm512_cvtepi32_ps(add_fours(products.of)), sum);
     }
 };
 
@@ -101,12 +113,12 @@ template <>
 struct Four<BlockQ4_0> : FourOneScale<BlockQ4_0> {
     static constexpr int added = 8;
 
-    explicit Four(const BlockQ4_0* const* b)
+    [[gnu::always_inline]] explicit Four(const BlockQ4_0* const* b)
     {
         const void* const at[] = {b[0], b[1], b[2], b[3]};
         d = words_of_four(at, 0, 9, 18, 27);
     }
-    static void weights(const BlockQ4_0* b, uint32_t, __m512i* w)
+    [[gnu::always_inline]] static void weights(const BlockQ4_0* b, uint32_t, __m512i* w)
     {
         // Words of 64 bytes from the first block on: the nibbles of three blocks; the fourth's end is 8 bytes further.
         const __m512i three =
@@ -121,14 +133,14 @@ template <>
 struct Four<BlockQ8_0> : FourOneScale<BlockQ8_0> {
     static constexpr int added = 128;
 
-    explicit Four(const BlockQ8_0* const* b)
+    [[gnu::always_inline]] explicit Four(const BlockQ8_0* const* b)
     {
         const auto two = [&](uint32_t k) {
             return _mm256_blend_epi32(pairs(b[0] + k, b[1] + k, 0, 17, 0, 17), pairs(b[2] + k, b[3] + k, 0, 17, 0, 17), 0xaa);
         };
         d = _mm512_cvtph_ps(_mm256_blend_epi32(two(0), two(2), 0xf0));
     }
-    static void weights(const BlockQ8_0* b, uint32_t, __m512i* w)
+    [[gnu::always_inline]] static void weights(const BlockQ8_0* b, uint32_t, __m512i* w)
     {
         for (uint32_t half = 0; half < 2; half++) {
             const auto part = [&](uint32_t k) { return b[k].q + 16 * half; };
@@ -154,7 +166,7 @@ struct FourSixBitScales {
     __m512 d, dmin;
     __m512i six[2];    // of a group, in lane r those of row r: bytes 4 to 7 the scales, 8 to 11 the minima
 
-    explicit FourSixBitScales(const B* const* b)
+    [[gnu::always_inline]] explicit FourSixBitScales(const B* const* b)
     {
         const __m512i head = four_lanes(b[0], b[1], b[2], b[3]);
         const auto word = [&](short i) {    // of every lane
@@ -168,14 +180,14 @@ struct FourSixBitScales {
         six[0] = _mm512_and_si512(head, _mm512_set1_epi8(0x3f));
         six[1] = _mm512_or_si512(upper, lower);
     }
-    __m512 plus(uint32_t g, const Products& products, const OfTokens& x, __m512 sum) const
+    [[gnu::always_inline]] __m512 plus(uint32_t g, const Products& products, const OfToken& x, __m512 sum) const
     {
         const __m512 scale = _mm512_cvtepi32_ps(byte_of_row(six[g], 4, 1, 0)), minimum = _mm512_cvtepi32_ps(byte_of_row(six[g], 8, 1, 0));
-        sum = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_mul_ps(d, scale), x.scale), _mm512_cvtepi32_ps(add_fours(products.of)), sum);
-        return _mm512_fnmadd_ps(_mm512_mul_ps(dmin, minimum), x.sum, sum);
+        sum = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_mul_ps(d, scale), x.scale()), _mm512_cvtepi32_ps(add_fours(products.of)), sum);
+        return _mm512_fnmadd_ps(_mm512_mul_ps(dmin, minimum), x.sum(), sum);
     }
     /// Of 32 bytes the low nibbles, then the high ones, then those of the next 32.
-    static void nibbles(const uint8_t* q, __m512i* w)
+    [[gnu::always_inline]] static void nibbles(const uint8_t* q, __m512i* w)
     {
         const __m512i bytes = _mm512_loadu_si512(q), matrix = in_lanes(low_nibble, high_nibble, low_nibble, high_nibble);
         w[0] = moved(_mm512_shuffle_i64x2(bytes, bytes, 0xa0), matrix);
@@ -186,13 +198,13 @@ struct FourSixBitScales {
 template <>
 struct Four<BlockQ4_K> : FourSixBitScales<BlockQ4_K> {
     using FourSixBitScales::FourSixBitScales;
-    static void weights(const BlockQ4_K* b, uint32_t g, __m512i* w) { nibbles(b->q + 64 * g, w); }
+    [[gnu::always_inline]] static void weights(const BlockQ4_K* b, uint32_t g, __m512i* w) { nibbles(b->q + 64 * g, w); }
 };
 
 template <>
 struct Four<BlockQ5_K> : FourSixBitScales<BlockQ5_K> {
     using FourSixBitScales::FourSixBitScales;
-    static void weights(const BlockQ5_K* b, uint32_t g, __m512i* w)
+    [[gnu::always_inline]] static void weights(const BlockQ5_K* b, uint32_t g, __m512i* w)
     {
         nibbles(b->q + 64 * g, w);
         const auto fifth = [&](uint32_t k) { return int64_t(1) << (24 + 4 * g + k); };    // bit 4 g + k becomes bit 4
@@ -210,13 +222,13 @@ struct Four<BlockQ6_K> {
     struct Products {
         __m512i first[4], last[4];    // 16 weights of each block
 
-        void set(uint32_t i, const __m512i* w, const FixedGroup& x)
+        [[gnu::always_inline]] void set(uint32_t i, const __m512i* w, const FixedGroup& x)
         {
             const __m512i all = _mm512_load_si512(x.bias), of_first = _mm512_load_si512(x.first_bias);
             first[i] = half(w[0], x, 0, of_first);
             last[i] = half(w[1], x, 64, _mm512_sub_epi32(all, of_first));
         }
-        static __m512i half(__m512i w, const FixedGroup& x, uint32_t at, __m512i bias)
+        [[gnu::always_inline]] static __m512i half(__m512i w, const FixedGroup& x, uint32_t at, __m512i bias)
         {
             return joined(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, _mm512_load_si512(x.high + at)),
                           _mm512_dpbusd_epi32(_mm512_slli_epi32(bias, 2), w, _mm512_load_si512(x.low + at)));
@@ -225,7 +237,7 @@ struct Four<BlockQ6_K> {
     __m512 d;
     __m512i scales;    // in lane r the 16 of row r
 
-    explicit Four(const BlockQ6_K* const* b)
+    [[gnu::always_inline]] explicit Four(const BlockQ6_K* const* b)
     {
         constexpr size_t window = sizeof(BlockQ6_K) - 64;    // its last 64 bytes
         const auto last = [&](uint32_t r) { return reinterpret_cast<const std::byte*>(b[r]) + window; };
@@ -233,10 +245,12 @@ struct Four<BlockQ6_K> {
         d = words_of_four(at, 31, 31, 31, 31);
         scales = four_lanes(b[0]->scale, b[1]->scale, b[2]->scale, b[3]->scale);
     }
-    static void weights(const BlockQ6_K* b, uint32_t g, __m512i* w)
+    [[gnu::always_inline]] static void weights(const BlockQ6_K* b, uint32_t g, __m512i* w)
     {
         const __m512i low = _mm512_loadu_si512(b->ql + 64 * g), nibble = in_lanes(low_nibble, low_nibble, high_nibble, high_nibble);
-        const auto fifth_and_sixth = [](uint32_t k) { return int64_t(1) << (24 + 2 * k) | int64_t(2) << (16 + 2 * k); };    // from bits 2 k and 2 k + 1
+        const auto fifth_and_sixth = [](uint32_t k) {
+            return int64_t(1) << (24 + 2 * k) | int64_t(2) << (16 + 2 * k);
+        };    // from bits 2 k and 2 k + 1
         const __m512i upper = in_lanes(fifth_and_sixth(0), fifth_and_sixth(1), fifth_and_sixth(2), fifth_and_sixth(3));
         const auto of = [&](__m512i nibbles, uint32_t half) {
             return _mm512_or_si512(moved(nibbles, nibble), moved(_mm512_broadcast_i32x4(bytes_16(b->qh + 32 * g + 16 * half)), upper));
@@ -244,12 +258,12 @@ struct Four<BlockQ6_K> {
         w[0] = of(_mm512_shuffle_i64x2(low, low, 0x88), 0);
         w[1] = of(_mm512_shuffle_i64x2(low, low, 0xdd), 1);
     }
-    __m512 plus(uint32_t g, const Products& products, const OfTokens& x, __m512 sum) const
+    [[gnu::always_inline]] __m512 plus(uint32_t g, const Products& products, const OfToken& x, __m512 sum) const
     {
         const auto scale = [&](int half) { return _mm512_cvtepi32_ps(_mm512_srai_epi32(byte_of_row(scales, int(8 * g) + half, 2, 3), 24)); };
         const __m512 first = _mm512_mul_ps(scale(0), _mm512_cvtepi32_ps(add_fours(products.first)));
         const __m512 both = _mm512_fmadd_ps(scale(1), _mm512_cvtepi32_ps(add_fours(products.last)), first);
-        return _mm512_fmadd_ps(_mm512_mul_ps(d, x.scale), both, sum);
+        return _mm512_fmadd_ps(_mm512_mul_ps(d, x.scale()), both, sum);
     }
 };
 

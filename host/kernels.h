@@ -38,7 +38,7 @@ struct Input {
 /// each other: neighbours are often in one page, which a processor that fetches on its own takes for one stream (Zen 4: a fifth slower).
 inline constexpr uint32_t rows_together = 8;
 
-/// Tokens that `dot_many` serves with one pass over the row.
+/// Tokens that meet a row as it is unpacked once.
 inline constexpr uint32_t token_block = 4;
 
 /// One row of a sum of rows.
@@ -74,11 +74,9 @@ struct FixedTile {
 /// What can be done with a row of one weight format. n is the number of weights in the row.
 struct RowKernels {
     WeightType type;
-    /// y[r] = sum_i w[r]_i x_i for r < count, `rows_together` rows at a time. Meanwhile rows[r + rows_together] is brought nearer: there are
-    /// count + rows_together rows, of which the last may be some row again.
-    void (*dot_rows)(const std::byte* const* rows, uint32_t count, const Input& x, uint32_t n, float* y);
-    /// y[t] = sum_i w_i x[t]_i for t < tokens; the same bits as `dot_rows` for every t. Meanwhile `next`, the row that will be wanted then, is brought nearer.
-    void (*dot_many)(const std::byte* row, const std::byte* next, const Input* x, uint32_t tokens, uint32_t n, float* y);
+    /// y[r][t] = sum_i w[r]_i x[t]_i for r < count, t < tokens, the same bits whatever else there is. Rows are read once: `rows_together` of them meet all
+    /// tokens, and rows[r + rows_together] is brought nearer: there are count + rows_together rows, of which the last may be some row again.
+    void (*dot_rows)(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n, float* y);
     /// y_i += sum_r a_r w[r]_i in ascending order of r < count: the bits of one row after the other, y being read and written once for a few
     void (*axpy)(const Term* terms, uint32_t count, float* y, uint32_t n);
     /// y_i = w_i

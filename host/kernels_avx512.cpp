@@ -1,14 +1,6 @@
 // AVX-512 (F, BW, VL, DQ, VBMI, VBMI2, VNNI, and GFNI): what kernels_body.h needs, on 16 floats.
 #include "host/groups_avx512.h"
 
-#include <immintrin.h>
-
-// GCC before 13 warns of its own _mm512_undefined_*() (bug 105593).
-#ifndef __clang__
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
 namespace hearth::host {
 namespace {
 
@@ -158,17 +150,17 @@ struct Avx512 {
         }
     }
 
-    /// The products of `rows` with x by fours, see Four; those of a row with several tokens share the row.
+    /// The products of rows with tokens, four rows at a time: see Four.
     template <uint32_t R, uint32_t T, uint32_t A, class B>
     requires requires { Four<B>::groups; }
     [[gnu::always_inline]] static uint32_t dot_groups(const B* const* rows, const std::byte* const* next, const Input* x, uint32_t n,
                                                       Vec (&sum)[R][A][T])
     {
         using F = Four<B>;
-        constexpr uint32_t bytes = F::blocks * sizeof(B), fours = (R * T + 3) / 4;
+        constexpr uint32_t bytes = F::blocks * sizeof(B), fours = (R + 3) / 4;
         const uint32_t steps = n / (F::groups * group_numbers), far = steps < bytes_ahead / bytes ? steps : bytes_ahead / bytes;
-        Vec all[fours];
-        each<fours>([&](auto f) { all[f] = zero(); });
+        Vec all[fours][T];
+        each<fours>([&](auto f) { each<T>([&](auto t) { all[f][t] = zero(); }); });
         uint32_t s = 0;
         for (const bool behind_the_end : {false, true}) {
             const std::byte* ahead[R];
@@ -178,43 +170,29 @@ struct Avx512 {
                 each<fours>([&](auto f) {
                     const B* row[4];
                     each<4>([&](auto i) {
-                        constexpr uint32_t p = 4 * f + i < R * T ? 4 * f + i : 0, r = p / T, t = p % T;
+                        constexpr uint32_t r = 4 * f + i < R ? 4 * f + i : 0;    // what is missing of four is the first once more
                         row[i] = rows[r] + s * F::blocks;
-                        if (t == 0)
+                        if (4 * f + i < R)
                             for (uint32_t byte = 0; byte < bytes; byte += 64) prefetch(ahead[r] + s * bytes + byte);
                     });
                     const F four(row);
                     each<F::groups>([&](auto g) {
                         const uint32_t group = s * F::groups + g;
-                        __m512i w[2];
-                        typename F::Products products;
-                        OfTokens tokens = {_mm512_load_ps(x->groups[group].scale), in_rows(x->sum + 4 * group)};
-                        each<4>([&](auto i) {
-                            constexpr uint32_t p = 4 * f + i < R * T ? 4 * f + i : 0, t = p % T;
-                            if (t == 0) F::weights(row[i], g, w);
-                            else {
-                                tokens.scale = _mm512_mask_load_ps(tokens.scale, __mmask16(0x1111 << i), x[t].groups[group].scale);
-                                tokens.sum = _mm512_mask_mov_ps(tokens.sum, __mmask16(0x1111 << i), in_rows(x[t].sum + 4 * group));
-                            }
-                            products.set(i, w, x[t].groups[group]);
+                        __m512i w[4][2];
+                        if constexpr (T > 1) each<4>([&](auto i) { F::weights(row[i], g, w[i]); });
+                        each<T>([&](auto t) {
+                            typename F::Products products;
+                            each<4>([&](auto i) {
+                                if constexpr (T == 1) F::weights(row[i], g, w[i]);
+                                products.set(i, w[i], x[t].groups[group]);
+                            });
+                            all[f][t] = four.plus(g, products, {x[t].groups[group].scale, x[t].sum + 4 * group}, all[f][t]);
                         });
-                        all[f] = four.plus(g, products, tokens, all[f]);
                     });
                 });
         }
-        each<R>([&](auto r) {
-            each<T>([&](auto t) {
-                constexpr uint32_t p = r * T + t;
-                sum[r][0][t] = add(sum[r][0][t], _mm512_maskz_permute_ps(0x1111, all[p / 4], p % 4));
-            });
-        });
+        each<R>([&](auto r) { each<T>([&](auto t) { sum[r][0][t] = add(sum[r][0][t], _mm512_maskz_permute_ps(0x1111, all[r / 4][t], r % 4)); }); });
         return steps * F::groups * group_numbers;
-    }
-    /// Lane 4 k + r: p[k].
-    static Vec in_rows(const float* p)
-    {
-        const __m512i k = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-        return _mm512_permutexvar_ps(k, _mm512_castps128_ps512(_mm_loadu_ps(p)));
     }
 
     /// The scales of 16 blocks. A gather instruction is slow where processors had to be protected against leaks.

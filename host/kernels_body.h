@@ -433,11 +433,11 @@ template <class S, class W, uint32_t T>
         for (uint32_t t = 0; t < T; t++) sum[a][t] = part[a][t];
 }
 
-/// y[r][t] = sum_i w[r]_i x[t]_i for r < R, t < T. Where x is so long that it leaves L1 before the next row wants it, a stretch of every row, then the next
+/// y[r stride + t] = sum_i w[r]_i x[t]_i for r < R, t < T. Where x is so long that it leaves L1 before the next row wants it, a stretch of every row, then the next
 /// of every row. What comes `bytes_ahead` later is fetched meanwhile, be it in the row or, behind its end, in next[r]; of whole rows it is next[r]. The order
 /// of addition is the same for every R and T.
 template <class S, class W, uint32_t R, uint32_t T>
-[[gnu::always_inline]] inline void dot_together(const std::byte* const* rows, const std::byte* const* next, const Input* x, uint32_t n, float* y)
+[[gnu::noinline]] void dot_together(const std::byte* const* rows, const std::byte* const* next, const Input* x, uint32_t n, float* y, uint32_t stride)
 {
     using P = Piece<S, W>;
     using Vec = typename S::Vec;
@@ -454,7 +454,7 @@ template <class S, class W, uint32_t R, uint32_t T>
     uint32_t first = 0;
     if constexpr (requires { S::template dot_groups<R, T>(row, next, x, n, sum); })
         if (x->groups) first = S::template dot_groups<R, T>(row, next, x, n, sum);
-    const bool whole = R == 1 || n * number <= bytes_that_stay;
+    const bool whole = R == 1 || T * n * number <= bytes_that_stay;
     const uint32_t stretch = whole ? n : bytes_in_turn * elements<W> / sizeof(W) / turn * turn;
     for (; first < n; first += stretch) {
         const uint32_t last = n - first < stretch ? n : first + stretch;
@@ -467,25 +467,25 @@ template <class S, class W, uint32_t R, uint32_t T>
                 if (const uint32_t rest = n % S::lanes)
                     sum[r][0][t] = S::fma(load_some<S>(row[r] + n - rest, rest), load_some<S>(x[t].x + n - rest, rest), sum[r][0][t]);
             for (uint32_t a = 1; a < A; a++) sum[r][0][t] = S::add(sum[r][0][t], sum[r][a][t]);
-            y[r * T + t] = S::add_lanes(sum[r][0][t]);
+            y[size_t(r) * stride + t] = S::add_lanes(sum[r][0][t]);
         }
 }
 
-/// y[r] = sum_i w[r]_i x_i
-template <class S, class W>
-void dot_rows(const std::byte* const* rows, uint32_t count, const Input& x, uint32_t n, float* y)
+/// y[r tokens + t] = sum_i w[r]_i x[t]_i for r < R, t < tokens
+template <class S, class W, uint32_t R>
+void dot_some(const std::byte* const* rows, const Input* x, uint32_t tokens, uint32_t n, float* y)
 {
-    uint32_t r = 0;
-    for (; r + rows_together <= count; r += rows_together) dot_together<S, W, rows_together, 1>(rows + r, rows + r + rows_together, &x, n, y + r);
-    for (; r < count; r++) dot_together<S, W, 1, 1>(rows + r, rows + r + 1, &x, n, y + r);
+    uint32_t t = 0;
+    for (; t + token_block <= tokens; t += token_block) dot_together<S, W, R, token_block>(rows, rows + R, x + t, n, y + t, tokens);
+    for (; t < tokens; t++) dot_together<S, W, R, 1>(rows, rows + R, x + t, n, y + t, tokens);
 }
 
 template <class S, class W>
-void dot_many(const std::byte* row, const std::byte* next, const Input* x, uint32_t tokens, uint32_t n, float* y)
+void dot_rows(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n, float* y)
 {
-    uint32_t t = 0;
-    for (; t + token_block <= tokens; t += token_block) dot_together<S, W, 1, token_block>(&row, &next, x + t, n, y + t);
-    for (; t < tokens; t++) dot_together<S, W, 1, 1>(&row, &next, x + t, n, y + t);
+    uint32_t r = 0;
+    for (; r + rows_together <= count; r += rows_together) dot_some<S, W, rows_together>(rows + r, x, tokens, n, y + size_t(r) * tokens);
+    for (; r < count; r++) dot_some<S, W, 1>(rows + r, x, tokens, n, y + size_t(r) * tokens);
 }
 
 /// The rows that will be wanted after these, fetched one after the other: memory is slower where many rows are read side by side.
@@ -718,7 +718,7 @@ void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
     const Input self{x, nullptr, nullptr, nullptr, nullptr};
     float squares;
     const std::byte* const row = reinterpret_cast<const std::byte*>(x);
-    dot_together<S, float, 1, 1>(&row, &row, &self, n, &squares);
+    dot_together<S, float, 1, 1>(&row, &row, &self, n, &squares, 1);
     const typename S::Vec r = S::set(1.0f / __builtin_sqrtf(squares / float(n) + eps));
     uint32_t i = 0;
     for (; i + S::lanes <= n; i += S::lanes) S::store(y + i, S::mul(S::load(w + i), S::mul(S::load(x + i), r)));
@@ -786,7 +786,7 @@ namespace hearth::host {
 template <class S, class W>
 constexpr RowKernels row_kernels(WeightType type)
 {
-    RowKernels k = {type, dot_rows<S, W>, dot_many<S, W>, axpy<S, W>, decode<S, W>, decode_part<S, W>, nullptr, nullptr, false, false};
+    RowKernels k = {type, dot_rows<S, W>, axpy<S, W>, decode<S, W>, decode_part<S, W>, nullptr, nullptr, false, false};
     if constexpr (elements < W >> 1) {
         k.integers = integers<S, W>;
         k.has_minima = BlockPiece<S, W>::has_minima;

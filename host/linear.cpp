@@ -100,7 +100,7 @@ namespace {
 template <class Row>
 void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, const Inputs& x, float* y)
 {
-    if (x.tokens() >= least_tiled_tokens) {
+    if (!few_tokens(x.tokens())) {
         multiply_tiled(team, w, rows, row, x, [&](const Products& p) {
             for (uint32_t t = 0; t < p.tokens; t++) {
                 float* const to = y + size_t(p.first_token + t) * rows + p.first_row;
@@ -109,23 +109,12 @@ void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, c
         });
         return;
     }
-    const auto dot_many = kernels().of(w.type).dot_many;
-    const uint64_t bytes = w.mean_row_bytes();
-    const Rows rows_of(w);
-    parallel_rows(team, rows, bytes, [&](uint32_t first, uint32_t last) {
-        if (x.tokens() == 1) {
-            multiply_some(
-                w, last - first, last - first, [&](uint32_t j) { return row(first + j); }, x[0], y + first);
-            return;
-        }
-        float products[token_block];    // four tokens of 4096 in fixed point are 32 KB: they stay in L1 while the rows come from L2
-        for (uint32_t t = 0; t < x.tokens(); t += token_block) {
-            const uint32_t count = std::min(token_block, x.tokens() - t);
-            for (uint32_t r = first; r < last; r++) {
-                dot_many(rows_of[row(r)], rows_of[row(std::min(r + 1, last - 1))], &x[t], count, w.cols, products);
-                for (uint32_t i = 0; i < count; i++) y[size_t(t + i) * rows + r] = products[i];
-            }
-        }
+    parallel_rows(team, rows, w.mean_row_bytes(), [&](uint32_t first, uint32_t last) {
+        multiply_some(
+            w, last - first, last - first, [&](uint32_t j) { return row(first + j); }, x,
+            [&](uint32_t j, const float* products) {
+                for (uint32_t t = 0; t < x.tokens(); t++) y[size_t(t) * rows + first + j] = products[t];
+            });
     });
 }
 

@@ -52,15 +52,21 @@ class Inputs {
 /// The plainest reading there is, with all threads: the sum of all words. What it takes is what any kernel takes at least.
 uint64_t sum_words(Team& team, std::span<const uint64_t> words);
 
-/// y[j] = w[row(j)] . x for j < count, on this thread. Rows are fetched ahead up to row(known - 1): the caller knows which come after the last that it wants
-/// now.
-template <class Row>
-void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& row, const Input& x, float* y)
+/// Few tokens meet a matrix row by row. More do tile by tile (see matmul.h), which is faster where nearly all lanes of a tile are used: from 28 of 32 tokens on
+/// where weights have blocks, from 22 on where they are floats, as measured.
+inline constexpr uint32_t most_few_tokens = 27;
+inline bool few_tokens(uint32_t tokens) { return tokens <= std::min(most_few_tokens, 7 * kernels().tile_tokens / 8 - 1); }
+
+/// out(j, y) for j < count, in any order: y[t] = w[row(j)] . x[t], on this thread, for `few_tokens`. Rows are fetched ahead up to
+/// row(known - 1): the caller knows which come after the last that it wants now.
+template <class Row, class Out>
+void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& row, const Inputs& x, const Out& out)
 {
     constexpr uint32_t most = 128;
+    const uint32_t tokens = x.tokens();
     const Rows rows_of(w);
     const std::byte* rows[most + rows_together];
-    float products[most];
+    float products[most * most_few_tokens];
     // The i-th of n rows to be computed: the first of each eighth, then the second of each.
     const auto place = [](uint32_t i, uint32_t n) {
         const uint32_t each = n / rows_together;
@@ -72,8 +78,8 @@ void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& r
         for (uint32_t i = 0; i < here; i++) rows[i] = rows_of[row(j + place(i, here))];
         for (uint32_t i = 0; i < rows_together; i++)
             rows[here + i] = rows_of[row(std::min(after + place(i, std::min(most, known - after)), known - 1))];
-        kernels().of(w.type).dot_rows(rows, here, x, w.cols, products);
-        for (uint32_t i = 0; i < here; i++) y[j + place(i, here)] = products[i];
+        kernels().of(w.type).dot_rows(rows, here, x.span().data(), tokens, w.cols, products);
+        for (uint32_t i = 0; i < here; i++) out(j + place(i, here), products + size_t(i) * tokens);
     }
 }
 

@@ -5,9 +5,6 @@
 
 namespace hearth::host {
 
-/// From how many tokens on a tile is faster than one row after the other (measured: with fewer most of a tile's lanes are idle).
-inline constexpr uint32_t least_tiled_tokens = 12;
-
 /// Products of rows first_row .. first_row + rows with tokens first_token .. first_token + tokens.
 struct Products {
     uint32_t first_row, rows, first_token, tokens;

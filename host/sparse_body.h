@@ -117,17 +117,13 @@ void sparse_dot_tokens(const std::byte* row, const std::byte* ahead, const Input
 }
 
 template <class S, class V>
-void sparse_dot_rows(const std::byte* const* rows, uint32_t count, const Input& x, uint32_t n, float* y)
+void sparse_dot_rows(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n, float* y)
 {
-    for (uint32_t r = 0; r < count; r++) sparse_dot_tokens<S, V, 1>(rows[r], rows[r + rows_together], &x, n, y + r);
-}
-
-template <class S, class V>
-void sparse_dot_many(const std::byte* row, const std::byte* ahead, const Input* x, uint32_t tokens, uint32_t n, float* y)
-{
-    uint32_t t = 0;
-    for (; t + token_block <= tokens; t += token_block) sparse_dot_tokens<S, V, token_block>(row, ahead, x + t, n, y + t);
-    for (; t < tokens; t++) sparse_dot_tokens<S, V, 1>(row, ahead, x + t, n, y + t);
+    for (uint32_t r = 0; r < count; r++, rows++, y += tokens) {
+        uint32_t t = 0;
+        for (; t + token_block <= tokens; t += token_block) sparse_dot_tokens<S, V, token_block>(rows[0], rows[rows_together], x + t, n, y + t);
+        for (; t < tokens; t++) sparse_dot_tokens<S, V, 1>(rows[0], rows[rows_together], x + t, n, y + t);
+    }
 }
 
 /// y_i += sum_r a_r w[r]_i for r < R. Inline, since GCC 12 believes that it writes nothing (-fipa-modref) and leaves out calls.
@@ -198,7 +194,6 @@ constexpr RowKernels sparse_row_kernels(WeightType type)
 {
     return {.type = type,
             .dot_rows = sparse_dot_rows<S, V>,
-            .dot_many = sparse_dot_many<S, V>,
             .axpy = sparse_axpy<S, V>,
             .decode = sparse_decode<S, V>,
             .decode_part = sparse_decode_part<S, V>,

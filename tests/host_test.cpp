@@ -475,7 +475,7 @@ TEST_SUITE("host")
             got.resize(w.matrix.rows);
             const std::byte* rows[count + rows_together];
             for (uint32_t r = 0; r < std::size(rows); r++) rows[r] = w.matrix.row(std::min(r, count - 1));
-            row.dot_rows(rows, count, x.inputs[0], n, got.data());
+            row.dot_rows(rows, count, x.inputs.data(), 1, n, got.data());
             for (uint32_t r = 0; r < w.matrix.rows; r++) {
                 double sum = 0, magnitudes = 0;
                 for (uint32_t i = 0; i < n; i++) {
@@ -516,29 +516,29 @@ TEST_SUITE("host")
                     std::array<const std::byte*, 1 + rows_together> only;
                     only.fill(reinterpret_cast<const std::byte*>(row.data()));
                     float got;
-                    cpu.of(type).dot_rows(only.data(), 1, {x.data(), q.data(), scale.data(), sum.data(), cpu.reads_groups ? groups.data() : nullptr},
-                                          n, &got);
+                    const Input input = {x.data(), q.data(), scale.data(), sum.data(), cpu.reads_groups ? groups.data() : nullptr};
+                    cpu.of(type).dot_rows(only.data(), 1, &input, 1, n, &got);
                     CHECK(got == doctest::Approx(want));
                 }
             }
         });
     }
 
-    TEST_CASE("dot_many gives each token the bits of dot_rows")
+    TEST_CASE("dot_rows gives each row and token the same bits, whatever others there are")
     {
         Random random(2);
         on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
-            const Sample w(row.type, 1, n, random);
-            std::array<const std::byte*, 2 * rows_together> rows;    // the same again and again
-            rows.fill(w.matrix.data);
+            constexpr uint32_t count = rows_together + 1;
+            const Sample w(row.type, count, n, random);
+            const std::byte* rows[count + rows_together];
+            for (uint32_t r = 0; r < std::size(rows); r++) rows[r] = w.matrix.row(std::min(r, count - 1));
             for (uint32_t tokens : {1u, 3u, 4u, 9u}) {
                 const Vectors x(cpu, tokens, n, random);
-                std::vector<float> many(tokens), one, together(rows_together);
-                row.dot_many(w.matrix.data, w.matrix.data, x.inputs.data(), tokens, n, many.data());
-                for (const Input& input : x.inputs) row.dot_rows(rows.data(), 1, input, n, &one.emplace_back());
-                CHECK(same_bits(many, one));
-                row.dot_rows(rows.data(), rows_together, x.inputs[0], n, together.data());
-                CHECK(same_bits(together, std::vector<float>(rows_together, one[0])));
+                std::vector<float> many(count * tokens), alone;
+                row.dot_rows(rows, count, x.inputs.data(), tokens, n, many.data());
+                for (uint32_t r = 0; r < count; r++)
+                    for (const Input& input : x.inputs) row.dot_rows(rows + r, 1, &input, 1, n, &alone.emplace_back());
+                CHECK(same_bits(many, alone));
             }
         });
     }
