@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <new>
 #include <vector>
 
@@ -178,19 +177,20 @@ void rotate(const Rope& rope, float* x, uint32_t heads, uint32_t head_dim, uint3
 namespace {
 
 /// A large page of x86-64. A long context in small ones takes so many that finding them costs as much as reading: they are asked for where the system
-/// hands them out on request (Linux).
-constexpr size_t large_page = 2 << 20;
+/// hands them out on request (Linux), and where what is rounded up is little of the whole.
+constexpr size_t large_page = 2 << 20, least_large = 4 * large_page;
 
 KvCache::Side cache_side(WeightType type, uint32_t kv_heads, uint32_t context, uint32_t head_dim)
 {
     const size_t row = row_bytes(type, head_dim), spans = (size_t(context) + attend_span - 1) / attend_span,
                  bytes = spans * kv_heads * attend_span * row;
     // Large blocks come from the system as they are touched.
-    std::byte* const memory = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{large_page}));
+    const std::align_val_t alignment{bytes < least_large ? 64 : large_page};
+    std::byte* const memory = static_cast<std::byte*>(::operator new(bytes, alignment));
 #ifdef __linux__
-    if (bytes >= 4 * large_page) madvise(memory, bytes, MADV_HUGEPAGE);    // refused, it only costs time
+    if (bytes >= least_large) madvise(memory, bytes, MADV_HUGEPAGE);    // refused, it only costs time
 #endif
-    return {type, row, bytes, {memory, [](std::byte* p) { ::operator delete (p, std::align_val_t{large_page}); }}};
+    return {type, row, bytes, {memory, [alignment](std::byte* p) { ::operator delete(p, alignment); }}};
 }
 
 }    // namespace

@@ -4,6 +4,7 @@
 #include "host/arena.h"
 #include "host/kernels.h"
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -65,8 +66,8 @@ class KvCache {
     struct Side {
         WeightType type;
         size_t row_bytes;    // of one head at one position
-        size_t bytes;
-        std::unique_ptr<std::byte, void (*)(std::byte*)> memory;
+        size_t bytes;        // of the whole
+        std::unique_ptr<std::byte, std::function<void(std::byte*)>> memory;
     };
     /// Those of further positions lie behind it up to the end of its span.
     std::byte* row(const Side& side, uint32_t kv_head, uint32_t position) const

@@ -106,7 +106,7 @@ FfnCounts Share::gate_and_up() const
     const uint32_t tokens = x.tokens();
     std::atomic<uint64_t> active = 0, touched = 0;
     const Rows gates(w.gate), ups(w.up), downs(w.down_t);
-    const bool tiled = !few_tokens(tokens);
+    const bool tiled = tokens > kernels().of(w.gate.type).few_tokens;
     if (tiled) gate_and_up_tiled();
 
     parallel_rows(team, uint32_t(neurons.size()), w.gate.mean_row_bytes() + (skips() ? 0 : w.up.mean_row_bytes()),

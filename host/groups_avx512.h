@@ -58,16 +58,28 @@ inline __m512i add_fours(const __m512i* v)
 }
 inline __m512i joined(__m512i high, __m512i low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low); }
 
-/// Products of unsigned weights with a group, added up by fours of bytes, less what `added` made of it.
-inline __m512i dot(const __m512i* w, const FixedGroup& x, int added)
+/// What weights with `added` have too much, from a FixedGroup's bias, which is that of 8.
+template <int added>
+__m512i times_added(__m512i bias)
 {
-    const __m512i bias = added == 0 ? _mm512_setzero_si512() : _mm512_load_si512(x.bias);
+    static_assert(added == 0 || added == 8 || added == 32 || added == 128);
+    if constexpr (added == 0) return _mm512_setzero_si512();
+    else return _mm512_slli_epi32(bias, added == 8 ? 0 : added == 32 ? 2 : 4);
+}
+
+/// Products of unsigned weights with a group, added up by fours of bytes, less what `added` made of it.
+template <int added>
+__m512i dot(const __m512i* w, const FixedGroup& x)
+{
     __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], _mm512_load_si512(x.high));
     high = _mm512_dpbusd_epi32(high, w[1], _mm512_load_si512(x.high + 64));
-    __m512i low = _mm512_dpbusd_epi32(added == 128 ? _mm512_slli_epi32(bias, 4) : bias, w[0], _mm512_load_si512(x.low));
+    __m512i low = _mm512_dpbusd_epi32(times_added<added>(_mm512_load_si512(x.bias)), w[0], _mm512_load_si512(x.low));
     low = _mm512_dpbusd_epi32(low, w[1], _mm512_load_si512(x.low + 64));
     return joined(high, low);
 }
+
+/// Lane 4 k + r: k.
+inline __m512i of_block() { return _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0); }
 
 /// Of a group of a token.
 struct OfToken {
@@ -77,8 +89,7 @@ struct OfToken {
     __m512 scale() const { return _mm512_load_ps(scales); }
     __m512 sum() const    // in the lanes of `scale`
     {
-        const __m512i k = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-        return _mm512_permutexvar_ps(k, _mm512_castps128_ps512(_mm_loadu_ps(sums)));
+        return _mm512_permutexvar_ps(of_block(), _mm512_castps128_ps512(_mm_loadu_ps(sums)));
     }
 };
 
@@ -93,14 +104,18 @@ struct OfToken {
 template <class B>
 struct Four;
 
+/// Where 32 weights have one scale.
+template <class B>
+struct WholeProducts {
+    __m512i of[4];
+    [[gnu::always_inline]] void set(uint32_t i, const __m512i* w, const FixedGroup& x) { of[i] = dot<Four<B>::added>(w, x); }
+};
+
 /// Blocks of 32 with one scale.
 template <class B>
 struct FourOneScale {
     static constexpr uint32_t groups = 1, blocks = 4;
-    struct Products {
-        __m512i of[4];
-        [[gnu::always_inline]] void set(uint32_t i, const __m512i* w, const FixedGroup& x) { of[i] = dot(w, x, Four<B>::added); }
-    };
+    using Products = WholeProducts<B>;
     __m512 d;
 
     [[gnu::always_inline]] __m512 plus(uint32_t, const Products& products, const OfToken& x, __m512 sum) const
@@ -152,8 +167,8 @@ struct Four<BlockQ8_0> : FourOneScale<BlockQ8_0> {
 /// Lane 4 k + r: byte first + step k of the 16 that row r has in lane r, in the lane's byte `to`.
 inline __m512i byte_of_row(__m512i rows, int first, int step, int to)
 {
-    const __m512i row = _mm512_set4_epi32(48, 32, 16, 0), k = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-    const __m512i which = _mm512_add_epi32(_mm512_add_epi32(row, _mm512_set1_epi32(first)), _mm512_mullo_epi32(k, _mm512_set1_epi32(step)));
+    const __m512i row = _mm512_set4_epi32(48, 32, 16, 0);
+    const __m512i which = _mm512_add_epi32(_mm512_add_epi32(row, _mm512_set1_epi32(first)), _mm512_mullo_epi32(of_block(), _mm512_set1_epi32(step)));
     return _mm512_maskz_permutexvar_epi8(__mmask64(0x1111111111111111) << to, _mm512_slli_epi32(which, 8 * to), rows);
 }
 
@@ -162,7 +177,7 @@ template <class B>
 struct FourSixBitScales {
     static constexpr uint32_t groups = 2, blocks = 1;
     static constexpr int added = 0;
-    using Products = typename FourOneScale<B>::Products;
+    using Products = WholeProducts<B>;
     __m512 d, dmin;
     __m512i six[2];    // of a group, in lane r those of row r: bytes 4 to 7 the scales, 8 to 11 the minima
 
@@ -231,7 +246,7 @@ struct Four<BlockQ6_K> {
         [[gnu::always_inline]] static __m512i half(__m512i w, const FixedGroup& x, uint32_t at, __m512i bias)
         {
             return joined(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, _mm512_load_si512(x.high + at)),
-                          _mm512_dpbusd_epi32(_mm512_slli_epi32(bias, 2), w, _mm512_load_si512(x.low + at)));
+                          _mm512_dpbusd_epi32(times_added<added>(bias), w, _mm512_load_si512(x.low + at)));
         }
     };
     __m512 d;

@@ -16,7 +16,7 @@ inline constexpr uint32_t fixed_block = 32;
 inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
 
 /// 128 of those numbers as kernels that multiply bytes read them: q = 256 high + low. Byte 64 h + 16 b + i of a plane belongs to number 32 b + 16 h + i;
-/// bias[j] is -8 times the sum of the numbers at bytes 4j to 4j + 3 of both halves (4-bit weights are stored with 8 added), first_bias[j] that of the first
+/// bias[j] is -8 times the sum of the numbers at bytes 4j to 4j + 3 of both halves (4-bit weights have 8 added to be unsigned, others a multiple), first_bias[j] that of the first
 /// half alone, scale[j] that of block j / 4.
 struct alignas(64) FixedGroup {
     int8_t high[128], low[128];
@@ -74,8 +74,8 @@ struct FixedTile {
 /// What can be done with a row of one weight format. n is the number of weights in the row.
 struct RowKernels {
     WeightType type;
-    /// y[r][t] = sum_i w[r]_i x[t]_i for r < count, t < tokens, the same bits whatever else there is. Rows are read once: `rows_together` of them meet all
-    /// tokens, and rows[r + rows_together] is brought nearer: there are count + rows_together rows, of which the last may be some row again.
+    /// y[r][t] = sum_i w[r]_i x[t]_i for r < count, t < tokens, the same bits whatever else there is. `rows_together` rows at a time meet all tokens,
+    /// from L2 if these are many, and rows[r + rows_together] is brought nearer: there are count + rows_together rows, of which the last may be some row again.
     void (*dot_rows)(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n, float* y);
     /// y_i += sum_r a_r w[r]_i in ascending order of r < count: the bits of one row after the other, y being read and written once for a few
     void (*axpy)(const Term* terms, uint32_t count, float* y, uint32_t n);
@@ -88,7 +88,12 @@ struct RowKernels {
     /// The row as FixedTile has it, m only if `has_minima`; nullptr for formats that have to be decoded.
     void (*fixed)(const std::byte* row, int16_t* q, float* d, float* m, uint32_t n);
     bool has_minima, halves;
+    /// So many tokens meet a matrix row by row, more do tile by tile: that is faster where enough lanes of a tile are used.
+    uint32_t few_tokens;
 };
+
+/// The largest few_tokens of any format, and what is most formats' (measured with AVX-512, whose tiles have 32 tokens; AVX2's have 16).
+inline constexpr uint32_t most_few_tokens = 27, usual_few_tokens = 11;
 
 /// What keys and values are kept in.
 inline constexpr WeightType cache_types[] = {WeightType::f16, WeightType::q8_0};

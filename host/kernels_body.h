@@ -41,6 +41,7 @@
 //   dot_groups<R, T>(rows, next, x, n, sum) adds the products of the whole groups of 128 (FixedGroup) of R rows with T tokens to sum[r][0][t], fetching
 //                                           what comes `bytes_ahead` later, at the end of next[r]; returns how many numbers these are
 //   add_rows(row, terms, count, y, n)       axpy for as many whole blocks as it likes; returns their number
+//   few_tokens<W>                           see RowKernels, where it is not the usual number
 //
 // Rows with zeros want more: see sparse_body.h.
 //
@@ -433,9 +434,9 @@ template <class S, class W, uint32_t T>
         for (uint32_t t = 0; t < T; t++) sum[a][t] = part[a][t];
 }
 
-/// y[r stride + t] = sum_i w[r]_i x[t]_i for r < R, t < T. Where x is so long that it leaves L1 before the next row wants it, a stretch of every row, then the next
-/// of every row. What comes `bytes_ahead` later is fetched meanwhile, be it in the row or, behind its end, in next[r]; of whole rows it is next[r]. The order
-/// of addition is the same for every R and T.
+/// y[r stride + t] = sum_i w[r]_i x[t]_i for r < R, t < T. Where x is so long that it leaves L1 before the next row wants it, a stretch of every row, then
+/// the next of every row. What comes `bytes_ahead` later is fetched meanwhile, be it in the row or, behind its end, in next[r]; of whole rows it is next[r].
+/// The order of addition is the same for every R and T. Not inline: loops for one token and for several in one function had too few registers for both.
 template <class S, class W, uint32_t R, uint32_t T>
 [[gnu::noinline]] void dot_together(const std::byte* const* rows, const std::byte* const* next, const Input* x, uint32_t n, float* y, uint32_t stride)
 {
@@ -786,7 +787,8 @@ namespace hearth::host {
 template <class S, class W>
 constexpr RowKernels row_kernels(WeightType type)
 {
-    RowKernels k = {type, dot_rows<S, W>, axpy<S, W>, decode<S, W>, decode_part<S, W>, nullptr, nullptr, false, false};
+    RowKernels k = {type, dot_rows<S, W>, axpy<S, W>, decode<S, W>, decode_part<S, W>, nullptr, nullptr, false, false, usual_few_tokens};
+    if constexpr (requires { S::template few_tokens<W>; }) k.few_tokens = S::template few_tokens<W>;
     if constexpr (elements < W >> 1) {
         k.integers = integers<S, W>;
         k.has_minima = BlockPiece<S, W>::has_minima;

@@ -100,7 +100,7 @@ namespace {
 template <class Row>
 void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, const Inputs& x, float* y)
 {
-    if (!few_tokens(x.tokens())) {
+    if (x.tokens() > kernels().of(w.type).few_tokens) {
         multiply_tiled(team, w, rows, row, x, [&](const Products& p) {
             for (uint32_t t = 0; t < p.tokens; t++) {
                 float* const to = y + size_t(p.first_token + t) * rows + p.first_row;

@@ -52,13 +52,8 @@ class Inputs {
 /// The plainest reading there is, with all threads: the sum of all words. What it takes is what any kernel takes at least.
 uint64_t sum_words(Team& team, std::span<const uint64_t> words);
 
-/// Few tokens meet a matrix row by row. More do tile by tile (see matmul.h), which is faster where nearly all lanes of a tile are used: of AVX-512's 32 tokens
-/// from 28 on where weights have blocks, from 22 on where they are floats, as measured.
-inline constexpr uint32_t most_few_tokens = 27;
-inline bool few_tokens(uint32_t tokens) { return tokens <= std::clamp(7 * kernels().tile_tokens / 8 - 1, 11u, most_few_tokens); }
-
-/// out(j, y) for j < count, in any order: y[t] = w[row(j)] . x[t], on this thread, for `few_tokens`. Rows are fetched ahead up to
-/// row(known - 1): the caller knows which come after the last that it wants now.
+/// out(j, y) for j < count, in any order: y[t] = w[row(j)] . x[t], on this thread, for at most most_few_tokens. Rows are fetched ahead up to row(known - 1):
+/// the caller knows which come after the last that it wants now.
 template <class Row, class Out>
 void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& row, const Inputs& x, const Out& out)
 {

@@ -200,7 +200,8 @@ constexpr RowKernels sparse_row_kernels(WeightType type)
             .integers = nullptr,
             .fixed = sizeof(V) == 1 ? sparse_fixed<S> : nullptr,
             .has_minima = false,
-            .halves = false};
+            .halves = false,
+            .few_tokens = usual_few_tokens};
 }
 
 }    // namespace hearth::host
