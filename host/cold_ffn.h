@@ -51,9 +51,9 @@ struct FfnScratch {
 
 /// y[t] = the share of `neurons` for x[t]; y is (tokens, dim) and is overwritten (zeros where there are no neurons). With `down` they follow one another, from
 /// a whole block of its columns on, and nothing is cut.
-/// Of one token, up and down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut); of few, an up row where it is so for any of them; of many,
-/// all. A row is read once for all tokens. The order of addition depends on the neurons that are added and on whether there is one token or many, not on
-/// threads.
+/// Of one token, up and down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut); of few, an up row where it is so for any of them;
+/// of many, all. A row is read once for all tokens. The order of addition depends on the neurons that are added and on whether there is one token or many,
+/// not on threads.
 /// strengths: (neurons) what each one's share is multiplied by, of one token only; empty: 1.
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut, float* y, FfnScratch& scratch,
                    std::span<const float> strengths = {});

@@ -87,10 +87,8 @@ struct OfToken {
     const float* sums;      // of block k
 
     __m512 scale() const { return _mm512_load_ps(scales); }
-    __m512 sum() const    // in the lanes of `scale`
-    {
-        return _mm512_permutexvar_ps(of_block(), _mm512_castps128_ps512(_mm_loadu_ps(sums)));
-    }
+    /// In the lanes of `scale`.
+    __m512 sum() const { return _mm512_permutexvar_ps(of_block(), _mm512_castps128_ps512(_mm_loadu_ps(sums))); }
 };
 
 // ---- formats -------------------------------------------------------------------------------------------------------------
@@ -103,6 +101,13 @@ struct OfToken {
 ///   plus(g, ...)          sum + their products with the scales of group g
 template <class B>
 struct Four;
+
+/// Formats that have one.
+template <class B>
+inline constexpr bool by_fours = requires
+{
+    Four<B>::groups;
+};
 
 /// Where 32 weights have one scale.
 template <class B>
@@ -263,9 +268,8 @@ struct Four<BlockQ6_K> {
     [[gnu::always_inline]] static void weights(const BlockQ6_K* b, uint32_t g, __m512i* w)
     {
         const __m512i low = _mm512_loadu_si512(b->ql + 64 * g), nibble = in_lanes(low_nibble, low_nibble, high_nibble, high_nibble);
-        const auto fifth_and_sixth = [](uint32_t k) {
-            return int64_t(1) << (24 + 2 * k) | int64_t(2) << (16 + 2 * k);
-        };    // from bits 2 k and 2 k + 1
+        // Bits 2 k and 2 k + 1 become bits 4 and 5.
+        const auto fifth_and_sixth = [](uint32_t k) { return int64_t(1) << (24 + 2 * k) | int64_t(2) << (16 + 2 * k); };
         const __m512i upper = in_lanes(fifth_and_sixth(0), fifth_and_sixth(1), fifth_and_sixth(2), fifth_and_sixth(3));
         const auto of = [&](__m512i nibbles, uint32_t half) {
             return _mm512_or_si512(moved(nibbles, nibble), moved(_mm512_broadcast_i32x4(bytes_16(b->qh + 32 * g + 16 * half)), upper));

@@ -16,8 +16,8 @@ inline constexpr uint32_t fixed_block = 32;
 inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
 
 /// 128 of those numbers as kernels that multiply bytes read them: q = 256 high + low. Byte 64 h + 16 b + i of a plane belongs to number 32 b + 16 h + i;
-/// bias[j] is -8 times the sum of the numbers at bytes 4j to 4j + 3 of both halves (4-bit weights have 8 added to be unsigned, others a multiple), first_bias[j] that of the first
-/// half alone, scale[j] that of block j / 4.
+/// bias[j] is -8 times the sum of the numbers at bytes 4j to 4j + 3 of both halves (4-bit weights have 8 added to be unsigned, others a multiple),
+/// first_bias[j] that of the first half alone, scale[j] that of block j / 4.
 struct alignas(64) FixedGroup {
     int8_t high[128], low[128];
     int32_t bias[16], first_bias[16];

@@ -152,15 +152,13 @@ struct Avx512 {
 
     /// Of 32 tokens, as measured on Zen 4: floats, blocks by fours, and the others.
     template <class W>
-    static constexpr uint32_t few_tokens = elements<W> == 1 ? 21 : requires
-    {
-        Four<W>::groups;
-    }
-    ? most_few_tokens : usual_few_tokens;
+    static constexpr uint32_t few_tokens = elements<W> == 1 ? 21
+                                           : by_fours<W>    ? most_few_tokens
+                                                            : usual_few_tokens;
 
     /// The products of rows with tokens, four rows at a time: see Four.
     template <uint32_t R, uint32_t T, uint32_t A, class B>
-    requires requires { Four<B>::groups; }
+    requires by_fours<B>
     [[gnu::always_inline]] static uint32_t dot_groups(const B* const* rows, const std::byte* const* next, const Input* x, uint32_t n,
                                                       Vec (&sum)[R][A][T])
     {
