@@ -1,10 +1,12 @@
 #include "engine/run/gpu_model.h"
 
 #include "host/kernels.h"
+#include "host/linear.h"
 #include "host/predict.h"
 #include "host/sparse.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstring>
@@ -415,8 +417,8 @@ namespace {
 
 class WeightUpload {
   public:
-    WeightUpload(std::shared_ptr<vulkan::Device> device, uint64_t total, const Progress& progress)
-        : uploader_(device), total_(total), progress_(progress)
+    WeightUpload(std::shared_ptr<vulkan::Device> device, host::Team& team, uint64_t total, const Progress& progress)
+        : uploader_(device), team_(team), total_(total), progress_(progress)
     {
     }
 
@@ -451,14 +453,19 @@ class WeightUpload {
     {
         if (out.rows == 0) return;
         const uint64_t unit = out.unit(), size = out.unit_bytes();
-        out.row_bytes = 0;
+        std::atomic<uint64_t> row_bytes = 0;
         uploader_.upload(out.memory, ceil_div(out.rows, unit), size, [&](std::byte* to, uint64_t first, uint64_t count) {
-            std::vector<uint64_t> rows;
-            for (uint64_t u = 0; u < count; ++u) {
-                rows.clear();
-                for (uint64_t r = (first + u) * unit; r < std::min<uint64_t>((first + u + 1) * unit, out.rows); ++r) rows.push_back(source(r));
-                out.row_bytes += lay_out_unit(m, out, rows, to + u * size);
-            }
+            host::parallel_rows(team_, uint32_t(count), size, [&](uint32_t from, uint32_t end) {
+                uint64_t bytes = 0;
+                std::vector<uint64_t> rows;
+                for (uint64_t u = from; u < end; ++u) {
+                    rows.clear();
+                    for (uint64_t r = (first + u) * unit; r < std::min<uint64_t>((first + u + 1) * unit, out.rows); ++r) rows.push_back(source(r));
+                    bytes += lay_out_unit(m, out, rows, to + u * size);
+                }
+                row_bytes += bytes;
+            });
+            out.row_bytes = row_bytes;
             done_ += count * size;
             if (progress_) progress_(double(done_) / double(total_));
         });
@@ -487,6 +494,7 @@ class WeightUpload {
 
   private:
     vulkan::Uploader uploader_;
+    host::Team& team_;
     uint64_t total_, done_ = 0;
     const Progress& progress_;
 };
@@ -505,7 +513,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
     };
     uint64_t total = n.scratch + (plan.head ? n.head : 0);
     for (size_t l = 0; l < plan.layers.size(); ++l) total += layer_bytes(l);
-    WeightUpload upload(device, total, progress);
+    WeightUpload upload(device, team, total, progress);
     for (size_t l = 0; l < plan.layers.size(); ++l) {
         const LayerWeights& w = weights.layers[l];
         const std::vector<uint32_t>& resident = plan.layers[l].resident;

@@ -131,15 +131,14 @@ class DeviceMeasurement {
         const uint64_t x_bytes = x.size() * sizeof(float);
         uploader.upload({x_.handle(), 0, x_bytes, x_.address(), nullptr}, 1, x_bytes,
                         [&](std::byte* to, uint64_t, uint64_t) { std::memcpy(to, x.data(), x_bytes); });
-        const double start = seconds();
-        double filling = 0;
-        uploader.upload({weights_.handle(), 0, bytes, weights_.address(), nullptr}, bytes >> 20, 1 << 20,
-                        [&](std::byte* to, uint64_t, uint64_t count) {
-                            const double before = seconds();
-                            fill_weights(to, count << 20);
-                            filling += seconds() - before;
-                        });
-        upload = gb_per_s(bytes, seconds() - start - filling);
+        const vulkan::Slice weights = {weights_.handle(), 0, bytes, weights_.address(), nullptr};
+        uploader.upload(weights, bytes >> 20, 1 << 20, [&](std::byte* to, uint64_t, uint64_t count) { fill_weights(to, count << 20); });
+        vulkan::Pool staging(device, vulkan::Uploader::staging_bytes, Use::upload, "the measurement");
+        const vulkan::Slice from = staging.take(vulkan::Uploader::staging_bytes);
+        upload = gb_per_s(from.bytes, queue_.time([&](Commands& c) {
+            c.stage("tune", 0, 0);
+            c.copy(from, weights, from.bytes);
+        }));
         queue_.run([&](Commands& c) {
             c.stage("tune", 0, 0);
             c.dispatch(kernels_.quantise, {ceil_div(dim / 32, 64)},

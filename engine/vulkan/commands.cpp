@@ -17,11 +17,13 @@ constexpr uint32_t most_stages = 4096;    // of one command buffer, timestamps i
 
 }    // namespace
 
-Commands::Commands(std::shared_ptr<Device> device, bool timing) : Commands(std::move(device))
+Commands::Commands(std::shared_ptr<Device> device, bool timing, Lane lane) : Commands(std::move(device))
 {
+    HEARTH_CHECK(!timing || lane == Lane::kernels);
+    lane_ = lane;
     const DeviceApi& api = device_->api();
     const VkCommandBufferAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
-                                              .commandPool = device_->command_pool(),
+                                              .commandPool = device_->command_pool(lane),
                                               .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
                                               .commandBufferCount = 1};
     check_result(api.AllocateCommandBuffers(device_->handle(), &info, &handle_), "vkAllocateCommandBuffers");
@@ -38,6 +40,7 @@ Commands::Commands(std::shared_ptr<Device> device, bool timing) : Commands(std::
 Commands& Commands::operator=(Commands&& other) noexcept
 {
     std::swap(device_, other.device_);
+    std::swap(lane_, other.lane_);
     std::swap(handle_, other.handle_);
     std::swap(queries_, other.queries_);
     std::swap(stages_, other.stages_);
@@ -47,7 +50,7 @@ Commands& Commands::operator=(Commands&& other) noexcept
 Commands::~Commands()
 {
     if (queries_) device_->api().DestroyQueryPool(device_->handle(), queries_, nullptr);
-    if (handle_) device_->api().FreeCommandBuffers(device_->handle(), device_->command_pool(), 1, &handle_);
+    if (handle_) device_->api().FreeCommandBuffers(device_->handle(), device_->command_pool(lane_), 1, &handle_);
 }
 
 void Commands::timestamp()
@@ -103,7 +106,7 @@ void Commands::copy(const Slice& from, const Slice& to, uint64_t bytes)
 void Commands::end()
 {
     timestamp();
-    barrier(*device_, handle_, work_stages, work_writes, VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
+    if (lane_ == Lane::kernels) barrier(*device_, handle_, work_stages, work_writes, VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
     check_result(device_->api().EndCommandBuffer(handle_), "vkEndCommandBuffer");
 }
 
@@ -126,7 +129,7 @@ std::vector<StageTime> Commands::times() const
 
 // ---- queue -------------------------------------------------------------------------------------------------------------
 
-Queue::Queue(std::shared_ptr<Device> device) : device_(std::move(device))
+Queue::Queue(std::shared_ptr<Device> device, Lane lane) : device_(std::move(device)), lane_(lane)
 {
     const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO, .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
     const VkSemaphoreCreateInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
@@ -151,7 +154,7 @@ uint64_t Queue::submit(std::span<const Work> work)
     HEARTH_CHECK(!work.empty());
     struct Parts {
         VkCommandBufferSubmitInfo commands;
-        VkSemaphoreSubmitInfo done, held;
+        VkSemaphoreSubmitInfo done, waits[2];
     };
     std::vector<Parts> parts(work.size());
     std::vector<VkSubmitInfo2> submits(work.size());
@@ -163,18 +166,20 @@ uint64_t Queue::submit(std::span<const Work> work)
                                          .stageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT};
         };
         parts[i] = {.commands = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO, .commandBuffer = work[i].commands->handle()},
-                    .done = semaphore(timeline_, submitted_ + 1 + i),
-                    .held = semaphore(held_, work[i].held_for)};
+                    .done = semaphore(timeline_, submitted_ + 1 + i)};
+        uint32_t waits = 0;
+        if (work[i].held_for > released_) parts[i].waits[waits++] = semaphore(held_, work[i].held_for);
+        if (work[i].after_number > 0) parts[i].waits[waits++] = semaphore(work[i].after->timeline_, work[i].after_number);
         submits[i] = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
-                      .waitSemaphoreInfoCount = work[i].held_for > released_,
-                      .pWaitSemaphoreInfos = &parts[i].held,
+                      .waitSemaphoreInfoCount = waits,
+                      .pWaitSemaphoreInfos = parts[i].waits,
                       .commandBufferInfoCount = 1,
                       .pCommandBufferInfos = &parts[i].commands,
                       .signalSemaphoreInfoCount = 1,
                       .pSignalSemaphoreInfos = &parts[i].done};
         last_held_ = std::max(last_held_, work[i].held_for);
     }
-    check_result(device_->api().QueueSubmit2(device_->queue(), uint32_t(submits.size()), submits.data(), VK_NULL_HANDLE), "vkQueueSubmit2");
+    check_result(device_->api().QueueSubmit2(device_->queue(lane_), uint32_t(submits.size()), submits.data(), VK_NULL_HANDLE), "vkQueueSubmit2");
     return submitted_ += work.size();
 }
 
@@ -219,21 +224,22 @@ void Queue::wait(uint64_t number) const
 // ---- uploads -----------------------------------------------------------------------------------------------------------
 
 Uploader::Uploader(std::shared_ptr<Device> device)
-    : device_(device), pool_(device, staging_bytes, Use::upload, "the staging buffer"), staging_(pool_.take(staging_bytes)), queue_(device)
+    : device_(device), pool_(device, 2 * staging_bytes, Use::upload, "the staging buffers"), queue_(device)
 {
+    for (Half& half : halves_) half.staging = pool_.take(staging_bytes);
 }
 
-void Uploader::send(const Slice& to, uint64_t offset, uint64_t bytes)
+void Uploader::send(Half& half, const Slice& to, uint64_t offset, uint64_t bytes)
 {
-    Commands commands(device_, false);
+    Commands& commands = half.commands.emplace(device_, false);
     commands.stage("upload", 0, bytes);
     Slice part = to;
     part.offset += offset;
     part.bytes -= offset;
-    commands.copy(staging_, part, bytes);
+    commands.copy(half.staging, part, bytes);
     commands.end();
     const Queue::Work work[] = {{&commands}};
-    queue_.wait(queue_.submit(work));
+    half.work = queue_.submit(work);
 }
 
 }    // namespace hearth::vulkan

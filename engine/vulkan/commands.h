@@ -3,6 +3,7 @@
 
 #include "engine/vulkan/kernel.h"
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,8 +23,8 @@ struct StageTime {
 
 class Commands {
   public:
-    /// `timing`: every stage gets a timestamp.
-    Commands(std::shared_ptr<Device> device, bool timing);
+    /// `timing`: every stage gets a timestamp. Those for Lane::copies have copies alone, without stages: what they wait for is said when they are submitted.
+    Commands(std::shared_ptr<Device> device, bool timing, Lane lane = Lane::kernels);
     ~Commands();
     Commands(Commands&& other) noexcept { *this = std::move(other); }
     Commands& operator=(Commands&& other) noexcept;
@@ -59,21 +60,24 @@ class Commands {
     };
 
     std::shared_ptr<Device> device_;
+    Lane lane_ = Lane::kernels;
     VkCommandBuffer handle_ = VK_NULL_HANDLE;
     VkQueryPool queries_ = VK_NULL_HANDLE;
     std::vector<Stage> stages_;
     uint32_t dispatches_ = 0;
 };
 
-/// The device's queue with two timelines: one numbers work in the order of submission, the other holds submitted work back until the host lets it go.
+/// One of the device's queues with two timelines: one numbers work in the order of submission, the other holds submitted work back until the host lets it go.
 class Queue {
   public:
-    explicit Queue(std::shared_ptr<Device> device);
+    explicit Queue(std::shared_ptr<Device> device, Lane lane = Lane::kernels);
     ~Queue();
 
     struct Work {
         const Commands* commands;
         uint64_t held_for = 0;    // does not start before the host has released this number; 0: at once
+        const Queue* after = nullptr;
+        uint64_t after_number = 0;    // nor before that work of `after` is done, and sees what it wrote
     };
 
     /// One vkQueueSubmit2 of all of `work`, in order. Returns the number of the last; the others are numbered just before it.
@@ -96,16 +100,18 @@ class Queue {
 
   private:
     std::shared_ptr<Device> device_;
+    Lane lane_;
     VkSemaphore timeline_ = VK_NULL_HANDLE, held_ = VK_NULL_HANDLE;
     uint64_t submitted_ = 0, released_ = 0, last_held_ = 0;
 };
 
-/// Copies host data into Use::device memory through a staging buffer.
+/// Copies host data into Use::device memory through two staging buffers in turn: one is filled while the other is copied.
 class Uploader {
   public:
     explicit Uploader(std::shared_ptr<Device> device);
 
-    /// `fill(p, first, count)` writes `count` units, from unit `first` on, to p; `unit` bytes each, `units` in all.
+    /// `fill(p, first, count)` writes `count` units, from unit `first` on, to p; `unit` bytes each, `units` in all. The last copies may be under way when
+    /// this returns: what is submitted from now on sees them.
     template <class Fill>
     void upload(const Slice& to, uint64_t units, uint64_t unit, Fill&& fill)
     {
@@ -113,20 +119,29 @@ class Uploader {
         const uint64_t at_once = staging_bytes / unit;
         for (uint64_t first = 0; first < units; first += at_once) {
             const uint64_t count = std::min(at_once, units - first);
-            fill(static_cast<std::byte*>(staging_.mapped), first, count);
-            send(to, first * unit, count * unit);
+            Half& half = halves_[next_half_];
+            next_half_ = 1 - next_half_;
+            queue_.wait(half.work);
+            fill(static_cast<std::byte*>(half.staging.mapped), first, count);
+            send(half, to, first * unit, count * unit);
         }
     }
 
     static constexpr uint64_t staging_bytes = 16 << 20;
 
   private:
-    void send(const Slice& to, uint64_t offset, uint64_t bytes);
+    struct Half {
+        Slice staging;
+        std::optional<Commands> commands;
+        uint64_t work = 0;
+    };
+    void send(Half& half, const Slice& to, uint64_t offset, uint64_t bytes);
 
     std::shared_ptr<Device> device_;
     Pool pool_;
-    Slice staging_;
-    Queue queue_;
+    Half halves_[2];
+    size_t next_half_ = 0;
+    Queue queue_;    // last, so that it goes first: it waits for what is under way in all of the above
 };
 
 }    // namespace hearth::vulkan

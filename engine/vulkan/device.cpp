@@ -177,20 +177,32 @@ bool has_extension(const InstanceApi& api, VkPhysicalDevice device, std::string_
     return std::any_of(all.begin(), all.end(), [&](const VkExtensionProperties& e) { return name == e.extensionName; });
 }
 
-std::optional<uint32_t> compute_family(const InstanceApi& api, VkPhysicalDevice device, uint32_t& timestamp_bits)
+struct QueueFamilies {
+    std::optional<uint32_t> kernels;
+    uint32_t copies = 0;
+    uint32_t timestamp_bits = 0;    // of kernels
+};
+
+QueueFamilies queue_families(const InstanceApi& api, VkPhysicalDevice device)
 {
     uint32_t count = 0;
     api.GetPhysicalDeviceQueueFamilyProperties(device, &count, nullptr);
     std::vector<VkQueueFamilyProperties> families(count);
     api.GetPhysicalDeviceQueueFamilyProperties(device, &count, families.data());
-    // A family without graphics does not queue behind the desktop.
-    for (const bool graphics : {false, true})
+    const auto first_of = [&](VkQueueFlags wanted, VkQueueFlags avoided) -> std::optional<uint32_t> {
         for (uint32_t i = 0; i < count; ++i)
-            if ((families[i].queueFlags & VK_QUEUE_COMPUTE_BIT) && graphics == bool(families[i].queueFlags & VK_QUEUE_GRAPHICS_BIT)) {
-                timestamp_bits = families[i].timestampValidBits;
-                return i;
-            }
-    return {};
+            if ((families[i].queueFlags & wanted) == wanted && !(families[i].queueFlags & avoided)) return i;
+        return {};
+    };
+    // A family without graphics does not queue behind the desktop; one that only copies is the device's copy engine.
+    constexpr VkQueueFlags compute = VK_QUEUE_COMPUTE_BIT, graphics = VK_QUEUE_GRAPHICS_BIT, video = 0x60;
+    QueueFamilies out;
+    out.kernels = first_of(compute, graphics);
+    if (!out.kernels) out.kernels = first_of(compute, 0);
+    if (!out.kernels) return out;
+    out.copies = first_of(VK_QUEUE_TRANSFER_BIT, compute | graphics | video).value_or(*out.kernels);
+    out.timestamp_bits = families[*out.kernels].timestampValidBits;
+    return out;
 }
 
 }    // namespace
@@ -259,7 +271,6 @@ bool Instance::look_at_devices(std::string& why_not)
         d.max_workgroup = std::min(limits.maxComputeWorkGroupInvocations, limits.maxComputeWorkGroupSize[0]);
         d.max_buffer = std::min<uint64_t>(v13.maxBufferSize, v11.maxMemoryAllocationSize);
 
-        uint32_t timestamp_bits = 0;
         const struct {
             bool there;
             const char* what;
@@ -272,7 +283,7 @@ bool Instance::look_at_devices(std::string& why_not)
             {(v11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) && (v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT),
              "subgroup arithmetic in compute shaders"},
             {d.max_subgroup_size <= 64, "subgroups of at most 64"},
-            {compute_family(api_, handle, timestamp_bits).has_value(), "a compute queue"},
+            {queue_families(api_, handle).kernels.has_value(), "a compute queue"},
         };
         for (const auto& need : needs)
             if (!need.there) d.unfit += fmt::format("{}{}", d.unfit.empty() ? "lacks " : ", ", need.what);
@@ -292,11 +303,15 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
     self->features_ = {.fp16 = features.fp16 && info.features.fp16, .int_dot = features.int_dot && info.features.int_dot};
 
     const InstanceApi& api = instance->api();
-    uint32_t timestamp_bits = 0;
-    const uint32_t family = compute_family(api, info.handle, timestamp_bits).value();
+    const QueueFamilies families = queue_families(api, info.handle);
+    self->families_[size_t(Lane::kernels)] = families.kernels.value();
+    self->families_[size_t(Lane::copies)] = families.copies;
     const float priority = 1.0f;
-    const VkDeviceQueueCreateInfo queue = {
-        .sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = family, .queueCount = 1, .pQueuePriorities = &priority};
+    std::vector<VkDeviceQueueCreateInfo> queues;
+    for (const uint32_t family : self->families_)
+        if (queues.empty() || family != queues[0].queueFamilyIndex)
+            queues.push_back(
+                {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = family, .queueCount = 1, .pQueuePriorities = &priority});
     VkPhysicalDeviceVulkan13Features f13 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
                                             .subgroupSizeControl = !info.subgroup_sizes.empty(),
                                             .computeFullSubgroups = VK_TRUE,
@@ -308,26 +323,31 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
                                             .scalarBlockLayout = VK_TRUE,
                                             .timelineSemaphore = VK_TRUE,
                                             .bufferDeviceAddress = VK_TRUE};
-    const VkDeviceCreateInfo create = {
-        .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO, .pNext = &f12, .queueCreateInfoCount = 1, .pQueueCreateInfos = &queue};
+    const VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
+                                       .pNext = &f12,
+                                       .queueCreateInfoCount = uint32_t(queues.size()),
+                                       .pQueueCreateInfos = queues.data()};
     check_result(api.CreateDevice(info.handle, &create, nullptr, &self->handle_), "vkCreateDevice");
 #define X(name)                                                                                                                                      \
     self->api_.name = reinterpret_cast<PFN_vk##name>(api.GetDeviceProcAddr(self->handle_, "vk" #name));                                              \
     HEARTH_CHECK(self->api_.name);
     HEARTH_DEVICE_FUNCTIONS(X)
 #undef X
-    self->api_.GetDeviceQueue(self->handle_, family, 0, &self->queue_);
+    for (const Lane lane : {Lane::kernels, Lane::copies}) {
+        const size_t i = size_t(lane);
+        self->api_.GetDeviceQueue(self->handle_, self->families_[i], 0, &self->queues_[i]);
+        const VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO, .queueFamilyIndex = self->families_[i]};
+        check_result(self->api_.CreateCommandPool(self->handle_, &pool, nullptr, &self->command_pools_[i]), "vkCreateCommandPool");
+    }
 
     VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2};
     api.GetPhysicalDeviceMemoryProperties2(info.handle, &memory);
     self->memory_ = memory.memoryProperties;
     VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2};
     api.GetPhysicalDeviceProperties2(info.handle, &properties);
-    self->timestamp_ns_ = timestamp_bits ? properties.properties.limits.timestampPeriod : 0;
-    self->timestamp_mask_ = timestamp_bits < 64 ? (uint64_t(1) << timestamp_bits) - 1 : ~uint64_t(0);
+    self->timestamp_ns_ = families.timestamp_bits ? properties.properties.limits.timestampPeriod : 0;
+    self->timestamp_mask_ = families.timestamp_bits < 64 ? (uint64_t(1) << families.timestamp_bits) - 1 : ~uint64_t(0);
 
-    const VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO, .queueFamilyIndex = family};
-    check_result(self->api_.CreateCommandPool(self->handle_, &pool, nullptr, &self->command_pool_), "vkCreateCommandPool");
     self->open_pipeline_cache();
     return self;
 }
@@ -340,7 +360,8 @@ Device::~Device()
         save_pipeline_cache();
         api_.DestroyPipelineCache(handle_, pipeline_cache_, nullptr);
     }
-    if (command_pool_) api_.DestroyCommandPool(handle_, command_pool_, nullptr);
+    for (const VkCommandPool pool : command_pools_)
+        if (pool) api_.DestroyCommandPool(handle_, pool, nullptr);
     api_.DestroyDevice(handle_, nullptr);
 }
 
@@ -433,11 +454,15 @@ Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::str
         throw Error("{} has no room for {} ({:.1f} MiB): its buffers end at {:.1f} MiB; use a smaller context (-c), or --device cpu",
                     device_->info().name, what, double(bytes) / (1 << 20), double(device_->info().max_buffer) / (1 << 20));
     const DeviceApi& api = device_->api();
+    const bool two_families = device_->families_[0] != device_->families_[1];
     const VkBufferCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
         .size = bytes,
         .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
                  VK_BUFFER_USAGE_TRANSFER_DST_BIT,
+        .sharingMode = two_families ? VK_SHARING_MODE_CONCURRENT : VK_SHARING_MODE_EXCLUSIVE,
+        .queueFamilyIndexCount = two_families ? 2u : 0u,
+        .pQueueFamilyIndices = device_->families_,
     };
     check_result(api.CreateBuffer(device_->handle(), &info, nullptr, &handle_), "vkCreateBuffer");
     VkMemoryRequirements needs;

@@ -142,6 +142,9 @@ class Pool {
     uint64_t taken_ = 0;
 };
 
+/// Where work runs: kernels one after the other, or copies beside them. Where a device has no queue for copies alone, both are the same queue.
+enum class Lane { kernels, copies };
+
 class Device {
   public:
     /// `features` may switch off what the device has, not add to it.
@@ -152,8 +155,8 @@ class Device {
     const Features& features() const { return features_; }
     const DeviceApi& api() const { return api_; }
     VkDevice handle() const { return handle_; }
-    VkQueue queue() const { return queue_; }
-    VkCommandPool command_pool() const { return command_pool_; }
+    VkQueue queue(Lane lane) const { return queues_[size_t(lane)]; }
+    VkCommandPool command_pool(Lane lane) const { return command_pools_[size_t(lane)]; }
     VkPipelineCache pipeline_cache() const { return pipeline_cache_; }
     double timestamp_ns() const { return timestamp_ns_; }          // of one tick; 0 where the queue has no timestamps
     uint64_t timestamp_mask() const { return timestamp_mask_; }    // the bits that count
@@ -172,8 +175,9 @@ class Device {
     Features features_;
     DeviceApi api_;
     VkDevice handle_ = VK_NULL_HANDLE;
-    VkQueue queue_ = VK_NULL_HANDLE;
-    VkCommandPool command_pool_ = VK_NULL_HANDLE;
+    uint32_t families_[2] = {};    // of the lanes; may be the same
+    VkQueue queues_[2] = {};
+    VkCommandPool command_pools_[2] = {};
     VkPipelineCache pipeline_cache_ = VK_NULL_HANDLE;
     std::string cache_path_;
     size_t cache_bytes_ = 0;
