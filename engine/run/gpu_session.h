@@ -35,6 +35,12 @@ struct HeadTokens {
     bool best = false;    // of one token: only what is most probable behind it, and its logits stay on the device
 };
 
+// What a session has room for, and its commands keep to.
+inline constexpr uint32_t most_slices = 16;        // partial sums of a hot FFN at decode
+inline constexpr uint32_t most_best_parts = 64;    // workgroups that look for the largest logit
+/// Neurons of a block whose h is in memory at once in a prefill: all, or where there are experts so many, which are added up range by range.
+uint32_t prefill_neurons(const Config& config);
+
 /// One conversation on the device: KV cache, activations and the commands recorded for them.
 class GpuSession {
   public:
@@ -102,6 +108,7 @@ class GpuSession {
     };
     class Recorder;
     uint32_t capacity_for(uint32_t tokens) const;
+    Recording record(uint32_t capacity);    // gpu_recorder.cpp
     Recording& recording(uint32_t tokens);
     void set_step(HeadTokens head);
     const vulkan::Commands& head_commands() const;
