@@ -129,6 +129,15 @@ struct Machinery {
         if (machine && device && !machine->has_device()) machine.reset();
         if (o.submit) shape.submit = *o.submit;
         else if (machine && device && machine->release_us < machine->round_trip_us) shape.submit = SubmitMode::ahead;
+        shape.stream_from = stream_from();
+    }
+
+    /// Tokens from which on cold groups are streamed.
+    uint32_t stream_from() const
+    {
+        if (options.stream) return *options.stream > 0 ? std::max(*options.stream, 2u) : UINT32_MAX;
+        constexpr uint32_t usual = 64;    // of a GPU that nobody has measured
+        return device && device->info().kind != vulkan::DeviceKind::software ? usual : UINT32_MAX;
     }
 
     DownLayout down_layout() const { return options.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons; }
@@ -277,11 +286,21 @@ struct Machinery {
             r.budget = budget ? *budget : free_budget();
             const bool fastest = options.placement == Placement::fastest ||
                                  (options.placement == Placement::automatic && device->info().kind != vulkan::DeviceKind::software);
-            r.plan =
-                machine && fastest && !options.disable_gpu_index ? place_fastest(needs, r.costs, r.budget) : place_most(needs, r.costs, r.budget);
-            if (options.disable_gpu_index) {
-                for (LayerPlan& layer : r.plan.layers) layer.resident.clear();
-                r.plan.bytes = plan_bytes(needs, r.plan);
+            const auto place = [&](const Needs& n) {
+                Plan plan = machine && fastest && !options.disable_gpu_index ? place_fastest(n, r.costs, r.budget) : place_most(n, r.costs, r.budget);
+                if (!options.disable_gpu_index) return plan;
+                for (LayerPlan& layer : plan.layers) layer.resident.clear();
+                plan.bytes = plan_bytes(n, plan);
+                return plan;
+            };
+            r.plan = place(needs);
+            size_t split = 0;
+            for (size_t l = 0; l < r.plan.layers.size(); ++l) split += r.plan.layers[l].resident.size() < needs.layers[l].groups;
+            if (split > 0 && shape.stream_from <= shape.batch) {
+                const uint64_t ring = GpuSession::ring_bytes(needs, weights.config, std::min(options.ring_bytes, r.budget / 16));
+                Needs with = needs;
+                with.scratch += ring;
+                if (Plan plan = place(with); !plan.layers.empty()) r.plan = std::move(plan), r.ring = ring;
             }
         }
         if (machine) r.expected_us = hearth::expected_us(r.costs, r.plan);
@@ -313,6 +332,7 @@ struct Machinery {
                             "need no transposing",
                             options.model.filename().string(), options.sparsity == Sparsity::threshold ? " --by-neurons" : ""));
         report = make_plan(options.vram_budget, usual_position());
+        shape.ring_bytes = report.ring;
         check_memory();
         place_weights(share_of(first, 1 - first));
     }

@@ -50,6 +50,8 @@ struct EngineOptions {
     bool disable_gpu_index = false;           // no neurons go to the device, only attention and the head
     bool rebalance = false;                   // groups follow what fires; then which sums are made where, and the last bits, depend on timing
     Placement placement = Placement::automatic;
+    std::optional<uint32_t> stream;      // prompts of so many tokens and more are the device's alone: the host's neurons are copied there; 0: none
+    uint64_t ring_bytes = 64 << 20;      // device memory that they pass through, at the most
     std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given
     MachineLookup machine;
     unsigned threads = 0;         // 0: one per physical core
@@ -88,6 +90,7 @@ struct WantedLogits;
 struct PlanReport {
     uint64_t budget = 0;
     Plan plan;
+    uint64_t ring = 0;    // of the plan's bytes: what the host's neurons pass through when a prompt is streamed
     Costs costs;
     std::optional<double> expected_us;    // of a token; nothing where the machine was not measured
     std::vector<double> served;           // layer by layer: the share of what fires that fires on the device

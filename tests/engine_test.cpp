@@ -25,12 +25,13 @@ struct Path {
     uint32_t layers = 1000;    // at most so many on the device; the head only with all of them
     host::KvTypes kv = {};
     uint32_t batch = EngineOptions().batch;
+    uint64_t ring = 0;    // bytes that the neurons of prompts pass through; 0: they are the host's
 
     std::string name() const
     {
-        return fmt::format("{}, {:.0f} % resident, {}{}{}{}", device, resident * 100, sparsity == Sparsity::exact ? "exact" : "dense",
+        return fmt::format("{}, {:.0f} % resident, {}{}{}{}{}", device, resident * 100, sparsity == Sparsity::exact ? "exact" : "dense",
                            layers < 1000 ? ", the first layers only" : "", without_fp16 ? ", without fp16" : "",
-                           without_int_dot ? ", without integer dot" : "");
+                           without_int_dot ? ", without integer dot" : "", ring ? ", streamed" : "");
     }
 };
 
@@ -54,10 +55,13 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
                        .validation = validation};
     o.kv = path.kv;
     o.batch = path.batch;
+    o.stream = path.ring ? 2 : 0;
+    o.ring_bytes = path.ring;
     const DownLayout layout = path.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons;
     if (path.device == "cpu") return o;
     const Weights weights = describe_weights(std::make_shared<Gguf>(model), layout);
-    o.vram_budget = budget_for(device_needs(weights, 0, o.batch, o.kv), path.resident, path.layers);
+    const Needs needs = device_needs(weights, 0, o.batch, o.kv);
+    o.vram_budget = budget_for(needs, path.resident, path.layers) + (path.ring ? GpuSession::ring_bytes(needs, weights.config, path.ring) : 0);
     return o;
 }
 
@@ -712,6 +716,49 @@ TEST_SUITE("device")
                        {.device = device_name, .resident = 0},
                        {.device = device_name, .resident = 0.7, .layers = 1}});
         if (thorough) check_experts({{.device = device_name, .resident = 0.5}});
+    }
+
+    TEST_CASE("prompts whose cold neurons pass through the device, in parts or at once, give the expected logits")
+    {
+        for (const auto& [resident, ring] : {std::pair(0.5, 1 << 20), {0.5, 64 << 20}, {0.0, 256 << 10}}) {
+            const Path path = {.device = device_name, .resident = resident, .ring = uint64_t(ring)};
+            check_logits(path, shipped_model(), expected_logits(), 1e-3);
+            if (resident > 0) check_logits(path, shipped_model(), expected_logits(600), 1e-3);
+        }
+    }
+
+    TEST_CASE("models of each family, of odd shapes, with experts and without their zeros give the reference's logits so, too")
+    {
+        const Path some = {.device = device_name, .resident = 0.5, .ring = 1}, first = {.device = device_name, .layers = 1, .ring = 64 << 20},
+                   none = {.device = device_name, .resident = 0, .ring = 64 << 20};
+        check_families({some, none});
+        check_odd_models({some});
+        check_experts({some, first});
+        check_zeros({some});
+    }
+
+    TEST_CASE("a streamed prompt joins nothing, copies the cold neurons once for each batch, and stays within the budget")
+    {
+        Engine engine(options_for(shipped_model(), {.device = device_name, .resident = 0.25, .batch = 16, .ring = 512 << 10}));
+        Session session = engine.session();
+        std::vector<FeedStats> batches;
+        session.on_stats = [&](const FeedStats& s) { batches.push_back(s); };
+        session.feed(random_ids(4096, 33, 1));
+        REQUIRE(batches.size() == 3);
+        const Weights weights = describe_weights(std::make_shared<Gguf>(shipped_model()));
+        uint64_t cold = 0;
+        for (const LayerWeights& l : weights.layers) cold += (l.ffn.gate.bytes() + l.ffn.up.bytes() + l.ffn.down_t.bytes()) * 3 / 4;
+        for (const FeedStats& s : std::span(batches).first(2)) {
+            CHECK(s.joins == 0);
+            CHECK(s.waits == 1);
+            CHECK(s.streamed_bytes == cold);
+            for (const LayerCounts& l : s.layers) CHECK(l.host_neurons == 0);
+        }
+        CHECK(batches[2].tokens == 1);    // a token alone is shared, as any that is generated
+        CHECK(batches[2].joins == engine.config().layers);
+        CHECK(batches[2].streamed_bytes == 0);
+        CHECK(engine.device_bytes() <= engine.plan().bytes);
+        check_silence(engine);
     }
 
     TEST_CASE("the model of a folder gives the logits and the greedy ids that lie beside it, on every path" * doctest::skip())

@@ -136,6 +136,9 @@ void add_engine_options(CLI::App& app, EngineOptions& o)
     app.add_flag("--disable-gpu-index", o.disable_gpu_index, "no neurons on the GPU, only attention and what comes after the layers");
     app.add_option("--profile", o.profile, "the model's profile (default: the one in it, or beside it as MODEL.profile)")->check(not_empty());
     app.add_flag("--without-fp16", o.without_fp16, "do not use the GPU's half-precision arithmetic");
+    app.add_option(
+        "--stream", o.stream,
+        "prompts of so many tokens are computed on the GPU alone: neurons that are not resident pass through it; 0: never (default: as measured)");
     app.add_flag("--without-int-dot", o.without_int_dot, "do not use the GPU's integer dot products");
 }
 

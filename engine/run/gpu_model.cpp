@@ -554,7 +554,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
             layer.router = upload.matrix(pool, w.router.scores);
             std::vector<uint32_t> experts(n.layers[l].groups);
             for (size_t s = 0; s < resident.size(); ++s) experts[s] = layer.residency.expert_of(resident[s], weights.config.experts);
-            layer.slot_experts = upload.vector(pool, experts);
+            layer.group_experts = upload.vector(pool, experts);
         }
         const Predictor predictor = layer.split() ? layout.sparsity[l].predictor : Predictor::none;
         const uint32_t all = n.layers[l].groups * group_neurons;
@@ -589,22 +589,110 @@ uint64_t GpuModel::group_bytes(uint32_t l) const
     return bytes;
 }
 
+namespace {
+
+/// The rows of some neurons, of one group or fewer; up to a whole group, zeros. Returns what comes behind them.
+std::byte* lay_out_neurons(const Matrix& m, const RowLayout& layout, std::span<const uint32_t> neurons, std::byte* to)
+{
+    uint64_t rows[group_neurons];
+    for (uint32_t i = 0; i < group_neurons; ++i) rows[i] = i < neurons.size() ? neurons[i] : m.rows;
+    const uint32_t unit = layout.unit();
+    for (uint32_t i = 0; i < group_neurons; i += unit, to += layout.unit_bytes()) lay_out_unit(m, layout, std::span(rows).subspan(i, unit), to);
+    return to;
+}
+
+/// Each matrix of the host's with a row for each neuron, and the device's.
+auto by_neurons(const host::FfnWeights& w, const GpuFfn& block)
+{
+    return std::array{std::pair(&w.gate, &block.gate), std::pair(&w.up, &block.up), std::pair(&w.down_t, &block.down_t),
+                      std::pair(&w.bias, &block.bias)};
+}
+
+}    // namespace
+
 void GpuModel::lay_out_group(uint32_t l, uint32_t group, std::byte* to) const
 {
-    const host::FfnWeights& w = weights_.layers[l].ffn;
     const Layer& layer = layers_[l];
-    const std::span<const uint32_t> neurons = layer.residency.group(group);
-    for (const auto& [m, layout] : {std::pair(&w.gate, &layer.gate), {&w.up, &layer.up}, {&w.down_t, &layer.down_t}, {&w.bias, &layer.bias}}) {
-        if (layout->unit_bytes() == 0) continue;
-        uint64_t rows[group_neurons];
-        for (uint32_t i = 0; i < group_neurons; ++i) rows[i] = i < neurons.size() ? neurons[i] : m->rows;
-        const uint32_t unit = layout->unit();
-        for (uint32_t i = 0; i < group_neurons; i += unit, to += layout->unit_bytes())
-            lay_out_unit(*m, *layout, std::span(rows).subspan(i, unit), to);
-    }
+    for (const auto& [m, layout] : by_neurons(weights_.layers[l].ffn, layer))
+        if (m->rows > 0) to = lay_out_neurons(*m, *layout, layer.residency.group(group), to);
     if (config().experts == 0) return;
     const uint32_t expert = layer.residency.expert_of(group, config().experts);
     std::memcpy(to, &expert, sizeof expert);
+}
+
+uint64_t GpuFfn::bytes() const
+{
+    uint64_t sum = aligned(group_experts.bytes);
+    for (const GpuMatrix* m : {&gate, &up, &down_t, &down, &bias}) sum += aligned(m->bytes());
+    return sum;
+}
+
+uint32_t GpuModel::together(uint32_t l) const
+{
+    const Matrix& down = weights_.layers[l].ffn.down;
+    return down.rows > 0 ? std::max(format_of(down.type).block, group_neurons) / group_neurons : 1;
+}
+
+GpuFfn GpuModel::cold_block(uint32_t l, uint32_t first, uint32_t count, const Slice& memory) const
+{
+    const Layer& layer = layers_[l];
+    const host::FfnWeights& w = weights_.layers[l].ffn;
+    uint64_t at = 0;
+    const auto take = [&](uint64_t bytes) {
+        Slice part = memory;
+        part.offset += at;
+        part.address += at;
+        part.bytes = bytes;
+        if (part.mapped) part.mapped = static_cast<std::byte*>(part.mapped) + at;
+        at += aligned(bytes);
+        return part;
+    };
+    const auto place = [&](const RowLayout& layout, uint32_t rows, uint32_t cols) {
+        GpuMatrix m = {layout, rows, cols};
+        m.row_bytes = m.bytes();
+        m.memory = take(m.bytes());
+        return m;
+    };
+    const auto of_groups = [&](const Matrix& m, const RowLayout& layout) {
+        return m.rows > 0 ? place(layout, count * group_neurons, m.cols) : GpuMatrix();
+    };
+    GpuFfn block = {.gate = of_groups(w.gate, layer.gate),
+                    .up = of_groups(w.up, layer.up),
+                    .down_t = of_groups(w.down_t, layer.down_t),
+                    .down = {},
+                    .bias = of_groups(w.bias, layer.bias),
+                    .group_experts = {}};
+    if (w.down.rows > 0) {
+        const uint32_t cols = std::min(count * group_neurons, w.down.cols - layer.residency.cold_groups()[first] * group_neurons);
+        block.down = place({w.down.type, row_quads(w.down.type, cols)}, w.down.rows, cols);
+    }
+    if (config().experts) block.group_experts = take(count * sizeof(uint32_t));
+    return block;
+}
+
+void GpuModel::lay_out(uint32_t l, uint32_t first, const GpuFfn& block, host::Team& team) const
+{
+    const LayerResidency& residency = layers_[l].residency;
+    const host::FfnWeights& w = weights_.layers[l].ffn;
+    const std::span<const uint32_t> groups = residency.cold_groups().subspan(first, block.gate.rows / group_neurons);
+    const auto in = [](const Slice& memory, uint64_t offset) { return static_cast<std::byte*>(memory.mapped) + offset; };
+    host::parallel_rows(team, uint32_t(groups.size()), group_bytes(l), [&](uint32_t from, uint32_t end) {
+        for (uint32_t g = from; g < end; ++g) {
+            for (const auto& [m, to] : by_neurons(w, block))
+                if (m->rows > 0) lay_out_neurons(*m, *to, residency.group(groups[g]), in(to->memory, g * to->RowLayout::bytes(group_neurons)));
+            if (config().experts == 0) continue;
+            const uint32_t expert = residency.expert_of(groups[g], config().experts);
+            std::memcpy(in(block.group_experts, g * sizeof expert), &expert, sizeof expert);
+        }
+    });
+    if (w.down.rows == 0) return;
+    // Its columns are the groups' in the file's order: nothing else is planned where all neurons are as good as each other.
+    for (size_t g = 0; g < groups.size(); ++g) HEARTH_CHECK(groups[g] == groups[0] + g);
+    const Matrix columns = w.down.columns(groups[0] * group_neurons, block.down.cols);
+    host::parallel_rows(team, columns.rows, block.down.unit_bytes(), [&](uint32_t from, uint32_t end) {
+        for (uint32_t r = from; r < end; ++r)
+            lay_out_row(columns.type, columns.row(r), columns.cols, in(block.down.memory, r * block.down.unit_bytes()));
+    });
 }
 
 namespace {

@@ -120,6 +120,17 @@ struct ModelLayout {
     RowVariants row_variants;    // of kernels, as GpuKernels takes them
 };
 
+/// A feed-forward block's matrices on the device, or of some of its groups.
+struct GpuFfn {
+    GpuMatrix gate, up, down_t;     // (groups * group_neurons, dim)
+    GpuMatrix down;                 // (dim, groups * group_neurons) instead of down_t, where the host has it so
+    GpuMatrix bias;                 // (groups * group_neurons, 1); no rows where there is none, as of up where there is no gate
+    vulkan::Slice group_experts;    // whose neurons each group has, as gpu::Route has them; empty where there are no experts
+
+    /// What it takes in memory, one matrix behind the other.
+    uint64_t bytes() const;
+};
+
 class GpuModel {
   public:
     /// Device memory that a model's weights take, piece by piece.
@@ -128,20 +139,16 @@ class GpuModel {
     /// Uploads what the plan puts on the device. `weights` must outlive this.
     GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const ModelLayout& layout, host::Team& team, const Progress& progress);
 
-    struct Layer {
-        uint32_t window;    // as LayerWeights has them
+    struct Layer : GpuFfn {    // its groups are those in slots: number s is residency.slots()[s]
+        uint32_t window;       // as LayerWeights has them
         bool window_rope;
         vulkan::Slice attn_norm, ffn_norm;     // as gpu::Join has them
         vulkan::Slice qkv_bias, head_norms;    // as gpu::Rope has them; empty where the family has none
         GpuMatrix q, k, v, o;
-        GpuMatrix qkv;                 // the same memory as one matrix, where their types agree; else it has no rows
-        GpuMatrix gate, up, down_t;    // (slots * group_neurons, dim): slot s holds the rows of group residency.slots()[s]
-        GpuMatrix down;                // (dim, slots * group_neurons) instead of down_t, where the host has it so
-        GpuMatrix bias;                // (slots * group_neurons, 1); no rows where there is none, as of up where there is no gate
-        GpuMatrix router;              // (experts, dim); no rows where there are none
-        vulkan::Slice slot_experts;    // whose neurons each slot has, as gpu::Route has them
-        vulkan::Slice signs;           // of the gate's rows in placement order, as gpu::PredictSign has them
-        GpuMatrix fc1, fc2;            // fc2's rows in placement order
+        GpuMatrix qkv;          // the same memory as one matrix, where their types agree; else it has no rows
+        GpuMatrix router;       // (experts, dim); no rows where there are none
+        vulkan::Slice signs;    // of the gate's rows in placement order, as gpu::PredictSign has them
+        GpuMatrix fc1, fc2;     // fc2's rows in placement order
         float predictor_threshold = 0;
         LayerResidency residency;
         bool split() const { return residency.split(); }
@@ -156,6 +163,14 @@ class GpuModel {
     void lay_out_group(uint32_t l, uint32_t group, std::byte* to) const;
     /// From now on `group` is taken to be in `slot`: its rows must be there before the next decode.
     void put(uint32_t l, uint32_t slot, uint32_t group);
+
+    /// `count` of layer l's cold groups, from the first-th on, as a block of their own that begins at `memory`. Both are multiples of together(l), or count
+    /// goes up to the last.
+    GpuFfn cold_block(uint32_t l, uint32_t first, uint32_t count, const vulkan::Slice& memory) const;
+    /// So many groups share blocks of a plain down.
+    uint32_t together(uint32_t l) const;
+    /// Writes its rows, with all threads; its memory is mapped.
+    void lay_out(uint32_t l, uint32_t first, const GpuFfn& block, host::Team& team) const;
 
     struct FiredBytes {
         uint64_t up, down;

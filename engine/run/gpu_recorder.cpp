@@ -32,8 +32,8 @@ struct ProductKind {
 /// and many (matrix-matrix kernels, all neurons).
 class GpuSession::Recorder {
   public:
-    Recorder(GpuSession& session, uint32_t capacity)
-        : s_(session), kernels_(session.model_.kernels()), c_(session.model_.config()), capacity_(capacity)
+    Recorder(GpuSession& session, uint32_t capacity, bool streamed)
+        : s_(session), kernels_(session.model_.kernels()), c_(session.model_.config()), capacity_(capacity), streamed_(streamed)
     {
         uint64_t at = 0;    // in qkv_
         for (const auto& [part, width] : {std::pair(&q_, c_.heads), {&k_, c_.kv_heads}, {&v_, c_.kv_heads}}) {
@@ -64,8 +64,10 @@ class GpuSession::Recorder {
                 ffn(*hot, l);
                 hot->end();
             }
-            if (split) pending_.cold = true;
-            out.segments.push_back({std::move(commands), std::move(hot), split, l});
+            std::vector<Streamed> cold;
+            if (split && streamed_) cold = stream(l, hot.has_value());
+            else if (split) pending_.cold = true;
+            out.segments.push_back({std::move(commands), std::move(hot), split, std::move(cold), l});
             commands = Commands(s_.model_.device(), s_.watching_.timing);
         }
         if (s_.model_.has_head()) {
@@ -84,7 +86,7 @@ class GpuSession::Recorder {
             join(commands, "join", uint32_t(layers.size()), capacity_, residual);
         }
         commands.end();
-        out.segments.push_back({std::move(commands), {}, {}, uint32_t(layers.size())});
+        out.segments.push_back({std::move(commands), {}, {}, {}, uint32_t(layers.size())});
         return out;
     }
 
@@ -245,7 +247,7 @@ class GpuSession::Recorder {
         // In a parallel block the next layer's join adds what attention gives, and here there is a norm of the layer's input only.
         if (!c_.parallel) pending_.parts = 1;
         gpu::Join after = pending_join(w.ffn_norm);
-        if (w.split() || s_.watching_.activity) after.publish = gpu::publish_norm;
+        if ((w.split() && !streamed_) || s_.watching_.activity) after.publish = gpu::publish_norm;
         join(commands, "ffn_norm", l, capacity_, after, {&w.gate, &w.up});
         if (c_.parallel) pending_.parts = 1;
         if (c_.experts) route(commands, l);
@@ -293,7 +295,7 @@ class GpuSession::Recorder {
                            .score = s_.scores_.address,
                            .weight = s_.routed_.address,
                            .published = s_.expert_weights_.address + l * s_.expert_weight_stride_ * sizeof(float),
-                           .slot_expert = w.slot_experts.address,
+                           .slot_expert = w.group_experts.address,
                            .chosen = s_.chosen_.address,
                            .experts = c_.experts,
                            .used = c_.experts_used,
@@ -312,9 +314,7 @@ class GpuSession::Recorder {
     void ffn(Commands& commands, uint32_t l)
     {
         const GpuModel::Layer& w = s_.model_.layers()[l];
-        Slice parts = s_.parts_;    // behind those that are pending
-        parts.offset += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
-        parts.address += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
+        const Slice parts = next_parts();
         if (decode()) {
             const uint32_t neurons = s_.places(l) * group_neurons;
             commands.stage("ffn_up", l, w.gate.row_bytes + w.up.row_bytes);
@@ -362,6 +362,48 @@ class GpuSession::Recorder {
                                .has_experts = c_.experts > 0});
             return;
         }
+        many_tokens(commands, l, w, parts, false);
+        ++pending_.parts;
+    }
+
+    /// Room for partial sums, behind those that are pending.
+    Slice next_parts() const
+    {
+        Slice parts = s_.parts_;
+        parts.offset += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
+        parts.address += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
+        return parts;
+    }
+
+    /// The cold groups' share, through the ring; `hot`: added to that of the resident ones.
+    std::vector<Streamed> stream(uint32_t l, bool hot)
+    {
+        if (hot) --pending_.parts;
+        const Slice parts = next_parts();
+        const uint32_t cold = uint32_t(s_.model_.layers()[l].residency.cold_groups().size()), unit = s_.model_.together(l);
+        const uint64_t unit_bytes = s_.model_.cold_block(l, 0, std::min(unit, cold), {}).bytes();
+        uint32_t most = uint32_t(s_.ring_[0].memory.bytes / unit_bytes) * unit;    // groups; more fit, since what fills up their matrices is shared
+        if (s_.model_.cold_block(l, 0, cold, {}).bytes() <= s_.ring_[0].memory.bytes) most = cold;
+        std::vector<Streamed> out;
+        for (uint32_t first = 0; first < cold; first += most, next_half_ = 1 - next_half_) {
+            const RingHalf& half = s_.ring_[next_half_];
+            const uint32_t count = std::min(most, cold - first);
+            const GpuFfn block = s_.model_.cold_block(l, first, count, half.memory);
+            Commands copy(s_.model_.device(), false, vulkan::Lane::copies), compute(s_.model_.device(), s_.watching_.timing);
+            copy.copy(half.staging, half.memory, block.bytes());
+            copy.end();
+            many_tokens(compute, l, block, parts, hot || first > 0);
+            compute.end();
+            out.push_back(
+                {first, s_.model_.cold_block(l, first, count, half.staging), next_half_, block.bytes(), std::move(copy), std::move(compute)});
+        }
+        ++pending_.parts;
+        return out;
+    }
+
+    /// The share of a block's neurons, for many tokens; `add`: to what is in `parts`.
+    void many_tokens(Commands& commands, uint32_t l, const GpuFfn& w, const Slice& parts, bool add)
+    {
         for (uint32_t first = 0; first < w.gate.rows; first += prefill_neurons(c_)) {
             const uint32_t count = std::min(prefill_neurons(c_), w.gate.rows - first);
             const GpuMatrix gate = w.gate.part(first, count);
@@ -376,7 +418,7 @@ class GpuSession::Recorder {
                                .u = s_.u_.address,
                                .bias = w.bias.memory.address,
                                .weight = s_.routed_.address,
-                               .slot_expert = w.slot_experts.address + first / group_neurons * sizeof(uint32_t),
+                               .slot_expert = w.group_experts.address + first / group_neurons * sizeof(uint32_t),
                                .n = count,
                                .experts = c_.experts,
                                .floor = c_.floor,
@@ -384,10 +426,9 @@ class GpuSession::Recorder {
                                .has_bias = w.bias.rows > 0});
             commands.stage("ffn_down", l, w.down.row_bytes + (w.down_t.rows > 0 ? w.down_t.part(first, count).row_bytes : 0));
             // The weights stay floats: whether halves are good enough for the longest sums was never measured.
-            if (w.down.rows > 0) product(commands, w.down, s_.h_, parts, {.halves = false, .x_stride = w.gate.rows});
-            else product(commands, w.down_t.part(first, count), s_.h_, parts, {.transposed = true, .halves = false, .add = first > 0});
+            if (w.down.rows > 0) product(commands, w.down, s_.h_, parts, {.halves = false, .x_stride = w.gate.rows, .add = add});
+            else product(commands, w.down_t.part(first, count), s_.h_, parts, {.transposed = true, .halves = false, .add = add || first > 0});
         }
-        ++pending_.parts;
     }
 
     /// Logits of the wanted tokens. May run several times on one batch, so it leaves the residual as it is.
@@ -424,13 +465,15 @@ class GpuSession::Recorder {
     GpuKernels& kernels_;
     const Config& c_;
     uint32_t capacity_;
-    Slice q_, k_, v_;    // (capacity, heads or kv_heads, head_dim), one behind the other in qkv_
+    bool streamed_;
+    size_t next_half_ = 0;    // of the ring
+    Slice q_, k_, v_;         // (capacity, heads or kv_heads, head_dim), one behind the other in qkv_
     struct {
         uint32_t parts = 0;    // partial sums that the next join adds
         bool cold = false;     // and the host's share
     } pending_;
 };
 
-GpuSession::Recording GpuSession::record(uint32_t capacity) { return Recorder(*this, capacity).record(); }
+GpuSession::Recording GpuSession::record(uint32_t capacity, bool streamed) { return Recorder(*this, capacity, streamed).record(); }
 
 }    // namespace hearth

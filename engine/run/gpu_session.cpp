@@ -82,8 +82,17 @@ Needs GpuSession::needs(const Weights& weights, const SessionShape& shape)
     return needs;
 }
 
+uint64_t GpuSession::ring_bytes(const Needs& needs, const Config& c, uint64_t most)
+{
+    uint64_t half = 0;
+    for (const LayerNeeds& layer : needs.layers)
+        half = std::max(half, std::max(std::min(layer.groups * layer.group, most / 2), layer.together * layer.group));
+    // Each of a block's matrices begins a slice of its own, and rows of down are filled up.
+    return 2 * aligned(half + 6 * vulkan::slice_alignment + c.dim * 16);
+}
+
 GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watching)
-    : model_(model), shape_(shape), watching_(watching), queue_(model.device())
+    : model_(model), shape_(shape), watching_(watching), copies_(model.device(), vulkan::Lane::copies), queue_(model.device())
 {
     using vulkan::Pool, vulkan::Use;
     const Config& c = model.config();
@@ -132,6 +141,17 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     watched_residual_ = readback_pool_.take(watched);
     expert_weights_ = readback_pool_.take(experts);
 
+    if (shape.ring_bytes > 0 && !watching.activity) {
+        uint64_t largest = 0;
+        for (uint32_t l = 0; l < model.layers().size(); ++l)
+            if (const size_t cold = model.layers()[l].residency.cold_groups().size(); cold > 0)
+                largest = std::max(largest, model.cold_block(l, 0, uint32_t(cold), {}).bytes());
+        if (const uint64_t half = std::min(aligned(largest), shape.ring_bytes / 2); half > 0) {
+            ring_staging_ = Pool(device, 2 * half, Use::upload, "neurons on their way");
+            ring_memory_ = Pool(device, 2 * half, Use::device, "neurons on their way");
+            for (RingHalf& h : ring_) h = {.staging = ring_staging_.take(half), .memory = ring_memory_.take(half)};
+        }
+    }
     if (shape.rebalance) {
         constexpr size_t copies = 4;    // under way at once
         uint64_t largest = 0;
@@ -157,6 +177,7 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, HeadTokens head)
     position_ = position;
     tokens_ = tokens;
     submits_ = waits_ = head_rows_ = 0;
+    streamed_bytes_ = 0;
     notices_.clear();
     set_step(head);
     const double magnitude = model_.config().rope_magnitude;
@@ -184,11 +205,13 @@ uint32_t GpuSession::capacity_for(uint32_t tokens) const
     return tokens == 1 && !watching_.activity ? 1 : tokens <= 16 ? std::min(16u, shape_.batch) : shape_.batch;
 }
 
+bool GpuSession::streams(uint32_t tokens) const { return tokens > 1 && tokens >= shape_.stream_from && ring_[0].memory.bytes > 0; }
+
 GpuSession::Recording& GpuSession::recording(uint32_t tokens)
 {
-    const uint32_t capacity = capacity_for(tokens);
-    auto found = recordings_.find(capacity);
-    if (found == recordings_.end()) found = recordings_.emplace(capacity, record(capacity)).first;
+    const std::pair key(capacity_for(tokens), streams(tokens));
+    auto found = recordings_.find(key);
+    if (found == recordings_.end()) found = recordings_.emplace(key, record(key.first, key.second)).first;
     return found->second;
 }
 
@@ -216,9 +239,27 @@ void GpuSession::submit(Segment& segment)
     ++submits_;
 }
 
+uint64_t GpuSession::stream(const Segment& segment, host::Team& team)
+{
+    uint64_t bytes = 0;
+    for (const Streamed& part : segment.streamed) {
+        RingHalf& half = ring_[part.half];
+        copies_.wait(half.copied);
+        model_.lay_out(*segment.split, part.first, part.staged, team);
+        const vulkan::Queue::Work copy[] = {{.commands = &part.copy, .after = &queue_, .after_number = half.computed}};
+        half.copied = copies_.submit(copy);
+        const vulkan::Queue::Work compute[] = {{.commands = &part.compute, .after = &copies_, .after_number = half.copied}};
+        half.computed = last_work_ = queue_.submit(compute);
+        submits_ += 2;
+        bytes += part.bytes;
+    }
+    streamed_bytes_ += bytes;
+    return bytes;
+}
+
 const Commands& GpuSession::head_commands() const
 {
-    const Recording& recording = recordings_.at(capacity_for(tokens_));
+    const Recording& recording = recordings_.at({capacity_for(tokens_), streams(tokens_)});
     return head_.best ? *recording.best : *recording.head;
 }
 
@@ -322,7 +363,7 @@ bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
         from.bytes -= bytes;
     }
     if (model_.config().experts) {
-        Slice to = layer.slot_experts;
+        Slice to = layer.group_experts;
         to.offset += slot * sizeof(uint32_t);
         to.bytes = from.bytes = sizeof(uint32_t);
         staging.commands->copy(from, to, to.bytes);
@@ -342,7 +383,8 @@ void GpuSession::report(FeedStats& stats) const
     stats.waits += waits_;
     stats.downloaded += downloaded();
     count_neurons(stats);
-    const Recording& recording = recordings_.at(capacity_for(tokens_));
+    stats.streamed_bytes += streamed_bytes_;
+    const Recording& recording = recordings_.at({capacity_for(tokens_), streams(tokens_)});
     std::vector<vulkan::StageTime> times;
     const auto add = [&](const Commands& commands) {
         stats.dispatches += commands.dispatches();
@@ -351,6 +393,7 @@ void GpuSession::report(FeedStats& stats) const
     for (const Segment& segment : recording.segments) {
         add(segment.attention);
         if (segment.ffn) add(*segment.ffn);
+        for (const Streamed& part : segment.streamed) add(part.compute);
     }
     if (head_.count > 0) add(head_commands());
     // The host learns of a segment's end a little later than it happens: the shortest delay seen shows how far the clocks are apart.
@@ -371,7 +414,7 @@ uint64_t GpuSession::downloaded() const
     for (uint32_t l = 0; l < model_.layers().size(); ++l) {
         const GpuModel::Layer& layer = model_.layers()[l];
         bytes += uint64_t(tokens_) * c.experts * sizeof(float);
-        if (layer.split()) bytes += x;
+        if (layer.split() && !streams(tokens_)) bytes += x;
         if (tokens_ > 1 || watching_.activity) continue;
         if (layer.split() && shape_.sparsity[l].predictor != Predictor::none) bytes += layer.residency.groups() * sizeof(uint32_t);
         if (layer.down_t.rows > 0) bytes += places(l) * sizeof(uint32_t);

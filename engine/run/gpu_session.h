@@ -17,7 +17,9 @@ struct SessionShape {
     host::KvTypes kv;
     std::vector<LayerSparsity> sparsity;
     SubmitMode submit = SubmitMode::just_in_time;
-    bool rebalance = false;    // groups may be replaced
+    bool rebalance = false;      // groups may be replaced
+    uint64_t ring_bytes = 0;     // device memory that cold groups pass through in batches of ...
+    uint32_t stream_from = 2;    // ... so many tokens and more, which are then computed on the device alone; 0 bytes: none are
 };
 
 /// What somebody wants to know of a session's work while it runs.
@@ -46,14 +48,26 @@ class GpuSession {
   public:
     /// Device memory that a model and one session of this shape take, piece by piece.
     static Needs needs(const Weights& weights, const SessionShape& shape);
+    /// And what a ring takes, of at most so many bytes unless not even a group would fit.
+    static uint64_t ring_bytes(const Needs& needs, const Config& config, uint64_t most);
 
     GpuSession(GpuModel& model, const SessionShape& shape, Watching watching);
+
+    /// Some cold groups of a layer on their way through a half of the ring.
+    struct Streamed {
+        uint32_t first;    // of the layer's cold groups
+        GpuFfn staged;     // where the host lays them out
+        size_t half;
+        uint64_t bytes;
+        vulkan::Commands copy, compute;
+    };
 
     /// From the join of the layer before up to where the host is needed.
     struct Segment {
         vulkan::Commands attention;             // whole layers, and the attention of `split`, which ends with x published to the host
         std::optional<vulkan::Commands> ffn;    // the hot FFN of `split`, while the host does the cold one
         std::optional<uint32_t> split;          // the layer whose cold share the host owes after this segment
+        std::vector<Streamed> streamed;         // or what makes it on the device
         uint32_t layer;                         // the last layer in it; the number of layers: what comes after them
     };
 
@@ -65,6 +79,9 @@ class GpuSession {
 
     /// Submits the next segment, with the last one the wanted logits too.
     void submit(Segment& segment);
+    /// After that, where the segment's cold groups are streamed: lays them out and submits them, one part after the other. The host waits only where both
+    /// halves of the ring are still on their way. Returns the bytes of them.
+    uint64_t stream(const Segment& segment, host::Team& team);
     /// Logits of further tokens of the same batch, after wait_all.
     void submit_head(HeadTokens head);
 
@@ -108,7 +125,8 @@ class GpuSession {
     };
     class Recorder;
     uint32_t capacity_for(uint32_t tokens) const;
-    Recording record(uint32_t capacity);    // gpu_recorder.cpp
+    bool streams(uint32_t tokens) const;
+    Recording record(uint32_t capacity, bool streamed);    // gpu_recorder.cpp
     Recording& recording(uint32_t tokens);
     void set_step(HeadTokens head);
     const vulkan::Commands& head_commands() const;
@@ -137,7 +155,7 @@ class GpuSession {
     std::vector<std::vector<double>> frequencies_;    // of rope, per pair; of a model with a window_base both sets
     /// Floats in angles_ that belong to one of them.
     uint64_t angle_set() const { return uint64_t(shape_.batch) * model_.config().rope_dim; }
-    std::map<uint32_t, Recording> recordings_;
+    std::map<std::pair<uint32_t, bool>, Recording> recordings_;    // by capacity, and whether cold groups are streamed
 
     /// Memory for copies of groups into slots, each with the commands that copy from it and their number.
     struct Staging {
@@ -145,6 +163,14 @@ class GpuSession {
         std::optional<vulkan::Commands> commands;
         uint64_t work = 0;
     };
+    /// Memory that cold groups pass through, host's and device's: one half is laid out while the other is copied and computed.
+    struct RingHalf {
+        vulkan::Slice staging, memory;
+        uint64_t copied = 0, computed = 0;    // the last work that reads them
+    };
+    vulkan::Pool ring_staging_, ring_memory_;
+    RingHalf ring_[2];
+
     vulkan::Pool staging_pool_;
     std::vector<Staging> staging_;
     size_t next_staging_ = 0;
@@ -152,6 +178,7 @@ class GpuSession {
     // of the batch under way
     uint32_t position_ = 0, tokens_ = 0;
     uint32_t submits_ = 0, waits_ = 0;
+    uint64_t streamed_bytes_ = 0;
     uint64_t last_work_ = 0, first_held_ = 0;
     std::vector<uint64_t> published_numbers_;    // of the work after which a segment's x is published
     HeadTokens head_;
@@ -159,7 +186,8 @@ class GpuSession {
     mutable double clock_offset_us_ = 0;    // host clock less device clock, as the shortest notice of a finished segment shows it
     std::vector<std::pair<const vulkan::Commands*, double>> notices_;    // segments waited for, and when the host knew
 
-    vulkan::Queue queue_;    // last, so that it goes first: it waits for what is under way in all of the above
+    vulkan::Queue copies_;    // of the ring
+    vulkan::Queue queue_;     // last, so that it goes first: it waits for what is under way in all of the above
 };
 
 }    // namespace hearth

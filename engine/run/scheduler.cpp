@@ -42,7 +42,12 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     cpu_.embed(tokens, stats.position, session_->input());
     for (GpuSession::Segment& segment : session_->segments(count)) {
         session_->submit(segment);
-        if (segment.split) {
+        if (!segment.streamed.empty()) {
+            const double from = clock_us();
+            const uint64_t bytes = session_->stream(segment, team_);
+            stats.stages.push_back(
+                {.name = "stream", .layer = segment.layer, .on_device = false, .bytes = bytes, .us = clock_us() - from, .start_us = from});
+        } else if (segment.split) {
             session_->wait_published(segment);    // the hot FFN runs on while the host ...
             const uint32_t l = *segment.split;
             const std::span<const float> cold =

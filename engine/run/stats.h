@@ -52,6 +52,7 @@ struct FeedStats {
     uint32_t waits = 0;           // times the host waited for the device (polling; there are no fences)
     uint32_t joins = 0;           // layers whose two shares were added
     uint64_t downloaded = 0;      // bytes that the device wrote into the host's memory: what the host's shares need, bits of what fired, results
+    uint64_t streamed_bytes = 0;    // of cold groups, copied to the device for this batch
     uint32_t moved_groups = 0;    // into slots, by rebalancing
     uint64_t moved_bytes = 0;
     double us = 0;    // wall time
