@@ -20,12 +20,18 @@ void rows(Quads w, uint type, uint n, uint stride, uint last, out float part[row
 #endif
 }
 
-float bias_of(uint row, uint n) { return a.has_bias != 0 && n < a.neurons ? uintBitsToFloat(a.bias.at[row].x) : 0; }
+// Without a bias the gate stands in for it, so that no address is null (see rows_dot).
+float bias_of(uint row, uint n)
+{
+    Quads bias = a.has_bias != 0 ? a.bias : a.gate;
+    return a.has_bias != 0 && n < a.neurons ? uintBitsToFloat(bias.at[row].x) : 0;
+}
 
 void main()
 {
     const uint step = gl_NumWorkGroups.x * gl_NumSubgroups * rows_at_once;
-    for (uint n = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; n < a.neurons; n += step) {
+    for (uint next = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; next < a.neurons; next += step) {
+        const uint n = min(next, a.neurons - 1);    // see rows_dot
         uint row = n;
         float weight = 1;
         if (a.has_experts != 0) {    // a slot's neurons are of one expert, so this is uniform in the subgroup
@@ -51,7 +57,7 @@ void main()
             float h = 0;
             if (a.cut < 0) h = weight * gate[i] * activate_up(activation, subgroupAdd(up[i]));
             else if (!(abs(gate[i]) <= a.cut) && n + i < a.neurons) {    // uniform in the subgroup
-                rows(a.up, up_type, row + i, a.up_stride, 0, up);
+                rows(a.up, up_type, row + min(i, last), a.up_stride, 0, up);
                 h = weight * gate[i] * activate_up(activation, subgroupAdd(up[0]));
             }
             if (subgroupElect() && n + i < a.neurons) a.h.at[n + i] = h;

@@ -11,7 +11,8 @@ layout(push_constant, scalar) uniform Push { MatVec a; };
 void main()
 {
     const uint step = gl_NumWorkGroups.x * gl_NumSubgroups * rows_at_once;
-    for (uint r = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; r < a.rows; r += step) {
+    for (uint next = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; next < a.rows; next += step) {
+        const uint r = min(next, a.rows - 1);    // see rows_dot
         float part[rows_at_once];
 #ifdef INT_DOT
         rows_dot_int(a.weight, type, r, a.stride, a.rows - 1 - r, a.high, a.low, a.scale, a.cols, part);

@@ -243,10 +243,11 @@ void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, 
             }
         }
     }
-    // What is left of a row of odd length, a weight per invocation; x ends with the row.
+    // What is left of a row of odd length, a weight per invocation; x ends with the row. Nothing that is not there is named, even where no invocation
+    // comes: Mesa's software device (26.2) reads what is at an address that is the same for all of a subgroup whether any of them is active or not.
     for (uint i = whole * chunk + gl_SubgroupInvocationID; i < n; i += gl_SubgroupSize)
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            sum[r] += chunk_part(type, load_chunk(w, type, row[r], whole, n), (i - whole * chunk) / 4)[i & 3] * x.at[i];
+            sum[r] += chunk_part(type, load_chunk(w, type, row[r], min(whole, (n - 1) / chunk), n), (i - whole * chunk) / 4)[i & 3] * x.at[i];
 }
 
 #ifdef INT_DOT
