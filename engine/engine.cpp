@@ -16,7 +16,10 @@ namespace {
 constexpr double mib = 1 << 20;
 constexpr uint32_t most_batch = 4096;    // far below what a dispatch may have of workgroups in one direction
 
-vulkan::Features allowed_features(const EngineOptions& options) { return {.fp16 = !options.without_fp16, .int_dot = !options.without_int_dot}; }
+vulkan::Features allowed_features(const EngineOptions& options)
+{
+    return {.fp16 = !options.without_fp16, .int_dot = !options.without_int_dot, .matrices = !options.without_matrices};
+}
 
 /// Bytes of memory that programs can still have, by what the system says; nothing where it does not.
 std::optional<uint64_t> available_memory()
@@ -76,6 +79,7 @@ DeviceList list_devices()
                                 .max_subgroup_size = d.max_subgroup_size,
                                 .fp16 = d.features.fp16,
                                 .int_dot = d.features.int_dot,
+                                .matrices = d.features.matrices,
                                 .unfit = d.unfit});
     const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), "auto");
     list.chosen = choice.index;
@@ -372,8 +376,10 @@ struct Machinery {
             place = fmt::format("on the CPU, which is expected to be faster alone than with {} (--placement most uses it all the same)", name);
             return;
         }
-        gpu = std::make_unique<GpuModel>(
-            device, weights, ModelLayout{plan, orders(), shape.sparsity, machine ? machine->row_variants : RowVariants()}, team, progress);
+        gpu = std::make_unique<GpuModel>(device, weights,
+                                         ModelLayout{plan, orders(), shape.sparsity, machine ? machine->row_variants : RowVariants(),
+                                                     machine ? machine->products : ProductRates()},
+                                         team, progress);
 
         uint64_t resident = 0, all = 0;
         for (size_t l = 0; l < needs.layers.size(); ++l) {

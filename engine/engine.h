@@ -60,6 +60,7 @@ struct EngineOptions {
     host::KvTypes kv;             // of the cache, on host and device
     bool without_fp16 = false;    // leave optional abilities of the device unused
     bool without_int_dot = false;
+    bool without_matrices = false;
     bool check_predictor = false;    // count what the predictor misses; slower
     bool validation = false;         // Vulkan validation layers; what they say: Engine::take_validation_messages
 };
@@ -69,7 +70,7 @@ struct DeviceDescription {
     std::string name, driver, kind;
     uint64_t memory, free_memory;
     uint32_t subgroup_size, min_subgroup_size, max_subgroup_size;
-    bool fp16, int_dot;
+    bool fp16, int_dot, matrices;
     std::string unfit;    // why it cannot be used; empty where it can
 };
 

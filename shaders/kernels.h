@@ -84,6 +84,8 @@ struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = 
     Steps step;
     Quads weight;          // (rows, inner), TRANSPOSED: (inner, rows)
     Floats x;              // (tokens, x_stride)
+    Words high, low;       // x as of Quantise, all tokens as one vector, for the integer variant: x_stride is then a multiple of 32
+    Floats scale;
     Floats y;              // (tokens, y_stride)
     uint rows, inner, stride, x_stride, y_stride;
     uint head;             // 1: as many tokens as step.head_tokens, else step.tokens

@@ -14,43 +14,15 @@
 #define Tile float
 #endif
 
-const uint tile_rows = matmul_tile, tile_tokens = matmul_tile, tile_inner = 32, lanes = 64;
+const uint tile_rows = matmul_tile, tile_tokens = matmul_tile, tile_inner = 32;
+const uint pitch = tile_inner + 1;    // one column of padding keeps neighbouring rows in different banks
 layout(local_size_x = 64) in;
 layout(constant_id = 0) const uint type = 0;
 layout(constant_id = 1) const bool TRANSPOSED = false;
 layout(push_constant, scalar) uniform Push { MatMul a; };
 
-// One column of padding keeps neighbouring rows in different banks.
-shared Tile w_tile[tile_rows][tile_inner + 1];
-shared float x_tile[tile_tokens][tile_inner + 1];
-
-void load_weights(uint first_row, uint first_inner)
-{
-    // The tile's stored rows: tile_rows of tile_inner weights, TRANSPOSED tile_inner of tile_rows.
-    const uint chunk = chunk_weights(type), stored_cols = TRANSPOSED ? a.rows : a.inner, stored_rows = TRANSPOSED ? a.inner : a.rows;
-    const uint width = TRANSPOSED ? tile_rows : tile_inner, height = TRANSPOSED ? tile_inner : tile_rows;
-    const uint row0 = TRANSPOSED ? first_inner : first_row, col0 = TRANSPOSED ? first_row : first_inner;
-    for (uint i = gl_LocalInvocationID.x; i < height * (width / chunk); i += lanes) {
-        const uint r = i / (width / chunk), c = i % (width / chunk) * chunk;
-        const bool inside = row0 + r < stored_rows && col0 + c < stored_cols;
-        Chunk weights = {uvec4(0), uvec2(0)};
-        vec2 scale = vec2(0), minimum = vec2(0);
-        if (inside) {
-            const uint row = row_at(a.weight, type, a.stride, row0 + r);
-            weights = load_chunk(a.weight, type, row, (col0 + c) / chunk, stored_cols);
-            row_scales(a.weight, type, row, col0 + c, stored_cols, scale, minimum);
-        }
-        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
-            vec4 four = scale[4 * j / scale_weights(type)] * chunk_part(type, weights, j);
-            if (has_minima(type)) four -= minimum[4 * j / scale_weights(type)];
-            [[unroll]] for (uint k = 0; k < 4; ++k) {
-                const uint at = c + 4 * j + k;
-                if (TRANSPOSED) w_tile[at][r] = Tile(four[k]);
-                else w_tile[r][at] = Tile(four[k]);
-            }
-        }
-    }
-}
+#include "weight_tile.glsl"
+shared float x_tile[tile_tokens * pitch];
 
 void main()
 {
@@ -64,16 +36,16 @@ void main()
     for (uint first_inner = 0; first_inner < a.inner; first_inner += tile_inner) {
         barrier();
         load_weights(first_row, first_inner);
-        for (uint i = gl_LocalInvocationID.x; i < tile_tokens * tile_inner; i += lanes) {
+        for (uint i = gl_LocalInvocationID.x; i < tile_tokens * tile_inner; i += gl_WorkGroupSize.x) {
             const uint t = first_token + i / tile_inner, k = first_inner + i % tile_inner;
-            x_tile[i / tile_inner][i % tile_inner] = t < tokens && k < a.inner ? a.x.at[t * a.x_stride + k] : 0;
+            x_tile[i / tile_inner * pitch + i % tile_inner] = t < tokens && k < a.inner ? a.x.at[t * a.x_stride + k] : 0;
         }
         barrier();
         for (uint k = 0; k < tile_inner; ++k) {
-            const vec4 x0 = vec4(x_tile[t0][k], x_tile[t0 + 8][k], x_tile[t0 + 16][k], x_tile[t0 + 24][k]);
-            const vec4 x1 = vec4(x_tile[t0 + 32][k], x_tile[t0 + 40][k], x_tile[t0 + 48][k], x_tile[t0 + 56][k]);
+            const vec4 x0 = vec4(x_tile[t0 * pitch + k], x_tile[(t0 + 8) * pitch + k], x_tile[(t0 + 16) * pitch + k], x_tile[(t0 + 24) * pitch + k]);
+            const vec4 x1 = vec4(x_tile[(t0 + 32) * pitch + k], x_tile[(t0 + 40) * pitch + k], x_tile[(t0 + 48) * pitch + k], x_tile[(t0 + 56) * pitch + k]);
             [[unroll]] for (uint i = 0; i < 8; ++i) {
-                const float w = float(w_tile[r0 + 8 * i][k]);
+                const float w = float(w_tile[(r0 + 8 * i) * pitch + k]);
                 sum[i][0] += w * x0;
                 sum[i][1] += w * x1;
             }

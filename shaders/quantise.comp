@@ -9,17 +9,17 @@ layout(push_constant, scalar) uniform Push { Quantise a; };
 
 void main()    // one invocation per block of 32
 {
-    const uint block = gl_GlobalInvocationID.x;
-    if (block >= a.n / 32) return;
-    float largest = 0;
-    for (uint j = 0; j < 32; ++j) largest = max(largest, abs(a.x.at[block * 32 + j]));
-    ivec2 sum = ivec2(0);
-    for (uint word = 0; word < 8; ++word) {
-        const uint i = 32 * block + 4 * word;
-        uint high, low;
-        sum[word / 4] += fixed_words(vec4(a.x.at[i], a.x.at[i + 1], a.x.at[i + 2], a.x.at[i + 3]), largest, high, low);
-        a.high.at[8 * block + word] = high;
-        a.low.at[8 * block + word] = low;
+    for (uint block = gl_GlobalInvocationID.x; block < a.n / 32; block += gl_NumWorkGroups.x * gl_WorkGroupSize.x) {
+        float largest = 0;
+        for (uint j = 0; j < 32; ++j) largest = max(largest, abs(a.x.at[block * 32 + j]));
+        ivec2 sum = ivec2(0);
+        for (uint word = 0; word < 8; ++word) {
+            const uint i = 32 * block + 4 * word;
+            uint high, low;
+            sum[word / 4] += fixed_words(vec4(a.x.at[i], a.x.at[i + 1], a.x.at[i + 2], a.x.at[i + 3]), largest, high, low);
+            a.high.at[8 * block + word] = high;
+            a.low.at[8 * block + word] = low;
+        }
+        Floats4(a.scale).at[block] = fixed_scale(largest, sum);
     }
-    Floats4(a.scale).at[block] = fixed_scale(largest, sum);
 }

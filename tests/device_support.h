@@ -11,7 +11,7 @@ namespace hearth::tests {
 /// What the tests share. Closed by main: by the time static objects die, the driver may have gone before them.
 struct OpenDevices {
     std::shared_ptr<vulkan::Instance> instance;
-    std::map<std::pair<bool, bool>, std::shared_ptr<vulkan::Device>> devices;
+    std::map<std::tuple<bool, bool, bool>, std::shared_ptr<vulkan::Device>> devices;
 };
 inline OpenDevices open_devices;
 
@@ -29,7 +29,7 @@ inline std::shared_ptr<vulkan::Instance> test_instance()
 /// One device per set of features, open until the end.
 inline std::shared_ptr<vulkan::Device> test_device(vulkan::Features features = {true, true})
 {
-    auto& device = open_devices.devices[{features.fp16, features.int_dot}];
+    auto& device = open_devices.devices[{features.fp16, features.int_dot, features.matrices}];
     if (!device) {
         const auto instance = test_instance();
         const auto choice = vulkan::choose_device(instance->devices(), device_name);

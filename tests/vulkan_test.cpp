@@ -77,9 +77,10 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
     for (const char* kernel : {"matvec", "matvec_idot"})
         check_layout(kernel, {M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low), M(MatVec, scale), M(MatVec, y), M(MatVec, rows),
                               M(MatVec, cols), M(MatVec, stride), M(MatVec, relu)});
-    for (const char* kernel : {"matmul", "matmul_f16"})
-        check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, y), M(MatMul, rows), M(MatMul, inner), M(MatMul, stride),
-                              M(MatMul, x_stride), M(MatMul, y_stride), M(MatMul, head), M(MatMul, add)});
+    for (const char* kernel : {"matmul", "matmul_f16", "matmul_idot"})
+        check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, high), M(MatMul, low), M(MatMul, scale), M(MatMul, y),
+                              M(MatMul, rows), M(MatMul, inner), M(MatMul, stride), M(MatMul, x_stride), M(MatMul, y_stride), M(MatMul, head),
+                              M(MatMul, add)});
     check_layout("rope", {M(Rope, step),     M(Rope, q),         M(Rope, k),       M(Rope, v),        M(Rope, bias),  M(Rope, norms),
                           M(Rope, angles),   M(Rope, k_cache),   M(Rope, v_cache), M(Rope, counters), M(Rope, heads), M(Rope, kv_heads),
                           M(Rope, head_dim), M(Rope, rope_dim),  M(Rope, context), M(Rope, k_q8),     M(Rope, v_q8),  M(Rope, counter_count),

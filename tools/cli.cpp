@@ -140,6 +140,7 @@ void add_engine_options(CLI::App& app, EngineOptions& o)
         "--stream", o.stream,
         "prompts of so many tokens are computed on the GPU alone: neurons that are not resident pass through it; 0: never (default: as measured)");
     app.add_flag("--without-int-dot", o.without_int_dot, "do not use the GPU's integer dot products");
+    app.add_flag("--without-matrices", o.without_matrices, "do not use the GPU's cooperative matrices");
 }
 
 void add_text_options(CLI::App& app, TextOptions& o)

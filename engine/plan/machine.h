@@ -79,6 +79,19 @@ struct RowVariants {
     }
 };
 
+/// The ways in which the device can multiply a matrix with many tokens: weights as floats, as halves, in integers, or as halves in cooperative matrices.
+enum class Product { floats, halves, integers, matrices };
+inline constexpr Product products[] = {Product::floats, Product::halves, Product::integers, Product::matrices};
+constexpr std::string_view product_name(Product p)
+{
+    constexpr std::string_view names[] = {"floats", "halves", "integers", "matrices"};
+    return names[size_t(p)];
+}
+
+/// Billions of products of a weight and a number that each way makes in a second, for every weight format in the order of its table; 0: not measured, not
+/// offered, or wrong.
+using ProductRates = std::array<std::array<double, std::size(products)>, std::size(weight_formats)>;
+
 struct Machine {
     std::string device, driver;    // empty: no device was measured
     std::string kernels;           // of the host: "AVX-512"
@@ -86,6 +99,7 @@ struct Machine {
     bool software = false;         // the device computes on the host's cores
     SideRates host, on_device;     // on_device with the variants below
     RowVariants row_variants;      // of the device
+    ProductRates products = {};    // of the device
     double submit_us = 0;          // one submit, on the host
     double round_trip_us = 0;      // submit, run nothing, notice that it is done
     double release_us = 0;         // the same for work submitted before, which waits for a word from the host

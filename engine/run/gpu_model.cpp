@@ -278,11 +278,11 @@ Groups row_groups(uint32_t rows, const RowVariant& variant)
     return {std::min(ceil_div(rows, variant.subgroups * variant.rows), 65535u)};    // kernels stride over what is left
 }
 
-GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c, const RowVariants& tuned)
+GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c, const RowVariants& tuned, const ProductRates& products)
     : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
       quantise(device, "quantise"), rope(device, "rope"), glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
       threshold(device, "threshold"), route(device, "route"), best(device, "best"), device_(device), activation_(uint32_t(c.activation)),
-      head_dim_(c.head_dim), tuned_(tuned)
+      head_dim_(c.head_dim), tuned_(tuned), products_(products)
 {
     static_assert(gpu::slot_neurons == group_neurons && expert_unit % group_neurons == 0 && host::most_experts <= gpu::route_most_experts);
     HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);
@@ -314,10 +314,42 @@ const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant&
                     v.subgroup);
 }
 
-const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, bool halves)
+bool offers(const vulkan::Device& device, Product product, WeightType type, const ProductUse& use)
 {
-    halves = halves && device_->features().fp16;
-    return compiled(matmul_, {type, transposed, halves}, device_, halves ? "matmul_f16" : "matmul", {uint32_t(type), transposed});
+    const bool halves = use.halves || values_of(type) == WeightType::f16;    // which are what they are
+    switch (product) {
+    case Product::floats: return true;
+    case Product::halves: return device.features().fp16 && halves;
+    case Product::integers: return can_int_dot(device, type) && use.planes && !use.transposed;    // else every weight of a sum has another scale
+    case Product::matrices: return device.features().matrices && halves;
+    }
+    return false;
+}
+
+Product GpuKernels::product(WeightType type, const ProductUse& use) const
+{
+    // Without figures, what is most likely fastest. Not cooperative matrices: some drivers name them and make errors, so they are for who has tuned.
+    constexpr std::array<double, std::size(products)> usual = {1, 2, 3, 0};
+    const auto& measured = products_[format_number(type)];
+    const auto& rates = std::ranges::max(measured) > 0 ? measured : usual;
+    Product best = Product::floats;
+    for (const Product p : products)
+        if (offers(*device_, p, type, use) && rates[size_t(p)] > rates[size_t(best)]) best = p;
+    return best;
+}
+
+const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, Product product)
+{
+    const std::tuple key(type, transposed, product);
+    switch (product) {
+    case Product::floats: return compiled(matmul_, key, device_, "matmul", {uint32_t(type), transposed});
+    case Product::halves: return compiled(matmul_, key, device_, "matmul_f16", {uint32_t(type), transposed});
+    case Product::integers: return compiled(matmul_, key, device_, "matmul_idot", {uint32_t(type)});
+    case Product::matrices: break;
+    }
+    const auto [m, n, k] = device_->info().matrix;
+    const uint32_t subgroup = device_->info().subgroup_size;
+    return compiled(matmul_, key, device_, "matmul_coop", {uint32_t(type), transposed, m, 1, 4 * subgroup, n, k}, subgroup);
 }
 
 const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v)
@@ -503,7 +535,7 @@ class WeightUpload {
 
 GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const ModelLayout& layout, host::Team& team,
                    const Progress& progress)
-    : device_(device), weights_(weights), kernels_(device, weights.config, layout.row_variants)
+    : device_(device), weights_(weights), kernels_(device, weights.config, layout.row_variants, layout.products)
 {
     const Plan& plan = layout.plan;
     const Needs n = needs(weights, layout.sparsity);

@@ -65,14 +65,24 @@ uint32_t most_attend_splits(uint32_t context);
 RowVariant usual_variant(const vulkan::Device& device, WeightType type);
 std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType type);
 
+/// What a product with many tokens is like, and may do.
+struct ProductUse {
+    bool transposed = false;
+    bool halves = true;    // weights may be rounded to halves
+    bool planes = true;    // those of x are there, or can be
+};
+
+/// Whether the device can multiply matrices of this type so.
+bool offers(const vulkan::Device& device, Product product, WeightType type, const ProductUse& use);
+
 /// Workgroups for the row kernels over `rows` rows.
 vulkan::Groups row_groups(uint32_t rows, const RowVariant& variant);
 
 /// The kernels, compiled when first used, by the weight types that they read.
 class GpuKernels {
   public:
-    /// `tuned`: how rows are to be gone over, as far as this device can.
-    GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& config, const RowVariants& tuned = {});
+    /// `tuned`: how rows are to be gone over, as far as this device can; `products`: how fast it multiplies in each of its ways.
+    GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& config, const RowVariants& tuned = {}, const ProductRates& products = {});
 
     /// How the rows of a matrix are gone over.
     RowVariant variant(WeightType type, uint32_t rows, uint32_t cols) const;
@@ -81,8 +91,9 @@ class GpuKernels {
     bool reads_planes(const GpuMatrix& m) const { return variant(m).int_dot; }
 
     const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type, const RowVariant& variant);
-    /// `halves`: weights may be rounded to them.
-    const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, bool halves);
+    /// The fastest way for many tokens.
+    Product product(WeightType type, const ProductUse& use) const;
+    const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, Product product);
     /// In floats if one of the types has no integers.
     const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up, RowVariant variant);
     const vulkan::Kernel<gpu::FfnDown>& ffn_down(WeightType type);
@@ -102,8 +113,9 @@ class GpuKernels {
     std::shared_ptr<vulkan::Device> device_;
     uint32_t activation_, head_dim_;
     RowVariants tuned_;
+    ProductRates products_;
     std::map<std::pair<WeightType, RowVariant>, vulkan::Kernel<gpu::MatVec>> matvec_;
-    std::map<std::tuple<WeightType, bool, bool>, vulkan::Kernel<gpu::MatMul>> matmul_;
+    std::map<std::tuple<WeightType, bool, Product>, vulkan::Kernel<gpu::MatMul>> matmul_;
     std::map<std::tuple<WeightType, WeightType, RowVariant>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
     std::map<WeightType, vulkan::Kernel<gpu::FfnDown>> ffn_down_;
     std::map<std::array<uint32_t, 4>, vulkan::Kernel<gpu::Attend>> attend_;
@@ -117,7 +129,8 @@ struct ModelLayout {
     Plan plan;
     std::vector<std::vector<uint32_t>> orders;    // placement order of every layer's neurons
     std::vector<LayerSparsity> sparsity;
-    RowVariants row_variants;    // of kernels, as GpuKernels takes them
+    RowVariants row_variants;    // as GpuKernels takes them
+    ProductRates products = {};
 };
 
 /// A feed-forward block's matrices on the device, or of some of its groups.

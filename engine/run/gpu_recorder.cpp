@@ -15,13 +15,13 @@ uint32_t ffn_slices(uint32_t neurons) { return std::clamp(ceil_div(neurons, 128)
 struct LinearKind {
     bool of_head = false;    // only the tokens whose logits are wanted
     bool relu = false;       // at decode: y = max(y, 0)
-    bool planes = true;      // at decode: those of x are there
-    bool halves = true;      // else: as of ProductKind
+    bool planes = true;      // those of x are there
+    bool halves = true;      // as of ProductUse
 };
 
 struct ProductKind {
-    bool transposed = false, of_head = false;
-    bool halves = true;       // weights may be rounded to halves
+    ProductUse use;
+    bool of_head = false;
     uint32_t x_stride = 0;    // 0: as many as the products have terms
     bool add = false;         // to what is in y
 };
@@ -121,31 +121,36 @@ class GpuSession::Recorder {
     /// `readers`: matrices that y goes to.
     void join(Commands& commands, const char* stage, uint32_t l, uint32_t rows, gpu::Join args, std::initializer_list<const GpuMatrix*> readers = {})
     {
-        args.planes = wants_planes(readers) && args.n % 32 == 0 && args.n / 32 <= gpu::join_most_blocks;
+        args.planes = decode() && wants_planes(readers) && args.n % 32 == 0 && args.n / 32 <= gpu::join_most_blocks;
         commands.stage(stage, l, uint64_t(rows) * c_.dim * sizeof(float) * (3 + args.part_count + args.has_cold));
         commands.dispatch(kernels_.join, {rows}, args);
         pending_ = {};
-        if (!args.planes && wants_planes(readers)) planes(commands, l, s_.xn_, args.n);
+        planes_of_ = args.planes ? s_.xn_.address : 0;
+        if (!args.planes && wants_planes(readers)) planes(commands, l, s_.xn_, rows * args.n);
     }
 
-    /// Whether, at decode, one of them is met in integers.
-    bool wants_planes(std::initializer_list<const GpuMatrix*> readers) const
+    /// Whether one of them is met in integers.
+    bool wants_planes(std::initializer_list<const GpuMatrix*> readers, const ProductUse& use = {}) const
     {
-        return decode() && std::any_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) { return m->rows > 0 && kernels_.reads_planes(*m); });
+        return std::any_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) {
+            return m->rows > 0 && (decode() ? kernels_.reads_planes(*m) : kernels_.product(m->type, use) == Product::integers);
+        });
     }
 
-    /// The two integer planes of x, where the kernel that makes x cannot write them.
+    /// The two integer planes of x, of n numbers in all, unless they are there.
     void planes(Commands& commands, uint32_t l, const Slice& x, uint32_t n)
     {
+        if (planes_of_ == x.address) return;
+        planes_of_ = x.address;
         commands.stage("quantise", l, uint64_t(n) * 6);
-        commands.dispatch(kernels_.quantise, {ceil_div(n / 32, 64)},
+        commands.dispatch(kernels_.quantise, {std::min(ceil_div(n / 32, 64), 65535u)},
                           {.x = x.address, .high = s_.high_.address, .low = s_.low_.address, .scale = s_.scale_.address, .n = n});
     }
 
     /// y = w x for every token.
     void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, LinearKind kind = {})
     {
-        if (!decode()) return product(commands, w, x, y, {.of_head = kind.of_head, .halves = kind.halves});
+        if (!decode()) return product(commands, w, x, y, {{.halves = kind.halves, .planes = kind.planes}, kind.of_head});
         RowVariant variant = kernels_.variant(w);
         variant.int_dot = variant.int_dot && kind.planes;
         commands.dispatch(kernels_.matvec(w.type, variant), row_groups(w.rows, variant),
@@ -164,12 +169,16 @@ class GpuSession::Recorder {
     /// y = w x, or with `transposed` y = x w, for many tokens at once.
     void product(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, ProductKind kind)
     {
-        const uint32_t out = kind.transposed ? w.cols : w.rows, inner = kind.transposed ? w.rows : w.cols;
-        commands.dispatch(kernels_.matmul(w.type, kind.transposed, kind.halves),
+        const bool transposed = kind.use.transposed;
+        const uint32_t out = transposed ? w.cols : w.rows, inner = transposed ? w.rows : w.cols;
+        commands.dispatch(kernels_.matmul(w.type, transposed, kernels_.product(w.type, kind.use)),
                           {ceil_div(out, gpu::matmul_tile), ceil_div(kind.of_head ? std::min(capacity_, head_rows) : capacity_, gpu::matmul_tile)},
                           {.step = s_.step_.address,
                            .weight = w.memory.address,
                            .x = x.address,
+                           .high = s_.high_.address,
+                           .low = s_.low_.address,
+                           .scale = s_.scale_.address,
                            .y = y.address,
                            .rows = out,
                            .inner = inner,
@@ -218,7 +227,7 @@ class GpuSession::Recorder {
                            .has_norms = w.head_norms.bytes > 0,
                            .halves = c_.pairs == host::PairOrder::halves,
                            .eps = c_.norm_eps});
-        const bool attend_writes_planes = wants_planes({&w.o}) && c_.head_dim % 32 == 0;
+        const bool attend_writes_planes = decode() && wants_planes({&w.o}) && c_.head_dim % 32 == 0;
         commands.stage("attend", l, 0);    // its bytes grow with the position: see report
         const AttendTile tile = attend_tile(c_, decode());
         const uint32_t tiles = c_.heads / tile.heads, splits = decode() ? kernels_.attend_splits(tiles, s_.shape_.context) : 1;
@@ -241,7 +250,8 @@ class GpuSession::Recorder {
                            .window = w.window,
                            .scale = c_.score_scale,
                            .softcap = c_.score_cap});
-        if (wants_planes({&w.o}) && !attend_writes_planes) planes(commands, l, s_.mixed_, q_width);
+        planes_of_ = attend_writes_planes ? s_.mixed_.address : 0;
+        if (wants_planes({&w.o})) planes(commands, l, s_.mixed_, capacity_ * q_width);
         commands.stage("attn_out", l, w.o.row_bytes);
         linear(commands, w.o, s_.mixed_, s_.parts_);
         // In a parallel block the next layer's join adds what attention gives, and here there is a norm of the layer's input only.
@@ -339,6 +349,7 @@ class GpuSession::Recorder {
                                .has_bias = w.bias.rows > 0,
                                .has_experts = c_.experts > 0});
             if (w.down.rows > 0) {
+                planes_of_ = 0;
                 if (wants_planes({&w.down})) planes(commands, l, s_.h_, w.down.cols);
                 commands.stage("ffn_down", l, w.down.row_bytes);
                 linear(commands, w.down, s_.h_, parts);
@@ -407,6 +418,7 @@ class GpuSession::Recorder {
         for (uint32_t first = 0; first < w.gate.rows; first += prefill_neurons(c_)) {
             const uint32_t count = std::min(prefill_neurons(c_), w.gate.rows - first);
             const GpuMatrix gate = w.gate.part(first, count);
+            if (wants_planes({&w.gate, &w.up})) planes(commands, l, s_.xn_, capacity_ * c_.dim);    // those of h may have taken their place
             commands.stage("ffn_up", l, gate.row_bytes + (w.up.rows > 0 ? w.up.part(first, count).row_bytes : 0));
             linear(commands, gate, s_.xn_, s_.h_);
             if (w.up.rows > 0) linear(commands, w.up.part(first, count), s_.xn_, s_.u_);
@@ -424,10 +436,13 @@ class GpuSession::Recorder {
                                .floor = c_.floor,
                                .has_up = w.up.rows > 0,
                                .has_bias = w.bias.rows > 0});
+            if (planes_of_ == s_.h_.address) planes_of_ = 0;
+            if (wants_planes({&w.down}, {.halves = false})) planes(commands, l, s_.h_, capacity_ * w.gate.rows);
             commands.stage("ffn_down", l, w.down.row_bytes + (w.down_t.rows > 0 ? w.down_t.part(first, count).row_bytes : 0));
             // The weights stay floats: whether halves are good enough for the longest sums was never measured.
-            if (w.down.rows > 0) product(commands, w.down, s_.h_, parts, {.halves = false, .x_stride = w.gate.rows, .add = add});
-            else product(commands, w.down_t.part(first, count), s_.h_, parts, {.transposed = true, .halves = false, .add = add || first > 0});
+            if (w.down.rows > 0) product(commands, w.down, s_.h_, parts, {.use = {.halves = false}, .x_stride = w.gate.rows, .add = add});
+            else
+                product(commands, w.down_t.part(first, count), s_.h_, parts, {.use = {.transposed = true, .halves = false}, .add = add || first > 0});
         }
     }
 
@@ -466,8 +481,9 @@ class GpuSession::Recorder {
     const Config& c_;
     uint32_t capacity_;
     bool streamed_;
-    size_t next_half_ = 0;    // of the ring
-    Slice q_, k_, v_;         // (capacity, heads or kv_heads, head_dim), one behind the other in qkv_
+    size_t next_half_ = 0;      // of the ring
+    uint64_t planes_of_ = 0;    // address of the x whose planes are in memory, by what is recorded so far
+    Slice q_, k_, v_;           // (capacity, heads or kv_heads, head_dim), one behind the other in qkv_
     struct {
         uint32_t parts = 0;    // partial sums that the next join adds
         bool cold = false;     // and the host's share

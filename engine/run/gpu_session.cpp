@@ -44,8 +44,8 @@ struct ScratchSizes {
         chosen = c.experts ? 2 * of_one / group_neurons : 0;
         row = c.vocab;
         best_parts = 2 * most_best_parts;
-        high = low = ceil_div(widest, 4);
-        scale = 4 * ceil_div(widest, 32);
+        high = low = t * ceil_div(widest, 4);
+        scale = t * 4 * ceil_div(widest, 32);
         attend_parts = uint64_t(c.heads) * most_attend_splits(context) * (c.head_dim + 2);
         attend_counters = c.heads;
     }

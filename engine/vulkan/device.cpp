@@ -1,5 +1,7 @@
 #include "engine/vulkan/device.h"
 
+#include "engine/vulkan/kernel.h"
+
 #include <algorithm>
 #include <cctype>
 #include <charconv>
@@ -151,6 +153,8 @@ std::shared_ptr<Instance> Instance::open(const InstanceOptions& options, std::st
         };
         check_result(api.CreateDebugUtilsMessengerEXT(self->handle_, &messenger, nullptr, &self->messenger_), "vkCreateDebugUtilsMessengerEXT");
     }
+    api.GetPhysicalDeviceCooperativeMatrixPropertiesKHR = reinterpret_cast<PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR>(
+        get(self->handle_, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"));
     return self->look_at_devices(why_not) ? self : nullptr;
 }
 
@@ -203,6 +207,24 @@ QueueFamilies queue_families(const InstanceApi& api, VkPhysicalDevice device)
     out.copies = first_of(VK_QUEUE_TRANSFER_BIT, compute | graphics | video).value_or(*out.kernels);
     out.timestamp_bits = families[*out.kernels].timestampValidBits;
     return out;
+}
+
+/// The largest product of halves, summed in floats, whose sizes divide a quarter of a tile of matmul_coop; zeros where there is none.
+MatrixSize matrix_size(const InstanceApi& api, VkPhysicalDevice device)
+{
+    MatrixSize best;
+    uint32_t count = 0;
+    const auto properties = api.GetPhysicalDeviceCooperativeMatrixPropertiesKHR;
+    if (!properties || properties(device, &count, nullptr) != VK_SUCCESS) return best;
+    std::vector<VkCooperativeMatrixPropertiesKHR> all(count, {.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR});
+    if (properties(device, &count, all.data()) != VK_SUCCESS) return best;
+    for (const VkCooperativeMatrixPropertiesKHR& p : all) {
+        const bool halves = p.AType == VK_COMPONENT_TYPE_FLOAT16_KHR && p.BType == VK_COMPONENT_TYPE_FLOAT16_KHR;
+        const bool floats = p.CType == VK_COMPONENT_TYPE_FLOAT32_KHR && p.ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR;
+        if (!halves || !floats || p.scope != VK_SCOPE_SUBGROUP_KHR || 32 % p.MSize || 32 % p.NSize || 32 % p.KSize) continue;
+        if (p.MSize * p.NSize * p.KSize > best.m * best.n * best.k) best = {p.MSize, p.NSize, p.KSize};
+    }
+    return best;
 }
 
 }    // namespace
@@ -258,11 +280,20 @@ bool Instance::look_at_devices(std::string& why_not)
             d.free_memory = has_budget ? budget.heapBudget[i] - std::min(budget.heapUsage[i], budget.heapBudget[i]) : heap.size;
         }
 
-        VkPhysicalDeviceVulkan13Features f13 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES};
+        VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrices = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR};
+        const bool has_matrices = has_extension(api_, handle, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
+        VkPhysicalDeviceVulkan13Features f13 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
+                                                .pNext = has_matrices ? &matrices : nullptr};
         VkPhysicalDeviceVulkan12Features f12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES, .pNext = &f13};
         VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &f12};
         api_.GetPhysicalDeviceFeatures2(handle, &features);
         d.features = {.fp16 = bool(f12.shaderFloat16), .int_dot = bool(f13.shaderIntegerDotProduct)};
+        // The kernel's memory model is Vulkan's, as the compiler wants it with cooperative matrices. Intel's driver has rules of its own for the size of
+        // their subgroups, under which nobody has seen this kernel run.
+        constexpr uint32_t intel = 0x8086;
+        const bool fit = matrices.cooperativeMatrix && f12.shaderFloat16 && f12.vulkanMemoryModel && properties.properties.vendorID != intel;
+        if (fit && has_kernel("matmul_coop")) d.matrix = matrix_size(api_, handle);
+        d.features.matrices = d.matrix.m > 0;
         // Every Vulkan 1.3 device has the instruction; those that only emulate it are faster with floats. A software device keeps it, for the tests.
         d.features.int_dot &= v13.integerDotProduct4x8BitPackedSignedAccelerated || d.kind == DeviceKind::software;
         if (f13.subgroupSizeControl && (v13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT))
@@ -300,7 +331,9 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
     std::shared_ptr<Device> self(new Device);
     self->instance_ = instance;
     self->info_ = info;
-    self->features_ = {.fp16 = features.fp16 && info.features.fp16, .int_dot = features.int_dot && info.features.int_dot};
+    self->features_ = {.fp16 = features.fp16 && info.features.fp16,
+                       .int_dot = features.int_dot && info.features.int_dot,
+                       .matrices = features.matrices && info.features.matrices};
 
     const InstanceApi& api = instance->api();
     const QueueFamilies families = queue_families(api, info.handle);
@@ -312,21 +345,29 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
         if (queues.empty() || family != queues[0].queueFamilyIndex)
             queues.push_back(
                 {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = family, .queueCount = 1, .pQueuePriorities = &priority});
+    const bool with_matrices = self->features_.matrices;
+    const char* extension = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrices = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
+                                                             .cooperativeMatrix = VK_TRUE};
     VkPhysicalDeviceVulkan13Features f13 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
+                                            .pNext = with_matrices ? &matrices : nullptr,
                                             .subgroupSizeControl = !info.subgroup_sizes.empty(),
                                             .computeFullSubgroups = VK_TRUE,
                                             .synchronization2 = VK_TRUE,
                                             .shaderIntegerDotProduct = self->features_.int_dot};
     VkPhysicalDeviceVulkan12Features f12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
                                             .pNext = &f13,
-                                            .shaderFloat16 = self->features_.fp16,
+                                            .shaderFloat16 = self->features_.fp16 || with_matrices,
                                             .scalarBlockLayout = VK_TRUE,
                                             .timelineSemaphore = VK_TRUE,
-                                            .bufferDeviceAddress = VK_TRUE};
+                                            .bufferDeviceAddress = VK_TRUE,
+                                            .vulkanMemoryModel = with_matrices};
     const VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
                                        .pNext = &f12,
                                        .queueCreateInfoCount = uint32_t(queues.size()),
-                                       .pQueueCreateInfos = queues.data()};
+                                       .pQueueCreateInfos = queues.data(),
+                                       .enabledExtensionCount = with_matrices,
+                                       .ppEnabledExtensionNames = &extension};
     check_result(api.CreateDevice(info.handle, &create, nullptr, &self->handle_), "vkCreateDevice");
 #define X(name)                                                                                                                                      \
     self->api_.name = reinterpret_cast<PFN_vk##name>(api.GetDeviceProcAddr(self->handle_, "vk" #name));                                              \

@@ -22,8 +22,14 @@ enum class DeviceKind { discrete, integrated, other, software };
 
 /// Optional abilities of a device; each has a fallback and can be switched off by hand.
 struct Features {
-    bool fp16 = false;       // arithmetic in half precision
-    bool int_dot = false;    // integer dot product of packed bytes
+    bool fp16 = false;        // arithmetic in half precision
+    bool int_dot = false;     // integer dot product of packed bytes
+    bool matrices = false;    // cooperative matrices of halves, summed in floats
+};
+
+/// Of a product that the device makes of cooperative matrices: (m, k) times (k, n).
+struct MatrixSize {
+    uint32_t m = 0, n = 0, k = 0;
 };
 
 struct DeviceInfo {
@@ -36,6 +42,7 @@ struct DeviceInfo {
     uint32_t subgroup_size = 0, min_subgroup_size = 0, max_subgroup_size = 0;
     std::vector<uint32_t> subgroup_sizes;    // that a kernel can ask for; without asking it gets subgroup_size
     Features features;
+    MatrixSize matrix;             // if features.matrices
     uint32_t max_workgroup = 0;    // invocations
     uint32_t max_subgroups = 0;    // of a workgroup
     uint64_t max_buffer = 0;       // bytes of one buffer

@@ -9,15 +9,23 @@ namespace hearth::vulkan {
 
 namespace {
 
-const Spirv& find_module(std::string_view name)
+const Spirv* find_if_built(std::string_view name)
 {
     const auto end = spirv_modules + spirv_module_count;
     const auto found = std::find_if(spirv_modules, end, [&](const Spirv& m) { return name == m.name; });
-    HEARTH_CHECK(found != end);
+    return found != end ? found : nullptr;
+}
+
+const Spirv& find_module(std::string_view name)
+{
+    const Spirv* found = find_if_built(name);
+    HEARTH_CHECK(found);
     return *found;
 }
 
 }    // namespace
+
+bool has_kernel(std::string_view name) { return find_if_built(name); }
 
 Pipeline::Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants, uint32_t subgroup)
     : Pipeline(std::move(device))

@@ -9,6 +9,9 @@
 
 namespace hearth::vulkan {
 
+/// Whether the compiler that the program was built with knew enough for this kernel.
+bool has_kernel(std::string_view name);
+
 /// A compute pipeline whose only interface is a push-constant struct.
 class Pipeline {
   public:
