@@ -140,6 +140,8 @@ struct Machinery {
     uint32_t stream_from() const
     {
         if (options.stream) return *options.stream > 0 ? std::max(*options.stream, 2u) : UINT32_MAX;
+        if (device && machine)
+            if (const auto measured = hearth::stream_from(weights, *machine)) return *measured;
         constexpr uint32_t usual = 64;    // of a GPU that nobody has measured
         return device && device->info().kind != vulkan::DeviceKind::software ? usual : UINT32_MAX;
     }

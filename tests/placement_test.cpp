@@ -1,4 +1,4 @@
-#include "engine/plan/placement.h"
+#include "engine/plan/costs.h"
 #include "tests/support.h"
 
 #include <random>
@@ -233,5 +233,33 @@ TEST_SUITE("plan")
         const Plan plan = place_most(needs, costs, 2 + 4 * 10);
         CHECK(plan.layers[0].resident.size() == 1);
         CHECK(plan.layers[1].resident.size() == 3);
+    }
+
+    TEST_CASE("a prompt is streamed from that length on where its copy takes less time than the host, by the machine's figures")
+    {
+        Weights weights;
+        weights.layers.resize(1);
+        const Matrix rows = {WeightType::q4_0, 1000, 1024, nullptr};    // 576 bytes each
+        weights.layers[0].ffn = {.gate = rows, .up = rows, .down_t = rows};
+        const size_t q4_0 = format_number(WeightType::q4_0);
+        Machine machine;
+        CHECK(!stream_from(weights, machine));
+        // The host takes 3 x 1000 x 1024 / 100 = 30720 ns for a token, the device 3 x 1000 x 1024 x 64 / 20000 = 9830 ns for 64 of them.
+        machine.host_products[q4_0] = 100;
+        machine.products[q4_0][size_t(Product::floats)] = 20000;
+        CHECK(!stream_from(weights, machine));
+        machine.laid_out[q4_0] = 10;    // 172800 ns for 3 x 576000 bytes
+        machine.upload = 20;
+        CHECK(stream_from(weights, machine) == 6u);    // 6 x 30720 > 172800
+        machine.upload = 2;                            // 864000 ns
+        CHECK(stream_from(weights, machine) == 29u);
+        machine.products[q4_0][size_t(Product::integers)] = 2000000;    // but of rows of down_t every weight has another scale: 3408 ns
+        CHECK(stream_from(weights, machine) == 29u);
+        machine.products[q4_0][size_t(Product::floats)] = 10;    // slower than the host
+        CHECK(stream_from(weights, machine) == UINT32_MAX);
+        weights.config.experts = 8;
+        weights.config.experts_used = 2;
+        machine.products[q4_0][size_t(Product::floats)] = 20000;
+        CHECK(stream_from(weights, machine) == 114u);    // a token is a quarter of the work for the host only; two tiles
     }
 }

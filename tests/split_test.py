@@ -237,8 +237,11 @@ class Plans(Case):
         result = self.good("bench", MODEL, *DEVICE, "--vram-budget", "8MiB", "-p", "0", "-n", "4", "-r", "1", "-o", "json", *options).json["results"][0]
         self.assertGreater(result["expected_tokens_per_s"], 0)
 
-        # Its choice of kernels: of whatever it names, and of files from before there was one, the text is the same.
         measured = json.loads(machine.read_text())
+        for name in ("F16", "Q8_0", "Q4_0"):
+            self.assertTrue({"host", "laid_out", "floats", "halves"} <= set(measured["products"][name]), name)
+
+        # Its choice of kernels: of whatever it names, and of files from before there was one, the text is the same.
         self.assertEqual(len(measured["row_variants"]), 4)
         classes = measured["row_variants"].values()
         for chosen in classes:
@@ -250,6 +253,8 @@ class Plans(Case):
             changed = {k: v for k, v in measured.items() if k != "row_variants"}
             if other is not None:
                 changed["row_variants"] = other
+            else:
+                del changed["products"]
             texts.add(self.good(*command, self.write("other.json", json.dumps(changed).encode())).out)
         self.assertEqual(len(texts), 1)
         changed["row_variants"] = {"few short rows": {"F16": {**one, "rows": "many"}}}

@@ -1,5 +1,5 @@
 // The choice of the device's row kernels by measuring: the fastest wins, and never a wrong one.
-#include "engine/run/tune_rows.h"
+#include "engine/run/tune_products.h"
 #include "tests/device_support.h"
 
 #include <set>
@@ -107,5 +107,35 @@ TEST_SUITE("device")
             tuned.choice[0][q4_0] = impossible;
             CHECK(of_few(GpuKernels(device, Config(), tuned)) == usual_variant(*device, WeightType::q4_0));
         }
+    }
+
+    TEST_CASE("every way of multiplying with many tokens is measured and found right, and the fastest that a use allows is taken")
+    {
+        const auto device = test_device();
+        const WeightType types[] = {WeightType::f16, WeightType::q4_k};
+        double done = 0;
+        const ProductRates rates = tune_products(
+            device, types, {100, 256, 70}, [&](double share) { done = share; }, [](const std::string& what) { FAIL_CHECK(what); });
+        CHECK(done == 1);
+        for (const WeightFormat& format : weight_formats)
+            for (const Product product : products) {
+                const bool measured = std::ranges::count(types, format.type) > 0 && offers(*device, product, format.type, {});
+                CHECK((rates[format_number(format.type)][size_t(product)] > 0) == measured);
+            }
+        const WeightType q4_k = WeightType::q4_k;
+        const auto chosen = [&](std::array<double, std::size(products)> of_q4_k, const ProductUse& use) {
+            ProductRates pretended = {};
+            pretended[format_number(q4_k)] = of_q4_k;
+            return GpuKernels(device, Config(), {}, pretended).product(q4_k, use);
+        };
+        CHECK(chosen({5, 2, 3, 0}, {}) == Product::floats);
+        CHECK(chosen({1, 2, 3, 0}, {}) == Product::integers);
+        CHECK(chosen({1, 2, 3, 0}, {.planes = false}) == Product::halves);
+        CHECK(chosen({1, 2, 3, 0}, {.transposed = true}) == Product::halves);
+        CHECK(chosen({1, 4, 3, 0}, {.halves = false}) == Product::integers);
+        CHECK(chosen({1, 2, 3, 0}, {.transposed = true, .halves = false}) == Product::floats);
+        CHECK(chosen({1, 2, 3, 9}, {}) == Product::integers);    // what the device does not offer was measured on another
+        CHECK(GpuKernels(device, Config()).product(WeightType::f16, {.halves = false}) == Product::halves);    // which they are
+        check_silence();
     }
 }

@@ -53,6 +53,31 @@ SideRates side_from(const nlohmann::json& json)
     return r;
 }
 
+/// Of the formats that were measured.
+nlohmann::json products_json(const Machine& m)
+{
+    nlohmann::json json = nlohmann::json::object();
+    for (size_t f = 0; f < std::size(weight_formats); ++f) {
+        nlohmann::json& format = json[std::string(weight_formats[f].name)];
+        if (m.host_products[f] > 0) format["host"] = m.host_products[f];
+        if (m.laid_out[f] > 0) format["laid_out"] = m.laid_out[f];
+        for (const Product p : products)
+            if (const double rate = m.products[f][size_t(p)]; rate > 0) format[std::string(product_name(p))] = rate;
+    }
+    return json;
+}
+
+void read_products(const nlohmann::json& json, Machine& m)
+{
+    for (size_t f = 0; f < std::size(weight_formats); ++f) {
+        const nlohmann::json format = json.value(std::string(weight_formats[f].name), nlohmann::json::object());
+        const auto figure = [&](std::string_view name) { return std::max(format.value(std::string(name), 0.0), 0.0); };
+        m.host_products[f] = figure("host");
+        m.laid_out[f] = figure("laid_out");
+        for (const Product p : products) m.products[f][size_t(p)] = figure(product_name(p));
+    }
+}
+
 nlohmann::json variants_json(const RowVariants& variants)
 {
     nlohmann::json json = nlohmann::json::object();
@@ -90,7 +115,8 @@ nlohmann::json to_json(const Machine& machine)
                            {"software", m.software},
                            {"host", side_json(m.host)},
                            {"on_device", side_json(m.on_device)},
-                           {"row_variants", variants_json(m.row_variants)}};
+                           {"row_variants", variants_json(m.row_variants)},
+                           {"products", products_json(m)}};
     each_figure(m, [&](const char* name, double& x) { json[name] = x; });
     return json;
 }
@@ -110,6 +136,7 @@ Machine read_machine(const std::filesystem::path& path)
                      .on_device = side_from(json.at("on_device")),
                      .row_variants = variants_from(json.value("row_variants", nlohmann::json::object()))};    // older files have none
         each_figure(m, [&](const char* name, double& x) { x = json.at(name).get<double>(); });
+        read_products(json.value("products", nlohmann::json::object()), m);    // older files have none
         return m;
     } catch (const std::exception& e) {
         throw Error("{} is not a file of `hearth tune` ({}): measure this machine again", path.string(), e.what());

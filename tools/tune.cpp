@@ -36,6 +36,14 @@ std::string table(const Machine& m)
                        : " | -";
         out += " |\n";
     }
+    out += "\nMany tokens, in billions of products a second, and what is laid out for the GPU in GB/s\n\n| | CPU | laid out";
+    for (const Product p : products) out += fmt::format(" | GPU, {}", product_name(p));
+    out += " |\n|---|---:|---:|---:|---:|---:|---:|\n";
+    for (size_t i = 0; i < std::size(weight_formats); ++i) {
+        out += fmt::format("| {} | {:.1f} | {:.2f}", weight_formats[i].name, m.host_products[i], m.laid_out[i]);
+        for (const double rate : m.products[i]) out += fmt::format(" | {}", cell(rate, rate > 0));
+        out += " |\n";
+    }
     out += fmt::format(
         "\na step on the GPU {:.1f} us, on the CPU {:.1f} us; submit {:.1f} us, submit and notice {:.1f} us, release and notice {:.1f} us\n",
         m.on_device.step_us, m.host.step_us, m.submit_us, m.round_trip_us, m.release_us);

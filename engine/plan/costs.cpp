@@ -70,4 +70,32 @@ Costs expected_costs(const Weights& weights, const Needs& needs, const std::vect
     return costs;
 }
 
+std::optional<uint32_t> stream_from(const Weights& weights, const Machine& machine)
+{
+    const host::FfnWeights& w = weights.layers[0].ffn;
+    constexpr uint32_t tile = 64;                            // tokens that the device takes at once
+    double host = 0, device = 0, laid_out = 0, bytes = 0;    // nanoseconds for one token, for a tile of tokens, for all tokens; and what is copied
+    for (const Matrix* m : {&w.gate, &w.up, &w.either_down()}) {
+        if (m->rows == 0) continue;
+        const size_t f = format_number(m->type);
+        const double weights_there = double(m->rows) * m->cols;
+        // Of rows of down_t every weight of a sum has another scale, and they are not rounded to halves.
+        const bool by_neurons = m == &w.down_t && m->type != WeightType::f16;
+        const double rate = by_neurons ? machine.products[f][size_t(Product::floats)] : std::ranges::max(machine.products[f]);
+        if (rate <= 0 || machine.host_products[f] <= 0 || machine.laid_out[f] <= 0) return {};
+        host += weights_there / machine.host_products[f];
+        device += weights_there * tile / rate;
+        laid_out += double(m->bytes()) / machine.laid_out[f];
+        bytes += double(m->bytes());
+    }
+    const Config& c = weights.config;
+    if (c.experts) host *= double(c.experts_used) / c.experts;    // of a token; the device computes all of them
+    constexpr uint32_t most = 4096;
+    for (uint32_t tokens = 2; tokens <= most; ++tokens) {
+        const double copied = bytes / std::max(machine.upload, 1e-9);
+        if (std::max(laid_out, copied + ceil_div(tokens, tile) * device) < tokens * host) return tokens;
+    }
+    return UINT32_MAX;
+}
+
 }    // namespace hearth

@@ -5,6 +5,7 @@
 #include "engine/plan/machine.h"
 #include "engine/plan/placement.h"
 
+#include <optional>
 #include <vector>
 
 namespace hearth {
@@ -22,5 +23,9 @@ struct LayerUse {
 /// predictor reads.
 Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use, uint64_t position_bytes, const Machine& machine,
                      double position);
+
+/// How many tokens a prompt has at least for which copying the host's neurons to the device and computing them there is expected to take less time than
+/// computing them on the host; UINT32_MAX: none has, nothing: the machine's figures do not tell.
+std::optional<uint32_t> stream_from(const Weights& weights, const Machine& machine);
 
 }    // namespace hearth

@@ -93,18 +93,20 @@ constexpr std::string_view product_name(Product p)
 using ProductRates = std::array<std::array<double, std::size(products)>, std::size(weight_formats)>;
 
 struct Machine {
-    std::string device, driver;    // empty: no device was measured
-    std::string kernels;           // of the host: "AVX-512"
-    unsigned threads = 0;          // of the host
-    bool software = false;         // the device computes on the host's cores
-    SideRates host, on_device;     // on_device with the variants below
-    RowVariants row_variants;      // of the device
-    ProductRates products = {};    // of the device
-    double submit_us = 0;          // one submit, on the host
-    double round_trip_us = 0;      // submit, run nothing, notice that it is done
-    double release_us = 0;         // the same for work submitted before, which waits for a word from the host
-    double upload = 0;             // GB/s from host memory to the device's
-    double together = 0;           // what both sides read at once, over what the faster reads alone
+    std::string device, driver;                                          // empty: no device was measured
+    std::string kernels;                                                 // of the host: "AVX-512"
+    unsigned threads = 0;                                                // of the host
+    bool software = false;                                               // the device computes on the host's cores
+    SideRates host, on_device;                                           // on_device with the variants below
+    RowVariants row_variants;                                            // of the device
+    ProductRates products = {};                                          // of the device
+    std::array<double, std::size(weight_formats)> host_products = {};    // likewise of the host, in the only way that it has
+    std::array<double, std::size(weight_formats)> laid_out = {};         // GB/s of a file's rows that the host lays out as the device has them
+    double submit_us = 0;                                                // one submit, on the host
+    double round_trip_us = 0;                                            // submit, run nothing, notice that it is done
+    double release_us = 0;                                               // the same for work submitted before, which waits for a word from the host
+    double upload = 0;                                                   // GB/s from host memory to the device's
+    double together = 0;                                                 // what both sides read at once, over what the faster reads alone
 
     bool has_device() const { return !device.empty(); }
 };

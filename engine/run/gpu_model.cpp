@@ -82,16 +82,17 @@ struct BlockLayout {
     WeightType type;
     uint32_t low, high;
     ScaleBytes scales[2];
+    uint32_t ready = 0;    // where the file's block has the low bits as the device wants them; 0: nowhere
 };
 
 constexpr BlockLayout block_layouts[] = {
-    {WeightType::q8_0, 8, 0, {{0, 2}}},
-    {WeightType::q4_0, 4, 0, {{0, 2}}},
-    {WeightType::q4_1, 4, 0, {{0, 4}}},
+    {WeightType::q8_0, 8, 0, {{0, 2}}, offsetof(BlockQ8_0, q)},
+    {WeightType::q4_0, 4, 0, {{0, 2}}, offsetof(BlockQ4_0, q)},
+    {WeightType::q4_1, 4, 0, {{0, 4}}, offsetof(BlockQ4_1, q)},
     {WeightType::q5_0, 4, 1, {{0, 2}}},
     {WeightType::q5_1, 4, 1, {{0, 4}}},
-    {WeightType::iq4_nl, 4, 0, {{0, 2}}},
-    {WeightType::mxfp4, 4, 0, {{0, 1}}},
+    {WeightType::iq4_nl, 4, 0, {{0, 2}}, offsetof(BlockIQ4_NL, q)},
+    {WeightType::mxfp4, 4, 0, {{0, 1}}, offsetof(BlockMXFP4, q)},
     {WeightType::q2_k, 2, 0, {{offsetof(BlockQ2_K, scale), 16}, {offsetof(BlockQ2_K, d), 4}}},
     {WeightType::q3_k, 2, 1, {{offsetof(BlockQ3_K, scale), 14, 16}}},
     {WeightType::q4_k, 4, 0, {{offsetof(BlockQ4_K, d), 16}}},
@@ -101,36 +102,36 @@ constexpr BlockLayout block_layouts[] = {
 
 const BlockLayout& block_layout_of(WeightType type) { return *std::ranges::find(block_layouts, type, &BlockLayout::type); }
 
-/// Two bits each of 32 integers, in two words.
-void pack_2(const uint8_t* q, uint32_t shift, std::byte* to)
+/// `bits` bits of each of 32 integers, from bit `shift` on, as row.glsl has them: four bytes at a time.
+template <uint32_t bits>
+void pack(const uint8_t* q, uint32_t shift, std::byte* to)
 {
-    for (uint32_t i = 0; i < 8; ++i) {
-        const uint8_t* four = q + i / 4 * 16 + i % 4;
-        to[i] = std::byte((four[0] >> shift & 3) | (four[4] >> shift & 3) << 2 | (four[8] >> shift & 3) << 4 | (four[12] >> shift & 3) << 6);
+    constexpr uint32_t mask = 0x01010101u * ((1u << bits) - 1), words = 8 / bits;    // that share one
+    uint32_t four[8];
+    std::memcpy(four, q, sizeof four);
+    for (uint32_t k = 0; k < bits; ++k) {
+        uint32_t word = 0;
+        for (uint32_t j = 0; j < words; ++j) word |= (four[bits == 4 ? k + 4 * j : words * k + j] >> shift & mask) << bits * j;
+        std::memcpy(to + 4 * k, &word, sizeof word);
     }
 }
 
-/// One bit each, in one word.
-void pack_1(const uint8_t* q, uint32_t shift, std::byte* to)
-{
-    for (uint32_t i = 0; i < 4; ++i) {
-        uint32_t byte = 0;
-        for (uint32_t j = 0; j < 8; ++j) byte |= (q[4 * j + i] >> shift & 1u) << j;
-        to[i] = std::byte(byte);
-    }
-}
-
-/// The bits from `shift` on of 32 integers.
 void pack(const uint8_t* q, uint32_t bits, uint32_t shift, std::byte* to)
 {
     switch (bits) {
     case 8: std::memcpy(to, q, 32); break;
-    case 4:
-        for (uint32_t i = 0; i < 16; ++i) to[i] = std::byte((q[i] & 15) | (q[i + 16] & 15) << 4);
-        break;
-    case 2: pack_2(q, shift, to); break;
-    case 1: pack_1(q, shift, to); break;
+    case 4: pack<4>(q, shift, to); break;
+    case 2: pack<2>(q, shift, to); break;
+    case 1: pack<1>(q, shift, to); break;
     }
+}
+
+/// The same bytes of so many blocks. Returns what comes behind them.
+template <uint32_t bytes>
+std::byte* copy_blocks(const std::byte* from, uint32_t step, uint32_t blocks, uint32_t stride, std::byte* to)
+{
+    for (; blocks > 0; --blocks, from += step, to += stride) std::memcpy(to, from, bytes);
+    return to;
 }
 
 }    // namespace
@@ -210,9 +211,11 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
     const auto integers = host::kernels().of(type).integers;
     std::byte *low = to, *high = to + n / 8 * l.low, *scales = high + n / 8 * l.high;
     std::fill(scales, end, std::byte(0));
+    const auto copy_ready = l.low == 8 ? copy_blocks<32> : copy_blocks<16>;
+    if (l.ready) copy_ready(row + l.ready, f.block_bytes, n / f.block, 4 * l.low, low);
     constexpr uint32_t span = 256;    // weights at a time; no format has larger blocks
     uint8_t q[span];
-    for (uint32_t first = 0; first < n; first += span) {
+    for (uint32_t first = 0; first < n && !l.ready; first += span) {
         const uint32_t count = std::min(span, n - first);
         integers(row + row_bytes(type, first), q, count);
         for (uint32_t i = 0; i < count; i += 32, low += 4 * l.low, high += 4 * l.high) {
@@ -221,8 +224,12 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
         }
     }
     for (const ScaleBytes& s : l.scales) {
-        const std::byte* from = row + s.offset;
-        for (uint32_t b = 0; b < n / f.block; ++b, from += f.block_bytes, scales += s.stride) std::memcpy(scales, from, s.bytes);
+        const auto copy = s.bytes == 1    ? copy_blocks<1>
+                          : s.bytes == 2  ? copy_blocks<2>
+                          : s.bytes == 4  ? copy_blocks<4>
+                          : s.bytes == 14 ? copy_blocks<14>
+                                          : copy_blocks<16>;
+        if (s.bytes > 0) scales = copy(row + s.offset, f.block_bytes, n / f.block, s.stride, scales);
     }
 }
 

@@ -1,6 +1,7 @@
 #include "engine/run/tune.h"
 
 #include "engine/run/measure.h"
+#include "engine/run/tune_products.h"
 #include "host/attention.h"
 
 #include <atomic>
@@ -57,6 +58,36 @@ class HostMeasurement {
         inputs.prepare(team_, x_.data(), 1, dim, is_quantised(type));
         y_.resize(std::max<size_t>(y_.size(), all.rows));
         return gb_per_s(all.bytes(), median_time([&] { host::multiply(team_, all, inputs, y_.data()); }));
+    }
+
+    /// Billions of products a second, of a matrix with many tokens.
+    double products(WeightType type)
+    {
+        constexpr uint32_t tokens = 128;
+        const Matrix some = {type, rows_per_step, dim, memory_.data()};
+        const std::vector<float> x = some_vector(tokens * dim);
+        std::vector<float> y(size_t(tokens) * some.rows);
+        const double t = median_time([&] {
+            host::Inputs inputs;
+            inputs.prepare(team_, x.data(), tokens, dim, is_quantised(type));
+            host::multiply(team_, some, inputs, y.data());
+        });
+        return double(some.rows) * dim * tokens / t / 1e9;
+    }
+
+    /// GB/s of rows laid out as the device has them.
+    double laid_out(WeightType type)
+    {
+        const uint64_t size = uint64_t(row_quads(type, dim)) * 16;
+        const Matrix all = {type, uint32_t(memory_.size() / 2 / size), dim, memory_.data()};    // the other half takes them
+        std::byte* const to = memory_.data() + memory_.size() / 2;
+        const double t = median_time([&] {
+            host::parallel_rows(team_, all.rows, size, [&](uint32_t first, uint32_t last) {
+                for (uint32_t r = first; r < last; ++r) lay_out_row(type, all.row(r), dim, to + r * size);
+            });
+        });
+        fill_weights(to, memory_.size() / 2);
+        return gb_per_s(all.bytes(), t);
     }
 
   private:
@@ -361,10 +392,27 @@ Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>&
     m.device = device->info().name;
     m.driver = device->info().driver;
     m.software = device->info().kind == vulkan::DeviceKind::software;
+    team.hold([&] {
+        for (size_t f = 0; f < std::size(weight_formats); ++f) {
+            const WeightType type = measured_as(weight_formats[f].type);
+            m.host_products[f] = host.products(type);
+            m.laid_out[f] = host.laid_out(type);
+            progress(0.3 + 0.05 * double(f + 1) / std::size(weight_formats));
+        }
+    });
     m.row_variants = tune_rows(
-        device, m.software ? 512 << 10 : 192 << 20, [&](double share) { progress(0.3 + share * 0.4); }, warn);
+        device, m.software ? 512 << 10 : 192 << 20, [&](double share) { progress(0.35 + share * 0.3); }, warn);
+    // A software device's compiler takes a second for each of these kernels.
+    std::vector<WeightType> types = {WeightType::f16, WeightType::q8_0, WeightType::q4_0};
+    if (!m.software) {
+        types.clear();
+        for (const WeightFormat& f : weight_formats) types.push_back(f.type);
+    }
+    m.products = tune_products(
+        device, types, m.software ? ProductSize{128, 512, 64} : ProductSize{4096, 4096, 256}, [&](double share) { progress(0.65 + share * 0.1); },
+        warn);
     DeviceMeasurement measurement(device, m.software ? 24 << 20 : 192 << 20, m.row_variants);
-    m.on_device = measurement.measure([&](double share) { progress(0.7 + share * 0.25); });
+    m.on_device = measurement.measure([&](double share) { progress(0.75 + share * 0.2); });
     for (const RowRates& r : m.on_device.rows) m.on_device.read = std::max(m.on_device.read, r.dot);    // its fastest matrix kernel
     m.upload = measurement.upload;
     m.round_trip_us = measurement.round_trip(false) * 1e6;

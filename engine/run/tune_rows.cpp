@@ -47,10 +47,20 @@ std::optional<RowVariant> fastest_right(std::span<const RowVariant> variants, co
     return seconds(best) < infinite ? std::optional(best) : std::nullopt;
 }
 
-namespace {
+SampleRows::SampleRows(WeightType type, uint32_t cols)
+    : cols_(cols), row_size_(uint64_t(row_quads(type, cols)) * 16), rows_(count * row_size_), decoded_(count * cols_)
+{
+    std::vector<std::byte> file(row_bytes(type, cols));
+    for (uint32_t r = 0; r < count; ++r) {
+        fill_weights(file.data(), file.size(), r + 1);
+        if (type == WeightType::mxfp4)    // most exponents make numbers without use
+            for (size_t i = 0; i < file.size(); i += sizeof(BlockMXFP4)) file[i] = std::byte(120 + (r + i) % 8);
+        lay_out_row(type, file.data(), cols, &rows_[r * row_size_]);
+        host::kernels().of(type).decode(file.data(), &decoded_[r * cols_], cols);
+    }
+}
 
-/// A few rows, again and again, fill the memory: so the result of every row of a large matrix is known without computing them all.
-constexpr uint32_t different_rows = 61;
+namespace {
 
 class RowTuning {
   public:
@@ -78,19 +88,11 @@ class RowTuning {
                        {.x = input_.address(), .high = high(), .low = low(), .scale = scale(), .n = cols});
         });
 
-        std::vector<std::byte> file(row_bytes(type, cols)), rows(different_rows * row_size);
-        std::vector<float> decoded(cols);
+        const SampleRows sample(type, cols);
         products_.clear();
-        for (uint32_t r = 0; r < different_rows; ++r) {
-            fill_weights(file.data(), file.size(), r + 1);
-            if (type == WeightType::mxfp4)    // most exponents make numbers without use
-                for (size_t i = 0; i < file.size(); i += sizeof(BlockMXFP4)) file[i] = std::byte(120 + (r + i) % 8);
-            lay_out_row(type, file.data(), cols, &rows[r * row_size]);
-            host::kernels().of(type).decode(file.data(), decoded.data(), cols);
-            products_.push_back(std::inner_product(decoded.begin(), decoded.end(), x.begin(), 0.0));
-        }
+        for (uint32_t r = 0; r < SampleRows::count; ++r) products_.push_back(std::inner_product(x.begin(), x.end(), sample.decoded(r), 0.0));
         uploader_.upload(whole(weights_), rows_there(), row_size, [&](std::byte* to, uint64_t first, uint64_t count) {
-            for (uint64_t r = first; r < first + count; ++r, to += row_size) std::memcpy(to, &rows[r % different_rows * row_size], row_size);
+            for (uint64_t r = first; r < first + count; ++r, to += row_size) std::memcpy(to, sample.row(r), row_size);
         });
     }
 
@@ -101,7 +103,7 @@ class RowTuning {
     {
         const uint32_t rows = rows_of(c), matrices = uint32_t(std::min<uint64_t>(rows_there() / rows, 8));
         std::vector<double> want(rows);
-        for (uint32_t r = 0; r < rows; ++r) want[r] = products_[((matrices - 1) * uint64_t(rows) + r) % different_rows];
+        for (uint32_t r = 0; r < rows; ++r) want[r] = products_[((matrices - 1) * uint64_t(rows) + r) % SampleRows::count];
         const auto run = [&](const RowVariant& v) {
             std::fill_n(result_.mapped<float>(), rows, NAN);
             queue_.run([&](vulkan::Commands& commands) { copy(commands, result_, y_, rows); });

@@ -13,6 +13,21 @@ namespace hearth {
 /// Hears a sentence about what the user should know.
 using Warn = std::function<void(const std::string&)>;
 
+/// A few rows of any format with cols weights. Again and again they fill a memory, so that the result of every row of a large matrix is known without
+/// computing them all.
+class SampleRows {
+  public:
+    static constexpr uint32_t count = 61;
+    SampleRows(WeightType type, uint32_t cols);
+    const std::byte* row(uint64_t r) const { return &rows_[r % count * row_size_]; }    // as the device has it
+    const float* decoded(uint64_t r) const { return &decoded_[r % count * cols_]; }
+
+  private:
+    uint64_t cols_, row_size_;
+    std::vector<std::byte> rows_;
+    std::vector<float> decoded_;
+};
+
 /// What a variant of a kernel did.
 struct VariantRun {
     std::vector<float> y;
