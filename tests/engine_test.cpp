@@ -727,13 +727,13 @@ TEST_SUITE("device")
         }
     }
 
-    TEST_CASE("models of each family, of odd shapes, with experts and without their zeros give the reference's logits so, too")
+    TEST_CASE("models of odd shapes, with experts and without their zeros give the reference's logits so, too")
     {
         const Path some = {.device = device_name, .resident = 0.5, .ring = 1}, first = {.device = device_name, .layers = 1, .ring = 64 << 20},
                    none = {.device = device_name, .resident = 0, .ring = 64 << 20};
-        check_families({some, none});
+        if (thorough) check_families({some, none});
         check_odd_models({some});
-        check_experts({some, first});
+        check_experts({thorough ? first : some});
         check_zeros({some});
     }
 
