@@ -296,6 +296,19 @@ class Splits(Case):
         self.assertEqual(in_time.out, ahead.out)
         self.assertIn("1.0 submits", ahead.talk)
 
+    def test_a_streamed_prompt_writes_the_same_and_only_prompts_that_are_long_enough_are(self):
+        path = self.folder / "stats.json"
+        common = ("run", MODEL, "-p", "The old woman looked at the fox and said", "-n", "20", "--temp", "0", *share(0.5), "--stats", path)
+        texts, copied = set(), []
+        for least in (0, 5, 500):
+            result = self.good(*common, "--stream", least)
+            texts.add(result.out)
+            copied.append(program.json.loads(path.read_text())["prefill"]["streamed_bytes"])
+            self.assertEqual("copied to the GPU" in result.talk, least == 5)
+        self.assertEqual(len(texts), 1)
+        self.assertEqual((copied[0], copied[2]), (0, 0))
+        self.assertGreater(copied[1], 0)
+
     def test_a_trace_shows_host_and_device_at_work_at_once(self):
         """How long they are is for a benchmark to say: a busy machine may stop either. One after the other they would never be."""
         path = self.folder / "trace.json"

@@ -310,6 +310,7 @@ void StatsTotals::add(const FeedStats& s)
     downloaded += s.downloaded;
     moved_groups += s.moved_groups;
     moved_bytes += s.moved_bytes;
+    streamed_bytes += s.streamed_bytes;
     for (const Stage& stage : s.stages) {
         StageTotal& total = stages[{stage.on_device, std::string(stage.name), stage.layer}];
         total.count += 1;
@@ -379,6 +380,7 @@ nlohmann::json StatsTotals::json() const
             {"downloaded", downloaded},
             {"moved_groups", moved_groups},
             {"moved_bytes", moved_bytes},
+            {"streamed_bytes", streamed_bytes},
             {"served", neurons_fired ? double(neurons_served) / double(neurons_fired) : 0.0},
             {"us", us},
             {"stages", list},

@@ -133,7 +133,8 @@ class StatsTotals {
     void add(const FeedStats& stats);
     uint64_t tokens = 0, feeds = 0, submits = 0, dispatches = 0, waits = 0, joins = 0, bytes = 0, downloaded = 0;
     double us = 0;
-    uint64_t moved_groups = 0, moved_bytes = 0;                     // by rebalancing
+    uint64_t moved_groups = 0, moved_bytes = 0;    // by rebalancing
+    uint64_t streamed_bytes = 0;
     uint64_t neurons_fired = 0, neurons_served = 0;                 // at decode: all that fired, and those that did on the device
     uint64_t host_neurons = 0, looked_at = 0, fired_on_host = 0;    // at decode: the host's, those of them whose gates it looked at, and that fired
     uint64_t missed = 0;

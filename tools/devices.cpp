@@ -24,6 +24,7 @@ Command add_devices(CLI::App& app)
                                           {"max_subgroup_size", d.max_subgroup_size},
                                           {"fp16", d.fp16},
                                           {"int_dot", d.int_dot},
+                                          {"matrices", d.matrices},
                                           {"unfit", d.unfit}});
             print(out.dump(1) + "\n");
             return;
@@ -39,7 +40,7 @@ Command add_devices(CLI::App& app)
             out += fmt::format(", {:.1f} of {:.1f} GiB free, subgroups of {}", double(d.free_memory) / 0x1p30, double(d.memory) / 0x1p30,
                                d.subgroup_size);
             if (d.min_subgroup_size != d.max_subgroup_size) out += fmt::format(" ({} to {})", d.min_subgroup_size, d.max_subgroup_size);
-            out += fmt::format("{}{}, {}\n", d.fp16 ? ", fp16" : "", d.int_dot ? ", integer dot" : "", d.driver);
+            out += fmt::format("{}{}{}, {}\n", d.fp16 ? ", fp16" : "", d.int_dot ? ", integer dot" : "", d.matrices ? ", matrices" : "", d.driver);
         }
         out += list.chosen ? fmt::format("auto takes {} ({})\n", *list.chosen, list.reason) : fmt::format("auto takes the CPU ({})\n", list.reason);
         print(out);

@@ -75,7 +75,9 @@ void run(const RunOptions& o)
             : "";
     const std::string seam =
         engine.on_device() ? fmt::format(", {:.1f} submits and {:.1f} joins per token", double(decode.submits) / n, double(decode.joins) / n) : "";
-    say("prompt: {} tokens, {}; answer: {} tokens, {}, {:.2f} GB/s{}{}{}", prefill.tokens, rate(prefill.tokens, prefill.us), written,
+    const std::string streamed =
+        prefill.streamed_bytes ? fmt::format(", {:.0f} MB of the CPU's neurons copied to the GPU", double(prefill.streamed_bytes) / 1e6) : "";
+    say("prompt: {} tokens, {}{}; answer: {} tokens, {}, {:.2f} GB/s{}{}{}", prefill.tokens, rate(prefill.tokens, prefill.us), streamed, written,
         rate(decode.tokens, decode.us), decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0, seam, served, why_stopped);
     if (stats_file) {
         const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()}, {"threads", engine.threads()},
