@@ -79,9 +79,9 @@ std::optional<uint32_t> stream_from(const Weights& weights, const Machine& machi
         if (m->rows == 0) continue;
         const size_t f = format_number(m->type);
         const double weights_there = double(m->rows) * m->cols;
-        // Of rows of down_t every weight of a sum has another scale, and they are not rounded to halves.
-        const bool by_neurons = m == &w.down_t && m->type != WeightType::f16;
-        const double rate = by_neurons ? machine.products[f][size_t(Product::floats)] : std::ranges::max(machine.products[f]);
+        auto rates = machine.products[f];
+        if (m == &w.down_t) rates[size_t(Product::integers)] = 0;    // every weight of a sum has another scale
+        const double rate = std::ranges::max(rates);
         if (rate <= 0 || machine.host_products[f] <= 0 || machine.laid_out[f] <= 0) return {};
         host += weights_there / machine.host_products[f];
         device += weights_there * tile / rate;

@@ -130,10 +130,10 @@ class GpuSession::Recorder {
     }
 
     /// Whether one of them is met in integers.
-    bool wants_planes(std::initializer_list<const GpuMatrix*> readers, const ProductUse& use = {}) const
+    bool wants_planes(std::initializer_list<const GpuMatrix*> readers) const
     {
         return std::any_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) {
-            return m->rows > 0 && (decode() ? kernels_.reads_planes(*m) : kernels_.product(m->type, use) == Product::integers);
+            return m->rows > 0 && (decode() ? kernels_.reads_planes(*m) : kernels_.product(m->type, {}) == Product::integers);
         });
     }
 
@@ -437,12 +437,10 @@ class GpuSession::Recorder {
                                .has_up = w.up.rows > 0,
                                .has_bias = w.bias.rows > 0});
             if (planes_of_ == s_.h_.address) planes_of_ = 0;
-            if (wants_planes({&w.down}, {.halves = false})) planes(commands, l, s_.h_, capacity_ * w.gate.rows);
+            if (wants_planes({&w.down})) planes(commands, l, s_.h_, capacity_ * w.gate.rows);
             commands.stage("ffn_down", l, w.down.row_bytes + (w.down_t.rows > 0 ? w.down_t.part(first, count).row_bytes : 0));
-            // The weights stay floats: whether halves are good enough for the longest sums was never measured.
-            if (w.down.rows > 0) product(commands, w.down, s_.h_, parts, {.use = {.halves = false}, .x_stride = w.gate.rows, .add = add});
-            else
-                product(commands, w.down_t.part(first, count), s_.h_, parts, {.use = {.transposed = true, .halves = false}, .add = add || first > 0});
+            if (w.down.rows > 0) product(commands, w.down, s_.h_, parts, {.x_stride = w.gate.rows, .add = add});
+            else product(commands, w.down_t.part(first, count), s_.h_, parts, {.use = {.transposed = true}, .add = add || first > 0});
         }
     }
 
