@@ -395,6 +395,7 @@ class GpuSession::Recorder {
         const uint64_t unit_bytes = s_.model_.cold_block(l, 0, std::min(unit, cold), {}).bytes();
         uint32_t most = uint32_t(s_.ring_[0].memory.bytes / unit_bytes) * unit;    // groups; more fit, since what fills up their matrices is shared
         if (s_.model_.cold_block(l, 0, cold, {}).bytes() <= s_.ring_[0].memory.bytes) most = cold;
+        HEARTH_CHECK(most > 0);
         std::vector<Streamed> out;
         for (uint32_t first = 0; first < cold; first += most, next_half_ = 1 - next_half_) {
             const RingHalf& half = s_.ring_[next_half_];
