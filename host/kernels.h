@@ -62,7 +62,8 @@ struct FloatTile {
 
 /// The same of rows in blocks and tokens in fixed point: the weights of block b are d q - m.
 struct FixedTile {
-    const int16_t* q;            // (tile_rows, inner)
+    const int16_t* q;            // (tile_rows, row_stride), of which inner
+    size_t row_stride;
     const float *d, *m;          // (tile_rows, inner / 32); m is null for formats without minima
     const int16_t* x;            // (inner / 2, tile_tokens, 2): numbers 2k and 2k + 1 of every token
     const float *scale, *sum;    // (inner / 32, tile_tokens) of x

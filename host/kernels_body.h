@@ -663,7 +663,7 @@ void fixed_tile(const FixedTile& t)
     using Vec = typename S::Vec;
     using Ints = typename S::Ints;
     const uint32_t blocks = t.inner / fixed_block;
-    const size_t inner = t.inner;
+    const size_t row_stride = t.row_stride;
     for (uint32_t i = 0; i < R * tokens; i++) t.c[i] = 0;
     for (uint32_t first = 0; first < t.inner / 2; first += pairs) {
         Ints sum[R][V], token[V];
@@ -672,7 +672,7 @@ void fixed_tile(const FixedTile& t)
         for (uint32_t k = 0; k < pairs; k++, q += 2, x += 2 * tokens) {
             each<V>([&](auto v) { token[v] = S::load_ints(x + 2 * v * S::lanes); });
             each<R>([&](auto r) {
-                const Ints pair = S::set_pair(q + r * inner);
+                const Ints pair = S::set_pair(q + r * row_stride);
                 each<V>([&](auto v) { sum[r][v] = S::add_pairs(pair, token[v], sum[r][v]); });
             });
         }

@@ -17,6 +17,15 @@ uint32_t block_rows(uint32_t bytes_per_row)
     return std::clamp(room / bytes_per_row / unit * unit, unit, 8 * unit);
 }
 
+/// From row to row, in elements of so many bytes: an odd number of cache lines, so that the rows of a tile, which are read side by side, are not all in the
+/// same few places of L1, as rows of 4096 numbers one behind the other would be.
+template <class T>
+size_t row_stride(uint32_t n)
+{
+    constexpr size_t line = 64;
+    return ((n * sizeof(T) + line - 1) / line | 1) * line / sizeof(T);
+}
+
 /// Some rows of a matrix, unpacked for the kernels.
 struct UnpackedRows {
     std::vector<float> w, d, m;
@@ -33,6 +42,7 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
     const uint32_t n = w.cols, tokens = x.tokens(), width = cpu.tile_tokens, tiles = (tokens + width - 1) / width, blocks = n / fixed_block;
     const bool fixed = format.fixed;
     const PackedInputs& packed = x.packed(team, fixed);
+    const size_t stride = fixed ? row_stride<int16_t>(n) : row_stride<float>(n);
     const uint32_t together = block_rows(n * uint32_t(fixed ? sizeof(int16_t) : sizeof(float)));
 
     team.parallel((rows + together - 1) / together, [&](uint32_t chunk) {
@@ -40,23 +50,24 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
         thread_local UnpackedRows unpacked;
         UnpackedRows& u = unpacked;
         if (fixed) {
-            u.q.resize(size_t(padded) * n);
+            u.q.resize(padded * stride);
             u.d.resize(size_t(padded) * blocks);
             u.m.resize(size_t(padded) * blocks);
         } else {
-            u.w.resize(size_t(padded) * n);
+            u.w.resize(padded * stride);
         }
         u.c.resize(size_t(padded) * width);
         for (uint32_t r = 0; r < padded; r++) {    // the rows behind the last are the last once more
             const std::byte* const from = w.row(row(first + std::min(r, count - 1)));
-            if (fixed) format.fixed(from, &u.q[size_t(r) * n], &u.d[size_t(r) * blocks], &u.m[size_t(r) * blocks], n);
-            else format.decode(from, &u.w[size_t(r) * n], n);
+            if (fixed) format.fixed(from, &u.q[r * stride], &u.d[size_t(r) * blocks], &u.m[size_t(r) * blocks], n);
+            else format.decode(from, &u.w[r * stride], n);
         }
         for (uint32_t tile = 0; tile < tiles; tile++) {
             for (uint32_t r = 0; r < count; r += cpu.tile_rows) {
                 float* const c = &u.c[size_t(r) * width];
                 if (fixed)
-                    cpu.fixed_tile({.q = &u.q[size_t(r) * n],
+                    cpu.fixed_tile({.q = &u.q[r * stride],
+                                    .row_stride = stride,
                                     .d = &u.d[size_t(r) * blocks],
                                     .m = format.has_minima ? &u.m[size_t(r) * blocks] : nullptr,
                                     .x = &packed.pairs[size_t(tile) * n * width],
@@ -66,8 +77,8 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
                                     .halves = format.halves,
                                     .c = c});
                 else
-                    cpu.float_tile({.w = &u.w[size_t(r) * n],
-                                    .row_stride = n,
+                    cpu.float_tile({.w = &u.w[r * stride],
+                                    .row_stride = stride,
                                     .step = 1,
                                     .x = &packed.x[size_t(tile) * n * width],
                                     .x_stride = width,
