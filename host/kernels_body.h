@@ -656,7 +656,7 @@ void float_tile(const FloatTile& t)
     each<R>([&](auto r) { each<V>([&](auto v) { S::store(t.c + (r * V + v) * S::lanes, sum[r][v]); }); });
 }
 
-template <class S, uint32_t pairs>
+template <class S, uint32_t pairs, bool minima>
 void fixed_tile(const FixedTile& t)
 {
     constexpr uint32_t R = S::tile_rows, V = tile_vectors, tokens = V * S::lanes;
@@ -682,26 +682,20 @@ void fixed_tile(const FixedTile& t)
             const Vec scale = S::load(t.scale + size_t(b) * tokens + v * S::lanes);
             each<R>([&](auto r) {
                 float* const c = t.c + (r * V + v) * S::lanes;
-                S::store(c, S::fma(S::mul(S::floats_of(sum[r][v]), scale), S::set(d[size_t(r) * blocks]), S::load(c)));
+                Vec all = S::load(c);
+                if (minima && 2 * first % fixed_block == 0)    // once for each block
+                    all = S::fma(S::load(t.sum + size_t(b) * tokens + v * S::lanes), S::set(-t.m[size_t(r) * blocks + b]), all);
+                S::store(c, S::fma(S::mul(S::floats_of(sum[r][v]), scale), S::set(d[size_t(r) * blocks]), all));
             });
         });
     }
-    if (!t.m) return;
-    for (uint32_t b = 0; b < blocks; b++)
-        for (uint32_t v = 0; v < V; v++) {
-            const Vec sum = S::load(t.sum + size_t(b) * tokens + v * S::lanes);
-            for (uint32_t r = 0; r < R; r++) {
-                float* const c = t.c + (r * V + v) * S::lanes;
-                S::store(c, S::fma(sum, S::set(-t.m[size_t(r) * blocks + b]), S::load(c)));
-            }
-        }
 }
 
 template <class S>
 void fixed_tile(const FixedTile& t)
 {
-    if (t.halves) fixed_tile<S, fixed_block / 4>(t);
-    else fixed_tile<S, fixed_block / 2>(t);
+    if (t.m) t.halves ? fixed_tile<S, fixed_block / 4, true>(t) : fixed_tile<S, fixed_block / 2, true>(t);
+    else t.halves ? fixed_tile<S, fixed_block / 4, false>(t) : fixed_tile<S, fixed_block / 2, false>(t);
 }
 
 template <class S>
