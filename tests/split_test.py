@@ -217,12 +217,14 @@ class Plans(Case):
     def test_plans_keep_to_their_budgets_and_grow_with_them(self):
         budgets = [5, 7, 9, 11, 13, 15, 17, 19, 21, 23]
         plans = self.plan("--vram-budget", ",".join(f"{b}MiB" for b in budgets))
-        resident = -1
+        before = (0, 0, 0)
         for budget, plan in zip(budgets, plans, strict=True):
             self.assertLessEqual(plan["bytes"], budget << 20)
-            now = sum(layer["resident"] for layer in plan["layers"])
-            self.assertGreaterEqual(now + 1000 * plan["head_on_device"], resident)
-            resident = now + 1000 * plan["head_on_device"]
+            layers, groups = (sum(layer[part] for layer in plan["layers"]) for part in ("attention_on_device", "resident"))
+            now = (layers, plan["head_on_device"], groups)    # in this order: neurons give way to a layer's attention and to the head
+            self.assertGreaterEqual(now, before)
+            before = now
+        self.assertEqual(before, (LAYERS, True, sum(layer["groups"] for layer in plans[-1]["layers"])))
 
     def test_a_measured_machine_makes_plans_tell_the_speed_and_bench_hold_them_to_it(self):
         machine = self.folder / "machine.json"
