@@ -58,11 +58,12 @@ nlohmann::json products_json(const Machine& m)
 {
     nlohmann::json json = nlohmann::json::object();
     for (size_t f = 0; f < std::size(weight_formats); ++f) {
-        nlohmann::json& format = json[std::string(weight_formats[f].name)];
+        nlohmann::json format;
         if (m.host_products[f] > 0) format["host"] = m.host_products[f];
         if (m.laid_out[f] > 0) format["laid_out"] = m.laid_out[f];
         for (const Product p : products)
             if (const double rate = m.products[f][size_t(p)]; rate > 0) format[std::string(product_name(p))] = rate;
+        if (!format.is_null()) json[std::string(weight_formats[f].name)] = format;
     }
     return json;
 }

@@ -65,7 +65,7 @@ void plan(const PlanOptions& o)
 {
     const Planner planner(o.engine);
     for (const std::string& note : planner.notes()) say("note: {}", note);
-    say("{} on {}", planner.config().name, planner.device());
+    say("{}: {}", planner.config().name, planner.device());
     std::vector<PlanReport> reports;
     const double position = o.position.value_or(128);
     for (const auto& budget : o.budgets.empty() ? std::vector<std::optional<uint64_t>>(1) : o.budgets)
