@@ -62,9 +62,10 @@ void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& r
     const Rows rows_of(w);
     const std::byte* rows[most + rows_together];
     float products[most * most_few_tokens];
-    // The i-th of n rows to be computed: the first of each eighth, then the second of each.
+    // The i-th of n rows to be computed: the first of each eighth, then the second of each. An eighth is an odd number of rows: rows are usually an even
+    // number of cache lines long, and eight of them at a distance of an even number of rows would meet in few sets of L1, or one.
     const auto place = [](uint32_t i, uint32_t n) {
-        const uint32_t each = n / rows_together;
+        const uint32_t eighth = n / rows_together, each = eighth ? (eighth - 1) | 1 : 0;
         return i < each * rows_together ? i % rows_together * each + i / rows_together : i;
     };
     for (uint32_t j = 0, here; j < count; j += here) {
