@@ -437,10 +437,11 @@ std::optional<double> Engine::expected_us(double position) const
 
 double Engine::read_speed()
 {
-    constexpr uint64_t enough = 1 << 30;
+    constexpr uint64_t enough = 256 << 20;
     uint64_t bytes = 0, sum = 0;
-    const double start = clock_us();
+    double start = 0;
     machinery_->team.hold([&] {
+        start = clock_us();
         for (const LayerWeights& l : machinery_->weights.layers)
             for (const Matrix* m : {&l.ffn.gate, &l.ffn.either_down()}) {
                 if (bytes >= enough) return;

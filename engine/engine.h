@@ -212,7 +212,8 @@ class Engine {
     uint32_t batch() const;
     unsigned threads() const;
     bool on_device() const;
-    /// Reads up to a gigabyte of the weights with the host's threads; GB/s. What the memory gives differs from minute to minute on many machines.
+    /// Reads up to a quarter of a gigabyte of the weights with the host's threads; GB/s. What the memory gives differs from moment to moment on many
+    /// machines, so this is to be asked between the tokens that are compared with it.
     double read_speed();
     uint64_t device_bytes() const;    // allocated there now
 

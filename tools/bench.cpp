@@ -23,7 +23,7 @@ struct Series {
     uint32_t tokens;
     std::vector<double> tokens_per_s;
     double bytes_per_token = 0, downloaded_per_token = 0;
-    std::vector<double> read_speeds;        // of the host, GB/s, measured between the runs
+    double read_speed = 0;                  // of the host, GB/s, measured between the tokens of the timed run
     std::optional<double> expected = {};    // tokens/s by the plan; of decode, where the machine was measured
 
     double mean() const
@@ -39,12 +39,6 @@ struct Series {
         return tokens_per_s.size() > 1 ? std::sqrt(sum / double(tokens_per_s.size() - 1)) : 0;
     }
     double gb_per_s() const { return bytes_per_token * mean() / 1e9; }
-    double read_speed() const
-    {
-        std::vector<double> sorted = read_speeds;
-        std::sort(sorted.begin(), sorted.end());
-        return sorted[sorted.size() / 2];
-    }
 };
 
 /// A stage of the timed run, all layers together, per token.
@@ -81,17 +75,21 @@ std::vector<FillRow> measure_fills(Engine& engine, const std::vector<Token>& som
             return interrupted();
         });
         if (interrupted()) throw Error("interrupted");
-        const double host_read = engine.read_speed();
         std::vector<FillRow> runs;
+        std::vector<double> readings;
         session.on_stats = [&](const FeedStats& s) {
+            const double host_read = engine.read_speed();
             double reading = 0;
             for (const Stage& stage : s.stages) reading += double(stage.bytes) / (stage.on_device ? device_read : host_read) / 1000;
-            runs.push_back({fill, s.us, double(s.bytes()), reading});
+            runs.push_back({fill, s.us, double(s.bytes()), 0});
+            readings.push_back(reading);
         };
         for (uint32_t t = 0; t < tokens; ++t) session.feed(std::span(&some[t], 1));
         session.on_stats = {};
         std::ranges::sort(runs, {}, &FillRow::us);
+        std::ranges::sort(readings);
         rows.push_back(runs[tokens / 2]);
+        rows.back().reading_us = readings[tokens / 2];
     }
     return rows;
 }
@@ -109,11 +107,15 @@ std::string picture(const Engine& engine, const std::vector<FillRow>& fills)
     return svg(plot);
 }
 
-/// What `work` does, as the totals of its batches.
-StatsTotals measure(Session& session, const std::function<void()>& work)
+/// What `work` does, as the totals of its batches. `between` is called after each, outside of what is measured.
+StatsTotals measure(
+    Session& session, const std::function<void()>& work, const std::function<void()>& between = [] {})
 {
     StatsTotals totals;
-    session.on_stats = [&](const FeedStats& s) { totals.add(s); };
+    session.on_stats = [&](const FeedStats& s) {
+        totals.add(s);
+        between();
+    };
     work();
     session.on_stats = {};
     return totals;
@@ -139,7 +141,7 @@ std::string report(const std::string& format, const Engine& engine, const std::v
                                        {"bytes_per_token", s.bytes_per_token},
                                        {"downloaded_per_token", s.downloaded_per_token},
                                        {"gb_per_s", s.gb_per_s()},
-                                       {"host_read_gb_per_s", s.read_speed()}});
+                                       {"host_read_gb_per_s", s.read_speed}});
         for (const StageRow& s : stages)
             json["stages"].push_back({{"test", s.test},
                                       {"stage", s.name},
@@ -171,11 +173,11 @@ std::string report(const std::string& format, const Engine& engine, const std::v
         out += "\n| test | stage | on | us/token | MB/token | GB/s | of plain reading |\n|---|---|---|---:|---:|---:|---:|\n";
         for (const StageRow& s : stages) {
             const auto series = std::ranges::find(results, s.test, &Series::name);
-            const double most = s.on_device ? device_read : series->read_speed();
+            const double most = s.on_device ? device_read : series->read_speed;
             out += fmt::format("| {} | {} | {} | {:.1f} | {:.3f} | {:.2f} | {} |\n", s.test, s.name, s.on_device ? "device" : "host", s.us,
                                s.bytes / 1e6, gb_per_s(s), most > 0 && s.test == "decode" ? fmt::format("{:.0f} %", 100 * gb_per_s(s) / most) : "-");
         }
-        if (!results.empty()) out += fmt::format("\nPlain reading by the CPU, measured between the runs: {:.2f} GB/s\n", results.back().read_speed());
+        if (!results.empty()) out += fmt::format("\nPlain reading by the CPU, measured between the tokens: {:.2f} GB/s\n", results.back().read_speed);
         if (!fills.empty()) out += "\n| positions | ms/token | MB/token | ms by plain reading | of plain reading |\n|---:|---:|---:|---:|---:|\n";
         for (const FillRow& f : fills)
             out += fmt::format("| {} | {:.3f} | {:.3f} | {:.3f} | {:.0f} % |\n", f.positions, f.us / 1000, f.bytes / 1e6, f.reading_us / 1000,
@@ -236,7 +238,6 @@ void bench(const BenchOptions& o)
             Session session = engine.session();
             test.work(session);    // warm caches, compiled kernels
             for (uint32_t r = 0; r < o.repetitions && !interrupted(); ++r) {
-                series.read_speeds.push_back(engine.read_speed());
                 const StatsTotals totals = measure(session, [&] { test.work(session); });
                 series.tokens_per_s.push_back(double(totals.tokens) * 1e6 / totals.us);
                 series.bytes_per_token = double(totals.bytes) / double(totals.tokens);
@@ -245,11 +246,19 @@ void bench(const BenchOptions& o)
         }
         if (interrupted()) throw Error("interrupted");
         if (const auto us = engine.expected_us(test.tokens / 2.0); us && std::string_view(test.name) == "decode") series.expected = 1e6 / *us;
-        results.push_back(series);
 
         Session session = engine.session(true);
         test.work(session);
-        const StatsTotals totals = measure(session, [&] { test.work(session); });
+        uint32_t readings = 0;
+        double seconds_per_gb = 0;
+        const StatsTotals totals = measure(
+            session, [&] { test.work(session); },
+            [&] {
+                seconds_per_gb += 1 / engine.read_speed();
+                readings++;
+            });
+        series.read_speed = readings / seconds_per_gb;
+        results.push_back(series);
         std::map<std::pair<bool, std::string>, StageRow> rows;
         for (const auto& [key, total] : totals.stages) {
             const auto& [on_device, name, layer] = key;
