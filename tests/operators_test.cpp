@@ -1,5 +1,5 @@
 // Every kernel of the device against its formula in double, at odd sizes, with and without the optional features.
-#include "engine/run/gpu_model.h"
+#include "engine/run/gpu_kernels.h"
 #include "engine/run/sampler.h"
 #include "host/attention.h"
 #include "host/sparse.h"
