@@ -55,7 +55,9 @@ void Share::gate_and_up_some(uint32_t first, uint32_t last) const
         const uint32_t end = std::min(first + most, last);
         multiply_some(
             w.gate, end - first, last - first, [&](uint32_t j) { return neurons[first + j]; }, x,
-            [&](uint32_t j, const float* products) { std::copy_n(products, tokens, &h[size_t(first + j) * tokens]); });
+            [&](uint32_t j, const float* products) {
+                for (uint32_t t = 0; t < tokens; t++) h[size_t(first + j) * tokens + t] = products[t];
+            });
         for (uint32_t p = first; p < end; p++) {
             bool fires = false;
             for (uint32_t t = 0; t < tokens; t++) {
