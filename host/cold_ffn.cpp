@@ -135,7 +135,7 @@ FfnCounts Share::gate_and_up() const
 void Share::down_one(float* y) const
 {
     constexpr uint64_t part_bytes = 160 << 10;    // a sum is written and read again: at most a tenth of what its rows take
-    constexpr uint32_t most_parts = 32, together = 32;
+    constexpr uint32_t most_parts = 32, together = 32, rows_ahead = 16;
     const auto axpy = kernels().of(w.down_t.type).axpy;
     const uint32_t dim = w.down_t.cols, rows = uint32_t(neurons.size());
     const uint64_t bytes = w.down_t.mean_row_bytes();
@@ -145,14 +145,19 @@ void Share::down_one(float* y) const
     sums.resize(size_t(parts - 1) * dim);
     const auto sum_of = [&](uint32_t part) { return part ? &sums[size_t(part - 1) * dim] : y; };
 
+    const auto first_of = [&](uint32_t part) { return uint32_t(uint64_t(rows) * part / parts); };
+
     team.parallel(parts, [&](uint32_t part) {
         float* const sum = sum_of(part);
         std::fill_n(sum, dim, 0.0f);
-        const uint32_t last = uint32_t(uint64_t(rows) * (part + 1) / parts);
-        for (uint32_t p = uint32_t(uint64_t(rows) * part / parts); p < last; p += together) {
+        const uint32_t last = first_of(part + 1);
+        // Behind its end, the beginning of the part that this thread will probably do next is fetched.
+        const uint32_t next = part + team.size() < parts ? first_of(part + team.size()) : 0;
+        const auto ahead_of = [&](uint32_t p) { return p + rows_ahead < last ? p + rows_ahead : next ? next + (p + rows_ahead - last) : last - 1; };
+        for (uint32_t p = first_of(part); p < last; p += together) {
             Term terms[together];
             const uint32_t count = std::min(together, last - p);
-            for (uint32_t i = 0; i < count; i++) terms[i] = {h[p + i], downs[neurons[p + i]], downs[neurons[std::min(p + i + 16, last - 1)]]};
+            for (uint32_t i = 0; i < count; i++) terms[i] = {h[p + i], downs[neurons[p + i]], downs[neurons[std::min(ahead_of(p + i), rows - 1)]]};
             axpy(terms, count, sum, dim);
         }
     });
