@@ -23,7 +23,7 @@ struct Series {
     uint32_t tokens;
     std::vector<double> tokens_per_s;
     double bytes_per_token = 0, downloaded_per_token = 0;
-    double read_speed = 0;                  // of the host, GB/s, measured between the tokens of the timed run
+    double read_speed = 0;                  // of the host, GB/s, measured between the tokens of the timed run; 0: the host read nothing
     std::optional<double> expected = {};    // tokens/s by the plan; of decode, where the machine was measured
 
     double mean() const
@@ -107,18 +107,19 @@ std::string picture(const Engine& engine, const std::vector<FillRow>& fills)
     return svg(plot);
 }
 
-/// What `work` does, as the totals of its batches. `between` is called after each, outside of what is measured.
-StatsTotals measure(
-    Session& session, const std::function<void()>& work, const std::function<void()>& between = [] {})
+/// What `work` does, as the totals of its batches.
+StatsTotals measure(Session& session, const std::function<void()>& work)
 {
     StatsTotals totals;
-    session.on_stats = [&](const FeedStats& s) {
-        totals.add(s);
-        between();
-    };
+    session.on_stats = [&](const FeedStats& s) { totals.add(s); };
     work();
     session.on_stats = {};
     return totals;
+}
+
+bool reads_on_host(const FeedStats& s)
+{
+    return std::ranges::any_of(s.stages, [](const Stage& stage) { return !stage.on_device && stage.bytes > 0; });
 }
 
 std::string report(const std::string& format, const Engine& engine, const std::vector<Series>& results, const std::vector<StageRow>& stages,
@@ -141,7 +142,7 @@ std::string report(const std::string& format, const Engine& engine, const std::v
                                        {"bytes_per_token", s.bytes_per_token},
                                        {"downloaded_per_token", s.downloaded_per_token},
                                        {"gb_per_s", s.gb_per_s()},
-                                       {"host_read_gb_per_s", s.read_speed}});
+                                       {"host_read_gb_per_s", s.read_speed > 0 ? nlohmann::json(s.read_speed) : nlohmann::json()}});
         for (const StageRow& s : stages)
             json["stages"].push_back({{"test", s.test},
                                       {"stage", s.name},
@@ -177,7 +178,8 @@ std::string report(const std::string& format, const Engine& engine, const std::v
             out += fmt::format("| {} | {} | {} | {:.1f} | {:.3f} | {:.2f} | {} |\n", s.test, s.name, s.on_device ? "device" : "host", s.us,
                                s.bytes / 1e6, gb_per_s(s), most > 0 && s.test == "decode" ? fmt::format("{:.0f} %", 100 * gb_per_s(s) / most) : "-");
         }
-        if (!results.empty()) out += fmt::format("\nPlain reading by the CPU, measured between the tokens: {:.2f} GB/s\n", results.back().read_speed);
+        if (!results.empty() && results.back().read_speed > 0)
+            out += fmt::format("\nPlain reading by the CPU, measured between the tokens: {:.2f} GB/s\n", results.back().read_speed);
         if (!fills.empty()) out += "\n| positions | ms/token | MB/token | ms by plain reading | of plain reading |\n|---:|---:|---:|---:|---:|\n";
         for (const FillRow& f : fills)
             out += fmt::format("| {} | {:.3f} | {:.3f} | {:.3f} | {:.0f} % |\n", f.positions, f.us / 1000, f.bytes / 1e6, f.reading_us / 1000,
@@ -249,15 +251,18 @@ void bench(const BenchOptions& o)
 
         Session session = engine.session(true);
         test.work(session);
+        engine.read_speed();    // what it reads may not be in memory yet
+        StatsTotals totals;
         uint32_t readings = 0;
         double seconds_per_gb = 0;
-        const StatsTotals totals = measure(
-            session, [&] { test.work(session); },
-            [&] {
-                seconds_per_gb += 1 / engine.read_speed();
-                readings++;
-            });
-        series.read_speed = readings / seconds_per_gb;
+        session.on_stats = [&](const FeedStats& s) {
+            totals.add(s);
+            if (!reads_on_host(s)) return;
+            seconds_per_gb += 1 / engine.read_speed();
+            readings++;
+        };
+        test.work(session);
+        if (readings > 0) series.read_speed = readings / seconds_per_gb;
         results.push_back(series);
         std::map<std::pair<bool, std::string>, StageRow> rows;
         for (const auto& [key, total] : totals.stages) {
