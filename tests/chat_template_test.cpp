@@ -180,17 +180,17 @@ TEST_CASE("the template's own system prompt is found in its text, else the famil
     CHECK(default_system(family("none"), words) == "");
 }
 
-TEST_CASE("an answer ends at EOS and at those of the family's tokens that the vocabulary has")
+TEST_CASE("an answer ends at the model's tokens for it, whatever the frame, and at those of the family that the vocabulary has")
 {
-    const Owned model = characters({"<|im_end|>", "<|eot_id|>"}, control);
+    const Owned model = characters({"<|im_end|>", "<|assistant|>"}, control);
     const auto named = [&](const char* name) {
         std::string s;
         for (const Token id : stop_tokens(model.tokenizer, family(name))) s += model.tokenizer.piece(id);
         return s;
     };
     CHECK(named("chatml") == "</s><|im_end|>");
-    CHECK(named("llama-3") == "</s><|eot_id|>");
-    CHECK(named("none") == "</s>");
+    CHECK(named("llama-3") == "</s><|im_end|>");
+    CHECK(named("none") == "</s><|im_end|>");
 }
 
 TEST_SUITE_END();

@@ -232,6 +232,75 @@ TEST_CASE("a tokenizer of another kind, or one that contradicts itself, is refus
         CHECK(with(text, 0, byte).find("expected <0x00> to <0xFF>") != std::string::npos);
 }
 
+TEST_CASE("every token that ends an answer is known: by the file's keys, whatever their form, and by its name")
+{
+    const auto ends = [](const auto& change) {
+        TinyVocabulary v;    // whose </s> is EOS
+        v.add("a", -1).add("<|x|>", control).add("<|y|>", control).add("<fim>", control);
+        GgufWriter w = change(v);
+        const Owned t(w);
+        std::string s;
+        for (const Token id : t.tokenizer.ends()) s += t.tokenizer.piece(id);
+        CHECK(t.tokenizer.ends().front() == t.tokenizer.eos());
+        return s;
+    };
+    const auto with = [&](const char* key, const auto& value) {
+        return ends([&](const TinyVocabulary& v) {
+            GgufWriter w = v.file();
+            w.key(fmt::format("tokenizer.ggml.{}", key), value);
+            return w;
+        });
+    };
+    using Ids = std::vector<uint32_t>;
+    CHECK(ends([](const TinyVocabulary& v) { return v.file(); }) == "</s>");
+    CHECK(with("eot_token_id", 260) == "</s><|x|>");
+    CHECK(with("eom_token_id", 261) == "</s><|y|>");
+    CHECK(with("eot_token_id", 259) == "</s>a");    // whatever its type
+    CHECK(with("eos_token_ids", Ids{2, 260, 261, 260}) == "</s><|x|><|y|>");
+    CHECK(with("eos_token_ids", std::vector<int32_t>{261, 2}) == "</s><|y|>");
+    CHECK(with("eos_token_ids", Ids{}) == "</s>");
+    CHECK(with("eos_token_ids", 261) == "</s><|y|>");
+    CHECK(with("eos_token_id", Ids{260, 2}) == "<|x|></s>");
+    CHECK(with("eot_token_ids", Ids{260, 261}) == "</s><|x|><|y|>");
+    CHECK(ends([](const TinyVocabulary& v) {
+              GgufWriter w = v.file();
+              w.key("tokenizer.ggml.fim_mid_token_id", 262);
+              w.key("tokenizer.ggml.middle_token_id", 261);
+              w.key("tokenizer.ggml.eot_token_id", 262);
+              w.key("tokenizer.ggml.eom_token_id", 261);
+              return w;
+          }) == "</s>");    // filling in the middle is no end
+
+    const auto named = [&](std::initializer_list<const char*> texts, Kind kind) {
+        return ends([&](TinyVocabulary& v) {
+            for (const char* text : texts) v.add(text, 0, kind);
+            return v.file();
+        });
+    };
+    const auto marks = {"<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<EOT>", "</s>", "<|endoftext|>", "<|eom_id|>", "<|end|>"};
+    std::string all = "</s>";
+    for (const char* text : marks) all += text;
+    CHECK(named(marks, control) == all);
+    CHECK(named(marks, user_defined) == all);
+    CHECK(named(marks, normal) == "</s><|eot_id|><|im_end|><end_of_turn><|endoftext|><|eom_id|><|end|>");
+    CHECK(named(marks, unused) == "</s>");
+    CHECK(named({"<|end|>", "<|return|>", "<|call|>"}, control) == "</s><|return|><|call|>");    // gpt-oss: <|end|> ends a thought, too
+    CHECK(named({"<|eot|>x", "<|im_start|>", "<|fim_pad|>", "<pad>", "<unk>"}, control) == "</s>");
+
+    const auto refused = [](const char* key, const auto& value) {
+        GgufWriter w = TinyVocabulary().file();
+        w.key(fmt::format("tokenizer.ggml.{}", key), value);
+        return refusal(w);
+    };
+    CHECK(refused("eot_token_id", 259) == "model.gguf: tokenizer.ggml.eot_token_id is 259, expected less than 259");
+    CHECK(refused("eom_token_id", UINT32_MAX).find("tokenizer.ggml.eom_token_id is 4294967295, expected less than 259") != std::string::npos);
+    CHECK(refused("eot_token_id", int32_t(-1)).find("tokenizer.ggml.eot_token_id is -1") != std::string::npos);
+    CHECK(refused("eos_token_ids", Ids{2, 300}).find("tokenizer.ggml.eos_token_ids is 300, expected less than 259") != std::string::npos);
+    CHECK(refused("eos_token_ids", std::vector<int32_t>{-5}).find("tokenizer.ggml.eos_token_ids is -5") != std::string::npos);
+    CHECK(refused("eot_token_id", "<s>").find("tokenizer.ggml.eot_token_id is not an integer") != std::string::npos);
+    CHECK(refused("eos_token_ids", std::vector<float>{2}).find("tokenizer.ggml.eos_token_ids is not an integer") != std::string::npos);
+}
+
 TEST_CASE("odd vocabularies work: empty, equal and non-UTF-8 pieces")
 {
     const Owned t(TinyVocabulary().add("", 0).add("", 0, user_defined).add("a", -1).add("a", -2).add("\xff\xfe", -1).add("\u2581", -1).add("<s>", 0));

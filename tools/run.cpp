@@ -51,7 +51,7 @@ void run(const RunOptions& o)
     std::string why_stopped;
     uint64_t written = 0;
     for (int64_t i = 0; (o.count < 0 || i < o.count) && next; ++i) {
-        if (*next == tokenizer.eos() && !o.ignore_eos) break;
+        if (!o.ignore_eos && std::ranges::find(tokenizer.ends(), *next) != tokenizer.ends().end()) break;
         print(decoder.push(*next));
         ++written;
         if (i + 1 == o.count) break;    // nobody would read what comes after the last token

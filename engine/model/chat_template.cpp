@@ -269,9 +269,9 @@ std::vector<Token> encode(const Tokenizer& tokenizer, const ChatTemplate& family
 
 std::vector<Token> stop_tokens(const Tokenizer& tokenizer, const ChatTemplate& family)
 {
-    std::vector<Token> stops = {tokenizer.eos()};
+    std::vector<Token> stops = tokenizer.ends();
     for (const std::string_view word : family.stops)
-        if (const auto id = tokenizer.added(word)) stops.push_back(*id);
+        if (const auto id = tokenizer.added(word); id && std::ranges::find(stops, *id) == stops.end()) stops.push_back(*id);
     return stops;
 }
 

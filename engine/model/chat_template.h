@@ -69,7 +69,7 @@ std::vector<ChatPiece> chat_pieces(const ChatTemplate& family, const ChatTurn& t
 /// Ids of pieces. A mark that the vocabulary lacks is text; a mark in what users say is spelled in single bytes.
 std::vector<Token> encode(const Tokenizer& tokenizer, const ChatTemplate& family, std::span<const ChatPiece> pieces);
 
-/// The tokens that end an answer: EOS, and those of the family's stops that the vocabulary has.
+/// The tokens that end an answer: those that the model has (Tokenizer::ends), and those of the family's stops that the vocabulary has.
 std::vector<Token> stop_tokens(const Tokenizer& tokenizer, const ChatTemplate& family);
 
 }    // namespace hearth

@@ -1,5 +1,6 @@
 #include "engine/model/tokenizer.h"
 
+#include "engine/model/end_tokens.h"
 #include "engine/model/segmenter.h"
 #include "engine/model/utf8.h"
 
@@ -36,14 +37,11 @@ const TokenizerKind& kind_of(const Gguf& file)
     throw Error("{} has a tokenizer of the kind {:.60}, which this version does not know; it knows {}", file.path().string(), model, names);
 }
 
-/// A key that names a token.
+/// A key that names a token, the first where it names several.
 Token token_key(const Gguf& file, const char* key, Token fallback)
 {
-    if (!file.keys().contains(key)) return fallback;
-    const uint32_t id = file.u32(key);
-    const size_t tokens = file.strings("tokenizer.ggml.tokens").size();
-    if (id >= tokens) throw Error("{}: {} is {}, expected less than {}", file.path().string(), key, id, tokens);
-    return id;
+    const std::vector<Token> ids = tokens_of_key(file, key);
+    return ids.empty() ? fallback : ids[0];
 }
 
 }    // namespace
@@ -61,6 +59,7 @@ Tokenizer::Tokenizer(const Gguf& file)
     if (bos_ >= size() || eos_ >= size())
         throw Error("{} does not say which token begins or ends a text (tokenizer.ggml.bos_token_id, eos_token_id); convert the model again",
                     file.path().string());
+    ends_ = end_tokens(file, *vocabulary_, eos_);
     add_bos_ = file.boolean("tokenizer.ggml.add_bos_token", segmenter_->add_bos);
     add_eos_ = file.boolean("tokenizer.ggml.add_eos_token", kind.add_eos);
 }

@@ -42,6 +42,7 @@ class Tokenizer {
     uint32_t size() const { return uint32_t(vocabulary_->pieces.size()); }
     Token bos() const { return bos_; }    // EOS where the model has no BOS
     Token eos() const { return eos_; }
+    const std::vector<Token>& ends() const { return ends_; }    // every token that ends an answer, EOS first
     bool add_bos() const { return add_bos_; }
     bool add_eos() const { return add_eos_; }
 
@@ -51,6 +52,7 @@ class Tokenizer {
     std::shared_ptr<const Vocabulary> vocabulary_;
     std::shared_ptr<const Segmenter> segmenter_;    // points into the vocabulary
     Token bos_, eos_;
+    std::vector<Token> ends_;
     bool add_bos_, add_eos_;
 };
 

@@ -7,6 +7,20 @@
 
 namespace hearth {
 
+std::vector<Token> tokens_of_key(const Gguf& file, std::string_view key)
+{
+    const auto found = file.keys().find(key);
+    if (found == file.keys().end()) return {};
+    const auto* list = std::get_if<std::vector<int64_t>>(&found->second);
+    const size_t tokens = file.strings("tokenizer.ggml.tokens").size();
+    std::vector<Token> ids;
+    for (const int64_t id : list ? *list : std::vector<int64_t>{file.u32(key)}) {
+        if (id < 0 || uint64_t(id) >= tokens) throw Error("{}: {} is {}, expected less than {}", file.path().string(), key, id, tokens);
+        ids.push_back(Token(id));
+    }
+    return ids;
+}
+
 Vocabulary::Vocabulary(const Gguf& file, bool scored, Token unknown) : unknown(unknown)
 {
     const std::string path = file.path().string();

@@ -13,6 +13,9 @@ using Token = uint32_t;
 
 constexpr Token no_token = UINT32_MAX;
 
+/// The tokens that a key names: a number or a list of them; none where there is no such key. Throws Error where one is not in the vocabulary.
+std::vector<Token> tokens_of_key(const Gguf& file, std::string_view key);
+
 struct Vocabulary {
     enum class Kind : uint8_t { normal = 1, unknown, control, user_defined, unused, byte };    // numbered as in the file
     struct Piece {
