@@ -112,6 +112,7 @@ struct Machinery {
     explicit Machinery(const EngineOptions& o)
         : options(o), file(std::make_shared<Gguf>(o.model)), tokenizer(*file), weights(describe_weights(file, down_layout())), team(o.threads)
     {
+        notes = tokenizer.notes();
         const Config& c = weights.config;
         const bool needs_zeros = o.sparsity == Sparsity::exact || o.sparsity == Sparsity::predict;
         if (needs_zeros && !host::makes_zeros(c.activation))

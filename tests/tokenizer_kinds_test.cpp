@@ -93,6 +93,18 @@ TEST_CASE("words are cut as each model's regular expressions say")
     CHECK(parts("falcon", "a 1234=b") == Texts{"a", " ", "123", "4", "=", "b"});
     CHECK(parts("falcon", "\u00f2") == Texts{"\xc3", "\xb2"});    // the byte reads as a superscript two in the alphabet
     CHECK(parts("deepseek-coder", "a 12\r\n(b)") == Texts{"a", " ", "1", "2", "\r", "\n", "(", "b", ")"});
+    CHECK(parts("deepseek-llm", "a 12\r\n(b)  \u4f60\u597d  ") ==
+          Texts{"a", " ", "1", "2", "\r", "\n", "(", "b", ")", "  ", "\u4f60\u597d", "  "});
+    CHECK(parts("deepseek-v3", "f(x) 1234 _id.\n\n\u4f60\u3042") == Texts{"f", "(x", ")", " ", "123", "4", " _", "id", ".\n\n", "\u4f60\u3042"});
+    CHECK(parts("gpt-4o", "JavaScript isn't DON'T 1234 //\n/") ==
+          Texts{"Java", "Script", " isn't", " DON'T", " ", "123", "4", " //\n/"});
+    CHECK(parts("tekken", "JavaScript isn't 12") == Texts{"Java", "Script", " isn", "'t", " ", "1", "2"});
+    CHECK(parts("qwen35", "\u0915\u093e x\u0301") == Texts{"\u0915\u093e", " x\u0301"});
+    CHECK(parts("qwen2", "\u0915\u093e") == Texts{"\u0915", "\u093e"});
+    CHECK(parts("kimi-k2", "a\u6f22\u5b57b 1234") == Texts{"a", "\u6f22\u5b57", "b", " ", "123", "4"});
+    CHECK(parts("seed-coder", "a.\n\n1") == Texts{"a", ".", "\n\n", "1"});
+    CHECK(parts("bailingmoe", "I'M.\n\n 12") == Texts{"I", "'M", ".\n\n", " ", "1", "2"});
+    CHECK(parts("viking", "a(b) c, 12") == Texts{"a", "(", "b", ")", " c", ",", " ", "1", "2"});
     CHECK(parts("gpt-2", "a\u180e \u0085b") == Texts{"a", "\u180e", " ", "\u0085", "b"});    // U+180E is no space, U+0085 is one
     CHECK(parts("llama-bpe", "a\xff\xfe b\xc3") == Texts{"a", "\xff\xfe", " b", "\xc3"});    // no UTF-8: parts of their own
 }
@@ -174,18 +186,43 @@ TEST_CASE("a byte without a token is the unknown token, or left out where there 
     CHECK(Owned(w).tokenizer.eos() == 1);    // as its beginning: it names no other
     w.key("tokenizer.ggml.unknown_token_id", 0);
     CHECK(Owned(w).cut("axyb") == "a|<unk>|b");
+
+    // No other token stands for them: not a control token that a key calls the unknown one, and not whatever is the first.
+    std::vector<Token> ids;
+    for (const Kind kind : {control, normal, user_defined}) {
+        w.remove("tokenizer.ggml.token_type");
+        w.key("tokenizer.ggml.token_type", std::vector<int32_t>{kind, normal, normal});
+        CHECK(Owned(w).tokenizer.encode("axyb\x04") == std::vector<Token>{1, 2});
+        Owned(w).tokenizer.encode_bytes("axb\x04", ids);
+        CHECK(ids == std::vector<Token>{1, 2});
+        ids.clear();
+    }
+    struct NoUnknown : TokenList<NoUnknown> {
+    } list;
+    list.add("<s>", control).add("</s>", control).add("x", -1).add("a", -1).add("b", -1).add("\u2581", -1);
+    for (const char* model : {"llama", "t5"}) {
+        w = list.written(model);
+        w.key("tokenizer.ggml.add_space_prefix", false);
+        w.key("tokenizer.ggml.eos_token_id", 1);
+        CHECK(Owned(w).cut("a\u2603b\xff") == "a|b");
+        Owned(w).tokenizer.encode_bytes("a\u2603", ids);
+        CHECK(ids.empty());    // it has no bytes at all
+        w.key("tokenizer.ggml.unknown_token_id", 0);
+        CHECK(Owned(w).cut("a\u2603b") == "a|b");
+    }
 }
 
 TEST_CASE("a byte-level tokenizer that this program does not know, or that contradicts itself, is refused")
 {
-    CHECK(refusal(ByteLevel().cut_as("tekken").file())
-              .find("rules 'tekken' (tokenizer.ggml.pre), which this version does not know; it knows default, gpt-2") != std::string::npos);
+    CHECK(refusal(ByteLevel().cut_as("llama-v9").file())
+              .find("rules 'llama-v9' (tokenizer.ggml.pre), which this version does not know: --override tokenizer.ggml.pre=str:NAME names "
+                    "others, of gpt-2, mpt, llama-bpe") != std::string::npos);
     const auto with_merge = [](std::string merge) {
         ByteLevel v;
         v.merges = {std::move(merge)};
         return refusal(v.file());
     };
-    for (const char* merge : {"", " ", "a", "a ", " a", "a b", "ab c", "a b c"}) {
+    for (const char* merge : {"", " ", "a", "a ", " a", "a b c"}) {
         INFO(merge);
         CHECK(with_merge(merge).find(fmt::format("merge 0 is '{}', expected two tokens", merge)) != std::string::npos);
     }
@@ -198,6 +235,100 @@ TEST_CASE("a byte-level tokenizer that this program does not know, or that contr
     w = ByteLevel().file();
     w.remove("tokenizer.ggml.pre");
     CHECK(Owned(w).cut("1234") == "1|2|3|4");
+}
+
+TEST_CASE("merges lead through texts that no text may become, and are taken apart where they end there")
+{
+    // As a pruned vocabulary has them: merges of tokens that are gone, and of one that became a control token.
+    ByteLevel v;
+    v.merges = {"a b", "ab c", "f o", "fo x", "fox e", "x y", "xy z"};
+    for (const char* text : {"abc", "fo", "foxe", "xyz"}) v.add(text);
+    v.add("fox", control);
+    const Owned t(v.file());
+    CHECK(t.cut("ab") == "a|b");
+    CHECK(t.cut("abc") == "abc");
+    CHECK(t.cut("abab abc") == "a|b|a|b|\u0120|abc");
+    CHECK(t.cut("fox") == "fo|x");
+    CHECK(t.cut("foxe") == "foxe");
+    CHECK(t.cut("fox", true) == "fox");
+    CHECK(t.cut("xfox", true) == "x|fox");
+    CHECK(t.cut("xyxyz") == "x|y|xyz");
+    CHECK(t.back("fox abab xy") == "fox abab xy");
+
+    // Where whole words go first, a control token is no word.
+    CHECK(Owned(v.cut_as("llama-bpe").file()).cut("fox") == "fo|x");
+    CHECK(Owned(v.cut_as("llama-bpe").file()).cut("foxe") == "foxe");
+
+    // Holes, and the same text twice: the first that is used.
+    ByteLevel holes({"a b"});
+    holes.add("", unused).add("cd", unused).add("cd").add("cd").add("").add("[PAD7]", unused);
+    holes.merges.push_back("c d");
+    const Owned h(holes.file());
+    CHECK(h.tokenizer.encode("cd") == std::vector<Token>{258 + 2});
+    CHECK(h.cut("abcd") == "ab|cd");
+}
+
+TEST_CASE("a byte-level vocabulary without a file's word for its rules shows by which it was made, or a note says what was taken")
+{
+    const auto vocabulary = [](const std::vector<std::string>& texts) {
+        ByteLevel v;
+        for (const std::string& text : texts) v.add(text);
+        GgufWriter w = v.file();
+        w.remove("tokenizer.ggml.pre");
+        return w;
+    };
+    const auto cut = [&](const std::vector<std::string>& texts, std::string_view text) {
+        const Owned t(vocabulary(texts));
+        REQUIRE(t.tokenizer.notes().size() == 1);    // small vocabularies are never certain
+        CHECK(t.tokenizer.notes()[0].find("--override tokenizer.ggml.pre=str:NAME") != std::string::npos);
+        return t.tokenizer.notes()[0].substr(t.tokenizer.notes()[0].find("'") + 1, text.size()) == text;
+    };
+    const std::string newline = "\u010a", space = "\u0120";
+    CHECK(cut({}, "gpt-2"));
+    CHECK(cut({space + "1234", "the"}, "gpt-2"));
+    CHECK(cut({"123", "." + newline + newline, "the"}, "llama-bpe"));
+    std::vector<std::string> many = {"." + newline + newline};
+    for (char a = 'a'; a <= 'z'; a++)
+        for (char b = 'a'; b <= 'z'; b++) many.push_back(std::string{a, b});
+    CHECK(cut(many, "qwen2"));    // of so many merges one would be of two digits
+    many.push_back("12");
+    many.push_back("123");
+    CHECK(cut(many, "llama-bpe"));
+    many[0] = space + "1234";
+    CHECK(cut(many, "gpt-2"));
+    for (const char* name : {"default", "gpt-2"}) {    // writers say "default" where they do not know
+        GgufWriter w = vocabulary({"123", "." + newline + newline});
+        w.key("tokenizer.ggml.pre", name);
+        CHECK(Owned(w).tokenizer.notes().size() == (name == std::string_view("default")));
+    }
+
+    // A token of a published vocabulary at its place is certain.
+    ByteLevel qwen;
+    while (qwen.texts.size() < 151643) qwen.add("");
+    qwen.add("<|endoftext|>", control).add("<|im_start|>", control);
+    GgufWriter w = qwen.file();
+    w.remove("tokenizer.ggml.pre");
+    CHECK(Owned(w).tokenizer.notes().empty());
+    CHECK(Owned(w).cut("e\u0301") == Owned(w).cut("\u00e9"));    // Qwen's normal form C comes with it
+}
+
+TEST_CASE("tokens whose file does not give their types are what they read like")
+{
+    GgufWriter w = ByteLevel({"a b"}).add("<|im_end|>").file();
+    w.remove("tokenizer.ggml.token_type");
+    const Owned t(w);
+    CHECK(t.cut("ab<|im_end|>").find("<|im_end|>") == std::string::npos);
+    CHECK(t.cut("ab<|im_end|>", true) == "ab|<|im_end|>");
+    CHECK(t.tokenizer.control(0));
+    CHECK(t.tokenizer.ends().size() == 2);
+
+    UnigramVocabulary u(true);
+    u.add("a", -1).add("\u2581", -2);
+    w = u.file();
+    w.remove("tokenizer.ggml.token_type");
+    CHECK(Owned(w).cut("a\u2603") == "a|<0xE2>|<0x98>|<0x83>");
+    CHECK(Owned(w).back("a\u2603") == "a\u2603");
+    CHECK(Owned(w).cut("a</s>", true) == "a|</s>");
 }
 
 TEST_CASE("the pieces with the highest sum of scores are chosen")

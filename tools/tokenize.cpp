@@ -18,6 +18,7 @@ Command add_tokenize(CLI::App& app)
     return [o] {
         const Gguf file(o->model);
         const Tokenizer tokenizer(file);
+        for (const std::string& note : tokenizer.notes()) say("note: {}", note);
         const std::string text = read_text(o->text);
         const auto as_json = [&](const std::vector<Token>& ids) {
             nlohmann::json json = {{"ids", ids}, {"pieces", nlohmann::json::array()}, {"text", tokenizer.decode(ids)}};

@@ -3,6 +3,7 @@
 
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,12 +19,17 @@ struct PretokenizerKind {
     bool whole_words = false;      // a part that is in the vocabulary is its token, whatever the merges say (`ignore_merges` in tokenizer.json)
     bool add_bos = false;          // where the file does not say
     bool normal_form_c = false;    // a text is brought into it before it is cut; where the file does not say
+
+    /// Whether both cut every text alike.
+    bool cuts_like(const PretokenizerKind& other) const;
 };
+
+std::span<const PretokenizerKind> pretokenizer_kinds();
 
 /// nullptr where no kind has that name.
 const PretokenizerKind* find_pretokenizer(std::string_view name);
 
-/// The names of all kinds, for messages.
+/// A name of each kind, for messages.
 std::string pretokenizer_names();
 
 class Pretokenizer {

@@ -27,6 +27,7 @@ class Segmenter {
 
     Drop drop = Drop::nothing;
     bool add_bos = false;    // where the file does not say
+    std::vector<std::string> notes;    // for the user: what had to be guessed
 };
 
 /// The vocabulary must outlive what these make. They throw Error where the file's keys do not fit.

@@ -64,6 +64,8 @@ Tokenizer::Tokenizer(const Gguf& file)
     add_eos_ = file.boolean("tokenizer.ggml.add_eos_token", kind.add_eos);
 }
 
+const std::vector<std::string>& Tokenizer::notes() const { return segmenter_->notes; }
+
 std::vector<Token> Tokenizer::encode(std::string_view text, bool special) const
 {
     std::vector<Token> ids;

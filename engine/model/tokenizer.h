@@ -46,6 +46,9 @@ class Tokenizer {
     bool add_bos() const { return add_bos_; }
     bool add_eos() const { return add_eos_; }
 
+    /// What the user should know: rules that had to be guessed.
+    const std::vector<std::string>& notes() const;
+
   private:
     friend class Decoder;
 

@@ -20,8 +20,8 @@ class Unigram : public Segmenter {
             if (piece.kind == Vocabulary::Kind::normal) least = std::min(least, piece.score);
         unknown_score_ = least - 10;    // SentencePiece's penalty
         for (const auto& [text, id] : vocabulary.ids)
-            if (!text.empty()) sorted_.push_back({text, id});
-        std::sort(sorted_.begin(), sorted_.end());
+            if (!text.empty()) sorted_.add(text, id);
+        sorted_.sort();
     }
 
     void encode(std::string_view text, std::vector<Token>& ids) const override
@@ -41,7 +41,7 @@ class Unigram : public Segmenter {
                 if (end.begin == SIZE_MAX || score + before > end.score) end = {score + before, at};
             };
             bool known = false;    // the first character is a piece
-            for_each_prefix(rest, [&](std::string_view piece, Token id) {
+            sorted_.for_each_prefix(rest, [&](std::string_view piece, Token id) {
                 if (vocabulary_[id].kind == Vocabulary::Kind::unused) return;
                 const bool user_defined = vocabulary_[id].kind == Vocabulary::Kind::user_defined;
                 offer(piece.size(), user_defined ? user_defined_score(piece.size()) : vocabulary_[id].score);
@@ -62,20 +62,6 @@ class Unigram : public Segmenter {
     void spell(std::string_view piece, Vocabulary::Kind, std::string& bytes) const override { SentencePieceText::spell(piece, bytes); }
 
   private:
-    /// Calls found(piece, id) for every piece that the text begins with, the shortest first. Those that share a beginning lie side by side.
-    template <class Found>
-    void for_each_prefix(std::string_view text, const Found& found) const
-    {
-        auto first = sorted_.begin(), last = sorted_.end();
-        for (size_t i = 0; i < text.size(); i++) {
-            const uint8_t byte = uint8_t(text[i]);
-            first = std::partition_point(first, last, [&](const Entry& e) { return e.first.size() <= i || uint8_t(e.first[i]) < byte; });
-            last = std::partition_point(first, last, [&](const Entry& e) { return uint8_t(e.first[i]) == byte; });
-            if (first == last) return;
-            if (first->first.size() == i + 1) found(first->first, first->second);
-        }
-    }
-
     /// An unused token is no piece of a text, whatever it reads.
     void push(std::string_view piece, std::vector<Token>& ids) const
     {
@@ -88,10 +74,9 @@ class Unigram : public Segmenter {
     /// SentencePiece (from 0.2.2 on; before, all had the same) rounds it, which decides between cuts of a run into as many tokens of other lengths.
     static float user_defined_score(size_t bytes) { return float(double(bytes) * 0.1 - 0.1); }
 
-    using Entry = std::pair<std::string_view, Token>;
     const Vocabulary& vocabulary_;
     SentencePieceText text_;
-    std::vector<Entry> sorted_;
+    PrefixIndex sorted_;
     float unknown_score_;
 };
 

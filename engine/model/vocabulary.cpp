@@ -21,55 +21,99 @@ std::vector<Token> tokens_of_key(const Gguf& file, std::string_view key)
     return ids;
 }
 
-Vocabulary::Vocabulary(const Gguf& file, bool scored, Token unknown) : unknown(unknown)
+void PrefixIndex::add(std::string_view text, Token id)
+{
+    entries_.emplace_back(text, id);
+    begins_[uint8_t(text[0])] = true;
+}
+
+void PrefixIndex::sort() { std::ranges::sort(entries_); }
+
+const Token* PrefixIndex::longest(std::string_view text) const
+{
+    const Token* longest = nullptr;
+    for_each_prefix(text, [&](std::string_view, const Token& id) { longest = &id; });
+    return longest;
+}
+
+namespace {
+
+using Kind = Vocabulary::Kind;
+
+/// <0x00> to <0xFF>; -1: it is another text.
+int byte_of(std::string_view text)
+{
+    if (text.size() != 6 || !text.starts_with("<0x") || !text.ends_with(">")) return -1;
+    uint8_t byte = 0;
+    return std::from_chars(text.data() + 3, text.data() + 5, byte, 16).ptr == text.data() + 5 ? byte : -1;
+}
+
+/// What tokens are in a file that does not say it, as early ones do not: by how they read, and by the keys that name some.
+std::vector<int64_t> kinds_by_text(const Gguf& file, const std::vector<std::string_view>& texts, bool sentencepiece)
+{
+    std::vector<int64_t> kinds;
+    for (const std::string_view text : texts) {
+        const bool mark = text.size() > 4 && text.starts_with("<|") && text.ends_with("|>") && text.find(' ') == text.npos;
+        const bool ends = sentencepiece && (text == "<s>" || text == "</s>" || text == "<pad>");
+        const bool unknown = sentencepiece && text == "<unk>", byte = sentencepiece && byte_of(text) >= 0;
+        kinds.push_back(int64_t(unknown ? Kind::unknown : byte ? Kind::byte : mark || ends ? Kind::control : Kind::normal));
+    }
+    for (const char* key : {"bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id", "padding_token_id"})
+        for (const Token id : tokens_of_key(file, fmt::format("tokenizer.ggml.{}", key))) kinds[id] = int64_t(Kind::control);
+    return kinds;
+}
+
+}    // namespace
+
+Vocabulary::Vocabulary(const Gguf& file, bool scored, Token unknown_id) : unknown(no_token)
 {
     const std::string path = file.path().string();
     const auto& texts = file.strings("tokenizer.ggml.tokens");
     const auto* scores = scored ? file.floats("tokenizer.ggml.scores") : nullptr;
-    const auto* kinds = file.integers("tokenizer.ggml.token_type");
-    if ((scored && (!scores || scores->size() != texts.size())) || !kinds || kinds->size() != texts.size())
+    const auto* given = file.integers("tokenizer.ggml.token_type");
+    if ((scored && (!scores || scores->size() != texts.size())) || (given && given->size() != texts.size()))
         throw Error("{} has {} tokens, {}{} types of tokens, expected as many of each; convert the model again", path, texts.size(),
-                    scored ? fmt::format("{} scores and ", scores ? scores->size() : 0) : "", kinds ? kinds->size() : 0);
+                    scored ? fmt::format("{} scores and ", scores ? scores->size() : 0) : "", given ? given->size() : 0);
     if (texts.empty() || texts.size() >= no_token) throw Error("{} has a vocabulary of {} tokens", path, texts.size());
+    const std::vector<int64_t> kinds = given ? *given : kinds_by_text(file, texts, scored);
 
-    std::fill(std::begin(bytes), std::end(bytes), unknown);
     for (size_t i = 0; i < texts.size(); i++) {
         const double score = scores ? (*scores)[i] : 0;
         if (!(std::abs(score) <= FLT_MAX)) throw Error("{}: the score of token {} is {}, expected a finite number", path, i, score);
-        if ((*kinds)[i] < int64_t(Kind::normal) || (*kinds)[i] > int64_t(Kind::byte))
-            throw Error("{}: token {} is of the unknown type {}", path, i, (*kinds)[i]);
-        Piece piece{texts[i], float(score), Kind((*kinds)[i]), 0};
+        if (kinds[i] < int64_t(Kind::normal) || kinds[i] > int64_t(Kind::byte))
+            throw Error("{}: token {} is of the unknown type {}", path, i, kinds[i]);
+        pieces.push_back({texts[i], float(score), Kind(kinds[i]), 0});
+    }
+    if (unknown_id < pieces.size() && pieces[unknown_id].kind == Kind::unknown) unknown = unknown_id;
+    std::fill(std::begin(bytes), std::end(bytes), unknown);
+    for (Token id = 0; id < pieces.size(); id++) {
+        Piece& piece = pieces[id];
         switch (piece.kind) {
         case Kind::normal:
         case Kind::user_defined:
-        case Kind::unused:
-            ids.emplace(piece.text, Token(i));    // of equal texts the first
+        case Kind::unused: {
+            const auto [entry, first] = ids.emplace(piece.text, id);    // of equal texts the first that is used
+            if (!first && pieces[entry->second].kind == Kind::unused && piece.kind != Kind::unused) entry->second = id;
             longest = std::max(longest, piece.text.size());
             break;
+        }
         case Kind::byte: {
-            const bool framed = piece.text.size() == 6 && piece.text.starts_with("<0x") && piece.text.ends_with(">");
-            const char* digits = piece.text.data() + 3;
-            if (!framed || std::from_chars(digits, digits + 2, piece.byte, 16).ptr != digits + 2)
-                throw Error("{}: token {} is a byte and reads {:.60}, expected <0x00> to <0xFF>", path, i, piece.text);
-            bytes[piece.byte] = Token(i);
+            const int byte = byte_of(piece.text);
+            if (byte < 0)
+                throw Error("{}: token {} is a byte and reads {:.60}, expected <0x00> to <0xFF>", path, id, printable(piece.text));
+            piece.byte = uint8_t(byte);
+            bytes[byte] = id;
             break;
         }
         case Kind::unknown:
         case Kind::control: break;
         }
-        if ((piece.kind == Kind::control || piece.kind == Kind::user_defined) && !piece.text.empty())
-            added[uint8_t(piece.text[0])].push_back(Token(i));
-        pieces.push_back(piece);
+        if (piece.text.empty()) continue;
+        if (piece.kind == Kind::user_defined) user_defined.add(piece.text, id);
+        if (piece.kind == Kind::user_defined || piece.kind == Kind::control) added.add(piece.text, id);
     }
-    for (auto& tokens : added)
-        std::stable_sort(tokens.begin(), tokens.end(), [&](Token a, Token b) { return pieces[a].text.size() > pieces[b].text.size(); });
-}
-
-const Token* Vocabulary::longest_added(std::string_view text, bool special) const
-{
-    for (const Token& token : added[uint8_t(text[0])])
-        if ((special || pieces[token].kind == Kind::user_defined) && text.starts_with(pieces[token].text)) return &token;
-    return nullptr;
+    user_defined.sort();
+    added.sort();
 }
 
 void Vocabulary::push_piece(std::string_view piece, std::vector<Token>& out) const
