@@ -101,7 +101,15 @@ def to_bf16(w):
     return (w.view(np.uint32) & 0xFFFF0000).view(np.float32)
 
 
-class Case(unittest.TestCase):
+def stderr_of(work):
+    """What work() gives, and what it says."""
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        result = work()
+    return result, err.getvalue()
+
+
+class Scratch(unittest.TestCase):
     def setUp(self):
         scratch = tempfile.TemporaryDirectory()
         self.addCleanup(scratch.cleanup)
@@ -109,6 +117,8 @@ class Case(unittest.TestCase):
         self.folder.mkdir()
         self.out = Path(scratch.name) / "tiny.gguf"
 
+
+class Case(Scratch):
     def write(self, config, tensors, tokenizer=DATA / "tokenizer.model"):
         (self.folder / "config.json").write_text(json.dumps(config))
         save_file(tensors, self.folder / "model.safetensors")
@@ -387,12 +397,65 @@ class Content(Case):
                     self.assertTrue((error <= bound).all(), name)
                     self.assertGreater(error.max(), 0, name)
 
-    def test_old_inv_freq_tables_are_ignored(self):
+    def test_tables_that_old_versions_saved_are_ignored(self):
         config = tiny_config()
-        tensors = random_tensors(config)
-        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
+        tensors, layer = random_tensors(config), "model.layers.0.self_attn."
+        tensors |= {layer + "rotary_emb.inv_freq": np.ones(8, np.float32), layer + "rotary_emb.cos_cached": np.ones((1, 1, 4, 4), np.float32),
+                    layer + "masked_bias": np.array(-1e9, np.float32), layer + "bias": np.ones((1, 1, 4, 4), bool), "model.position_ids": np.ones((1, 4), np.int64)}
         self.write(config, tensors)
         self.converted()
+        tensors[layer + "bias"] = np.ones(64, np.float32)    # this one is a bias
+        self.write(config, tensors)
+        self.assertIn(f"has the tensor {layer}bias, which this program does not know", self.run_convert()[1])
+
+    def test_numbers_of_64_bits_are_rounded_to_32(self):
+        config = tiny_config()
+        tensors = random_tensors(config)
+        self.write(config, {name: w.astype(np.float64) for name, w in tensors.items()})
+        _, values, _ = self.converted("--type", "f32")
+        np.testing.assert_array_equal(values["blk.1.ffn_up.weight"], tensors["model.layers.1.mlp.up_proj.weight"])
+        tensors = {name: w.astype(np.float64) for name, w in tensors.items()}
+        tensors["model.norm.weight"][3] = 1e300
+        self.write(config, tensors)
+        self.assertIn("model.norm.weight has values that are not finite", self.run_convert()[1])
+
+    def test_whether_the_head_is_tied_is_what_the_checkpoint_says_where_the_config_is_silent(self):
+        for tied in (True, False):
+            config = tiny_config(tie_word_embeddings=tied)
+            tensors = random_tensors(config)
+            for said in ({}, {"tie_word_embeddings": None}):
+                silent = {key: value for key, value in config.items() if key != "tie_word_embeddings"} | said
+                self.write(silent, tensors)
+                self.assertEqual("output.weight" in self.converted()[1], not tied)
+
+    def test_plain_files_have_the_down_projection_as_other_programs_read_it_and_say_what_these_make_of_it(self):
+        note, other = "convert: note: the down projection is stored by neurons (ffn_down_t), which other programs do not read; --plain", "not this model"
+        for changes, names, differs in (({}, ("ffn_down_t", "ffn_down"), True), ({"hidden_act": "silu"}, ("ffn_down", "ffn_down"), False),
+                                        ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 3, "num_experts_per_tok": 2, "hidden_act": "silu"},
+                                         ("ffn_down_t", "ffn_down_exps"), False)):
+            config = tiny_config(**changes)
+            tensors = random_tensors(config)
+            self.write(config, tensors)
+            for options, name in zip(((), ("--plain",)), names):
+                code, err = self.run_convert("--type", "f32", *options)
+                self.assertEqual((code, note in err, other in err), (0, name == "ffn_down_t", bool(options) and differs), err)
+                values = read_gguf(self.out)[1]
+                self.assertEqual([n for n in values if n.startswith("blk.1.ffn_down")], [f"blk.1.{name}.weight"])
+            if name == "ffn_down_exps":
+                np.testing.assert_array_equal(values["blk.1.ffn_down_exps.weight"],
+                                              np.stack([tensors[f"model.layers.1.block_sparse_moe.experts.{e}.w2.weight"] for e in range(3)]))
+        self.assertEqual(self.run_convert("--plain", "--by-neurons")[0], 2)
+        self.assertEqual(self.run_convert("--plain", "--predictors", "x")[0], 2)
+
+    def test_plain_files_have_no_predictors(self):
+        config = tiny_config(architectures=["BambooForCausalLM"])
+        tensors = random_tensors(config)
+        tensors |= {f"model.layers.{n}.mlp.predictor.fc{i}.weight": np.ones(shape, "f4") for n in range(2) for i, shape in ((1, (32, 64)), (2, (96, 32)))}
+        self.write(config, tensors)
+        self.assertIn("blk.0.fc1.weight", self.converted()[1])
+        code, err = self.run_convert("--plain")
+        self.assertEqual((code, "the predictors are left out, as --plain asks" in err), (0, True), err)
+        self.assertNotIn("blk.0.fc1.weight", read_gguf(self.out)[1])
 
 
 class Families(Case):
@@ -713,8 +776,21 @@ class TokenizerContent(Case):
         (self.folder / "chat_template.jinja").write_text("{{ 'caf\u00e9' }}\n", encoding="utf-8")
         self.assertEqual(self.keys(settings=several)["tokenizer.chat_template"], "{{ 'caf\u00e9' }}\n")
 
-    def test_a_list_of_ends_gives_its_first(self):
-        self.assertEqual(self.keys(eos_token_id=[7, 2])["tokenizer.ggml.eos_token_id"], 7)
+    def test_a_list_of_ends_gives_its_first_and_all_of_it(self):
+        keys = self.keys(eos_token_id=[7, 2])
+        self.assertEqual((keys["tokenizer.ggml.eos_token_id"], keys["tokenizer.ggml.eos_token_ids"]), (7, [7, 2]))
+        self.assertNotIn("tokenizer.ggml.eos_token_ids", self.keys())
+
+    def test_ends_of_turns_and_messages_are_keys_where_they_are_named(self):
+        keys = self.keys(vocab=VOCAB + 2, added={"<|eot|>": VOCAB, "<|eom|>": VOCAB + 1}, settings={"eot_token": "<|eot|>", "eom_token": {"content": "<|eom|>"}})
+        self.assertEqual((keys["tokenizer.ggml.eot_token_id"], keys["tokenizer.ggml.eom_token_id"]), (VOCAB, VOCAB + 1))
+        self.assertNotIn("tokenizer.ggml.eot_token_id", self.keys(settings={}, added={}))
+
+    def test_further_chat_templates_are_keys_by_their_names(self):
+        several = {"chat_template": [{"name": "tool_use", "template": "{{ t }}"}, {"name": "default", "template": "{{ d }}"}]}
+        keys = self.keys(settings=several)
+        self.assertEqual((keys["tokenizer.chat_template"], keys["tokenizer.chat_template.tool_use"], keys["tokenizer.chat_templates"]),
+                         ("{{ d }}", "{{ t }}", ["tool_use"]))
 
 
 class ShippedModel(unittest.TestCase):
@@ -735,7 +811,7 @@ class Refusals(Case):
         self.assertIn(message, err)
         self.assertEqual(err.count("\n"), 1, err)    # one sentence
         self.assertEqual(self.out.read_text(), "what was here before")
-        self.assertFalse(self.out.with_name("tiny.gguf.part").exists())
+        self.assertEqual(list(self.out.parent.glob("*.part")), [])
 
     def start(self, **changes):
         config = tiny_config(**changes)
@@ -751,7 +827,7 @@ class Refusals(Case):
             ({"mlp_bias": True}, "mlp_bias is true"),
             ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_scaling of type dynamic in config.json is not supported"),
             ({"rope_scaling": {"factor": 2}}, "rope_scaling of type unnamed"),
-            ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor of rope_scaling in config.json is 0, not a positive number"),
+            ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor in rope_scaling of config.json is 0, expected a positive number"),
             ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor of rope_scaling in config.json is null, not a positive number"),
             ({"rope_scaling": LLAMA3 | {"low_freq_factor": 4}}, "low_freq_factor 4.0 of rope_scaling in config.json is not below high_freq_factor 4.0"),
             ({"rope_scaling": LONGROPE | {"short_factor": [1.0] * 7}}, "short_factor of rope_scaling in config.json is not a list of 8 numbers"),
@@ -789,6 +865,8 @@ class Refusals(Case):
             f"{gate} has the shape [64, 96], but config.json implies [96, 64]": lambda t: t.update({gate: np.ascontiguousarray(t[gate].T)}),
             f"{gate} has the type I8": lambda t: t.update({gate: t[gate].astype(np.int8)}),
             f"{gate} has values that are not finite": lambda t: t[gate].__setitem__((3, 3), np.nan),
+            "tie_word_embeddings is true in config.json, and the checkpoint has an lm_head.weight that is not its embedding":
+                lambda t: (self.folder / "config.json").write_text(json.dumps(tiny_config(tie_word_embeddings=True))),
             f"{gate} has values beyond the range of f16": lambda t: t[gate].__setitem__((3, 3), 1e6),
         }
         for message, damage in cases.items():

@@ -217,6 +217,28 @@ class Converted(GptqCase):
         t = next(t for t in GGUFReader(self.out).tensors if t.name == "blk.1.ffn_down.weight")
         self.assertEqual(t.data.tobytes(), q4_0(m.q, m.scales[m.g_idx[::32]].T))
 
+    def test_matrices_may_have_bits_and_groups_of_their_own(self):
+        """GPTQModel's `dynamic`."""
+        form, rng = Form(4, 32), np.random.default_rng(5)
+        own = {"model.layers.0.self_attn.v_proj": Form(8, 32), "model.layers.1.mlp.up_proj": Form(4, 64), "model.layers.1.mlp.gate_proj": Form(4, -1)}
+        made = {}
+
+        def change(tensors):
+            for prefix, other in own.items():
+                made[prefix] = rounded(random_tensors(CONFIG)[prefix + ".weight"].astype(np.float16).astype(np.float32), other, rng)
+                tensors.update({f"{prefix}.{part}": w for part, w in packed(made[prefix], other).items()})
+
+        dense, _ = self.write_form(form, change=change)
+        self.assertIn("v_proj.qzeros has the shape [4, 16], but 4 bits in groups of 32 imply [8, 8]", self.run_convert()[1])
+        settings = form.settings() | {"dynamic": {"+:.*v_proj.*": {"bits": 8}, "(a+)+$": {"group_size": 64}}}
+        (self.folder / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": settings}))
+        self.told()
+        _, values, types = read_gguf(self.out)
+        self.assertEqual((types["blk.0.attn_v.weight"], types["blk.1.attn_v.weight"], types["blk.1.ffn_up.weight"]), ("Q8_0", "Q4_0", "Q4_0"))
+        for prefix, ours in zip(own, ("blk.0.attn_v.weight", "blk.1.ffn_up.weight", "blk.1.ffn_gate.weight")):
+            np.testing.assert_array_equal(values[ours], made[prefix].dense())
+        np.testing.assert_array_equal(values["blk.0.ffn_up.weight"], dense["model.layers.0.mlp.up_proj.weight"])
+
     def test_experts_are_taken_over_bit_for_bit_where_the_format_allows_it(self):
         config = CONFIG | {"architectures": ["MixtralForCausalLM"], "num_local_experts": 3, "num_experts_per_tok": 2}
         dense, _ = self.write_form(Form(4, 32), config=config)

@@ -191,7 +191,7 @@ class Torch(Case):
         self.assertEqual(keys["powerinfer.sparse_threshold"], 0.25)
         self.out.unlink()
         (beside / "config.json").write_text('{"sparse_threshold": "low"}')
-        self.refused('config.json is "low", not a number', "--predictors", str(beside))
+        self.refused('config.json is "low", expected a number', "--predictors", str(beside))
         (self.folder / "config.json").write_text(json.dumps(tiny_config(hidden_act="silu")))
         self.refused("--predictors are for ReLU models", "--predictors", str(beside))
         self.refused("lost is not a folder", "--predictors", "lost")

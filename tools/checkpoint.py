@@ -10,17 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from families import Refusal
-
-
-def read_json(path):
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise Refusal(f"{path} is not valid JSON: {e}") from None
-    if not isinstance(value, dict):
-        raise Refusal(f"{path} does not hold a JSON object")
-    return value
+from folder import read_json
+from sentences import Refusal
 
 
 # ---- safetensors -----------------------------------------------------------------------------------------------------
@@ -40,15 +31,15 @@ class SourceTensor:
         return np.memmap(self.path, SIZED[self.dtype], "r", self.offset, self.shape)
 
     def read(self):
-        """The values in fp32 (every dtype here fits in it exactly)."""
+        """The values in fp32, which holds all but those of F64 exactly."""
         raw = self.raw()
         if self.dtype == "BF16":    # the upper half of an fp32
             return (raw.astype("<u4") << 16).view("<f4")
         return raw.astype("<f4")
 
 
-DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-SIZED = DTYPES | {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}    # with those that are no weights
+DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
+SIZED = DTYPES | {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1"), "BOOL": np.dtype("?")}    # with those that are no weights
 
 
 def read_safetensors(path):

@@ -24,15 +24,15 @@ along those rows, so that the file is Q4_0 or Q8_0 throughout. The folder has th
 Besides tools/requirements.txt this needs torch, on the CPU or (--device cuda) on a GPU. Tested with 2.6.0.
 """
 
+import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
+
 import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import struct
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +42,11 @@ from gguf import GGMLQuantizationType as Type
 
 import gptq
 from checkpoint import read_safetensors
-from convert import TYPES, Quantization, Refusal, add_keys, join_gptq, run, targets_of, write_model
-from llama import WITHOUT_TORCH, Folder, Layer, Model, copy_keys, device_of, progress, rmsnorm, tokens_of, torch, windows_of
+from convert import TYPES, Quantization, add_keys, join_gptq, targets_of, write_model
+from folder import file_in, names_in
+from llama import WITHOUT_TORCH, Folder, Layer, Model, copy_keys, device_of, rmsnorm, tokens_of, torch, windows_of
+from sentences import Refusal, progress, run, say
+from whole_file import new_folder, scratch_folder, target_of
 
 BLOCK = 128           # columns
 WINDOW = 512          # tokens, BOS included, where the model's context has room
@@ -364,7 +367,7 @@ class CheckpointWriter:
             at += size
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
-        self.file, self.left = open(path, "wb"), dict(entries)
+        self.file, self.left = open(path, "xb"), dict(entries)
         self.file.write(struct.pack("<Q", len(text)) + text)
 
     def add(self, name, w):
@@ -374,7 +377,7 @@ class CheckpointWriter:
         assert (name, tuple(w.shape)) == (expected, tuple(shape)), (name, w.shape, expected, shape)
         if w.dtype == np.float32 and dtype != "F32":
             w = gguf.quants.quantize(np.ascontiguousarray(w), Type[dtype])
-        np.ascontiguousarray(w).tofile(self.file)
+        self.file.write(np.ascontiguousarray(w))
 
     def close(self):
         self.file.close()
@@ -423,13 +426,15 @@ def source_rows(target, w):
 
 def write_checkpoint(path, model, text, method, plan, tell):
     def dtype_of(target):
-        return model.tensors[target.source].dtype if isinstance(model, Folder) else "F32"
+        dtype = model.tensors[target.source].dtype if isinstance(model, Folder) else "F32"
+        return "F32" if dtype == "F64" else dtype
 
     writer, layer, made = CheckpointWriter(path, plan.entries(dtype_of)), None, {}
     try:
         for target in plan.targets:
             if not is_compressed(target):
-                writer.add(target.source, model.tensors[target.source].raw() if isinstance(model, Folder) else model.numpy(target.name))
+                source = model.tensors[target.source] if isinstance(model, Folder) else None
+                writer.add(target.source, model.numpy(target.name) if source is None else source.read() if source.dtype == "F64" else source.raw())
                 continue
             _, n, name, _ = target.name.split(".")
             if layer != n:
@@ -446,22 +451,6 @@ def write_checkpoint(path, model, text, method, plan, tell):
         writer.close()
 
 
-@contextlib.contextmanager
-def new_folder(out):
-    """A folder to fill, which becomes `out` at the end; nothing is left of it after an error."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Refusal(f"{out} exists already")
-    part = out.with_name(out.name + ".part")
-    part.mkdir()
-    try:
-        yield part
-        if out.exists():
-            out.rmdir()
-        os.rename(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def write_settings(folder, model, method):
     """All of a folder that is not its weights."""
     raw = dict(model.source.raw)
@@ -472,10 +461,9 @@ def write_settings(folder, model, method):
         raw["quantization_config"] = settings
         (folder / "quantize_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
-    for file in sorted(model.path.iterdir()):
-        if file.is_file() and file.suffix in (".json", ".model", ".jinja") and file.name not in ("config.json", "quantize_config.json") \
-                and not file.name.endswith(".index.json"):
-            shutil.copyfile(file, folder / file.name)
+    for name in names_in(model.path):
+        if Path(name).suffix in (".json", ".model", ".jinja") and name not in ("config.json", "quantize_config.json") and not name.endswith(".index.json"):
+            shutil.copyfile(file_in(model.path, name), folder / name)
 
 
 def write_gguf(out, checkpoint, model, plan, type_name):
@@ -511,7 +499,7 @@ class Report:
             progress("")
             errors = ", ".join(f"{name.removeprefix('attn_').removeprefix('ffn_').removesuffix('_t')} {error:.2e}"
                                for name, error in zip(MATRICES, self.row))
-            print(f"\rcompress: layer {n}: relative error |W'X - WX|^2 / |WX|^2: {errors}", file=sys.stderr)
+            say(f"compress: layer {n}: relative error |W'X - WX|^2 / |WX|^2: {errors}")
             self.row = []
 
 
@@ -534,7 +522,7 @@ def check(model, plan, method):
             if name not in known and not name.endswith((".fc1.weight", ".fc2.weight")):
                 raise Refusal(f"{model.path} has the tensor {name}, which this program does not know")
         if any(name.endswith(".fc1.weight") for name in model.tensors):
-            print("compress: the predictors are left out, since they are of the model as it was; train_predictor.py makes new ones", file=sys.stderr)
+            say("compress: the predictors are left out, since they are of the model as it was; train_predictor.py makes new ones")
 
 
 def method_of(options, to_gguf):
@@ -566,22 +554,24 @@ def compress(options):
     if not len(windows):
         raise Refusal(f"the text is shorter than one window of {window} tokens")
     if windows.size < model.neurons:
-        print(f"compress: warning: {windows.size} tokens are few for matrices of {model.neurons} columns; give more text, or raise --tokens", file=sys.stderr)
+        say(f"compress: warning: {windows.size} tokens are few for matrices of {model.neurons} columns; give more text, or raise --tokens")
 
     tell = Report()
     with contextlib.ExitStack() as stack:
         if not to_gguf:
             folder = stack.enter_context(new_folder(out))
-        elif out.is_dir():
-            raise Refusal(f"{out} is a folder; the name of a file is expected")
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=out.name + ".")))
+        else:
+            target_of(out)    # what cannot be written is told before the work
+        scratch = stack.enter_context(scratch_folder(out.absolute()))
         checkpoint = (scratch if to_gguf else folder) / "model.safetensors"
         write_checkpoint(checkpoint, model, Text(model, windows, scratch), method, plan, tell)
         if to_gguf:
             write_gguf(out, checkpoint, model, plan, options.type)
         else:
             write_settings(folder, model, method)
-    print(f"compress: {windows.size} tokens; mean relative error {np.mean(tell.sums):.2e}", file=sys.stderr)
+    say(f"compress: {windows.size} tokens; mean relative error {np.mean(tell.sums):.2e}")
+    if to_gguf:
+        say("compress: note: the down projection is stored by neurons (ffn_down_t), which other programs do not read")
 
 
 def main(argv=None):

@@ -24,15 +24,13 @@ Two layouts differ from the source:
   skipped or moved together. That of other models is not, unless --by-neurons asks for it.
 """
 
+import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
+
 import argparse
 import collections
-import contextlib
 import json
 import math
-import os
 import re
-import signal
-import struct
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,11 +38,16 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
-from gguf import TokenType
+from gguf import GGUFValueType as Kind
 
 import gptq
-from checkpoint import DTYPES, read_checkpoint, read_json, read_torch
-from families import ACTIVATIONS, FAMILIES, LLAMA, MAKES_ZEROS, Family, Refusal, read_scales, windowed_layers
+from checkpoint import DTYPES, read_checkpoint, read_torch
+from config_keys import check_file
+from families import ACTIVATIONS, FAMILIES, LLAMA, MAKES_ZEROS, Family, read_scales, windowed_layers
+from folder import file_in, json_in, read_json
+from sentences import Refusal, progress, run, say, shown
+from tokenizer_files import LLAMA3, QWEN2, Piece, Tokenizer, read_tokenizer
+from whole_file import replacing
 
 TYPES = {
     "f32": (Type.F32, gguf.LlamaFileType.ALL_F32),
@@ -103,19 +106,26 @@ class Config:
     two_norms: bool = False        # Falcon 40B's
     experts: object = None         # Experts of a mixture of experts
     by_neurons: bool = False       # the down projection, also where no neuron is left out
+    plain: bool = False            # the down projection as other programs have it
     predictor_threshold: float = 0.0
 
 
+def without_nulls(value):
+    """null stands for a key that is not there."""
+    return {key: without_nulls(v) for key, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
 def read_config(folder):
-    path = folder / "config.json"
-    if not path.is_file():
+    path = file_in(folder, "config.json")
+    if path is None:
         raise Refusal(f"{folder} has no config.json; the folder of a Hugging Face model is expected")
     c = read_json(path)
-
-    architecture = (c.get("architectures") or ["none"])[0]
+    architectures = c.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures and isinstance(architectures[0], str) else "none"
     if architecture not in FAMILIES:
         raise Refusal(f"architecture {architecture} is not supported (supported: {', '.join(sorted(FAMILIES))})")
     family = FAMILIES[architecture]
+    c = without_nulls(check_file("config.json", c, "config.json"))
     if family.words:
         c = family.words(c)
     for key in ("attention_bias", "mlp_bias"):
@@ -127,7 +137,7 @@ def read_config(folder):
     if c.get("hidden_act") == "fatrelu":
         floor = c.get("hidden_act_param")
         if not isinstance(floor, (int, float)) or isinstance(floor, bool) or not 0 <= floor < math.inf:
-            raise Refusal(f"hidden_act_param in config.json is {json.dumps(floor)}, and fatrelu needs its threshold there")
+            raise Refusal(f"hidden_act_param in config.json is {shown(floor)}, and fatrelu needs its threshold there")
     if family.drelu:
         if c.get("hidden_act") != "relu":
             raise Refusal(f"hidden_act {c.get('hidden_act')} is not supported in the architecture {architecture} (supported: relu)")
@@ -136,7 +146,7 @@ def read_config(folder):
         value = c.get(key)
         value = default if value is None else value
         if not isinstance(value, int) or value <= 0:
-            raise Refusal(f"{key} in config.json is {json.dumps(value)}, not a positive integer")
+            raise Refusal(f"{key} in config.json is {shown(value)}, not a positive integer")
         return value
 
     dim, heads, context = integer("hidden_size"), integer("num_attention_heads"), integer("max_position_embeddings")
@@ -164,7 +174,7 @@ def read_config(folder):
     return Config(layers=layers, dim=dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
                   neurons=integer("intermediate_size"), vocab=integer("vocab_size"), context=context,
                   norm_eps=float(c.get("rms_norm_eps", 1e-6)), rope_base=rope.base,
-                  activation=activation, floor=float(floor), tied=c.get("tie_word_embeddings", False), raw=c,
+                  activation=activation, floor=float(floor), tied=c.get("tie_word_embeddings"), raw=c,
                   quantization=read_quantization(folder, c), family=family, rope=rope, window=window, windowed=windowed_layers(c, family, layers),
                   scales=read_scales(c), two_norms=c.get("two_norms", False), experts=experts)
 
@@ -182,7 +192,7 @@ def read_rope(c, family, head_dim, context):
     def number(key, value=None):
         value = said.get(key) if value is None else value
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise Refusal(f"{key} of rope_scaling in config.json is {json.dumps(value)}, not a positive number")
+            raise Refusal(f"{key} of rope_scaling in config.json is {shown(value)}, not a positive number")
         return float(value)
 
     rope = Rope(base, int(head_dim * number("partial_rotary_factor", rotated)))
@@ -282,14 +292,15 @@ class Quantization:
     group_size: int    # -1: the whole row
     sym: bool
     v1: bool
+    varied: bool = False    # some matrices have other bits and groups (`dynamic` says which); the shapes of their tensors tell
 
 
 def read_quantization(folder, c):
     """What a GPTQ checkpoint says of itself, in config.json or quantize_config.json or both; None of one that is not quantised."""
-    file, said = folder / "quantize_config.json", c.get("quantization_config")
-    if not said and not file.is_file():
+    beside, said = without_nulls(check_file("quantize_config.json", json_in(folder, "quantize_config.json"), "quantize_config.json")), c.get("quantization_config")
+    if not said and not beside:
         return None
-    q = (read_json(file) if file.is_file() else {}) | (said or {})
+    q = beside | (said or {})
     method = q.get("quant_method", None if said else "gptq")    # older files of AutoGPTQ have no quant_method
     if method == "compressed-tensors" and not q.get("config_groups") and (q.get("sparsity_config") or {}).get("format") in BITMASK_FORMATS:
         return None    # zeros are left out, and nothing is rounded: see join_bitmasks
@@ -298,13 +309,13 @@ def read_quantization(folder, c):
                       "only GPTQ and the bitmasks of compressed-tensors are supported, so convert the original one")
     bits, group_size = q.get("bits"), q.get("group_size", 128)
     if bits not in gptq.BITS:
-        raise Refusal(f"GPTQ of {json.dumps(bits)} bits is not supported (supported: {', '.join(map(str, gptq.BITS))})")
+        raise Refusal(f"GPTQ of {shown(bits)} bits is not supported (supported: {', '.join(map(str, gptq.BITS))})")
     if not isinstance(group_size, int) or (group_size != -1 and (group_size <= 0 or group_size % gptq.BLOCK)):
-        raise Refusal(f"GPTQ with a group_size of {json.dumps(group_size)} is not supported (supported: -1 and multiples of {gptq.BLOCK})")
+        raise Refusal(f"GPTQ with a group_size of {shown(group_size)} is not supported (supported: -1 and multiples of {gptq.BLOCK})")
     form = "marlin" if q.get("is_marlin_format") else q.get("checkpoint_format") or q.get("format") or "gptq"
     if form not in ("gptq", "gptq_v2"):
         raise Refusal(f"GPTQ's checkpoint_format {form} is not supported (supported: gptq, gptq_v2)")
-    return Quantization(bits, group_size, bool(q.get("sym", True)), v1=form == "gptq")
+    return Quantization(bits, group_size, bool(q.get("sym", True)), v1=form == "gptq", varied=bool(q.get("dynamic")))
 
 
 @dataclass
@@ -345,7 +356,17 @@ class GptqTensor:
         return self.matrix().dense()
 
 
-def join_gptq(tensors, form, wanted=()):
+def form_of(parts, form):
+    """Of one matrix, where they differ: GPTQModel's `dynamic` names them by regular expressions, but the shapes of the four tensors say the same."""
+    (groups, out), words, zeros = parts["scales"].shape, parts["qweight"].shape[0], parts["qzeros"].shape[1]
+    bits = zeros * 32 // out if form.varied and out else form.bits
+    if not form.varied or bits not in gptq.BITS or not groups:
+        return form
+    columns = words * 32 // bits
+    return replace(form, bits=bits, group_size=-1 if groups == 1 else columns // groups if columns % (groups * gptq.BLOCK) == 0 else form.group_size)
+
+
+def join_gptq(tensors, asked, wanted=()):
     """The checkpoint's tensors, NAME.qweight and what belongs to it joined to a NAME.weight. Biases of zeros that are not wanted are left out."""
     result = dict(tensors)
     for name in [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]:
@@ -355,6 +376,7 @@ def join_gptq(tensors, form, wanted=()):
                 raise Refusal(f"the checkpoint has the tensor {name}.qweight, but lacks {name}.{part}")
         if any(len(parts[part].shape) != 2 for part in gptq.PARTS[:3]):
             raise Refusal(f"a tensor of {name} is not a matrix")
+        form = form_of(parts, asked)
         out, columns = parts["scales"].shape[1], parts["qweight"].shape[0] * 32 // form.bits
         implied = gptq.shapes(out, columns, form.bits, gptq.group_count(columns, form.group_size))
         for part, tensor in parts.items():
@@ -389,284 +411,13 @@ def keep_exact(targets, tensors, asked):
         spoilt += [part.name for part in parts if part.spilled_words()]
         mislabelled += [part.name for part in parts if part.mislabelled()]
     for (name, kind, why), count in notes.items():
-        print(f"convert: {name} ({count}): {kind}, {why}", file=sys.stderr)
+        say(f"convert: {name} ({count}): {kind}, {why}")
     if mislabelled:
-        print(f"convert: warning: the zero points of {mislabelled[0]} ({len(mislabelled)} matrices) are off by 1, as if checkpoint_format were wrong; "
-              "since the checkpoint is symmetric, the middle is taken", file=sys.stderr)
+        say(f"convert: warning: the zero points of {mislabelled[0]} ({len(mislabelled)} matrices) are off by 1, as if checkpoint_format were wrong; "
+            "since the checkpoint is symmetric, the middle is taken")
     if spoilt:
-        print(f"convert: warning: the zero points of {spoilt[0]} ({len(spoilt)} matrices) look as an old packer spoilt them (a zero point of 0 less 1 "
-              "overwrote its neighbours); what it lost is wrong in any program, and a checkpoint in gptq_v2 format would be better", file=sys.stderr)
-
-
-# ---- tokenizer.model -------------------------------------------------------------------------------------------------
-# A protobuf message (sentencepiece_model.proto). The few fields needed are read by hand: the generated reader would need the protobuf runtime.
-
-def protobuf_fields(data):
-    """Yields (field number, value) of one message: int for varints, bytes for the rest."""
-    at = 0
-
-    def varint():
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while at < len(data):
-        key = varint()
-        kind = key & 7
-        if kind == 0:
-            yield key >> 3, varint()
-            continue
-        length = {1: 8, 5: 4}.get(kind)
-        if kind == 2:
-            length = varint()
-        if length is None or at + length > len(data):
-            raise ValueError("not a protobuf message")
-        yield key >> 3, data[at:at + length]
-        at += length
-
-
-# ModelProto.SentencePiece.Type has the same numbers as GGUF's token types.
-@dataclass
-class Piece:
-    text: str
-    score: float
-    kind: int
-
-
-@dataclass
-class Tokenizer:
-    pieces: list
-    bos: int | None
-    eos: int | None
-    unk: int | None
-    add_bos: bool
-    add_eos: bool
-    space_prefix: bool
-    chat_template: str | None
-    model: str = "llama"           # GGUF's name of the kind: llama (SentencePiece BPE), t5 (its unigram model), gpt2 (byte-level BPE)
-    single_spaces: bool = False    # remove_extra_whitespaces
-    charsmap: bytes = b""          # SentencePiece's map of characters to replace
-    pre: str | None = None         # GGUF's name of the way to cut a text into words
-    merges: list | None = None
-    nfc: bool = False              # text is brought into Unicode's normal form C first
-
-
-def read_sentencepiece(path):
-    """The pieces, TrainerSpec, NormalizerSpec and the denormalizer's of a tokenizer.model, the specs as {field number: value}."""
-    try:
-        pieces, trainer, normalizer, denormalizer = [], {}, {}, {}
-        for field, value in protobuf_fields(path.read_bytes()):
-            if field == 1:
-                piece = dict(protobuf_fields(value))
-                pieces.append(Piece(piece[1].decode(), struct.unpack("<f", piece.get(2, bytes(4)))[0], piece.get(3, int(TokenType.NORMAL))))
-            elif field == 2:
-                trainer = dict(protobuf_fields(value))
-            elif field == 3:
-                normalizer = dict(protobuf_fields(value))
-            elif field == 5:
-                denormalizer = dict(protobuf_fields(value))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error):
-        raise Refusal(f"{path} is not a SentencePiece model") from None
-    if not pieces:
-        raise Refusal(f"{path} has no tokens")
-    return pieces, trainer, normalizer, denormalizer
-
-
-def read_tokenizer(folder, config):
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    readers = {"tokenizer.model": sentencepiece_tokenizer, "tokenizer.json": byte_level_tokenizer}
-    for name, read in readers.items():
-        if (folder / name).is_file():
-            return read(folder / name, config, settings)
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return byte_level_tokenizer(folder / "vocab.json", config, settings, gpt2_tokenizer(folder, settings))
-    there = sorted(p.name for p in folder.iterdir() if "tok" in p.name or "vocab" in p.name or "merges" in p.name)
-    raise Refusal(f"{folder} has neither tokenizer.model (SentencePiece) nor tokenizer.json; there is {', '.join(there) or 'no tokenizer at all'}")
-
-
-def sentencepiece_tokenizer(path, config, settings):
-    pieces, trainer, normalizer, denormalizer = read_sentencepiece(path)
-    # Field numbers and defaults of sentencepiece_model.proto.
-    kinds = {1: "t5", 2: "llama"}
-    if trainer.get(3, 1) not in kinds:
-        raise Refusal(f"{path} is neither a BPE nor a unigram model, and only these are supported")
-    if trainer.get(24, 0) or not normalizer.get(5, 1) or denormalizer.get(2):
-        raise Refusal(f"{path} treats spaces or decoded text in a way that is not supported (a suffix for spaces, spaces as they are, a denormaliser)")
-    add_tokens(pieces, path, config, added_tokens(path.parent, settings))
-
-    def named(field, default):
-        value = trainer.get(field, default)
-        return value if value < 2 ** 63 else None    # -1: there is none
-
-    special = special_tokens(pieces, config, settings, bos=named(41, 1), eos=named(42, 2), unk=named(40, 0))
-    return Tokenizer(pieces, **special, add_bos=bool(settings.get("add_bos_token", special["bos"] is not None)),
-                     add_eos=bool(settings.get("add_eos_token", False)), space_prefix=bool(normalizer.get(3, 1)), chat_template=template_of(path.parent, settings),
-                     model=kinds[trainer.get(3, 1)], single_spaces=bool(normalizer.get(4, 1)), charsmap=normalizer.get(2, b""))
-
-
-def added_tokens(folder, settings):
-    """id -> (text, control?) as the slow tokenizers of transformers have them."""
-    added = {}
-    if (folder / "added_tokens.json").is_file():
-        added = {int(i): (text, False) for text, i in read_json(folder / "added_tokens.json").items()}
-    for i, token in settings.get("added_tokens_decoder", {}).items():
-        added[int(i)] = (token["content"], bool(token.get("special")))
-    return added
-
-
-def add_tokens(pieces, path, config, added):
-    """The pieces with added ones, and as many as the model has rows."""
-    if len(pieces) > config.vocab:
-        raise Refusal(f"{path} has {len(pieces)} tokens, but vocab_size in config.json is {config.vocab}")
-    for i in sorted(added):
-        text, control = added[i]
-        if i >= config.vocab:
-            print(f"convert: left out the added token {text} (id {i}): the model has no row for it", file=sys.stderr)
-        elif i >= len(pieces) or pieces[i].text != text:
-            fill_up(pieces, i + 1)
-            pieces[i] = Piece(text, 0.0, int(TokenType.CONTROL if control else TokenType.USER_DEFINED))
-    fill_up(pieces, config.vocab)    # rows added to round the matrix up
-
-
-def special_tokens(pieces, config, settings, **defaults):
-    """Ids by name. The text in tokenizer_config.json goes first, as in transformers; then config.json's id; then the tokenizer's own."""
-    ids = {piece.text: i for i, piece in enumerate(pieces)}
-    found = {}
-    for name, default in defaults.items():
-        text = settings.get(f"{name}_token")
-        text = text.get("content") if isinstance(text, dict) else text
-        i = config.raw.get(f"{name}_token_id")
-        i = i[0] if isinstance(i, list) and i else i
-        i = ids.get(text, i if isinstance(i, int) else default)
-        if i is not None and not 0 <= i < config.vocab:
-            raise Refusal(f"the tokenizer's {name} token has the id {i}, which is outside the vocabulary")
-        found[name] = i
-    return found
-
-
-def template_of(folder, settings):
-    """The chat template: a file of its own in newer checkpoints, else in tokenizer_config.json, where it may be one of several by name."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        template = next((t.get("template") for t in template if isinstance(t, dict) and t.get("name") == "default"), None)
-    return template if isinstance(template, str) else None
-
-
-def fill_up(pieces, count):
-    pieces.extend(Piece(f"<unused {i}>", 0.0, int(TokenType.UNUSED)) for i in range(len(pieces), count))
-
-
-# ---- tokenizer.json --------------------------------------------------------------------------------------------------
-# The format of the tokenizers library. How it cuts a text into words is recognised by what it does, whatever the model is called.
-
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PRETOKENIZERS = [    # GGUF's name, the steps that cut, whether a word that is a token is taken as it is (ignore_merges)
-    ("gpt-2", [GPT2, "to bytes"], False),
-    ("llama-bpe", [LLAMA3, "to bytes"], True),
-    ("smaug-bpe", [LLAMA3, "to bytes"], False),
-    ("qwen2", [QWEN2, "to bytes"], False),
-    ("smollm", [r"\p{N}", GPT2, "to bytes"], False),
-    ("falcon", ["runs of punctuation", GPT2, "to bytes", "runs of digits", "[0-9][0-9][0-9]"], False),
-    ("deepseek-coder", ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}", "to bytes"], False),
-]
-
-
-def cutting_steps(step):
-    """A pre_tokenizer of tokenizer.json as a list of regular expressions and the words of PRETOKENIZERS."""
-    kind = (step or {}).get("type")
-    if kind == "Sequence":
-        return [word for part in step["pretokenizers"] for word in cutting_steps(part)]
-    if kind == "Split" and step["behavior"] == "Isolated" and not step.get("invert") and "Regex" in step["pattern"]:
-        return [step["pattern"]["Regex"]]
-    if kind == "ByteLevel" and not step.get("add_prefix_space", True):
-        return [GPT2, "to bytes"] if step.get("use_regex", True) else ["to bytes"]
-    if kind == "Digits":
-        return [r"\p{N}"] if step.get("individual_digits") else ["runs of digits"]
-    if kind == "Punctuation" and step.get("behavior") == "Contiguous":
-        return ["runs of punctuation"]
-    return [json.dumps(step)]
-
-
-def added_ends(processor):
-    """Whether a post_processor of tokenizer.json puts a token before and one after a text; None, None where it does not say."""
-    kind = (processor or {}).get("type")
-    if kind == "TemplateProcessing":
-        single = processor["single"]
-        return "SpecialToken" in single[0], "SpecialToken" in single[-1]
-    if kind == "Sequence":
-        for part in processor["processors"]:
-            if added_ends(part)[0] is not None:
-                return added_ends(part)
-    return None, None
-
-
-def gpt2_tokenizer(folder, settings):
-    """GPT-2's two files as a tokenizer.json, where nothing says that they are for another program."""
-    kind = settings.get("tokenizer_class", "GPT2Tokenizer")
-    if kind not in ("GPT2Tokenizer", "GPT2TokenizerFast") or settings.get("add_prefix_space"):
-        raise Refusal(f"{folder} has vocab.json and merges.txt of a {kind}{' with add_prefix_space' * bool(settings.get('add_prefix_space'))}, "
-                      "which is not supported; a tokenizer.json is needed")
-    vocabulary = read_json(folder / "vocab.json")
-    merges = [line for line in (folder / "merges.txt").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#version")]
-    named = read_json(folder / "special_tokens_map.json") if (folder / "special_tokens_map.json").is_file() else {}
-    texts = {text.get("content") if isinstance(text, dict) else text for text in (named | settings).values() if isinstance(text, (str, dict))}
-    special = [{"id": vocabulary[text], "content": text, "special": True} for text in sorted(texts - {None}) if text in vocabulary and text.startswith("<")]
-    return {"model": {"type": "BPE", "vocab": vocabulary, "merges": merges}, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
-            "added_tokens": special}
-
-
-def byte_level_tokenizer(path, config, settings, source=None):
-    source = source or read_json(path)
-    try:
-        model, cuts = source["model"], cutting_steps(source.get("pre_tokenizer"))
-        if model.get("type", "BPE") != "BPE" or model.get("byte_fallback") or "to bytes" not in cuts:
-            raise Refusal(f"{path} is not a byte-level BPE tokenizer, and of tokenizer.json only those are supported; is there a tokenizer.model?")
-        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-            if model.get(key):
-                raise Refusal(f"{path} has a {key}, which is not supported")
-        whole_words = bool(model.get("ignore_merges"))
-        names = [name for name, steps, whole in PRETOKENIZERS if steps == cuts and whole == whole_words]
-        if not names:
-            raise Refusal(f"{path} cuts text into words in a way that is not supported: {json.dumps(cuts, ensure_ascii=False)}"
-                          + (" with ignore_merges" if whole_words else ""))
-        normalizer = source.get("normalizer")
-        nfc = bool(normalizer) and normalizer["type"] == "NFC"
-        if normalizer and not nfc and normalizer.get("normalizers") != []:
-            raise Refusal(f"{path} normalises text in a way that is not supported: {json.dumps(normalizer)}")
-
-        vocabulary, pieces = model["vocab"], []
-        for text, i in sorted(vocabulary.items(), key=lambda item: item[1]):
-            fill_up(pieces, i)
-            pieces.append(Piece(text, 0.0, int(TokenType.NORMAL)))
-        added = {}
-        for token in source.get("added_tokens", []):
-            added[token["id"]] = (token["content"], bool(token.get("special")))
-            odd = [key for key in ("single_word", "lstrip", "rstrip") if token.get(key)]
-            if odd and not token.get("special"):
-                raise Refusal(f"{path}: the added token {token['content']} is matched in a way that is not supported ({', '.join(odd)})")
-            if token["id"] < len(pieces):    # in the vocabulary, too; as an added token it is never a part of a word
-                pieces[token["id"]] = Piece("", 0.0, int(TokenType.UNUSED))
-        add_tokens(pieces, path, config, added)
-
-        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-        before, after = added_ends(source.get("post_processor"))
-        special = special_tokens(pieces, config, settings, bos=None, eos=None, unk=vocabulary.get(model.get("unk_token")))
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError):
-        raise Refusal(f"{path} is not a valid tokenizer.json") from None
-    return Tokenizer(pieces, **special, add_bos=bool(settings.get("add_bos_token") if before is None else before),
-                     add_eos=bool(settings.get("add_eos_token") if after is None else after), space_prefix=False, chat_template=template_of(path.parent, settings),
-                     model="gpt2", pre=names[0], merges=merges, nfc=nfc)
+        say(f"convert: warning: the zero points of {spoilt[0]} ({len(spoilt)} matrices) look as an old packer spoilt them (a zero point of 0 less 1 "
+            "overwrote its neighbours); what it lost is wrong in any program, and a checkpoint in gptq_v2 format would be better")
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------
@@ -715,7 +466,7 @@ def with_bias(targets):
 
 def down_target(c, to, source):
     """By neurons where some of them are left out; else as everywhere, which is faster where all are needed."""
-    by_neurons = c.by_neurons or c.activation in MAKES_ZEROS
+    by_neurons = (c.by_neurons or c.activation in MAKES_ZEROS) and not c.plain
     return Target(to + ("ffn_down_t" if by_neurons else "ffn_down") + ".weight", source, (c.dim, c.neurons), transposed=by_neurons)
 
 
@@ -815,12 +566,9 @@ def read_predictors(folder, c):
     """PowerInfer's files of predictors, by the names of TurboSparse-Mistral's; sets their threshold."""
     if c.activation not in MAKES_ZEROS or c.experts:
         raise Refusal("--predictors are for ReLU models without experts; this one is no such model")
-    if (folder / "config.json").is_file():
-        c.predictor_threshold = read_json(folder / "config.json").get("sparse_threshold", 0.0)
-        if not isinstance(c.predictor_threshold, (int, float)) or isinstance(c.predictor_threshold, bool) or not math.isfinite(c.predictor_threshold):
-            raise Refusal(f"sparse_threshold in {folder / 'config.json'} is {json.dumps(c.predictor_threshold)}, not a number")
+    c.predictor_threshold = check_file("predictors' config.json", json_in(folder, "config.json"), str(folder / "config.json")).get("sparse_threshold") or 0.0
     for n in range(c.layers):
-        if not (folder / f"model_{n}.pt").is_file():
+        if file_in(folder, f"model_{n}.pt") is None:
             raise Refusal(f"{folder} has no model_{n}.pt; a predictor for each of {c.layers} layers is expected")
     return {PREDICTOR.format(n) + name: tensor for n in range(c.layers) for name, tensor in read_torch(folder / f"model_{n}.pt").items()}
 
@@ -832,7 +580,8 @@ def expert_targets(c, to, of):
     return [Target(to + "ffn_gate_inp.weight", of + "gate.weight", (count, c.dim), precise=True),
             Target(to + "ffn_gate_exps.weight", f"{of}{EXPERTS}{gate}.weight", (count, neurons, c.dim)),
             Target(to + "ffn_up_exps.weight", f"{of}{EXPERTS}{up}.weight", (count, neurons, c.dim)),
-            Target(to + "ffn_down_t.weight", f"{of}{EXPERTS}{down}.weight", (count, c.dim, neurons), transposed=True)]
+            Target(to + ("ffn_down_exps" if c.plain else "ffn_down_t") + ".weight", f"{of}{EXPERTS}{down}.weight", (count, c.dim, neurons),
+                   transposed=not c.plain)]
 
 
 def attention_targets(c, to, of):
@@ -927,11 +676,41 @@ def check_tensors(targets, tensors, config, weight_type):
         check_width(target, weight_type)
     used = {target.source for target in targets}
     if config.tied:
-        used.add("lm_head.weight")    # a copy of the embedding, which transformers does not read either
+        used.add("lm_head.weight")    # see check_tied
     for name in sorted(tensors):
-        # inv_freq is a table that old versions of transformers saved; it follows from rope_theta.
-        if name not in used and not name.endswith("rotary_emb.inv_freq"):
+        if name not in used:
             raise Refusal(f"the checkpoint has the tensor {name}, which this program does not know")
+
+
+# Tables that old versions of transformers saved: they follow from config.json, or are masks of what a token may see.
+BUFFERS = re.compile(r".*\.(rotary_emb\.(inv_freq|cos_cached|sin_cached)|attn\.rope\.freqs|rope\.freqs|masked_bias|position_ids)")
+MASK = re.compile(r".*\.(attn|self_attn|attention|self_attention)\.bias")
+
+
+def without_buffers(tensors):
+    def is_buffer(name, tensor):
+        mask = MASK.fullmatch(name) and tensor.dtype in ("BOOL", "U8") and len(tensor.shape) == 4 and tensor.shape[:2] == (1, 1)
+        return mask or BUFFERS.fullmatch(name)
+
+    return {name: tensor for name, tensor in tensors.items() if not is_buffer(name, tensor)}
+
+
+def without_predictors(tensors):
+    kept = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(re.escape(PREDICTOR).replace(r"\{\}", r"\d+") + r"fc[12]\.weight", name)}
+    if len(kept) < len(tensors):
+        say("convert: note: the predictors are left out, as --plain asks")
+    return kept
+
+
+def check_tied(tensors, config, targets):
+    """Some checkpoints keep a copy of the embedding as lm_head.weight, which transformers does not read. One that is no copy means that config.json lies."""
+    if not config.tied or "lm_head.weight" not in tensors:
+        return
+    head, embedding = tensors["lm_head.weight"], tensors[next(target.source for target in targets if target.name == "token_embd.weight")]
+    same = head.shape == embedding.shape and head.dtype in DTYPES and np.array_equal(head.read(), embedding.read(), equal_nan=True)
+    if not same:
+        raise Refusal("tie_word_embeddings is true in config.json, and the checkpoint has an lm_head.weight that is not its embedding; "
+                      "say false there to use it, or leave the tensor out to use the embedding")
 
 
 def encode(target, w, weight_type):
@@ -1001,9 +780,12 @@ def add_keys(writer, name, c, tokenizer, file_type):
         writer.add_tokenizer_pre(tokenizer.pre)
         writer.add_token_merges(tokenizer.merges)
         writer.add_bool("hearth.tokenizer.nfc", tokenizer.nfc)    # GGUF has no key for it, and the same cuts come with and without
-    for add, i in ((writer.add_bos_token_id, tokenizer.bos), (writer.add_eos_token_id, tokenizer.eos), (writer.add_unk_token_id, tokenizer.unk)):
+    for add, i in ((writer.add_bos_token_id, tokenizer.bos), (writer.add_eos_token_id, tokenizer.eos), (writer.add_unk_token_id, tokenizer.unk),
+                   (writer.add_eot_token_id, tokenizer.eot), (writer.add_eom_token_id, tokenizer.eom)):
         if i is not None:
             add(i)
+    if tokenizer.ends:
+        writer.add_key_value("tokenizer.ggml.eos_token_ids", tokenizer.ends, Kind.ARRAY, Kind.UINT32)
     writer.add_add_bos_token(tokenizer.add_bos)
     writer.add_add_eos_token(tokenizer.add_eos)
     writer.add_add_space_prefix(tokenizer.space_prefix)
@@ -1011,8 +793,8 @@ def add_keys(writer, name, c, tokenizer, file_type):
         writer.add_remove_extra_whitespaces(True)
     if tokenizer.charsmap:
         writer.add_precompiled_charsmap(tokenizer.charsmap)
-    if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
+    templates = {"default": tokenizer.chat_template} | tokenizer.templates
+    writer.add_chat_template([{"name": name, "template": text} for name, text in templates.items() if text])
 
 
 SCALE_KEYS = {
@@ -1040,17 +822,12 @@ def add_windows(writer, c):
     writer.add_sliding_window_pattern(list(c.windowed))
 
 
-@contextlib.contextmanager
-def replacing(out):
-    """A path to write to, which takes the place of `out` at the end; nothing is left of it after an error."""
-    if out.is_dir():
-        raise Refusal(f"{out} is a folder; the name of a file is expected")
-    part = out.with_name(out.name + ".part")
-    try:
-        yield part
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+def write_head(writer, file):
+    """All of a GGUF file but its tensors' data, into a file that is open: GGUFWriter would open one by its name."""
+    writer.fout, writer.state = [file], gguf.gguf_writer.WriterState.EMPTY
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
 
 
 def type_of(target, weight_type):
@@ -1062,30 +839,23 @@ def stored_bytes(target, weight_type):
     return int(np.prod(target.shape)) // block * block_bytes
 
 
-def write_file(writer, targets, weight_type, pieces):
-    """All of the file, after the keys were added. `pieces(target)` yields the fp32 values in the file's layout, some rows at a time."""
+def write_file(writer, file, targets, weight_type, pieces):
+    """All of the file, which is open, after the keys were added. `pieces(target)` yields the fp32 values in the file's layout, some rows at a time."""
     for target in targets:
         target_type, size = type_of(target, weight_type), stored_bytes(target, weight_type)
         writer.add_tensor_info(target.name, target.stored_shape(), np.float32, size, raw_dtype=target_type)
     total = sum(stored_bytes(target, weight_type) for target in targets)
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        file, written = writer.fout[0], 0
-        for target in targets:
-            writer.write_padding(file, file.tell())
-            for piece in pieces(target):
-                data = encode(target, piece, type_of(target, weight_type))
-                data.tofile(file)
-                written += data.nbytes
-                if sys.stderr.isatty():
-                    print(f"\r{written * 100 // total:3d} %  {target.name:32}", end="", file=sys.stderr, flush=True)
+    write_head(writer, file)
+    written = 0
+    for target in targets:
         writer.write_padding(file, file.tell())
-    finally:
-        if sys.stderr.isatty():
-            print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
-        writer.close()
+        for piece in pieces(target):
+            data = encode(target, piece, type_of(target, weight_type))
+            file.write(np.ascontiguousarray(data))
+            written += data.nbytes
+            progress(f"{written * 100 // total:3d} %  {target.name:32}")
+    writer.write_padding(file, file.tell())
+    progress("")
 
 
 def stored_pieces(target, source):
@@ -1102,11 +872,20 @@ def write_model(out, targets, tensors, type_name, add_all_keys, architecture=LLA
         if target.is_matrix() and not target.precise:
             weights[type_of(target, weight_type)] += int(np.prod(target.shape))
     most = weights.most_common(1)[0][0]
-    with replacing(out) as part:
-        writer = gguf.GGUFWriter(part, architecture)
+    with replacing(out) as file:
+        writer = gguf.GGUFWriter(None, architecture)
         add_all_keys(writer, next(file_type for t, file_type in TYPES.values() if t == most))
-        write_file(writer, targets, weight_type, lambda target: stored_pieces(target, tensors[target.source]))
-    print(f"{out}: {len(targets)} tensors, {', '.join(t.name for t, _ in weights.most_common())}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+        write_file(writer, file, targets, weight_type, lambda target: stored_pieces(target, tensors[target.source]))
+    say(f"{out}: {len(targets)} tensors, {', '.join(t.name for t, _ in weights.most_common())}, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def tell_who_reads(c, targets):
+    """What holds for other programs."""
+    if any(target.name.endswith(".ffn_down_t.weight") for target in targets):
+        say("convert: note: the down projection is stored by neurons (ffn_down_t), which other programs do not read; --plain stores it as they do")
+    if c.plain and (c.floor or c.activation != c.family.usual_activation):
+        say(f"convert: note: other programs take the activation of every {c.family.name} model for {c.family.usual_activation}, and this one has "
+            f"{c.activation}{f' above {c.floor:g}' if c.floor else ''}: they read the file, but what they compute is not this model")
 
 
 def text_part(tensors):
@@ -1114,7 +893,7 @@ def text_part(tensors):
     images = [name for name in tensors if re.match(r"(model\.)?(vision_tower|multi_modal_projector)\.", name)]
     if not images:
         return tensors
-    print(f"convert: left out {len(images)} tensors for images; the file is for text only", file=sys.stderr)
+    say(f"convert: left out {len(images)} tensors for images; the file is for text only")
     return {re.sub(r"^language_model\.|^model\.language_model\.", lambda m: "model." if m[0].startswith("model.") else "", name): tensor
             for name, tensor in tensors.items() if name not in images}
 
@@ -1126,14 +905,25 @@ def with_base(tensors, c):
     return {f"model.{name}" if name.startswith("decoder.") else name: tensor for name, tensor in tensors.items()}
 
 
-def convert(folder, out, type_name, by_neurons, predictors):
+def check_counts(c, tensors):
+    """Refuses what would be long lists of tensors that cannot be there."""
+    experts = c.experts.count if c.experts else 1
+    if c.layers * experts > len(tensors):
+        raise Refusal(f"config.json says {c.layers} layers{f' of {experts} experts' if c.experts else ''}, and the checkpoint has only {len(tensors)} tensors")
+
+
+def convert(folder, out, type_name, layout, predictors):
     for path in (folder, predictors or folder):
         if not path.is_dir():
             raise Refusal(f"{path} is not a folder")
-    config = replace(read_config(folder), by_neurons=by_neurons)
+    config = replace(read_config(folder), by_neurons=layout == "neurons", plain=layout == "plain")
     tensors = with_base(text_part(join_bitmasks(read_checkpoint(folder))), config)
+    check_counts(config, tensors)
     if predictors:
         tensors |= read_predictors(predictors, config)
+    if config.plain:
+        tensors = without_predictors(tensors)
+    tensors = without_buffers(tensors)
     if config.tied is None:
         config.tied = "lm_head.weight" not in tensors
     targets = targets_of(config) + predictor_targets(config, tensors)
@@ -1141,23 +931,11 @@ def convert(folder, out, type_name, by_neurons, predictors):
         tensors = join_gptq(tensors, config.quantization, {target.source for target in targets})
     tensors = join_experts(tensors, targets) | made_tensors(config)
     check_tensors(targets, tensors, config, TYPES[type_name or "f16"][0])
+    check_tied(tensors, config, targets)
     tokenizer = read_tokenizer(folder, config)
     write_model(out, targets, tensors, type_name, lambda writer, file_type: add_keys(writer, folder.resolve().name, config, tokenizer, file_type),
                 config.family.name)
-
-
-def run(program, work, *args):
-    """Exit code of work(*args); what goes wrong is told in one sentence."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)    # cleans up like Ctrl-C
-    try:
-        work(*args)
-    except (Refusal, OSError) as e:
-        print(f"{program}: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    tell_who_reads(config, targets)
 
 
 def main(argv=None):
@@ -1165,10 +943,16 @@ def main(argv=None):
     parser.add_argument("folder", type=Path, help="with config.json, model.safetensors or pytorch_model.bin, and tokenizer.model or tokenizer.json")
     parser.add_argument("out", type=Path, help="the GGUF file to write")
     parser.add_argument("--type", choices=TYPES, help="of the matrices (norms stay f32); default f16, or for a GPTQ checkpoint what holds it exactly")
-    parser.add_argument("--by-neurons", action="store_true", help="store the down projection by neurons in any model: for --sparsity threshold")
+    layout = parser.add_mutually_exclusive_group()
+    layout.add_argument("--by-neurons", dest="layout", action="store_const", const="neurons",
+                        help="store the down projection by neurons in any model: for --sparsity threshold")
+    layout.add_argument("--plain", dest="layout", action="store_const", const="plain",
+                        help="store the down projection of ReLU models and of experts as other programs read it, too, and leave predictors out")
     parser.add_argument("--predictors", type=Path, metavar="FOLDER", help="of a ReLU model: PowerInfer's predictors, model_0.pt and so on")
     args = parser.parse_args(argv)
-    return run("convert", convert, args.folder, args.out, args.type, args.by_neurons, args.predictors)
+    if args.layout == "plain" and args.predictors:
+        parser.error("--plain and --predictors: other programs do not read predictors")
+    return run("convert", convert, args.folder, args.out, args.type, args.layout, args.predictors)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
 """The families of models that convert.py knows: what distinguishes them, and their config.json in the words of Llama's."""
 
-import json
 import math
 from dataclasses import dataclass
 
-
-class Refusal(Exception):
-    """What the user is told, in one sentence."""
+from sentences import Refusal, shown
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,7 @@ class Family:
     window_period: int = 0       # every so manieth layer has no window
     partly_turned: bool = False     # its code takes partial_rotary_factor
     words: object = None         # turns its config.json into Llama's words
+    usual_activation: str = "silu"    # what other programs take for granted
 
     @property
     def layer_norms(self):
@@ -38,7 +36,7 @@ def opts_words(c):
     for key, only in (("do_layer_norm_before", True), ("enable_bias", True), ("layer_norm_elementwise_affine", True), ("_remove_final_layer_norm", False),
                       ("word_embed_proj_dim", c.get("hidden_size"))):
         if c.get(key, only) != only:
-            raise Refusal(f"{key} is {json.dumps(c[key])} in config.json, which is not supported")
+            raise Refusal(f"{key} is {shown(c[key])} in config.json, which is not supported")
     return c | {"num_key_value_heads": None, "head_dim": None, "intermediate_size": c.get("ffn_dim"), "rms_norm_eps": 1e-5,
                 "hidden_act": c.get("activation_function", "relu"), "tie_word_embeddings": c.get("tie_word_embeddings", True)}
 
@@ -49,7 +47,7 @@ def falcons_words(c):
     grouped = c.get("new_decoder_architecture", False)
     for key, only in (("alibi", False), ("bias", False)) + (() if grouped else (("parallel_attn", True), ("multi_query", True))):
         if c.get(key, only) != only:
-            raise Refusal(f"{key} is {json.dumps(c[key])} in config.json, which is not supported")
+            raise Refusal(f"{key} is {shown(c[key])} in config.json, which is not supported")
     dim = c["hidden_size"]
     return c | {"num_key_value_heads": (c.get("num_kv_heads") or c["num_attention_heads"]) if grouped else 1,
                 "two_norms": grouped and (c.get("num_ln_in_parallel_attn") or 2) == 2, "max_position_embeddings": c.get("max_position_embeddings", 2048),
@@ -98,12 +96,12 @@ def granites_words(c):
 
 
 LLAMA = Family("llama", neighbours=True)
-GEMMA3_FAMILY = Family("gemma3", like_gemma=True, post_norms=True, head_norms=True, window_period=6, words=gemma3s_words)
+GEMMA3_FAMILY = Family("gemma3", like_gemma=True, post_norms=True, head_norms=True, window_period=6, words=gemma3s_words, usual_activation="gelu_tanh")
 FAMILIES = {    # by the first of config.json's architectures
-    "BambooForCausalLM": Family("bamboo", neighbours=True, drelu=True),
-    "FalconForCausalLM": Family("falcon", like_falcon=True, fused=True, words=falcons_words),
-    "GemmaForCausalLM": Family("gemma", like_gemma=True, words=gemmas_words),
-    "Gemma2ForCausalLM": Family("gemma2", like_gemma=True, post_norms=True, window_period=2, words=gemmas_words),
+    "BambooForCausalLM": Family("bamboo", neighbours=True, drelu=True, usual_activation="drelu"),
+    "FalconForCausalLM": Family("falcon", like_falcon=True, fused=True, words=falcons_words, usual_activation="gelu"),
+    "GemmaForCausalLM": Family("gemma", like_gemma=True, words=gemmas_words, usual_activation="gelu_tanh"),
+    "Gemma2ForCausalLM": Family("gemma2", like_gemma=True, post_norms=True, window_period=2, words=gemmas_words, usual_activation="gelu_tanh"),
     "Gemma3ForCausalLM": GEMMA3_FAMILY,
     "Gemma3ForConditionalGeneration": GEMMA3_FAMILY,    # with a part for images, which is left out
     "GraniteForCausalLM": Family("granite", neighbours=True, words=granites_words),
@@ -111,12 +109,12 @@ FAMILIES = {    # by the first of config.json's architectures
     "MiniCPMForCausalLM": Family("minicpm", neighbours=True, words=minicpms_words),
     "MistralForCausalLM": LLAMA,
     "MixtralForCausalLM": Family("llama", neighbours=True, experts=("block_sparse_moe", "w1", "w3", "w2")),
-    "OPTForCausalLM": Family("opt", qkv_bias=True, like_opt=True, words=opts_words),
+    "OPTForCausalLM": Family("opt", qkv_bias=True, like_opt=True, words=opts_words, usual_activation="relu"),
     "Phi3ForCausalLM": Family("phi3", fused=True, partly_turned=True),
     "Qwen2ForCausalLM": Family("qwen2", qkv_bias=True, always_windowed=False),
     "Qwen3ForCausalLM": Family("qwen3", head_norms=True, always_windowed=False),
     "Qwen3MoeForCausalLM": Family("qwen3moe", head_norms=True, experts=("mlp", "gate_proj", "up_proj", "down_proj"), always_windowed=False),
-    "RWForCausalLM": Family("falcon", like_falcon=True, fused=True, words=falcons_words),    # Falcon's first name
+    "RWForCausalLM": Family("falcon", like_falcon=True, fused=True, words=falcons_words, usual_activation="gelu"),    # Falcon's first name
     "SparseLlamaForCausalLM": LLAMA,    # ProSparse's
 }
 # config.json's word: ours
@@ -133,7 +131,7 @@ def read_scales(c):
         if value is None:
             continue
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise Refusal(f"{key} in config.json is {json.dumps(value)}, not a positive number")
+            raise Refusal(f"{key} in config.json is {shown(value)}, not a positive number")
         scales[key] = float(value)
     return scales
 

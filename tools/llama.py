@@ -4,6 +4,8 @@ compress.py share.
 Everything is in the layout of a GGUF file: neighbours are rotated (see convert.py on Q and K), and a neuron's down row is a row.
 """
 
+import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
+
 import contextlib
 import json
 import subprocess
@@ -23,7 +25,8 @@ except ImportError:
     torch = None
 
 from checkpoint import read_checkpoint
-from convert import LLAMA, Config, Refusal, Rope, add_keys, check_tensors, read_config, read_tokenizer, targets_of
+from convert import LLAMA, Config, Rope, add_keys, check_tensors, read_config, read_tokenizer, targets_of, without_buffers, write_head
+from sentences import Refusal, say
 
 WITHOUT_TORCH = "this needs torch; install python3-torch (Debian, Ubuntu), or torch from PyPI in a virtual environment"
 
@@ -142,7 +145,7 @@ class Folder(Weights):
             raise Refusal(f"{path} is a FATReLU model, which this program does not know")
         if c.rope != Rope(c.rope_base, c.head_dim) or c.window:
             raise Refusal(f"{path} scales its positions or has a sliding window (rope_scaling and sliding_window in config.json), which this program does not know")
-        self.tensors, self.targets = read_checkpoint(path), {target.name: target for target in targets_of(c)}
+        self.tensors, self.targets = without_buffers(read_checkpoint(path)), {target.name: target for target in targets_of(c)}
         check_tensors(self.targets.values(), self.tensors, c, gguf.GGMLQuantizationType.F32)
         self.tokenizer = read_tokenizer(path, c)
         self.activation, self.layers, self.dim, self.neurons = c.activation, c.layers, c.dim, c.neurons
@@ -163,14 +166,10 @@ class Folder(Weights):
     def vocabulary(self):
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "vocabulary.gguf"
-            writer = gguf.GGUFWriter(path, "llama")
-            try:
+            with open(path, "xb") as file:
+                writer = gguf.GGUFWriter(None, "llama")
                 add_keys(writer, self.path.name, self.source, self.tokenizer, gguf.LlamaFileType.ALL_F32)
-                writer.write_header_to_file()
-                writer.write_kv_data_to_file()
-                writer.write_ti_data_to_file()
-            finally:
-                writer.close()
+                write_head(writer, file)
             yield path
 
 
@@ -180,7 +179,7 @@ def copy_keys(writer, reader, leave_out):
         if name.startswith("GGUF.") or name == "general.architecture" or leave_out(name):
             continue
         if field.types[0] == Kind.ARRAY and not field.data:
-            print(f"{Path(sys.argv[0]).stem}: left out the empty array {name}", file=sys.stderr)
+            say(f"{Path(sys.argv[0]).stem}: left out the empty array {name}")
             continue
         writer.add_key_value(name, values_of(field), field.types[0], field.types[-1] if field.types[0] == Kind.ARRAY else None)
 
@@ -272,11 +271,6 @@ def windows_of(ids, most, window):
 
 
 # ---- the program -----------------------------------------------------------------------------------------------------
-
-def progress(text):
-    if sys.stderr.isatty():
-        print(f"\r{text:40}", end="", file=sys.stderr, flush=True)
-
 
 def device_of(name):
     try:

@@ -24,6 +24,8 @@ weights on both. It takes them for a SiLU model, which costs the same where all 
 The same options give the same bytes, on the same machine. Only pieces of one tensor are in memory. Packages: numpy and gguf.
 """
 
+import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
+
 import argparse
 import collections
 import concurrent.futures
@@ -46,8 +48,11 @@ import gguf
 import numpy as np
 from gguf import TokenType
 
-from convert import TYPES, Config, Experts, Piece, Refusal, Target, Tokenizer, add_keys, check_width, replacing, run, stored_bytes, targets_of, write_file
+from convert import TYPES, Config, Experts, Target, add_keys, check_width, stored_bytes, targets_of, write_file
 from families import FAMILIES, LLAMA
+from sentences import Refusal, run, say
+from tokenizer_files import Piece, Tokenizer
+from whole_file import replacing
 
 SHAPES = {    # layers, dim, heads, kv_heads, neurons, vocab
     "tiny": (4, 128, 4, 2, 256, 512),
@@ -409,16 +414,16 @@ def make(out, name, c, type_name, recipe):
         raise Refusal(f"{out} takes {size / 1e9:.1f} GB, and the disk has room for {free / 1e9:.1f} GB")
     weights = Weights(c, recipe)
 
-    with replacing(out) as part:
-        writer = gguf.GGUFWriter(part, "llama")
+    with replacing(out) as file:
+        writer = gguf.GGUFWriter(None, "llama")
         add_keys(writer, name, c, make_tokenizer(c.vocab, recipe.seed), file_type)
         if recipe.pwri:
             writer.add_float32("powerinfer.sparse_threshold", 0.0)
-        write_file(writer, targets, weight_type, weights.pieces)
+        write_file(writer, file, targets, weight_type, weights.pieces)
         if recipe.pwri:
-            with open(part, "r+b") as f:
-                f.write(b"PWRI")
-    print(f"{out}: {len(targets)} tensors, {weight_type.name}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+            file.seek(0)
+            file.write(b"PWRI")
+    say(f"{out}: {len(targets)} tensors, {weight_type.name}, {out.stat().st_size / 1e6:.1f} MB")
 
 
 def main(argv=None):

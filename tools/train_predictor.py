@@ -26,10 +26,11 @@ Besides tools/requirements.txt this needs torch, on the CPU or (--device cuda) o
 The same seed, machine and number of threads give the same file.
 """
 
+import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
+
 import argparse
 import math
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,10 @@ import gguf
 import numpy as np
 from gguf import GGUFValueType as Kind
 
-from convert import TYPES, Refusal, Target, check_width, encode, replacing, run
-from llama import WITHOUT_TORCH, Layer, Model, copy_keys, device_of, progress, tokens_of, torch, windows_of
+from convert import TYPES, Target, check_width, encode, write_head
+from llama import WITHOUT_TORCH, Layer, Model, copy_keys, device_of, tokens_of, torch, windows_of
+from sentences import Refusal, progress, run, say
+from whole_file import replacing, scratch_folder
 
 WINDOW = 256          # tokens, BOS included
 HELD_OUT = 10         # a tenth of the windows,
@@ -289,36 +292,31 @@ def positions_of(windows):
     return (np.asarray(windows, np.int64)[:, None] * WINDOW + np.arange(WINDOW)).ravel()
 
 
-def write(model, part, tensors, thresholds):
+def write(model, file, tensors, thresholds):
     """The model with its predictors: `tensors` has name -> (Target, encoded values)."""
-    writer = gguf.GGUFWriter(part, "llama")
-    try:
-        copy_keys(writer, model.reader, lambda name: name in ("powerinfer.sparse_threshold", THRESHOLDS))
-        writer.data_alignment = int(model.reader.alignment)
-        writer.add_float32("powerinfer.sparse_threshold", 0.0)
-        writer.add_key_value(THRESHOLDS, thresholds, Kind.ARRAY, Kind.FLOAT32)
+    writer = gguf.GGUFWriter(None, "llama")
+    copy_keys(writer, model.reader, lambda name: name in ("powerinfer.sparse_threshold", THRESHOLDS))
+    writer.data_alignment = int(model.reader.alignment)
+    writer.add_float32("powerinfer.sparse_threshold", 0.0)
+    writer.add_key_value(THRESHOLDS, thresholds, Kind.ARRAY, Kind.FLOAT32)
 
-        everything = []    # arrays in the file's order
-        for t in model.reader.tensors:
-            if t.name in tensors or t.name.endswith((".fc1.weight", ".fc2.weight")):
-                continue
-            writer.add_tensor_info(t.name, [int(n) for n in reversed(t.shape)], np.float32, int(t.n_bytes), raw_dtype=t.tensor_type)
-            everything.append(t.data)
-            if t.name.endswith((".ffn_down_t.weight", ".ffn_down.weight")):
-                for name in ("fc1", "fc2"):
-                    target, data, weight_type = tensors[f"{t.name.rsplit('.', 2)[0]}.{name}.weight"]
-                    writer.add_tensor_info(target.name, target.shape, np.float32, data.nbytes, raw_dtype=weight_type)
-                    everything.append(data)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for data in everything:
-            writer.write_tensor_data(data)
-    finally:
-        writer.close()
+    everything = []    # arrays in the file's order
+    for t in model.reader.tensors:
+        if t.name in tensors or t.name.endswith((".fc1.weight", ".fc2.weight")):
+            continue
+        writer.add_tensor_info(t.name, [int(n) for n in reversed(t.shape)], np.float32, int(t.n_bytes), raw_dtype=t.tensor_type)
+        everything.append(t.data)
+        if t.name.endswith((".ffn_down_t.weight", ".ffn_down.weight")):
+            for name in ("fc1", "fc2"):
+                target, data, weight_type = tensors[f"{t.name.rsplit('.', 2)[0]}.{name}.weight"]
+                writer.add_tensor_info(target.name, target.shape, np.float32, data.nbytes, raw_dtype=weight_type)
+                everything.append(data)
+    write_head(writer, file)
+    for data in everything:
+        writer.write_tensor_data(data)
     if model.reader.magic == b"PWRI":
-        with open(part, "r+b") as f:
-            f.write(model.reader.magic)
+        file.seek(0)
+        file.write(model.reader.magic)
 
 
 def default_ranks(dim, block):
@@ -367,8 +365,8 @@ def train_all(options):
     split = Split(positions_of(np.flatnonzero(~held)), positions_of(np.flatnonzero(held)),
                   positions_of(np.arange(len(learned), len(learned) + len(tested)) if len(tested) else np.flatnonzero(held)))
 
-    with tempfile.TemporaryDirectory(dir=options.out.absolute().parent, prefix=options.out.name + ".") as scratch, replacing(options.out) as part:
-        text = Text(model, np.concatenate([learned, tested]), Path(scratch))
+    with scratch_folder(options.out.absolute()) as scratch, replacing(options.out) as file:
+        text = Text(model, np.concatenate([learned, tested]), scratch)
         tensors, thresholds, rows, total, before = {}, [], [], 0, None
         for n in range(model.layers):
             progress(f"layer {n}: the model")
@@ -398,8 +396,8 @@ def train_all(options):
             rows.append(row)
             before = sample
             progress("")
-            print(f"train_predictor: layer {n}: rank {rank}, recall {row[3]}, {row[5]} looked at", file=sys.stderr)
-        write(model, part, tensors, thresholds)
+            say(f"train_predictor: layer {n}: rank {rank}, recall {row[3]}, {row[5]} looked at")
+        write(model, file, tensors, thresholds)
     print(table(rows, ["layer", "fire", "rank", "recall", "precision", "looked at", "skipped", "MB", "threshold"]
                 + (["from the layer before: recall", "precision", "looked at"] if options.adjacent else [])))
     print(f"\nmeasured on {len(split.test)} tokens that were not trained on; predictors of {total / 1e6:.2f} MB")
