@@ -258,7 +258,9 @@ struct Machinery {
             return;
         }
         std::string why_not;
-        instance = vulkan::Instance::open({.validation = options.validation}, why_not);
+        vulkan::Workshop own;
+        vulkan::Workshop& workshop = options.workshop ? *options.workshop : own;
+        instance = workshop.instance({.validation = options.validation}, why_not);
         vulkan::DeviceChoice choice;
         if (instance) choice = vulkan::choose_device(instance->devices(), options.device);
         else if (options.device != "auto") throw Error("--device {} cannot be used: {}; use --device cpu", options.device, why_not);
@@ -267,7 +269,7 @@ struct Machinery {
             place = fmt::format("on the CPU ({})", choice.reason);
             return;
         }
-        device = vulkan::Device::open(instance, instance->devices()[*choice.index], allowed_features(options));
+        device = workshop.device(instance, instance->devices()[*choice.index], allowed_features(options));
     }
 
     /// What is free on the device, less a margin for the desktop and for what the driver allocates by itself.

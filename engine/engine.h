@@ -22,6 +22,10 @@
 
 namespace hearth {
 
+namespace vulkan {
+class Workshop;
+}
+
 enum class Sparsity {
     dense,        // every neuron is computed
     exact,        // up and down only where the gate is positive: the same result
@@ -62,6 +66,7 @@ struct EngineOptions {
     bool without_int_dot = false;
     bool without_matrices = false;
     bool check_predictor = false;    // count what the predictor misses; slower
+    std::shared_ptr<vulkan::Workshop> workshop;    // whose devices to use and leave open; none: the engine's own
     bool validation = false;         // Vulkan validation layers; what they say: Engine::take_validation_messages
 };
 

@@ -8,34 +8,25 @@
 
 namespace hearth::tests {
 
-/// What the tests share. Closed by main: by the time static objects die, the driver may have gone before them.
-struct OpenDevices {
-    std::shared_ptr<vulkan::Instance> instance;
-    std::map<std::tuple<bool, bool, bool>, std::shared_ptr<vulkan::Device>> devices;
-};
-inline OpenDevices open_devices;
+/// What the tests share: a software device takes longer to compile kernels than to run them. Closed by main: by the time
+/// static objects die, the driver may have gone before them.
+inline std::shared_ptr<vulkan::Workshop> workshop = std::make_shared<vulkan::Workshop>();
 
 inline std::shared_ptr<vulkan::Instance> test_instance()
 {
-    if (!open_devices.instance) {
-        std::string why_not;
-        open_devices.instance = vulkan::Instance::open({.validation = validation}, why_not);
-        INFO(why_not);
-        REQUIRE(open_devices.instance);
-    }
-    return open_devices.instance;
+    std::string why_not;
+    const auto instance = workshop->instance({.validation = validation}, why_not);
+    INFO(why_not);
+    REQUIRE(instance);
+    return instance;
 }
 
 /// One device per set of features, open until the end.
 inline std::shared_ptr<vulkan::Device> test_device(vulkan::Features features = {true, true})
 {
-    auto& device = open_devices.devices[{features.fp16, features.int_dot, features.matrices}];
-    if (!device) {
-        const auto instance = test_instance();
-        const auto choice = vulkan::choose_device(instance->devices(), device_name);
-        device = vulkan::Device::open(instance, instance->devices()[*choice.index], features);
-    }
-    return device;
+    const auto instance = test_instance();
+    const auto choice = vulkan::choose_device(instance->devices(), device_name);
+    return workshop->device(instance, instance->devices()[*choice.index], features);
 }
 
 /// Fails the test if the validation layers have spoken.

@@ -52,6 +52,7 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
                        .threads = 2,
                        .without_fp16 = path.without_fp16,
                        .without_int_dot = path.without_int_dot,
+                       .workshop = workshop,
                        .validation = validation};
     o.kv = path.kv;
     o.batch = path.batch;

@@ -23,6 +23,6 @@ int main(int argc, char** argv)
     }
     doctest::Context context(argc, argv);
     const int result = context.run();
-    hearth::tests::open_devices = {};
+    hearth::tests::workshop.reset();
     return result;
 }

@@ -397,6 +397,7 @@ Device::~Device()
 {
     if (!handle_) return;
     api_.DeviceWaitIdle(handle_);    // its result would tell nothing new: the device goes away
+    pipelines_.clear();
     if (pipeline_cache_) {
         save_pipeline_cache();
         api_.DestroyPipelineCache(handle_, pipeline_cache_, nullptr);
@@ -457,6 +458,29 @@ void Device::save_pipeline_cache() const
     }
     if (!ec) std::filesystem::rename(part, cache_path_, ec);
     if (ec) std::filesystem::remove(part, ec);
+}
+
+const Pipeline& Device::pipeline(std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,
+                                 uint32_t subgroup)
+{
+    auto& pipeline = pipelines_[{std::string(name), {constants.begin(), constants.end()}, subgroup}];
+    if (!pipeline) pipeline = std::make_shared<Pipeline>(*this, name, args_bytes, constants, subgroup);
+    return *pipeline;
+}
+
+std::shared_ptr<Instance> Workshop::instance(const InstanceOptions& options, std::string& why_not)
+{
+    auto& instance = instances_[options.validation];
+    if (!instance) instance = Instance::open(options, why_not);
+    return instance;
+}
+
+std::shared_ptr<Device> Workshop::device(const std::shared_ptr<Instance>& instance, const DeviceInfo& info,
+                                         Features features)
+{
+    auto& device = devices_[{info.handle, features.fp16, features.int_dot, features.matrices}];
+    if (!device) device = Device::open(instance, info, features);
+    return device;
 }
 
 // ---- memory ------------------------------------------------------------------------------------------------------------

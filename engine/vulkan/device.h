@@ -6,11 +6,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 namespace hearth::vulkan {
@@ -152,6 +155,8 @@ class Pool {
 /// Where work runs: kernels one after the other, or copies beside them. Where a device has no queue for copies alone, both are the same queue.
 enum class Lane { kernels, copies };
 
+class Pipeline;    // engine/vulkan/kernel.h
+
 class Device {
   public:
     /// `features` may switch off what the device has, not add to it.
@@ -165,6 +170,9 @@ class Device {
     VkQueue queue(Lane lane) const { return queues_[size_t(lane)]; }
     VkCommandPool command_pool(Lane lane) const { return command_pools_[size_t(lane)]; }
     VkPipelineCache pipeline_cache() const { return pipeline_cache_; }
+    /// A kernel as Pipeline's constructor makes it, compiled once for as long as the device is open.
+    const Pipeline& pipeline(std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,
+                             uint32_t subgroup);
     double timestamp_ns() const { return timestamp_ns_; }          // of one tick; 0 where the queue has no timestamps
     uint64_t timestamp_mask() const { return timestamp_mask_; }    // the bits that count
 
@@ -188,10 +196,26 @@ class Device {
     VkPipelineCache pipeline_cache_ = VK_NULL_HANDLE;
     std::string cache_path_;
     size_t cache_bytes_ = 0;
+    using PipelineKey = std::tuple<std::string, std::vector<uint32_t>, uint32_t>;    // name, constants, subgroup
+    std::map<PipelineKey, std::shared_ptr<const Pipeline>> pipelines_;
     double timestamp_ns_ = 0;
     uint64_t timestamp_mask_ = 0;
     VkPhysicalDeviceMemoryProperties memory_ = {};
     uint64_t allocated_ = 0;
+};
+
+/// The devices of a program that loads several models, each opened once, with all that was compiled for it. What shares a
+/// device must not use it at the same time.
+class Workshop {
+  public:
+    /// As Instance::open and Device::open have them.
+    std::shared_ptr<Instance> instance(const InstanceOptions& options, std::string& why_not);
+    std::shared_ptr<Device> device(const std::shared_ptr<Instance>& instance, const DeviceInfo& info,
+                                   Features features);
+
+  private:
+    std::map<bool, std::shared_ptr<Instance>> instances_;    // by validation
+    std::map<std::tuple<VkPhysicalDevice, bool, bool, bool>, std::shared_ptr<Device>> devices_;
 };
 
 }    // namespace hearth::vulkan

@@ -27,28 +27,29 @@ const Spirv& find_module(std::string_view name)
 
 bool has_kernel(std::string_view name) { return find_if_built(name); }
 
-Pipeline::Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants, uint32_t subgroup)
-    : Pipeline(std::move(device))
+Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,
+                   uint32_t subgroup)
+    : Pipeline(device)
 {
-    const DeviceApi& api = device_->api();
+    const DeviceApi& api = device_.api();
     const Spirv& spirv = find_module(name);
     const VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, args_bytes};
     const VkPipelineLayoutCreateInfo layout_info = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .pushConstantRangeCount = 1, .pPushConstantRanges = &range};
-    check_result(api.CreatePipelineLayout(device_->handle(), &layout_info, nullptr, &layout_), "vkCreatePipelineLayout");
+    check_result(api.CreatePipelineLayout(device_.handle(), &layout_info, nullptr, &layout_), "vkCreatePipelineLayout");
 
     const VkShaderModuleCreateInfo module_info = {
         .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = spirv.bytes, .pCode = spirv.words};
     VkShaderModule module;
-    check_result(api.CreateShaderModule(device_->handle(), &module_info, nullptr, &module), "vkCreateShaderModule");
+    check_result(api.CreateShaderModule(device_.handle(), &module_info, nullptr, &module), "vkCreateShaderModule");
 
     std::vector<VkSpecializationMapEntry> entries;
     for (uint32_t i = 0; i < constants.size(); ++i) entries.push_back({i, uint32_t(i * sizeof(uint32_t)), sizeof(uint32_t)});
     const VkSpecializationInfo specialization = {uint32_t(entries.size()), entries.data(), constants.size_bytes(), constants.data()};
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO, .requiredSubgroupSize = subgroup};
-    const bool asked_for = std::ranges::count(device_->info().subgroup_sizes, subgroup) > 0;
-    HEARTH_CHECK(asked_for || subgroup == 0 || subgroup == device_->info().subgroup_size);
+    const bool asked_for = std::ranges::count(device_.info().subgroup_sizes, subgroup) > 0;
+    HEARTH_CHECK(asked_for || subgroup == 0 || subgroup == device_.info().subgroup_size);
     const VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
@@ -60,17 +61,18 @@ Pipeline::Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32
                   .pSpecializationInfo = &specialization},
         .layout = layout_,
     };
-    const VkResult result = api.CreateComputePipelines(device_->handle(), device_->pipeline_cache(), 1, &info, nullptr, &handle_);
-    api.DestroyShaderModule(device_->handle(), module, nullptr);
+    const VkResult result =
+        api.CreateComputePipelines(device_.handle(), device_.pipeline_cache(), 1, &info, nullptr, &handle_);
+    api.DestroyShaderModule(device_.handle(), module, nullptr);
     if (result != VK_SUCCESS)
-        throw Error("the driver of {} refuses the kernel {} (Vulkan error {}): update it or use --device cpu", device_->info().name, name,
-                    int(result));
+        throw Error("the driver of {} refuses the kernel {} (Vulkan error {}): update it or use --device cpu",
+                    device_.info().name, name, int(result));
 }
 
 Pipeline::~Pipeline()
 {
-    device_->api().DestroyPipeline(device_->handle(), handle_, nullptr);
-    device_->api().DestroyPipelineLayout(device_->handle(), layout_, nullptr);
+    device_.api().DestroyPipeline(device_.handle(), handle_, nullptr);
+    device_.api().DestroyPipelineLayout(device_.handle(), layout_, nullptr);
 }
 
 std::vector<ReflectedMember> reflect_push_constants(std::string_view kernel)

@@ -12,12 +12,13 @@ namespace hearth::vulkan {
 /// Whether the compiler that the program was built with knew enough for this kernel.
 bool has_kernel(std::string_view name);
 
-/// A compute pipeline whose only interface is a push-constant struct.
+/// A compute pipeline whose only interface is a push-constant struct. It belongs to its device: Device::pipeline.
 class Pipeline {
   public:
     /// `constants` are specialization constants 0, 1, ...; `subgroup` is the size of subgroups, 0: the device's usual one. Throws Error if the driver
     /// refuses the kernel.
-    Pipeline(std::shared_ptr<Device> device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants, uint32_t subgroup);
+    Pipeline(const Device& device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,
+             uint32_t subgroup);
     ~Pipeline();
     Pipeline(const Pipeline&) = delete;
     Pipeline& operator=(const Pipeline&) = delete;
@@ -26,8 +27,9 @@ class Pipeline {
     VkPipelineLayout layout() const { return layout_; }
 
   private:
-    explicit Pipeline(std::shared_ptr<Device> device) : device_(std::move(device)) {}    // whole, if empty: its destructor runs if the rest throws
-    std::shared_ptr<Device> device_;
+    /// Whole, if empty: its destructor runs if the rest throws.
+    explicit Pipeline(const Device& device) : device_(device) {}
+    const Device& device_;
     VkPipelineLayout layout_ = VK_NULL_HANDLE;
     VkPipeline handle_ = VK_NULL_HANDLE;
 };
@@ -39,13 +41,15 @@ class Kernel {
 
     Kernel() = default;
     Kernel(const std::shared_ptr<Device>& device, std::string_view name, std::initializer_list<uint32_t> constants = {}, uint32_t subgroup = 0)
-        : pipeline_(std::make_shared<Pipeline>(device, name, uint32_t(sizeof(Args)), std::span(constants.begin(), constants.size()), subgroup))
+        : device_(device),
+          pipeline_(&device->pipeline(name, uint32_t(sizeof(Args)), std::span(constants.begin(), constants.size()), subgroup))
     {
     }
     const Pipeline& pipeline() const { return *pipeline_; }
 
   private:
-    std::shared_ptr<const Pipeline> pipeline_;
+    std::shared_ptr<Device> device_;
+    const Pipeline* pipeline_ = nullptr;
 };
 
 /// Name and offset of each member of a module's push-constant struct, as the compiler laid it out. For the test that C++ lays it out alike.
