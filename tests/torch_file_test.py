@@ -5,6 +5,7 @@
 """
 
 import collections
+import copy
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import numpy as np
 
 from convert_test import VOCAB, Case, random_tensors, tiny_config
 
-DTYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2", "DoubleStorage": "<f8"}
+DTYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2", "DoubleStorage": "<f8", "CharStorage": "i1"}
 
 
 def torch_modules():
@@ -64,8 +65,9 @@ class Pickler(pickle.Pickler):
                                                        collections.OrderedDict())
         if not value.parameter:
             return utils._rebuild_tensor_v2, tensor
-        value.parameter = False
-        return utils._rebuild_parameter, (value, True, collections.OrderedDict())
+        data = copy.copy(value)
+        data.parameter = False
+        return utils._rebuild_parameter, (data, True, collections.OrderedDict())
 
 
 def save_torch(content, path, order=b"little", compression=zipfile.ZIP_STORED):
@@ -214,7 +216,7 @@ class Torch(Case):
         good = {name: Tensor(w) for name, w in tensors.items()}
         w = tensors["model.layers.0.mlp.up_proj.weight"]
         for content, message, how in (
-                (good | {name: Tensor(tensors[name], "DoubleStorage")}, "holds a torch.DoubleStorage", {}),
+                (good | {name: Tensor(tensors[name], "CharStorage")}, "holds a torch.CharStorage", {}),
                 (good | {name: Tensor(tensors[name], first=1)}, "is not a valid torch file", {}),
                 (good | {"model.layers.0.mlp.up_proj.weight": Tensor(w, strides=(1, 96))}, "whose rows do not follow one another", {}),
                 (good | {"step": 7}, "is no dictionary of tensors", {}),

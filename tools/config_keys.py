@@ -54,10 +54,12 @@ def mapping(kind):
 
 
 def fits(kind, value):
+    """Whether a value is of a kind, with all that is in it."""
     if not kind.holds(value):
         return False
-    inside = value.values() if isinstance(value, dict) else value if kind.of else ()
-    return kind.of is None or all(fits(kind.of, v) for v in inside)
+    if kind.table is not None and not all(value.get(key) is None or fits(inside, value[key]) for key, inside in kind.table.items()):
+        return False
+    return kind.of is None or all(fits(kind.of, v) for v in (value.values() if isinstance(value, dict) else value))
 
 
 TEXT = Kind("a text", lambda v: isinstance(v, str))

@@ -527,11 +527,9 @@ def gpt2_tokenizer(vocab, merges, source):
     return result
 
 
-def check_numbering(source, added, path):
-    """The tokenizers library gives added tokens the ids that follow, whatever the file says; refuses a file that says otherwise, unless another one agrees."""
-    vocabulary = source.library["model"]["vocab"]
-    agreed = {i for i, token in (source.settings.get("added_tokens_decoder") or {}).items()}
-    largest, seen = None, set()
+def check_numbering(source, path):
+    """The tokenizers library gives added tokens the ids that follow, whatever the file says; refuses a file that says otherwise."""
+    vocabulary, largest, seen = source.library["model"]["vocab"], None, set()
     for token in source.library.get("added_tokens") or []:
         text, i = token["content"], token["id"]
         if text in seen:
@@ -540,7 +538,7 @@ def check_numbering(source, added, path):
         expected = vocabulary.get(text)
         if expected is None:
             expected = len(vocabulary) if largest is None or (largest < len(vocabulary) and vocabulary) else largest + 1
-        if expected != i and (str(i) not in agreed or text in vocabulary):
+        if expected != i:
             raise Refusal(f"{path}: the added token {shown(text)} has the id {i}, and the tokenizers library gives it {expected}")
         largest = i if largest is None else max(largest, i)
 
@@ -579,7 +577,7 @@ def byte_level_tokenizer(path, source):
             fill_up(pieces, i)
             pieces.append(Piece(text, 0.0, NORMAL))
         added = added_tokens(source)
-        check_numbering(source, added, path)
+        check_numbering(source, path)
         for i, token in added.items():
             if i < len(pieces) and pieces[i].text != token.text and pieces[i].kind == NORMAL:
                 raise Refusal(f"{path}: the token {i} is {shown(pieces[i].text)} in the vocabulary and, as an added one, {shown(token.text)} in {token.file}")
