@@ -116,6 +116,44 @@ TEST_SUITE("plan")
         }
     }
 
+    TEST_CASE("counts that no text can give are refused, and sums of the largest that are not stay readable")
+    {
+        const TemporaryFolder folder;
+        const std::filesystem::path model = small_model(folder), path = folder / "p.gguf";
+        Profile p = empty_profile(Gguf(model), layers, neurons, dim);
+        p.positions = uint64_t(1) << 53;
+        p.sampled = most_samples;
+        p.stride = uint32_t(1) << 31;
+        p.calibration = {.sparsity = 0.5, .cuts = {0.1f, 0.2f}, .dense_nll = 2, .sparse_nll = 3, .tokens = 7};
+        for (LayerProfile& layer : p.layers) {
+            layer.samples.resize(p.sampled * ((neurons + 31) / 32));
+            layer.predicted = layer.predicted_fired = p.positions;
+            for (std::vector<uint64_t>* counts : {&layer.fired, &layer.agreeing, &layer.agreeing_fired, &layer.activation})
+                std::ranges::fill(*counts, p.positions);
+        }
+        write_profile(path, p);
+        Profile sum = read(path, model);
+        merge(sum, read(path, model));
+        CHECK(sum.positions == p.positions);
+        CHECK(sum.layers[0].agreeing[3] == p.positions);
+        CHECK(sum.sampled == most_samples);
+        write_profile(path, sum);
+        check_same(read(path, model), sum);
+
+        const auto refused = [&](auto&& change, const char* what) {
+            Profile q = p;
+            change(q);
+            write_profile(path, q);
+            CHECK_THROWS_WITH_AS(read(path, model), doctest::Contains(what), Error);
+        };
+        refused([](Profile& q) { q.positions = UINT64_MAX; }, "hearth.profile.positions is not what it should be");
+        refused([](Profile& q) { q.layers[1].agreeing[2] = INT64_MAX; }, "blk.1.agreeing is not");
+        refused([](Profile& q) { q.calibration->cuts[0] = -1; }, "calibration.cuts is not");
+        refused([](Profile& q) { q.calibration->cuts[1] = NAN; }, "calibration.cuts is not");
+        refused([](Profile& q) { q.calibration->sparsity = 1.5; }, "calibration.sparsity is not");
+        refused([](Profile& q) { q.calibration->sparse_nll = -1; }, "calibration.sparse_nll is not");
+    }
+
     TEST_CASE("profiles of two texts add up, and one text never counts twice")
     {
         TemporaryFolder folder;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cfloat>
 #include <cmath>
 #include <cstddef>
 #include <functional>
@@ -15,6 +16,8 @@ namespace {
 
 constexpr std::string_view prefix = "hearth.profile.";
 constexpr uint32_t format_version = 1;
+constexpr uint64_t most_count = uint64_t(1) << 53;    // of anything: doubles hold it, and sums stay there instead of passing it
+constexpr uint32_t most_stride = uint32_t(1) << 31;
 
 uint32_t words_for(uint64_t neurons) { return ceil_div(neurons, 32); }
 
@@ -133,14 +136,16 @@ Profile read_profile(const Gguf& file, const Gguf& model, uint32_t layers, uint3
     };
     const auto integers = [&](const std::string& key, std::optional<uint64_t> count) -> const std::vector<int64_t>& {
         const std::vector<int64_t>* values = file.integers(key);
-        if (!values || (count && values->size() != *count) || std::any_of(values->begin(), values->end(), [](int64_t v) { return v < 0; }))
+        const auto too_many = [](int64_t v) { return uint64_t(v) > most_count; };
+        if (!values || (count && values->size() != *count) || std::ranges::any_of(*values, too_many))
             throw damaged(key);
         return *values;
     };
     const auto number = [&](const char* name) {
         const auto found = file.keys().find(key_of(name));
-        if (found == file.keys().end() || !std::holds_alternative<uint64_t>(found->second)) throw damaged(key_of(name));
-        return std::get<uint64_t>(found->second);
+        const uint64_t* const n = found == file.keys().end() ? nullptr : std::get_if<uint64_t>(&found->second);
+        if (!n || *n > most_count) throw damaged(key_of(name));
+        return *n;
     };
     p.positions = number("positions");
     p.stride = file.u32("hearth.profile.stride");
@@ -168,14 +173,20 @@ Profile read_profile(const Gguf& file, const Gguf& model, uint32_t layers, uint3
             if (n > p.positions) throw damaged(key_of(l, "fired"));
     }
     if (file.keys().contains("hearth.profile.calibration.sparsity")) {
-        const auto figure = [&](const char* name) { return double(file.f32(fmt::format("{}calibration.{}", prefix, name))); };
+        const auto figure = [&](const char* name, double most) {
+            const std::string key = key_of(fmt::format("calibration.{}", name));
+            const double x = file.f32(key);
+            if (!(x >= 0 && x <= most)) throw damaged(key);
+            return x;
+        };
         const std::vector<double>* cuts = file.floats("hearth.profile.calibration.cuts");
-        if (!cuts || cuts->size() != layers) throw damaged(key_of("calibration.cuts"));
-        p.calibration = {.sparsity = figure("sparsity"),
+        if (!cuts || cuts->size() != layers || !std::ranges::all_of(*cuts, [](double cut) { return cut >= 0 && cut <= FLT_MAX; }))
+            throw damaged(key_of("calibration.cuts"));
+        p.calibration = {.sparsity = figure("sparsity", 1),
                          .cuts = {cuts->begin(), cuts->end()},
-                         .dense_nll = figure("dense_nll"),
-                         .sparse_nll = figure("sparse_nll"),
-                         .tokens = uint64_t(figure("tokens"))};
+                         .dense_nll = figure("dense_nll", FLT_MAX),
+                         .sparse_nll = figure("sparse_nll", FLT_MAX),
+                         .tokens = uint64_t(figure("tokens", double(most_count)))};
     }
     return p;
 }
@@ -203,7 +214,7 @@ void halve_samples(Profile& p)
         l.samples.resize((p.sampled + 1) / 2 * words);
     }
     p.sampled = (p.sampled + 1) / 2;
-    p.stride *= 2;
+    p.stride = std::min(p.stride, most_stride / 2) * 2;
 }
 
 }    // namespace
@@ -223,18 +234,19 @@ void merge(Profile& into, Profile from)
     into.calibration.reset();    // it is of other cuts
     while (into.stride < from.stride) halve_samples(into);
     while (from.stride < into.stride) halve_samples(from);
-    const auto add = [](auto& to, const auto& more) { std::transform(to.begin(), to.end(), more.begin(), to.begin(), std::plus()); };
+    const auto sum = [](uint64_t a, uint64_t b) { return std::min(a + b, most_count); };
+    const auto add = [&](auto& to, const auto& more) { std::transform(to.begin(), to.end(), more.begin(), to.begin(), sum); };
     for (size_t i = 0; i < into.layers.size(); ++i) {
         LayerProfile &l = into.layers[i], &m = from.layers[i];
         add(l.fired, m.fired);
         add(l.agreeing, m.agreeing);
         add(l.agreeing_fired, m.agreeing_fired);
         add(l.activation, m.activation);
-        l.predicted += m.predicted;
-        l.predicted_fired += m.predicted_fired;
+        l.predicted = sum(l.predicted, m.predicted);
+        l.predicted_fired = sum(l.predicted_fired, m.predicted_fired);
         l.samples.insert(l.samples.end(), m.samples.begin(), m.samples.end());
     }
-    into.positions += from.positions;
+    into.positions = sum(into.positions, from.positions);
     into.sampled += from.sampled;
     thin_samples(into);
 }
