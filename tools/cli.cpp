@@ -1,4 +1,5 @@
 #include "tools/cli.h"
+#include "tools/confine.h"
 
 #include <charconv>
 #include <chrono>
@@ -87,6 +88,7 @@ void add_engine_options(CLI::App& app, EngineOptions& o)
     app.add_option("-b,--batch-size", o.batch, "prompt tokens done at once")->capture_default_str();
     add_kv_options(app, o.kv);
     add_device_options(app, o);
+    confinement().add_option(app, false);
     o.machine = [](const std::string& device, const std::string& driver, unsigned threads) -> std::optional<Machine> {
         const std::filesystem::path path = machine_path(device, driver, threads);
         std::error_code ec;
@@ -191,7 +193,9 @@ std::string rate(uint64_t tokens, double us) { return us > 0 ? fmt::format("{:.1
 Engine load_engine(const EngineOptions& options, const std::string& more)
 {
     ProgressBar bar("loading");
+    confinement().files(false, options.device != "cpu");
     Engine engine(options, [&](double share) { bar.show(share); });
+    confinement().calls();
     for (const std::string& note : engine.notes()) say("note: {}", note);
     say("{}{}", engine.summary(), more);
     return engine;
@@ -266,6 +270,7 @@ OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path))
     std::error_code ec;
     if (std::filesystem::is_directory(path_, ec)) throw Error("{} cannot be written: it is a directory; name a file", path_.string());
     if (std::filesystem::is_symlink(path_, ec)) path_ = std::filesystem::weakly_canonical(path_, ec);
+    confinement().allow(path_);
     const bool straight = std::filesystem::exists(path_, ec) && !std::filesystem::is_regular_file(path_, ec);
     part_ = straight ? path_ : std::filesystem::path(path_.string() + ".part");
     file_ = std::fopen(part_.string().c_str(), "wb");

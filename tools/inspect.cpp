@@ -1,5 +1,6 @@
 // hearth inspect: a model file's keys and tensors, and what the model wants of a GPU's memory.
 #include "tools/cli.h"
+#include "tools/confine.h"
 
 namespace hearth::tools {
 
@@ -41,6 +42,7 @@ std::string shape_text(const GgufTensor& t)
 
 void inspect(const std::string& path, uint32_t context, uint32_t batch, host::KvTypes kv, bool as_json)
 {
+    confinement().all(true);
     const auto file = std::make_shared<const Gguf>(path);
 
     // A file can be listed even where the model cannot be run; then the reason takes the place of its needs.
@@ -104,6 +106,7 @@ Command add_inspect(CLI::App& app)
     app.add_option("-c,--ctx-size", o->context, "positions in the context, for the memory needed (default: the model's, at most 4096)");
     app.add_option("-b,--batch-size", o->batch, "prompt tokens done at once, for the memory needed")->capture_default_str();
     add_kv_options(app, o->kv);
+    confinement().add_option(app, true);
     app.add_flag("--json", o->json, "everything, as JSON");
     return [o] { inspect(o->model, o->context, o->batch, o->kv, o->json); };
 }

@@ -1,5 +1,6 @@
 // hearth plan: who would get what for a memory budget, and the speed to expect. Loads nothing.
 #include "tools/cli.h"
+#include "tools/confine.h"
 
 #include <sstream>
 
@@ -63,7 +64,9 @@ nlohmann::json to_json(const Planner& planner, const PlanReport& r)
 
 void plan(const PlanOptions& o)
 {
+    confinement().files(false, o.engine.device != "cpu");
     const Planner planner(o.engine);
+    confinement().calls();
     for (const std::string& note : planner.notes()) say("note: {}", note);
     say("{}: {}", planner.config().name, planner.device());
     std::vector<PlanReport> reports;

@@ -1,5 +1,6 @@
 // hearth profile: runs texts and counts which neurons fire. What it finds makes plans and predictors better.
 #include "tools/cli.h"
+#include "tools/confine.h"
 
 #include <algorithm>
 #include <cmath>
@@ -127,6 +128,8 @@ void profile(ProfileOptions o)
     for (const std::string& file : o.files) texts.push_back(read_text({.text = "", .file = file}));
     o.engine.batch = std::max(o.engine.batch, o.engine.context);    // a window is a batch
     catch_interrupt();
+    confinement().allow(path);
+    if (!o.embed.empty()) confinement().allow(o.embed);
     Engine engine = load_engine(o.engine);
     const Weights& weights = engine.weights();
     const Config& c = engine.config();

@@ -2,6 +2,7 @@
 #include "engine/model/requantise.h"
 #include "engine/plan/profile.h"
 #include "tools/cli.h"
+#include "tools/confine.h"
 
 namespace hearth::tools {
 
@@ -48,6 +49,8 @@ void quantize(const QuantizeOptions& o)
     const Quantisation& how = *find_quantisation(o.type);
     RequantiseOptions options = {.dense = o.dense, .by_neurons = o.by_neurons, .threads = o.threads};
     if (!o.sensitive.empty()) options.sensitive = find_quantisation(o.sensitive)->matrices;
+    confinement().allow(o.output);
+    confinement().all(false);
     catch_interrupt();
     const double start = seconds();
     Requantised result;
@@ -91,6 +94,7 @@ Command add_quantize(CLI::App& app)
     app.add_flag("--by-neurons", o->by_neurons, "store the down projection by neurons in any model: for --sparsity threshold");
     app.add_option("-t,--threads", o->threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
     app.add_flag("--json", o->json, "print JSON");
+    confinement().add_option(app, false);
     app.footer("In ReLU models and mixtures of experts the down projection is stored by neurons (ffn_down_t), so that it need not be transposed at "
                "load; where activations are never zero it stays as others store it. Rows that are no whole blocks of 256 get blocks of 32 (Q5_0 for "
                "Q4_K, Q8_0 for Q6_K), and where they are none of those either F16. With f16 and q8_0, a matrix with many zeros (of SparseGPT, 2:4 or "

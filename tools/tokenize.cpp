@@ -1,5 +1,6 @@
 // hearth tokenize: ids and pieces of a text, without BOS.
 #include "tools/cli.h"
+#include "tools/confine.h"
 
 namespace hearth::tools {
 
@@ -13,9 +14,11 @@ Command add_tokenize(CLI::App& app)
     auto o = std::make_shared<Options>();
     app.add_option("MODEL", o->model, "the model, a GGUF file")->required()->check(not_empty());
     add_text_options(app, o->text);
+    confinement().add_option(app, true);
     app.add_flag("--json", o->json, "ids, pieces and the text that they give back, as JSON");
     app.add_flag("-0,--null", o->many, "many texts, each ended by a zero byte; a line of JSON for each");
     return [o] {
+        confinement().all(true);
         const Gguf file(o->model);
         const Tokenizer tokenizer(file);
         for (const std::string& note : tokenizer.notes()) say("note: {}", note);
