@@ -21,7 +21,7 @@ class Confinement {
     /// Where the system cannot do it, that is an Error if it was asked for, and else a note.
     void files(bool by_default, bool device);
 
-    /// After a GPU is set up, whose driver may start programs for that: system calls.
+    /// After a GPU is set up, since its driver may ask others for that: system calls.
     void calls();
 
     /// Both, where there is no GPU.
