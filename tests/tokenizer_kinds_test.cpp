@@ -7,6 +7,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <ctime>
+
 using namespace hearth;
 
 TEST_SUITE_BEGIN("model");
@@ -115,6 +118,11 @@ TEST_CASE("a whole word in the vocabulary wins where the model ignores merges fo
     v.add("abc");
     CHECK(Owned(v.cut_as("llama-bpe").file()).cut("abc") == "abc");
     CHECK(Owned(v.cut_as("smaug-bpe").file()).cut("abc") == "ab|c");
+    for (const bool whole : {false, true}) {
+        GgufWriter w = v.cut_as(whole ? "qwen2" : "llama-bpe").file();
+        w.key("hearth.tokenizer.whole_words", whole);
+        CHECK(Owned(w).cut("abc") == (whole ? "abc" : "ab|c"));
+    }
     CHECK(Owned(v.cut_as("llama-bpe").file()).tokenizer.add_bos());
     CHECK_FALSE(Owned(v.cut_as("qwen2").file()).tokenizer.add_bos());
 }
@@ -170,6 +178,51 @@ TEST_CASE("a megabyte without a space is tokenised as one word")
             std::string text;
             while (text.size() < 1 << 20) text += unit;
             CHECK(t.back(text) == text);
+        }
+    }
+}
+
+TEST_CASE("the time for a text grows with its length, whatever it consists of")
+{
+    const auto filled = [](auto& v, Kind single) {
+        v.add("<|x|>", user_defined).add("<|y|>", control);
+        for (int i = 0; i < 3000; i++) v.add(fmt::format("<unused{}>", i), 0, i % 2 ? user_defined : single);    // as Gemma has them
+    };
+    std::vector<std::pair<std::string, GgufWriter>> files;
+    std::vector<const PretokenizerKind*> kinds;
+    for (const PretokenizerKind& kind : pretokenizer_kinds()) {
+        if (std::ranges::any_of(kinds, [&](const PretokenizerKind* k) { return k->cuts_like(kind); })) continue;
+        kinds.push_back(&kind);
+        ByteLevel v({"a b", "ab ab", "abab abab", "\u0120 \u0120", "\u0120\u0120 \u0120\u0120", "1 1", "a a", "aa aa"});
+        filled(v, control);
+        files.emplace_back(*kind.names.begin(), v.cut_as(std::string(*kind.names.begin())).file());
+        files.back().second.key("hearth.tokenizer.nfc", true);
+    }
+    UnigramVocabulary v(true);
+    for (const char* text : {"\u2581", "a", "b", "ab", "abab", "aa", "\u2581a", "\u2581\u2581", "1", "11", "\u00e9"}) v.add(text, -1);
+    v.add("aab", -1, unused).add("aabb", -2, unused);
+    filled(v, control);
+    for (const char* model : {"llama", "t5"}) {
+        for (const bool single : {false, true}) {
+            files.emplace_back(fmt::format("{}{}", model, single ? " with single spaces" : ""), v.written(model));
+            files.back().second.key("tokenizer.ggml.remove_extra_whitespaces", single);
+        }
+    }
+    const auto seconds = [](const Owned& t, std::string_view unit, size_t bytes) {
+        std::string text;
+        while (text.size() < bytes) text += unit;
+        text += "x";
+        const std::clock_t begin = std::clock();    // of this process, whatever else the machine does
+        (void)t.tokenizer.encode(text, true);
+        return double(std::clock() - begin) / CLOCKS_PER_SEC;
+    };
+    for (const auto& [name, file] : files) {
+        const Owned t(file);
+        for (const char* unit : {"ab", " ", "  \u4e2d", "1", "=-", "\r\n", " \n", "'s", "\u00e9", "\u0301\u0323", "aB", "\u3042A", "<", "<|x|>",
+                                 "<|y|>", "<unused7>", "\xff", "\u1112\u1161\u11ab", ".\n/"}) {
+            INFO(name, ": ", unit);
+            const double once = seconds(t, unit, 1 << 15);
+            CHECK(seconds(t, unit, 1 << 17) < 10 * once + 0.05);    // in the square of the length it is 16 times
         }
     }
 }

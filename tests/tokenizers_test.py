@@ -24,6 +24,7 @@ TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS.parent / "tools"))
 import convert  # noqa: E402
 import convert_test  # noqa: E402
+import tokenizer_files  # noqa: E402
 from convert_test import random_tensors, tiny_config  # noqa: E402
 
 PROGRAM = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
@@ -135,21 +136,38 @@ def byte_level(use_regex):
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
 
 
-def splits(*patterns):
-    return [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+def splits(*patterns, behavior="isolated", invert=False):
+    return [pre_tokenizers.Split(Regex(pattern), behavior, invert) for pattern in patterns]
+
+
+DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
 
 PRETOKENIZERS = {    # as the models that give them their names have them in tokenizer.json
     "gpt-2": byte_level(True),
-    "llama-bpe": pre_tokenizers.Sequence([*splits(convert.LLAMA3), byte_level(False)]),
-    "smaug-bpe": pre_tokenizers.Sequence([*splits(convert.LLAMA3), byte_level(False)]),
-    "qwen2": pre_tokenizers.Sequence([*splits(convert.QWEN2), byte_level(False)]),
+    "llama-bpe": pre_tokenizers.Sequence([*splits(tokenizer_files.LLAMA3), byte_level(False)]),
+    "smaug-bpe": pre_tokenizers.Sequence([*splits(tokenizer_files.LLAMA3), byte_level(False)]),
+    "qwen2": pre_tokenizers.Sequence([*splits(tokenizer_files.QWEN2), byte_level(False)]),
     "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level(True)]),
     "falcon": pre_tokenizers.Sequence([pre_tokenizers.Punctuation("contiguous"), byte_level(True), pre_tokenizers.Digits(individual_digits=False),
                                        *splits("[0-9][0-9][0-9]")]),
     "deepseek-coder": pre_tokenizers.Sequence([*splits("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"),
                                                pre_tokenizers.Digits(individual_digits=True), byte_level(False)]),
+    "deepseek-llm": pre_tokenizers.Sequence([*splits("[\r\n]", tokenizer_files.DEEPSEEK_LETTERS,
+                                                     "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+                                                     r"\s+$", DEEPSEEK_CJK), pre_tokenizers.Digits(individual_digits=True), byte_level(False)]),
+    # With line ends written out in its classes, as the models have it.
+    "deepseek-v3": pre_tokenizers.Sequence([*splits(r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+                                                    tokenizer_files.DEEPSEEK3_WORDS.replace(r"\r\n", "\r\n")), byte_level(False)]),
+    "qwen35": pre_tokenizers.Sequence([*splits(tokenizer_files.QWEN35), byte_level(False)]),
+    "gpt-4o": pre_tokenizers.Sequence([*splits(tokenizer_files.O200K, behavior="removed", invert=True), byte_level(False)]),
+    "tekken": pre_tokenizers.Sequence([*splits(tokenizer_files.TEKKEN), byte_level(False)]),
+    "seed-coder": pre_tokenizers.Sequence([*splits(tokenizer_files.SEED), byte_level(False)]),
+    "bailingmoe": pre_tokenizers.Sequence([*splits(tokenizer_files.BAILING), byte_level(False)]),
+    "bloom": pre_tokenizers.Sequence([*splits(tokenizer_files.BLOOM), byte_level(False)]),
+    "viking": pre_tokenizers.Sequence([*splits(tokenizer_files.BLOOM), pre_tokenizers.Digits(individual_digits=True), byte_level(False)]),
 }
+WHOLE_WORDS = ("llama-bpe", "tekken")
 
 
 VARIANTS = [*((name, False) for name in PRETOKENIZERS), ("qwen2", True), ("gpt-2", True)]    # and whether text becomes normal form C first, as Qwen's does
@@ -197,7 +215,7 @@ class ByteLevel(Case):
     def test_every_pretokenizer_gives_the_ids_of_the_tokenizers_library(self):
         for name, nfc in VARIANTS:
             with self.subTest(name, nfc=nfc):
-                tokenizer = train_byte_level(PRETOKENIZERS[name], whole_words=name == "llama-bpe", nfc=nfc)
+                tokenizer = train_byte_level(PRETOKENIZERS[name], whole_words=name in WHOLE_WORDS, nfc=nfc)
                 model = self.converted(self.write(tokenizer), bos_token_id=0, eos_token_id=1)
                 self.assertEqual(gguf.GGUFReader(model).fields["tokenizer.ggml.pre"].contents(), name)
                 strings = texts(seed=2)
@@ -209,7 +227,7 @@ class ByteLevel(Case):
         byte_of = {character: byte for byte, character in byte_alphabet().items()}
         for name, nfc in VARIANTS:
             with self.subTest(name, nfc=nfc):
-                tokenizer = train_byte_level(PRETOKENIZERS[name], whole_words=name == "llama-bpe", nfc=nfc)
+                tokenizer = train_byte_level(PRETOKENIZERS[name], whole_words=name in WHOLE_WORDS, nfc=nfc)
                 model = self.converted(self.write(tokenizer), bos_token_id=0, eos_token_id=1)
                 strings = broken_texts()
                 for text, got in zip(strings, self.tokenized(model, strings), strict=True):
@@ -253,6 +271,55 @@ class ByteLevel(Case):
         done = subprocess.run([PROGRAM, "run", model, "-p", "Once upon a time", "-n", "5", "--device", "cpu", "--ignore-eos"], capture_output=True, timeout=100)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertTrue(done.stdout.decode().startswith("Once upon a time"))
+
+
+    def test_an_answer_ends_at_every_token_that_ends_one(self):
+        tokenizer = train_byte_level(byte_level(True))
+        tokenizer.add_special_tokens(["<|eot_id|>"])    # which is not EOS
+        says = tokenizer.token_to_id("<|eot_id|>")
+        config = tiny_config(vocab_size=self.write(tokenizer), bos_token_id=0, eos_token_id=1, tie_word_embeddings=False)
+        (self.folder / "config.json").write_text(json.dumps(config))
+        tensors = random_tensors(config)
+        tensors["model.embed_tokens.weight"][:, 0] = 50    # the same in every token, and read by one row of the head alone
+        tensors["lm_head.weight"] *= 1e-3
+        tensors["lm_head.weight"][:, 0] = 0
+        tensors["lm_head.weight"][says, 0] = 5
+        convert_test.save_file(tensors, self.folder / "model.safetensors")
+        model = self.folder / "model.gguf"
+        self.assertEqual(convert.main([str(self.folder), str(model)]), 0)
+        for command in (["run", model, "-p", "Once"], *(["chat", model, "--template", frame] for frame in ("none", "chatml"))):
+            done = subprocess.run([PROGRAM, *command, "-n", "9", "--temp", "0", "--device", "cpu"], input=b"hi\n", capture_output=True, timeout=100)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertRegex(done.stderr.decode(), "answers?: 0 tokens")
+        done = subprocess.run([PROGRAM, "run", model, "-p", "Once", "-n", "9", "--temp", "0", "--device", "cpu", "--ignore-eos"], capture_output=True, timeout=100)
+        self.assertIn("answer: 9 tokens", done.stderr.decode())
+
+    def test_control_tokens_written_out_are_text_or_with_special_themselves(self):
+        tokenizer = train_byte_level(byte_level(True))
+        word = next(t for t in sorted(tokenizer.get_vocab(), key=len, reverse=True) if t.isascii() and t.isalpha())
+        tokenizer.add_special_tokens([word])    # merges lead to it
+        model = self.converted(self.write(tokenizer), bos_token_id=0, eos_token_id=1)
+        text = f"a {word} x{word}x <|end|>"
+        plain, special = (json.loads(subprocess.run([PROGRAM, "tokenize", model, "-p", text, "--json", *flags], capture_output=True, timeout=100,
+                                                    check=True).stdout) for flags in ([], ["--special"]))
+        self.assertEqual(special["ids"], tokenizer.encode(text, add_special_tokens=False).ids)
+        self.assertEqual(plain["text"], text)
+        self.assertFalse({1, tokenizer.token_to_id(word)} & set(plain["ids"]))
+
+    def test_a_file_that_names_no_rules_is_cut_by_those_that_its_vocabulary_was_made_with(self):
+        for name in ("gpt-2", "llama-bpe", "qwen2", "smollm", "deepseek-v3", "gpt-4o"):
+            with self.subTest(name):
+                tokenizer = train_byte_level(PRETOKENIZERS[name])
+                model = self.converted(self.write(tokenizer), bos_token_id=0, eos_token_id=1)
+                bytes_ = model.read_bytes()
+                self.assertEqual(bytes_.count(b"tokenizer.ggml.pre"), 1)
+                model.write_bytes(bytes_.replace(b"tokenizer.ggml.pre", b"tokenizer.ggml.odd"))
+                strings = [text for text in texts(seed=2)[:300] if "zyxwv" not in text]
+                done = subprocess.run([PROGRAM, "tokenize", model, "-p", "a"], capture_output=True, timeout=100)
+                taken = done.stderr.decode().partition("(tokenizer.ggml.pre); '")[2].partition("'")[0]
+                wrong = sum(got["ids"] != tokenizer.encode(text, add_special_tokens=False).ids
+                            for text, got in zip(strings, self.tokenized(model, strings), strict=True))
+                self.assertLess(wrong, len(strings) // 20, f"{name} was taken for {taken}")
 
 
 # ---- SentencePiece -----------------------------------------------------------------------------------------------------

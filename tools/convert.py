@@ -780,6 +780,7 @@ def add_keys(writer, name, c, tokenizer, file_type):
         writer.add_tokenizer_pre(tokenizer.pre)
         writer.add_token_merges(tokenizer.merges)
         writer.add_bool("hearth.tokenizer.nfc", tokenizer.nfc)    # GGUF has no key for it, and the same cuts come with and without
+        writer.add_bool("hearth.tokenizer.whole_words", tokenizer.whole_words)
     for add, i in ((writer.add_bos_token_id, tokenizer.bos), (writer.add_eos_token_id, tokenizer.eos), (writer.add_unk_token_id, tokenizer.unk),
                    (writer.add_eot_token_id, tokenizer.eot), (writer.add_eom_token_id, tokenizer.eom)):
         if i is not None:

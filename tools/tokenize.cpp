@@ -9,7 +9,7 @@ Command add_tokenize(CLI::App& app)
     struct Options {
         std::string model;
         TextOptions text;
-        bool json = false, many = false;
+        bool json = false, many = false, special = false;
     };
     auto o = std::make_shared<Options>();
     app.add_option("MODEL", o->model, "the model, a GGUF file")->required()->check(not_empty());
@@ -17,6 +17,7 @@ Command add_tokenize(CLI::App& app)
     confinement().add_option(app, true);
     app.add_flag("--json", o->json, "ids, pieces and the text that they give back, as JSON");
     app.add_flag("-0,--null", o->many, "many texts, each ended by a zero byte; a line of JSON for each");
+    app.add_flag("--special", o->special, "take control tokens that are written out (<s>) for what they are, not for text");
     return [o] {
         confinement().all(true);
         const Gguf file(o->model);
@@ -32,12 +33,12 @@ Command add_tokenize(CLI::App& app)
             std::string lines;
             for (size_t begin = 0, end; begin < text.size(); begin = end + 1) {
                 end = std::min(text.find('\0', begin), text.size());
-                const std::vector<Token> ids = tokenizer.encode(std::string_view(text).substr(begin, end - begin));
+                const std::vector<Token> ids = tokenizer.encode(std::string_view(text).substr(begin, end - begin), o->special);
                 lines += as_json(ids).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
             }
             return print(lines);
         }
-        const std::vector<Token> ids = tokenizer.encode(text);
+        const std::vector<Token> ids = tokenizer.encode(text, o->special);
         if (o->json) return print(dump(as_json(ids)));
         std::string out;
         for (const Token id : ids) out += fmt::format("{:7} {}\n", id, tokenizer.piece(id));

@@ -16,7 +16,7 @@ struct PretokenizerKind {
     std::initializer_list<std::string_view> patterns;
     /// The same afterwards, matched with bytes instead of characters.
     std::initializer_list<std::string_view> byte_patterns = {};
-    bool whole_words = false;      // a part that is in the vocabulary is its token, whatever the merges say (`ignore_merges` in tokenizer.json)
+    bool whole_words = false;      // a part that is in the vocabulary is its token, whatever the merges say (`ignore_merges` in tokenizer.json); where the file does not say
     bool add_bos = false;          // where the file does not say
     bool normal_form_c = false;    // a text is brought into it before it is cut; where the file does not say
 

@@ -37,7 +37,7 @@ class ByteBpe : public Segmenter {
                 if (half.left == no_token) half = {a, b};
             }
         }
-        if (!kind.whole_words) return;
+        if (!file.boolean("hearth.tokenizer.whole_words", kind.whole_words)) return;
         for (Token id = 0; id < vocabulary.pieces.size(); id++)
             if (std::string bytes; vocabulary[id].kind == Vocabulary::Kind::normal && append_bytes(vocabulary[id].text, bytes))
                 words_.emplace(std::move(bytes), id);
