@@ -22,6 +22,7 @@ import time
 import unittest
 from pathlib import Path
 
+import gguf
 import jinja2.sandbox
 import numpy as np
 from safetensors.numpy import save_file
@@ -39,19 +40,16 @@ LONG = 200   # seconds; above every run here
 # ---- templates -------------------------------------------------------------------------------------------------------
 
 class Family:
-    """What a family's models have. `written`: (pattern, replacement, why) for what stands in the template's text but in no token."""
+    """What a family's models have. `opens`: what an answer begins with, which the template writes itself in the next turn."""
 
-    def __init__(self, template, marks=(), bos="<s>", eos="</s>", end=None, opens="", written=(), system_in_last=False):
-        self.template, self.marks, self.bos, self.eos, self.opens, self.written = template, marks, bos, eos, opens, written
+    def __init__(self, template, marks=(), bos="<s>", eos="</s>", end=None, opens=""):
+        self.template, self.marks, self.bos, self.eos, self.opens = template, marks, bos, eos, opens
         self.end = end or eos
-        self.system_in_last = system_in_last    # the template moves the system prompt to the user's last turn; so nothing before it could be kept
 
-    def render(self, messages):
+    def render(self, messages, **variables):
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)    # as transformers has it
-        text = environment.from_string(self.template).render(messages=messages, bos_token=self.bos, eos_token=self.eos, add_generation_prompt=True)
-        for pattern, replacement, _ in self.written:
-            text = re.sub(pattern, replacement, text)
-        return text
+        variables = {"add_generation_prompt": True, "tools": None} | variables
+        return environment.from_string(self.template).render(messages=messages, bos_token=self.bos, eos_token=self.eos, **variables)
 
 
 IM = ("<|im_start|>", "<|im_end|>")
@@ -67,8 +65,7 @@ FAMILIES = {
     "chatml with a system prompt of its own": Family(r"""{% for message in messages %}
 {% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}
 {{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""", IM, eos="<|endoftext|>", end="<|im_end|>",
-        written=[(r"(^|(?<=<\|im_end\|>\n))\n", "", "the line breaks of this file")]),
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""", IM, eos="<|endoftext|>", end="<|im_end|>"),
     "phi-4": Family(r"""{% for message in messages %}{% if message['role'] == 'system' %}
 {{ '<|im_start|>system<|im_sep|>' + message['content'] + '<|im_end|>' }}{% elif message['role'] == 'user' %}
 {{ '<|im_start|>user<|im_sep|>' + message['content'] + '<|im_end|>' }}{% elif message['role'] == 'assistant' %}
@@ -90,8 +87,7 @@ FAMILIES = {
     "phi-3": Family(r"""{% for message in messages %}{% if message['role'] == 'system' %}{{ '<|system|>\n' + message['content'] + '<|end|>\n' }}
 {%- elif message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + '<|end|>\n' }}
 {%- elif message['role'] == 'assistant' %}{{ '<|assistant|>\n' + message['content'] + '<|end|>\n' }}{% endif %}{% endfor %}
-{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}""", (*GROUPED, "<|end|>"), eos="<|endoftext|>", end="<|end|>",
-        written=[(r"(<\|\w+\|>)\s+", r"\1", "its marks swallow white space (rstrip)")]),
+{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}""", (*GROUPED, "<|end|>"), eos="<|endoftext|>", end="<|end|>"),
     "zephyr": Family("""{% for message in messages %}
 {% if message['role'] == 'user' %}
 {{ '<|user|>\n' + message['content'] + eos_token }}
@@ -108,19 +104,16 @@ FAMILIES = {
 {% if loop.index0 == 0 and system_message is defined %}{% set content = '<<SYS>>\n' + system_message + '\n<</SYS>>\n\n' + message['content'] %}
 {% else %}{% set content = message['content'] %}{% endif %}
 {% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}
-{%- elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}""", opens=" ",
-        written=[(" </s>", "</s>", "models end their answers without this space")]),
+{%- elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}""", opens=" "),
     "mistral-v3": Family(SYSTEM_APART + r"""{{ bos_token }}{%- for message in loop_messages %}{% if message['role'] == 'user' %}
-{%- if tools is defined %}{{ '[AVAILABLE_TOOLS] [' + tools + '][/AVAILABLE_TOOLS]' }}{% endif %}
+{%- if tools %}{{ '[AVAILABLE_TOOLS] [' + tools + '][/AVAILABLE_TOOLS]' }}{% endif %}
 {%- if loop.last and system_message is defined %}{{ '[INST] ' + system_message + '\n\n' + message['content'] + '[/INST]' }}
 {%- else %}{{ '[INST] ' + message['content'] + '[/INST]' }}{% endif %}
-{%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] | trim + eos_token }}{% endif %}{% endfor %}""", ("[INST]", "[/INST]"), opens=" ",
-        written=[(r"\[INST\] ", "[INST]", "SentencePiece puts a space after its tokens itself")], system_in_last=True),
+{%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] | trim + eos_token }}{% endif %}{% endfor %}""", ("[INST]", "[/INST]"), opens=" "),
     "mistral": Family(SYSTEM_APART + r"""{{ bos_token }}{%- for message in loop_messages %}{% if message['role'] == 'user' %}
 {%- if loop.first and system_message is defined %}{{ ' [INST] ' + system_message + '\n\n' + message['content'] + ' [/INST]' }}
 {%- else %}{{ ' [INST] ' + message['content'] + ' [/INST]' }}{% endif %}
-{%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}""", opens=" ",
-        written=[(r"(<s>|</s>) \[INST\]", r"\1[INST]", "SentencePiece puts a space after its tokens itself")]),
+{%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}""", opens=" "),
     "deepseek-3": Family("""{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] }}
 {%- elif message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}
 {%- elif message['role'] == 'assistant' %}{{ '<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}
@@ -185,8 +178,8 @@ def converted(folder, config, tensors):
     return model
 
 
-def parrot(folder, family, circles=False, special=True, **settings):
-    """A model that says "Okay." to everything, and ends (or `circles`: begins again): each token leads to one other, whatever came before."""
+def parrot(folder, family, circles=False, special=True, answer=None, **settings):
+    """A model that says "Okay." (or `answer`) to everything, and ends (or `circles`: begins again): each token leads to one other, whatever came before."""
     vocabulary = Vocabulary(family, special)
     settings = {"chat_template": family.template} | settings
     vocabulary.write(folder, family, **settings)
@@ -195,7 +188,7 @@ def parrot(folder, family, circles=False, special=True, **settings):
     for name, w in tensors.items():
         if "norm" in name:
             w += 1
-    answer = ["\u0120" if c == " " else c for c in family.opens + "Okay."]
+    answer = answer or ["\u0120" if c == " " else c for c in family.opens + "Okay."]
     after = dict(zip(answer, answer[1:]))
     after["."] = "O" if circles else family.end
     tensors["model.embed_tokens.weight"] += np.eye(DIM, dtype=np.float32)
@@ -273,35 +266,112 @@ def numbers(stats):
 
 
 class Frames(Case):
-    def check(self, family, model, said, system=None):
+    def check(self, family, model, said, system=None, *args):
         """A conversation as the model read it: what the template gives, and the last answer."""
-        talk = self.run_chat(model, [*said, "/show"], *(["--system", system] if system is not None else []))[1]
-        messages = [{"role": "system", "content": system}] if system else []
+        talk = self.run_chat(model, [*said, "/show"], *(["--system", system] if system is not None else []), *args)[1]
+        messages = [{"role": "system", "content": system}] if system is not None else []
         for text in said:
             messages += [{"role": "user", "content": text}, {"role": "assistant", "content": "Okay."}]
         want = family.render(messages[:-1]) + family.opens + "Okay."
         self.assertIn(f"\n{want}\nturns: ", talk)
 
-    def test_every_family_is_recognised_and_its_frames_are_those_of_its_template(self):
+    def test_every_familys_template_is_rendered_over_the_whole_conversation(self):
         for name, family in FAMILIES.items():
             with self.subTest(name):
                 model = parrot(self.model_folder(name), family)
-                self.assertIn(f"; chat template {name.split()[0]}\n", self.run_chat(model, [])[1])
                 self.check(family, model, ["Why?", "So what"])
-                self.check(family, model, ["Why?"], "Be brief.")
-                if not family.system_in_last:
-                    self.check(family, model, ["Why?", "So what", "and then"], "Be brief.")
+                self.check(family, model, ["Why?", "So what", "and then"], "Be brief.")
 
-    def test_every_family_of_the_program_is_compared(self):
+    def test_templates_by_name_are_those_of_the_families(self):
+        conversations = []
+        for system in (None, "Be brief."):
+            for said in (["Why?"], ["Why?", "Okay.", "So what"], ["{{ x }} \u00e9", "Okay.", "So what", "Yes.\nNo", "and then"]):
+                messages = [{"role": "system", "content": system}] if system else []
+                conversations.append(messages + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)])
+        any_file = self.folder / "any.jinja"
+        any_file.write_text("")
         done = subprocess.run([PROGRAM, "chat", "--help"], capture_output=True, text=True, timeout=LONG)
-        listed = re.search(r"frame of the turns: (.*) \(plain text\)", done.stdout)[1].split(", ")
-        self.assertEqual({*listed}, {name.split()[0] for name in FAMILIES} | {"none"})
+        listed = re.search(r"or one of ((?:[\w.-]+,\s+)+none)", done.stdout)[1].replace("\n", " ").split(",")
+        self.assertEqual({name.strip() for name in listed}, {name for name in FAMILIES if " " not in name} | {"none"})
+        for name, family in FAMILIES.items():
+            if " " in name:
+                continue
+            with self.subTest(name):
+                lines = "".join(json.dumps({"messages": c, "bos_token": family.bos, "eos_token": family.eos}) + "\n" for c in conversations)
+                done = subprocess.run([PROGRAM, "template", any_file, "--template", name, "-f", "-", "--json"], input=lines, capture_output=True, text=True, timeout=LONG)
+                self.assertEqual(done.stderr, "")
+                for line, messages in zip(done.stdout.splitlines(), conversations, strict=True):
+                    self.assertEqual(json.loads(line)["text"], family.render(messages))
 
     def test_an_empty_system_prompt_takes_the_place_of_the_templates_own(self):
         name = "chatml with a system prompt of its own"
         model = parrot(self.model_folder(name), FAMILIES[name])
-        talk = self.run_chat(model, ["Why?", "/show"], "--system", "")[1]
-        self.assertIn("\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nOkay.\n", talk)
+        self.check(FAMILIES[name], model, ["Why?"], "")
+
+    def test_a_thought_that_the_prompt_opens_is_seen_and_that_of_an_earlier_turn_is_left_out(self):
+        family = Family(r"""{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|User|>' + m.content }}{% else %}
+{{- '<|Assistant|>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}{% endif %}""",
+            ("<|User|>", "<|Assistant|>", "<think>", "</think>"))
+        for special in (True, False):
+            model = parrot(self.model_folder(f"thinks {special}"), family, special=special, answer=["h", "m", "</think>", "O", "k", "."])
+            out, talk = self.run_chat(model, ["Why?", "So?", "/show"])
+            self.assertEqual(out, "<think>\nhm</think>Ok.\n" * 2)
+            self.assertIn("\n<s><|User|>Why?<|Assistant|>Ok.</s><|User|>So?<|Assistant|><think>\nhm</think>Ok.\nturns: ", talk)
+
+    def test_a_thought_that_stays_in_the_text_is_fed_once(self):
+        family = Family(r"""{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}""", (*IM, "<think>", "</think>"), end="<|im_end|>")
+        model = parrot(self.model_folder("keeps"), family, answer=["h", "m", "</think>", "O", "k", "."])
+        talk = self.run_chat(model, ["Why?", "/stats", "So?", "/stats", "/show"])[1]
+        turn = lambda said: f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n<think>\nhm</think>Ok."  # noqa: E731
+        self.assertIn(f"\n{turn('Why?')}<|im_end|>\n{turn('So?')}\nturns: ", talk)
+        length = lambda text: len(re.sub(r"<\|im_\w+\|>|</?think>", "*", text))  # noqa: E731
+        first, second = (numbers(line) for line in re.findall("turns: .*", talk)[:2])
+        self.assertEqual(first[2], length(turn("Why?")) - 6)
+        self.assertEqual(second[2] - first[2], length("<|im_end|>\n" + turn("So?")) - 6)
+
+    def test_what_a_template_refuses_is_said_in_its_words(self):
+        family = Family(r"""{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{%- for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('No bad\nwords') }}{% endif %}{{ '<|im_start|>' + m.content + '<|im_end|>' }}{% endfor %}""", IM, end="<|im_end|>")
+        model = parrot(self.model_folder("refuses"), family)
+        done = subprocess.run(command(model, "--system", "S"), input="Why?\n", capture_output=True, text=True, timeout=LONG)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn("System role not supported; leave out --system", done.stderr)
+        out, talk = self.run_chat(model, ["Why?", "bad", "/system S", "So?", "/system", "/stats"])
+        self.assertEqual(out, "Okay.\n")
+        self.assertIn("does not take this conversation: No bad?words\n", talk)
+        self.assertIn("does not take this conversation: System role not supported\n", talk)
+
+    def test_marks_that_the_vocabulary_has_as_ordinary_tokens_are_taken_as_marks_with_a_note(self):
+        family = FAMILIES["chatml"]
+        folder = self.model_folder("normal")
+        model = parrot(folder, family)
+        file = bytearray(model.read_bytes())
+        reader = gguf.GGUFReader(model)
+        tokens, types = reader.fields["tokenizer.ggml.tokens"], reader.fields["tokenizer.ggml.token_type"]
+        names = [bytes(tokens.parts[i]).decode() for i in tokens.data]
+        for mark in IM:    # in place: types are 4 bytes each
+            at = types.parts[types.data[names.index(mark)]]
+            where = at.__array_interface__["data"][0] - reader.data.__array_interface__["data"][0]
+            file[where:where + 4] = struct.pack("<i", 1)
+        model.write_bytes(file)
+        text = "a<|im_end|>b"
+        out, talk = self.run_chat(model, [text, "/stats"])
+        self.assertEqual(out, "Okay.\n")
+        self.assertEqual(len(re.findall("<\\|im_end\\|>, <\\|im_start\\|>: in the vocabulary as ordinary tokens", talk)), 1)
+        self.assertEqual(numbers(talk)[2], len(re.sub(r"<\|im_\w+\|>", "*", family.render([{"role": "user", "content": ""}]))) + len(text))
+
+    def test_templates_of_a_file_can_be_chosen_by_name_and_others_from_a_file(self):
+        family = FAMILIES["chatml"]
+        model = parrot(self.model_folder("several"), family, chat_template=[
+            {"name": "default", "template": family.template}, {"name": "tool_use", "template": "{{ bos_token }}T{{ messages[-1].content }}"}])
+        other = self.folder / "other.jinja"
+        other.write_text("{{ bos_token }}[{{ messages | map(attribute='content') | join('|') }}]\n")
+        self.check(family, model, ["Why?"])
+        self.assertIn("\n<s>[Why?]Okay.\nturns", self.run_chat(model, ["Why?", "/show"], "--template", other)[1])
+        keys = gguf.GGUFReader(model).fields
+        if "tokenizer.chat_template.tool_use" in keys:
+            self.assertIn("\n<s>TWhy?Okay.\nturns", self.run_chat(model, ["Why?", "/show"], "--template", "tool_use")[1])
 
     def test_a_model_that_begins_texts_with_bos_gets_it_where_the_template_leaves_it_out(self):
         model = parrot(self.model_folder("zephyr"), FAMILIES["zephyr"], add_bos_token=True)
@@ -319,14 +389,19 @@ class Frames(Case):
             tokens = len(re.sub(r"<\|im_\w+\|>", "*", frame)) + len(text)    # a token for every mark of the frame and every other character
             self.assertEqual(numbers(talk)[2], tokens)
 
-    def test_an_unknown_template_is_named_and_another_can_be_chosen(self):
-        model = parrot(self.model_folder("unknown"), Family("{% for m in messages %}{{ '<|begin|>' + m.role }}{% endfor %}"))
-        done = subprocess.run(command(model), capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=LONG)
-        self.assertEqual((done.returncode, done.stdout), (1, ""))
-        self.assertEqual(done.stderr.count("\n"), 1)
-        for words in (str(model), "beginning with '{% for m in messages %}{{ '<|begin|>'", "--template", "chatml, ", "none"):
-            self.assertIn(words, done.stderr)
-        self.assertIn("\n<s>[INST] Why? [/INST]Okay.\n", self.run_chat(model, ["Why?", "/show"], "--template", "mistral")[1])
+    def test_a_template_that_cannot_be_rendered_is_named_and_another_can_be_chosen(self):
+        for template, words in [("{% for m in messages %}\n{% include 'x' %}{% endfor %}", "line 2: the tag 'include' is not done here"),
+                                ("{% for m in messages %}\n\n{{ m.content | shout }}{% endfor %}", "line 3: there is no filter 'shout' here"),
+                                ("{{ messages[0].content.nothing.more }}", "line 1: 'nothing' is undefined"),
+                                ("{% for m in messages %}", "the template ends before 'else'")]:
+            with self.subTest(template):
+                model = parrot(self.model_folder("unknown" + str(len(template))), Family(template))
+                done = subprocess.run(command(model), capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=LONG)
+                self.assertEqual((done.returncode, done.stdout), (1, ""))
+                self.assertEqual(done.stderr.count("\n"), 1)
+                for part in (words, "--template", "chatml, ", "none"):
+                    self.assertIn(part, done.stderr)
+        self.assertIn("\n<s> [INST] Why? [/INST]Okay.\n", self.run_chat(model, ["Why?", "/show"], "--template", "mistral")[1])
 
     def test_a_model_without_a_template_needs_one_chosen(self):
         model = parrot(self.model_folder("plain"), FAMILIES["chatml"], chat_template=None)
@@ -335,7 +410,7 @@ class Frames(Case):
         self.assertIn("has no chat template", done.stderr)
         self.assertIn("\nWhy?Okay.\nSo?Okay.\n", self.run_chat(model, ["Why?", "So?", "/show"], "--template", "none")[1])
         done = subprocess.run(command(model, "--template", "chat"), capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=LONG)
-        self.assertEqual(done.returncode, 2)
+        self.assertEqual(done.returncode, 1)
         self.assertIn("no template 'chat'", done.stderr)
 
     def test_run_says_that_there_is_a_template(self):
@@ -392,7 +467,7 @@ class Turns(Case):
     def test_the_system_prompt_can_be_changed(self):
         model = parrot(self.model_folder("llama-3"), FAMILIES["llama-3"])
         talk = self.run_chat(model, ["Why?", "/system", "/system Be brief.", "So?", "/show", "/system"])[1]
-        self.assertIn("the system prompt is empty\n", talk)
+        self.assertIn("the system prompt is the chat template's own", talk)
         self.assertIn('the system prompt is "Be brief."\n', talk)
         want = FAMILIES["llama-3"].render([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "So?"}])
         self.assertIn(f"\n{want}Okay.\n", talk)

@@ -1,6 +1,5 @@
 // hearth chat: a conversation in the frame that the model was trained for. Each turn feeds only what is new; the rest is in the KV cache.
-#include "engine/model/chat_template.h"
-#include "tools/cli.h"
+#include "tools/conversation.h"
 #include "tools/line_reader.h"
 
 namespace hearth::tools {
@@ -11,67 +10,66 @@ struct ChatOptions {
     EngineOptions engine;
     SamplerOptions sampler;
     std::optional<std::string> system;
-    std::string family;    // empty: recognised by the model's template
+    std::string format;    // of --template; empty: the model's
     int64_t count = -1;
 };
 
-std::string family_names()
-{
-    std::string names;
-    for (const ChatTemplate& family : chat_templates()) names += fmt::format("{}{}", names.empty() ? "" : ", ", family.name);
-    return names;
-}
-
-constexpr const char* template_key = "tokenizer.chat_template";
-
-const ChatTemplate& family_of(const ChatOptions& o, const Gguf& file)
-{
-    if (!o.family.empty()) return *find_chat_template(o.family);
-    if (!file.keys().contains(template_key))
-        throw Error("{} has no chat template: choose one with --template, of {}, or let `hearth run` continue a text", o.engine.model.string(),
-                    family_names());
-    const std::string_view jinja = file.string(template_key);
-    if (const ChatTemplate* family = recognise_chat_template(jinja)) return *family;
-    throw Error("{} has a chat template that this version does not know, beginning with '{:.120}': choose the one that it comes nearest to with "
-                "--template, of {}",
-                o.engine.model.string(), printable(jinja), family_names());
-}
+using jinja::Data;
+using jinja::Piece;
 
 class Conversation {
   public:
-    Conversation(Engine& engine, const ChatTemplate& family, std::string system, const ChatOptions& o)
-        : system(std::move(system)), engine_(engine), tokenizer_(engine.tokenizer()), family_(family), stops_(stop_tokens(tokenizer_, family)),
+    Conversation(Engine& engine, const ChatTemplate& format, const ChatOptions& o)
+        : system(o.system), engine_(engine), tokenizer_(engine.tokenizer()), format_(format), encoder_(tokenizer_, format), stops_(encoder_.stops()),
           session_(engine.session()), sampler_(o.sampler), most_(o.count)
     {
         session_.on_stats = [this](const FeedStats& s) { (answering_ ? answers_ : prompts_).add(s); };
+        limits_.now = std::time(nullptr);    // a date in the text stays what it was when the conversation began
+        say_loose_marks(encoder_);
     }
 
-    std::string system;    // read by the first turn
+    std::optional<std::string> system;    // where not given, the template's own, if it has one
 
     bool empty() const { return turns_.empty(); }
 
     /// Writes the answer to stdout. Ctrl-C, since the line was read, ends it; what was written of it stays in the conversation.
     void ask(const std::string& line)
     {
-        std::vector<Token> ids = encode(tokenizer_, family_, chat_pieces(family_, {.first = empty(), .system = system, .user = line}));
-        if (ids.empty() || (empty() && tokenizer_.add_bos() && ids[0] != tokenizer_.bos())) ids.insert(ids.begin(), tokenizer_.bos());
-        if (tokens_.size() + ids.size() > engine_.context()) {
+        turns_.push_back({tokens_.size(), line, {}, false});
+        std::vector<Token> ids;
+        std::string opened;
+        try {
+            const std::vector<Piece> prompt = format_.render(messages(), true, limits_);
+            ids = encoder_.encode(prompt);
+            opened = opened_thought(prompt);
+            prompt_text_ = text_of(prompt);
+        } catch (const jinja::TemplateRefusal& refusal) {
+            turns_.pop_back();
+            return say("the model's chat template does not take this conversation: {}", printable(refusal.what_alone));
+        } catch (const jinja::TemplateError& error) {
+            throw not_rendered(format_, error);
+        }
+        // What a template makes of a conversation may change from its beginning on; mostly it grows.
+        size_t kept = 0;
+        while (kept < std::min(size_t(session_.position()), ids.size() - 1) && tokens_[kept] == ids[kept]) kept++;
+        if (ids.size() > engine_.context()) {
+            turns_.pop_back();
             const std::string now = empty() ? "say less" : "/undo takes back the last turn, /reset forgets the conversation";
             return say("the context has {} positions, of which {} are taken, and this turn needs {}: {}, or start with a larger -c",
-                       engine_.context(), tokens_.size(), ids.size(), now);
+                       engine_.context(), tokens_.size(), ids.size() - kept, now);
         }
-        turns_.push_back({tokens_.size(), line});
-        tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+        session_.rewind(uint32_t(kept));
+        tokens_ = std::move(ids);
         sampler_.forget();
         for (const Token t : tokens_) sampler_.accept(t);
 
         answering_ = false;
-        const std::optional<Token> next = session_.next(std::span(tokens_).subspan(session_.position()), sampler_, interrupted);
+        const std::optional<Token> next = session_.next(std::span(tokens_).subspan(kept), sampler_, interrupted);
         if (!next) {
             take_back();
             return say("stopped before the answer began; this turn is forgotten");
         }
-        answer(*next);
+        answer(*next, opened);
     }
 
     /// Forgets the last turn; returns what was said in it.
@@ -79,8 +77,8 @@ class Conversation {
     {
         const Turn turn = turns_.back();
         turns_.pop_back();
-        tokens_.resize(turn.begin);
-        session_.rewind(std::min(session_.position(), uint32_t(turn.begin)));
+        tokens_.resize(std::min(tokens_.size(), turn.begin));
+        session_.rewind(std::min(session_.position(), uint32_t(tokens_.size())));
         return turn.line;
     }
 
@@ -114,22 +112,71 @@ class Conversation {
     struct Turn {
         size_t begin;    // in tokens_
         std::string line;
+        Data::Text answer;    // which marks in it the model wrote as tokens is part of it
+        bool answered;
     };
 
-    void answer(Token next)
+    Data::List messages() const
+    {
+        Data::List messages;
+        if (system) messages.push_back(chat_message("system", {{*system, false}}));
+        for (const Turn& turn : turns_) {
+            messages.push_back(chat_message("user", {{turn.line, false}}));
+            if (turn.answered) messages.push_back(chat_message("assistant", turn.answer));
+        }
+        return messages;
+    }
+
+    /// Many answers begin with a space ("ASSISTANT:" is followed by one), which some templates write themselves: the answer goes without it where the
+    /// text continues so as the model wrote it.
+    void settle(Turn& turn)
+    {
+        if (turn.answer.empty() || !turn.answer[0].text.starts_with(' ')) return;
+        const Data::Text as_written = turn.answer;
+        const std::string before = prompt_text_ + text_of(as_written);
+        const auto continues = [&] {
+            try {
+                return text_of(format_.render(messages(), false, limits_)).starts_with(before);
+            } catch (const jinja::TemplateError&) {
+                return false;
+            }
+        };
+        if (continues()) return;
+        std::string& first = turn.answer[0].text;
+        first.erase(0, first.find_first_not_of(' '));
+        if (!continues()) turn.answer = as_written;
+    }
+
+    /// `opened`: a thought that the prompt began for it.
+    void answer(Token next, const std::string& opened)
     {
         answering_ = true;
+        Turn& turn = turns_.back();
+        turn.answered = true;
+        const auto add = [&](std::string_view text, bool own) {
+            if (!text.empty()) turn.answer.push_back({std::string(text), own});
+        };
+        print(opened);
+        add(opened, true);
         Decoder decoder(tokenizer_);
         std::string why_stopped;
         for (int64_t i = 0; most_ < 0 || i < most_; ++i) {
-            if (std::find(stops_.begin(), stops_.end(), next) != stops_.end()) break;    // the frame's own end is fed with the next turn
+            if (std::find(stops_.begin(), stops_.end(), next) != stops_.end()) break;    // the template's own end is fed with the next turn
             if (tokens_.size() == engine_.context()) {
                 why_stopped = fmt::format("the context of {} positions is full: /undo takes back the last turn, /reset forgets the conversation, or "
                                           "start with a larger -c",
                                           engine_.context());
                 break;
             }
-            print(decoder.push(next));
+            std::string text = decoder.push(next);
+            if (encoder_.is_mark(next)) {
+                const std::string_view mark = tokenizer_.piece(next);
+                if (text.ends_with(mark)) text.resize(text.size() - mark.size());    // a user-defined one is text, too
+                add(text, false);
+                add(mark, true);
+                if (!tokenizer_.control(next) || is_thought_mark(mark)) text += mark;
+            } else add(text, false);
+            print(text);
             tokens_.push_back(next);
             if (i + 1 == most_) break;    // what follows it is asked for only when it is fed with the next turn
             if (interrupted()) {
@@ -138,20 +185,26 @@ class Conversation {
             }
             next = *session_.next(std::span(&next, 1), sampler_);
         }
-        print(decoder.finish() + "\n");
+        const std::string rest = decoder.finish();
+        add(rest, false);
+        settle(turn);
+        print(rest + "\n");
         if (!why_stopped.empty()) say("{}", why_stopped);
     }
 
     Engine& engine_;
     const Tokenizer& tokenizer_;
-    const ChatTemplate& family_;
+    const ChatTemplate& format_;
+    ChatEncoder encoder_;
     const std::vector<Token> stops_;
     Session session_;
     Sampler sampler_;
     const int64_t most_;    // tokens of an answer; negative: any number
+    jinja::Limits limits_;
 
     std::vector<Token> tokens_;    // the first session_.position() of them were fed; the last of an answer that was cut short was not yet
     std::vector<Turn> turns_;
+    std::string prompt_text_;    // before the last answer
     bool answering_ = false;
     StatsTotals prompts_, answers_;
 };
@@ -172,7 +225,7 @@ constexpr ChatCommand commands[] = {
      }},
     {"/system", "[TEXT]", "forget the conversation and begin the next with this system prompt; without TEXT: show it",
      [](Conversation& c, const std::string& text) {
-         if (text.empty()) return say("the system prompt is {}", c.system.empty() ? "empty" : "\"" + c.system + "\"");
+         if (text.empty()) return say("the system prompt is {}", c.system ? "\"" + *c.system + "\"" : "the chat template's own, if it has one");
          c.system = text;
          c.reset();
          say("a new conversation with this system prompt");
@@ -212,17 +265,29 @@ bool obey(Conversation& conversation, std::string_view line)
     return true;
 }
 
+/// Before the weights are loaded, which takes a while: can this template be rendered at all?
+void try_out(const ChatTemplate& format, const ChatOptions& o)
+{
+    Data::List messages;
+    if (o.system) messages.push_back(chat_message("system", {{*o.system, false}}));
+    messages.push_back(chat_message("user", {{"a question", false}}));
+    try {
+        format.render(messages, true);
+    } catch (const jinja::TemplateRefusal& refusal) {
+        throw Error("the model's chat template does not take this conversation: {}{}", printable(refusal.what_alone),
+                    o.system ? "; leave out --system, and say it with the first question" : "; choose another with --template");
+    } catch (const jinja::TemplateError& error) {
+        throw not_rendered(format, error);
+    }
+}
+
 void chat(const ChatOptions& o)
 {
-    std::string system;
-    const ChatTemplate* family;
-    {
-        const Gguf file(o.engine.model);    // before the weights are loaded, which takes a while
-        family = &family_of(o, file);
-        system = o.system ? *o.system : default_system(*family, file.string(template_key, ""));
-    }
-    Engine engine = load_engine(o.engine, fmt::format("; chat template {}", family->name));
-    Conversation conversation(engine, *family, system, o);
+    const Gguf file(o.engine.model);
+    const ChatTemplate format = choose_template(o.format, &file);
+    try_out(format, o);
+    Engine engine = load_engine(o.engine, o.format.empty() ? "" : fmt::format("; chat template {}", printable(format.name())));
+    Conversation conversation(engine, format, o);
     LineReader reader(chat_history_path());
     if (reader.on_terminal()) say("/help lists the commands");
     while (const std::optional<std::string> line = reader.read()) {
@@ -240,11 +305,10 @@ Command add_chat(CLI::App& app)
     auto o = std::make_shared<ChatOptions>();
     add_engine_options(app, o->engine);
     app.add_option("--system", o->system, "system prompt; the template's own where not given");
-    app.add_option("--template", o->family,
-                   "frame of the turns: " + family_names() + " (plain text); recognised by the model's chat template where not given")
-        ->check([](const std::string& name) {
-            return find_chat_template(name) ? "" : "there is no template '" + printable(name) + "', only " + family_names();
-        });
+    app.add_option("--template", o->format,
+                   "what stands around the turns: one of the model's templates by name, a file with one (Jinja), or one of " + template_names() +
+                       " (plain text); the model's own where not given")
+        ->check(not_empty());
     app.add_option("-n,--predict", o->count, "tokens of an answer at most; -1: until the model ends it or the context is full")
         ->capture_default_str();
     app.add_option("-s,--seed", o->sampler.seed, "seed of the random choice")->capture_default_str();

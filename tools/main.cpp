@@ -18,6 +18,7 @@ constexpr tools::Subcommand subcommands[] = {
     {"tune", "measure this machine once, so that plans fit it", tools::add_tune},
     {"quantize", "a copy of a model in another weight format", tools::add_quantize},
     {"tokenize", "the tokens of a text", tools::add_tokenize},
+    {"template", "the chat template of a model, or what it makes of a conversation", tools::add_template},
     {"devices", "the GPUs that can be used", tools::add_devices},
     {"inspect", "what is in a model file", tools::add_inspect},
 };

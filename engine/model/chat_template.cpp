@@ -6,273 +6,244 @@ namespace hearth {
 
 namespace {
 
-using System = ChatTemplate::System;
-
-constexpr std::string_view bos_word = "{bos}", eos_word = "{eos}";
-
-// The strings are those that the families' own templates write, held to them by tests/chat_test.py.
-constexpr ChatTemplate templates[] = {
-    {.name = "phi-4",
-     .words = {"<|im_start|>", "<|im_sep|>"},
-     .marks = {"<|im_start|>", "<|im_sep|>", "<|im_end|>"},
-     .system = {"<|im_start|>system<|im_sep|>", "<|im_end|>"},
-     .user = {"<|im_start|>user<|im_sep|>", "<|im_end|>"},
-     .assistant = {"<|im_start|>assistant<|im_sep|>", "<|im_end|>"},
-     .stops = {"<|im_end|>", "<|endoftext|>"}},
-    {.name = "chatml",
-     .words = {"<|im_start|>", "<|im_end|>"},
-     .marks = {"<|im_start|>", "<|im_end|>"},
-     .system = {"<|im_start|>system\n", "<|im_end|>\n"},
-     .user = {"<|im_start|>user\n", "<|im_end|>\n"},
-     .assistant = {"<|im_start|>assistant\n", "<|im_end|>\n"},
-     .stops = {"<|im_end|>", "<|endoftext|>"}},
-    {.name = "llama-3.1",    // 3.2 and 3.3, too; a date is part of what they were trained on, and this is the one that their templates fall back to
-     .words = {"<|start_header_id|>", "<|eot_id|>", "Cutting Knowledge Date: December 2023"},
-     .marks = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
-     .begin = "{bos}",
-     .system_place = System::always,
-     .system = {"<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n", "<|eot_id|>"},
-     .user = {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"},
-     .assistant = {"<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"},
-     .stops = {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"},
-     .trims = true},
-    {.name = "llama-3",
-     .words = {"<|start_header_id|>", "<|eot_id|>"},
-     .marks = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
-     .begin = "{bos}",
-     .system = {"<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"},
-     .user = {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"},
-     .assistant = {"<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"},
-     .stops = {"<|eot_id|>", "<|end_of_text|>"},
-     .trims = true},
-    {.name = "gemma",
-     .words = {"<start_of_turn>", "<end_of_turn>"},
-     .marks = {"<start_of_turn>", "<end_of_turn>"},
-     .begin = "{bos}",
-     .system_place = System::in_user_turn,
-     .system = {"", "\n\n"},
-     .user = {"<start_of_turn>user\n", "<end_of_turn>\n"},
-     .assistant = {"<start_of_turn>model\n", "<end_of_turn>\n"},
-     .stops = {"<end_of_turn>"},
-     .trims = true},
-    {.name = "phi-3",
-     .words = {"<|user|>", "<|end|>", "<|assistant|>"},
-     .marks = {"<|system|>", "<|user|>", "<|assistant|>", "<|end|>"},
-     .system = {"<|system|>\n", "<|end|>\n"},
-     .user = {"<|user|>\n", "<|end|>\n"},
-     .assistant = {"<|assistant|>\n", "<|end|>\n"},
-     .stops = {"<|end|>", "<|endoftext|>"},
-     .marks_eat_space = true},
-    {.name = "zephyr",    // TinyLlama, too
-     .words = {"<|user|>", "<|assistant|>", "eos_token"},
-     .without = {"[gMASK]", "[INST]", "+ '\\n'", "+ \"\\n\""},    // of other families; with the last two, only answers end with EOS
-     .marks = {"<|system|>", "<|user|>", "<|assistant|>"},        // in most vocabularies they are text
-     .system = {"<|system|>\n", "{eos}\n"},
-     .user = {"<|user|>\n", "{eos}\n"},
-     .assistant = {"<|assistant|>\n", "{eos}\n"}},
-    {.name = "llama-2",
-     .words = {"[INST]", "<<SYS>>"},
-     .system_place = System::in_user_turn,
-     .system = {"<<SYS>>\n", "\n<</SYS>>\n\n"},
-     .user = {"{bos}[INST] ", " [/INST]"},
-     .assistant = {"", " {eos}"},
-     .trims = true},
-    {.name = "mistral-v3",    // its marks are tokens, and swallow the space that the template writes after them
-     .words = {"[INST]", "[/INST]", "[AVAILABLE_TOOLS]"},
-     .without = {"[SYSTEM_PROMPT]"},
-     .marks = {"[INST]", "[/INST]"},
-     .begin = "{bos}",
-     .system_place = System::in_user_turn,
-     .system = {"", "\n\n"},
-     .user = {"[INST] ", "[/INST]"},
-     .assistant = {"", "{eos}"},
-     .marks_eat_space = true},
-    {.name = "mistral",
-     .words = {"[INST] ", " [/INST]"},
-     .without = {"[SYSTEM_PROMPT]"},
-     .begin = "{bos}",
-     .system_place = System::in_user_turn,
-     .system = {"", "\n\n"},
-     .user = {"[INST] ", " [/INST]"},
-     .assistant = {"", "{eos}"}},
-    {.name = "deepseek-3",
-     .words = {"<｜User｜>", "<｜Assistant｜>"},
-     .marks = {"<｜User｜>", "<｜Assistant｜>"},
-     .begin = "{bos}",
-     .system = {"", ""},
-     .user = {"<｜User｜>", ""},
-     .assistant = {"<｜Assistant｜>", "{eos}"}},
-    {.name = "deepseek",
-     .words = {"'User: '", "'Assistant: '", "'Assistant:'", "eos_token"},
-     .begin = "{bos}",
-     .system = {"", "\n\n"},
-     .user = {"User: ", "\n\n"},
-     .assistant = {"Assistant:", "{eos}"}},
-    {.name = "vicuna",
-     .words = {"'USER: '", "'ASSISTANT:", "eos_token"},
-     .without = {"\\n"},    // variants with lines
-     .system = {"", " "},
-     .user = {"USER: ", " "},
-     .assistant = {"ASSISTANT:", "{eos}"},
-     .default_system = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
-                       "answers to the user's questions."},
-    {.name = "alpaca",
-     .words = {"### Instruction:\\n", "### Response:\\n"},
-     .without = {"<|EOT|>", "### Input"},
-     .system = {"", "\n\n"},
-     .user = {"### Instruction:\n", "\n\n"},
-     .assistant = {"### Response:\n", "\n\n"},
-     .default_system = "Below is an instruction that describes a task. Write a response that appropriately completes the request."},
-    {.name = "none", .system = {"", "\n"}, .assistant = {"", "\n"}},
-};
-
-bool has_all(std::string_view text, const ChatTemplate::Words& words)
-{
-    return !words[0].empty() && std::all_of(std::begin(words), std::end(words), [&](std::string_view w) { return text.find(w) != text.npos; });
-}
-
-bool has_any(std::string_view text, const ChatTemplate::Words& words)
-{
-    return std::any_of(std::begin(words), std::end(words), [&](std::string_view w) { return !w.empty() && text.find(w) != text.npos; });
-}
-
-std::string with_replaced(std::string text, std::string_view from, std::string_view to)
-{
-    for (size_t at = 0; (at = text.find(from, at)) != text.npos; at += to.size()) text.replace(at, from.size(), to);
-    return text;
-}
+using jinja::Data;
+using jinja::Piece;
 
 constexpr std::string_view white = " \t\r\n";
 
-std::string_view trimmed(std::string_view text)
-{
-    const size_t begin = text.find_first_not_of(white);
-    return begin == text.npos ? std::string_view() : text.substr(begin, text.find_last_not_of(white) + 1 - begin);
-}
+/// The marks around a model's thoughts, by families: Qwen, DeepSeek and most others; EXAONE; Magistral; Command A; Kimi-VL.
+constexpr std::pair<std::string_view, std::string_view> thoughts[] = {{"<think>", "</think>"},
+                                                                      {"<thought>", "</thought>"},
+                                                                      {"[THINK]", "[/THINK]"},
+                                                                      {"<|START_THINKING|>", "<|END_THINKING|>"},
+                                                                      {"◁think▷", "◁/think▷"}};
 
-void push_text(std::string_view text, std::vector<ChatPiece>& out)
-{
-    if (!text.empty()) out.push_back({ChatPiece::Kind::text, std::string(text)});
-}
+bool is_white(std::string_view text) { return text.find_first_not_of(white) == text.npos; }
 
-/// A frame's string, cut at its marks.
-void push_frame(const ChatTemplate& family, std::string_view frame, std::vector<ChatPiece>& out)
+/// What only a mark is written like, in all vocabularies: what others take from HTML (<b>, <table>) is not.
+bool looks_like_mark(std::string_view text)
 {
-    while (!frame.empty()) {
-        size_t at = frame.size(), length = 0;
-        ChatPiece::Kind kind = ChatPiece::Kind::text;
-        const auto look_for = [&](std::string_view word, ChatPiece::Kind what) {
-            const size_t found = word.empty() ? frame.npos : frame.find(word);
-            if (found < at) at = found, length = word.size(), kind = what;
-        };
-        look_for(bos_word, ChatPiece::Kind::bos);
-        look_for(eos_word, ChatPiece::Kind::eos);
-        for (const std::string_view mark : family.marks) look_for(mark, ChatPiece::Kind::mark);
-        push_text(frame.substr(0, at), out);
-        if (length) out.push_back({kind, std::string(kind == ChatPiece::Kind::mark ? frame.substr(at, length) : "")});
-        frame.remove_prefix(at + length);
-    }
+    return (text.starts_with("<|") && text.ends_with("|>")) || (text.starts_with("<｜") && text.ends_with("｜>"));
 }
 
 }    // namespace
 
-std::span<const ChatTemplate> chat_templates() { return templates; }
-
-const ChatTemplate* find_chat_template(std::string_view name)
+std::vector<NamedTemplate> file_templates(const Gguf& file)
 {
-    const auto found = std::find_if(std::begin(templates), std::end(templates), [&](const ChatTemplate& t) { return t.name == name; });
-    return found == std::end(templates) ? nullptr : &*found;
+    constexpr std::string_view key = "tokenizer.chat_template";
+    std::vector<NamedTemplate> found;
+    if (file.keys().contains(key)) found.push_back({"default", file.string(key)});
+    for (const auto& [name, _] : file.keys())
+        if (name.starts_with(key) && name.substr(key.size()).starts_with('.')) found.push_back({name.substr(key.size() + 1), file.string(name)});
+    return found;
 }
 
-const ChatTemplate* recognise_chat_template(std::string_view jinja)
+Data chat_message(std::string_view role, Data::Text content)
 {
-    const auto found = std::find_if(std::begin(templates), std::end(templates),
-                                    [&](const ChatTemplate& t) { return has_all(jinja, t.words) && !has_any(jinja, t.without); });
-    return found == std::end(templates) ? nullptr : &*found;
+    return Data::Dict{{"role", Data::text(role, true)}, {"content", Data(std::move(content))}};
 }
 
-std::string default_system(const ChatTemplate& family, std::string_view jinja)
+void own_roles(Data& messages)
 {
-    // Templates that have one write it out between the system role's frame: '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n'.
-    const std::string before = with_replaced(std::string(family.system.before), "\n", "\\n");
-    const std::string_view after = family.system.after.substr(0, family.system.after.find('\n'));
-    for (size_t at = 0; !before.empty() && !after.empty() && (at = jinja.find(before, at)) != jinja.npos;) {
-        at += before.size();
-        const size_t end = jinja.find(after, at);
-        if (end == jinja.npos) break;
-        const std::string_view text = jinja.substr(at, end - at);
-        if (!text.empty() && text.find_first_of("'\"{}") == text.npos) return with_replaced(std::string(text), "\\n", "\n");
+    auto* list = std::get_if<Data::List>(&messages.value);
+    if (!list) return;
+    for (Data& message : *list) {
+        auto* dict = std::get_if<Data::Dict>(&message.value);
+        if (!dict) continue;
+        for (auto& [key, value] : *dict) {
+            auto* text = std::get_if<Data::Text>(&value.value);
+            if (key != "role" || !text) continue;
+            for (Piece& piece : *text)
+                piece.own = piece.text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-") == piece.text.npos;
+        }
     }
-    return std::string(family.default_system);
 }
 
-std::vector<ChatPiece> chat_pieces(const ChatTemplate& family, const ChatTurn& turn)
+// ---- the template ---------------------------------------------------------------------------------------------------
+
+ChatTemplate::ChatTemplate(std::string name, std::string_view jinja, const Gguf* file) : name_(std::move(name)), source_(jinja), template_(jinja)
 {
-    const auto said = [&](std::string_view text) { return family.trims ? trimmed(text) : text; };
-    std::vector<ChatPiece> pieces;
-    const auto push_system = [&] {
-        push_frame(family, family.system.before, pieces);
-        push_text(said(turn.system), pieces);
-        push_frame(family, family.system.after, pieces);
+    if (!file || !file->keys().contains("tokenizer.ggml.tokens")) return;
+    const auto& texts = file->strings("tokenizer.ggml.tokens");
+    const bool sentencepiece = file->string("tokenizer.ggml.model", "") == "llama";    // whose files need not say which its tokens are
+    const struct {
+        const char *variable, *key;
+        Token otherwise;
+    } tokens[] = {{"bos_token", "tokenizer.ggml.bos_token_id", 1},
+                  {"eos_token", "tokenizer.ggml.eos_token_id", 2},
+                  {"unk_token", "tokenizer.ggml.unknown_token_id", 0},
+                  {"pad_token", "tokenizer.ggml.padding_token_id", no_token},
+                  {"sep_token", "tokenizer.ggml.seperator_token_id", no_token},    // as the format spells it
+                  {"cls_token", "tokenizer.ggml.cls_token_id", no_token},
+                  {"mask_token", "tokenizer.ggml.mask_token_id", no_token}};
+    for (const auto& token : tokens) {
+        const std::vector<Token> ids = tokens_of_key(*file, token.key);
+        const Token id = !ids.empty() ? ids[0] : sentencepiece ? token.otherwise : no_token;
+        if (id < texts.size()) tokens_.emplace_back(token.variable, Data::text(texts[id], true));
+    }
+}
+
+std::vector<Piece> ChatTemplate::render(Data::Dict variables, const jinja::Limits& limits) const
+{
+    const auto has = [&](std::string_view name) {
+        return std::any_of(variables.begin(), variables.end(), [&](const auto& v) { return v.first == name; });
     };
-    const bool has_system = turn.first && (!turn.system.empty() || family.system_place == System::always);
-    const bool in_user_turn = family.system_place == System::in_user_turn;
-
-    push_frame(family, turn.first ? family.begin : family.assistant.after, pieces);
-    if (has_system && !in_user_turn) push_system();
-    push_frame(family, family.user.before, pieces);
-    if (has_system && in_user_turn) push_system();
-    push_text(said(turn.user), pieces);
-    push_frame(family, family.user.after, pieces);
-    push_frame(family, family.assistant.before, pieces);
-    return pieces;
+    for (const auto& token : tokens_)
+        if (!has(token.first)) variables.push_back(token);
+    for (const char* name : {"tools", "documents"})    // transformers gives both, if only None
+        if (!has(name)) variables.emplace_back(name, Data());
+    return template_.render(variables, limits);
 }
 
-std::vector<Token> encode(const Tokenizer& tokenizer, const ChatTemplate& family, std::span<const ChatPiece> pieces)
+std::vector<Piece> ChatTemplate::render(const Data::List& messages, bool answer, const jinja::Limits& limits) const
 {
-    std::vector<Token> marks = stop_tokens(tokenizer, family);    // what no text may become
-    marks.push_back(tokenizer.bos());
-    for (const std::string_view word : family.marks)
-        if (const auto id = tokenizer.added(word)) marks.push_back(*id);
+    Data::Dict variables;
+    variables.emplace_back("messages", Data(messages));
+    variables.emplace_back("add_generation_prompt", Data(answer));
+    return render(std::move(variables), limits);
+}
 
+// ---- tokens ---------------------------------------------------------------------------------------------------------
+
+ChatEncoder::ChatEncoder(const Tokenizer& tokenizer, const ChatTemplate& format) : tokenizer_(tokenizer), format_(format)
+{
+    // A convention of Phi-3's tokenizer (`rstrip` in its tokenizer.json), which a GGUF does not carry: its marks take the white space behind them with
+    // them. It is the SentencePiece vocabulary with these marks.
+    marks_eat_space_ = tokenizer.space_prefix() && tokenizer.added("<|end|>") && tokenizer.added("<|assistant|>");
+}
+
+bool ChatEncoder::is_mark(Token id) const
+{
+    if (tokenizer_.control(id)) return true;
+    const std::string_view piece = tokenizer_.piece(id);
+    if (tokenizer_.added(piece) != id || is_white(piece)) return false;
+    return looks_like_mark(piece) || format_.source().find(piece) != std::string::npos || id == tokenizer_.bos() || std::ranges::count(tokenizer_.ends(), id);
+}
+
+std::optional<ChatEncoder::Mark> ChatEncoder::mark_at(std::string_view text)
+{
+    if (const auto found = tokenizer_.added_at(text)) {
+        const std::string_view piece = tokenizer_.piece(*found);
+        if (tokenizer_.control(*found) || !is_white(piece)) return Mark{*found, piece.size()};    // white space is found by the tokenizer itself
+    }
+    return loose_mark_at(text);
+}
+
+std::optional<ChatEncoder::Mark> ChatEncoder::loose_mark_at(std::string_view text)
+{
+    constexpr size_t longest = 64;
+    if (text[0] != '<' && text[0] != '[') return {};
+    const char end = text[0] == '<' ? '>' : ']';
+    for (size_t i = 1; i < std::min(longest, text.size()) && white.find(text[i]) == white.npos; i++) {
+        if (text[i] != end || i < 2) continue;
+        const std::string_view word = text.substr(0, i + 1);
+        auto known = candidates_.find(word);
+        if (known == candidates_.end()) {
+            // A token that the tokenizer never makes of its own text was meant to be found whole.
+            std::optional<Token> id = tokenizer_.named(word);
+            if (id) {
+                const std::vector<Token> ids = tokenizer_.encode(word);
+                if (std::find(ids.begin(), ids.end(), *id) != ids.end()) id.reset();
+            }
+            known = candidates_.emplace(std::string(word), id).first;
+        }
+        if (!known->second) continue;
+        loose_marks_.emplace(word);
+        return Mark{*known->second, word.size()};
+    }
+    return {};
+}
+
+void ChatEncoder::encode_text(std::string_view text, std::vector<Token>& ids) const
+{
+    // Some user-defined tokens are recognised in every text; a mark among them would be more than text.
+    for (const Token id : tokenizer_.encode(text)) {
+        if (!is_mark(id)) ids.push_back(id);
+        else tokenizer_.encode_bytes(tokenizer_.piece(id), ids);
+    }
+}
+
+std::vector<Token> ChatEncoder::encode(std::span<const Piece> pieces)
+{
     std::vector<Token> ids;
     std::string run;    // text between two marks is tokenised as one
     bool after_mark = false;
     const auto end_run = [&] {
         std::string_view text = run;
-        if (after_mark && family.marks_eat_space) text.remove_prefix(std::min(text.find_first_not_of(white), text.size()));
-        // Some user-defined tokens are recognised in every text; a mark among them would be more than text.
-        for (const Token id : tokenizer.encode(text)) {
-            if (std::find(marks.begin(), marks.end(), id) == marks.end()) ids.push_back(id);
-            else tokenizer.encode_bytes(tokenizer.piece(id), ids);
-        }
+        if (after_mark && marks_eat_space_) text.remove_prefix(std::min(text.find_first_not_of(white), text.size()));
+        // A convention: where SentencePiece puts a space before a text, one that the text has behind a mark is that space. So has Mistral's tokenizer,
+        // whose templates write "[INST] "; a GGUF does not say what its tokenizer does there.
+        else if (after_mark && tokenizer_.space_prefix() && text.starts_with(' ')) text.remove_prefix(1);
+        encode_text(text, ids);
         run.clear();
     };
-    for (const ChatPiece& piece : pieces) {
-        std::optional<Token> id;
-        if (piece.kind == ChatPiece::Kind::mark) id = tokenizer.added(piece.text);
-        if (piece.kind == ChatPiece::Kind::bos) id = tokenizer.bos();
-        if (piece.kind == ChatPiece::Kind::eos) id = tokenizer.eos();
-        if (!id) {
+    for (const Piece& piece : pieces) {
+        if (!piece.own) {
             run += piece.text;
             continue;
         }
-        // White space between an answer and the token that ends it: models end answers without it.
-        if (ids.empty() && run.find_first_not_of(white) == run.npos) run.clear();
-        end_run();
-        ids.push_back(*id);
-        after_mark = true;
+        for (std::string_view rest = piece.text; !rest.empty();) {
+            const std::optional<Mark> mark = mark_at(rest);
+            if (!mark) {
+                run += rest[0];
+                rest.remove_prefix(1);
+                continue;
+            }
+            end_run();
+            ids.push_back(mark->id);
+            after_mark = true;
+            rest.remove_prefix(mark->bytes);
+        }
     }
     end_run();
+    if (tokenizer_.add_bos() && (ids.empty() || ids[0] != tokenizer_.bos())) ids.insert(ids.begin(), tokenizer_.bos());
+    if (ids.empty()) ids.push_back(tokenizer_.bos());
     return ids;
 }
 
-std::vector<Token> stop_tokens(const Tokenizer& tokenizer, const ChatTemplate& family)
+std::vector<Token> ChatEncoder::stops()
 {
-    std::vector<Token> stops = tokenizer.ends();
-    for (const std::string_view word : family.stops)
-        if (const auto id = tokenizer.added(word); id && std::ranges::find(stops, *id) == stops.end()) stops.push_back(*id);
+    std::vector<Token> stops = tokenizer_.ends();
+    constexpr std::string_view answer = "an answer";
+    std::vector<Piece> pieces;
+    try {
+        pieces = format_.render({chat_message("user", {{"a question", false}}), chat_message("assistant", {{std::string(answer), false}})}, false);
+    } catch (const jinja::TemplateError&) {
+        return stops;    // one that takes no such conversation does not tell
+    }
+    bool answered = false;
+    for (const Piece& piece : pieces) {
+        if (!piece.own) {
+            answered |= piece.text.find(answer) != piece.text.npos;
+            continue;
+        }
+        const std::string_view text = piece.text;
+        for (size_t at = 0; answered && at < text.size(); at++) {
+            const std::optional<Mark> mark = mark_at(text.substr(at));
+            if (!mark) continue;
+            if (std::find(stops.begin(), stops.end(), mark->id) == stops.end()) stops.push_back(mark->id);
+            return stops;
+        }
+    }
     return stops;
+}
+
+// ---- thoughts -------------------------------------------------------------------------------------------------------
+
+std::string opened_thought(std::span<const Piece> prompt)
+{
+    if (prompt.empty() || !prompt.back().own) return "";
+    const std::string& text = prompt.back().text;
+    for (const auto& [open, close] : thoughts) {
+        const size_t begin = text.rfind(open);
+        if (begin != text.npos && text.find(close, begin) == text.npos) return text.substr(begin);
+    }
+    return "";
+}
+
+bool is_thought_mark(std::string_view text)
+{
+    return std::any_of(std::begin(thoughts), std::end(thoughts), [&](const auto& t) { return t.first == text || t.second == text; });
 }
 
 }    // namespace hearth

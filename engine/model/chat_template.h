@@ -1,75 +1,91 @@
-// How a conversation stands in the text that a model reads: the frame of each turn, by family of chat template. A GGUF carries the template as a Jinja
-// program (`tokenizer.chat_template`); it is not run but recognised by its words.
+// How a conversation stands in the text that a model reads: what the template in its file (`tokenizer.chat_template`, a Jinja program) makes of it, and
+// which tokens that becomes.
 #pragma once
 
+#include "engine/model/jinja.h"
 #include "engine/model/tokenizer.h"
 
-#include <optional>
+#include <map>
+#include <set>
 #include <span>
-#include <string>
-#include <string_view>
-#include <vector>
 
 namespace hearth {
 
-/// A family of templates. In the strings "{bos}" and "{eos}" stand for the model's own tokens.
-struct ChatTemplate {
-    using Words = std::string_view[6];    // unused ones are empty
+/// Templates by name, for files that have none; "none" is the last: plain text, without frames.
+struct NamedTemplate {
+    std::string_view name, jinja;
+};
+std::span<const NamedTemplate> chat_templates();
+const NamedTemplate* find_chat_template(std::string_view name);    // nullptr where there is none
 
-    enum class System {
-        own_turn,        // before the first user's turn, in a frame of its own
-        always,          // the same, and the frame stands there without a system prompt, too
-        in_user_turn,    // within the first user's frame: the family has no system role
+/// The templates that a file has, its own first choice first, with what they are called: "default", "tool_use", "rag".
+std::vector<NamedTemplate> file_templates(const Gguf& file);
+
+/// One turn as a template is given it. What was said is none of the template's own, except where `content` says so: a token that the model wrote.
+jinja::Data chat_message(std::string_view role, jinja::Data::Text content);
+
+/// Messages from outside as templates are given them: roles (a word) count as the template's own, since it makes marks of them ('<|' + role + '|>').
+void own_roles(jinja::Data& messages);
+
+class ChatTemplate {
+  public:
+    /// `file` may be nullptr; else its tokens are the variables bos_token, eos_token and so on. Throws TemplateError where `jinja` is none.
+    ChatTemplate(std::string name, std::string_view jinja, const Gguf* file);
+
+    const std::string& name() const { return name_; }
+    const std::string& source() const { return source_; }
+
+    /// `variables` come before those of the file. Throws TemplateError or TemplateRefusal.
+    std::vector<jinja::Piece> render(jinja::Data::Dict variables, const jinja::Limits& limits = {}) const;
+
+    /// Of a list of messages, without tools.
+    std::vector<jinja::Piece> render(const jinja::Data::List& messages, bool answer, const jinja::Limits& limits = {}) const;
+
+  private:
+    std::string name_, source_;
+    jinja::Template template_;
+    jinja::Data::Dict tokens_;
+};
+
+/// A tokenizer for one template's texts. What the template writes becomes the control tokens that it names. What was inserted never does.
+class ChatEncoder {
+  public:
+    /// Both must outlive this.
+    ChatEncoder(const Tokenizer& tokenizer, const ChatTemplate& format);
+
+    /// Ids, with BOS where the model wants it and the template does not write it. They are those of the model's own tokenizer (of transformers, of a text
+    /// with special tokens), but for marks in what was inserted, which are spelled in single bytes.
+    std::vector<Token> encode(std::span<const jinja::Piece> pieces);
+
+    /// The tokens that end an answer: those that the model has, and the mark that the template writes behind one.
+    std::vector<Token> stops();
+
+    /// A token that is more than its text: it came from a template or from the model itself, never from what was inserted.
+    bool is_mark(Token id) const;
+
+    /// Marks that the vocabulary has as ordinary tokens, each once: they were taken as marks all the same.
+    const std::set<std::string>& loose_marks() const { return loose_marks_; }
+
+  private:
+    struct Mark {
+        Token id;
+        size_t bytes;
     };
+    std::optional<Mark> mark_at(std::string_view text);
+    std::optional<Mark> loose_mark_at(std::string_view text);
+    void encode_text(std::string_view text, std::vector<Token>& ids) const;
 
-    struct Frame {
-        std::string_view before, after;
-    };
-
-    std::string_view name;
-    Words words = {};               // all of them stand in the family's templates, and in those of no row above
-    Words without = {};             // none of these does
-    Words marks = {};               // what in the frames is a token of its own
-    std::string_view begin = {};    // of the conversation
-    System system_place = System::own_turn;
-    Frame system, user, assistant;    // assistant: its `before` ends the user's turn, its `after` is written when the next turn comes
-    Words stops = {};                 // tokens that end an answer, beside the model's EOS
-    bool trims = false;               // white space around what is said is left out
-    bool marks_eat_space = false;     // white space after a mark is no token
-    std::string_view default_system = {};
+    const Tokenizer& tokenizer_;
+    const ChatTemplate& format_;
+    bool marks_eat_space_;
+    std::set<std::string> loose_marks_;
+    std::map<std::string, std::optional<Token>, std::less<>> candidates_;    // for loose marks
 };
 
-/// Every family, the first match first; "none" is the last: plain text, without frames.
-std::span<const ChatTemplate> chat_templates();
+/// What the last of a prompt's own text opens and leaves open for the answer, from there on ("<think>\n"); empty where it opens nothing.
+std::string opened_thought(std::span<const jinja::Piece> prompt);
 
-/// The row of that name; nullptr where there is none.
-const ChatTemplate* find_chat_template(std::string_view name);
-
-/// The family of a template's Jinja text; nullptr where it is not known.
-const ChatTemplate* recognise_chat_template(std::string_view jinja);
-
-/// The system prompt that the template's text gives a conversation without one; the family's where it names none; may be empty.
-std::string default_system(const ChatTemplate& family, std::string_view jinja);
-
-/// A part of a text. What users say is Kind::text, whatever it looks like.
-struct ChatPiece {
-    enum class Kind { text, mark, bos, eos };
-    Kind kind;
-    std::string text;    // of text and mark
-};
-
-/// What is fed before an answer.
-struct ChatTurn {
-    bool first = true;          // else it ends the last answer
-    std::string_view system;    // of the first turn
-    std::string_view user;
-};
-std::vector<ChatPiece> chat_pieces(const ChatTemplate& family, const ChatTurn& turn);
-
-/// Ids of pieces. A mark that the vocabulary lacks is text; a mark in what users say is spelled in single bytes.
-std::vector<Token> encode(const Tokenizer& tokenizer, const ChatTemplate& family, std::span<const ChatPiece> pieces);
-
-/// The tokens that end an answer: those that the model has (Tokenizer::ends), and those of the family's stops that the vocabulary has.
-std::vector<Token> stop_tokens(const Tokenizer& tokenizer, const ChatTemplate& family);
+/// Whether it is one of the marks around a model's thoughts, which a reader wants to see.
+bool is_thought_mark(std::string_view text);
 
 }    // namespace hearth

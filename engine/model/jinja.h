@@ -46,7 +46,7 @@ struct Data {
 
 struct Limits {
     uint64_t steps = 20'000'000;         // of the interpreter; a long text counts as several
-    uint64_t memory = 512ull << 20;      // bytes of values at one time
+    uint64_t memory = 256ull << 20;      // bytes of values at one time
     uint64_t output = 64ull << 20;       // bytes
     std::optional<std::time_t> now{};    // what strftime_now tells; the time of day where not given
 };

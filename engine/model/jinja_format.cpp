@@ -29,7 +29,7 @@ std::string real_digits(double d, char way, int precision, bool alternate, bool 
     }
     if (way == 'e') {
         std::string out = chars(d, std::chars_format::scientific, precision);
-        if (alternate && precision == 0) out.insert(out.find('e'), ".");
+        if (alternate && precision == 0) out.insert(out.find('e'), 1, '.');
         return out;
     }
     if (precision == 0) precision = 1;
@@ -131,15 +131,18 @@ std::string Runtime::repr_real(double d)
     digits.resize(e);
     std::erase(digits, '.');
     if (exponent < -4 || exponent >= 16) {
-        if (digits.size() > 1) digits.insert(1, ".");
+        if (digits.size() > 1) digits.insert(1, 1, '.');
         digits += tail;
-    } else if (exponent < 0) digits = "0." + std::string(size_t(-exponent - 1), '0') + digits;
+    } else if (exponent < 0) digits = fmt::format("0.{:0>{}}", digits, size_t(-exponent - 1) + digits.size());
     else if (int(digits.size()) <= exponent + 1) digits += std::string(size_t(exponent + 1) - digits.size(), '0') + ".0";
-    else digits.insert(size_t(exponent) + 1, ".");
-    return std::signbit(d) ? "-" + digits : digits;
+    else digits.insert(size_t(exponent) + 1, 1, '.');
+    return fmt::format("{}{}", std::signbit(d) ? "-" : "", digits);
 }
 
-std::string Runtime::fixed_real(double d, int digits) { return (std::signbit(d) ? "-" : "") + real_digits(std::abs(d), 'f', digits, false); }
+std::string Runtime::fixed_real(double d, int digits) 
+{
+    return fmt::format("{}{}", std::signbit(d) ? "-" : "", real_digits(std::abs(d), 'f', digits, false));
+}
 
 // ---- 'a %s' % x ------------------------------------------------------------------------------------------------------
 

@@ -694,7 +694,7 @@ class Parser {
     std::string dotted_name()
     {
         std::string name = expect_name();
-        while (skip_op(".")) name += "." + expect_name();
+        while (skip_op(".")) name.append(1, '.').append(expect_name());
         return name;
     }
 

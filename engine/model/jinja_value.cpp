@@ -72,7 +72,7 @@ void Runtime::check_size(uint64_t characters)
 
 Value Runtime::text(Text text, bool safe)
 {
-    const uint64_t bytes = text.size() * sizeof(char32_t) + 64;
+    const uint64_t bytes = text.size() * sizeof(char32_t) + 128;
     work(1 + text.size() / 16);
     hold(bytes);
     // Given back when nobody has it any more: a template may build a long text piece by piece.

@@ -86,12 +86,27 @@ std::vector<Token> Tokenizer::encode(std::string_view text, bool special) const
 
 void Tokenizer::encode_bytes(std::string_view text, std::vector<Token>& ids) const { segmenter_->encode_bytes(text, ids); }
 
+std::optional<Token> Tokenizer::added_at(std::string_view text) const
+{
+    const Token* token = vocabulary_->longest_added(text, true);
+    return token ? std::optional(*token) : std::nullopt;
+}
+
 std::optional<Token> Tokenizer::added(std::string_view text) const
 {
     if (text.empty()) return {};
-    const Token* token = vocabulary_->longest_added(text, true);
-    return token && piece(*token) == text ? std::optional(*token) : std::nullopt;
+    const std::optional<Token> token = added_at(text);
+    return token && piece(*token) == text ? token : std::nullopt;
 }
+
+std::optional<Token> Tokenizer::named(std::string_view text) const
+{
+    const auto found = vocabulary_->ids.find(text);
+    if (found == vocabulary_->ids.end() || vocabulary_->pieces[found->second].kind == Vocabulary::Kind::user_defined) return {};
+    return found->second;
+}
+
+bool Tokenizer::space_prefix() const { return segmenter_->drop == Segmenter::Drop::one; }
 
 std::string Tokenizer::decode(const std::vector<Token>& ids) const
 {

@@ -36,6 +36,12 @@ class Tokenizer {
     /// The control or user-defined token that reads so.
     std::optional<Token> added(std::string_view text) const;
 
+    /// The longest control or user-defined token that a text, which is not empty, begins with.
+    std::optional<Token> added_at(std::string_view text) const;
+
+    /// The ordinary (normal or unused) token that reads so.
+    std::optional<Token> named(std::string_view text) const;
+
     /// Appends the ids of a text's single bytes: no added token is recognised in it.
     void encode_bytes(std::string_view text, std::vector<Token>& ids) const;
 
@@ -43,6 +49,7 @@ class Tokenizer {
     Token bos() const { return bos_; }    // EOS where the model has no BOS
     Token eos() const { return eos_; }
     const std::vector<Token>& ends() const { return ends_; }    // every token that ends an answer, EOS first
+    bool space_prefix() const;    // a text's first token stands for a space before it, too ("▁upon")
     bool add_bos() const { return add_bos_; }
     bool add_eos() const { return add_eos_; }
 
