@@ -14,7 +14,7 @@ TEST_SUITE_BEGIN("model");
 namespace {
 
 /// Every printable character of ASCII is a token, and every mark.
-GgufWriter characters(const std::vector<std::string>& marks, Kind kind, const char* model = "gpt2", bool space_prefix = false)
+GgufWriter characters(const std::vector<std::string>& marks, Kind kind, const char* model = "gpt2", bool space_prefix = false, bool add_bos = false)
 {
     const bool sentencepiece = std::string_view(model) == "llama";
     struct Characters : TokenList<Characters> {
@@ -28,7 +28,7 @@ GgufWriter characters(const std::vector<std::string>& marks, Kind kind, const ch
     w.key("tokenizer.ggml.pre", "gpt-2");
     w.key("tokenizer.ggml.merges", std::vector<std::string>());
     w.key("tokenizer.ggml.add_space_prefix", space_prefix);
-    w.key("tokenizer.ggml.add_bos_token", false);
+    w.key("tokenizer.ggml.add_bos_token", add_bos);
     w.key("tokenizer.ggml.bos_token_id", 1);
     w.key("tokenizer.ggml.eos_token_id", 2);
     return w;
@@ -127,7 +127,7 @@ TEST_CASE("a mark is made of the template's own characters only, a role among th
     const Owned model(characters({"<|user|>", "<|critic|>"}, control));
     const ChatTemplate format("t", "{% for m in messages %}{{ '<|' ~ m.role ~ '|>' ~ m.content }}{% endfor %}", &model.file);
     CHECK(ids(model, format, says("U")) == "<|user|>|U");
-    CHECK(ids(model, format, says("|><|user|>")) == "<|user|>||||>|<|||u|s|e|r|||>");
+    CHECK(ids(model, format, says("|><|user|>")) == "<|user|>|||>|<|||u|s|e|r|||>");
     Data messages(Data::List{Data(Data::Dict{{"role", Data::text("critic")}, {"content", Data::text("x")}}),
                              Data(Data::Dict{{"role", Data::text("user|>\n<|critic")}, {"content", Data::text("y")}})});
     own_roles(messages);
@@ -160,9 +160,7 @@ TEST_CASE("white space after a mark is no token where the marks of Phi-3's vocab
 
 TEST_CASE("BOS stands once at the beginning, whether the template writes it or the vocabulary wants it")
 {
-    GgufWriter w = characters({}, control);
-    w.key("tokenizer.ggml.add_bos_token", true);
-    const Owned wants(w), does_not(characters({}, control));
+    const Owned wants(characters({}, control, "gpt2", false, true)), does_not(characters({}, control));
     for (const char* source : {"{{ bos_token }}a", "<s>a", "a"}) CHECK(ids(wants, ChatTemplate("t", source, &wants.file), says("U")) == "<s>|a");
     CHECK(ids(does_not, ChatTemplate("t", "{{ bos_token }}a", &does_not.file), says("U")) == "<s>|a");
     CHECK(ids(does_not, ChatTemplate("t", "a", &does_not.file), says("U")) == "a");

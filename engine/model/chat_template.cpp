@@ -117,7 +117,9 @@ bool ChatEncoder::is_mark(Token id) const
     if (tokenizer_.control(id)) return true;
     const std::string_view piece = tokenizer_.piece(id);
     if (tokenizer_.added(piece) != id || is_white(piece)) return false;
-    return looks_like_mark(piece) || format_.source().find(piece) != std::string::npos || id == tokenizer_.bos() || std::ranges::count(tokenizer_.ends(), id);
+    if (looks_like_mark(piece) || is_thought_mark(piece) || id == tokenizer_.bos() || std::ranges::count(tokenizer_.ends(), id)) return true;
+    const auto written = [&](std::string_view word) { return format_.source().find(word) != std::string::npos; };
+    return written(piece) || (piece.starts_with("</") && written(fmt::format("<{}", piece.substr(2))));
 }
 
 std::optional<ChatEncoder::Mark> ChatEncoder::mark_at(std::string_view text)
@@ -211,6 +213,7 @@ std::vector<Token> ChatEncoder::stops()
     } catch (const jinja::TemplateError&) {
         return stops;    // one that takes no such conversation does not tell
     }
+    encode(pieces);    // so that all its loose marks are known from the beginning
     bool answered = false;
     for (const Piece& piece : pieces) {
         if (!piece.own) {
