@@ -106,7 +106,7 @@ void say_loose_marks(const ChatEncoder& encoder)
     if (encoder.loose_marks().empty()) return;
     std::string marks;
     for (const std::string& mark : encoder.loose_marks()) marks += fmt::format("{}{}", marks.empty() ? "" : ", ", printable(mark));
-    say("{}: in the vocabulary as ordinary tokens, and taken as the chat template's marks all the same", marks);
+    say("note: {}: in the vocabulary as ordinary tokens, and taken as the chat template's marks all the same", marks);
 }
 
 }    // namespace hearth::tools

@@ -1,4 +1,5 @@
 // hearth template: a chat template, or the text and tokens that it makes of a conversation. No model is run.
+#include "tools/confine.h"
 #include "tools/conversation.h"
 
 #include <fstream>
@@ -46,11 +47,13 @@ std::vector<nlohmann::ordered_json> conversations(const std::string& text)
 
 void render(const TemplateOptions& o)
 {
+    confinement().all(true);
     std::optional<Gguf> model;
     std::optional<Tokenizer> tokenizer;
     if (is_model(o.file)) {
         model.emplace(o.file);
         tokenizer.emplace(*model);
+        for (const std::string& note : tokenizer->notes()) say("note: {}", note);
     }
     const ChatTemplate format = choose_template(o.name.empty() && !model ? o.file : o.name, model ? &*model : nullptr);
     if (o.text.text.empty() && o.text.file.empty()) return print(format.source());
@@ -105,6 +108,7 @@ Command add_template(CLI::App& app)
         ->excludes(text);
     app.add_option("--template", o->name, "one of the model's templates by name, a file with one, or one of " + template_names());
     app.add_flag("--json", o->json, "text, ids and pieces as JSON, a line for each conversation");
+    confinement().add_option(app, true);
     return [o] { render(*o); };
 }
 
