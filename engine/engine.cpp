@@ -1,13 +1,14 @@
 #include "engine/engine.h"
 
+#include "engine/model/file_kind.h"
 #include "engine/plan/costs.h"
 #include "engine/plan/hotness.h"
 #include "engine/run/profiler.h"
 #include "engine/run/scheduler.h"
 #include "engine/run/tune.h"
+#include "engine/system/limits.h"
 
 #include <algorithm>
-#include <fstream>
 
 namespace hearth {
 
@@ -21,14 +22,11 @@ vulkan::Features allowed_features(const EngineOptions& options)
     return {.fp16 = !options.without_fp16, .int_dot = !options.without_int_dot, .matrices = !options.without_matrices};
 }
 
-/// Bytes of memory that programs can still have, by what the system says; nothing where it does not.
-std::optional<uint64_t> available_memory()
+std::shared_ptr<const Gguf> open_model(const std::filesystem::path& path)
 {
-    std::ifstream file("/proc/meminfo");
-    std::string name, unit;
-    for (uint64_t kib; file >> name >> kib && std::getline(file, unit);)
-        if (name == "MemAvailable:") return kib << 10;
-    return {};
+    auto file = std::make_shared<const Gguf>(path);
+    refuse_other_kinds(*file);
+    return file;
 }
 
 uint64_t parameters(const Weights& w)
@@ -110,7 +108,7 @@ struct Machinery {
 
     /// Looks at everything, loads nothing.
     explicit Machinery(const EngineOptions& o)
-        : options(o), file(std::make_shared<Gguf>(o.model)), tokenizer(*file), weights(describe_weights(file, down_layout())), team(o.threads)
+        : options(o), file(open_model(o.model)), tokenizer(*file), weights(describe_weights(file, down_layout())), team(threads_for(o.threads))
     {
         notes = tokenizer.notes();
         const Config& c = weights.config;
@@ -340,6 +338,7 @@ struct Machinery {
                 fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; `hearth quantize{}` writes files that "
                             "need no transposing",
                             options.model.filename().string(), options.sparsity == Sparsity::threshold ? " --by-neurons" : ""));
+        file->check_unchanged();
         report = make_plan(options.vram_budget, usual_position());
         shape.ring_bytes = report.ring;
         check_memory();
@@ -398,6 +397,17 @@ struct Machinery {
             place = fmt::format("on {}, all of it: {:.1f} of {:.1f} MiB", name, double(plan.bytes) / mib, double(report.budget) / mib);
     }
 
+    /// Whether the model's file is what it was. Asking costs a system call, so it is not asked for every token.
+    void check_file()
+    {
+        constexpr double every_us = 200'000;
+        const double now = clock_us();
+        if (now < next_check_us) return;
+        file->check_unchanged();
+        next_check_us = now + every_us;
+    }
+
+    double next_check_us = 0;
     double usual_position() const { return std::min(shape.context / 4.0, 512.0); }    // of a conversation's middle
 };
 
@@ -420,7 +430,7 @@ Machine measure_machine(const EngineOptions& options, const std::function<void(d
             if (const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), options.device); choice.index)
                 device = vulkan::Device::open(instance, instance->devices()[*choice.index], allowed_features(options));
     }
-    host::Team team(options.threads);
+    host::Team team(threads_for(options.threads));
     return measure_machine(team, device, progress, warn);
 }
 
@@ -506,8 +516,6 @@ void Profiling::window(std::span<const Token> tokens)
     profiler_->commit(uint32_t(tokens.size()));
 }
 
-std::filesystem::path cache_folder() { return vulkan::cache_folder(); }
-
 std::vector<std::string> Engine::take_validation_messages()
 {
     return machinery_->instance ? machinery_->instance->take_messages() : std::vector<std::string>();
@@ -564,6 +572,7 @@ bool Session::each_batch(std::span<const Token> tokens, const std::function<bool
     check_room(tokens.size());
     for (size_t first = 0; first < tokens.size(); first += machinery_->shape.batch) {
         if (stop && stop()) return false;
+        machinery_->check_file();
         const auto batch = tokens.subspan(first, std::min<size_t>(machinery_->shape.batch, tokens.size() - first));
         const FeedStats stats = state_->scheduler.feed(position_, batch, wanted(first, batch.size()));
         position_ += uint32_t(batch.size());

@@ -186,9 +186,6 @@ class Profiling {
     std::unique_ptr<Session> session_;
 };
 
-/// Where this program keeps what it can make again; empty where the system names no place.
-std::filesystem::path cache_folder();
-
 class Engine {
   public:
     /// Loads a model and puts it where the plan says. `progress` hears the share that is transposed and uploaded.

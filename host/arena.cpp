@@ -14,13 +14,6 @@
 #include <thread>
 #include <utility>
 
-#ifdef __linux__
-#include <fstream>
-#include <sched.h>
-#include <set>
-#include <string>
-#endif
-
 // The thread sanitizer does not see what libtbb, built without it, does to hand a task over and to wait for it; these tell it.
 #ifdef __SANITIZE_THREAD__
 extern "C" void __tsan_acquire(void*), __tsan_release(void*);
@@ -31,32 +24,6 @@ static void __tsan_release(void*) {}
 
 namespace hearth::host {
 namespace {
-
-#ifdef __linux__
-/// Physical cores this process may run on; 0 where the system does not say. Threads of one core share the list of their siblings.
-unsigned physical_cores()
-{
-    cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return 0;
-    std::set<std::string> cores;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, &allowed)) continue;
-        std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
-        std::string siblings;
-        if (!std::getline(file, siblings)) return 0;
-        cores.insert(siblings);
-    }
-    return unsigned(cores.size());
-}
-#else
-unsigned physical_cores() { return 0; }
-#endif
-
-unsigned default_threads()
-{
-    const unsigned cores = physical_cores();
-    return cores ? cores : std::max(1u, std::thread::hardware_concurrency());
-}
 
 /// How to wait for something that is usually near: the next matrix of a layer comes after a few microseconds, the next layer after some ten
 /// (then others may need the core: a software GPU, the desktop), the next token after a millisecond or never.
@@ -82,11 +49,11 @@ class Patience {
 struct Team::State {
     explicit State(unsigned size) : size(size), arena(int(size), 1)
     {
-        if (size > std::thread::hardware_concurrency()) more_workers.emplace(tbb::global_control::max_allowed_parallelism, size);
+        if (size > tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism)) more_workers.emplace(tbb::global_control::max_allowed_parallelism, size);
     }
 
     const unsigned size;
-    std::optional<tbb::global_control> more_workers;    // TBB alone never makes more threads than the machine has
+    std::optional<tbb::global_control> more_workers;    // TBB alone makes no more threads than the machine has
     tbb::task_arena arena;
     bool held = false;    // the leader's
 
@@ -147,7 +114,7 @@ struct Team::State {
     }
 };
 
-Team::Team(unsigned threads) : state_(std::make_unique<State>(threads ? threads : default_threads())) {}
+Team::Team(unsigned threads) : state_(std::make_unique<State>(std::max(threads, 1u))) {}
 
 Team::~Team() = default;
 

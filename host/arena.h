@@ -10,8 +10,8 @@ namespace hearth::host {
 
 class Team {
   public:
-    /// `threads` workers, the caller included; 0 takes one per physical core.
-    explicit Team(unsigned threads = 0);
+    /// `threads` workers, the caller included.
+    explicit Team(unsigned threads);
     ~Team();
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;

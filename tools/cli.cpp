@@ -208,6 +208,7 @@ void prepare_streams()
         if (fcntl(fd, F_GETFD) == -1) open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);    // the wrong way round: to use it is an error
     std::signal(SIGPIPE, SIG_IGN);
     std::signal(SIGXFSZ, SIG_IGN);
+    end_clearly_on_signals();
 #endif
 }
 
@@ -220,7 +221,7 @@ volatile std::sig_atomic_t interrupt_seen = 0;
 void on_interrupt(int)
 {
     interrupt_seen = 1;
-    std::signal(SIGINT, SIG_DFL);
+    end_clearly_on(SIGINT);
 }
 
 }    // namespace
@@ -265,40 +266,19 @@ void print(std::string_view text)
         throw Error("standard output cannot be written: {}", std::generic_category().message(errno));
 }
 
-OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path))
+namespace {
+
+/// Whoever is confined may write there. It is asked for before the file is made.
+std::filesystem::path allowed(const std::filesystem::path& path)
 {
-    std::error_code ec;
-    if (std::filesystem::is_directory(path_, ec)) throw Error("{} cannot be written: it is a directory; name a file", path_.string());
-    if (std::filesystem::is_symlink(path_, ec)) path_ = std::filesystem::weakly_canonical(path_, ec);
-    confinement().allow(path_);
-    const bool straight = std::filesystem::exists(path_, ec) && !std::filesystem::is_regular_file(path_, ec);
-    part_ = straight ? path_ : std::filesystem::path(path_.string() + ".part");
-    file_ = std::fopen(part_.string().c_str(), "wb");
-    if (!file_)
-        throw Error("{} cannot be written: {}; name a file in a folder that you may write to", path_.string(),
-                    std::generic_category().message(errno));
+    const std::filesystem::path target = WholeFile::target_of(path);
+    confinement().allow(target);
+    return target;
 }
 
-OutputFile::~OutputFile()
-{
-    if (!file_) return;
-    std::fclose(file_);
-    std::error_code ec;
-    if (part_ != path_) std::filesystem::remove(part_, ec);
-}
+}    // namespace
 
-void OutputFile::finish(std::string_view text)
-{
-    bool good = std::fwrite(text.data(), 1, text.size(), file_) == text.size();
-    good = std::fclose(std::exchange(file_, nullptr)) == 0 && good;
-    std::error_code ec;
-    if (good && part_ != path_) std::filesystem::rename(part_, path_, ec);
-    if (!good || ec) {
-        const std::string why = ec ? ec.message() : std::generic_category().message(errno);
-        if (part_ != path_) std::filesystem::remove(part_, ec);
-        throw Error("{} cannot be written: {}", path_.string(), why);
-    }
-}
+OutputFile::OutputFile(const std::filesystem::path& path) : WholeFile(allowed(path), {.devices = true}) {}
 
 // ---- statistics --------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/engine.h"
+#include "engine/system/whole_file.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -101,19 +102,15 @@ std::string dump(const nlohmann::json& json);
 /// Writes to stdout; throws Error if it cannot be written.
 void print(std::string_view text);
 
-/// A file that appears whole or not at all. Opened at once, so that a path that cannot be written is an error before the work, not after.
-/// What is no ordinary file (a pipe, a device) is written straight; a link is followed.
-class OutputFile {
+/// A file that an option names. What is no ordinary file (a pipe, a device) is written as it is.
+class OutputFile : public WholeFile {
   public:
-    explicit OutputFile(std::filesystem::path path);
-    ~OutputFile();
-    OutputFile(const OutputFile&) = delete;
-    OutputFile& operator=(const OutputFile&) = delete;
-    void finish(std::string_view text);
-
-  private:
-    std::filesystem::path path_, part_;
-    std::FILE* file_ = nullptr;
+    explicit OutputFile(const std::filesystem::path& path);
+    void finish(std::string_view text)
+    {
+        write(text);
+        WholeFile::finish();
+    }
 };
 
 /// What host and device did when, for Chrome's trace viewer.

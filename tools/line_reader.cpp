@@ -218,9 +218,9 @@ class LineReader::Editor {
         std::string text;
         std::for_each(lines.end() - ptrdiff_t(kept), lines.end(), [&](const std::string& line) { text += line + "\n"; });
         try {
-            OutputFile out(file_);
-            out.finish(text);
-            std::filesystem::permissions(file_, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+            WholeFile out(file_, {.for_owner = true});
+            out.write(text);
+            out.finish();
         } catch (const std::exception& e) {
             not_kept(e.what());
         }

@@ -1,4 +1,5 @@
 // The machine's figures as JSON: measured by `hearth tune`, read by whatever plans.
+#include "engine/system/folders.h"
 #include "tools/cli.h"
 
 #include <fstream>

@@ -1,4 +1,5 @@
 // hearth tokenize: ids and pieces of a text, without BOS.
+#include "engine/model/file_kind.h"
 #include "tools/cli.h"
 #include "tools/confine.h"
 
@@ -21,6 +22,7 @@ Command add_tokenize(CLI::App& app)
     return [o] {
         confinement().all(true);
         const Gguf file(o->model);
+        if (!file.keys().contains("tokenizer.ggml.tokens")) refuse_other_kinds(file);
         const Tokenizer tokenizer(file);
         for (const std::string& note : tokenizer.notes()) say("note: {}", note);
         const std::string text = read_text(o->text);

@@ -1,109 +1,39 @@
 #include "engine/model/gguf.h"
 
+#include "engine/model/file_kind.h"
 #include "host/sparse.h"
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <set>
-#include <system_error>
 #include <utility>
-
-#ifdef _WIN32
-#define WIN32_LEAN_AND_MEAN
-#define NOMINMAX
-#include <windows.h>
-#else
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#endif
 
 namespace hearth {
 
 static_assert(std::endian::native == std::endian::little, "GGUF files are read as they lie");
 
-// ---- the map -----------------------------------------------------------------------------------------------------------
-
-#ifdef _WIN32
-
-MappedFile::MappedFile(const std::filesystem::path& path)
-{
-    const HANDLE file = CreateFileW(path.c_str(), GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
-    const bool opened = file != INVALID_HANDLE_VALUE;
-    LARGE_INTEGER size{};
-    const bool sized = opened && GetFileSizeEx(file, &size);
-    size_ = size_t(size.QuadPart);
-    const HANDLE mapping = size_ ? CreateFileMappingW(file, nullptr, PAGE_READONLY, 0, 0, nullptr) : nullptr;
-    if (mapping) data_ = static_cast<const char*>(MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0));
-    const bool good = sized && (data_ || !size_);
-    const std::error_code error(int(GetLastError()), std::system_category());
-    if (mapping) CloseHandle(mapping);    // the view keeps both alive
-    if (opened) CloseHandle(file);
-    if (!good) throw Error("cannot read {}: {}", path.string(), error.message());
-}
-
-MappedFile::~MappedFile()
-{
-    if (data_) UnmapViewOfFile(data_);
-}
-
-#else
-
-MappedFile::MappedFile(const std::filesystem::path& path)
-{
-    const auto check = [&](bool good) {
-        if (!good) throw Error("cannot read {}: {}", path.string(), std::strerror(errno));
-    };
-    struct stat status;
-    check(stat(path.c_str(), &status) == 0);
-    // Before open, which waits for ever on a pipe that nobody writes to.
-    if (S_ISDIR(status.st_mode)) throw Error("{} is a directory; name the GGUF file in it", path.string());
-    if (!S_ISREG(status.st_mode)) throw Error("{} is not a regular file; a model cannot be read from a pipe or a device", path.string());
-    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    check(file >= 0);
-    size_ = size_t(status.st_size);
-    void* mapped = size_ ? mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0) : nullptr;
-    const int error = errno;
-    close(file);
-    errno = error;
-    check(mapped != MAP_FAILED);
-    data_ = static_cast<const char*>(mapped);
-}
-
-MappedFile::~MappedFile()
-{
-    if (data_) munmap(const_cast<char*>(data_), size_);
-}
-
-#endif
-
-MappedFile::MappedFile(MappedFile&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept
-{
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-}
-
 // ---- the format --------------------------------------------------------------------------------------------------------
 
 namespace {
 
-/// Names of ggml's types, for messages and lists.
+/// Names of ggml's types, for messages and lists, those included that it once had (4, 5, 31 to 33, 36 to 38).
 constexpr struct {
     uint32_t type;
     std::string_view name;
 } type_names[] = {
-    {0, "F32"},     {1, "F16"},    {2, "Q4_0"},   {3, "Q4_1"},    {6, "Q5_0"},   {7, "Q5_1"},     {8, "Q8_0"},    {9, "Q8_1"},     {10, "Q2_K"},
-    {11, "Q3_K"},   {12, "Q4_K"},  {13, "Q5_K"},  {14, "Q6_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
-    {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"}, {24, "I8"},    {25, "I16"},     {26, "I32"},    {27, "I64"},     {28, "F64"},
-    {29, "IQ1_M"},  {30, "BF16"},  {34, "TQ1_0"}, {35, "TQ2_0"},  {39, "MXFP4"}, {40, "NVFP4"},
+    {0, "F32"},       {1, "F16"},       {2, "Q4_0"},      {3, "Q4_1"},     {4, "Q4_2"},        {5, "Q4_3"},        {6, "Q5_0"},        {7, "Q5_1"},
+    {8, "Q8_0"},      {9, "Q8_1"},      {10, "Q2_K"},     {11, "Q3_K"},    {12, "Q4_K"},       {13, "Q5_K"},       {14, "Q6_K"},       {15, "Q8_K"},
+    {16, "IQ2_XXS"},  {17, "IQ2_XS"},   {18, "IQ3_XXS"},  {19, "IQ1_S"},   {20, "IQ4_NL"},     {21, "IQ3_S"},      {22, "IQ2_S"},      {23, "IQ4_XS"},
+    {24, "I8"},       {25, "I16"},      {26, "I32"},      {27, "I64"},     {28, "F64"},        {29, "IQ1_M"},      {30, "BF16"},       {31, "Q4_0_4_4"},
+    {32, "Q4_0_4_8"}, {33, "Q4_0_8_8"}, {34, "TQ1_0"},    {35, "TQ2_0"},   {36, "IQ4_NL_4_4"}, {37, "IQ4_NL_4_8"}, {38, "IQ4_NL_8_8"}, {39, "MXFP4"},
+    {40, "NVFP4"},    {41, "Q1_0"},     {42, "Q2_0"},
+    // ik_llama.cpp's own
+    {133, "Q6_0"},    {134, "IQ1_BN"},  {135, "IQ2_BN"},  {137, "IQ2_K"},  {138, "IQ3_K"},     {139, "IQ4_K"},     {140, "IQ5_K"},     {141, "IQ6_K"},
+    {144, "IQ4_KS"},  {145, "IQ2_KS"},  {146, "IQ4_KSS"}, {152, "IQ5_KS"}, {153, "IQ2_KT"},    {154, "IQ3_KT"},    {155, "IQ4_KT"},    {156, "IQ3_KS"},
+    {157, "IQ2_KL"},  {158, "IQ1_KT"},
 };
 
 enum class Class { unsigned_integer, signed_integer, real, boolean, text, array };
@@ -245,7 +175,19 @@ std::string GgufTensor::type_name() const
 
 Gguf::Gguf(const std::filesystem::path& path, Alone) : path_(path), file_(std::in_place, path), bytes_(file_->bytes()) { parse(); }
 
-Gguf::Gguf(const std::filesystem::path& path) : Gguf(path, Alone())
+namespace {
+
+/// A path that is no directory: what to do about one depends on what is in it.
+const std::filesystem::path& no_folder(const std::filesystem::path& path)
+{
+    std::error_code ec;
+    if (std::filesystem::is_directory(path, ec)) throw Error("{} is {}", printable(path.string()), what_folder(path));
+    return path;
+}
+
+}    // namespace
+
+Gguf::Gguf(const std::filesystem::path& path) : Gguf(no_folder(path), Alone())
 {
     if (u32("split.count", 1) > 1) open_parts();
     read_sparse();
@@ -327,7 +269,7 @@ void Gguf::parse()
     if (bytes_.empty()) throw Error("{} is empty; copy or convert the model again", file);
     powerinfer_ = bytes_.starts_with("PWRI");
     if (!powerinfer_ && !bytes_.starts_with("GGUF"))
-        throw Error("{} is not a GGUF file; give a model that ends in .gguf, or make one with tools/convert.py", file);
+        throw Error("{} is {}", printable(file), other_format(bytes_));
 
     Reader reader(file, bytes_);
     raw_.magic = reader.take(4, "magic");
@@ -442,6 +384,12 @@ void Gguf::check_sparse_rows() const
             throw Error("{} is damaged: the bits of row {} of {} are of more or fewer weights than it has; make the file again", path_.string(), r,
                         t.name);
     }
+}
+
+void Gguf::check_unchanged() const
+{
+    if (file_) file_->check_unchanged();
+    for (const Gguf& part : parts_) part.check_unchanged();
 }
 
 // ---- what it holds -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "engine/error.h"
+#include "engine/system/file_map.h"
 #include "host/matrix.h"
 
 #include <cstdint>
@@ -18,20 +19,6 @@
 #include <vector>
 
 namespace hearth {
-
-/// A file's bytes, mapped read-only. Move-only.
-class MappedFile {
-  public:
-    explicit MappedFile(const std::filesystem::path& path);
-    MappedFile(MappedFile&&) noexcept;
-    MappedFile& operator=(MappedFile&&) noexcept;
-    ~MappedFile();
-    std::string_view bytes() const { return {data_, size_}; }
-
-  private:
-    const char* data_ = nullptr;
-    size_t size_ = 0;
-};
 
 /// Unsigned integers as uint64_t, signed ones as int64_t, floats as double; in arrays integers and bools as int64_t.
 using GgufValue =
@@ -83,6 +70,9 @@ class Gguf {
 
     /// Throws Error where the bits of a sparse row contradict its length: kernels might read beyond it. To be called before they read any.
     void check_sparse_rows() const;
+
+    /// Throws Error where a file of it was written to since it was opened.
+    void check_unchanged() const;
 
     /// nullptr where there is no such tensor.
     const GgufTensor* find(std::string_view name) const;

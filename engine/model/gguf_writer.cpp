@@ -1,6 +1,5 @@
 #include "engine/model/gguf_writer.h"
 
-#include <cstdio>
 #include <system_error>
 #include <utility>
 
@@ -75,57 +74,6 @@ void GgufKeys::copy(std::string_view key_and_value)
 }
 
 // ---- files -------------------------------------------------------------------------------------------------------------
-
-WholeFile::WholeFile(std::filesystem::path path) : path_(std::move(path))
-{
-    std::error_code ec;
-    if (std::filesystem::is_symlink(path_, ec)) path_ = std::filesystem::weakly_canonical(path_, ec);
-    if (std::filesystem::exists(path_, ec) && !std::filesystem::is_regular_file(path_, ec))
-        throw Error("{} cannot be written: it is a directory or a device; name a file", path_.string());
-    part_ = part_of(path_);
-    file_ = std::fopen(part_.string().c_str(), "wb");
-    if (!file_) fail(errno);
-}
-
-WholeFile::~WholeFile()
-{
-    if (!file_) return;
-    std::fclose(file_);
-    std::error_code ec;
-    std::filesystem::remove(part_, ec);
-}
-
-void WholeFile::fail(int error) const
-{
-    throw Error("{} cannot be written: {}; make room, or name another file", path_.string(), std::generic_category().message(error));
-}
-
-std::filesystem::path WholeFile::part_of(const std::filesystem::path& path) { return path.string() + ".part"; }
-
-void WholeFile::write(std::string_view bytes)
-{
-    if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) fail(errno);
-}
-
-void WholeFile::finish()
-{
-    if (std::fflush(file_) != 0) fail(errno);
-    const int closed = std::fclose(std::exchange(file_, nullptr));
-    const int error = errno;
-    std::error_code ec;
-    if (closed == 0) std::filesystem::rename(part_, path_, ec);
-    if (closed == 0 && !ec) return;
-    std::error_code ignored;
-    std::filesystem::remove(part_, ignored);
-    fail(ec ? ec.value() : error);
-}
-
-void write_whole(const std::filesystem::path& path, std::span<const std::string_view> parts)
-{
-    WholeFile file(path);
-    for (const std::string_view bytes : parts) file.write(bytes);
-    file.finish();
-}
 
 namespace {
 

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "engine/model/gguf.h"
+#include "engine/system/whole_file.h"
 
-#include <cstdio>
 #include <span>
 
 namespace hearth {
@@ -41,28 +41,6 @@ class GgufKeys {
     uint64_t count_ = 0;
 };
 
-/// A file that appears whole or not at all: it is written as PATH.part, which `finish` renames. It is opened at once, so that a place that cannot be
-/// written is told before the work. A link is followed. Throws Error.
-class WholeFile {
-  public:
-    explicit WholeFile(std::filesystem::path path);
-    ~WholeFile();
-    WholeFile(const WholeFile&) = delete;
-    WholeFile& operator=(const WholeFile&) = delete;
-
-    void write(std::string_view bytes);
-    void finish();
-
-    /// Where the bytes for `path` are written first.
-    static std::filesystem::path part_of(const std::filesystem::path& path);
-
-  private:
-    [[noreturn]] void fail(int error) const;
-
-    std::filesystem::path path_, part_;
-    std::FILE* file_ = nullptr;
-};
-
 /// What the table of tensors says of one.
 struct GgufEntry {
     std::string name;
@@ -96,8 +74,5 @@ class ModelFile {
 /// Copies a model with `keys` added to its header; keys of the model whose name starts with `prefix` are left out. `out` appears whole or not at all.
 /// Throws Error.
 void embed_keys(const Gguf& model, std::string_view prefix, const GgufKeys& keys, const std::filesystem::path& out);
-
-/// Writes a file that appears whole or not at all. Throws Error.
-void write_whole(const std::filesystem::path& path, std::span<const std::string_view> parts);
 
 }    // namespace hearth

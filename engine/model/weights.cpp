@@ -1,5 +1,6 @@
 #include "engine/model/weights.h"
 
+#include "engine/model/file_kind.h"
 #include "host/arena.h"
 #include "host/kernels.h"
 
@@ -32,13 +33,21 @@ constexpr uint32_t softmax_gating = 1;    // of ARCHITECTURE.expert_gating_func
 constexpr uint32_t max_layers = 300, max_dim = 1 << 16, max_heads = 1 << 12, max_head_dim = 256, max_neurons = 1 << 20, max_vocab = 1 << 24,
                    max_context = 1 << 24, max_predictor = 1 << 16;
 
+std::string known_formats()
+{
+    std::string known;
+    for (const WeightFormat& f : weight_formats) known += (known.empty() ? "" : ", ") + std::string(f.name);
+    return known;
+}
+
 const Family& family_of(const Gguf& file)
 {
+    refuse_other_kinds(file);
     const std::string_view name = file.string("general.architecture");
     if (const Family* family = find_family(name)) return *family;
     std::string known;
     for (const Family& family : all_families()) known += (known.empty() ? "" : ", ") + std::string(family.architecture);
-    throw Error("{} is a model of the architecture {:.60}, which this version cannot run; it runs {}", file.path().string(), name, known);
+    throw Error("{} is a model of the architecture {:.60}, which this version cannot run; it runs {}", file.path().string(), printable(name), known);
 }
 
 /// A whole number within limits.
@@ -50,9 +59,9 @@ uint32_t checked(const Gguf& file, std::string_view what, uint64_t n, uint32_t m
 
 host::Activation activation_of(const Gguf& file, const Family& family)
 {
-    if (!file.keys().contains("hearth.activation"))
+    if (!file.keys().contains(activation_key))
         return file.powerinfer() && !host::makes_zeros(family.activation) ? host::Activation::relu : family.activation;
-    const std::string_view name = file.string("hearth.activation");
+    const std::string_view name = file.string(activation_key);
     for (const auto& row : activations)
         if (row.name == name) return row.activation;
     std::string known;
@@ -246,7 +255,8 @@ class Tensors {
         const GgufTensor* t = file_.find(name);
         if (!t) throw Error("{} has no tensor {}; convert the model again", path_, name);
         if (!find_format(t->type))
-            throw Error("{}: {} is {}, which this version cannot read; convert the model to F16, Q8_0 or Q4_0", path_, name, t->type_name());
+            throw Error("{}: {} is {}, which this version cannot read; it reads {}: get a file of one of these, or make one of the original model", path_,
+                        name, t->type_name(), known_formats());
         std::vector<uint64_t> shape = t->shape;
         while (shape.size() > expected.size() && shape.back() == 1) shape.pop_back();
         if (shape != expected)
@@ -527,6 +537,11 @@ std::vector<double> rope_frequencies(const Config& c, bool windowed)
     std::vector<double> frequencies = host::rope_frequencies(c.rope_dim, c.rope_base);
     for (size_t i = 0; i < frequencies.size(); i++) frequencies[i] /= double(c.rope_scale) * (c.rope_factors.empty() ? 1.0 : c.rope_factors[i]);
     return frequencies;
+}
+
+std::string_view activation_name(host::Activation activation)
+{
+    return std::ranges::find_if(activations, [&](const auto& row) { return row.activation == activation; })->name;
 }
 
 Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout, unsigned threads, const std::function<void(double)>& progress)

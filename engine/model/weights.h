@@ -16,6 +16,10 @@ namespace hearth {
 /// The neurons of an expert are a multiple of this, so that a group of neurons (engine/plan/placement.h) is of one expert.
 inline constexpr uint32_t expert_unit = 32;
 
+/// The key that says another activation than the architecture's, and what it is called there.
+inline constexpr std::string_view activation_key = "hearth.activation";
+std::string_view activation_name(host::Activation activation);
+
 struct Config {
     std::string architecture;    // "llama"
     std::string name;            // general.name, or the file's name

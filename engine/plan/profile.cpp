@@ -1,6 +1,7 @@
 #include "engine/plan/profile.h"
 
 #include "engine/model/gguf_writer.h"
+#include "engine/system/checksum.h"
 
 #include <algorithm>
 #include <bit>
@@ -20,18 +21,6 @@ constexpr uint64_t most_count = uint64_t(1) << 53;    // of anything: doubles ho
 constexpr uint32_t most_stride = uint32_t(1) << 31;
 
 uint32_t words_for(uint64_t neurons) { return ceil_div(neurons, 32); }
-
-class Fnv1a {
-  public:
-    void add(std::string_view bytes)
-    {
-        for (const char c : bytes) hash_ = (hash_ ^ uint8_t(c)) * 0x100000001b3u;
-    }
-    std::string hex() const { return fmt::format("{:016x}", hash_); }
-
-  private:
-    uint64_t hash_ = 0xcbf29ce484222325u;
-};
 
 std::string key_of(std::string_view name) { return std::string(prefix) + std::string(name); }
 std::string key_of(uint32_t layer, std::string_view name) { return fmt::format("{}blk.{}.{}", prefix, layer, name); }

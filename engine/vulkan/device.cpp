@@ -1,5 +1,6 @@
 #include "engine/vulkan/device.h"
 
+#include "engine/system/folders.h"
 #include "engine/vulkan/kernel.h"
 
 #include <algorithm>
@@ -8,7 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
+#include <new>
 #include <utility>
 
 namespace hearth::vulkan {
@@ -407,18 +408,6 @@ Device::~Device()
     api_.DestroyDevice(handle_, nullptr);
 }
 
-std::filesystem::path cache_folder()
-{
-#ifdef _WIN32
-    const char* base = std::getenv("LOCALAPPDATA");
-    return base ? std::filesystem::path(base) / "hearth" : std::filesystem::path();
-#else
-    if (const char* base = std::getenv("XDG_CACHE_HOME"); base && *base) return std::filesystem::path(base) / "hearth";
-    const char* home = std::getenv("HOME");
-    return home && *home ? std::filesystem::path(home) / ".cache" / "hearth" : std::filesystem::path();
-#endif
-}
-
 // The cache only saves compile time: where it cannot be read or written, nothing else changes, so failures are silent.
 void Device::open_pipeline_cache()
 {
@@ -432,7 +421,7 @@ void Device::open_pipeline_cache()
     std::string data;
     if (const std::filesystem::path folder = cache_folder(); !folder.empty()) {
         cache_path_ = (folder / (name + ".bin")).string();
-        if (std::ifstream file(cache_path_, std::ios::binary); file) data.assign(std::istreambuf_iterator<char>(file), {});
+        data = read_cached(cache_path_);
     }
     cache_bytes_ = data.size();
     VkPipelineCacheCreateInfo info = {
@@ -446,18 +435,14 @@ void Device::save_pipeline_cache() const
 {
     size_t bytes = 0;
     if (cache_path_.empty() || api_.GetPipelineCacheData(handle_, pipeline_cache_, &bytes, nullptr) != VK_SUCCESS || bytes == cache_bytes_) return;
-    std::vector<char> data(bytes);
-    if (api_.GetPipelineCacheData(handle_, pipeline_cache_, &bytes, data.data()) != VK_SUCCESS) return;
-    std::error_code ec;
-    std::filesystem::create_directories(std::filesystem::path(cache_path_).parent_path(), ec);
-    const std::string part = fmt::format("{}.{}.part", cache_path_, static_cast<const void*>(this));
-    {
-        std::ofstream file(part, std::ios::binary);
-        file.write(data.data(), std::streamsize(bytes));
-        if (!file.flush()) ec = std::make_error_code(std::errc::io_error);
+    std::vector<char> data;
+    try {
+        data.resize(bytes);
+    } catch (const std::bad_alloc&) {
+        return;    // this is a destructor's
     }
-    if (!ec) std::filesystem::rename(part, cache_path_, ec);
-    if (ec) std::filesystem::remove(part, ec);
+    if (api_.GetPipelineCacheData(handle_, pipeline_cache_, &bytes, data.data()) != VK_SUCCESS) return;
+    write_cached(cache_path_, {data.data(), bytes});
 }
 
 const Pipeline& Device::pipeline(std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,

@@ -62,9 +62,6 @@ struct DeviceChoice {
 /// Throws Error where `wanted` names no device, an unfit one, or several.
 DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_view wanted);
 
-/// Where this program keeps what it can make again; empty where the system names no place.
-std::filesystem::path cache_folder();
-
 struct InstanceOptions {
     bool validation = false;    // Khronos validation with synchronization validation; messages are kept
 };
