@@ -11,7 +11,7 @@ namespace {
 struct QuantizeOptions {
     std::string model, output, type, sensitive;
     unsigned threads = 0;
-    bool dense = false, by_neurons = false, json = false;
+    bool dense = false, by_neurons = false, plain = false, json = false;
 };
 
 double bits_per_weight(uint64_t bytes, uint64_t weights) { return 8 * double(bytes) / double(weights); }
@@ -47,7 +47,7 @@ nlohmann::json to_json(const Requantised& r)
 void quantize(const QuantizeOptions& o)
 {
     const Quantisation& how = *find_quantisation(o.type);
-    RequantiseOptions options = {.dense = o.dense, .by_neurons = o.by_neurons, .threads = o.threads};
+    RequantiseOptions options = {.dense = o.dense, .by_neurons = o.by_neurons, .plain = o.plain, .threads = o.threads};
     if (!o.sensitive.empty()) options.sensitive = find_quantisation(o.sensitive)->matrices;
     confinement().allow(o.output);
     confinement().all(false);
@@ -90,16 +90,19 @@ Command add_quantize(CLI::App& app)
                    "another type for the output matrix (the embedding where it serves as one) and predictors; nothing gets larger than it was by it")
         ->check(CLI::IsMember(names));
     app.add_flag("--dense", o->dense,
-                 "store zeros like other weights, as other programs want it (default: f16 and q8_0 leave them out where that saves a tenth)");
-    app.add_flag("--by-neurons", o->by_neurons, "store the down projection by neurons in any model: for --sparsity threshold");
+                 "store zeros like other weights (default: f16 and q8_0 leave them out where that saves a tenth)");
+    auto* by_neurons = app.add_flag("--by-neurons", o->by_neurons, "store the down projection by neurons in any model: for --sparsity threshold");
+    app.add_flag("--plain", o->plain,
+                 "write what other programs read: the down projection by columns, zeros like other weights, no predictors")
+        ->excludes(by_neurons);
     app.add_option("-t,--threads", o->threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
     app.add_flag("--json", o->json, "print JSON");
     confinement().add_option(app, false);
     app.footer("In ReLU models and mixtures of experts the down projection is stored by neurons (ffn_down_t), so that it need not be transposed at "
-               "load; where activations are never zero it stays as others store it. Rows that are no whole blocks of 256 get blocks of 32 (Q5_0 for "
-               "Q4_K, Q8_0 for Q6_K), and where they are none of those either F16. With f16 and q8_0, a matrix with many zeros (of SparseGPT, 2:4 or "
-               "any other pattern) is stored without them, which inspect shows as F16_SPARSE or Q8_0_SPARSE. The error is the root of the mean square "
-               "of what was lost, relative to that of the weights.");
+               "load; other programs do not read that, and --plain stores it their way. Where activations are never zero it stays as others store it. "
+               "Rows that are no whole blocks of 256 get blocks of 32 (Q5_0 for Q4_K, Q8_0 for Q6_K), and where they are none of those either F16. With "
+               "f16 and q8_0, a matrix with many zeros (of SparseGPT, 2:4 or any other pattern) is stored without them, which inspect shows as F16_SPARSE "
+               "or Q8_0_SPARSE. The error is the root of the mean square of what was lost, relative to that of the weights.");
     return [o] { quantize(*o); };
 }
 

@@ -1,7 +1,9 @@
 #include "engine/model/requantise.h"
 
+#include "engine/model/families.h"
 #include "engine/model/gguf_writer.h"
 #include "engine/model/weights.h"
+#include "engine/system/limits.h"
 #include "host/arena.h"
 #include "host/kernels.h"
 #include "host/quantise.h"
@@ -50,9 +52,13 @@ struct Job {
     std::string name;    // in the copy
     std::string_view note;
     std::vector<uint32_t> starts = {};    // of sparse rows (Matrix::starts), which `type` is the type of the values of; else empty
+    uint32_t stacked = 0;                 // matrices, one below the other, where the source's shape does not say so
 
-    uint32_t experts() const { return source->shape.size() > 2 ? uint32_t(source->shape[2]) : 1; }    // matrices, one below the other
-    uint32_t source_rows() const { return source->shape.size() > 1 ? uint32_t(source->shape[1]) * experts() : 1; }
+    uint32_t experts() const { return stacked ? stacked : source->shape.size() > 2 ? uint32_t(source->shape[2]) : 1; }
+    uint32_t source_rows() const
+    {
+        return source->shape.size() > 1 ? uint32_t(source->shape[1]) * (source->shape.size() > 2 ? uint32_t(source->shape[2]) : 1) : 1;
+    }
     uint32_t source_cols() const { return uint32_t(source->shape[0]); }
     uint32_t rows() const { return transposed ? source_cols() * experts() : source_rows(); }
     uint32_t cols() const { return transposed ? source_rows() / experts() : source_cols(); }
@@ -61,7 +67,11 @@ struct Job {
     bool keeps_values() const { return !transposed && values_of(WeightType(source->type)) == type; }
     bool sparse() const { return !starts.empty(); }
     WeightType stored_type() const { return sparse() ? sparse_type_of(type) : type; }
-    std::vector<uint64_t> shape() const { return transposed ? std::vector<uint64_t>{cols(), rows()} : source->shape; }
+    std::vector<uint64_t> shape() const
+    {
+        if (stacked > 1) return {cols(), source_cols(), stacked};
+        return transposed ? std::vector<uint64_t>{cols(), rows()} : source->shape;
+    }
     uint64_t dense_bytes() const { return rows() * row_bytes(type, cols()); }
     uint64_t bytes() const { return sparse() ? uint64_t(starts.back()) * sparse_row_unit + sparse_slack : dense_bytes(); }
 };
@@ -120,6 +130,17 @@ void store_by_neurons(Job& job)
     }
 }
 
+/// Of a job that is a down projection by neurons: as all programs store it, that of experts with a dimension for them.
+void store_by_columns(Job& job, uint32_t experts)
+{
+    constexpr std::string_view by_neurons = ".ffn_down_t.weight";
+    if (!job.name.ends_with(by_neurons)) return;
+    job.transposed = true;
+    job.stacked = std::max(experts, 1u);
+    job.name.replace(job.name.size() - by_neurons.size(), by_neurons.size(), experts ? ".ffn_down_exps.weight" : ".ffn_down.weight");
+    job.note = "by columns now";
+}
+
 Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, const RequantiseOptions& options, const Config& config)
 {
     const WeightType sensitive = options.sensitive.value_or(how.sensitive);
@@ -127,7 +148,8 @@ Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, cons
     Job job = {.source = &t, .name = std::string(t.name)};
     if (t.shape.size() == 1 || job.source_rows() == 1) return job;    // norms
     job.type = how.matrices;
-    if (options.by_neurons || config.experts || host::makes_zeros(config.activation)) store_by_neurons(job);
+    if (options.plain) store_by_columns(job, config.experts);
+    else if (options.by_neurons || config.experts || host::makes_zeros(config.activation)) store_by_neurons(job);
     const WeightType from = values_of(WeightType(t.type));
     if (t.name.ends_with(router)) {
         job.type = from;
@@ -438,11 +460,28 @@ GgufKeys keys_of(const Gguf& model, bool with_profile, uint32_t file_type)
 /// Writing over the model that is being read would end in the middle of it.
 void refuse_same_file(const Gguf& model, const std::filesystem::path& out)
 {
-    for (const std::filesystem::path& path : {out, WholeFile::part_of(out)})
-        for (const std::filesystem::path& file : model.files()) {
-            std::error_code ec;
-            if (std::filesystem::equivalent(file, path, ec)) throw Error("{} is the model that is read: name another file to write", path.string());
-        }
+    for (const std::filesystem::path& file : model.files()) {
+        std::error_code ec;
+        if (std::filesystem::equivalent(file, out, ec)) throw Error("{} is the model that is read: name another file to write", out.string());
+    }
+}
+
+/// Whether other programs can read the copy, and compute with it what this one does.
+void note_readers(const Gguf& model, const Config& config, const RequantiseOptions& options, const std::vector<Job>& jobs, Requantised& result)
+{
+    const auto note = [&](const std::string& what) { result.notes.push_back(what); };
+    const bool by_neurons = std::ranges::any_of(jobs, [](const Job& j) { return j.name.ends_with(".ffn_down_t.weight"); });
+    const bool predictors = std::ranges::any_of(model.tensors(), [](const GgufTensor& t) { return is_predictor(t.name); });
+    if (by_neurons || std::ranges::any_of(jobs, &Job::sparse))
+        note("the copy has down projections by neurons (ffn_down_t), or matrices without their zeros, which other programs do not read; --plain writes one "
+             "that they do");
+    if (!options.plain) return;
+    if (predictors) note("the predictors (fc1, fc2) were left out: other programs refuse tensors that they do not know");
+    if (config.architecture == "bamboo" || config.architecture == "opt")
+        note(fmt::format("few other programs know the architecture {}, so that they may not read the copy all the same", config.architecture));
+    else if (config.activation != find_family(config.architecture)->activation || config.floor > 0)
+        note(fmt::format("other programs do not read {}, and compute {} where this model has {}: their text would be wrong", activation_key,
+                         activation_name(find_family(config.architecture)->activation), activation_name(config.activation)));
 }
 
 }    // namespace
@@ -453,14 +492,15 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
     const Config config = describe_weights(model).config;    // throws where it is no model that can be run
     model->check_sparse_rows();
     refuse_same_file(*model, out);
-    host::Team team(options.threads);
+    host::Team team(threads_for(options.threads));
     std::vector<Job> jobs;
     std::vector<GgufEntry> entries;
     Requantised result;
-    for (const GgufTensor& t : model->tensors()) jobs.push_back(job_of(*model, t, how, options, config));
+    for (const GgufTensor& t : model->tensors())
+        if (!options.plain || !is_predictor(t.name)) jobs.push_back(job_of(*model, t, how, options, config));
     constexpr double looking = 0.3;    // of the work, where there are zeros
     const Zeros zeros =
-        options.dense ? Zeros() : find_zeros(*model, config.experts > 0, jobs, team, [&](double share) { progress(looking * share); });
+        options.dense || options.plain ? Zeros() : find_zeros(*model, config.experts > 0, jobs, team, [&](double share) { progress(looking * share); });
     for (const Job& job : jobs) {
         add_entries(*model, job, entries);
         result.tensors.push_back({.name = job.name,
@@ -471,10 +511,11 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
                                   .bytes = job.bytes(),
                                   .note = job.note});
     }
-    const bool same = std::ranges::all_of(jobs, &Job::copied);
+    const bool same = std::ranges::all_of(jobs, &Job::copied) && jobs.size() == model->tensors().size();
     GgufKeys keys = keys_of(*model, same, how.file_type);
     add_sparse_keys(jobs, keys);
-    ModelFile file(out, model->raw().magic, keys, model->alignment(), std::move(entries));
+    if (options.plain && model->powerinfer() && !model->keys().contains(activation_key)) keys.add(activation_key, activation_name(config.activation));
+    ModelFile file(out, options.plain ? "GGUF" : model->raw().magic, keys, model->alignment(), std::move(entries));
 
     const double all = double(result.total().bytes_before);
     double before = 0;
@@ -486,6 +527,7 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
         else convert(*model, jobs[i], team, file, result.tensors[i], done);
         before += bytes;
     }
+    model->check_unchanged();
     file.finish();
 
     if (std::ranges::any_of(jobs, [](const Job& j) { return !j.keeps_values() && is_quantised(WeightType(j.source->type)); }))
@@ -502,6 +544,7 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
     if (!same && model->keys().contains("hearth.profile.version"))
         result.notes.push_back(fmt::format("the profile in {} is of its weights and was left out: make one with `hearth profile {}`",
                                            model->path().string(), out.string()));
+    note_readers(*model, config, options, jobs, result);
     return result;
 }
 

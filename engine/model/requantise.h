@@ -69,12 +69,13 @@ struct RequantiseOptions {
     std::optional<WeightType> sensitive = {};    // instead of the Quantisation's
     bool dense = false;                          // zeros are stored like other weights
     bool by_neurons = false;                     // the down projection, also where no neuron is left out
+    bool plain = false;                          // as other programs read it: down projections by columns, no predictors, no sparse rows
     unsigned threads = 0;
 };
 
 /// Writes `model` to `out`, its matrices as `how` says. Where that is F16 or Q8_0, a matrix that its zeros make at least a tenth smaller has sparse rows;
 /// those of experts never have. Down projections of ReLU models and of experts are stored by neurons (ffn_down_t), others as they are; vectors as F32, a
-/// router as it is; a matrix whose rows are no whole blocks in a type with blocks of 32, or as F16. A tensor that is of its format already is copied.
+/// router as it is, but for a plain copy, which has down projections by columns and leaves out what other programs do not know; a matrix whose rows are no whole blocks in a type with blocks of 32, or as F16. A tensor that is of its format already is copied.
 /// Keys are kept, but for the file's type, and for a profile if a weight changed: it would be another model's. The model must be one that can be run.
 /// `progress` is told shares of the work; what it throws ends the work, and `out` appears whole or not at all. Throws Error.
 Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options, const std::filesystem::path& out,
