@@ -176,7 +176,7 @@ class Conversation {
                 add(mark, true);
                 if (!tokenizer_.control(next) || is_thought_mark(mark)) text += mark;
             } else add(text, false);
-            print(text);
+            print_text(text);
             tokens_.push_back(next);
             if (i + 1 == most_) break;    // what follows it is asked for only when it is fed with the next turn
             if (interrupted()) {
@@ -188,7 +188,7 @@ class Conversation {
         const std::string rest = decoder.finish();
         add(rest, false);
         settle(turn);
-        print(rest + "\n");
+        print_text(rest + "\n");
         if (!why_stopped.empty()) say("{}", why_stopped);
     }
 

@@ -258,12 +258,28 @@ void ProgressBar::show(double share)
 
 // ---- output ------------------------------------------------------------------------------------------------------------
 
-std::string dump(const nlohmann::json& json) { return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"; }
+std::string dump(const nlohmann::json& json, int indent)
+{
+    return json.dump(indent, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
+}
 
-void print(std::string_view text)
+namespace {
+
+void write_out(std::string_view text)
 {
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
         throw Error("standard output cannot be written: {}", std::generic_category().message(errno));
+}
+
+}    // namespace
+
+void print(std::string_view lines) { write_out(printable_lines(lines)); }
+
+void print_text(std::string_view text)
+{
+    static const bool terminal = isatty(fileno(stdout));
+    if (terminal) write_out(visible(text, "\n\t"));
+    else write_out(text);
 }
 
 namespace {

@@ -89,18 +89,21 @@ class ProgressBar {
 
 double seconds();    // of a steady clock
 
-/// A line on stderr; nobody minds if stderr is closed.
+/// A line on stderr, printable whatever is in it; nobody minds if stderr is closed.
 template <class... Args>
 void say(fmt::format_string<Args...> format, Args&&... args)
 {
-    std::fputs((fmt::format(format, std::forward<Args>(args)...) + "\n").c_str(), stderr);
+    std::fputs((printable_lines(fmt::format(format, std::forward<Args>(args)...)) + "\n").c_str(), stderr);
 }
 
-/// JSON as text with a newline; names in files need not be valid UTF-8.
-std::string dump(const nlohmann::json& json);
+/// JSON as text with a newline, in ASCII, so that it is the same wherever it is shown; names in files need not be valid UTF-8. indent -1: in one line.
+std::string dump(const nlohmann::json& json, int indent = 1);
 
-/// Writes to stdout; throws Error if it cannot be written.
-void print(std::string_view text);
+/// Writes lines of ours to stdout, printable whatever is in them; throws Error if they cannot be written.
+void print(std::string_view lines);
+
+/// Writes what a model wrote to stdout: a pipe or a file gets the bytes; on a terminal control characters are shown, and do not act.
+void print_text(std::string_view text);
 
 /// A file that an option names. What is no ordinary file (a pipe, a device) is written as it is.
 class OutputFile : public WholeFile {

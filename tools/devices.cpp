@@ -26,7 +26,7 @@ Command add_devices(CLI::App& app)
                                           {"int_dot", d.int_dot},
                                           {"matrices", d.matrices},
                                           {"unfit", d.unfit}});
-            print(out.dump(1) + "\n");
+            print(dump(out));
             return;
         }
         std::string out;

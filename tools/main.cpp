@@ -36,11 +36,11 @@ std::vector<std::string> words(int argc, char** argv)
     return words;
 }
 
-}    // namespace
+/// Before the static objects of the libraries, which allocate, too.
+[[gnu::constructor(101)]] void be_clear_from_the_start() { end_clearly_on_terminate(); }
 
-int main(int argc, char** argv)
+int run(int argc, char** argv)
 {
-    tools::prepare_streams();
     CLI::App app("Hearth runs language models that are larger than the graphics card.", "hearth");
     app.set_version_flag("--version", "hearth " HEARTH_VERSION);
     app.require_subcommand(1);
@@ -53,24 +53,33 @@ int main(int argc, char** argv)
         app.parse(words(argc, argv));
     } catch (const CLI::ParseError& e) {
         if (argc > 1 && argv[1][0] != '-' && app.get_subcommands([&](CLI::App* sub) { return sub->get_name() == argv[1]; }).empty()) {
-            tools::say("hearth: there is no subcommand '{}': `hearth --help` lists them", printable(argv[1]));
+            tools::say("hearth: there is no subcommand '{}': `hearth --help` lists them", argv[1]);
             return 2;
         }
         std::ostringstream help;
-        if (app.exit(e, help, std::cerr) != 0) return 2;
+        std::ostringstream wrong;
+        if (app.exit(e, help, wrong) != 0) {
+            tools::say("{}", std::string_view(wrong.view()).substr(0, wrong.view().find_last_not_of('\n') + 1));
+            return 2;
+        }
         chosen = [text = help.str()] { tools::print(text); };
     }
+    chosen();
+    return 0;
+}
+
+}    // namespace
+
+int main(int argc, char** argv)
+{
+    tools::prepare_streams();
     try {
-        chosen();
+        return run(argc, argv);
     } catch (const Error& e) {
         tools::say("hearth: {}", e.what());
-        return 1;
-    } catch (const std::bad_alloc&) {
-        tools::say("hearth: out of memory: close other programs, or use a smaller model or context (-c)");
-        return 1;
     } catch (const std::exception& e) {
-        tools::say("hearth: unexpected: {}; please report this", e.what());
-        return 1;
+        if (const char* known = known_failure(e)) tools::say("hearth: {}", known);
+        else tools::say("hearth: unexpected: {}; please report this", e.what());
     }
-    return 0;
+    return 1;
 }

@@ -46,13 +46,13 @@ void run(const RunOptions& o)
     std::optional<Token> next = session.next(tokens, sampler, interrupted);
 
     Decoder decoder(tokenizer);
-    for (const Token t : tokens) print(decoder.push(t));
+    for (const Token t : tokens) print_text(decoder.push(t));
     phase = &decode;
     std::string why_stopped;
     uint64_t written = 0;
     for (int64_t i = 0; (o.count < 0 || i < o.count) && next; ++i) {
         if (!o.ignore_eos && std::ranges::find(tokenizer.ends(), *next) != tokenizer.ends().end()) break;
-        print(decoder.push(*next));
+        print_text(decoder.push(*next));
         ++written;
         if (i + 1 == o.count) break;    // nobody would read what comes after the last token
         if (session.position() == engine.context()) {
@@ -63,7 +63,7 @@ void run(const RunOptions& o)
         const Token input[] = {*next};
         next = session.next(input, sampler);
     }
-    print(decoder.finish() + "\n");
+    print_text(decoder.finish() + "\n");
     if (interrupted()) why_stopped = "; interrupted";
 
     const double n = double(std::max<uint64_t>(decode.feeds, 1));

@@ -36,14 +36,14 @@ Command add_tokenize(CLI::App& app)
             for (size_t begin = 0, end; begin < text.size(); begin = end + 1) {
                 end = std::min(text.find('\0', begin), text.size());
                 const std::vector<Token> ids = tokenizer.encode(std::string_view(text).substr(begin, end - begin), o->special);
-                lines += as_json(ids).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+                lines += dump(as_json(ids), -1);
             }
             return print(lines);
         }
         const std::vector<Token> ids = tokenizer.encode(text, o->special);
         if (o->json) return print(dump(as_json(ids)));
         std::string out;
-        for (const Token id : ids) out += fmt::format("{:7} {}\n", id, tokenizer.piece(id));
+        for (const Token id : ids) out += fmt::format("{:7} {}\n", id, visible(tokenizer.piece(id)));
         print(out);
     };
 }

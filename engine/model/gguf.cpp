@@ -333,6 +333,20 @@ void Gguf::parse()
             throw Error("{} is cut short or damaged: the weights of {} run past its end; copy or convert it again", file, t.name);
         t.data = reinterpret_cast<const std::byte*>(bytes_.data()) + begin + offsets[i];
     }
+    refuse_overlaps();
+}
+
+/// Tensors that share bytes would let a small file ask for any amount of memory.
+void Gguf::refuse_overlaps() const
+{
+    std::vector<const GgufTensor*> by_place;
+    for (const GgufTensor& t : tensors_)
+        if (t.bytes > 0) by_place.push_back(&t);
+    std::ranges::sort(by_place, {}, &GgufTensor::data);
+    for (size_t i = 1; i < by_place.size(); i++)
+        if (by_place[i - 1]->data + by_place[i - 1]->bytes > by_place[i]->data)
+            throw Error("{} is damaged: the weights of {} and {} overlap; copy or convert it again", path_.string(), by_place[i - 1]->name,
+                        by_place[i]->name);
 }
 
 /// Gives tensors with rows of our own types their type and shape, once it is sure where their rows lie.

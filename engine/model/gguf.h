@@ -101,6 +101,7 @@ class Gguf {
     Gguf(const std::filesystem::path& path, Alone);
     void parse();
     void open_parts();
+    void refuse_overlaps() const;
     void read_sparse();
     const GgufValue* value(std::string_view key) const;
     template <class T>

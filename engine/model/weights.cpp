@@ -1,6 +1,7 @@
 #include "engine/model/weights.h"
 
 #include "engine/model/file_kind.h"
+#include "engine/system/limits.h"
 #include "host/arena.h"
 #include "host/kernels.h"
 
@@ -539,6 +540,23 @@ std::vector<double> rope_frequencies(const Config& c, bool windowed)
     return frequencies;
 }
 
+namespace {
+
+/// Whether there is memory for what is transposed: as much as it is, it should be said before it is taken.
+void check_memory(const Weights& w, const std::vector<std::optional<Matrix>>& plain_downs)
+{
+    uint64_t bytes = 0;
+    for (size_t l = 0; l < w.layers.size(); l++)
+        if (plain_downs[l]) bytes += w.layers[l].ffn.down_t.bytes();
+    const std::optional<uint64_t> available = available_memory();
+    if (!available || bytes <= *available) return;
+    throw Error("{} stores ffn_down by columns, and its transposed copy needs {:.1f} MiB of memory where {:.1f} MiB are available: `hearth quantize "
+                "--by-neurons` writes a file that needs none",
+                w.file->path().string(), double(bytes) / 0x1p20, double(*available) / 0x1p20);
+}
+
+}    // namespace
+
 std::string_view activation_name(host::Activation activation)
 {
     return std::ranges::find_if(activations, [&](const auto& row) { return row.activation == activation; })->name;
@@ -549,6 +567,7 @@ Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout, unsign
     file->check_sparse_rows();
     auto [w, plain_downs] = describe(std::move(file), layout);
     if (!w.transposed) return std::move(w);
+    check_memory(w, plain_downs);
     host::Team team(threads);
     for (size_t l = 0; l < w.layers.size(); l++) {
         if (!plain_downs[l]) continue;

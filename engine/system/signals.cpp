@@ -1,10 +1,17 @@
 #include "engine/system/signals.h"
 
+#include "engine/error.h"
+
 #include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <exception>
+#include <new>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #include <unistd.h>
@@ -107,6 +114,47 @@ SignalNote::~SignalNote()
     entry_->end = 0;
     entry_->taken = false;
 }
+
+namespace {
+
+void put(std::string_view text) noexcept
+{
+    for (ssize_t n; !text.empty() && (n = write(STDERR_FILENO, text.data(), text.size())) > 0;) text.remove_prefix(size_t(n));
+}
+
+[[noreturn]] void last_words() noexcept
+{
+    remove_unfinished();
+    try {
+        if (const std::exception_ptr e = std::current_exception()) std::rethrow_exception(e);
+    } catch (const Error& e) {
+        put("hearth: ");
+        put(e.what());
+        put("\n");
+        _exit(1);
+    } catch (const std::exception& e) {
+        const char* const known = known_failure(e);
+        put(known ? "hearth: " : "hearth: unexpected: ");
+        put(known ? known : e.what());
+        put(known ? "\n" : "; please report this\n");
+        _exit(1);
+    } catch (...) {
+    }
+    std::abort();
+}
+
+}    // namespace
+
+const char* known_failure(const std::exception& e) noexcept
+{
+    if (dynamic_cast<const std::bad_alloc*>(&e)) return out_of_memory;
+    const auto* system = dynamic_cast<const std::system_error*>(&e);
+    if (system && system->code() == std::errc::resource_unavailable_try_again) return out_of_threads;
+    if (system && system->code() == std::errc::not_enough_memory) return out_of_memory;
+    return std::strstr(e.what(), "pthread_create") ? out_of_threads : nullptr;    // oneTBB's
+}
+
+void end_clearly_on_terminate() noexcept { std::set_terminate(last_words); }
 
 void end_clearly_on(int signal) { set_handler(signal); }
 

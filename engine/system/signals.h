@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <exception>
 #include <filesystem>
 #include <string>
 
@@ -27,6 +28,15 @@ class SignalNote {
     explicit SignalNote(Entry* entry) : entry_(entry) {}
     Entry* entry_ = nullptr;
 };
+
+inline constexpr const char* out_of_memory = "out of memory: close other programs, or use a smaller model or context (-c)";
+inline constexpr const char* out_of_threads = "no more threads can be started: use -t with a smaller number, or raise `ulimit -u`";
+
+/// What to tell the user of an exception that is no Error: out_of_memory, out_of_threads, or nullptr, where only the exception can say it. Allocates nothing.
+const char* known_failure(const std::exception& e) noexcept;
+
+/// An exception that nobody can catch (of a static object, a destructor, a thread) ends the program with its sentence, too, and exit code 1.
+void end_clearly_on_terminate() noexcept;
 
 /// For a program's main, before it has threads: from here on the notes above hold for every signal that would end the program. Signals that are ignored, or
 /// that somebody else handles, stay so.
