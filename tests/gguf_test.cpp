@@ -495,6 +495,22 @@ TEST_CASE("other kinds of model files are refused by what they are")
     CHECK(refusal(w.bytes()) == "");
 }
 
+TEST_CASE("tensors that share bytes are refused, wherever they stand in the table, and those that touch are not")
+{
+    const auto file = [](uint64_t first, uint64_t second) {    // of 64 and of 32 bytes
+        std::string s = "GGUF" + raw(uint32_t(3)) + raw(uint64_t(2)) + raw(uint64_t(0));
+        s += raw(uint64_t(1)) + "a" + raw(uint32_t(1)) + raw(uint64_t(16)) + raw(uint32_t(0)) + raw(first);
+        s += raw(uint64_t(1)) + "b" + raw(uint32_t(1)) + raw(uint64_t(8)) + raw(uint32_t(0)) + raw(second);
+        return s + std::string(512, '\0');
+    };
+    for (const auto& [first, second] : {std::pair(0, 0), std::pair(0, 32), std::pair(32, 64), std::pair(32, 32), std::pair(64, 96)}) {
+        INFO(first << " " << second);
+        CHECK(refusal(file(uint64_t(first), uint64_t(second))).find("overlap") != std::string::npos);
+    }
+    for (const auto& [first, second] : {std::pair(0, 64), std::pair(32, 0), std::pair(64, 128)})
+        CHECK_NOTHROW(Gguf("memory", file(uint64_t(first), uint64_t(second))));
+}
+
 TEST_CASE("counts, lengths and offsets that cannot be are refused before anything is allocated")
 {
     constexpr uint64_t huge = uint64_t(1) << 60;

@@ -70,6 +70,22 @@ struct Tree {
 
 TEST_SUITE("system")
 {
+    TEST_CASE("what a file says cannot act on a terminal")
+    {
+        CHECK(printable("a\tb\nc\x1b[2Jd\x7f") == "a?b?c?[2Jd?");
+        CHECK(printable("h\u00e9llo \u4e16\u754c \U0001f600") == "h\u00e9llo \u4e16\u754c \U0001f600");
+        CHECK(printable("a\xc2\x9b"
+                        "b\xc2\x9d"
+                        "c") == "a?b?c");                                                                    // CSI and OSC of C1
+        CHECK(printable("a\u202eb\u2066c\u200fd\u061ce\u2028f\ufeffg\U000e0041h") == "a?b?c?d?e?f?g?h");    // turns around, hides
+        CHECK(printable("\xff\xc1\x9b\xe0\x9b\x80\xed\xa0\x80\xf5\x80\x80\x80\xc2") == "??????????????");     // no UTF-8: overlong, surrogates, cut short
+        CHECK(printable(std::string("\0x", 2)) == "?x");
+        CHECK(printable_lines("a\tb\nc\x1b\u009b\r\n") == "a\tb\nc???\n");
+        CHECK(visible("a\n\x1b]0;t\x07\u009b\xffz\r\t") == "a\\n\\x1b]0;t\\x07\\u009b\\xffz\\r\\t");
+        CHECK(visible("a\r\n\tb\x1b[A\u202e", "\n\t") == "a\n\tb\\x1b[A\u202e");
+        CHECK(std::string(Error("{} is\nbad: {}", "a\x1b[2J", "\u202e").what()) == "a?[2J is?bad: ?");
+    }
+
     TEST_CASE("threads are one for each physical core that may be used")
     {
         Tree tree;

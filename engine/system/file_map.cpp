@@ -14,11 +14,25 @@
 
 namespace hearth {
 
+namespace {
+
+std::string_view advice(int error)
+{
+    switch (error) {
+    case EMFILE: return "; raise `ulimit -n`";
+    case ENOMEM: return "; raise `ulimit -v`, or close other programs";
+    case EACCES: return "; ask its owner, or copy it to where you may read it";
+    default: return "";
+    }
+}
+
+}    // namespace
+
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path)
 {
     const std::string name = printable(path.string());
     const auto check = [&](bool good) {
-        if (!good) throw Error("cannot read {}: {}", name, std::generic_category().message(errno));
+        if (!good) throw Error("cannot read {}: {}{}", name, std::generic_category().message(errno), advice(errno));
     };
     struct stat status;
     check(stat(path.c_str(), &status) == 0);

@@ -126,13 +126,13 @@ WholeFile::WholeFile(std::filesystem::path path, const Options& options) : path_
     std::error_code ec;
     const std::filesystem::file_status status = std::filesystem::status(path_, ec);
     if (std::filesystem::is_directory(status) || path_.filename().empty())
-        throw Error("{} cannot be written: it is a directory; name a file", printable(path_.string()));
+        throw Error("{} cannot be written: it is a directory; name a file", path_.string());
     if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) {
         remove_leftovers(path_);
         create(options.for_owner);
         return;
     }
-    if (!options.devices) throw Error("{} cannot be written: it is a pipe or a device; name a file", printable(path_.string()));
+    if (!options.devices) throw Error("{} cannot be written: it is a pipe or a device; name a file", path_.string());
     file_ = std::fopen(path_.c_str(), "wbe");
     if (!file_) fail(errno);
 }
@@ -206,7 +206,7 @@ void WholeFile::finish()
     const int error = sync_error(folder);
     close(folder);
     if (error)
-        throw Error("{} was written, but its folder could not be synced ({}), so that a loss of power may undo it", printable(path_.string()),
+        throw Error("{} was written, but its folder could not be synced ({}), so that a loss of power may undo it", path_.string(),
                     std::generic_category().message(error));
 }
 
