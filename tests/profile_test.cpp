@@ -154,6 +154,30 @@ TEST_SUITE("plan")
         refused([](Profile& q) { q.calibration->sparse_nll = -1; }, "calibration.sparse_nll is not");
     }
 
+    TEST_CASE("a profile with any byte changed is refused, and one from before there were checksums is read")
+    {
+        TemporaryFolder folder;
+        const auto model = small_model(folder);
+        const Profile p = profile_of(model, 2, 1);
+        write_profile(folder / "p", p);
+        const std::string bytes = read_file(folder / "p");
+        const size_t values = bytes.find("hearth.profile.positions");
+        REQUIRE(values != bytes.npos);
+        for (size_t at = values; at < bytes.size(); at += 1 + at / 100) {
+            std::string damaged = bytes;
+            damaged[at] = char(damaged[at] ^ 4);
+            std::ofstream(folder / "damaged", std::ios::binary | std::ios::trunc) << damaged;
+            INFO(at);
+            CHECK_THROWS_AS(read(folder / "damaged", model), Error);
+        }
+        std::string old = bytes;
+        const size_t name = old.find("hearth.profile.checksum");
+        REQUIRE(name != old.npos);
+        old.replace(name, 8, "earlier.");
+        std::ofstream(folder / "old", std::ios::binary | std::ios::trunc) << old;
+        check_same(read(folder / "old", model), p);
+    }
+
     TEST_CASE("profiles of two texts add up, and one text never counts twice")
     {
         TemporaryFolder folder;

@@ -22,6 +22,8 @@ constexpr uint32_t most_stride = uint32_t(1) << 31;
 
 uint32_t words_for(uint64_t neurons) { return ceil_div(neurons, 32); }
 
+constexpr std::string_view checksum_key = "hearth.profile.checksum";    // older profiles have none
+
 std::string key_of(std::string_view name) { return std::string(prefix) + std::string(name); }
 std::string key_of(uint32_t layer, std::string_view name) { return fmt::format("{}blk.{}.{}", prefix, layer, name); }
 
@@ -60,7 +62,17 @@ GgufKeys keys_of(const Profile& p)
         for (size_t i = 0; i < std::size(names); ++i) keys.add(key_of(fmt::format("calibration.{}", names[i])), figures[i]);
         keys.add(key_of("calibration.cuts"), std::span<const float>(c->cuts));
     }
+    keys.add(checksum_key, std::string_view(checksum(keys.bytes())));
     return keys;
+}
+
+/// Of a profile's keys as they lie in a file, but for the one that keeps it.
+std::string checksum_of(const Gguf& file)
+{
+    Fnv1a hash;
+    for (const auto& [name, bytes] : file.raw().keys)
+        if (name.starts_with(prefix) && name != checksum_key) hash.add(bytes);
+    return hash.hex();
 }
 
 }    // namespace
@@ -115,13 +127,15 @@ Profile read_profile(const Gguf& file, const Gguf& model, uint32_t layers, uint3
     const std::string path = file.path().string();
     if (!has_profile(file)) throw Error("{} is not a profile: make one with `hearth profile`", path);
     if (const uint32_t version = file.u32("hearth.profile.version"); version != format_version)
-        throw Error("{} is a profile of version {}, and this program reads {}: make it again with `hearth profile`", path, version, format_version);
+        throw Error("{} is a profile of version {}, and this program reads {}: make it again with `hearth profile --anew`", path, version, format_version);
+    if (const std::string_view sum = file.string(checksum_key, ""); !sum.empty() && sum != checksum_of(file))
+        throw Error("{} is damaged: its checksum is {}, and should be {}; make it again with `hearth profile --anew`", path, checksum_of(file), sum);
     Profile p = empty_profile(model, layers, neurons, dim);
     if (file.string("hearth.profile.model") != p.model)
-        throw Error("{} is the profile of another model than {}: make one for it with `hearth profile`", path, model.path().string());
+        throw Error("{} is the profile of another model than {}: make one for it with `hearth profile --anew`", path, model.path().string());
 
     const auto damaged = [&](const std::string& key) -> Error {
-        return Error("{} is damaged: {} is not what it should be; make it again with `hearth profile`", path, key);
+        return Error("{} is damaged: {} is not what it should be; make it again with `hearth profile --anew`", path, key);
     };
     const auto integers = [&](const std::string& key, std::optional<uint64_t> count) -> const std::vector<int64_t>& {
         const std::vector<int64_t>* values = file.integers(key);
