@@ -62,6 +62,7 @@ class Case(unittest.TestCase):
 
     def allocations(self, args):
         count = self.folder / "count"
+        (self.folder / "first").unlink(missing_ok=True)    # profile would go on with it
         result = self.hearth(args, self.folder / "first", faults={"COUNT": count})
         self.assertEqual(result.returncode, 0, result.stderr)
         return int(count.read_text())

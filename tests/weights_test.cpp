@@ -282,7 +282,9 @@ TEST_CASE("half a predictor, or one whose parts do not fit, is refused by name")
     GgufWriter file = random_model({.predictor = {32}});
     file.remove("blk.0.fc1.weight");
     file.tensor("blk.0.fc1.weight", 29, {64, 32}, std::string(1408, '\0'));
-    CHECK(refusal(file) == "model.gguf: blk.0.fc1.weight is IQ1_M, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    CHECK(refusal(file) ==
+          "model.gguf: blk.0.fc1.weight is IQ1_M, which this version cannot read; it reads F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4, "
+          "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K: get a file of one of these, or make one of the original model");
 }
 
 TEST_CASE("a predictor's threshold is 0, or the file's, or each layer's own")
@@ -671,23 +673,24 @@ TEST_CASE("a tensor that is missing, unused, of another shape or of an unknown t
     extra.tensor("output_norm.weight", 0, {64, 1}, std::string(256, '\0'));
     CHECK(refusal(extra) == "");
 
+    const auto begins = [](const GgufWriter& file, const char* message) { CHECK(refusal(file).starts_with(std::string("model.gguf") + message)); };
     GgufWriter unreadable = random_model({});
     unreadable.remove("blk.0.ffn_gate.weight");
     unreadable.tensor("blk.0.ffn_gate.weight", 23, {64, 128}, std::string(4608, '\0'));
-    says(unreadable, ": blk.0.ffn_gate.weight is IQ4_XS, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    begins(unreadable, ": blk.0.ffn_gate.weight is IQ4_XS, which this version cannot read; it reads F32, F16, BF16");
     unreadable.remove("blk.0.ffn_gate.weight");
     unreadable.tensor("blk.0.ffn_gate.weight", 26, {64, 128}, std::string(32768, '\0'));
-    says(unreadable, ": blk.0.ffn_gate.weight is I32, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    begins(unreadable, ": blk.0.ffn_gate.weight is I32, which this version cannot read; it reads F32, F16, BF16");
 
     GgufWriter powerinfers = random_model({.dim = 256});    // as PowerInfer quantises
     powerinfers.magic = "PWRI";
     powerinfers.remove("output.weight");
     powerinfers.tensor("output.weight", 15, {256, 320}, std::string(320 * 210, '\0'));
-    says(powerinfers, ": output.weight is Q8_K, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    begins(powerinfers, ": output.weight is Q8_K, which this version cannot read; it reads F32, F16, BF16");
 
     unreadable.remove("blk.0.ffn_gate.weight");
     unreadable.tensor("blk.0.ffn_gate.weight", 1000, {64, 128}, std::string(4608, '\0'));
-    says(unreadable, ": blk.0.ffn_gate.weight is type 1000, which this version cannot read; convert the model to F16, Q8_0 or Q4_0");
+    begins(unreadable, ": blk.0.ffn_gate.weight is type 1000, which this version cannot read; it reads F32, F16, BF16");
 }
 
 TEST_CASE("the shipped model loads as what its card says")

@@ -244,7 +244,7 @@ std::optional<Kind> kind_of(const Gguf& file)
     const auto causal = file.keys().find(prefix + "attention.causal");
     const bool sees_all = causal != file.keys().end() && std::holds_alternative<bool>(causal->second) && !is_true(file, prefix + "attention.causal");
     if (sees_all) return Kind{"", encoder, other_model};
-    if (!vocabulary && !architecture.empty() && !find_family(architecture))
+    if (!vocabulary && !file.find("token_embd.weight") && !architecture.empty() && !find_family(architecture))
         return Kind{"", "a model of something else than text, since it has no vocabulary", other_model};
     return {};
 }
