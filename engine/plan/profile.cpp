@@ -16,13 +16,13 @@ namespace hearth {
 namespace {
 
 constexpr std::string_view prefix = "hearth.profile.";
-constexpr uint32_t format_version = 1;
+constexpr uint32_t format_version = 2;    // 1 is the same without a checksum
 constexpr uint64_t most_count = uint64_t(1) << 53;    // of anything: doubles hold it, and sums stay there instead of passing it
 constexpr uint32_t most_stride = uint32_t(1) << 31;
 
 uint32_t words_for(uint64_t neurons) { return ceil_div(neurons, 32); }
 
-constexpr std::string_view checksum_key = "hearth.profile.checksum";    // older profiles have none
+constexpr std::string_view checksum_key = "hearth.profile.checksum";
 
 std::string key_of(std::string_view name) { return std::string(prefix) + std::string(name); }
 std::string key_of(uint32_t layer, std::string_view name) { return fmt::format("{}blk.{}.{}", prefix, layer, name); }
@@ -126,10 +126,12 @@ Profile read_profile(const Gguf& file, const Gguf& model, uint32_t layers, uint3
 {
     const std::string path = file.path().string();
     if (!has_profile(file)) throw Error("{} is not a profile: make one with `hearth profile`", path);
-    if (const uint32_t version = file.u32("hearth.profile.version"); version != format_version)
-        throw Error("{} is a profile of version {}, and this program reads {}: make it again with `hearth profile --anew`", path, version, format_version);
-    if (const std::string_view sum = file.string(checksum_key, ""); !sum.empty() && sum != checksum_of(file))
-        throw Error("{} is damaged: its checksum is {}, and should be {}; make it again with `hearth profile --anew`", path, checksum_of(file), sum);
+    const uint32_t version = file.u32("hearth.profile.version");
+    if (version < 1 || version > format_version)
+        throw Error("{} is a profile of version {}, and this program reads 1 to {}: make it again with `hearth profile --anew`", path, version,
+                    format_version);
+    if (version > 1 && file.string(checksum_key, "") != checksum_of(file))
+        throw Error("{} is damaged: its checksum is wrong; make it again with `hearth profile --anew`", path);
     Profile p = empty_profile(model, layers, neurons, dim);
     if (file.string("hearth.profile.model") != p.model)
         throw Error("{} is the profile of another model than {}: make one for it with `hearth profile --anew`", path, model.path().string());
