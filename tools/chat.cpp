@@ -156,7 +156,7 @@ class Conversation {
         const auto add = [&](std::string_view text, bool own) {
             if (!text.empty()) turn.answer.push_back({std::string(text), own});
         };
-        print(opened);
+        print_text(opened);
         add(opened, true);
         Decoder decoder(tokenizer_);
         std::string why_stopped;
