@@ -3,6 +3,7 @@
 #include "engine/model/file_kind.h"
 #include "engine/plan/costs.h"
 #include "engine/plan/hotness.h"
+#include "engine/run/diagnosis.h"
 #include "engine/run/profiler.h"
 #include "engine/run/scheduler.h"
 #include "engine/run/tune.h"
@@ -574,7 +575,16 @@ bool Session::each_batch(std::span<const Token> tokens, const std::function<bool
         if (stop && stop()) return false;
         machinery_->check_file();
         const auto batch = tokens.subspan(first, std::min<size_t>(machinery_->shape.batch, tokens.size() - first));
-        const FeedStats stats = state_->scheduler.feed(position_, batch, wanted(first, batch.size()));
+        fed_.resize(position_);
+        fed_.insert(fed_.end(), batch.begin(), batch.end());
+        const FeedStats stats = [&] {
+            try {
+                return state_->scheduler.feed(position_, batch, wanted(first, batch.size()));
+            } catch (const NotFiniteNumbers&) {
+                const Machinery& m = *machinery_;
+                throw Diagnosis{m.weights, machinery_->team, m.shape.batch, m.shape.kv, m.gpu ? m.device->info().name : ""}.of(fed_);
+            }
+        }();
         position_ += uint32_t(batch.size());
         if (on_stats) on_stats(stats);
     }

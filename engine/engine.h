@@ -145,6 +145,7 @@ class Session {
     std::shared_ptr<Machinery> machinery_;
     std::unique_ptr<State> state_;
     uint32_t position_ = 0;
+    std::vector<Token> fed_;    // position_ of them: for who wants to know how a number came about
     std::vector<float> last_;
 };
 

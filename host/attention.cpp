@@ -137,7 +137,10 @@ class Queries {
         constexpr float never = -1e37f;    // what weighs nothing beside anything else, also after it was scaled
         std::fill(products, products + first, never);
         if (s_.softcap == 0) return kernels().soften(products, last, s_.scale);
-        for (uint32_t i = first; i < last; i++) products[i] = s_.softcap * std::tanh(s_.scale * products[i] / s_.softcap);
+        for (uint32_t i = first; i < last; i++) {    // what is not finite stays so: a cap would hide a key beyond the range of the cache
+            const float score = s_.scale * products[i];
+            products[i] = std::isfinite(score) ? s_.softcap * std::tanh(score / s_.softcap) : score;
+        }
         return kernels().soften(products, last, 1);
     }
     /// Where the block's row r stands in q and y.

@@ -63,8 +63,9 @@ void Share::gate_and_up_some(uint32_t first, uint32_t last) const
             for (uint32_t t = 0; t < tokens; t++) {
                 float& strength = h[size_t(p) * tokens + t];
                 const float gate = activate(w, strength + w.bias_of(neurons[p]));
-                strength = std::abs(gate) > cut ? gate : 0.0f;
-                fires |= std::abs(gate) > cut;
+                const bool silent = std::abs(gate) <= cut;    // what is not a number is not: it has to be seen
+                strength = silent ? 0.0f : gate;
+                fires |= !silent;
             }
             fired[count] = p;
             count += fires;
@@ -94,7 +95,7 @@ void Share::gate_and_up_tiled() const
     multiply_tiled(team, w.gate, count, row, x, [&](const Products& products) {
         each(products, [&](uint32_t p, float& out, float product) {
             const float gate = activate(w, product + w.bias_of(neurons[p]));
-            out = std::abs(gate) > cut ? gate : 0.0f;
+            out = std::abs(gate) <= cut ? 0.0f : gate;
         });
     });
     if (w.up.rows == 0) return;

@@ -13,6 +13,8 @@ void route(Team& team, const Router& router, const Inputs& x, float* weights)
     std::vector<uint32_t> ranked(experts);
     for (uint32_t t = 0; t < x.tokens(); t++) {
         float* const w = weights + size_t(t) * experts;
+        // What is not a number is chosen first, so that it shows, and has a place in the order.
+        std::replace_if(w, w + experts, [](float score) { return std::isnan(score); }, INFINITY);
         std::iota(ranked.begin(), ranked.end(), 0);
         std::stable_sort(ranked.begin(), ranked.end(), [w](uint32_t a, uint32_t b) { return w[a] > w[b]; });
         const float top = w[ranked[0]];

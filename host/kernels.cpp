@@ -55,6 +55,8 @@ struct Plain {
     static uint32_t signs(Vec v) { return __builtin_bit_cast(uint32_t, v) >> 31; }
     static float add_lanes(Vec v) { return v; }
     static float max_lanes(Vec v) { return v; }
+    static Vec most(Vec a, Vec b) { return std::bit_cast<uint32_t>(a) < std::bit_cast<uint32_t>(b) ? b : a; }
+    static float most_lanes(Vec v) { return v; }
     static Vec add_across(const Vec* v) { return *v; }
     static Vec round(Vec v) { return std::nearbyint(v); }
     static Vec power(Vec v) { return std::bit_cast<float>(uint32_t(int32_t(v) + 127) << 23); }

@@ -63,6 +63,14 @@ struct Avx2 {
         m = _mm_max_ps(m, _mm_movehl_ps(m, m));
         return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
     }
+    static Vec most(Vec a, Vec b) { return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b))); }
+    static float most_lanes(Vec v)
+    {
+        const __m256i bits = _mm256_castps_si256(v);
+        __m128i m = _mm_max_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+        m = _mm_max_epi32(m, _mm_unpackhi_epi64(m, m));
+        return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(m, _mm_shuffle_epi32(m, 1))));
+    }
 
     static Vec add_across(const Vec* v)
     {
@@ -224,7 +232,7 @@ struct Avx2 {
                 for (uint32_t r = 0; r < 2 * used; r++) {
                     ahead.fetch(64);    // the memory has to be kept busy here, too
                     factor[r] = mul(set(r < here ? terms[r].a : 0.0f), eight_scales(row[r] + turn * together));
-                    largest = max(largest, abs(factor[r]));
+                    largest = most(largest, abs(factor[r]));
                 }
                 store(scale, mul(largest, set(1 / fixed_max)));
                 const Vec some = _mm256_cmp_ps(largest, set(1e-30f), _CMP_GE_OQ);    // below about 1e-34 a reciprocal is no float

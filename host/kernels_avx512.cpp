@@ -38,6 +38,8 @@ struct Avx512 {
     static uint32_t signs(Vec v) { return _mm512_movepi32_mask(_mm512_castps_si512(v)); }
     static float add_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
     static float max_lanes(Vec v) { return _mm512_reduce_max_ps(v); }
+    static Vec most(Vec a, Vec b) { return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b))); }
+    static float most_lanes(Vec v) { return __builtin_bit_cast(float, _mm512_reduce_max_epi32(_mm512_castps_si512(v))); }
     static Vec add_across(const Vec* v)
     {
         // Four quarters of a register to a quarter each of four vectors, then the quarters to one.
@@ -277,7 +279,7 @@ struct Avx512 {
                 for (uint32_t r = 0; r < 4 * used; r++) {
                     ahead.fetch(64);    // the memory has to be kept busy here, too
                     factor[r] = mul(a[r], _mm512_cvtph_ps(sixteen_scales(row[r] + turn * together)));
-                    largest = max(largest, abs(factor[r]));
+                    largest = most(largest, abs(factor[r]));
                 }
                 _mm512_store_ps(scale, mul(largest, set(1 / fixed_max)));
                 const __mmask16 some = _mm512_cmp_ps_mask(largest, set(1e-30f), _CMP_GE_OQ);    // below about 1e-34 a reciprocal is no float

@@ -6,6 +6,7 @@
 //   load(p) store(p, v)             p to float, F16 or (load only) Bf16, of any alignment
 //   store_rounded(p, v)             to int16_t, to nearest
 //   fma(a, b, c) mul(a, b) add(a, b) abs(a) max(a, b)       lane by lane; fma is a b + c, max is b where one is not a number
+//   most(a, b) most_lanes(v)        of numbers that are not negative the larger, where NaN is larger than all; the same of all lanes
 //   add_lanes(v) max_lanes(v)       to one float
 //   signs(v)                        bit i: the sign bit of lane i
 //   eight(bytes, x)                 the products of 8 unsigned bytes with 8 floats, added up to one number per lane
@@ -217,9 +218,9 @@ struct Unpacked<S, BlockIQ4_NL> {
     typename S::Block block(uint32_t p) const { return S::widen(S::look_up(BlockIQ4_NL::values, stored(p))); }
 };
 
-inline float power_of_two(uint8_t e)    // 2^(e - 128); the two smallest are subnormal
+inline float power_of_two(uint8_t e)    // 2^(e - 128); the two smallest are subnormal, and 255 is not a number
 {
-    const uint32_t bits = e < 2 ? 0x00200000u << e : (e - 1u) << 23;
+    const uint32_t bits = e < 2 ? 0x00200000u << e : e == 255 ? 0x7fc00000u : (e - 1u) << 23;
     float power;
     __builtin_memcpy(&power, &bits, sizeof power);
     return power;
@@ -714,20 +715,21 @@ void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
     float squares;
     const std::byte* const row = reinterpret_cast<const std::byte*>(x);
     dot_together<S, float, 1, 1>(&row, &row, &self, n, &squares, 1);
-    const typename S::Vec r = S::set(1.0f / __builtin_sqrtf(squares / float(n) + eps));
+    // Squares beyond the range of floats are not taken for numbers without bounds, which would make zeros of all.
+    const typename S::Vec r = S::set(squares <= __FLT_MAX__ ? 1.0f / __builtin_sqrtf(squares / float(n) + eps) : __builtin_nanf(""));
     uint32_t i = 0;
     for (; i + S::lanes <= n; i += S::lanes) S::store(y + i, S::mul(S::load(w + i), S::mul(S::load(x + i), r)));
     if (i < n) store_some<S>(y + i, S::mul(load_some<S>(w + i, n - i), S::mul(load_some<S>(x + i, n - i), r)), n - i);
 }
 
-/// scale = max |x_i| / 32512,  q_i = round(x_i / scale),  sum = scale sum_i q_i; `groups` only where they are read
+/// scale = max |x_i| / 32512,  q_i = round(x_i / scale),  sum = scale sum_i q_i; `groups` only where they are read. Of a block with a NaN all products are NaN.
 template <class S>
 void quantise(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* groups, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i += fixed_block) {
         typename S::Vec m = S::zero();
-        for (uint32_t v = 0; v < fixed_block; v += S::lanes) m = S::max(m, S::abs(S::load(x + i + v)));
-        const float largest = S::max_lanes(m);
+        for (uint32_t v = 0; v < fixed_block; v += S::lanes) m = S::most(m, S::abs(S::load(x + i + v)));
+        const float largest = S::most_lanes(m);
         const bool zero = largest < 1e-30f;    // below about 1e-34 its reciprocal is no float
         scale[i / fixed_block] = zero ? 0.0f : largest / fixed_max;
         const typename S::Vec r = S::set(zero ? 0.0f : fixed_max / largest);

@@ -98,16 +98,16 @@ void write(uint last_token)
     const uint blocks = head_dim / 32;
     for (uint i = me; i < rows * blocks; i += lanes) {
         const uint from = i / blocks * stride + i % blocks * 32, at = row_at(i / blocks) / 32 + i % blocks;
-        float most = 0;
-        [[dont_unroll]] for (uint c = 0; c < 32; ++c) most = max(most, abs(query[from + c]));
+        float largest = 0;
+        [[dont_unroll]] for (uint c = 0; c < 32; ++c) largest = most(largest, query[from + c]);
         ivec2 sums = ivec2(0);
         [[dont_unroll]] for (uint q = 0; q < 8; ++q) {
             uint high, low;
-            sums[q / 4] += fixed_words(four(from + 4 * q), most, high, low);
+            sums[q / 4] += fixed_words(four(from + 4 * q), largest, high, low);
             a.high.at[8 * at + q] = high;
             a.low.at[8 * at + q] = low;
         }
-        Floats4(a.scales).at[at] = fixed_scale(most, sums);
+        Floats4(a.scales).at[at] = fixed_scale(largest, sums);
     }
 }
 
@@ -132,12 +132,16 @@ void join_splits()
     }
 }
 
-// Drivers' tanh may overflow.
-float capped(float score) { return a.softcap > 0 ? a.softcap * (1 - 2 / (exp(2 * clamp(score / a.softcap, -20, 20)) + 1)) : score; }
+// Drivers' tanh may overflow. What is not finite stays so: clamp may make numbers of it.
+float capped(float score)
+{
+    const bool finite = (floatBitsToUint(score) & 0x7fffffffu) < 0x7f800000u;
+    return a.softcap > 0 && finite ? a.softcap * (1 - 2 / (exp(2 * clamp(score / a.softcap, -20, 20)) + 1)) : score;
+}
 
 void main()
 {
-    const Step step = a.step.at;
+    Step step = a.step.at;
     me = gl_LocalInvocationID.x;
     first_head = gl_WorkGroupID.x * tile_heads;
     first_token = gl_WorkGroupID.y * tile_tokens;

@@ -9,12 +9,12 @@ layout(push_constant, scalar) uniform Push { Best a; };
 
 shared uint largest[lanes], first[lanes];    // of each subgroup
 
-/// An integer that grows with x: equal numbers, of which 0 and -0 are two, have the same; NaN has that of -inf. Bits, because a compiler may take it
-/// that there are no NaNs.
+/// An integer that grows with x: equal numbers, of which 0 and -0 are two, have the same; what is not finite has the largest of all. Bits, because a
+/// compiler may take it that there is nothing else than numbers.
 uint rank(float x)
 {
     uint bits = floatBitsToUint(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) bits = 0xff800000u;
+    if ((bits & 0x7fffffffu) >= 0x7f800000u) return ~0u;
     if ((bits & 0x7fffffffu) == 0) bits = 0;
     return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
@@ -49,5 +49,5 @@ void main()
     if (me != 0) return;
     for (uint s = 0; s < gl_NumSubgroups; ++s) take(largest[s], first[s], best_rank, best_i);
     if (a.last == 0) a.parts.at[gl_WorkGroupID.x] = uvec2(best_rank, best_i);
-    else a.token.at[0] = best_i;
+    else a.token.at[0] = best_rank == ~0u ? no_token : best_i;
 }

@@ -74,7 +74,7 @@ struct BlockIQ4_NL {
 };
 static_assert(sizeof(BlockIQ4_NL) == 18);
 
-/// 32 weights: w_i = 2^(e - 128) * values[q_i], nibbles as in Q4_0: the values are twice those of OCP's four-bit floats
+/// 32 weights: w_i = 2^(e - 128) * values[q_i], or NaN where e is 255, nibbles as in Q4_0: the values are twice those of OCP's four-bit floats
 struct BlockMXFP4 {
     static constexpr int8_t values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     uint8_t e;

@@ -33,14 +33,15 @@ void main()    // x: columns; y: slices
         if (me < words) fires[me] = 0;
         barrier();
         const float h = first + me < end ? a.h.at[first + me] : 0;
-        if (h != 0) atomicOr(fires[me / 32], 1u << (me & 31));
+        const bool fires_now = !(h == 0);    // so does what is not a number
+        if (fires_now) atomicOr(fires[me / 32], 1u << (me & 31));
         barrier();
         uint before = bitCount(fires[me / 32] & ((1u << (me & 31)) - 1)), count = 0;
         for (uint i = 0; i < words; ++i) {
             if (i < me / 32) before += bitCount(fires[i]);
             count += bitCount(fires[i]);
         }
-        if (h != 0) {
+        if (fires_now) {
             neuron[before] = row_of(first + me);
             strength[before] = h;
         }

@@ -22,6 +22,9 @@ float total(float of_mine)    // of all invocations
     return sum;
 }
 
+// NaN, or beyond the range of floats.
+bool is_broken(float squares) { return (floatBitsToUint(squares) & 0x7fffffffu) >= 0x7f800000u; }
+
 // Column i of what is added to the base, at `at` in all of them.
 float added(uint at)
 {
@@ -32,7 +35,7 @@ float added(uint at)
 
 void main()    // an invocation has four columns in turn, a word of each plane
 {
-    const Step step = a.step.at;
+    Step step = a.step.at;
     const uint row = gl_WorkGroupID.x, me = gl_LocalInvocationID.x, words = (a.n + 3) / 4;
     if (row >= (a.head != 0 ? step.head_tokens : step.tokens)) return;
     const uint in_row = (a.head != 0 ? step.head_first + row : row) * a.n, out_row = row * a.n;
@@ -46,7 +49,9 @@ void main()    // an invocation has four columns in turn, a word of each plane
                 const float s = added(in_row + i);
                 squares += s * s;
             }
-        gain /= sqrt(total(squares) / float(a.n) + a.eps);
+        squares = total(squares);
+        if (me == 0 && is_broken(squares)) step.broken.at[0] = 1;
+        gain /= sqrt(squares / float(a.n) + a.eps);
         squares = 0;
     }
     for (uint w = me; w < words; w += gl_WorkGroupSize.x)
@@ -70,7 +75,9 @@ void main()    // an invocation has four columns in turn, a word of each plane
                 squares += from_mean * from_mean;
             }
     }
-    const float scale = 1.0 / sqrt(total(squares) / float(a.n) + a.eps);
+    squares = total(squares);
+    if (me == 0 && is_broken(squares)) step.broken.at[0] = 1;
+    const float scale = 1.0 / sqrt(squares / float(a.n) + a.eps);
 
     for (uint w = me; w < words; w += gl_WorkGroupSize.x) {
         float top = 0;
@@ -79,7 +86,7 @@ void main()    // an invocation has four columns in turn, a word of each plane
             if (a.form == join_layer_norm) y += a.weight.at[a.n + i];
             a.y.at[out_row + i] = y;
             if (a.publish == publish_norm) a.published.at[out_row + i] = y;
-            top = max(top, abs(y));
+            top = most(top, y);
         }
         if (a.planes != 0) atomicMax(largest[w / 8], floatBitsToUint(top));
     }

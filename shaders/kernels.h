@@ -16,6 +16,7 @@ struct Step {              // written by the host before each submit
     uint tokens;           // in this batch
     uint head_first;       // first token whose logits are wanted
     uint head_tokens;      // how many, from there on
+    Words broken;          // in host memory: 0 becomes 1 where a Join meets a token whose r is not finite, or has squares beyond the range of floats
 };
 
 #ifndef __cplusplus
@@ -30,6 +31,7 @@ const uint join_most_blocks = 1024;    // blocks of 32 of a vector whose planes 
 const uint route_most_experts = 1024;
 const uint slot_neurons = 32;          // of a group, and so of one expert
 const uint sparse_pack = 32;           // sparse rows that lie together (row.glsl)
+const uint no_token = 0xffffffffu;     // of Best
 
 // What a join hands to the host (Join::publish).
 const uint publish_nothing = 0;
@@ -167,14 +169,14 @@ struct PredictSign {       // bit n: x and row n of the gate have different sign
     uint neurons, cols, differing;
 };
 
-struct Threshold {         // bit n: score_n >= threshold
+struct Threshold {         // bit n: score_n >= threshold, or NaN
     Floats score;          // (neurons)
     Words mask;            // (neurons / 32) in host memory
     uint neurons;
     float threshold;
 };
 
-struct Best {              // token = the i of the largest scale logit_i, the first of equals; NaN is taken for -inf.  Twice: first each workgroup finds that
+struct Best {              // token = the i of the largest scale logit_i, the first of equals; no_token if any is not finite.  Twice: first each workgroup finds that
                            // of its logits, then one workgroup that of theirs.
     Floats logits;         // (n)
     Pairs parts;           // (part_count), of the workgroups: an integer that grows with the largest, and its i

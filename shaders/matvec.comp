@@ -21,7 +21,7 @@ void main()
 #endif
         [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
             const float sum = subgroupAdd(part[i]);
-            if (subgroupElect() && r + i < a.rows) a.y.at[r + i] = a.relu != 0 ? max(sum, 0.0) : sum;
+            if (subgroupElect() && r + i < a.rows) a.y.at[r + i] = a.relu != 0 && sum < 0 ? 0 : sum;
         }
     }
 }

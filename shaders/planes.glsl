@@ -3,6 +3,10 @@
 
 const float fixed_max = 32512.0;    // 127 * 256: both planes fit into int8
 
+// The larger of `largest` and |x|. As bits: floats of one sign compare as they do, and NaN, which max may leave out, is larger than all of them. A block with
+// one gets it as its scale.
+float most(float largest, float x) { return uintBitsToFloat(max(floatBitsToUint(largest), floatBitsToUint(x) & 0x7fffffffu)); }
+
 vec4 fixed_scale(float largest, ivec2 sums)
 {
     const float scale = largest / fixed_max;

@@ -11,7 +11,7 @@ void main()    // one invocation per block of 32
 {
     for (uint block = gl_GlobalInvocationID.x; block < a.n / 32; block += gl_NumWorkGroups.x * gl_WorkGroupSize.x) {
         float largest = 0;
-        for (uint j = 0; j < 32; ++j) largest = max(largest, abs(a.x.at[block * 32 + j]));
+        for (uint j = 0; j < 32; ++j) largest = most(largest, a.x.at[block * 32 + j]);
         ivec2 sum = ivec2(0);
         for (uint word = 0; word < 8; ++word) {
             const uint i = 32 * block + 4 * word;

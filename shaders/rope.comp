@@ -2,9 +2,13 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
+#include "planes.glsl"
 
 layout(local_size_x = 64) in;
 layout(push_constant, scalar) uniform Push { Rope a; };
+
+float not_a_number() { return uintBitsToFloat(0x7fc00000u); }
+float infinity() { return uintBitsToFloat(0x7f800000u); }
 
 shared float x[rope_most_elements];    // the head: an element's other half may be any invocation's
 shared float squares[64];              // one per subgroup
@@ -33,16 +37,17 @@ void normalise(uint norm)
     barrier();
     sum = 0;
     for (uint s = 0; s < gl_NumSubgroups; ++s) sum += squares[s];
-    const float scale = inversesqrt(sum / float(a.head_dim) + a.eps);
+    // Squares beyond the range of floats would make zeros of all.
+    const float scale = floatBitsToUint(sum) < 0x7f800000u ? inversesqrt(sum / float(a.head_dim) + a.eps) : not_a_number();
     for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) x[i] *= a.norms.at[norm + i] * scale;    // its own elements
 }
 
 // max |done_i| of a block of 32, over 127
 float block_scale(uint block)
 {
-    float most = 0;
-    for (uint i = 0; i < 32; ++i) most = max(most, abs(done[32 * block + i]));
-    return most / 127;
+    float largest = 0;
+    for (uint i = 0; i < 32; ++i) largest = most(largest, done[32 * block + i]);
+    return largest / 127;
 }
 
 // To nearest, halves away from zero, as the host does.
@@ -52,12 +57,15 @@ int nearest(float v)
     return int(whole) + int(rest >= 0.5) - int(rest <= -0.5);
 }
 
+// What a half cannot hold is infinite, so that it shows: a driver may round to the largest half instead.
+float bounded(float v) { return abs(v) < 65520 ? v : v > 0 ? infinity() : v < 0 ? -infinity() : not_a_number(); }
+
 // The head in `done` to the cache's row of it at position p.
 void append(Words cache, uint q8, uint kv, uint p)
 {
     const uint row = kv * a.context + p, me = gl_LocalInvocationID.x;
     if (q8 == 0) {
-        for (uint i = me; i < a.head_dim / 2; i += 64) cache.at[row * (a.head_dim / 2) + i] = packHalf2x16(vec2(done[2 * i], done[2 * i + 1]));
+        for (uint i = me; i < a.head_dim / 2; i += 64) cache.at[row * (a.head_dim / 2) + i] = packHalf2x16(vec2(bounded(done[2 * i]), bounded(done[2 * i + 1])));
         return;
     }
     for (uint i = me; i < a.head_dim / 4; i += 64) {
@@ -69,12 +77,12 @@ void append(Words cache, uint q8, uint kv, uint p)
     const uint scale_words = (a.head_dim + 63) / 64, scales = a.kv_heads * a.context * (a.head_dim / 4);
     if (me < scale_words)
         cache.at[scales + row * scale_words + me] =
-            packHalf2x16(vec2(block_scale(2 * me), 64 * me + 32 < a.head_dim ? block_scale(2 * me + 1) : 0));
+            packHalf2x16(vec2(bounded(block_scale(2 * me)), 64 * me + 32 < a.head_dim ? bounded(block_scale(2 * me + 1)) : 0));
 }
 
 void main()    // x: the heads of q, then of k with v; y: tokens
 {
-    const Step step = a.step.at;
+    Step step = a.step.at;
     const uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y;
     if (t >= step.tokens) return;
     if (head == 0 && t == 0)

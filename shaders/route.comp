@@ -21,14 +21,14 @@ void list_slots()
         if (me < lanes / 32) found[me] = 0;
         barrier();
         const float w = first + me < a.slots ? weight[a.slot_expert.at[first + me]] : 0;
-        if (w != 0) atomicOr(found[me / 32], 1u << (me & 31));
+        if (!(w == 0)) atomicOr(found[me / 32], 1u << (me & 31));
         barrier();
         uint place = listed + bitCount(found[me / 32] & ((1u << (me & 31)) - 1));
         for (uint i = 0; i < lanes / 32; ++i) {
             if (i < me / 32) place += bitCount(found[i]);
             listed += bitCount(found[i]);
         }
-        if (w != 0 && place < a.places) a.chosen.at[place] = uvec2(first + me, floatBitsToUint(w));
+        if (!(w == 0) && place < a.places) a.chosen.at[place] = uvec2(first + me, floatBitsToUint(w));
     }
     for (uint place = listed + me; place < a.places; place += lanes) a.chosen.at[place] = uvec2(0);
 }
@@ -37,7 +37,11 @@ void main()
 {
     const uint token = gl_WorkGroupID.x, me = gl_LocalInvocationID.x;
     if (token >= a.step.at.tokens) return;
-    for (uint e = me; e < a.experts; e += lanes) score[e] = a.score.at[token * a.experts + e];
+    for (uint e = me; e < a.experts; e += lanes) {
+        const float s = a.score.at[token * a.experts + e];
+        // What is not a number is chosen first, so that it shows, and as many experts are chosen as there is room for.
+        score[e] = (floatBitsToUint(s) & 0x7fffffffu) > 0x7f800000u ? uintBitsToFloat(0x7f800000u) : s;
+    }
     barrier();
     float top = score[0];
     for (uint e = 1; e < a.experts; ++e) top = max(top, score[e]);
@@ -52,7 +56,7 @@ void main()
     for (uint e = 0; e < a.experts; ++e) sum += a.normalise != 0 ? weight[e] : exp(score[e] - top);
     barrier();
     for (uint e = me; e < a.experts; e += lanes) {
-        weight[e] /= sum;
+        weight[e] = weight[e] == 0 ? 0 : weight[e] / sum;
         a.weight.at[token * a.experts + e] = weight[e];
         a.published.at[token * a.experts + e] = weight[e];
     }

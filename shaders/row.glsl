@@ -12,7 +12,7 @@
 //   Q5_0     4    1      as Q4_0
 //   Q5_1     4    1      as Q4_1
 //   IQ4_NL   4    -      as Q4_0
-//   MXFP4    4    -      a byte e for 32 weights
+//   MXFP4    4    -      a byte e for 32 weights, 255 where they are not numbers
 //   Q2_K     2    -      a byte for 16 weights, all of the row; then fp16 d and dmin for 256 weights
 //   Q3_K     2    1      for 256 weights a quad: 16 scales of six bits and fp16 d as in the file, 2 bytes of nothing
 //   Q4_K     4    -      for 256 weights a quad: fp16 d and dmin, then 8 scales and minima of six bits as in the file
@@ -161,7 +161,7 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
         minimum = -both.yy;
     } else if (type == MXFP4) {
         const uint e = u8_at(Words(w).at[first + i / 128], i / 32 & 3);
-        scale = vec2(uintBitsToFloat(e < 2 ? 0x00200000u << e : (e - 1) << 23));    // 2^(e - 128)
+        scale = vec2(uintBitsToFloat(e < 2 ? 0x00200000u << e : e == 255 ? 0x7fc00000u : (e - 1) << 23));    // 2^(e - 128)
     } else {
         scale = vec2(half_at(w, first, i / 32));
     }

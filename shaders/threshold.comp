@@ -1,4 +1,4 @@
-// mask bit n: score_n >= threshold
+// mask bit n: score_n >= threshold, or NaN
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -11,6 +11,6 @@ void main()
     const uint word = gl_GlobalInvocationID.x;
     if (word * 32 >= a.neurons) return;
     uint mask = 0;
-    for (uint i = 0; i < 32 && word * 32 + i < a.neurons; ++i) mask |= uint(a.score.at[word * 32 + i] >= a.threshold) << i;
+    for (uint i = 0; i < 32 && word * 32 + i < a.neurons; ++i) mask |= uint(!(a.score.at[word * 32 + i] < a.threshold)) << i;
     a.mask.at[word] = mask;
 }

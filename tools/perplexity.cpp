@@ -60,7 +60,7 @@ void perplexity(const PerplexityOptions& o)
     if (done == 0) return say("interrupted before the first window was done");
     const double n = double(done), mean = sum / n;
     const double error = n > 1 ? std::sqrt(std::max(squares / n - mean * mean, 0.0) / (n - 1)) : 0;
-    print(fmt::format("ppl = {:.4f} +- {:.4f}\n", std::exp(mean), std::exp(mean) * error));
+    print(fmt::format("ppl = {:.4f} +- {:.4f}\n", std::exp(mean), error > 0 ? std::exp(mean) * error : 0.0));    // a large mean's exp is infinite
     say("{} tokens in windows of {}, mean negative log likelihood {:.6f} +- {:.6f}, {:.1f} tokens/s{}", done, engine.context(), mean, error,
         double(totals.tokens) * 1e6 / totals.us, interrupted() ? "; interrupted" : "");
     if (totals.looked_at < totals.host_neurons && totals.host_neurons > 0) {

@@ -2,6 +2,7 @@
 
 #include "engine/model/families.h"
 #include "engine/model/gguf_writer.h"
+#include "engine/model/not_finite.h"
 #include "engine/model/weights.h"
 #include "engine/system/limits.h"
 #include "host/arena.h"
@@ -251,9 +252,22 @@ Chunk keep_chunk(const Job& job, uint32_t first, uint32_t count)
     return chunk;
 }
 
+/// Some weights of a source are not finite; which of them, its tensor tells.
+struct NotFiniteWeights {};
+
+[[noreturn]] void refuse_weights(const Gguf& model, const GgufTensor& t, host::Team& team)
+{
+    throw Error("{}: {}: the file is broken, so convert or download the model again", model.path().string(),
+                not_finite_weights(team, t).value_or(fmt::format("{} holds weights that are not finite numbers", t.name)));
+}
+
 Chunk make_chunk(const Gguf& model, const Job& job, uint32_t first, uint32_t count)
 {
-    if (job.keeps_values()) return keep_chunk(job, first, count);
+    if (job.keeps_values()) {
+        Chunk kept = keep_chunk(job, first, count);
+        if (!std::isfinite(kept.squares.of_weights)) throw NotFiniteWeights();
+        return kept;
+    }
     const uint32_t cols = job.cols();
     const uint64_t stride = row_bytes(job.type, cols);
     const auto encode = host::find_quantiser(job.type)->encode;
@@ -268,11 +282,9 @@ Chunk make_chunk(const Gguf& model, const Job& job, uint32_t first, uint32_t cou
         decode(&chunk.bytes[r * stride], stored.data(), cols);
         add_squares(row, stored.data(), cols, chunk.squares);
     }
-    if (!std::isfinite(chunk.squares.of_errors)) {
-        const bool finite = std::ranges::all_of(x, [](float w) { return std::isfinite(w); });
-        throw Error("{}: {} has weights that {}", model.path().string(), job.source->name,
-                    finite ? "are beyond the range of fp16, which also scales blocks: use bf16" : "are not finite; convert the model again");
-    }
+    if (!std::isfinite(chunk.squares.of_weights)) throw NotFiniteWeights();
+    if (!std::isfinite(chunk.squares.of_errors))
+        throw Error("{}: {} has weights that are beyond the range of fp16, which also scales blocks: use bf16", model.path().string(), job.source->name);
     return chunk;
 }
 
@@ -289,10 +301,14 @@ void make_rows(const Gguf& model, const Job& job, host::Team& team, const std::f
     const uint64_t chunks = (uint64_t(job.rows()) + together - 1) / together;
     for (uint64_t begin = 0; begin < chunks; begin += batch) {
         std::vector<Chunk> made(std::min(batch, chunks - begin));
-        team.parallel(uint32_t(made.size()), [&](uint32_t i) {
-            const uint32_t first = uint32_t(begin + i) * together;
-            made[i] = make_chunk(model, job, first, std::min(together, job.rows() - first));
-        });
+        try {
+            team.parallel(uint32_t(made.size()), [&](uint32_t i) {
+                const uint32_t first = uint32_t(begin + i) * together;
+                made[i] = make_chunk(model, job, first, std::min(together, job.rows() - first));
+            });
+        } catch (const NotFiniteWeights&) {
+            refuse_weights(model, *job.source, team);
+        }
         for (const Chunk& chunk : made) take(chunk);
         done(double(begin + made.size()) / double(chunks));
     }
@@ -423,7 +439,7 @@ void add_entries(const Gguf& model, const Job& job, std::vector<GgufEntry>& entr
 }
 
 /// The same bytes. Its weights count in the sum of squares, so that the error of the whole model is one of all its weights.
-void copy(const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& result, const std::function<void(double)>& done)
+void copy(const Gguf& model, const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& result, const std::function<void(double)>& done)
 {
     constexpr uint32_t together = 256;
     const Matrix source = job.matrix();
@@ -437,6 +453,7 @@ void copy(const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& 
         }
     });
     for (const Squares& s : squares) result.squares += s.of_weights;
+    if (!std::isfinite(result.squares)) refuse_weights(model, *job.source, team);
     constexpr uint64_t piece = 16 << 20;
     const std::string_view bytes(reinterpret_cast<const char*>(source.data), source.bytes());
     for (uint64_t at = 0; at < bytes.size(); at += piece) {
@@ -523,7 +540,7 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
         const double bytes = double(jobs[i].source->bytes);
         const auto done = [&](double share) { progress(looking + (1 - looking) * (before + share * bytes) / all); };
         if (jobs[i].sparse()) file.write({reinterpret_cast<const char*>(jobs[i].starts.data()), jobs[i].starts.size() * sizeof(uint32_t)});
-        if (jobs[i].copied()) copy(jobs[i], team, file, result.tensors[i], done);
+        if (jobs[i].copied()) copy(*model, jobs[i], team, file, result.tensors[i], done);
         else convert(*model, jobs[i], team, file, result.tensors[i], done);
         before += bytes;
     }

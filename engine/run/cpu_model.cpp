@@ -101,6 +101,14 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     host::multiply(team_, w.q, inputs_, q_.data());
     host::multiply(team_, w.k, inputs_, k_.data());
     host::multiply(team_, w.v, inputs_, v_.data());
+    const auto show = [&](const char* step, const std::vector<float>& of_batch, size_t width) {
+        if (parts) parts(l, step, std::span(of_batch).first(tokens * width));
+    };
+    const size_t q_width = size_t(c.heads) * c.head_dim, kv_width = size_t(c.kv_heads) * c.head_dim;
+    show("norm before attention", norm_, c.dim);
+    show("product with attn_q", q_, q_width);
+    show("product with attn_k", k_, kv_width);
+    show("product with attn_v", v_, kv_width);
 
     const host::AttentionShape shape = {
         .heads = c.heads,
@@ -112,8 +120,11 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
         .softcap = c.score_cap,
         .window = w.window};
     host::attend(team_, shape, caches_[l - shape_.first_layer], position, tokens, q_.data(), k_.data(), v_.data(), mixed_.data(), attend_scratch_);
+    if (cached) cached(l, std::span(k_).first(tokens * kv_width), std::span(v_).first(tokens * kv_width));
+    show("attention", mixed_, q_width);
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));
     host::multiply(team_, w.o, inputs_, attended_.data());
+    show("product with attn_output", attended_, c.dim);
     if (!c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
 
     const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * shape_.kv.row_bytes(c.head_dim), w.window);
@@ -125,6 +136,7 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
                             .start_us = stopwatch.start});
 
     normalise_rows(team_, {w.ffn_norm, w.ffn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
+    show("norm before the feed-forward block", norm_, c.dim);
     Cold cold = {.neurons = all_, .may_fire = all_};
     if (c.experts) {
         cold = route(l, tokens, norm_.data(), stats);
@@ -134,8 +146,10 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
         if (tokens == 1) cold.may_fire = predict(l, norm_.data(), x, stats);
     }
     cold_ffn(l, cold, tokens, norm_.data(), stats);
+    show("feed-forward block", out_, c.dim);
     if (c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
     add_block(out_, w.post_ffn_norm, w.down_bias, tokens, x);
+    if (parts) parts(l, "sum with what came before", {x, size_t(tokens) * c.dim});
 }
 
 /// Of all the layer's neurons, those that may fire.

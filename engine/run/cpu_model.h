@@ -50,6 +50,10 @@ class CpuModel {
     void watch_experts(uint32_t l, uint32_t tokens, const float* x, const float* residual, const float* weights);
     void watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x, const float* residual);
 
+    /// Where these are set, they are shown what every step of a layer gives, and the keys and values as they go into the cache. Of a batch's tokens.
+    std::function<void(uint32_t l, const char* step, std::span<const float>)> parts;
+    std::function<void(uint32_t l, std::span<const float> keys, std::span<const float> values)> cached;
+
     /// Logits of one token from the end of the residual stream, neither scaled nor capped.
     std::span<const float> head(const float* x, FeedStats& stats);
 

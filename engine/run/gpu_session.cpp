@@ -130,11 +130,12 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     expert_weight_stride_ = uint64_t(shape.batch) * c.experts;
     const uint64_t experts = model.layers().size() * expert_weight_stride_ * sizeof(float);
     readback_pool_ = Pool(
-        device, aligned(x) + aligned(logits) + aligned(sizeof(uint32_t)) + 2 * aligned(groups) + aligned(gates) + aligned(watched) + aligned(experts),
+        device, aligned(x) + aligned(logits) + 2 * aligned(sizeof(uint32_t)) + 2 * aligned(groups) + aligned(gates) + aligned(watched) + aligned(experts),
         Use::readback, "results for the host");
     published_ = readback_pool_.take(x);
     logits_ = readback_pool_.take(logits);
     best_ = readback_pool_.take(sizeof(uint32_t));
+    broken_ = readback_pool_.take(sizeof(uint32_t));
     fired_ = readback_pool_.take(groups);
     mask_ = readback_pool_.take(groups);
     gates_ = readback_pool_.take(gates);
@@ -179,6 +180,7 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, HeadTokens head)
     submits_ = waits_ = head_rows_ = 0;
     streamed_bytes_ = 0;
     notices_.clear();
+    *static_cast<uint32_t*>(broken_.mapped) = 0;
     set_step(head);
     const double magnitude = model_.config().rope_magnitude;
     for (size_t set = 0; set < frequencies_.size(); ++set) {
@@ -194,7 +196,7 @@ void GpuSession::begin(uint32_t position, uint32_t tokens, HeadTokens head)
 void GpuSession::set_step(HeadTokens head)
 {
     HEARTH_CHECK(head.first + head.count <= tokens_ && head.count <= head_rows && (!head.best || head.count == 1));
-    *static_cast<gpu::Step*>(step_.mapped) = {.position = position_, .tokens = tokens_, .head_first = head.first, .head_tokens = head.count};
+    *static_cast<gpu::Step*>(step_.mapped) = {.position = position_, .tokens = tokens_, .head_first = head.first, .head_tokens = head.count, .broken = broken_.address};
     head_ = head;
     head_rows_ += head.count;
 }

@@ -98,8 +98,11 @@ class GpuSession {
     float* cold() const { return static_cast<float*>(cold_.mapped); }
     const float* published() const { return static_cast<const float*>(published_.mapped); }
     const float* logits() const { return static_cast<const float*>(logits_.mapped); }
-    /// With HeadTokens::best, after wait_all: the token with the largest logit, scaled but not capped, as most_probable finds it.
+    /// With HeadTokens::best, after wait_all: the token with the largest logit, scaled but not capped, as most_probable finds it; gpu::no_token where
+    /// one is not finite.
     uint32_t best() const { return *static_cast<const uint32_t*>(best_.mapped); }
+    /// After wait_all: whether a residual of the batch is not finite, or beyond what its norm can take.
+    bool broken() const { return *static_cast<const uint32_t*>(broken_.mapped) != 0; }
     /// Once x of a split layer is published, where there is a predictor: a word per group, bit i set where neuron i may fire.
     std::span<const uint32_t> mask(uint32_t l) const;
     /// What host::route gives, where there are experts: once x of a split layer is published, or after wait_all.
@@ -149,7 +152,7 @@ class GpuSession {
     vulkan::Slice residual_, head_residual_, xn_, qkv_, mixed_, parts_, h_, u_, high_, low_, scale_, attend_parts_, attend_counters_, scores_,
         routed_, chosen_, row_, best_parts_;
     vulkan::Slice input_, cold_, angles_, step_;
-    vulkan::Slice published_, logits_, best_, fired_, mask_, watched_residual_, gates_, expert_weights_;
+    vulkan::Slice published_, logits_, best_, broken_, fired_, mask_, watched_residual_, gates_, expert_weights_;
     uint64_t expert_weight_stride_ = 0;               // floats from layer to layer
     uint32_t group_words_ = 0;                        // of a layer in fired_ and mask_: one per group
     std::vector<std::vector<double>> frequencies_;    // of rope, per pair; of a model with a window_base both sets

@@ -1,6 +1,8 @@
 #include "engine/run/scheduler.h"
 
+#include "engine/run/diagnosis.h"
 #include "engine/run/sampler.h"
+#include "host/numbers.h"
 
 #include <algorithm>
 #include <chrono>
@@ -60,6 +62,8 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     }
     session_->wait_all();
 
+    if (session_->broken()) throw NotFiniteNumbers();
+    if (best && session_->best() == gpu::no_token) throw NotFiniteNumbers();
     if (best) wanted.take_best(session_->best());
     while (rows > 0 && !best) {
         for (uint32_t r = 0; r < rows; ++r) give(wanted, next + r, {session_->logits() + size_t(r) * config_.vocab, config_.vocab});
@@ -115,12 +119,15 @@ void Scheduler::host_layers(const WantedLogits& wanted, FeedStats& stats)
 {
     for (uint32_t l = gpu_ ? uint32_t(gpu_->layers().size()) : 0; l < config_.layers; ++l)
         cpu_.layer(l, stats.position, stats.tokens, residual_.data(), stats);
+    // Logits alone would not tell of tokens whose logits nobody wants, and which no window reaches later.
+    if (!host::all_finite(residual_)) throw NotFiniteNumbers();
     for (uint32_t t = stats.tokens - wanted.count; t < stats.tokens; ++t)
         give(wanted, t, cpu_.head(residual_.data() + size_t(t) * config_.dim, stats));
 }
 
 void Scheduler::give(const WantedLogits& wanted, uint32_t t, std::span<const float> logits)
 {
+    if (!host::all_finite(logits)) throw NotFiniteNumbers();    // before a cap makes numbers of them
     if (wanted.take_best) wanted.take_best(most_probable(finished(logits)));
     else wanted.take(t, finished(logits));
 }

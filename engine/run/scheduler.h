@@ -21,6 +21,7 @@ class Scheduler {
     Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, Rebalancer* rebalancer, host::Team& team, const Config& config);
 
     /// Runs tokens (no more than the session's batch) at `position`.
+    /// Throws NotFiniteNumbers where logits, or the residual that makes them, are no finite numbers; none of these is given away.
     FeedStats feed(uint32_t position, std::span<const Token> tokens, const WantedLogits& wanted);
 
   private:
