@@ -340,6 +340,7 @@ struct Machinery {
                             "need no transposing",
                             options.model.filename().string(), options.sparsity == Sparsity::threshold ? " --by-neurons" : ""));
         file->check_unchanged();
+        needs = GpuSession::needs(weights, shape);    // what was transposed may have become larger than it was expected to
         report = make_plan(options.vram_budget, usual_position());
         shape.ring_bytes = report.ring;
         check_memory();
@@ -383,7 +384,7 @@ struct Machinery {
         }
         gpu = std::make_unique<GpuModel>(device, weights,
                                          ModelLayout{plan, orders(), shape.sparsity, machine ? machine->row_variants : RowVariants(),
-                                                     machine ? machine->products : ProductRates()},
+                                                     machine ? machine->products : ProductRates(), shape.ring_bytes > 0},
                                          team, progress);
 
         uint64_t resident = 0, all = 0;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -289,12 +290,13 @@ Matrix transposed_shape(const Matrix& stored, uint32_t experts)
     return {needs_decoding(stored.type) ? WeightType::f16 : stored.type, stored.cols * experts, stored.rows / experts, nullptr};
 }
 
-/// The transposed matrix, in `data`.
-Matrix transposed(const Matrix& stored, uint32_t experts, std::byte* data, host::Team& team)
+/// The transposed matrix `out`, in `data`. False where halves, of which it is to be, do not hold what is stored: some weight is beyond them, or a row is of
+/// weights so small that halves are much less exact for them than its blocks are.
+bool transpose_to(const Matrix& out, const Matrix& stored, uint32_t experts, std::byte* data, host::Team& team)
 {
     constexpr uint32_t slab = 32;    // stored rows at a time: what they write into a row of the result is a cache line, and a slab stays in the cache
-    Matrix out = transposed_shape(stored, experts);
-    out.data = data;
+    const bool checked = needs_decoding(stored.type) && values_of(stored.type) != WeightType::f16 && out.type == WeightType::f16;
+    std::atomic<bool> fits = true;
     const host::Kernels& kernels = host::kernels();
     const uint32_t rows = stored.cols, cols = out.cols, slabs = (cols + slab - 1) / slab;    // of one matrix of the result
     team.parallel(experts * slabs, [&](uint32_t i) {
@@ -305,18 +307,21 @@ Matrix transposed(const Matrix& stored, uint32_t experts, std::byte* data, host:
         std::vector<float> decoded;
         std::vector<uint16_t> converted;
         if (needs_decoding(stored.type)) {
-            decoded.resize(rows);
-            converted.resize(uint64_t(count) * rows);
+            const bool halves = out.type == WeightType::f16;
+            decoded.resize(halves ? rows : uint64_t(count) * rows);
+            converted.resize(halves ? uint64_t(count) * rows : 0);
             for (uint32_t r = 0; r < count; r++) {
-                kernels.of(stored.type).decode(stored.row(row + r), decoded.data(), rows);
-                kernels.to_f16(decoded.data(), converted.data() + uint64_t(r) * rows, rows);
+                float* const weights = decoded.data() + (halves ? 0 : uint64_t(r) * rows);
+                kernels.of(stored.type).decode(stored.row(row + r), weights, rows);
+                if (checked && !host::fit_halves({weights, rows})) fits = false;
+                if (halves) kernels.to_f16(weights, converted.data() + uint64_t(r) * rows, rows);
             }
-            from = reinterpret_cast<const std::byte*>(converted.data());
+            from = halves ? reinterpret_cast<const std::byte*>(converted.data()) : reinterpret_cast<const std::byte*>(decoded.data());
         }
         if (out.type == WeightType::f32) transpose<4>(from, count, rows, to, first, cols);
         else transpose<2>(from, count, rows, to, first, cols);
     });
-    return out;
+    return fits;
 }
 
 /// One threshold for every layer.
@@ -572,9 +577,16 @@ Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout, unsign
     for (size_t l = 0; l < w.layers.size(); l++) {
         if (!plain_downs[l]) continue;
         Matrix& down_t = w.layers[l].ffn.down_t;
-        // Not zeroed: the memory's pages come as they are written, to all threads at once.
-        std::byte* const data = w.owned.emplace_back(std::make_unique_for_overwrite<std::byte[]>(down_t.bytes())).get();
-        down_t = transposed(*plain_downs[l], std::max(w.config.experts, 1u), data, team);
+        while (true) {
+            // Not zeroed: the memory's pages come as they are written, to all threads at once.
+            auto data = std::make_unique_for_overwrite<std::byte[]>(down_t.bytes());
+            down_t.data = data.get();
+            const bool fits = transpose_to(down_t, *plain_downs[l], std::max(w.config.experts, 1u), data.get(), team);
+            w.owned.push_back(std::move(data));
+            if (fits) break;
+            w.owned.pop_back();
+            down_t.type = WeightType::f32;
+        }
         if (progress) progress(double(l + 1) / double(w.layers.size()));
     }
     return std::move(w);

@@ -1,6 +1,7 @@
 #include "engine/run/gpu_model.h"
 
 #include "host/linear.h"
+#include "host/numbers.h"
 #include "host/predict.h"
 #include "host/sparse.h"
 
@@ -208,6 +209,16 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
     uint64_t total = n.scratch + (plan.head ? n.head : 0);
     for (size_t l = 0; l < plan.layers.size(); ++l) total += layer_bytes(l);
     WeightUpload upload(device, team, total, progress);
+    // Whether a matrix may be multiplied as halves, which only those are asked that would be. Of the output matrix a row is a token: those that no text ever
+    // had may be next to nothing, and their logits are, too.
+    const auto judge = [&](GpuMatrix& on_device, const Matrix& m, bool transposed = false) {
+        if (m.rows == 0) return;
+        const Product usual = kernels_.product(values_of(m.type), {.transposed = transposed});
+        if (usual != Product::halves && usual != Product::matrices) return;
+        const host::AsHalves as = host::as_halves(team, m);
+        const bool output = &on_device == &head_;
+        on_device.halves = !as.overflows && as.columns_lost == 0 && (output ? 2ull * as.rows_lost <= m.rows : as.rows_lost == 0);
+    };
     for (size_t l = 0; l < plan.layers.size(); ++l) {
         const LayerWeights& w = weights.layers[l];
         const std::vector<uint32_t>& resident = plan.layers[l].resident;
@@ -232,9 +243,11 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
         for (const auto& [to, from] : {std::pair(&layer.q, &w.q), {&layer.k, &w.k}, {&layer.v, &w.v}}) {
             *to = qkv ? layer.qkv.part(row, from->rows) : upload.place(pool, layout_of(*from), from->rows, from->cols);
             upload.fill(*to, *from, [](uint64_t r) { return r; });
+            judge(*to, *from);
             row += from->rows;
         }
         layer.o = upload.matrix(pool, w.o);
+        judge(layer.o, w.o);
         layer.gate = slots(w.ffn.gate);
         layer.up = slots(w.ffn.up);
         layer.down_t = slots(w.ffn.down_t);
@@ -242,6 +255,12 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
             // The first groups, in the file's order: nothing else is planned where all neurons are as good as each other.
             for (size_t s = 0; s < resident.size(); ++s) HEARTH_CHECK(resident[s] == s && order[s * group_neurons] == s * group_neurons);
             layer.down = upload.matrix(pool, w.ffn.down.columns(0, std::min(uint32_t(resident.size()) * group_neurons, w.ffn.down.cols)));
+        }
+        if (!resident.empty() || layout.streams) {
+            judge(layer.gate, w.ffn.gate);
+            judge(layer.up, w.ffn.up);
+            judge(layer.down_t, w.ffn.down_t, true);
+            judge(layer.down, w.ffn.down);
         }
         layer.bias = slots(w.ffn.bias);
         if (weights.config.experts) {
@@ -266,6 +285,7 @@ GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weight
     if (plan.head) {
         vulkan::Pool& pool = pools_.emplace_back(device, n.head, vulkan::Use::device, "the output matrix");
         head_ = upload.matrix(pool, weights.output);
+        judge(head_, weights.output);
     }
 }
 
@@ -347,8 +367,10 @@ GpuFfn GpuModel::cold_block(uint32_t l, uint32_t first, uint32_t count, const Sl
         m.memory = take(m.bytes());
         return m;
     };
-    const auto of_groups = [&](const Matrix& m, const RowLayout& layout) {
-        return m.rows > 0 ? place(layout, count * group_neurons, m.cols) : GpuMatrix();
+    const auto of_groups = [&](const Matrix& m, const GpuMatrix& resident) {
+        GpuMatrix cold = m.rows > 0 ? place(resident, count * group_neurons, m.cols) : GpuMatrix();
+        cold.halves = resident.halves;
+        return cold;
     };
     GpuFfn block = {.gate = of_groups(w.gate, layer.gate),
                     .up = of_groups(w.up, layer.up),
@@ -359,6 +381,7 @@ GpuFfn GpuModel::cold_block(uint32_t l, uint32_t first, uint32_t count, const Sl
     if (w.down.rows > 0) {
         const uint32_t cols = std::min(count * group_neurons, w.down.cols - layer.residency.cold_groups()[first] * group_neurons);
         block.down = place({w.down.type, row_quads(w.down.type, cols)}, w.down.rows, cols);
+        block.down.halves = layer.down.halves;
     }
     if (config().experts) block.group_experts = take(count * sizeof(uint32_t));
     return block;

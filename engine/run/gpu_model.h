@@ -19,6 +19,7 @@ struct ModelLayout {
     std::vector<LayerSparsity> sparsity;
     RowVariants row_variants;    // as GpuKernels takes them
     ProductRates products = {};
+    bool streams = false;    // cold groups come to the device, too
 };
 
 /// A feed-forward block's matrices on the device, or of some of its groups.

@@ -133,7 +133,7 @@ class GpuSession::Recorder {
     bool wants_planes(std::initializer_list<const GpuMatrix*> readers) const
     {
         return std::any_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) {
-            return m->rows > 0 && (decode() ? kernels_.reads_planes(*m) : kernels_.product(m->type, {}) == Product::integers);
+            return m->rows > 0 && (decode() ? kernels_.reads_planes(*m) : kernels_.product(m->type, {.halves = m->halves}) == Product::integers);
         });
     }
 
@@ -170,6 +170,7 @@ class GpuSession::Recorder {
     void product(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, ProductKind kind)
     {
         const bool transposed = kind.use.transposed;
+        kind.use.halves = kind.use.halves && w.halves;
         const uint32_t out = transposed ? w.cols : w.rows, inner = transposed ? w.rows : w.cols;
         commands.dispatch(kernels_.matmul(w.type, transposed, kernels_.product(w.type, kind.use)),
                           {ceil_div(out, gpu::matmul_tile), ceil_div(kind.of_head ? std::min(capacity_, head_rows) : capacity_, gpu::matmul_tile)},

@@ -26,6 +26,7 @@ struct GpuMatrix : RowLayout {
     uint32_t rows = 0, cols = 0;
     vulkan::Slice memory;
     uint64_t row_bytes = 0;    // of all its rows alone: what reading them reads
+    bool halves = true;        // as halves its weights are as exact as halves are: none is too large, few are too small
 
     uint64_t bytes() const { return RowLayout::bytes(rows); }
     /// So many of its rows, from one that begins a unit; row_bytes in proportion.
