@@ -597,6 +597,10 @@ class Families(Case):
         self.assertNotIn("rope_freqs.weight", values)
         _, keys, _ = self.file("Qwen2ForCausalLM", rope_scaling=scaling | {"attention_factor": 2.0})
         self.assertAlmostEqual(keys["qwen2.rope.scaling.attn_factor"], 2 / (1 + 0.1 * np.log(4)), places=6)
+        _, keys, _ = self.file("Qwen2ForCausalLM", rope_scaling=scaling | {"mscale": 1.0, "mscale_all_dim": 0.707})    # DeepSeek's; one alone says nothing
+        self.assertAlmostEqual(keys["qwen2.rope.scaling.attn_factor"], 1 / (1 + 0.0707 * np.log(4)), places=6)
+        _, keys, _ = self.file("Qwen2ForCausalLM", rope_scaling=scaling | {"mscale": 1.0})
+        self.assertEqual(keys["qwen2.rope.scaling.attn_factor"], 1)
 
     def test_gemmas_norms_have_their_1_and_what_config_json_scales_and_caps_are_keys(self):
         changes = {"hidden_act": None, "head_dim": 16, "query_pre_attn_scalar": 64, "sliding_window": 32, "tie_word_embeddings": True}
@@ -833,7 +837,8 @@ class Refusals(Case):
             ({"rope_scaling": LONGROPE | {"short_factor": [1.0] * 7}}, "short_factor of rope_scaling in config.json is not a list of 8 numbers"),
             ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_scaling of type dynamic"),
             ({"rope_parameters": {"rope_type": "yarn"}}, "factor of rope_scaling in config.json is null"),
-            ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "mscale": 1}}, "mscale of rope_scaling"),
+            ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "mscale": 1, "mscale_all_dim": -1}}, "mscale_all_dim of rope_scaling in config.json is -1"),
+            ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "truncate": False}}, "truncate false of rope_scaling"),
             ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
             ({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.2}, "partial_rotary_factor 0.2 in config.json turns 3 elements of 16"),
             ({"hidden_act": "mish"}, "hidden_act mish is not supported"),

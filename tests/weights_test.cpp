@@ -548,6 +548,71 @@ TEST_CASE("a mixture of experts that cannot be run is refused with the reason")
     CHECK(refusal(other) == "model.gguf is a mixture of experts of the architecture qwen3, which this version cannot run");
 }
 
+TEST_CASE("YaRN turns pairs and grows them as the keys of a file say, by the numbers of transformers")
+{
+    // ROPE_INIT_FUNCTIONS["yarn"] of transformers 5, and where it has no such parameter, the same formula in Python.
+    const auto yarn = [](std::initializer_list<std::pair<const char*, float>> more, float factor = 8) {
+        GgufWriter file = random_model({.context = 4096});    // heads of 16
+        file.key("llama.rope.scaling.type", "yarn");
+        file.key("llama.rope.scaling.factor", factor);
+        file.key("llama.rope.scaling.original_context_length", uint32_t(512));
+        file.key("llama.rope.scaling.finetuned", true);
+        for (const auto& [key, value] : more) file.key(fmt::format("llama.rope.scaling.{}", key), value);
+        return Loaded(file).weights.config;
+    };
+    const auto are = [](const Config& c, const std::vector<double>& want, double magnitude) {
+        const std::vector<double> got = rope_frequencies(c);
+        REQUIRE(got.size() == want.size());
+        for (size_t i = 0; i < want.size(); i++) CHECK(got[i] == doctest::Approx(want[i]).epsilon(1e-6));
+        CHECK(c.rope_magnitude == doctest::Approx(magnitude).epsilon(1e-6));
+    };
+    const std::vector<double> eighth = {1,      2.470529422e-01, 5.625e-02, 1.087032946e-02, 1.25e-03, 3.952847075e-04, 1.25e-04, 3.952847075e-05},
+                              fortieth = {1,       2.391472481e-01, 5.125e-02,      8.498621212e-03,
+                                          2.5e-04, 7.905694150e-05, 2.5e-05, 7.905694150e-06};
+    are(yarn({}), eighth, 1.2079441541679836);
+    are(yarn({{"yarn_beta_fast", 16}, {"yarn_beta_slow", 2}}),
+        {1, 3.162277660e-01, 7.083333333e-02, 1.317615692e-02, 1.25e-03, 3.952847075e-04, 1.25e-04, 3.952847075e-05}, 1.2079441541679836);
+    are(yarn({{"yarn_log_multiplier", 0.707f}}, 40), fortieth, 1.0857263992561355);    // mscale 1, mscale_all_dim 0.707
+    are(yarn({{"yarn_log_multiplier", 1}}, 40), fortieth, 1);
+    are(yarn({{"yarn_log_multiplier", 0}}), eighth, 1.2079441541679836);
+    are(yarn({{"yarn_attn_factor", 1.5f}}), eighth, 1.5);    // attention_factor
+    are(yarn({{"yarn_attn_factor", 1.5f}, {"yarn_log_multiplier", 0.707f}}), eighth, 1.5);
+    are(yarn({{"attn_factor", 2}}), eighth, 2.4158883083359672);    // what a reader multiplies its own by
+    are(yarn({{"attn_factor", 2}, {"yarn_attn_factor", 1.5f}}), eighth, 3);
+    are(yarn({{"yarn_ext_factor", 1}}), eighth, 1.2079441541679836);
+    are(yarn({{"yarn_ext_factor", -1}}), eighth, 1.2079441541679836);    // "not set"
+    std::vector<double> plain, half;
+    for (int i = 0; i < 8; i++) plain.push_back(std::pow(10000, -i / 8.0) / 8), half.push_back((plain[i] + eighth[i]) / 2);
+    are(yarn({{"yarn_ext_factor", 0}}), plain, 1);    // all pairs are slowed, and nothing grows by itself
+    are(yarn({{"yarn_ext_factor", 0.5f}}), half, 1.2079441541679836);
+
+    CHECK(Loaded(with_key("llama.rope.scaling.yarn_attn_factor", 1.5f)).weights.config.rope_magnitude == 1);    // nothing says YaRN
+}
+
+TEST_CASE("a key that changes what is computed and that nobody reads is refused by its name, unless its value changes nothing")
+{
+    const auto says = [](const GgufWriter& file, const std::string& part) {
+        const std::string message = refusal(file);
+        INFO(message);
+        INFO(part);
+        CHECK(message.find(part) != std::string::npos);
+    };
+    for (const char* key : {"alpha", "beta_fast", "yarn_low_freq", "types"})
+        says(with_key(fmt::format("llama.rope.scaling.{}", key), 1000.0f), fmt::format("has the key llama.rope.scaling.{}, which this version does not know", key));
+    says(with_key("llama.rope.scaling.alpha", 1000.0f), "it knows type, factor, attn_factor, original_context_length");
+    says(with_key("llama.attention.clamp_kqv", 8.0f), "--override llama.attention.clamp_kqv=float:0 runs it without");
+    says(with_key("llama.attention.causal", false), "--override llama.attention.causal=bool:true");
+    says(with_key("llama.attention.temperature_length", 8192), "has the key llama.attention.temperature_length, by which its model computes");
+    says(with_key("llama.swiglu_clamp_exp", std::vector<float>{0, 7}), "has the key llama.swiglu_clamp_exp");
+    CHECK(refusal(with_key("llama.attention.clamp_kqv", 0.0f)) == "");
+    CHECK(refusal(with_key("llama.attention.causal", true)) == "");
+    CHECK(refusal(with_key("llama.swiglu_clamp_exp", std::vector<float>{0, 0})) == "");
+    CHECK(refusal(with_key("llama.rope.scaling.finetuned", false)) == "");
+    CHECK(refusal(with_key("llama.vocab_size", 320)) == "");
+    CHECK(refusal(with_key("gpt2.rope.scaling.alpha", 1.0f)) == "");    // of another architecture
+    says(with_key("llama.rope.scaling.type", "longrope"), "there is no tensor rope_factors_short.weight");
+}
+
 TEST_CASE("positions are scaled linearly, by the factors of rope_freqs, both or not at all")
 {
     // Two heads of 8: the frequencies are 1, 0.1, 0.01, 0.001.

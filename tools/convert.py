@@ -215,12 +215,18 @@ def read_rope(c, family, head_dim, context):
         implied = math.sqrt(1 + math.log(longer) / math.log(rope.context)) if longer > 1 else 1.0
         rope.magnitude = number("attention_factor", implied if said.get("attention_factor") is None else None)
     elif kind == "yarn":
-        if any(said.get(key) for key in ("mscale", "mscale_all_dim")):
-            raise Refusal("mscale of rope_scaling in config.json is not supported")
+        if not said.get("truncate", True):
+            raise Refusal("truncate false of rope_scaling in config.json is not supported: GGUF has no key for it")
         factor, rope.context = number("factor"), int(number("original_max_position_embeddings", said.get("original_max_position_embeddings") or context))
         rope.yarn = {"factor": factor, "beta_fast": number("beta_fast", said.get("beta_fast") or 32), "beta_slow": number("beta_slow", said.get("beta_slow") or 1)}
-        own = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
-        rope.magnitude = number("attention_factor", said.get("attention_factor") or own) / own
+
+        def growth(strength):
+            return 0.1 * strength * math.log(factor) + 1 if factor > 1 else 1.0
+
+        # As transformers has it: a factor that is said, else DeepSeek's pair of mscales, else that of the paper, which whoever reads the file takes by itself.
+        both = said.get("mscale") and said.get("mscale_all_dim")
+        implied = growth(number("mscale")) / growth(number("mscale_all_dim")) if both else growth(1)
+        rope.magnitude = number("attention_factor", said.get("attention_factor") or implied) / growth(1)
     elif kind != "default":
         raise Refusal(f"rope_scaling of type {kind} in config.json is not supported (supported: default, linear, llama3, longrope, yarn)")
     return rope

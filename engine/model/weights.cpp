@@ -1,9 +1,11 @@
 #include "engine/model/weights.h"
 
 #include "engine/model/file_kind.h"
+#include "engine/model/keys.h"
 #include "engine/system/limits.h"
 #include "host/arena.h"
 #include "host/kernels.h"
+#include "host/numbers.h"
 
 #include <algorithm>
 #include <array>
@@ -179,6 +181,7 @@ Config read_config(const Gguf& file)
     if (c.floor != 0 && (c.floor < 0 || c.activation != host::Activation::relu))
         throw Error("{}: hearth.activation_floor is {}, expected 0 or more, and 0 where hearth.activation is not relu", path, c.floor);
     c.predictor_threshold = file.f32("powerinfer.sparse_threshold", 0);
+    refuse_keys(file, prefix);
     return c;
 }
 
@@ -339,12 +342,15 @@ std::vector<float> read_thresholds(const Gguf& file, const Config& c)
 
 /// What YaRN (arXiv 2309.00071, section 3.2) divides the frequencies of pairs by: 1 where a pair turns more often than beta_fast times within the context
 /// that the model was first trained for, the whole factor where it turns less often than beta_slow times, and in between a mean with weights that are
-/// linear in the pair's number. Magnitude: section 3.4.
+/// linear in the pair's number; ext_factor is how much of the faster pairs' frequency is kept. Magnitude: section 3.4, with its root in log_multiplier's
+/// direction as DeepSeek's models have it (arXiv 2405.04434, 3.1.2); attn_factor of YaRN takes its place, as the `attention_factor` that it comes from does
+/// in transformers.
 void read_yarn(const Gguf& file, const std::string& prefix, Config& c)
 {
-    const auto read = [&](const char* key, std::optional<float> fallback) {
+    const auto read = [&](const char* key, std::optional<float> fallback, bool zero = false) {
         const float x = fallback ? file.f32(prefix + key, *fallback) : file.f32(prefix + key);
-        if (!(x > 0)) throw Error("{}: {}{} is {}, expected more than 0", file.path().string(), prefix, key, x);
+        if (!(x > 0 || (zero && x == 0)))
+            throw Error("{}: {}{} is {}, expected {}", file.path().string(), prefix, key, x, zero ? "0 or more" : "more than 0");
         return double(x);
     };
     const double factor = read("factor", {}),
@@ -354,11 +360,19 @@ void read_yarn(const Gguf& file, const std::string& prefix, Config& c)
     };
     const double first = std::max(std::floor(pair_that_turns(read("yarn_beta_fast", 32))), 0.0),
                  last = std::min(std::ceil(pair_that_turns(read("yarn_beta_slow", 1))), c.rope_dim - 1.0);
+    const float told = file.f32(prefix + "yarn_ext_factor", 1);
+    const double kept = told < 0 ? 1 : told;    // -1 is written for "not set"
     for (uint32_t i = 0; i < c.rope_dim / 2; i++) {
-        const double slowed = std::clamp((i - first) / std::max(last - first, 0.001), 0.0, 1.0);
-        c.rope_factors.push_back(float(1 / (slowed / factor + 1 - slowed)));
+        const double slowed = std::clamp((i - first) / std::max(last - first, 0.001), 0.0, 1.0), fast = kept * (1 - slowed);
+        c.rope_factors.push_back(float(1 / ((1 - fast) / factor + fast)));
+        if (!(c.rope_factors.back() > 0 && c.rope_factors.back() <= FLT_MAX))
+            throw Error("{}: {}yarn_ext_factor is {}, with which frequencies of heads are no numbers above 0; expected 0 to 1", file.path().string(), prefix,
+                        told);
     }
-    c.rope_magnitude = float(read("attn_factor", 1) * (factor > 1 ? 1 + 0.1 * std::log(factor) : 1));
+    const auto growth = [factor](double strength) { return factor > 1 ? 1 + 0.1 * strength * std::log(factor) : 1; };
+    const double all_dims = read("yarn_log_multiplier", 0, true), implied = kept == 0 ? 1 : all_dims > 0 ? growth(1) / growth(all_dims) : growth(1);
+    const bool says = file.keys().contains(prefix + "yarn_attn_factor");
+    c.rope_magnitude = float(read("attn_factor", 1) * (says ? read("yarn_attn_factor", {}) : implied));
 }
 
 /// What the frequencies of rope are divided by, pair by pair, where the file says so. A file of LongRoPE (arXiv 2402.13753) has factors for the context
@@ -374,12 +388,16 @@ void read_rope_factors(Tensors& tensors, const Gguf& file, Config& c)
     };
     if (file.string(prefix + "type", "none") == "yarn") return read_yarn(file, prefix, c);
     if (tensors.has("rope_freqs.weight")) c.rope_factors = read("rope_freqs.weight");
-    if (!tensors.has("rope_factors_short.weight")) return;
+    c.rope_magnitude = file.f32(prefix + "attn_factor", 1);
+    if (!(c.rope_magnitude > 0)) throw Error("{}: {}attn_factor is {}, expected more than 0", path, prefix, c.rope_magnitude);
+    if (!tensors.has("rope_factors_short.weight")) {
+        if (file.string(prefix + "type", "none") == "longrope")
+            throw Error("{}: {}type is longrope, and there is no tensor rope_factors_short.weight; convert the model again", path, prefix);
+        return;
+    }
     c.rope_factors = read("rope_factors_short.weight");
     if (tensors.has("rope_factors_long.weight")) read("rope_factors_long.weight");
     c.rope_context = checked(file, prefix + "original_context_length", file.u32(prefix + "original_context_length"), max_context);
-    c.rope_magnitude = file.f32(prefix + "attn_factor", 1);
-    if (!(c.rope_magnitude > 0)) throw Error("{}: {}attn_factor is {}, expected more than 0", path, prefix, c.rope_magnitude);
 }
 
 /// The windows of all layers: one length, and which layers have it. That stands in the file as a list, or as the period in which one has none.
