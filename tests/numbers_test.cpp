@@ -383,21 +383,10 @@ TEST_SUITE("device")
         }
     }
 
-    TEST_CASE("best names no token where a logit is not finite, and a join tells of a residual that is not")
+    TEST_CASE("a join tells of a residual that is not finite, or whose squares are not")
     {
         const auto device = test_device();
         GpuKernels kernels(device, Config{.dim = 64, .heads = 4, .kv_heads = 2, .head_dim = 16});
-        for (const float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
-            std::vector<float> values = random_floats(9000, 6);
-            values[8777] = bad;
-            Shared<float> logits(device, values);
-            Shared<uint32_t> pairs(device, 2 * 3), token(device, std::vector<uint32_t>{12345});
-            gpu::Best args = {.logits = logits.address(), .parts = pairs.address(), .token = token.address(), .n = 9000, .part_count = 3, .scale = 1};
-            run(device, kernels.best, {3}, args);
-            args.last = 1;
-            run(device, kernels.best, {1}, args);
-            CHECK(token[0] == gpu::no_token);
-        }
         for (const float bad : {1.0f, NAN, INFINITY, 1e25f}) {
             std::vector<float> values = random_floats(2 * 64, 7);
             values[64 + 9] = bad;

@@ -41,13 +41,13 @@ class Numbers(Case):
         commands = [("run", "-p", "Once", "-n", 3, "--temp", 0), ("run", "-p", "Once", "-n", 3), ("run", "-p", "Once", "-n", 3, "--sparsity", "exact"),
                     ("perplexity", "-f", TEXT, "-n", 40), ("bench", "-p", 8, "-n", 2, "-r", 1), ("profile", "-f", TEXT, "-n", 40, "-o", self.folder / "p")]
         for device in (CPU, DEVICE):
-            for command in commands if device == CPU else commands[:4]:
+            for command in commands if device == CPU else commands[:1] + commands[3:4]:
                 with self.subTest(command=command, device=device):
                     result = hearth(command[0], model, *command[1:], *device)
                     self.assertEqual((result.code, result.out.lower().count("nan")), (1, 0))
                     self.assertIn(said, result.talk)
-        result = hearth("chat", model, *CPU, input=b"Hello\n")
-        self.assertIn((result.code, said in result.talk), ((1, True),))
+        result = hearth("chat", model, "--template", "chatml", *CPU, input=b"Hello\n")
+        self.assertEqual((result.code, said in result.talk), (1, True))
         for target in ("q8_0", "f16", "bf16"):
             result = hearth("quantize", model, self.folder / "out", target)
             self.assertEqual((result.code, (self.folder / "out").exists()), (1, False))
@@ -63,13 +63,13 @@ class Numbers(Case):
                     weights[f"blk.{l}.{second}.weight"] *= 2.0 ** -exponent
             return change
 
-        want = np.log(perplexity_of(self.good("perplexity", MODEL, "-f", TEXT, "-n", 60, *CPU)))
+        want = np.log(perplexity_of(self.good("perplexity", MODEL, "-f", TEXT, "-n", 30, *CPU)))
         for kind in (Type.F32, Type.BF16):
-            for first, second, exponent in (("ffn_up", down, 30), ("ffn_up", down, -30), ("ffn_up", down, -13), ("attn_output", "attn_v", 13)):
+            for first, second, exponent in (("ffn_up", down, 30), ("ffn_up", down, -30), ("attn_output", "attn_v", 13)):
                 model = self.write("scaled", scaled(first, second, exponent), kind)
-                for options in ((*DEVICE,), (*DEVICE, "-b", 4), (*CPU,)):
+                for options in (DEVICE, CPU):
                     with self.subTest(kind=kind.name, first=first, exponent=exponent, options=options):
-                        got = np.log(perplexity_of(self.good("perplexity", model, "-f", TEXT, "-n", 60, *options)))
+                        got = np.log(perplexity_of(self.good("perplexity", model, "-f", TEXT, "-n", 30, *options)))
                         self.assertLess(abs(got - want), 2e-3 * want)    # BF16 rounds
 
 

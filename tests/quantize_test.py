@@ -355,8 +355,8 @@ class Refused(Case):
         source = self.made("--type", "f32", "--layers", "1")
         data = bytearray(source.read_bytes())
         at = next(t for t in gguf.GGUFReader(source).tensors if t.name == "blk.0.ffn_up.weight").data_offset
-        for value, kind, says in ((1e9, "f16", "use bf16"), (1e9, "q8_0", "use bf16"), (1e9, "q4_0", "use bf16"), (np.nan, "bf16", "not finite"),
-                                  (np.inf, "q8_0", "not finite")):
+        for value, kind, says in ((1e9, "f16", "use bf16"), (1e9, "q8_0", "use bf16"), (1e9, "q4_0", "use bf16"), (np.nan, "bf16", "not a finite number, the first"),
+                                  (np.inf, "q8_0", "not a finite number, the first")):
             with self.subTest(kind, value=value):
                 data[at:at + 4] = np.float32(value).tobytes()
                 source.write_bytes(data)
