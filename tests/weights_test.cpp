@@ -601,7 +601,7 @@ TEST_CASE("a key that changes what is computed and that nobody reads is refused 
         says(with_key(fmt::format("llama.rope.scaling.{}", key), 1000.0f), fmt::format("has the key llama.rope.scaling.{}, which this version does not know", key));
     says(with_key("llama.rope.scaling.alpha", 1000.0f), "it knows type, factor, attn_factor, original_context_length");
     says(with_key("llama.attention.clamp_kqv", 8.0f), "--override llama.attention.clamp_kqv=float:0 runs it without");
-    says(with_key("llama.attention.causal", false), "--override llama.attention.causal=bool:true");
+    says(with_key("llama.attention.causal", false), "no language model but an encoder");
     says(with_key("llama.attention.temperature_length", 8192), "has the key llama.attention.temperature_length, by which its model computes");
     says(with_key("llama.swiglu_clamp_exp", std::vector<float>{0, 7}), "has the key llama.swiglu_clamp_exp");
     CHECK(refusal(with_key("llama.attention.clamp_kqv", 0.0f)) == "");
