@@ -239,6 +239,17 @@ TEST_CASE("a byte without a token is the unknown token, or left out where there 
     CHECK(Owned(w).tokenizer.eos() == 1);    // as its beginning: it names no other
     w.key("tokenizer.ggml.unknown_token_id", 0);
     CHECK(Owned(w).cut("axyb") == "a|<unk>|b");
+    // What is left out is no border, as in the tokenizers library; a byte that merges on (of a pruned vocabulary) is one.
+    GgufWriter merging;
+    merging.key("tokenizer.ggml.model", "gpt2");
+    merging.key("tokenizer.ggml.pre", "gpt-2");
+    merging.key("tokenizer.ggml.tokens", Texts{"<|end|>", "a", "b", "ab", "zab"});
+    merging.key("tokenizer.ggml.token_type", std::vector<int32_t>{control, normal, normal, normal, normal});
+    merging.key("tokenizer.ggml.merges", Texts{"a b", "z ab"});
+    merging.key("tokenizer.ggml.eos_token_id", 0);
+    CHECK(Owned(merging).cut("axyb") == "ab");
+    CHECK(Owned(merging).cut("azb") == "a|b");
+    CHECK(Owned(merging).cut("zab") == "zab");
 
     // No other token stands for them: not a control token that a key calls the unknown one, and not whatever is the first.
     std::vector<Token> ids;

@@ -51,14 +51,15 @@ const Common common[] = {
     {1000, {".\n", ",\n", ".\n\n", ";\n", "{\n", ")\n"}},
     {2000, {" don't", "don't", " it's", "It's", "n't", " I'm"}},
     {5000, {"(self", "_id", ".get", "_name", ".com", "(x", "\treturn", "-based"}},
-    {20000, {" JavaScript", "JavaScript", " YouTube", "YouTube", " GitHub", " LinkedIn", " iPhone", " McDonald", "toString"}},
+    {20000,
+     {" JavaScript", "JavaScript", " YouTube", "YouTube", " GitHub", " LinkedIn", " iPhone", " McDonald", "toString"}},
     {50000, {"का", "की", "के", "ने", " का", " की", " के", "ที่", " ที่"}},
 };
 
-constexpr size_t most_samples = 16384;      // tokens that are looked at
-constexpr size_t enough_merges = 10000;     // for certainty
-constexpr size_t tolerated = 1000;          // of so many tokens one may have been put in by hand
-constexpr size_t hopeless = 50;             // of so many one too many
+constexpr size_t most_samples = 16384;     // tokens that are looked at
+constexpr size_t enough_merges = 10000;    // for certainty
+constexpr size_t tolerated = 1000;         // of so many tokens one may have been put in by hand
+constexpr size_t hopeless = 50;            // of so many one too many
 
 }    // namespace
 
@@ -79,13 +80,14 @@ PretokenizerGuess guess_pretokenizer(const Vocabulary& vocabulary)
         const auto added = merged.insert(std::move(bytes));
         const std::vector<Utf8Run> runs = utf8_runs(*added.first);
         // Parts of contractions are cut otherwise when they stand alone.
-        if (added.second && runs.size() == 1 && runs[0].valid && !runs[0].text.starts_with('\'')) samples.push_back(*added.first);
+        if (added.second && runs.size() == 1 && runs[0].valid && !runs[0].text.starts_with('\''))
+            samples.push_back(*added.first);
     }
     const size_t stride = samples.size() / most_samples + 1;
 
     struct Candidate {
         const PretokenizerKind* kind;
-        size_t cut;     // samples that its rules cut apart
+        size_t cut;      // samples that its rules cut apart
         int unlikely;    // kinds of common texts that speak against it
     };
     std::vector<Candidate> candidates;    // in the table's order
@@ -95,7 +97,8 @@ PretokenizerGuess guess_pretokenizer(const Vocabulary& vocabulary)
         const Pretokenizer pretokenizer(kind);
         const auto whole = [&](std::string_view text) { return pretokenizer.parts(text).size() == 1; };
         Candidate candidate{&kind, 0, 0};
-        for (size_t i = 0; i < samples.size() && candidate.cut <= looked_at / hopeless; i += stride) candidate.cut += !whole(samples[i]);
+        for (size_t i = 0; i < samples.size() && candidate.cut <= looked_at / hopeless; i += stride)
+            candidate.cut += !whole(samples[i]);
         for (const Common& texts : common) {
             if (merged.size() < texts.merges) continue;
             const auto has = [&](std::string_view text) { return merged.contains(std::string(text)); };
@@ -113,7 +116,8 @@ PretokenizerGuess guess_pretokenizer(const Vocabulary& vocabulary)
     };
     const auto best = std::ranges::min_element(candidates, better);
     const bool possible = best->cut <= looked_at / tolerated;
-    const bool alone = std::ranges::none_of(candidates, [&](const Candidate& c) { return &c != &*best && !better(*best, c); });
+    const bool alone =
+        std::ranges::none_of(candidates, [&](const Candidate& c) { return &c != &*best && !better(*best, c); });
     return {best->kind, possible && alone && merged.size() >= enough_merges};
 }
 

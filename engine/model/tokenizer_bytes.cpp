@@ -36,6 +36,8 @@ class ByteBpe : public Segmenter {
                 Half& half = halves_[ab - vocabulary.pieces.size()];
                 if (half.left == no_token) half = {a, b};
             }
+            for (const Token id : {a, b})
+                if (id >= vocabulary.pieces.size()) halves_[id - vocabulary.pieces.size()].merges = true;
         }
         if (!file.boolean("hearth.tokenizer.whole_words", kind.whole_words)) return;
         for (Token id = 0; id < vocabulary.pieces.size(); id++)
@@ -88,7 +90,8 @@ class ByteBpe : public Segmenter {
                 }
             }
             symbols.clear();
-            for (size_t i = 0; i < part.size(); i++) symbols.push_back({part.substr(i, 1), bytes_[uint8_t(part[i])], false});
+            for (size_t i = 0; i < part.size(); i++)
+                if (const Token id = bytes_[uint8_t(part[i])]; !dropped(id)) symbols.push_back({part.substr(i, 1), id, false});
             merge_neighbours(symbols, [&](const Symbol& left, const Symbol& right) -> std::optional<Union> {
                 const auto found = unions_.find(key(left.id, right.id));
                 if (found == unions_.end()) return {};
@@ -125,8 +128,16 @@ class ByteBpe : public Segmenter {
         }
     }
 
+    /// Whether a byte is left out before anything merges, so that what is around it may merge, as the tokenizers library has it.
+    bool dropped(Token id) const
+    {
+        const size_t size = vocabulary_.pieces.size();
+        return id >= size && !halves_[id - size].merges && vocabulary_.unknown == no_token;
+    }
+
     struct Half {    // what a text beyond the vocabulary was merged from; nothing where it is a single byte
         Token left = no_token, right = no_token;
+        bool merges = false;    // on, into something else
     };
 
     const Vocabulary& vocabulary_;
