@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""A stranger's folder: whatever it holds, tools/convert.py ends in one sentence, reads nothing outside of it, and takes little time and memory.
+"""A stranger's folder: whatever it holds, tools/convert.py ends in one sentence, reads nothing outside of it, and
+takes little time and memory.
 
-    python3 tests/hostile_folder_test.py [--mutations N]          (packages: tools/requirements.txt; --mutations: instead of the tests, N seeded mutations)
+    python3 tests/hostile_folder_test.py                     (packages: tools/requirements.txt)
+    python3 tests/hostile_folder_test.py --mutations N       instead of the tests, N mutated folders
 """
 
 import io
@@ -19,7 +21,6 @@ import unittest
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import tokenizers
 
 TESTS = Path(__file__).resolve().parent
@@ -27,10 +28,10 @@ TOOLS = TESTS.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 import checkpoint  # noqa: E402
 import convert  # noqa: E402
+import pretokenizers  # noqa: E402
 import torch_pickle  # noqa: E402
 from convert_test import DATA, Case, Scratch, random_tensors, read_gguf, save_file, stderr_of, tiny_config  # noqa: E402
 from sentences import Refusal  # noqa: E402
-from torch_file_test import Tensor, save_torch  # noqa: E402
 
 SECONDS, MEMORY = 5, 500 << 20
 
@@ -46,13 +47,17 @@ def put_torch(path, steps, files=None, **entry):
 def read_steps(steps):
     """What the machine makes of a pickle whose functions and storages give texts."""
     names = {("collections", "OrderedDict"), ("torch", "FloatStorage")}
-    return torch_pickle.Machine(steps, "file", lambda *name: name in names, lambda f, args: {} if f.name == "OrderedDict" else "made", lambda key: "loaded").run()
+    return torch_pickle.Machine(steps, "file", lambda *name: name in names, lambda f, args: {}
+                                if f.name == "OrderedDict" else "made", lambda key: "loaded").run()
 
 
 class Pickles(unittest.TestCase):
-    NEEDED = {"PROTO", "STOP", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "MARK", "EMPTY_TUPLE", "TUPLE",
-              "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "GLOBAL", "REDUCE", "BUILD", "BINPERSID",
-              "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
+    NEEDED = {
+        "PROTO", "STOP", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
+        "BINUNICODE", "MARK", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS",
+        "EMPTY_DICT", "SETITEM", "SETITEMS", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "BINPUT", "LONG_BINPUT",
+        "BINGET", "LONG_BINGET"
+    }
 
     def test_every_step_that_no_checkpoint_needs_is_refused_by_its_name_before_it_is_taken(self):
         for op in pickletools.opcodes:
@@ -61,30 +66,42 @@ class Pickles(unittest.TestCase):
                 if op.name in self.NEEDED:
                     self.assertIn(code, torch_pickle.STEPS)
                     continue
-                for steps in (b"\x80\x02" + code, b"\x80\x02}" + code + bytes(8) + b".", b"\x80\x02]q\x00(K\x01K\x02" + code + b"os\nsystem\n.",
-                              code + b"\x00" * 20):
+                for steps in (b"\x80\x02" + code, b"\x80\x02}" + code + bytes(8) + b".",
+                              b"\x80\x02]q\x00(K\x01K\x02" + code + b"os\nsystem\n.", code + b"\x00" * 20):
                     with self.assertRaises(Refusal) as caught:
                         read_steps(steps)
-                    self.assertEqual(str(caught.exception), f"file holds a pickle with the step {op.name}, which no checkpoint needs, and is not read")
+                    self.assertEqual(
+                        str(caught.exception),
+                        f"file holds a pickle with the step {op.name}, which no checkpoint needs, and is not read")
         for code in set(range(256)) - {ord(op.code) for op in pickletools.opcodes}:
             with self.assertRaises(Refusal) as caught:
                 read_steps(b"\x80\x02" + bytes([code]))
             self.assertIn(f"the step {code:02x}, which", str(caught.exception))
 
     def test_every_needed_step_does_what_pythons_own_machine_does(self):
-        steps = [b"N.", b"\x88.", b"\x89.", b"J\xff\xff\xff\xff.", b"K\xff.", b"M\xff\xff.", b"\x8a\x02\xff\x80.", b"\x8a\x00.", b"G?\xf8\0\0\0\0\0\0.", b"X\x02\0\0\0\xc3\xa9.",
-                 b").", b"(K\x01K\x02t.", b"K\x01\x85.", b"K\x01K\x02\x86.", b"K\x01K\x02K\x03\x87.", b"].", b"]K\x01a.", b"](K\x01K\x02e.", b"}.",
-                 b"}X\x01\0\0\0aK\x01s.", b"}(X\x01\0\0\0aK\x01X\x01\0\0\0bNu.", b"K\x05q\x00h\x00\x86.", b"K\x05r\x00\x00\x00\xffj\x00\x00\x00\xff\x86.",
-                 b"ccollections\nOrderedDict\n)R.", b"ccollections\nOrderedDict\n)R}X\x01\0\0\0aK\x01sb."]
+        steps = [
+            b"N.", b"\x88.", b"\x89.", b"J\xff\xff\xff\xff.", b"K\xff.", b"M\xff\xff.", b"\x8a\x02\xff\x80.",
+            b"\x8a\x00.", b"G?\xf8\0\0\0\0\0\0.", b"X\x02\0\0\0\xc3\xa9.", b").", b"(K\x01K\x02t.", b"K\x01\x85.",
+            b"K\x01K\x02\x86.", b"K\x01K\x02K\x03\x87.", b"].", b"]K\x01a.", b"](K\x01K\x02e.", b"}.",
+            b"}X\x01\0\0\0aK\x01s.", b"}(X\x01\0\0\0aK\x01X\x01\0\0\0bNu.", b"K\x05q\x00h\x00\x86.",
+            b"K\x05r\x00\x00\x00\xffj\x00\x00\x00\xff\x86.", b"ccollections\nOrderedDict\n)R.",
+            b"ccollections\nOrderedDict\n)R}X\x01\0\0\0aK\x01sb."
+        ]
         for step in steps[:-1] + [steps[-1]]:
             with self.subTest(step):
-                self.assertEqual(read_steps(b"\x80\x02" + step), pickle.loads(b"\x80\x02" + step.replace(b"r\x00\x00\x00\xffj\x00\x00\x00\xff", b"r\x00\x00\x00\x00j\x00\x00\x00\x00")))
+                self.assertEqual(
+                    read_steps(b"\x80\x02" + step),
+                    pickle.loads(
+                        b"\x80\x02"
+                        + step.replace(b"r\x00\x00\x00\xffj\x00\x00\x00\xff", b"r\x00\x00\x00\x00j\x00\x00\x00\x00")))
         self.assertEqual({pickletools.code2op[code.decode("latin-1")].name for code in torch_pickle.STEPS}, self.NEEDED)
 
     def test_steps_that_do_not_fit_together_are_refused(self):
-        for steps in (b"", b".", b"\x80", b"\x80\x02", b"\x80\x02.", b"\x80\x02t.", b"\x80\x02K\x01(a.", b"\x80\x02}K\x01K\x02s.", b"\x80\x02}(X\x01\0\0\0au.",
-                      b"\x80\x02h\x00.", b"\x80\x02q\x00.", b"\x80\x02K\x01)R.", b"\x80\x02ctorch\nFloatStorage\n}R.", b"\x80\x02K\x01}b.", b"\x80\x02ctorch\nFloatStorage\n}b.",
-                      b"\x80\x02X\xff\xff\xff\xffa.", b"\x80\x02X\x01\0\0\0\xff.", b"\x80\x02\x8a\xff" + b"\xff" * 255 + b".", b"\x80\x02c" + b"a" * 300 + b"\nb\n.",
+        for steps in (b"", b".", b"\x80", b"\x80\x02", b"\x80\x02.", b"\x80\x02t.", b"\x80\x02K\x01(a.",
+                      b"\x80\x02}K\x01K\x02s.", b"\x80\x02}(X\x01\0\0\0au.", b"\x80\x02h\x00.", b"\x80\x02q\x00.",
+                      b"\x80\x02K\x01)R.", b"\x80\x02ctorch\nFloatStorage\n}R.", b"\x80\x02K\x01}b.",
+                      b"\x80\x02ctorch\nFloatStorage\n}b.", b"\x80\x02X\xff\xff\xff\xffa.", b"\x80\x02X\x01\0\0\0\xff.",
+                      b"\x80\x02\x8a\xff" + b"\xff" * 255 + b".", b"\x80\x02c" + b"a" * 300 + b"\nb\n.",
                       b"\x80\x02K\x01K\x01a.", b"\x80\x02))a.", b"\x80\x02(\x85."):
             with self.subTest(steps[:20]), self.assertRaises(ValueError):
                 read_steps(steps)
@@ -93,7 +110,8 @@ class Pickles(unittest.TestCase):
                 read_steps(bytes([0x80, protocol]) + b"N.")
 
     def test_names_are_those_of_tensors_alone(self):
-        for module, name in (("os", "system"), ("builtins", "eval"), ("posix", "system"), ("torch", "load"), ("torch._utils", "__globals__"), ("collections", "OrderedDict.x"),
+        for module, name in (("os", "system"), ("builtins", "eval"), ("posix", "system"), ("torch", "load"),
+                             ("torch._utils", "__globals__"), ("collections", "OrderedDict.x"),
                              ("collections", "namedtuple"), ("", ""), ("torch", "FloatStorage.from_file")):
             with self.subTest(name), self.assertRaises(Refusal) as caught:
                 read_steps(b"\x80\x02c" + f"{module}\n{name}\n".encode() + b".")
@@ -101,17 +119,20 @@ class Pickles(unittest.TestCase):
 
     def test_attributes_are_never_set(self):
         """BUILD would set them on whatever is below."""
-        tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x10tQK\x00(K\x04t(K\x01t\x89}tR"
+        tensor = (b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000"
+                  b"X\x03\0\0\0cpuK\x10tQK\x00(K\x04t(K\x01t\x89}tR")
         state = b"}X\x04\0\0\0pathX\x0b\0\0\0/etc/passwds"
         scratch = Scratch("setUp")
         scratch.setUp()
         self.addCleanup(scratch.doCleanups)
-        for steps, good in ((b"}X\x01\0\0\0a" + tensor + b"s.", True), (b"}X\x01\0\0\0a" + tensor + state + b"bs.", False),
-                            (b"ccollections\nOrderedDict\n)R" + state + b"b.", True), (b"ctorch\nFloatStorage\n" + state + b"b.", False),
-                            (tensor + state + b"b.", False)):
+        for steps, good in ((b"}X\x01\0\0\0a" + tensor + b"s.",
+                             True), (b"}X\x01\0\0\0a" + tensor + state + b"bs.",
+                                     False), (b"ccollections\nOrderedDict\n)R" + state + b"b.", True),
+                            (b"ctorch\nFloatStorage\n" + state + b"b.", False), (tensor + state + b"b.", False)):
             put_torch(scratch.folder / "x.bin", b"\x80\x02" + steps)
             if good:
-                self.assertEqual([t.path for t in checkpoint.read_torch(scratch.folder / "x.bin").values()], [scratch.folder / "x.bin"] * (b"_rebuild" in steps))
+                self.assertEqual([t.path for t in checkpoint.read_torch(scratch.folder / "x.bin").values()],
+                                 [scratch.folder / "x.bin"] * (b"_rebuild" in steps))
             else:
                 with self.assertRaises(Refusal):
                     checkpoint.read_torch(scratch.folder / "x.bin")
@@ -131,14 +152,54 @@ class Pickles(unittest.TestCase):
             numbers = out.getvalue()[2:-1]
             numbers = b"".join(pickle.dumps(n, protocol=2)[2:-1] for n in (first, tuple(shape), tuple(strides)))
             text = lambda s: b"X" + struct.pack("<I", len(s)) + s.encode()    # noqa: E731
-            return (b"\x80\x02}" + text("a") + b"ctorch._utils\n_rebuild_tensor_v2\n((" + text(kind) + b"ctorch\nFloatStorage\n" + text(key) + text("cpu")
-                    + pickle.dumps(count, protocol=2)[2:-1] + b"tQ" + numbers + b"\x89}tRs.")
+            return (b"\x80\x02}" + text("a") + b"ctorch._utils\n_rebuild_tensor_v2\n((" + text(kind)
+                    + b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + pickle.dumps(count, protocol=2)[2:-1]
+                    + b"tQ" + numbers + b"\x89}tRs.")
 
-        for good, changes in ((True, {}), (True, {"shape": (2, 2), "strides": (2, 1)}), (True, {"shape": ()  , "strides": ()}), (True, {"shape": (0, 4), "strides": (4, 1)}),
-                              (False, {"first": -1}), (False, {"first": 13}), (False, {"shape": (17,)}), (False, {"shape": (-4,)}), (False, {"shape": (1 << 62,)}),
-                              (False, {"shape": (1 << 40, 1 << 40), "strides": (1 << 40, 1)}), (False, {"count": 17}), (False, {"count": -1}), (False, {"count": 1 << 62}),
-                              (False, {"shape": (4.0,)}), (False, {"shape": (True,)}), (False, {"strides": (1, 1)}), (False, {"shape": (1,) * 9, "strides": (1,) * 9}),
-                              (False, {"key": "1"}), (False, {"key": "../data.pkl"}), (False, {"kind": "module"})):
+        for good, changes in ((True, {}), (True, {
+                "shape": (2, 2),
+                "strides": (2, 1)
+        }), (True, {
+                "shape": (),
+                "strides": ()
+        }), (True, {
+                "shape": (0, 4),
+                "strides": (4, 1)
+        }), (False, {
+                "first": -1
+        }), (False, {
+                "first": 13
+        }), (False, {
+                "shape": (17, )
+        }), (False, {
+                "shape": (-4, )
+        }), (False, {
+                "shape": (1 << 62, )
+        }), (False, {
+                "shape": (1 << 40, 1 << 40),
+                "strides": (1 << 40, 1)
+        }), (False, {
+                "count": 17
+        }), (False, {
+                "count": -1
+        }), (False, {
+                "count": 1 << 62
+        }), (False, {
+                "shape": (4.0, )
+        }), (False, {
+                "shape": (True, )
+        }), (False, {
+                "strides": (1, 1)
+        }), (False, {
+                "shape": (1, ) * 9,
+                "strides": (1, ) * 9
+        }), (False, {
+                "key": "1"
+        }), (False, {
+                "key": "../data.pkl"
+        }), (False, {
+                "kind": "module"
+        })):
             with self.subTest(**changes):
                 put_torch(path, tensor(**changes))
                 if good:
@@ -184,12 +245,15 @@ class Archives(Scratch):
         flipped = bytearray(data)
         flipped[data.index(b"\x80\x02}") + 2] = ord("]")
         self.refused(flipped, "the checksum of data.pkl is another one")
-        self.refused(self.archive(("a/data.pkl", b"\x80\x02" + b"N" * (torch_pickle.MOST_BYTES + 1))), "more than 33554432 are not read")
-        self.refused(self.archive(("a/data.pkl", b"\x80\x02" + b"N" * (torch_pickle.MOST_STEPS + 1))), "of more than 1048576 steps")
+        self.refused(self.archive(("a/data.pkl", b"\x80\x02" + b"N" * (torch_pickle.MOST_BYTES + 1))),
+                     "more than 33554432 are not read")
+        self.refused(self.archive(("a/data.pkl", b"\x80\x02" + b"N" * (torch_pickle.MOST_STEPS + 1))),
+                     "of more than 1048576 steps")
         self.refused(self.archive(("a/x", b"")), "is not a valid torch file")
 
     def test_an_archive_damaged_at_any_byte_is_refused_or_read(self):
-        data, rng = self.archive(("a/data.pkl", b"\x80\x02}."), ("a/byteorder", b"little"), ("a/data/0", bytes(8))), random.Random(1)
+        data, rng = self.archive(("a/data.pkl", b"\x80\x02}."), ("a/byteorder", b"little"),
+                                 ("a/data/0", bytes(8))), random.Random(1)
         path = self.folder / "pytorch_model.bin"
         for at in range(len(data)):
             for cut in (True, False):
@@ -215,78 +279,113 @@ class Safetensors(Scratch):
         def entry(begin, end, **changes):
             return {"dtype": "F32", "shape": [1], "data_offsets": [begin, end]} | changes
 
-        path.write_bytes(header({"a": entry(4, 8), "b": entry(0, 4), "c": entry(8, 8, shape=[0, 3])}, struct.pack("<2f", 1, 2)))
+        path.write_bytes(
+            header({
+                "a": entry(4, 8),
+                "b": entry(0, 4),
+                "c": entry(8, 8, shape=[0, 3])
+            }, struct.pack("<2f", 1, 2)))
         tensors = checkpoint.read_safetensors(path)
         self.assertEqual([tensors[name].read().tolist() for name in "abc"], [[2.0], [1.0], []])
-        for content in (header({"a": entry(0.5, 4.5)}, bytes(5)), header({"a": entry(0, 4), "b": entry(0, 4)}, bytes(4)), header({"a": entry(4, 8)}, bytes(8)),
-                        header({"a": entry(0, 4)}, bytes(8)), header({"a": entry(0, 4)}, bytes(2)), header({"a": entry(0, 4, shape=[-1])}, bytes(4)),
-                        header({"a": entry(0, 4, shape=[1 << 62, 4])}, bytes(4)), header({"a": entry(0, 4, dtype="X9")}, bytes(4)), header({"a": entry(0, 4, dtype=4)}, bytes(4)),
-                        header({"a": entry(4, 0)}, bytes(4)), header({"a": entry(-4, 0)}, bytes(4)), header({"a": {"dtype": "F32"}}), header({"a": 3}), header([1]),
-                        header(b"[" * 100000), header(b'{"a":' * 100000), header(b"{}", pad=100), header(b"\xff\xfe"), struct.pack("<Q", 1 << 63), struct.pack("<Q", 200 << 20) + bytes(50),
-                        b"", b"{}", header({"a": entry(0, 4, shape=[1] * 100000)}, bytes(4)), header({"__metadata__": {"a": 3}})):
+        for content in (header({"a": entry(0.5, 4.5)}, bytes(5)), header({
+                "a": entry(0, 4),
+                "b": entry(0, 4)
+        }, bytes(4)), header({"a": entry(4, 8)}, bytes(8)), header({"a": entry(0, 4)}, bytes(8)),
+                        header({"a": entry(0, 4)}, bytes(2)), header({"a": entry(0, 4, shape=[-1])}, bytes(4)),
+                        header({"a": entry(0, 4, shape=[1 << 62, 4])},
+                               bytes(4)), header({"a": entry(0, 4, dtype="X9")},
+                                                 bytes(4)), header({"a": entry(0, 4, dtype=4)},
+                                                                   bytes(4)), header({"a": entry(4, 0)}, bytes(4)),
+                        header({"a": entry(-4, 0)}, bytes(4)), header({"a": {
+                            "dtype": "F32"
+                        }}), header({"a": 3}), header([1]), header(b"[" * 100000), header(b'{"a":' * 100000),
+                        header(b"{}", pad=100), header(b"\xff\xfe"), struct.pack("<Q", 1 << 63),
+                        struct.pack("<Q", 200 << 20) + bytes(50), b"", b"{}",
+                        header({"a": entry(0, 4, shape=[1] * 100000)}, bytes(4)), header({"__metadata__": {
+                            "a": 3
+                        }})):
             path.write_bytes(content)
             with self.subTest(content[:60]), self.assertRaises(Refusal):
                 checkpoint.read_safetensors(path)
 
 
 class Folders(Case):
-    """The program as a process, so that its time and its memory are measured."""
+    """The program in a process of its own, so that its time and its memory are bounded."""
 
     @classmethod
     def setUpClass(cls):
-        cls.config = tiny_config(hidden_size=8, intermediate_size=16, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1)
+        cls.config = tiny_config(hidden_size=8, intermediate_size=16, num_attention_heads=2, num_key_value_heads=1,
+                                 num_hidden_layers=1)
         cls.tensors = random_tensors(cls.config)
 
     def setUp(self):
         super().setUp()
         self.write(self.config, self.tensors)
 
-    def program(self, *options, memory=300 << 20):
-        def limit():
+    def program(self, memory=300 << 20):
+        """Exit code and what it says. Forked, since importing numpy takes longer than all else."""
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.dup2(write, 2)
+            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
             resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+            resource.setrlimit(resource.RLIMIT_CPU, (2, 3))
+            code = 99
+            try:
+                code = convert.main([str(self.folder), str(self.out)])
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+        os.close(write)
+        with open(read, encoding="utf-8") as file:
+            err = file.read()
+        status = os.waitpid(child, 0)[1]
+        self.assertTrue(os.WIFEXITED(status), f"ended by signal {status & 127}")
+        return os.WEXITSTATUS(status), err
 
-        start = time.monotonic()
-        done = subprocess.run([sys.executable, TOOLS / "convert.py", self.folder, self.out, *options], capture_output=True, text=True, timeout=60, preexec_fn=limit,
-                              env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
-        return done, time.monotonic() - start
-
-    def refused(self, message, *options):
-        done, _ = self.program(*options)
-        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
-        self.assertIn(message, done.stderr)
-        self.assertTrue(done.stderr[:-1].isprintable())
+    def refused(self, message):
+        code, err = self.program()
+        self.assertEqual((code, err.count("\n")), (1, 1), err)
+        self.assertIn(message, err)
+        self.assertTrue(err[:-1].isprintable())
         self.assertEqual([p.name for p in self.out.parent.iterdir()], ["tiny"])
-        return done.stderr
 
     def test_a_good_one_is_converted_within_the_limits(self):
-        self.assertEqual(self.program()[0].returncode, 0)
+        self.assertEqual(self.program()[0], 0)
+        command = [sys.executable, TOOLS / "convert.py", self.folder, self.out]
+        done = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_what_is_no_regular_file_of_the_folder_is_not_read(self):
-        secret = self.out.parent / "secret"
-        self.addCleanup(lambda: None)
-        for name, in_message in (("config.json", "config.json"), ("model.safetensors", "model.safetensors"), ("tokenizer.model", "tokenizer.model"),
-                                 ("tokenizer_config.json", "tokenizer_config.json"), ("chat_template.jinja", "chat_template.jinja"), ("added_tokens.json", "added_tokens.json"),
-                                 ("generation_config.json", "generation_config.json"), ("model.safetensors.index.json", "model.safetensors.index.json")):
+        for name in ("config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json",
+                     "chat_template.jinja",
+                     "added_tokens.json", "generation_config.json", "model.safetensors.index.json"):
             path = self.folder / name
             kept = path.read_bytes() if path.exists() else None
             path.unlink(missing_ok=True)
-            for how, message in (("link", "is a link that leads out of the folder"), ("pipe", "is not a regular file"), ("device", "is a link that leads out"),
-                                 ("nowhere", "is a link that leads nowhere"), ("loop", "is a link that leads nowhere"), ("folder", "is not a regular file")):
+            for how, message in (("link", "is a link that leads out of the folder"), ("pipe", "is not a regular file"),
+                                 ("device", "is a link that leads out"), ("nowhere", "is a link that leads nowhere"),
+                                 ("loop", "is a link that leads nowhere"), ("folder", "is not a regular file")):
                 with self.subTest(name, how=how):
                     if how == "pipe":
                         os.mkfifo(path)
                     elif how == "folder":
                         path.mkdir()
                     else:
-                        path.symlink_to({"link": "/etc/passwd", "device": "/dev/zero", "nowhere": "lost", "loop": name}[how])
+                        path.symlink_to({
+                            "link": "/etc/passwd",
+                            "device": "/dev/zero",
+                            "nowhere": "lost",
+                            "loop": name
+                        }[how])
                     with self.assertRaises(Refusal) as caught:
                         convert.convert(self.folder, self.out, None, None, None)
                     self.assertIn(message, str(caught.exception))
-                    self.assertIn(in_message, str(caught.exception))
+                    self.assertIn(name, str(caught.exception))
                     path.rmdir() if how == "folder" else path.unlink()
             if kept is not None:
                 path.write_bytes(kept)
-        self.assertFalse(secret.exists())
 
     def test_links_within_the_folder_and_the_cache_of_huggingface_hub_are_read(self):
         (self.folder / "config.json").rename(self.folder / "real")
@@ -308,38 +407,87 @@ class Folders(Case):
     def test_small_files_that_ask_for_much_end_soon_in_one_sentence(self):
         (self.folder / "tokenizer.model").unlink()
         for name, content, message in (
-                ("tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": 10 ** 12}, "merges": []}}, 'the token "a" has the id 1000000000000'),
-                ("tokenizer.json", {"model": {"type": "BPE", "vocab": {"x": -5, "a": 0}, "merges": []}}, 'the token "x" has the id -5'),
-                ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"\\ud800": 0}, "merges": []}}', "half of a surrogate pair"),
-                ("tokenizer.json", '{"model": ' + "[" * 100000, "nested too deeply"),
-                ("config.json", self.config | {"num_hidden_layers": 1 << 31}, "num_hidden_layers in config.json is 2147483648, expected a whole number from 1 to 4096"),
-                ("config.json", self.config | {"num_hidden_layers": 4096}, "config.json says 4096 layers, and the checkpoint has only 12 tensors"),
-                ("config.json", self.config | {"vocab_size": 1 << 40}, "vocab_size in config.json is 1099511627776"),
-                ("config.json", '{"architectures": ["LlamaForCausalLM"], "hidden_size": 1' + "0" * 5000 + "}", "is not valid JSON"),
-                ("config.json", '{"architectures": ["LlamaForCausalLM"], "rope_theta": NaN}', "NaN is no number of JSON"),
-                ("config.json", '{"architectures": ["LlamaForCausalLM"], "rope_theta": 1e999}', "rope_theta in config.json is Infinity, expected a number"),
-                ("config.json", '{"a": 1, "a": 2}', "the key a occurs twice"),
-                ("config.json", " " * (5 << 20), "has 5242880 bytes, and more than 4194304 are not read"),
-                ("model.safetensors.index.json", {"weight_map": {"a": 3}}, "says that the tensor a is in 3, which is no name of a file in the folder"),
-                ("model.safetensors.index.json", {"weight_map": {"a": "../secret"}}, 'in "../secret", which is no name of a file'),
-                ("model.safetensors.index.json", {"weight_map": {"a": "/etc/passwd"}}, "which is no name of a file"),
-                ("model.safetensors.index.json", {"weight_map": {"a": ".."}}, "leads out of the folder"),
-                ("model.safetensors.index.json", {"weight_map": {"a": "x" * 5000}}, "which is not in the folder"),
-                ("model.safetensors.index.json", {"weight_map": {"a\x1b]0;x\x07": "\x9b2J\u202e"}}, r"names the shard \x9b2J\u202e"),
-                ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a pointer of Git LFS, not the file itself"),
-                ("model.safetensors", header(b"[" * 200000), "has no valid safetensors header")):
+            ("tokenizer.json", {
+                "model": {
+                    "type": "BPE",
+                    "vocab": {
+                        "a": 10**12
+                    },
+                    "merges": []
+                }
+            }, 'the token "a" has the id 1000000000000'), ("tokenizer.json", {
+                "model": {
+                    "type": "BPE",
+                    "vocab": {
+                        "x": -5,
+                        "a": 0
+                    },
+                    "merges": []
+                }
+            }, 'the token "x" has the id -5'), ("tokenizer.json",
+                                                '{"model": {"type": "BPE", "vocab": {"\\ud800": 0}, "merges": []}}',
+                                                "half of a surrogate pair"),
+            ("tokenizer.json", '{"model": ' + "[" * 100000, "nested too deeply"), ("config.json", self.config | {
+                "num_hidden_layers": 1 << 31
+            }, "num_hidden_layers in config.json is 2147483648, expected a whole number from 1 to 4096"),
+            ("config.json", self.config | {
+                "num_hidden_layers": 4096
+            }, "config.json says 4096 layers, and the checkpoint has only 12 tensors"), ("config.json", self.config | {
+                "vocab_size": 1 << 40
+            }, "vocab_size in config.json is 1099511627776"),
+            ("config.json", '{"architectures": ["LlamaForCausalLM"], "hidden_size": 1' + "0" * 5000 + "}",
+             "is not valid JSON"), ("config.json", '{"architectures": ["LlamaForCausalLM"], "rope_theta": NaN}',
+                                    "NaN is no number of JSON"),
+            ("config.json", '{"architectures": ["LlamaForCausalLM"], "rope_theta": 1e999}',
+             "rope_theta in config.json is Infinity, expected a number"), ("config.json", '{"a": 1, "a": 2}',
+                                                                           "the key a occurs twice"),
+            ("config.json", " " *
+             (5 << 20), "has 5242880 bytes, and more than 4194304 are not read"), ("model.safetensors.index.json", {
+                 "weight_map": {
+                     "a": 3
+                 }
+             }, "says that the tensor a is in 3, which is no name of a file in the folder"),
+            ("model.safetensors.index.json", {
+                "weight_map": {
+                    "a": "../secret"
+                }
+            }, 'in "../secret", which is no name of a file'), ("model.safetensors.index.json", {
+                "weight_map": {
+                    "a": "/etc/passwd"
+                }
+            }, "which is no name of a file"), ("model.safetensors.index.json", {
+                "weight_map": {
+                    "a": ".."
+                }
+            }, "leads out of the folder"), ("model.safetensors.index.json", {
+                "weight_map": {
+                    "a": "x" * 5000
+                }
+            }, "which is not in the folder"), ("model.safetensors.index.json", {
+                "weight_map": {
+                    "a\x1b]0;x\x07": "\x9b2J\u202e"
+                }
+            }, r"names the shard \x9b2J\u202e"),
+            ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+             "is a pointer of Git LFS, not the file itself"), ("model.safetensors", header(b"[" * 200000),
+                                                               "has no valid safetensors header")):
             path = self.folder / name
             kept = path.read_bytes() if path.exists() else None
-            path.write_bytes(content if isinstance(content, bytes) else content.encode() if isinstance(content, str) else json.dumps(content).encode())
+            path.write_bytes(content if isinstance(content, bytes) else content.encode(
+            ) if isinstance(content, str) else json.dumps(content).encode())
             with self.subTest(message):
                 self.refused(message)
             path.unlink()
             if kept is not None:
                 path.write_bytes(kept)
         (self.folder / "model.safetensors").unlink()
-        for steps, message in ((b"\x80\x02Nr\xff\xff\xff\x7f.", "is no dictionary of tensors"), (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x.", "of another protocol"),
-                               (b"\x80\x02\x8e" + struct.pack("<Q", 1 << 40) + b"x.", "with the step BINBYTES8"), (b"\x80\x02}" + b"\x85" * 1000000 + b".", "is no dictionary"),
-                               (b"\x80\x02" + b"}" * (2 << 20) + b".", "steps"), (b"\x80\x02N" + b"q\x00h\x00\x86" * 100000 + b".", "no dictionary")):
+        for steps, message in ((b"\x80\x02Nr\xff\xff\xff\x7f.", "is no dictionary of tensors"),
+                               (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x.", "of another protocol"),
+                               (b"\x80\x02\x8e" + struct.pack("<Q", 1 << 40) + b"x.",
+                                "with the step BINBYTES8"), (b"\x80\x02}" + b"\x85" * 1000000 + b".",
+                                                             "is no dictionary"), (b"\x80\x02" + b"}" *
+                                                                                   (2 << 20) + b".", "steps"),
+                               (b"\x80\x02N" + b"q\x00h\x00\x86" * 100000 + b".", "no dictionary")):
             put_torch(self.folder / "pytorch_model.bin", steps)
             with self.subTest(message):
                 self.refused(message)
@@ -350,20 +498,40 @@ class Folders(Case):
         for file, part in (("a.safetensors", names[:6]), ("b.safetensors", names[5:])):
             save_file({name: self.tensors[name] for name in part}, self.folder / file)
         index = self.folder / "model.safetensors.index.json"
-        index.write_text(json.dumps({"weight_map": {name: "a.safetensors" if n < 6 else "b.safetensors" for n, name in enumerate(names)}}))
+        index.write_text(
+            json.dumps(
+                {"weight_map": {
+                    name: "a.safetensors" if n < 6 else "b.safetensors"
+                    for n, name in enumerate(names)
+                }}))
         self.refused(f"the tensor {names[5]} is in two shards, a.safetensors and b.safetensors")
         save_file({name: self.tensors[name] for name in names[6:]}, self.folder / "b.safetensors")
         self.assertEqual(self.run_convert()[0], 0)
-        index.write_text(json.dumps({"weight_map": {name: "a.safetensors" if n < 7 else "b.safetensors" for n, name in enumerate(names)}}))
+        index.write_text(
+            json.dumps(
+                {"weight_map": {
+                    name: "a.safetensors" if n < 7 else "b.safetensors"
+                    for n, name in enumerate(names)
+                }}))
         self.out.unlink()
         self.refused(f"promises tensor {names[6]} in a.safetensors, which does not have it")
 
 
 # ---- mutations -------------------------------------------------------------------------------------------------------
 
-WORDS = [None, True, False, 0, 1, -1, 2, 3, 7, 16, 63, 64, 65, 255, 256, 4096, 1 << 16, 1 << 31, (1 << 31) - 1, 1 << 32, 1 << 53, 1 << 63, 1 << 64, 10 ** 30, 0.0, 0.5, -0.5, 1.5, 1e-300,
-         1e300, float("inf"), float("nan"), "", "a", "true", "1", "silu", "relu", "\x00", "\x1b[2J", "\u202e", "x" * 5000, "<s>", "</s>", "../x", "/etc/passwd", "BPE", "Sequence",
-         "ByteLevel", [], {}, [[]], [{}], [None], [1, 2], ["a"], {"a": 1}, {"type": "Sequence"}, {"content": "<s>"}, [["a", "b"]], [0] * 100]
+WORDS = [
+    None, True, False, 0, 1, -1, 2, 3, 7, 16, 63, 64, 65, 255, 256, 4096, 1 << 16, 1 << 31, (1 << 31) - 1, 1 << 32,
+    1 << 53, 1 << 63, 1 << 64, 10**30, 0.0, 0.5, -0.5, 1.5, 1e-300, 1e300,
+    float("inf"),
+    float("nan"), "", "a", "true", "1", "silu", "relu", "\x00", "\x1b[2J", "\u202e", "x" * 5000, "<s>", "</s>", "../x",
+    "/etc/passwd", "BPE", "Sequence", "ByteLevel", [], {}, [[]], [{}], [None], [1, 2], ["a"], {
+        "a": 1
+    }, {
+        "type": "Sequence"
+    }, {
+        "content": "<s>"
+    }, [["a", "b"]], [0] * 100
+]
 
 
 def places(value):
@@ -389,7 +557,8 @@ def mutate(value, rng):
         if kind < 0.45:
             container[key] = json.loads(json.dumps(rng.choice(WORDS)))
         elif kind < 0.55 and isinstance(container[key], (int, float)) and not isinstance(container[key], bool):
-            container[key] = container[key] + rng.choice((-1, 1, -2, 2, 0.5, 1000)) if rng.random() < 0.8 else container[key] * -1
+            container[key] = container[key] + rng.choice(
+                (-1, 1, -2, 2, 0.5, 1000)) if rng.random() < 0.8 else container[key] * -1
         elif kind < 0.65:
             del container[key]
         elif kind < 0.8:    # something from elsewhere
@@ -399,7 +568,10 @@ def mutate(value, rng):
             except (KeyError, IndexError, RecursionError, ValueError):
                 pass
         elif isinstance(container, dict):
-            container[rng.choice([str(key) + "x", str(rng.choice(WORDS))[:20], "special", "id", "type", "added_tokens_decoder"])] = json.loads(json.dumps(container[key]))
+            container[rng.choice(
+                [str(key) + "x",
+                 str(rng.choice(WORDS))[:20], "special", "id", "type",
+                 "added_tokens_decoder"])] = json.loads(json.dumps(container[key]))
         else:
             container.insert(key, json.loads(json.dumps(container[key])))
 
@@ -411,41 +583,135 @@ class Seeds:
         self.folders = []
         from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors, trainers
         tokenizer = tokenizers.Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(tokenizers.Regex(convert.LLAMA3), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Split(tokenizers.Regex(pretokenizers.LLAMA3), "isolated"),
+            pre_tokenizers.ByteLevel(False, use_regex=False)
+        ])
         tokenizer.normalizer = normalizers.NFC()
         text = (DATA / "fairytales-valid.txt").read_text(encoding="utf-8")[:20000]
-        tokenizer.train_from_iterator([text], trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False, special_tokens=["<s>", "</s>"]))
+        tokenizer.train_from_iterator([text],
+                                      trainers.BpeTrainer(vocab_size=300,
+                                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                                          show_progress=False,
+                                                          special_tokens=["<s>", "</s>"]))
         tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
         tokenizer.add_tokens([AddedToken("a b", normalized=False)])
         tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
         source = json.loads(tokenizer.to_str())
         source["model"]["ignore_merges"] = True
         vocab = tokenizer.get_vocab_size() + 3
-        small = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1}
-        settings = {"bos_token": "<s>", "eos_token": {"content": "<|im_end|>"}, "chat_template": [{"name": "default", "template": "{{ m }}"}], "tokenizer_class": "PreTrainedTokenizerFast",
-                    "added_tokens_decoder": {str(i): {"content": t.content, "special": t.special} for i, t in tokenizer.get_added_tokens_decoder().items()}}
-        beside = {"tokenizer_config.json": settings, "special_tokens_map.json": {"bos_token": "<s>", "additional_special_tokens": ["<|im_start|>"]},
-                  "generation_config.json": {"eos_token_id": [1, vocab - 5]}, "added_tokens.json": {"a b": tokenizer.token_to_id("a b")}}
-        for changes in ({}, {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0},
-                        {"architectures": ["MixtralForCausalLM"], "num_local_experts": 2, "num_experts_per_tok": 1},
-                        {"architectures": ["Gemma2ForCausalLM"], "query_pre_attn_scalar": 16, "attn_logit_softcapping": 50.0, "tie_word_embeddings": True, "head_dim": 4},
-                        {"architectures": ["Phi3ForCausalLM"], "rope_scaling": {"type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [1.0, 3.0]},
-                         "original_max_position_embeddings": 64},
-                        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
-                        {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}, "layer_types": ["full_attention"]}):
+        small = {
+            "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 1
+        }
+        settings = {
+            "bos_token": "<s>",
+            "eos_token": {
+                "content": "<|im_end|>"
+            },
+            "chat_template": [{
+                "name": "default",
+                "template": "{{ m }}"
+            }],
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "added_tokens_decoder": {
+                str(i): {
+                    "content": t.content,
+                    "special": t.special
+                }
+                for i, t in tokenizer.get_added_tokens_decoder().items()
+            }
+        }
+        beside = {
+            "tokenizer_config.json": settings,
+            "special_tokens_map.json": {
+                "bos_token": "<s>",
+                "additional_special_tokens": ["<|im_start|>"]
+            },
+            "generation_config.json": {
+                "eos_token_id": [1, vocab - 5]
+            },
+            "added_tokens.json": {
+                "a b": tokenizer.token_to_id("a b")
+            }
+        }
+        for changes in ({}, {
+                "architectures": ["Qwen2ForCausalLM"],
+                "use_sliding_window": True,
+                "sliding_window": 64,
+                "max_window_layers": 0
+        }, {
+                "architectures": ["MixtralForCausalLM"],
+                "num_local_experts": 2,
+                "num_experts_per_tok": 1
+        }, {
+                "architectures": ["Gemma2ForCausalLM"],
+                "query_pre_attn_scalar": 16,
+                "attn_logit_softcapping": 50.0,
+                "tie_word_embeddings": True,
+                "head_dim": 4
+        }, {
+                "architectures": ["Phi3ForCausalLM"],
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1.0, 2.0],
+                    "long_factor": [1.0, 3.0]
+                },
+                "original_max_position_embeddings": 64
+        }, {
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 64
+                }
+        }, {
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "rope_theta": 1e4
+                },
+                "layer_types": ["full_attention"]
+        }):
             config = tiny_config(vocab_size=vocab, bos_token_id=0, eos_token_id=[1, vocab - 5], **small) | changes
             self.add(config, {"tokenizer.json": source, **beside})
-        self.add(tiny_config(**small), {"tokenizer.json": {"added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}, "tokenizer_config.json": {"add_bos_token": True}},
-                 (DATA / "tokenizer.model").read_bytes())
+        self.add(
+            tiny_config(**small), {
+                "tokenizer.json": {
+                    "added_tokens": [],
+                    "model": {
+                        "type": "BPE",
+                        "vocab": {},
+                        "merges": []
+                    }
+                },
+                "tokenizer_config.json": {
+                    "add_bos_token": True
+                }
+            }, (DATA / "tokenizer.model").read_bytes())
 
     def add(self, config, files, model=None):
         tensors = random_tensors(config)
         names = sorted(tensors)
-        folder = {name: json.dumps(value).encode() for name, value in files.items()} | {"config.json": json.dumps(config).encode()}
+        folder = {
+            name: json.dumps(value).encode()
+            for name, value in files.items()
+        } | {
+            "config.json": json.dumps(config).encode()
+        }
         from safetensors.numpy import save
         for file, part in (("a.safetensors", names[::2]), ("b.safetensors", names[1::2])):
             folder[file] = save({name: tensors[name] for name in part})
-        folder["model.safetensors.index.json"] = json.dumps({"weight_map": {name: "a.safetensors" if n % 2 == 0 else "b.safetensors" for n, name in enumerate(names)}}).encode()
+        folder["model.safetensors.index.json"] = json.dumps({
+            "weight_map": {
+                name: "a.safetensors" if n % 2 == 0 else "b.safetensors"
+                for n, name in enumerate(names)
+            }
+        }).encode()
         if model:
             folder["tokenizer.model"] = model
         self.folders.append(folder)
@@ -453,7 +719,7 @@ class Seeds:
 
 def mutated(data, rng):
     """A file's bytes, changed: as JSON, as a header of safetensors, or as bytes."""
-    if rng.random() < 0.1:
+    if rng.random() < 0.1 or data[:1] == b"\n":    # a tokenizer.model's
         data = bytearray(data)
         for _ in range(rng.choice((1, 1, 3, 10))):
             at = rng.randrange(min(len(data), 3000))
@@ -464,7 +730,8 @@ def mutated(data, rng):
             elif rng.random() < 0.5:
                 del data[at:at + rng.choice((1, 5, 100))]
             else:
-                data[at:at] = rng.choice((b"[", b"{", b"\"", b",", b"\\ud800", b"0", b"9" * 30, b"[" * 5000, b"\x00", b"\xff"))
+                data[at:at] = rng.choice(
+                    (b"[", b"{", b"\"", b",", b"\\ud800", b"0", b"9" * 30, b"[" * 5000, b"\x00", b"\xff"))
         return bytes(data)
     binary = data[7:8] == b"\0"
     length = struct.unpack("<Q", data[:8])[0] if binary else 0
@@ -479,7 +746,11 @@ def mutated(data, rng):
 
 def vocabulary_of(path):
     keys, _, _ = read_gguf(path)
-    return {text: i for i, (text, kind) in enumerate(zip(keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"])) if kind != 5}
+    return {
+        text: i
+        for i, (text, kind) in enumerate(zip(keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]))
+        if kind != 5
+    }
 
 
 def try_mutations(count, seed=18, tell=lambda n, counts: None):
@@ -494,7 +765,7 @@ def try_mutations(count, seed=18, tell=lambda n, counts: None):
             rng = random.Random(seed * 1000003 + n)
             chosen = rng.randrange(len(seeds.folders)) if n >= 0 else n
             files = dict(seeds.folders[chosen])
-            name = rng.choice([name for name in files if name != "tokenizer.model"] + ["config.json", "tokenizer.json"] * 2)
+            name = rng.choice([*files, "config.json", "tokenizer.json", "config.json", "tokenizer.json"])
             if n >= 0:
                 files[name] = mutated(files[name], rng)
             if current != chosen:
@@ -514,7 +785,8 @@ def try_mutations(count, seed=18, tell=lambda n, counts: None):
             what = (n, name)
             if n < 0 and code != 0:
                 bad.append((*what, "a seed is refused", err))
-            if code not in (0, 1) or "internal error" in err or "Traceback" in err or (code == 1 and err.count("convert: ") - err.count("convert: note") - err.count("convert: left") < 1):
+            if code not in (0, 1) or "internal error" in err or "Traceback" in err or (
+                    code == 1 and err.count("convert: ") - err.count("convert: note") - err.count("convert: left") < 1):
                 bad.append((*what, code, err[-300:]))
             if not all(line.isprintable() for line in err.splitlines()):
                 bad.append((*what, "not printable"))
@@ -529,7 +801,8 @@ def try_mutations(count, seed=18, tell=lambda n, counts: None):
                     else:
                         ours = vocabulary_of(out)
                         if any(ours.get(text) != i for text, i in theirs.items() if i < len(ours) + 3):
-                            bad.append((*what, "another vocabulary", sorted(set(theirs.items()) ^ set(ours.items()))[:5]))
+                            bad.append(
+                                (*what, "another vocabulary", sorted(set(theirs.items()) ^ set(ours.items()))[:5]))
                 out.unlink()
             if list(out.parent.glob("*.part")):
                 bad.append((*what, "a part is left"))
@@ -553,7 +826,8 @@ class Mutations(unittest.TestCase):
 if __name__ == "__main__":
     if "--mutations" in sys.argv:
         at = sys.argv.index("--mutations")
-        result = try_mutations(int(sys.argv[at + 1]), tell=lambda n, counts: n % 500 == 499 and print(n + 1, counts, flush=True))
+        result = try_mutations(int(sys.argv[at + 1]),
+                               tell=lambda n, counts: n % 500 == 499 and print(n + 1, counts, flush=True))
         for line in result[1][:200]:
             print(*line)
         print(result[0], len(result[1]), "bad")

@@ -24,7 +24,7 @@ TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS.parent / "tools"))
 import convert  # noqa: E402
 import convert_test  # noqa: E402
-import tokenizer_files  # noqa: E402
+import pretokenizers as rules  # noqa: E402
 from convert_test import random_tensors, tiny_config  # noqa: E402
 
 PROGRAM = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
@@ -145,27 +145,27 @@ DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
 PRETOKENIZERS = {    # as the models that give them their names have them in tokenizer.json
     "gpt-2": byte_level(True),
-    "llama-bpe": pre_tokenizers.Sequence([*splits(tokenizer_files.LLAMA3), byte_level(False)]),
-    "smaug-bpe": pre_tokenizers.Sequence([*splits(tokenizer_files.LLAMA3), byte_level(False)]),
-    "qwen2": pre_tokenizers.Sequence([*splits(tokenizer_files.QWEN2), byte_level(False)]),
+    "llama-bpe": pre_tokenizers.Sequence([*splits(rules.LLAMA3), byte_level(False)]),
+    "smaug-bpe": pre_tokenizers.Sequence([*splits(rules.LLAMA3), byte_level(False)]),
+    "qwen2": pre_tokenizers.Sequence([*splits(rules.QWEN2), byte_level(False)]),
     "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level(True)]),
     "falcon": pre_tokenizers.Sequence([pre_tokenizers.Punctuation("contiguous"), byte_level(True), pre_tokenizers.Digits(individual_digits=False),
                                        *splits("[0-9][0-9][0-9]")]),
     "deepseek-coder": pre_tokenizers.Sequence([*splits("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"),
                                                pre_tokenizers.Digits(individual_digits=True), byte_level(False)]),
-    "deepseek-llm": pre_tokenizers.Sequence([*splits("[\r\n]", tokenizer_files.DEEPSEEK_LETTERS,
+    "deepseek-llm": pre_tokenizers.Sequence([*splits("[\r\n]", rules.DEEPSEEK_LETTERS,
                                                      "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
                                                      r"\s+$", DEEPSEEK_CJK), pre_tokenizers.Digits(individual_digits=True), byte_level(False)]),
     # With line ends written out in its classes, as the models have it.
     "deepseek-v3": pre_tokenizers.Sequence([*splits(r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-                                                    tokenizer_files.DEEPSEEK3_WORDS.replace(r"\r\n", "\r\n")), byte_level(False)]),
-    "qwen35": pre_tokenizers.Sequence([*splits(tokenizer_files.QWEN35), byte_level(False)]),
-    "gpt-4o": pre_tokenizers.Sequence([*splits(tokenizer_files.O200K, behavior="removed", invert=True), byte_level(False)]),
-    "tekken": pre_tokenizers.Sequence([*splits(tokenizer_files.TEKKEN), byte_level(False)]),
-    "seed-coder": pre_tokenizers.Sequence([*splits(tokenizer_files.SEED), byte_level(False)]),
-    "bailingmoe": pre_tokenizers.Sequence([*splits(tokenizer_files.BAILING), byte_level(False)]),
-    "bloom": pre_tokenizers.Sequence([*splits(tokenizer_files.BLOOM), byte_level(False)]),
-    "viking": pre_tokenizers.Sequence([*splits(tokenizer_files.BLOOM), pre_tokenizers.Digits(individual_digits=True), byte_level(False)]),
+                                                    rules.DEEPSEEK3_WORDS.replace(r"\r\n", "\r\n")), byte_level(False)]),
+    "qwen35": pre_tokenizers.Sequence([*splits(rules.QWEN35), byte_level(False)]),
+    "gpt-4o": pre_tokenizers.Sequence([*splits(rules.O200K, behavior="removed", invert=True), byte_level(False)]),
+    "tekken": pre_tokenizers.Sequence([*splits(rules.TEKKEN), byte_level(False)]),
+    "seed-coder": pre_tokenizers.Sequence([*splits(rules.SEED), byte_level(False)]),
+    "bailingmoe": pre_tokenizers.Sequence([*splits(rules.BAILING), byte_level(False)]),
+    "bloom": pre_tokenizers.Sequence([*splits(rules.BLOOM), byte_level(False)]),
+    "viking": pre_tokenizers.Sequence([*splits(rules.BLOOM), pre_tokenizers.Digits(individual_digits=True), byte_level(False)]),
 }
 WHOLE_WORDS = ("llama-bpe", "tekken")
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""tools/whole_file.py and tools/sentences.py: files that appear whole or not at all, and programs that end in one sentence.
+"""tools/whole_file.py and tools/sentences.py: files that appear whole or not at all, and programs that end in one
+sentence.
 
     python3 tests/whole_file_test.py          (packages: tools/requirements.txt)
 """
@@ -25,7 +26,7 @@ sys.path.insert(0, str(TOOLS))
 import sentences  # noqa: E402
 import whole_file  # noqa: E402
 from convert_test import Case, Scratch, random_tensors, stderr_of, tiny_config  # noqa: E402
-from sentences import Refusal, printable, run, say  # noqa: E402
+from sentences import Refusal, printable, run  # noqa: E402
 from whole_file import new_folder, replacing, scratch_folder  # noqa: E402
 
 
@@ -50,7 +51,8 @@ class Files(Scratch):
 
     def test_nothing_is_left_of_it_after_any_error_and_the_old_file_stays(self):
         self.out.write_bytes(b"old")
-        for error in (Stop(), KeyboardInterrupt(), sentences.Stopped(15), MemoryError(), OSError(errno.ENOSPC, "No space left on device"), Refusal("no")):
+        for error in (Stop(), KeyboardInterrupt(), sentences.Stopped(15), MemoryError(),
+                      OSError(errno.ENOSPC, "No space left on device"), Refusal("no")):
             with contextlib.suppress(type(error), Refusal), replacing(self.out) as file:
                 file.write(b"half")
                 raise error
@@ -67,20 +69,28 @@ class Files(Scratch):
                     return real(*args, **more)
                 raise OSError(errno.EIO, "Input/output error")
 
-            with self.subTest(name, after=after), mock.patch.object(whole_file.os, name, fails), self.assertRaises(Refusal) as caught:
+            with self.subTest(name, after=after), mock.patch.object(whole_file.os, name,
+                                                                    fails), self.assertRaises(Refusal) as caught:
                 self.write(b"new")
             self.assertIn("cannot be written: Input/output error", str(caught.exception))
             self.assertEqual(self.names(), ["tiny.gguf"])
-            self.assertEqual(self.out.read_bytes(), b"new" if (name, after) == ("fsync", 1) else b"old")    # the folder's sync comes after
+            self.assertEqual(self.out.read_bytes(), b"new" if
+                             (name, after) == ("fsync", 1) else b"old")    # the folder's sync comes after
 
     def test_a_limit_of_file_sizes_ends_in_a_sentence(self):
         self.out.write_bytes(b"old")
-        code = ("import signal, sys; sys.path.insert(0, sys.argv[1]); from sentences import run; from whole_file import replacing; from pathlib import Path\n"
-                "def work():\n with replacing(Path(sys.argv[2])) as file: file.write(bytes(1 << 20))\nsys.exit(run('x', work))")
+        code = (
+            "import signal, sys; sys.path.insert(0, sys.argv[1]); from sentences import run; from whole_file import "
+            "replacing; from pathlib import Path\n"
+            "def work():\n with replacing(Path(sys.argv[2])) as file: file.write(bytes(1 << 20))\nsys.exit(run('x', "
+            "work))"
+        )
         done = subprocess.run([sys.executable, "-c", code, TOOLS, self.out], capture_output=True, text=True,
                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16)))
-        self.assertEqual((done.returncode, done.stderr), (1, f"x: {self.out} cannot be written: File too large; files may not be that large here: raise "
-                                                          "`ulimit -f`, or name another place\n"))
+        self.assertEqual(
+            (done.returncode, done.stderr),
+            (1, f"x: {self.out} cannot be written: File too large; files may not be that large here: raise "
+             "`ulimit -f`, or name another place\n"))
         self.assertEqual((self.names(), self.out.read_bytes()), (["tiny.gguf"], b"old"))
 
     def test_data_are_synced_before_the_name_and_the_folder_after(self):
@@ -89,7 +99,8 @@ class Files(Scratch):
 
         def noted(name):
             def call(*args):
-                order.append((name, "folder" if name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode) else "file"))
+                order.append(
+                    (name, "folder" if name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode) else "file"))
                 return real[name](*args)
             return call
 
@@ -114,13 +125,18 @@ class Files(Scratch):
         link.symlink_to("tiny/real.gguf")
         for data in (b"1", b"2"):    # a link that leads nowhere, and one that leads to a file
             self.write(data, link)
-            self.assertEqual((link.is_symlink(), real.read_bytes(), [p.name for p in self.folder.iterdir()]), (True, data, ["real.gguf"]))
+            self.assertEqual((link.is_symlink(), real.read_bytes(), [p.name for p in self.folder.iterdir()]),
+                             (True, data, ["real.gguf"]))
         pipe, loop = self.folder / "pipe", self.folder / "loop"
         os.mkfifo(pipe)
         loop.symlink_to("loop")
-        for path, message in ((self.folder, "is a folder; the name of a file is expected"), (pipe, "is a pipe or a device"), (Path("/dev/null"), "is a pipe or a device"),
-                              (self.folder / "lost/x", "cannot be written: No such file or directory; make its folder first"), (loop, "cannot be written"),
-                              (self.folder / ("x" * 300), "cannot be written: File name too long; give it a shorter name")):
+        for path, message in ((self.folder, "is a folder; the name of a file is expected"),
+                              (pipe, "is a pipe or a device"), (Path("/dev/null"), "is a pipe or a device"),
+                              (self.folder / "lost/x",
+                               "cannot be written: No such file or directory; make its folder first"),
+                              (loop, "cannot be written"),
+                              (self.folder /
+                               ("x" * 300), "cannot be written: File name too long; give it a shorter name")):
             with self.subTest(message), self.assertRaises(Refusal) as caught:
                 self.write(b"", path)
             self.assertIn(message, str(caught.exception))
@@ -169,9 +185,12 @@ class Files(Scratch):
         self.assertEqual((wrong, self.names()), ([], ["tiny.gguf"]))
 
     def test_what_a_killed_writer_left_is_removed_by_the_next_and_told(self):
-        code = ("import sys, time; sys.path.insert(0, sys.argv[1]); from whole_file import *; from pathlib import Path\n"
-                "with replacing(Path(sys.argv[2])) as file, scratch_folder(Path(sys.argv[2])) as folder:\n"
-                " (folder / 'x').write_text('x'); file.write(b'half'); file.flush(); print('ready', flush=True); time.sleep(60)")
+        code = (
+            "import sys, time; sys.path.insert(0, sys.argv[1]); from whole_file import *; from pathlib import Path\n"
+            "with replacing(Path(sys.argv[2])) as file, scratch_folder(Path(sys.argv[2])) as folder:\n"
+            " (folder / 'x').write_text('x'); file.write(b'half'); file.flush(); print('ready', flush=True); "
+            "time.sleep(60)"
+        )
         writer = subprocess.Popen([sys.executable, "-c", code, TOOLS, self.out], stdout=subprocess.PIPE)
         self.addCleanup(writer.stdout.close)
         writer.stdout.readline()
@@ -180,8 +199,13 @@ class Files(Scratch):
         writer.kill()
         writer.wait()
         self.out.with_name("tiny.gguf.notes.part").write_text("mine")
+        fresh = self.out.with_name(f"tiny.gguf.{'a' * 16}.part")
+        fresh.touch()    # somebody is about to lock it
         err = stderr_of(lambda: self.write(b"newer"))[1]
-        self.assertEqual((err.count("which a run that was killed had left"), self.names()), (2, ["tiny.gguf", "tiny.gguf.notes.part"]))
+        self.assertEqual((err.count("which a run that was killed had left"), self.names()),
+                         (2, ["tiny.gguf", fresh.name, "tiny.gguf.notes.part"]))
+        os.utime(fresh, (time.time() - 60,) * 2)    # nobody did
+        self.assertIn(fresh.name, stderr_of(lambda: self.write(b"newer"))[1])
         self.assertEqual(self.out.read_bytes(), b"newer")
 
     def test_a_folder_appears_whole_or_not_at_all(self):
@@ -194,7 +218,8 @@ class Files(Scratch):
         with new_folder(out) as part, scratch_folder(out) as scratch:
             (part / "x").write_text("x")
             (scratch / "y").write_text("y")
-        self.assertEqual([p.relative_to(self.folder).as_posix() for p in sorted(self.folder.rglob("*"))], ["new", "new/x"])
+        self.assertEqual([p.relative_to(self.folder).as_posix() for p in sorted(self.folder.rglob("*"))],
+                         ["new", "new/x"])
         with self.assertRaises(Refusal), new_folder(out):
             pass
         (self.folder / "link").symlink_to(out)
@@ -215,12 +240,17 @@ class Sentences(unittest.TestCase):
         deep = []
         for _ in range(5000):
             deep = [deep]
-        for e, code, text in ((Refusal("no"), 1, "no"), (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "x: No space left on device; make room, or name another place"),
-                              (KeyboardInterrupt(), 130, "interrupted"), (sentences.Stopped(15), 143, "stopped by SIGTERM"),
-                              (MemoryError(), 1, "the memory does not suffice; close other programs, or raise `ulimit -v`"),
-                              (RecursionError(), 1, "a file is nested too deeply"), (Refusal("a\nb\x1b[2J\x9b\u202e\u2066\ud800\u200b"), 1, r"a\nb\x1b[2J\x9b\u202e\u2066\ud800\u200b"),
-                              (Refusal("x" * 100000), 1, "x" * (sentences.LONGEST - len("tool: ...")) + "..."), (ModuleNotFoundError("no", name="gguf"), 1,
-                              f"the Python package gguf is missing: python3 -m pip install -r {TOOLS / 'requirements.txt'}")):
+        for e, code, text in (
+            (Refusal("no"), 1, "no"), (OSError(errno.ENOSPC, "No space left on device",
+                                               "x"), 1, "x: No space left on device; make room, or name another place"),
+            (KeyboardInterrupt(), 130, "interrupted"), (sentences.Stopped(15), 143, "stopped by SIGTERM"),
+            (MemoryError(), 1, "the memory does not suffice; close other programs, or raise `ulimit -v`"),
+            (RecursionError(), 1, "a file is nested too deeply"),
+            (Refusal("a\nb\x1b[2J\x9b\u202e\u2066\ud800\u200b"),
+             1, r"a\nb\x1b[2J\x9b\u202e\u2066\ud800\u200b"), (Refusal("x" * 100000), 1, "x" *
+                                                              (sentences.LONGEST - len("tool: ...")) + "..."),
+            (ModuleNotFoundError("no", name="gguf"), 1,
+             f"the Python package gguf is missing: python3 -m pip install -r {TOOLS / 'requirements.txt'}")):
             with self.subTest(text[:40]):
                 self.assertEqual(self.run_it(raising(e)), (code, f"tool: {text}\n"))
         code, err = self.run_it(lambda: {}["key"])
@@ -239,7 +269,8 @@ class Sentences(unittest.TestCase):
                     f"r, w = os.pipe(); os.close(r); os.dup2(w, {stream})\n"
                     "def work():\n print('x' * 100000); say('y' * 100000); progress('z')\nsys.exit(run('tool', work))")
             done = subprocess.run([sys.executable, "-c", code, TOOLS], capture_output=True, text=True)
-            self.assertEqual((done.returncode, "Traceback" in done.stderr, "Exception" in done.stderr), (1 if stream == 1 else 0, False, False), done.stderr)
+            self.assertEqual((done.returncode, "Traceback" in done.stderr, "Exception" in done.stderr),
+                             (1 if stream == 1 else 0, False, False), done.stderr)
 
     def test_say_is_the_only_way_to_stderr(self):
         for file in sorted(TOOLS.glob("*.py")):
@@ -267,17 +298,24 @@ class Program(Case):
                 process.send_signal(number)
                 err = process.communicate(timeout=60)[1]
                 self.assertEqual((process.returncode, err.count("\n")), (128 + number, 1), err)
-                self.assertEqual(([p.name for p in sorted(self.out.parent.iterdir())], self.out.read_text()), (["tiny", "tiny.gguf"], "old"))
+                self.assertEqual(([p.name for p in sorted(self.out.parent.iterdir())], self.out.read_text()),
+                                 (["tiny", "tiny.gguf"], "old"))
 
     def test_a_package_that_is_missing_is_named(self):
-        done = subprocess.run([sys.executable, "-S", "-s", TOOLS / "convert.py", self.folder, self.out], capture_output=True, text=True)
-        self.assertEqual((done.returncode, done.stderr), (1, f"convert: the Python package gguf is missing: python3 -m pip install -r {TOOLS / 'requirements.txt'}\n"))
+        done = subprocess.run([sys.executable, "-S", "-s", TOOLS / "convert.py", self.folder, self.out],
+                              capture_output=True,
+                              text=True)
+        self.assertEqual(
+            (done.returncode, done.stderr),
+            (1,
+             f"convert: the Python package gguf is missing: python3 -m pip install -r {TOOLS / 'requirements.txt'}\n"))
 
     def test_too_little_memory_is_a_sentence(self):
         config = tiny_config()
         self.write(config, random_tensors(config))
         limit = 64 << 20
-        process = self.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)), env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
+        process = self.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+                             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
         err = process.communicate(timeout=60)[1]
         self.assertEqual((process.returncode, "Traceback" in err), (1, False), err)
 

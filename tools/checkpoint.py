@@ -1,6 +1,6 @@
-"""The tensors of a Hugging Face folder, in files of safetensors or of torch. Their values stay in the files until somebody asks for them. The folder is a
-stranger's: every name, number and offset is checked against the files before it is used.
-"""
+"""The tensors of a Hugging Face folder, in files of safetensors or of torch. Their values stay in the files until
+somebody asks for them. The folder is a stranger's: every name, number and offset is checked against the files before
+it is used. """
 
 import math
 import os
@@ -31,7 +31,8 @@ class SourceTensor:
     def raw(self):
         count = math.prod(self.shape)
         with open(self.path, "rb") as file:
-            values = np.fromfile(file, SIZED[self.dtype], count, offset=self.offset) if count else np.empty(0, SIZED[self.dtype])
+            dtype = SIZED[self.dtype]
+            values = np.fromfile(file, dtype, count, offset=self.offset) if count else np.empty(0, dtype)
         if values.size != count:
             raise Refusal(f"{self.path} has become shorter while it was read")
         return values.reshape(self.shape)
@@ -46,14 +47,18 @@ class SourceTensor:
 
 
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
-SIZED = DTYPES | {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1"), "BOOL": np.dtype("?")}    # with those that are no weights
+# with those that are no weights
+SIZED = DTYPES | {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1"), "BOOL": np.dtype("?")}
 
 
 # ---- safetensors -----------------------------------------------------------------------------------------------------
-# The safetensors library reads the header, and refuses one that is damaged, too long, too deep, or whose tensors overlap or leave holes. So each tensor
-# begins where the one before it ends. The values are read here, because numpy has no bf16. Format: https://huggingface.co/docs/safetensors
+# The safetensors library reads the header, and refuses one that is damaged, too long, too deep, or whose tensors
+# overlap or leave holes. So each tensor
+# begins where the one before it ends. The values are read here, because numpy has no bf16. Format:
+# https://huggingface.co/docs/safetensors
 
-BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
+BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16,
+        "U16": 16, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
 BITS |= dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8)
 
 
@@ -72,18 +77,20 @@ def read_safetensors(path):
                 entry = file.get_slice(name)
                 tensor = tensors[name] = SourceTensor(path, entry.get_dtype(), tuple(entry.get_shape()), at)
                 if tensor.dtype not in BITS or len(tensor.shape) > MOST_DIMENSIONS:
-                    raise Refusal(f"{path}: tensor {name} has the type {tensor.dtype} and {len(tensor.shape)} dimensions, which is not supported")
+                    raise Refusal(f"{path}: tensor {name} has the type {tensor.dtype} and {len(tensor.shape)} "
+                                  "dimensions, which is not supported")
                 at += math.prod(tensor.shape) * BITS[tensor.dtype] // 8
     except SafetensorError as e:
-        cut = "is cut short" if any(word in str(e) for word in ("IncompleteBuffer", "HeaderTooSmall", "InvalidHeaderLength")) else "has no valid safetensors header"
-        raise Refusal(f"{path} {cut} ({e})") from None
+        cut = any(word in str(e) for word in ("IncompleteBuffer", "HeaderTooSmall", "InvalidHeaderLength"))
+        raise Refusal(f"{path} {'is cut short' if cut else 'has no valid safetensors header'} ({e})") from None
     if at != size:
         raise Refusal(f"{path} has {size} bytes, and its tensors end at {at}")
     return tensors
 
 
 # ---- torch's files ---------------------------------------------------------------------------------------------------
-# What torch.save writes since torch 1.6: a zip archive, not compressed, of data.pkl and a file for each storage, which tensors are parts of.
+# What torch.save writes since torch 1.6: a zip archive, not compressed, of data.pkl and a file for each storage,
+# which tensors are parts of.
 # Format: https://pytorch.org/docs/stable/notes/serialization.html
 
 @dataclass
@@ -93,14 +100,15 @@ class Storage:
     size: int      # bytes
 
 
-STORAGES = {"FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "DoubleStorage": "F64", "IntStorage": "I32", "LongStorage": "I64",
-            "ByteStorage": "U8", "BoolStorage": "BOOL"}
-FUNCTIONS = (("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"))
+STORAGES = {"FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "DoubleStorage": "F64",
+            "IntStorage": "I32", "LongStorage": "I64", "ByteStorage": "U8", "BoolStorage": "BOOL"}
+FUNCTIONS = (("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"),
+             ("torch._utils", "_rebuild_parameter"))
 
 
 def stored_parts(path, archive, file):
-    """Name within the archive -> (offset, size, CRC) of its files. Refuses what torch.save does not write: compressed or encrypted files, files that overlap
-    or reach beyond the directory at the end, and two of one name."""
+    """Name within the archive -> (offset, size, CRC) of its files. Refuses what torch.save does not write: compressed
+    or encrypted files, files that overlap or reach beyond the directory at the end, and two of one name."""
     def refuse(entry, why):
         raise Refusal(f"{path} is not a valid torch file: {shown(entry.filename)} in it {why}")
 
@@ -139,13 +147,15 @@ def whole_numbers(values, most):
 
 def tensor_of(path, storage, first, shape, strides):
     """A part of a storage."""
-    if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple) or len(shape) != len(strides) \
-            or len(shape) > MOST_DIMENSIONS or not whole_numbers((first, *shape, *strides), MOST_SIZE):
+    if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple) \
+            or len(shape) != len(strides) or len(shape) > MOST_DIMENSIONS \
+            or not whole_numbers((first, *shape, *strides), MOST_SIZE):
         raise torch_pickle.NotAPickle("not a tensor")
     width, implied = SIZED[storage.dtype].itemsize, 1
     for n, stride in zip(reversed(shape), reversed(strides)):
         if n > 1 and stride != implied:
-            raise Refusal(f"{path} holds a tensor whose rows do not follow one another; save it anew, as safetensors or contiguous")
+            raise Refusal(f"{path} holds a tensor whose rows do not follow one another; save it anew, as safetensors "
+                          "or contiguous")
         implied *= n
     if (first + implied) * width > storage.size:
         raise torch_pickle.NotAPickle("a tensor ends beyond its storage")
@@ -183,8 +193,8 @@ def read_torch(path):
         if not isinstance(key, tuple) or len(key) != 5:
             raise torch_pickle.NotAPickle("not a storage")
         kind, storage, name, _, count = key
-        if kind != "storage" or not isinstance(storage, torch_pickle.Name) or storage.name not in STORAGES or not isinstance(name, str) \
-                or not whole_numbers([count], MOST_SIZE) or f"data/{name}" not in parts:
+        if kind != "storage" or not isinstance(storage, torch_pickle.Name) or storage.name not in STORAGES \
+                or not isinstance(name, str) or not whole_numbers([count], MOST_SIZE) or f"data/{name}" not in parts:
             raise torch_pickle.NotAPickle("not a storage")
         offset, size, _ = parts[f"data/{name}"]
         dtype = STORAGES[storage.name]
@@ -212,7 +222,8 @@ def read_torch(path):
 
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
-FORMS = (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_torch))    # one file, or shards with NAME.index.json
+# one file, or shards with NAME.index.json
+FORMS = (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_torch))
 
 
 def read_checkpoint(folder):
@@ -225,7 +236,8 @@ def read_checkpoint(folder):
         if name.startswith("gptq_model-") and name.endswith(".safetensors"):
             return read_safetensors(file_in(folder, name))
     names = [name for name, _ in FORMS]
-    raise Refusal(f"{folder} has neither {' nor '.join(names)}, nor their shards with an index.json (other checkpoint formats are not supported)")
+    raise Refusal(f"{folder} has neither {' nor '.join(names)}, nor their shards with an index.json (other checkpoint "
+                  "formats are not supported)")
 
 
 def read_shards(index, read):
@@ -234,7 +246,8 @@ def read_shards(index, read):
         raise Refusal(f"{index} has no weight_map")
     for name, file in weight_map.items():
         if not isinstance(file, str) or not file or "\0" in file or Path(file).name != file:
-            raise Refusal(f"{index} says that the tensor {name} is in {shown(file)}, which is no name of a file in the folder")
+            raise Refusal(f"{index} says that the tensor {name} is in {shown(file)}, which is no name of a file in the "
+                          "folder")
     tensors, folder = {}, index.parent
     for file in sorted(set(weight_map.values())):
         path = file_in(folder, file) if len(os.fsencode(file)) < 256 else None

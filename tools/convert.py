@@ -28,7 +28,6 @@ import sentences  # noqa: F401, I001 - first, so that whatever fails after it en
 
 import argparse
 import collections
-import json
 import math
 import re
 import sys
@@ -46,7 +45,7 @@ from config_keys import check_file
 from families import ACTIVATIONS, FAMILIES, LLAMA, MAKES_ZEROS, Family, read_scales, windowed_layers
 from folder import file_in, json_in, read_json
 from sentences import Refusal, progress, run, say, shown
-from tokenizer_files import LLAMA3, QWEN2, Piece, Tokenizer, read_tokenizer
+from tokenizer_files import read_tokenizer
 from whole_file import replacing
 
 TYPES = {

@@ -1,4 +1,5 @@
-"""Reading a folder that a stranger made: which files are read, how much of them, and what JSON may hold. What the values mean is others' business."""
+"""Reading a folder that a stranger made: which files are read, how much of them, and what JSON may hold. What the
+values mean is others' business."""
 
 import json
 import os
@@ -7,7 +8,8 @@ import stat
 
 from sentences import Refusal
 
-# The most that is read of a JSON file, in bytes, by its name. They are several times what the largest published ones have, and keep what a small computer
+# The most that is read of a JSON file, in bytes, by its name. They are several times what the largest published ones
+# have, and keep what a small computer
 # has to hold for them in bounds.
 MOST = {"tokenizer.json": 128 << 20, "vocab.json": 32 << 20, "tokenizer_config.json": 16 << 20}
 MOST_INDEX = 64 << 20
@@ -16,8 +18,9 @@ MOST_TEXT = 64 << 20
 
 
 def file_in(folder, name):
-    """The path of a file of the folder, or None if there is none of that name. Only regular files count: no pipes, no devices, and no links that lead out of
-    the folder. The one exception are the snapshots of huggingface_hub's cache, which are links into the folder of blobs beside them."""
+    """The path of a file of the folder, or None if there is none of that name. Only regular files count: no pipes, no
+    devices, and no links that lead out of the folder. The one exception are the snapshots of huggingface_hub's cache,
+    which are links into the folder of blobs beside them."""
     path = folder / name
     if not os.path.lexists(path):
         return None
@@ -28,7 +31,8 @@ def file_in(folder, name):
         raise Refusal(f"{path} is a link that leads nowhere") from None
     homes = [home] + ([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])
     if not any(real.is_relative_to(h) for h in homes):
-        raise Refusal(f"{path} is a link that leads out of the folder, to {real}, and is not followed; copy the file if it is meant")
+        raise Refusal(f"{path} is a link that leads out of the folder, to {real}, and is not followed; copy the file "
+                      "if it is meant")
     if not stat.S_ISREG(mode):
         raise Refusal(f"{path} is not a regular file")
     return path
@@ -41,7 +45,8 @@ def names_in(folder):
 
 def read_bytes(path, most):
     """All of a regular file."""
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    fd = os.open(path, flags)
     with os.fdopen(fd, "rb") as file:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -73,7 +78,8 @@ def read_text(path, most=MOST_TEXT):
 
 
 def read_json(path, most=None):
-    """The object that a JSON file holds. Refused are values that JSON does not know (NaN), keys that occur twice, and halves of surrogate pairs."""
+    """The object that a JSON file holds. Refused are values that JSON does not know (NaN), keys that occur twice, and
+    halves of surrogate pairs."""
     text = read_text(path, most or MOST.get(path.name, MOST_INDEX if path.name.endswith(".index.json") else MOST_JSON))
 
     def no_constant(word):

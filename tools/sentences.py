@@ -1,6 +1,5 @@
-"""How every tool here speaks and ends: in one sentence on stderr, with an exit code. Needs nothing but Python, and is imported before anything that may
-fail, so that no traceback reaches a user.
-"""
+"""How every tool here speaks and ends: in one sentence on stderr, with an exit code. Needs nothing but Python, and is
+imported before anything that may fail, so that no traceback reaches a user. """
 
 import errno
 import json
@@ -25,7 +24,8 @@ class Stopped(BaseException):
 
 
 def printable(text):
-    """Without anything that moves a cursor, sets colours or turns the direction of writing: all of that is spelled out."""
+    """Without anything that moves a cursor, sets colours or turns the direction of writing: all of that is spelled
+    out."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -74,7 +74,8 @@ def system_error(e, path=None):
     """A sentence for an OSError."""
     path = e.filename if path is None and e.filename is not None else path
     reason, advice = e.strerror or str(e) or type(e).__name__, ADVICE.get(e.errno)
-    return (f"{os.fsdecode(path)}: " if isinstance(path, (str, bytes, os.PathLike)) else "") + reason + (f"; {advice}" if advice else "")
+    place = f"{os.fsdecode(path)}: " if isinstance(path, (str, bytes, os.PathLike)) else ""
+    return place + reason + (f"; {advice}" if advice else "")
 
 
 def sentence_of(e):
@@ -92,7 +93,8 @@ def sentence_of(e):
     if isinstance(e, RecursionError):
         return "a file is nested too deeply", 1
     if isinstance(e, ModuleNotFoundError):
-        return f"the Python package {e.name} is missing: python3 -m pip install -r {Path(__file__).with_name('requirements.txt')}", 1
+        requirements = Path(__file__).with_name("requirements.txt")
+        return f"the Python package {e.name} is missing: python3 -m pip install -r {requirements}", 1
     place = e.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

@@ -1,7 +1,7 @@
-"""The tokenizer of a Hugging Face folder, as a GGUF file has it: from tokenizer.model (SentencePiece), tokenizer.json or GPT-2's vocab.json and merges.txt
-(byte-level BPE), and from what stands beside them: tokenizer_config.json, special_tokens_map.json, added_tokens.json, generation_config.json and the files of
-chat templates. Where two of these say different things about one token, that is refused.
-"""
+"""The tokenizer of a Hugging Face folder, as a GGUF file has it: from tokenizer.model (SentencePiece), tokenizer.json
+or GPT-2's vocab.json and merges.txt (byte-level BPE), and from what stands beside them: tokenizer_config.json,
+special_tokens_map.json, added_tokens.json, generation_config.json and the files of chat templates. Where two of these
+say different things about one token, that is refused. """
 
 import json
 import math
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from gguf import TokenType
 
+import pretokenizers
 from config_keys import check_file
 from folder import file_in, json_in, names_in, read_bytes, read_json, read_text
 from sentences import Refusal, say, shown
@@ -40,7 +41,8 @@ class Tokenizer:
     ends: list = ()                # every token that ends an answer, eos first; where they are more than one
     eot: int | None = None         # of a turn
     eom: int | None = None         # of a message to a tool
-    model: str = "llama"           # GGUF's name of the kind: llama (SentencePiece BPE), t5 (its unigram model), gpt2 (byte-level BPE)
+    # GGUF's name of the kind: llama (SentencePiece BPE), t5 (its unigram model), gpt2 (byte-level BPE)
+    model: str = "llama"
     single_spaces: bool = False    # remove_extra_whitespaces
     charsmap: bytes = b""          # SentencePiece's map of characters to replace
     pre: str | None = None         # GGUF's name of the way to cut a text into words
@@ -73,11 +75,14 @@ def text_of(token):
     return token["content"] if isinstance(token, dict) else token
 
 
-def read_tokenizer(folder, config):
-    def checked(name):
-        return check_file(name, json_in(folder, name), name)
+def checked(folder, name):
+    """What a JSON file of the folder says; nothing where there is none."""
+    return check_file(name, json_in(folder, name), name)
 
-    source = Source(folder, config, checked("tokenizer_config.json"), checked("special_tokens_map.json"), checked("generation_config.json"))
+
+def read_tokenizer(folder, config):
+    source = Source(folder, config, checked(folder, "tokenizer_config.json"),
+                    checked(folder, "special_tokens_map.json"), checked(folder, "generation_config.json"))
     library, model = file_in(folder, "tokenizer.json"), file_in(folder, "tokenizer.model")
     if library:
         source.library = read_json(library)
@@ -91,7 +96,8 @@ def read_tokenizer(folder, config):
         source.library = gpt2_tokenizer(vocab, merges, source)
         return byte_level_tokenizer(vocab, source)
     there = [name for name in names_in(folder) if "tok" in name or "vocab" in name or "merges" in name]
-    raise Refusal(f"{folder} has neither tokenizer.model (SentencePiece) nor tokenizer.json; there is {', '.join(there) or 'no tokenizer at all'}")
+    raise Refusal(f"{folder} has neither tokenizer.model (SentencePiece) nor tokenizer.json; there is "
+                  f"{', '.join(there) or 'no tokenizer at all'}")
 
 
 # ---- tokens ----------------------------------------------------------------------------------------------------------
@@ -111,24 +117,31 @@ FLAGS = ("single_word", "lstrip", "rstrip")
 def added_tokens(source):
     """id -> Added, of all files together. A token is special if any of them says so, or names it."""
     listed = []    # (id, text, special, file, flags)
+
+    def add(i, token, file):
+        listed.append((i, token["content"], bool(token.get("special")), file, tuple(f for f in FLAGS if token.get(f))))
+
     for token in source.library.get("added_tokens") or []:
-        listed.append((token["id"], token["content"], bool(token.get("special")), "tokenizer.json", tuple(f for f in FLAGS if token.get(f))))
+        add(token["id"], token, "tokenizer.json")
     for i, token in (source.settings.get("added_tokens_decoder") or {}).items():
-        if not i.isascii() or not i.isdigit() or len(i) > 10 or token is None or not isinstance(token.get("content"), str):
-            raise Refusal(f"added_tokens_decoder of tokenizer_config.json has the token {shown(token)} with the id {shown(i)}, "
+        if not (i.isascii() and i.isdigit() and len(i) <= 10 and token and isinstance(token.get("content"), str)):
+            raise Refusal(f"added_tokens_decoder of tokenizer_config.json has the token {shown(token)} with the id "
+                          f"{shown(i)}, "
                           "and whole numbers and texts are expected")
-        listed.append((int(i), token["content"], bool(token.get("special")), "tokenizer_config.json", tuple(f for f in FLAGS if token.get(f))))
-    listed += [(i, text, False, "added_tokens.json", ()) for text, i in check_file("added_tokens.json", json_in(source.folder, "added_tokens.json"),
-                                                                                 "added_tokens.json").items()]
+        add(int(i), token, "tokenizer_config.json")
+    for text, i in checked(source.folder, "added_tokens.json").items():
+        add(i, {"content": text}, "added_tokens.json")
     added, ids, names = {}, {}, special_names(source)
     for i, text, special, file, flags in listed:
         if not text:
             raise Refusal(f"{file} has an added token without a text (id {i})")
         known, other = added.get(i), ids.get(text)
         if known and known.text != text:
-            raise Refusal(f"the added token {i} is {shown(known.text)} in {known.file} and {shown(text)} in {file}; keep the file that is the model's")
+            raise Refusal(f"the added token {i} is {shown(known.text)} in {known.file} and {shown(text)} in {file}; "
+                          "keep the file that is the model's")
         if other is not None and other != i:
-            raise Refusal(f"the added token {shown(text)} has the id {other} in {added[other].file} and {i} in {file}; keep the file that is the model's")
+            raise Refusal(f"the added token {shown(text)} has the id {other} in {added[other].file} and {i} in {file}; "
+                          "keep the file that is the model's")
         ids[text] = i
         if known is None:
             added[i] = Added(text, special or text in names, file, flags)
@@ -139,11 +152,13 @@ def added_tokens(source):
 
 def special_names(source):
     """The texts of tokens that the files name as special."""
-    names = {source.named(f"{name}_token")[0] for name in ("bos", "eos", "unk", "pad", "cls", "sep", "mask", "eot", "eom")}
+    parts = ("bos", "eos", "unk", "pad", "cls", "sep", "mask", "eot", "eom")
+    names = {source.named(f"{part}_token")[0] for part in parts}
     for said in (source.settings, source.special):
         for key in ("additional_special_tokens", "extra_special_tokens"):
             listed = said.get(key) or []
-            names |= {text_of(token) for token in (listed.values() if isinstance(listed, dict) else listed) if token is not None}
+            listed = listed.values() if isinstance(listed, dict) else listed
+            names |= {text_of(token) for token in listed if token is not None}
     return names - {None}
 
 
@@ -163,10 +178,13 @@ def add_tokens(pieces, path, source, added):
         if pieces[i].kind in (NORMAL, USER_DEFINED, UNUSED):
             pieces[i].kind = CONTROL if token.special else USER_DEFINED
         if token.spaces and pieces[i].kind == USER_DEFINED:
-            raise Refusal(f"{path}: the added token {token.text} is matched in a way that is not supported ({', '.join(token.spaces)})")
+            raise Refusal(f"{path}: the added token {token.text} is matched in a way that is not supported "
+                          f"({', '.join(token.spaces)})")
     swallowing = [added[i].text for i in sorted(added) if i < vocab and added[i].spaces]
     if swallowing:
-        say(f"convert: note: in transformers, {swallowing[0]}{f' and {len(swallowing) - 1} more special tokens take' if swallowing[1:] else ' takes'} the "
+        say(f"convert: note: in transformers, "
+            f"{swallowing[0]}{f' and {len(swallowing) - 1} more special tokens take' if swallowing[1:] else ' takes'} "
+            "the "
             "spaces beside them (lstrip, rstrip), which GGUF cannot say; here they do not")
     fill_up(pieces, vocab)    # rows added to round the matrix up
     check_distinct(pieces, path)
@@ -180,7 +198,8 @@ def check_distinct(pieces, path):
     ids = {}
     for i, piece in enumerate(pieces):
         if piece.kind != UNUSED and ids.setdefault(piece.text, i) != i:
-            raise Refusal(f"{path}: the token {shown(piece.text)} has the id {ids[piece.text]} and, as an added one, {i}")
+            raise Refusal(f"{path}: the token {shown(piece.text)} has the id {ids[piece.text]} and, as an added one, "
+                          f"{i}")
 
 
 def listed_ids(value):
@@ -188,31 +207,36 @@ def listed_ids(value):
 
 
 def special_ids(pieces, source, **defaults):
-    """Ids by name. The text in tokenizer_config.json goes first, as in transformers; then generation_config.json's or config.json's id; then the tokenizer's own. A token that is named
-    but not there is refused: another one would stand where it belongs."""
+    """Ids by name. The text in tokenizer_config.json goes first, as in transformers; then generation_config.json's or
+    config.json's id; then the tokenizer's own. A token that is named but not there is refused: another one would stand
+    where it belongs."""
     ids = {piece.text: i for i, piece in reversed(list(enumerate(pieces))) if piece.kind != UNUSED}
     found = {}
     for name in ("bos", "eos", "unk", "eot", "eom"):
         text, file = source.named(f"{name}_token")
-        said = [(i, place) for file, place in ((source.generation, "generation_config.json"), (source.config.raw, "config.json"))
-                for i in listed_ids(file.get(f"{name}_token_id"))]
+        files = ((source.generation, "generation_config.json"), (source.config.raw, "config.json"))
+        said = [(i, place) for file, place in files for i in listed_ids(file.get(f"{name}_token_id"))]
         for i, place in said:
             if not 0 <= i < source.config.vocab:
-                raise Refusal(f"{name}_token_id in {place} is {i}, which is outside the vocabulary of {source.config.vocab} tokens")
+                raise Refusal(f"{name}_token_id in {place} is {i}, which is outside the vocabulary of "
+                              f"{source.config.vocab} tokens")
         default = defaults.get(name)
         if text is not None and text not in ids and name != "unk":
-            raise Refusal(f"{name}_token in {file} is {shown(text)}, which is not in the vocabulary of {source.config.vocab} tokens; name one that is, "
+            raise Refusal(f"{name}_token in {file} is {shown(text)}, which is not in the vocabulary of "
+                          f"{source.config.vocab} tokens; name one that is, "
                           "or add the file that has it (tokenizer.json, added_tokens.json)")
         i = ids.get(text, said[0][0] if said else default)
         if i is not None and not 0 <= i < source.config.vocab:
             raise Refusal(f"the tokenizer's {name} token has the id {i}, which is outside the vocabulary")
         found[name] = i
         if name == "eos":
-            # Where generation_config.json names ends, transformers does not ask config.json, which may be of another model; so no word of a text ends there.
+            # Where generation_config.json names ends, transformers does not ask config.json, which may be
+            # of another model; so no word of a text ends there.
             said = [i for i, place in said if place == said[0][1] or pieces[i].kind == CONTROL]
             ends = list(dict.fromkeys([*([] if i is None else [i]), *said]))
             found["ends"] = ends if len(ends) > 1 else []
-    for text in {source.named(f"{name}_token")[0] for name in ("bos", "eos", "eot", "eom")} & ids.keys():    # special by their part, whatever lists them
+    # special by their part, whatever lists them
+    for text in {source.named(f"{name}_token")[0] for name in ("bos", "eos", "eot", "eom")} & ids.keys():
         if pieces[ids[text]].kind in (NORMAL, USER_DEFINED):
             pieces[ids[text]].kind = CONTROL
     return found
@@ -225,7 +249,8 @@ BY_SETTINGS = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "Cohere
 
 
 def around(processor):
-    """The texts that a post_processor of tokenizer.json puts before and after one text; None where it says nothing of that."""
+    """The texts that a post_processor of tokenizer.json puts before and after one text; None where it says nothing of
+    that."""
     kind = (processor or {}).get("type")
     if kind == "TemplateProcessing":
         sides, after = ([], []), False
@@ -245,23 +270,27 @@ def around(processor):
 
 
 def ends_added(source, path, pieces, ids, default_bos):
-    """Whether bos is put before and eos after a text. May set them in `ids`, where only the post_processor says which they are."""
+    """Whether bos is put before and eos after a text. May set them in `ids`, where only the post_processor says which
+    they are."""
     kind = (source.settings.get("tokenizer_class") or "").removesuffix("Fast")
     sides = around(source.library.get("post_processor"))
     asked = {name: source.settings.get(f"add_{name}_token") for name in ("bos", "eos")}
     if kind in BY_SETTINGS or sides is None:
         default = {"bos": default_bos or kind in BY_SETTINGS, "eos": False}
-        return [bool(default[name] if asked[name] is None else asked[name]) and ids[name] is not None for name in ("bos", "eos")]
+        return [bool(default[name] if asked[name] is None else asked[name]) and ids[name] is not None
+                for name in ("bos", "eos")]
     added = []
     for name, texts in zip(("bos", "eos"), sides):
         if len(texts) > 1:
-            raise Refusal(f"{path}: the post_processor puts {len(texts)} tokens {'before' if name == 'bos' else 'after'} a text, and one is supported")
+            raise Refusal(f"{path}: the post_processor puts {len(texts)} tokens "
+                          f"{'before' if name == 'bos' else 'after'} a text, and one is supported")
         if texts:
             i = next((i for i, piece in enumerate(pieces) if piece.text == texts[0] and piece.kind != UNUSED), None)
             named = source.named(f"{name}_token")[0]
             if i is None or (named is not None and i != ids[name]):
-                raise Refusal(f"{path}: the post_processor puts {shown(texts[0])} {'before' if name == 'bos' else 'after'} a text, "
-                              + (f"and {name}_token is {shown(named)}" if i is not None else "which is not in the vocabulary"))
+                odd = "which is not in the vocabulary" if i is None else f"and {name}_token is {shown(named)}"
+                raise Refusal(f"{path}: the post_processor puts {shown(texts[0])} "
+                              f"{'before' if name == 'bos' else 'after'} a text, {odd}")
             ids[name] = i
         added.append(bool(texts))
     return added
@@ -270,11 +299,11 @@ def ends_added(source, path, pieces, ids, default_bos):
 # ---- chat templates --------------------------------------------------------------------------------------------------
 
 def chat_templates(source):
-    """The chat template, and further ones by name: files of their own in newer checkpoints, else in tokenizer_config.json, where it may be one of several, else
-    in the processor's chat_template.json."""
+    """The chat template, and further ones by name: files of their own in newer checkpoints, else in
+    tokenizer_config.json, where it may be one of several, else in the processor's chat_template.json."""
     said = source.settings.get("chat_template")
     if said is None:
-        said = check_file("chat_template.json", json_in(source.folder, "chat_template.json"), "chat_template.json").get("chat_template")
+        said = checked(source.folder, "chat_template.json").get("chat_template")
     if isinstance(said, list):
         named = {t["name"]: t["template"] for t in said if t and t.get("name") and t.get("template") is not None}
     else:
@@ -290,7 +319,8 @@ def chat_templates(source):
 
 
 # ---- tokenizer.model -------------------------------------------------------------------------------------------------
-# A protobuf message (sentencepiece_model.proto). The few fields needed are read by hand: the generated reader would need the protobuf runtime.
+# A protobuf message (sentencepiece_model.proto). The few fields needed are read by hand: the generated reader would
+# need the protobuf runtime.
 
 def protobuf_fields(data):
     """Yields (field number, value) of one message: int for varints, bytes for the rest."""
@@ -327,14 +357,16 @@ MOST_SENTENCEPIECE = 64 << 20    # bytes; Gemma's has 4 MB
 
 
 def read_sentencepiece(path):
-    """The pieces, TrainerSpec, NormalizerSpec and the denormalizer's of a tokenizer.model, the specs as {field number: value}."""
+    """The pieces, TrainerSpec, NormalizerSpec and the denormalizer's of a tokenizer.model, the specs as {field number:
+    value}."""
     data = read_bytes(path, MOST_SENTENCEPIECE)
     try:
         pieces, trainer, normalizer, denormalizer = [], {}, {}, {}
         for number, value in protobuf_fields(data):
             if number == 1:
                 piece = dict(protobuf_fields(value))
-                pieces.append(Piece(piece[1].decode(), struct.unpack("<f", piece.get(2, bytes(4)))[0], piece.get(3, NORMAL)))
+                score = struct.unpack("<f", piece.get(2, bytes(4)))[0]
+                pieces.append(Piece(piece[1].decode(), score, piece.get(3, NORMAL)))
             elif number == 2:
                 trainer = dict(protobuf_fields(value))
             elif number == 3:
@@ -342,7 +374,7 @@ def read_sentencepiece(path):
             elif number == 5:
                 denormalizer = dict(protobuf_fields(value))
         for spec, numbers in ((trainer, (3, 24, 40, 41, 42)), (normalizer, (3, 4, 5)), (denormalizer, ())):
-            if any(not isinstance(spec.get(n, 0), int) for n in numbers) or not isinstance(spec.get(2, b""), (bytes, int)):
+            if any(not isinstance(spec.get(n, 0), int) for n in numbers):
                 raise ValueError
         if not isinstance(normalizer.get(2, b""), bytes):
             raise ValueError
@@ -358,7 +390,8 @@ def check_pieces(pieces, path):
     ids = {}
     for i, piece in enumerate(pieces):
         if not NORMAL <= piece.kind <= BYTE or not math.isfinite(piece.score):
-            raise Refusal(f"{path}: the token {i} has the type {piece.kind} and the score {piece.score}, which no SentencePiece model has")
+            raise Refusal(f"{path}: the token {i} has the type {piece.kind} and the score {piece.score}, which no "
+                          "SentencePiece model has")
         if piece.kind == BYTE and not re.fullmatch("<0x[0-9A-F]{2}>", piece.text):
             raise Refusal(f"{path}: the token {i} is a byte and reads {shown(piece.text)}, expected <0x00> to <0xFF>")
         if ids.setdefault(piece.text, i) != i:
@@ -372,7 +405,8 @@ def sentencepiece_tokenizer(path, source):
     if trainer.get(3, 1) not in kinds:
         raise Refusal(f"{path} is neither a BPE nor a unigram model, and only these are supported")
     if trainer.get(24, 0) or not normalizer.get(5, 1) or denormalizer.get(2):
-        raise Refusal(f"{path} treats spaces or decoded text in a way that is not supported (a suffix for spaces, spaces as they are, a denormaliser)")
+        raise Refusal(f"{path} treats spaces or decoded text in a way that is not supported (a suffix for spaces, "
+                      "spaces as they are, a denormaliser)")
     compare_vocabularies(pieces, path, source)
     add_tokens(pieces, path, source, added_tokens(source))
 
@@ -383,21 +417,27 @@ def sentencepiece_tokenizer(path, source):
     ids = special_ids(pieces, source, bos=own(41, 1), eos=own(42, 2), unk=own(40, 0))
     add_bos, add_eos = ends_added(source, path, pieces, ids, default_bos=True)
     template, templates = chat_templates(source)
-    return Tokenizer(pieces, **ids, add_bos=add_bos, add_eos=add_eos, space_prefix=space_prefix(normalizer, source), chat_template=template,
-                     templates=templates, model=kinds[trainer.get(3, 1)], single_spaces=bool(normalizer.get(4, 1)), charsmap=normalizer.get(2, b""))
+    return Tokenizer(pieces, **ids, add_bos=add_bos, add_eos=add_eos, space_prefix=space_prefix(normalizer, source),
+                     chat_template=template, templates=templates, model=kinds[trainer.get(3, 1)],
+                     single_spaces=bool(normalizer.get(4, 1)), charsmap=normalizer.get(2, b""))
 
 
 def space_prefix(normalizer, source):
-    """Whether a text gets a space in front: tokenizer_config.json's word for it, else what tokenizer.json does, else what tokenizer.model says."""
+    """Whether a text gets a space in front: tokenizer_config.json's word for it, else what tokenizer.json does, else
+    what tokenizer.model says."""
     if source.settings.get("add_prefix_space") is not None:
         return source.settings["add_prefix_space"]
-    steps = [*steps_of(source.library.get("normalizer"), "normalizers"), *steps_of(source.library.get("pre_tokenizer"), "pretokenizers")]
-    for step in steps if source.library.get("model", {}).get("vocab") else ():
+    library = source.library
+    if not library.get("model", {}).get("vocab"):    # it only lists added tokens
+        library = {}
+    steps = steps_of(library.get("normalizer"), "normalizers")
+    steps += steps_of(library.get("pre_tokenizer"), "pretokenizers")
+    for step in steps:
         if step.get("type") == "Prepend":
             return True
         if step.get("type") == "Metaspace":
             return step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never") != "never"
-    if any(step.get("type") == "Replace" and step.get("pattern") == {"String": " "} for step in steps) and source.library.get("model", {}).get("vocab"):
+    if any(step.get("type") == "Replace" and step.get("pattern") == {"String": " "} for step in steps):
         return False
     return bool(normalizer.get(3, 1))
 
@@ -406,7 +446,9 @@ def steps_of(step, key):
     """The steps of a sequence, or of what is one step."""
     if not step:
         return []
-    return [s for part in step.get(key) or [] for s in steps_of(part, key)] if step.get("type") == "Sequence" else [step]
+    if step.get("type") != "Sequence":
+        return [step]
+    return [s for part in step.get(key) or [] for s in steps_of(part, key)]
 
 
 def compare_vocabularies(pieces, path, source):
@@ -414,73 +456,31 @@ def compare_vocabularies(pieces, path, source):
     vocabulary = source.library.get("model", {}).get("vocab")
     if not vocabulary:
         return
-    texts = {i: text for text, i in vocabulary.items()} if isinstance(vocabulary, dict) else {i: entry[0] for i, entry in enumerate(vocabulary)}
+    if isinstance(vocabulary, dict):
+        texts = {i: text for text, i in vocabulary.items()}
+    else:
+        texts = {i: text for i, (text, _) in enumerate(vocabulary)}
     added = {token["id"] for token in source.library.get("added_tokens") or []}
     beyond = [i for i in texts if i >= len(pieces) and i not in added]
     if beyond:
-        raise Refusal(f"tokenizer.json has the token {shown(texts[min(beyond)])} with the id {min(beyond)}, and {path} ends at {len(pieces) - 1}; they are not the "
+        raise Refusal(f"tokenizer.json has the token {shown(texts[min(beyond)])} with the id {min(beyond)}, and {path} "
+                      f"ends at {len(pieces) - 1}; they are not the "
                       "same vocabulary: remove the file that is not the model's")
-    other = [i for i, text in texts.items() if i < len(pieces) and pieces[i].text != text and pieces[i].kind == NORMAL and i not in added]
+    other = [i for i, text in texts.items()
+             if i < len(pieces) and pieces[i].text != text and pieces[i].kind == NORMAL and i not in added]
     if other:
-        say(f"convert: note: {len(other)} tokens are others in tokenizer.json than in tokenizer.model, which is taken (the first is {min(other)}: "
+        say(f"convert: note: {len(other)} tokens are others in tokenizer.json than in tokenizer.model, which is taken "
+            f"(the first is {min(other)}: "
             f"{shown(texts[min(other)])}, {shown(pieces[min(other)].text)})")
 
 
 # ---- tokenizer.json --------------------------------------------------------------------------------------------------
-# The format of the tokenizers library. How it cuts a text into words is recognised by what it does, whatever the model is called.
-
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN35 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|"
-          r"\s*[\r\n]+|\s+(?!\S)|\s+")
-O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-         r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
-          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
-          r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-SEED = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|"
-        r"\s*[\r\n]+|\s+(?!\S)|\s+")
-BAILING = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|"
-           r"\s*[\r\n]|\s+(?!\S)|\s+")
-DEEPSEEK_LETTERS = (r"\s?" "[A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
-                    "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481"
-                    "\u048a-\u052f\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b"
-                    "\u1d6b-\u1d77\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b"
-                    "\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb"
-                    "\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128"
-                    "\u212a-\u212d\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4"
-                    "\u2ceb-\u2cee\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf"
-                    "\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3"
-                    "\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943]+")    # with case
-DEEPSEEK3_WORDS = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
-                   r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-BLOOM = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
-PRETOKENIZERS = [    # GGUF's name, the steps that cut, whether a word that is a token is taken as it is (ignore_merges)
-    ("gpt-2", [GPT2, "to bytes"], False),
-    ("llama-bpe", [LLAMA3, "to bytes"], True),
-    ("smaug-bpe", [LLAMA3, "to bytes"], False),
-    ("qwen2", [QWEN2, "to bytes"], False),
-    ("smollm", [r"\p{N}", GPT2, "to bytes"], False),
-    ("falcon", ["runs of punctuation", GPT2, "to bytes", "runs of digits", "[0-9][0-9][0-9]"], False),
-    ("deepseek-coder", [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}", "to bytes"], False),
-    ("deepseek-llm", [r"[\r\n]", DEEPSEEK_LETTERS, r"\s?" "[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", r"\s+$",
-                      "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}", "to bytes"], False),
-    ("deepseek-v3", [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", DEEPSEEK3_WORDS, "to bytes"], False),
-    ("qwen35", [QWEN35, "to bytes"], False),
-    ("gpt-4o", [O200K, "to bytes"], False),
-    ("tekken", [TEKKEN, "to bytes"], True),
-    ("seed-coder", [SEED, "to bytes"], False),
-    ("bailingmoe", [BAILING, "to bytes"], False),
-    ("bloom", [BLOOM, "to bytes"], False),
-    ("viking", [BLOOM, r"\p{N}", "to bytes"], False),
-]
-COVERING = (GPT2, LLAMA3, QWEN2, QWEN35, O200K, TEKKEN, SEED, BAILING)    # between their matches is nothing
-
+# The format of the tokenizers library. How it cuts a text into words is recognised by what it does, whatever the
+# model is called.
 
 def check_shape(source, path):
-    """Refuses a tokenizer.json whose parts are not of the types that the format has. What they say is looked at where it is needed."""
+    """Refuses a tokenizer.json whose parts are not of the types that the format has. What they say is looked at where
+    it is needed."""
     def expect(holds, what):
         if not holds:
             raise Refusal(f"{path} is not a valid tokenizer.json: {what}")
@@ -495,13 +495,16 @@ def check_shape(source, path):
             expect(not seen[i], f"two tokens have the id {i}, one of them {shown(text)}")
             seen[i] = 1
     else:    # a unigram model's
-        expect(isinstance(vocabulary, list) and all(isinstance(e, list) and len(e) == 2 and isinstance(e[0], str) and type(e[1]) in (int, float)
-                                                    for e in vocabulary), "its vocabulary is no list of tokens")
+        def is_entry(e):
+            return isinstance(e, list) and len(e) == 2 and isinstance(e[0], str) and type(e[1]) in (int, float)
+
+        expect(isinstance(vocabulary, list) and all(map(is_entry, vocabulary)), "its vocabulary is no list of tokens")
     merges = model.get("merges", [])
     expect(isinstance(merges, list), "its merges are no list")
     for i, merge in enumerate(merges):
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        expect(isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) and part for part in parts), f"merge {i} is {shown(merge)}")
+        if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) and part for part in parts)):
+            expect(False, f"merge {i} is {shown(merge)}")
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token", "type"):
         expect(model.get(key) is None or isinstance(model[key], str), f"{key} is {shown(model.get(key))}")
     for key in ("byte_fallback", "ignore_merges", "fuse_unk"):
@@ -510,11 +513,13 @@ def check_shape(source, path):
     expect(added is None or isinstance(added, list), "its added_tokens are no list")
     ids = set()
     for token in added or []:
-        expect(isinstance(token, dict) and isinstance(token.get("content"), str) and type(token.get("id")) is int and 0 <= token["id"] < 1 << 31
-               and all(isinstance(token.get(key), (bool, type(None))) for key in (*FLAGS, "normalized", "special")), f"an added token is {shown(token)}")
+        good = isinstance(token, dict) and isinstance(token.get("content"), str) and type(token.get("id")) is int
+        good = good and all(isinstance(token.get(key), (bool, type(None))) for key in (*FLAGS, "normalized", "special"))
+        expect(good and 0 <= token["id"] < 1 << 31, f"an added token is {shown(token)}")
         expect(token["id"] not in ids, f"two added tokens have the id {token['id']}")
         ids.add(token["id"])
-    for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"), ("post_processor", "processors"), ("decoder", "decoders")):
+    for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"),
+                       ("post_processor", "processors"), ("decoder", "decoders")):
         check_steps(source.get(key), inner, key, expect)
 
 
@@ -530,18 +535,18 @@ def check_steps(step, inner, key, expect):
 
 
 def cutting_steps(step):
-    """A pre_tokenizer of tokenizer.json as a list of regular expressions and the words of PRETOKENIZERS."""
+    """A pre_tokenizer of tokenizer.json as a list of regular expressions and the words of pretokenizers.KINDS."""
     kind = (step or {}).get("type")
     if kind == "Sequence":
         return [word for part in step["pretokenizers"] for word in cutting_steps(part)]
     if kind == "Split" and isinstance(step.get("pattern"), dict) and isinstance(step["pattern"].get("Regex"), str):
-        regex = step["pattern"]["Regex"].replace("\r", r"\r").replace("\n", r"\n")    # some write line ends out
+        regex = pretokenizers.canonical(step["pattern"]["Regex"])
         if step.get("behavior") == "Isolated" and not step.get("invert"):
             return [regex]
-        if step.get("behavior") == "Removed" and step.get("invert") and regex in COVERING:    # the matches stay
-            return [regex]
+        if step.get("behavior") == "Removed" and step.get("invert") and regex in pretokenizers.COVERING:
+            return [regex]    # the matches stay
     if kind == "ByteLevel" and not step.get("add_prefix_space", True):
-        return [GPT2, "to bytes"] if step.get("use_regex", True) else ["to bytes"]
+        return [pretokenizers.GPT2, "to bytes"] if step.get("use_regex", True) else ["to bytes"]
     if kind == "Digits":
         return [r"\p{N}"] if step.get("individual_digits") else ["runs of digits"]
     if kind == "Punctuation" and step.get("behavior") == "Contiguous":
@@ -554,21 +559,25 @@ def gpt2_tokenizer(vocab, merges, source):
     settings = source.settings
     kind = settings.get("tokenizer_class") or "GPT2Tokenizer"
     if kind not in ("GPT2Tokenizer", "GPT2TokenizerFast") or settings.get("add_prefix_space"):
-        raise Refusal(f"{source.folder} has vocab.json and merges.txt of a {kind}{' with add_prefix_space' * bool(settings.get('add_prefix_space'))}, "
+        raise Refusal(f"{source.folder} has vocab.json and merges.txt of a "
+                      f"{kind}{' with add_prefix_space' * bool(settings.get('add_prefix_space'))}, "
                       "which is not supported; a tokenizer.json is needed")
     vocabulary = read_json(vocab)
     lines = [line.removesuffix("\r") for line in read_text(merges).split("\n")]
     named = {text_of(token) for said in (source.special, settings) for token in said.values()
              if isinstance(token, str) or (isinstance(token, dict) and isinstance(token.get("content"), str))}
-    special = [{"id": vocabulary[text], "content": text, "special": True} for text in sorted(named) if text in vocabulary and text.startswith("<")]
-    result = {"model": {"type": "BPE", "vocab": vocabulary, "merges": [line for line in lines if line and not line.startswith("#version")]},
-              "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}, "added_tokens": special}
+    special = [text for text in sorted(named) if text in vocabulary and text.startswith("<")]
+    rules = [line for line in lines if line and not line.startswith("#version")]
+    result = {"model": {"type": "BPE", "vocab": vocabulary, "merges": rules},
+              "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+              "added_tokens": [{"id": vocabulary[text], "content": text, "special": True} for text in special]}
     check_shape(result, vocab)
     return result
 
 
 def check_numbering(source, path):
-    """The tokenizers library gives added tokens the ids that follow, whatever the file says; refuses a file that says otherwise."""
+    """The tokenizers library gives added tokens the ids that follow, whatever the file says; refuses a file that says
+    otherwise."""
     vocabulary, largest, seen = source.library["model"]["vocab"], None, set()
     for token in source.library.get("added_tokens") or []:
         text, i = token["content"], token["id"]
@@ -579,7 +588,8 @@ def check_numbering(source, path):
         if expected is None:
             expected = len(vocabulary) if largest is None or (largest < len(vocabulary) and vocabulary) else largest + 1
         if expected != i:
-            raise Refusal(f"{path}: the added token {shown(text)} has the id {i}, and the tokenizers library gives it {expected}")
+            raise Refusal(f"{path}: the added token {shown(text)} has the id {i}, and the tokenizers library gives it "
+                          f"{expected}")
         largest = i if largest is None else max(largest, i)
 
 
@@ -588,22 +598,26 @@ def check_merges(vocabulary, merges, path):
     for left, right in merges:
         for text in (left, right, left + right):
             if text not in vocabulary:
-                raise Refusal(f"{path} merges {shown(left)} and {shown(right)}, and {shown(text)} is not in its vocabulary")
+                raise Refusal(f"{path} merges {shown(left)} and {shown(right)}, and {shown(text)} is not in its "
+                              "vocabulary")
 
 
 def byte_level_tokenizer(path, source):
     library = source.library
     try:
         model, cuts = library["model"], cutting_steps(library.get("pre_tokenizer"))
-        if model.get("type", "BPE") != "BPE" or model.get("byte_fallback") or "to bytes" not in cuts or not isinstance(model["vocab"], dict):
-            raise Refusal(f"{path} is not a byte-level BPE tokenizer, and of tokenizer.json only those are supported; is there a tokenizer.model?")
+        bpe = model.get("type", "BPE") == "BPE" and isinstance(model["vocab"], dict)
+        if not bpe or model.get("byte_fallback") or "to bytes" not in cuts:
+            raise Refusal(f"{path} is not a byte-level BPE tokenizer, and of tokenizer.json only those are supported; "
+                          "is there a tokenizer.model?")
         for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(key):
                 raise Refusal(f"{path} has a {key}, which is not supported")
         whole_words = bool(model.get("ignore_merges"))
-        names = [name for _, name in sorted((whole != whole_words, name) for name, steps, whole in PRETOKENIZERS if steps == cuts)]
+        names = sorted((whole != whole_words, name) for name, steps, whole in pretokenizers.KINDS if steps == cuts)
         if not names:
-            raise Refusal(f"{path} cuts text into words in a way that is not supported: {json.dumps(cuts, ensure_ascii=False)}")
+            raise Refusal(f"{path} cuts text into words in a way that is not supported: "
+                          f"{json.dumps(cuts, ensure_ascii=False)}")
         normalizer = library.get("normalizer")
         nfc = bool(normalizer) and normalizer["type"] == "NFC"
         if normalizer and not nfc and normalizer.get("normalizers") != []:
@@ -611,7 +625,8 @@ def byte_level_tokenizer(path, source):
 
         vocabulary, pieces = model["vocab"], []
         if vocabulary and max(vocabulary.values()) >= source.config.vocab:
-            raise Refusal(f"{path} has a token with the id {max(vocabulary.values())}, but vocab_size in config.json is {source.config.vocab}")
+            raise Refusal(f"{path} has a token with the id {max(vocabulary.values())}, but vocab_size in config.json "
+                          f"is {source.config.vocab}")
         for text, i in sorted(vocabulary.items(), key=lambda item: item[1]):
             fill_up(pieces, i)
             pieces.append(Piece(text, 0.0, NORMAL))
@@ -619,7 +634,8 @@ def byte_level_tokenizer(path, source):
         check_numbering(source, path)
         for i, token in added.items():
             if i < len(pieces) and pieces[i].text != token.text and pieces[i].kind == NORMAL:
-                raise Refusal(f"{path}: the token {i} is {shown(pieces[i].text)} in the vocabulary and, as an added one, {shown(token.text)} in {token.file}")
+                raise Refusal(f"{path}: the token {i} is {shown(pieces[i].text)} in the vocabulary and, as an added "
+                              f"one, {shown(token.text)} in {token.file}")
         add_tokens(pieces, path, source, added)
 
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
@@ -627,11 +643,13 @@ def byte_level_tokenizer(path, source):
         if not merges:
             raise Refusal(f"{path} has no merges, so that every byte would be a token, which is not supported")
         if odd := next((merge for merge in merges if " " in "".join(merge)), None):
-            raise Refusal(f"{path} merges {shown(odd[0])} and {shown(odd[1])}, and GGUF has no merges of texts with spaces")
+            raise Refusal(f"{path} merges {shown(odd[0])} and {shown(odd[1])}, and GGUF has no merges of texts with "
+                          "spaces")
         ids = special_ids(pieces, source, unk=vocabulary.get(model.get("unk_token")))
         add_bos, add_eos = ends_added(source, path, pieces, ids, default_bos=False)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
         raise Refusal(f"{path} is not a valid tokenizer.json ({type(e).__name__} in what it says of {e})") from None
     template, templates = chat_templates(source)
-    return Tokenizer(pieces, **ids, add_bos=add_bos, add_eos=add_eos, space_prefix=False, chat_template=template, templates=templates, model="gpt2",
-                     pre=names[0], merges=[" ".join(merge) for merge in merges], nfc=nfc, whole_words=whole_words)
+    return Tokenizer(pieces, **ids, add_bos=add_bos, add_eos=add_eos, space_prefix=False, chat_template=template,
+                     templates=templates, model="gpt2", pre=names[0][1], merges=[" ".join(merge) for merge in merges],
+                     nfc=nfc, whole_words=whole_words)

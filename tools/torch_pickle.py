@@ -1,6 +1,7 @@
-"""The pickle in a file of torch: a list of steps for a stack machine, which may do anything that Python can. So Python's own machine never sees it. This one
-knows the steps that torch.save writes for a dictionary of tensors and no others, and builds nothing but numbers, texts, lists, tuples, dictionaries and what
-`make` gives for the three functions and the classes of storages that such a file names. Any other step is refused by its name before it is taken.
+"""The pickle in a file of torch: a list of steps for a stack machine, which may do anything that Python can. So
+Python's own machine never sees it. This one knows the steps that torch.save writes for a dictionary of tensors and no
+others, and builds nothing but numbers, texts, lists, tuples, dictionaries and what `make` gives for the three
+functions and the classes of storages that such a file names. Any other step is refused by its name before it is taken.
 
 Format: Python's Lib/pickletools.py; protocol 2, which is torch.save's.
 """
@@ -28,7 +29,8 @@ class Name:
 
 
 class Machine:
-    """`allowed(module, name)` says whether a name may occur; `make(name, arguments)` calls one; `load(key)` gives what stands for a persistent id."""
+    """`allowed(module, name)` says whether a name may occur; `make(name, arguments)` calls one; `load(key)` gives what
+    stands for a persistent id."""
 
     def __init__(self, data, path, allowed, make, load):
         if len(data) > MOST_BYTES:
@@ -61,7 +63,8 @@ class Machine:
             step = STEPS.get(code)
             if step is None:
                 known = pickletools.code2op.get(code.decode("latin-1"))
-                raise Refusal(f"{self.path} holds a pickle with the step {known.name if known else code.hex()}, which no checkpoint needs, and is not read")
+                raise Refusal(f"{self.path} holds a pickle with the step {known.name if known else code.hex()}, which "
+                              "no checkpoint needs, and is not read")
             if step(self):
                 return self.pop()
         raise Refusal(f"{self.path} holds a pickle of more than {MOST_STEPS} steps, and is not read")
@@ -98,7 +101,8 @@ class Machine:
 
     def protocol(self):
         if self.number("B") != 2:
-            raise Refusal(f"{self.path} holds a pickle of another protocol than 2, which torch.save writes; save it anew")
+            raise Refusal(f"{self.path} holds a pickle of another protocol than 2, which torch.save writes; save it "
+                          "anew")
 
     def integer(self):
         n = self.number("B")

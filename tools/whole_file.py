@@ -1,8 +1,9 @@
 """The one way in which the tools write files and folders: whole or not at all, whatever fails.
 
-What is written stands beside PATH as PATH.0123456789abcdef.part, a name that nobody can guess, until it is complete and synced; then it takes PATH's name
-and mode. Of several writers of one PATH the last one wins, with all of it. Parts are locked while they are written, so that the next writer of PATH can tell
-and remove what a killed one left behind. `hearth` does the same (engine/system/whole_file.h).
+What is written stands beside PATH as PATH.0123456789abcdef.part, a name that nobody can guess, until it is complete
+and synced; then it takes PATH's name and mode. Of several writers of one PATH the last one wins, with all of it. Parts
+are locked while they are written, so that the next writer of PATH can tell and remove what a killed one left behind.
+`hearth` does the same (engine/system/whole_file.h).
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from pathlib import Path
 
 from sentences import ADVICE, Refusal, say
@@ -24,6 +26,7 @@ except ImportError:    # Windows: no locks, so that nothing is taken for a left-
 DIGITS = 16
 END = ".part"
 MOST_NAME = 255    # bytes of a name
+JUST_MADE = 2      # seconds
 
 
 def stem_of(path):
@@ -56,19 +59,22 @@ def remove_leftovers(path):
                 fd = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if stat.S_ISDIR(os.fstat(fd).st_mode):
-                        shutil.rmtree(left)
-                    elif stat.S_ISREG(os.fstat(fd).st_mode):
-                        os.unlink(left)
-                    else:
+                    status = os.fstat(fd)
+                    folder = stat.S_ISDIR(status.st_mode)
+                    if not folder and not stat.S_ISREG(status.st_mode):
                         continue
+                    empty = not os.listdir(left) if folder else status.st_size == 0
+                    if empty and time.time() - status.st_mtime < JUST_MADE:    # and not yet locked
+                        continue
+                    shutil.rmtree(left) if folder else os.unlink(left)
                     say(f"removed {left}, which a run that was killed had left")
                 finally:
                     os.close(fd)
 
 
 def cannot_write(path, e):
-    advice = ADVICE.get(e.errno, "make its folder first" if e.errno in (errno.ENOENT, errno.ENOTDIR) else "name another place")
+    lost = e.errno in (errno.ENOENT, errno.ENOTDIR)
+    advice = ADVICE.get(e.errno, "make its folder first" if lost else "name another place")
     return Refusal(f"{path} cannot be written: {e.strerror or e}; {advice}")
 
 
@@ -118,7 +124,8 @@ def replacing(path):
     """A file to write and read, which takes the place of `path` at the end; nothing is left of it after an error."""
     path, mode = target_of(path)
     remove_leftovers(path)
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     part = file = None
     try:
         try:
@@ -130,7 +137,8 @@ def replacing(path):
                     part = None
                     continue
                 file = os.fdopen(fd, "w+b")
-                if not locked(fd) or os.fstat(fd).st_nlink == 0:    # another writer saw it before it was locked, and removes it
+                # another writer saw it before it was locked, and removes it
+                if not locked(fd) or os.fstat(fd).st_nlink == 0:
                     file.close()
                     file = None
             if mode is not None and hasattr(os, "fchmod"):
@@ -179,7 +187,8 @@ def scratch_folder(path):
 
 @contextlib.contextmanager
 def new_folder(path):
-    """A folder to fill, which becomes `path` at the end; nothing is left of it after an error. `path` may be an empty folder."""
+    """A folder to fill, which becomes `path` at the end; nothing is left of it after an error. `path` may be an empty
+    folder."""
     if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
         raise Refusal(f"{path} exists already")
     with scratch_folder(path) as part:
