@@ -26,6 +26,7 @@ except ImportError:
 
 from checkpoint import read_checkpoint
 from convert import LLAMA, Config, Rope, add_keys, check_tensors, read_config, read_tokenizer, targets_of, without_buffers, write_head
+from gguf_header import check_header
 from sentences import Refusal, say
 
 WITHOUT_TORCH = "this needs torch; install python3-torch (Debian, Ubuntu), or torch from PyPI in a virtual environment"
@@ -37,11 +38,12 @@ class Reader(gguf.GGUFReader):
     """Also takes PowerInfer's magic."""
 
     def __init__(self, path):
+        check_header(path)
         with open(path, "rb") as f:
             self.magic = f.read(4)
         try:
             super().__init__(path)
-        except (ValueError, IndexError, KeyError) as e:
+        except (ValueError, IndexError, KeyError, TypeError, OverflowError, ZeroDivisionError) as e:
             raise Refusal(f"{path} is not a GGUF file, or is damaged: {e}") from None
 
     def _get(self, offset, dtype, count=1, override_order=None):
