@@ -139,6 +139,12 @@ class Content(Case):
         self.assertEqual(list(plain), [name.replace("ffn_down_t", "ffn_down") for name in values])
         for name, w in values.items():
             np.testing.assert_array_equal(plain[name.replace("ffn_down_t", "ffn_down")], w.T if "ffn_down_t" in name else w, name)
+        experts = ("--experts", "3", "--experts-used", "2", "--type", "f32", "--neurons", "160")
+        with mock.patch.object(make_model, "PIECE_WEIGHTS", 1 << 14):
+            _, plain, _ = self.read(*experts, "--plain")
+            _, values, _ = self.read(*experts)
+        w = values["blk.1.ffn_down_t.weight"].reshape(3, 160, -1).swapaxes(1, 2)
+        np.testing.assert_array_equal(plain["blk.1.ffn_down_exps.weight"], w)
         self.assertEqual(self.read(*shape, "--silu")[0]["hearth.activation"], "silu")
         self.assertEqual(self.run_make("--plain", "--pwri")[0], 2)
         self.assertEqual(self.run_make("--silu", "--pwri")[0], 2)

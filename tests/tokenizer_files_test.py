@@ -304,9 +304,8 @@ class Named(Case):
                 for token in ("<|lost|>", {"content": "<|lost|>", "lstrip": False}):
                     for file in ("tokenizer_config__json", "special_tokens_map__json"):
                         self.put(**{file: {name: token}})
-                        self.refused(
-                            f'{name} in {file.replace("__", ".")} is "<|lost|>", which is not in the vocabulary of 10 tokens'
-                        )
+                        self.refused(f'{name} in {file.replace("__", ".")} is "<|lost|>", which is not in the '
+                                     "vocabulary of 10 tokens")
                         self.put(**{file: {}})
             self.put(tokenizer_config__json={"unk_token": "<|lost|>", "bos_token": "<s>", "eos_token": "</s>"})
             self.assertEqual(self.read().pieces[self.read().bos].text, "<s>")
@@ -586,23 +585,27 @@ def rules_of_the_program():
     def joined(text):
         return "".join(part[3:-2] if part.startswith("R") else part[1:-1] for part in re.findall(literal, text, re.S))
 
-    constants = {name: joined(text) for name, text in re.findall(rf"string_view (\w+) =\s*((?:{literal}\s*)+);", source, re.S)}
+    defined = re.findall(rf"string_view (\w+) =\s*((?:{literal}\s*)+);", source, re.S)
+    constants = {name: joined(text) for name, text in defined}
     kinds = {}
     for names, rest in re.findall(r"\{\.names = \{([^}]*)\},(.*?)\},\n", source[source.index("kinds[] ="):], re.S):
         patterns = re.search(rf"\.patterns = \{{((?:\s*(?:{literal}|\w+),?)*)\}}", rest + "}", re.S)[1]
         words = re.findall(rf"{literal}|\w+", patterns, re.S)
-        kinds[tuple(re.findall(r'"([^"]*)"', names))] = [constants[word] if word in constants else joined(word) for word in words]
+        names = tuple(re.findall(r'"([^"]*)"', names))
+        kinds[names] = [constants[word] if word in constants else joined(word) for word in words]
     return kinds
 
 
 class Pretokenizers(unittest.TestCase):
-    # Written otherwise on either side, and compared by what they do (tokenizers_test.py); the program alone knows kimi-k2, which has no tokenizer.json.
+    # Written otherwise on either side, and compared by what they do (tokenizers_test.py). Only the program knows
+    # kimi-k2, which has no tokenizer.json.
     OTHERWISE = {"falcon", "deepseek-llm", "deepseek-v3", "seed-coder", "bloom", "viking", "kimi-k2"}
 
     def test_the_converter_and_the_program_know_the_same_rules_by_the_same_names(self):
         kinds, ours = rules_of_the_program(), {name: steps for name, steps, _ in pretokenizers.KINDS}
         self.assertGreater(len(kinds), 5)
-        self.assertEqual(ours.keys() - {name for names in kinds for name in names}, set(), "names that the program does not know")
+        known = {name for names in kinds for name in names}
+        self.assertEqual(ours.keys() - known, set(), "names that the program does not know")
         named = [tuple(steps) for steps in ours.values()]
         for names, patterns in kinds.items():
             if not self.OTHERWISE.isdisjoint(names):

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ sys.path.insert(0, str(TOOLS))
 import sentences  # noqa: E402
 import whole_file  # noqa: E402
 from convert_test import Case, Scratch, random_tensors, stderr_of, tiny_config  # noqa: E402
+from gguf_header import check_header  # noqa: E402
 from sentences import Refusal, printable, run  # noqa: E402
 from whole_file import new_folder, replacing, scratch_folder  # noqa: E402
 
@@ -274,7 +276,7 @@ class Sentences(unittest.TestCase):
 
     def test_say_is_the_only_way_to_stderr(self):
         for file in sorted(TOOLS.glob("*.py")):
-            if file.name not in ("sentences.py", "trace_picture.py"):
+            if file.name != "sentences.py":
                 text = file.read_text(encoding="utf-8")
                 self.assertNotIn("sys.stderr", text, file.name)
 
@@ -318,6 +320,73 @@ class Program(Case):
                              env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
         err = process.communicate(timeout=60)[1]
         self.assertEqual((process.returncode, "Traceback" in err), (1, False), err)
+
+
+class Requirements(unittest.TestCase):
+    def test_the_lock_has_every_requirement_with_hashes_at_a_version_that_will_do(self):
+        def number(version):
+            return [int(part) for part in version.split(".")]
+
+        locked = {}
+        for line in (TOOLS / "requirements.lock").read_text().replace(" \\\n", " ").splitlines():
+            if not line.startswith("#"):
+                self.assertRegex(line, r"^[\w.-]+==[\w.]+ .*--hash=sha256:[0-9a-f]{64}")
+                name, version = line.split()[0].split("==")
+                locked.setdefault(name, []).append(version)
+        for line in (TOOLS / "requirements.txt").read_text().splitlines():
+            if not line.startswith("#"):
+                name, least = line.split()[0].split(">=")
+                self.assertTrue(all(number(version) >= number(least) for version in locked[name]), name)
+
+
+class OtherTools(Scratch):
+    def test_a_trace_is_drawn_or_refused(self):
+        trace, picture = self.folder / "trace.json", self.folder / "picture.svg"
+        event = {"ph": "X", "cat": "decode", "name": "ffn_up", "ts": 10, "dur": 90, "tid": 1, "args": {"layer": 3}}
+
+        def draw(content, *args):
+            trace.write_text(content if isinstance(content, str) else json.dumps(content))
+            command = [sys.executable, TOOLS / "trace_picture.py", trace, picture, *args]
+            done = subprocess.run(command, capture_output=True, text=True)
+            return done.returncode, done.stderr
+
+        self.assertEqual(draw({"traceEvents": [event, event | {"tid": 2, "ts": 50}]}), (0, ""))
+        self.assertIn("ffn_up 3: 90 us", picture.read_text())
+        picture.unlink()
+        for content in ("", "[", "[]", '{"traceEvents": 3}', {"traceEvents": []},
+                        {"traceEvents": [event | {"ts": "x"}]},
+                        {"traceEvents": [event | {"tid": 9}]}, {"traceEvents": [event | {"args": 4}]}, "[" * 100000):
+            code, err = draw(content)
+            self.assertEqual((code, err.count("\n"), err[:15]), (1, 1, "trace_picture: "), err)
+        self.assertEqual(draw({"traceEvents": [event]}, "--for", "1e9")[0], 1)
+        self.assertEqual([p.name for p in self.folder.iterdir()], ["trace.json"])
+
+    def test_a_gguf_file_is_read_in_python_only_if_its_counts_fit_it(self):
+        def text(data):
+            return struct.pack("<Q", len(data)) + data
+
+        def file(keys=b"", tensors=b"", counts=None, version=3, magic=b"GGUF"):
+            n, k = counts or (bool(tensors), bool(keys))
+            return magic + struct.pack("<IQQ", version, n, k) + keys + tensors
+
+        path, key = self.folder / "x.gguf", text(b"key")
+        def array(element, count):
+            return key + struct.pack("<IIQ", 9, element, count)
+
+        for data in (file(), file(key + struct.pack("<IB", 7, 1)), file(key + struct.pack("<I", 8) + text(b"x")),
+                     file(magic=b"PWRI"), file(array(4, 2) + bytes(8)), file(array(8, 2) + text(b"a") * 2),
+                     file(tensors=text(b"t") + struct.pack("<IQQIQ", 2, 1, 1, 0, 0)), file(version=2)):
+            path.write_bytes(data)
+            check_header(path)
+            for cut in range(len(data)):
+                path.write_bytes(data[:cut])
+                self.assertRaises(Refusal, check_header, path)
+        for data in (file(magic=b"gguf"), file(version=1), file(counts=(0, 1 << 60)), file(counts=(1 << 60, 0)),
+                     file(struct.pack("<Q", 1 << 63)), file(array(0, 1 << 60)), file(array(8, 1 << 60)),
+                     file(array(9, 1)), file(key + struct.pack("<I", 99)),
+                     file(tensors=text(b"t") + struct.pack("<I", 1 << 31)), file(array(0, 17 << 20) + bytes(17 << 20))):
+            path.write_bytes(data)
+            self.assertRaises(Refusal, check_header, path)
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ class Weights:
             return
         total = math.prod(shape[:-1])    # experts' matrices lie one below the other
         parts = target.name.split(".")
-        if parts[-2] == "ffn_down":
+        if parts[-2] in ("ffn_down", "ffn_down_exps"):
             yield from self.turned_down(int(parts[1]))
             return
         make, layer = getattr(self, parts[-2]), None
@@ -220,12 +220,15 @@ class Weights:
             yield waiting.popleft().result()
 
     def turned_down(self, layer):
-        """ffn_down: all of ffn_down_t, the other way round, some rows at a time."""
+        """ffn_down and ffn_down_exps: all of ffn_down_t, expert by expert the other way round, some rows at a time."""
         c = self.c
-        whole = np.concatenate(list(self.pieces(Target(f"blk.{layer}.ffn_down_t.weight", "", (c.neurons, c.dim)))))
-        step = max(1, PIECE_WEIGHTS // c.neurons)
-        for start in range(0, c.dim, step):
-            yield np.ascontiguousarray(whole[:, start:start + step].T)
+        experts, neurons = (c.experts.count, c.experts.neurons) if c.experts else (1, c.neurons)
+        same = Target(f"blk.{layer}.ffn_down_t.weight", "", (experts * neurons, c.dim))
+        whole = np.concatenate(list(self.pieces(same))).reshape(experts, neurons, c.dim)
+        step = max(1, PIECE_WEIGHTS // neurons)
+        for expert in whole:
+            for start in range(0, c.dim, step):
+                yield np.ascontiguousarray(expert[:, start:start + step].T)
 
     def normal(self, rng, rows, columns, deviation):
         w = rng.standard_normal((rows, columns), dtype=np.float32)
@@ -349,7 +352,8 @@ def turned(target):
     """The same weights as other programs store them."""
     if not target.name.endswith(".ffn_down_t.weight"):
         return target
-    return Target(target.name.replace("ffn_down_t", "ffn_down"), target.source, target.shape)
+    plain = "ffn_down_exps" if len(target.shape) == 3 else "ffn_down"
+    return Target(target.name.replace("ffn_down_t", plain), target.source, target.shape)
 
 
 def with_predictors(targets, c, rank):
@@ -462,8 +466,8 @@ def main(argv=None):
         parser.error("--plain and --pwri: PowerInfer's files have ffn_down_t")
     if args.silu and args.pwri:
         parser.error("--silu and --pwri: PowerInfer's files are of ReLU models")
-    if experts and (args.pwri or args.plain or args.zeros):
-        parser.error("--experts: their models have no predictors, and are stored by neurons and dense")
+    if experts and (args.pwri or args.zeros):
+        parser.error("--experts: their models have no predictors, and are stored dense")
     recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed, pwri=args.pwri, plain=args.plain,
                     zeros=args.zeros)
     return run("make_model", make, args.out, f"random {args.shape}, seed {args.seed}", c, args.type, recipe)

@@ -6,11 +6,16 @@
 Times count from the first step of decode. Needs nothing but Python.
 """
 
+import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
+
 import argparse
 import html
 import json
 import sys
 from pathlib import Path
+
+from sentences import Refusal, run
+from whole_file import replacing
 
 LANES = {1: "CPU", 2: "GPU"}
 COLOURS = {"cold_ffn": "#d9822b", "ffn_up": "#2b7bd9", "ffn_down": "#5a9ae6", "head": "#7a7a7a", "predict": "#7b4fb5"}
@@ -46,16 +51,29 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--from", dest="begin", type=float, default=0, metavar="MS")
     parser.add_argument("--for", dest="length", type=float, default=5, metavar="MS")
-    o = parser.parse_args()
+    return run("trace_picture", picture, parser.parse_args())
+
+
+def is_event(e):
+    return isinstance(e["name"], str) and e["tid"] in LANES and all(type(e[key]) in (int, float) for key in ("ts", "dur"))
+
+
+def picture(o):
     try:
         events = [e for e in json.loads(o.trace.read_text())["traceEvents"] if e["ph"] == "X" and e["cat"] == "decode"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        sys.exit(f"trace_picture: {o.trace} is not a trace of hearth run: {error}")
+        if not all(is_event(e) and "layer" in e["args"] for e in events):
+            raise ValueError("an event of another kind")
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refusal(f"{o.trace} is not a trace of hearth run: {error}") from None
     if not events:
-        sys.exit(f"trace_picture: {o.trace} has no decode in it: let `hearth run` write more than one token")
+        raise Refusal(f"{o.trace} has no decode in it: let `hearth run` write more than one token")
+    if not 0 < o.length <= 10000 or not abs(o.begin) < 1e9:
+        raise Refusal(f"--from {o.begin} and --for {o.length} are no stretch of time")
     first = min(e["ts"] for e in events)
-    o.out.write_text(draw(events, first + o.begin * 1000, o.length * 1000))
+    drawing = draw(events, first + o.begin * 1000, o.length * 1000)
+    with replacing(o.out) as file:
+        file.write(drawing.encode())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
