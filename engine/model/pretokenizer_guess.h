@@ -8,7 +8,7 @@ namespace hearth {
 
 struct PretokenizerGuess {
     const PretokenizerKind* kind;
-    bool certain;    // no other rules that are known could have made this vocabulary
+    bool certain;    // no other rules that are known come near to fitting this vocabulary
 };
 
 /// Three kinds of evidence, the first that decides:
