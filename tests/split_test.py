@@ -267,6 +267,10 @@ class Plans(Case):
         self.good("tune", *CPU, "-t", "1", "-o", machine)
         plan = self.good("plan", MODEL, *CPU, "-t", "1", "--machine", machine, "--json").json["plans"][0]
         self.assertGreater(plan["expected_us"], 0)
+        measured = json.loads(machine.read_text())
+        for wrong in ({"threads": -1}, {"threads": 1e300}, {"threads": 2**32}, {"submit_us": -1}, {"upload": None}, {"host": {**measured["host"], "read": -1}}):
+            with self.subTest(wrong=str(wrong)[:40]):
+                self.refused("plan", MODEL, *CPU, "--machine", self.write("wrong.json", json.dumps(measured | wrong).encode()), says=["wrong.json", "measure"])
 
     def test_a_file_that_is_no_measurement_is_refused(self):
         self.refused("plan", MODEL, *DEVICE, "--machine", self.write("m.json", b"{}"), says=["m.json", "hearth tune", "measure"])

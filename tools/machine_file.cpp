@@ -38,13 +38,22 @@ nlohmann::json side_json(SideRates r)
     return json;
 }
 
+double figure(const nlohmann::json& at, const char* name)
+{
+    const double x = at.at(name).get<double>();
+    if (!(x >= 0)) throw Error("{} is {}", name, x);
+    return x;
+}
+
+uint32_t whole(const nlohmann::json& at, const char* name)
+{
+    const nlohmann::json& x = at.at(name);
+    if (!x.is_number_unsigned() || x.get<uint64_t>() > UINT32_MAX) throw Error("{} is {}, expected a whole number", name, printable(x.dump()));
+    return x.get<uint32_t>();
+}
+
 SideRates side_from(const nlohmann::json& json)
 {
-    const auto figure = [](const nlohmann::json& at, const char* name) {
-        const double x = at.at(name).get<double>();
-        if (!(x >= 0)) throw Error("{} is {}", name, x);
-        return x;
-    };
     SideRates r;
     for (size_t i = 0; i < std::size(weight_formats); ++i) {
         const nlohmann::json& row = json.at("rows").at(std::string(weight_formats[i].name));
@@ -100,7 +109,7 @@ RowVariants variants_from(const nlohmann::json& json)
             const auto of_class = json.find(matrix_classes[c].name);
             if (of_class == json.end() || !of_class->contains(weight_formats[f].name)) continue;
             const nlohmann::json& v = of_class->at(std::string(weight_formats[f].name));
-            variants.choice[c][f] = RowVariant{v.at("subgroup"), v.at("subgroups"), v.at("rows"), v.at("int_dot")};
+            variants.choice[c][f] = RowVariant{whole(v, "subgroup"), whole(v, "subgroups"), whole(v, "rows"), v.at("int_dot")};
         }
     return variants;
 }
@@ -132,12 +141,12 @@ Machine read_machine(const std::filesystem::path& path)
         Machine m = {.device = json.at("device"),
                      .driver = json.at("driver"),
                      .kernels = json.at("kernels"),
-                     .threads = json.at("threads"),
+                     .threads = whole(json, "threads"),
                      .software = json.at("software"),
                      .host = side_from(json.at("host")),
                      .on_device = side_from(json.at("on_device")),
                      .row_variants = variants_from(json.value("row_variants", nlohmann::json::object()))};    // older files have none
-        each_figure(m, [&](const char* name, double& x) { x = json.at(name).get<double>(); });
+        each_figure(m, [&](const char* name, double& x) { x = figure(json, name); });
         read_products(json.value("products", nlohmann::json::object()), m);    // older files have none
         return m;
     } catch (const std::exception& e) {
