@@ -29,6 +29,9 @@ TEST_SUITE("sampler")
         CHECK(Sampler({.temperature = 0, .top_k = 5, .seed = 3}).greedy());
         CHECK(!Sampler({.temperature = 0.1f}).greedy());
         CHECK(!Sampler({.temperature = 0, .repeat_penalty = 1.1f}).greedy());
+        CHECK(!Sampler({.temperature = 0, .presence_penalty = 0.1f}).greedy());
+        CHECK(!Sampler({.temperature = 0, .frequency_penalty = 0.1f}).greedy());
+        CHECK(Sampler({.temperature = 0, .repeat_penalty = 1.1f, .repeat_last_n = 0}).greedy());
     }
 
     TEST_CASE("a seed gives the same tokens again, another seed others")
@@ -90,5 +93,47 @@ TEST_SUITE("sampler")
         CHECK(negative.sample(std::vector<float>{-2, -3}) == 1);
         for (int i = 0; i < 64; ++i) negative.accept(1);
         CHECK(negative.sample(std::vector<float>{4, 3}) == 0);
+    }
+
+    // With one logit just below and one just above what the formula gives, the better of the two is the other token once each.
+    TEST_CASE("penalties are those of the formula: x / r or x r, less n f + p")
+    {
+        struct Case {
+            SamplerOptions options;
+            std::vector<Token> before;    // of tokens 0 and 2; 1 is the one to compare with
+            float logit, expected;        // of token 0
+        };
+        const Case cases[] = {
+            {{.presence_penalty = 0.5f}, {0}, 4, 3.5f},
+            {{.presence_penalty = 0.5f}, {0, 0, 0}, 4, 3.5f},
+            {{.frequency_penalty = 0.25f}, {0, 2, 0, 0}, 4, 3.25f},
+            {{.presence_penalty = 0.5f, .frequency_penalty = 0.25f}, {0, 0}, -1, -2},
+            {{.repeat_penalty = 2, .presence_penalty = 0.5f, .frequency_penalty = 0.25f}, {0, 0}, 4, 1},
+            {{.repeat_penalty = 2, .presence_penalty = 0.5f, .frequency_penalty = 0.25f}, {0, 0}, -4, -9},
+            {{.presence_penalty = -1}, {0}, 4, 5},
+            {{.presence_penalty = 1}, {2}, 4, 4},
+            {{.frequency_penalty = 1, .repeat_last_n = 2}, {0, 0, 0, 2}, 4, 3},
+            {{.frequency_penalty = 1, .repeat_last_n = 1}, {0, 0, 0, 2}, 4, 4},
+            {{.repeat_penalty = 3, .presence_penalty = 1, .frequency_penalty = 1, .repeat_last_n = 0}, {0, 0}, 4, 4},
+        };
+        for (const Case& c : cases)
+            for (const bool less : {false, true}) {
+                SamplerOptions options = c.options;
+                options.temperature = 0;
+                Sampler sampler(options);
+                for (const Token t : c.before) sampler.accept(t);
+                const float other = c.expected + (less ? -0.125f : 0.125f);
+                CHECK(sampler.sample(std::vector<float>{c.logit, other, -100}) == (less ? 0u : 1u));
+            }
+    }
+
+    TEST_CASE("penalties of the last -1 tokens know all of them")
+    {
+        for (const int32_t last : {-1, 64}) {
+            Sampler sampler({.temperature = 0, .presence_penalty = 10, .repeat_last_n = last});
+            sampler.accept(0);
+            for (int i = 0; i < 100; ++i) sampler.accept(1);
+            CHECK(sampler.sample(std::vector<float>{3, -1, 2}) == (last < 0 ? 2u : 0u));
+        }
     }
 }

@@ -6,12 +6,6 @@
 
 namespace hearth {
 
-namespace {
-
-constexpr size_t penalty_window = 64;
-
-}    // namespace
-
 Token most_probable(std::span<const float> logits)
 {
     Token best = 0;
@@ -22,8 +16,13 @@ Token most_probable(std::span<const float> logits)
 
 void Sampler::accept(Token token)
 {
-    if (recent_.size() == penalty_window) recent_.erase(recent_.begin());
+    if (!penalises()) return;
     recent_.push_back(token);
+    ++counts_[token];
+    if (options_.repeat_last_n < 0 || recent_.size() <= size_t(options_.repeat_last_n)) return;
+    const auto oldest = counts_.find(recent_.front());
+    if (--oldest->second == 0) counts_.erase(oldest);
+    recent_.pop_front();
 }
 
 Token Sampler::sample(std::span<const float> logits)
@@ -31,7 +30,7 @@ Token Sampler::sample(std::span<const float> logits)
     logits_.assign(logits.begin(), logits.end());
     for (float& logit : logits_)
         if (std::isnan(logit)) logit = -std::numeric_limits<float>::infinity();    // has no place in an order
-    if (options_.repeat_penalty != 1.0f) penalise();
+    if (penalises()) penalise();
     const Token chosen = options_.temperature <= 0 ? most_probable(logits_) : draw();
     accept(chosen);
     return chosen;
@@ -39,12 +38,10 @@ Token Sampler::sample(std::span<const float> logits)
 
 void Sampler::penalise()
 {
-    std::vector<Token> seen = recent_;
-    std::sort(seen.begin(), seen.end());
-    seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-    for (const Token id : seen) {
-        float& logit = logits_[id];
-        logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+    for (const auto& [id, n] : counts_) {
+        float& x = logits_[id];
+        x = x > 0 ? x / options_.repeat_penalty : x * options_.repeat_penalty;
+        x -= float(n) * options_.frequency_penalty + options_.presence_penalty;
     }
 }
 

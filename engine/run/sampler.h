@@ -3,8 +3,10 @@
 
 #include "engine/model/tokenizer.h"
 
+#include <deque>
 #include <random>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 namespace hearth {
@@ -14,8 +16,14 @@ struct SamplerOptions {
     uint32_t top_k = 40;            // only the k most probable; 0: all
     float top_p = 0.95f;            // only the fewest whose probabilities reach p
     float min_p = 0.05f;            // only those with at least this share of the best one's probability
-    float repeat_penalty = 1.0f;    // logits of the last 64 tokens are divided (if negative: multiplied) by this
+    // Penalties, as llama.cpp's: of a token that came n > 0 times among the last repeat_last_n, the prompt's included, a logit x becomes
+    // (x > 0 ? x / repeat_penalty : x * repeat_penalty) - n frequency_penalty - presence_penalty.
+    float repeat_penalty = 1.0f;
+    float presence_penalty = 0.0f;
+    float frequency_penalty = 0.0f;
+    int32_t repeat_last_n = 64;    // -1: all; 0: no penalties
     uint64_t seed = 0;
+    bool seed_drawn = false;    // by the program, which then says it
 };
 
 /// The first of those with the largest logit; NaN is taken for -inf.
@@ -30,21 +38,30 @@ class Sampler {
     void accept(Token token);
 
     /// Takes back what was accepted; the random choice goes on.
-    void forget() { recent_.clear(); }
+    void forget()
+    {
+        recent_.clear();
+        counts_.clear();
+    }
 
     /// Chooses a token and accepts it.
     Token sample(std::span<const float> logits);
 
     /// Whether that is always the most probable one, so that the other logits need not be known.
-    bool greedy() const { return options_.temperature <= 0 && options_.repeat_penalty == 1.0f; }
+    bool greedy() const { return options_.temperature <= 0 && !penalises(); }
 
   private:
+    bool penalises() const
+    {
+        return options_.repeat_last_n != 0 && (options_.repeat_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0);
+    }
     void penalise();
     Token draw();
 
     SamplerOptions options_;
     std::mt19937_64 random_;
-    std::vector<Token> recent_;
+    std::deque<Token> recent_;                       // the last repeat_last_n
+    std::unordered_map<Token, uint32_t> counts_;    // of them
 
     struct Candidate {
         Token id;
