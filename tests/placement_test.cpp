@@ -75,19 +75,19 @@ TEST_SUITE("plan")
     }
 
     /// The least time of all plans there are.
-    double brute_force(const Needs& needs, const Costs& costs, uint64_t budget)
+    double brute_force(const Needs& needs, const Costs& costs, uint64_t budget, const Limits& limits = {})
     {
         double best = expected_us(costs, {});
         const auto deeper = [&](const auto& self, Plan& plan) -> void {
             for (const bool head : {false, true}) {
                 plan.head = head;
-                if (plan.layers.empty() || (head && plan.layers.size() < needs.layers.size()) || cost(needs, plan) > budget) continue;
+                if (plan.layers.empty() || (head && !limits.head) || (head && plan.layers.size() < needs.layers.size()) || cost(needs, plan) > budget) continue;
                 best = std::min(best, expected_us(costs, plan));
             }
             plan.head = false;
-            if (plan.layers.size() == needs.layers.size()) return;
+            if (plan.layers.size() == std::min<size_t>(needs.layers.size(), limits.layers)) return;
             const LayerNeeds& layer = needs.layers[plan.layers.size()];
-            for (uint32_t k = 0; k <= layer.groups; k += layer.together) {
+            for (uint32_t k = 0; k <= (plan.layers.size() < limits.host_ffn ? 0 : layer.groups); k += layer.together) {
                 std::vector<uint32_t> resident(k);
                 plan.layers.push_back({resident});
                 self(self, plan);
@@ -187,6 +187,26 @@ TEST_SUITE("plan")
             const uint64_t budget = random() % 500;
             CAPTURE(i);
             REQUIRE(expected_us(costs, place_fastest(needs, costs, budget)) == doctest::Approx(brute_force(needs, costs, budget)).epsilon(1e-9));
+        }
+    }
+
+    TEST_CASE("a plan keeps its limits, and the fastest one is the fastest of those that do")
+    {
+        std::mt19937_64 random(7);
+        for (int i = 0; i < 2000; ++i) {
+            const Needs needs = small_needs(random);
+            const Costs costs = random_costs(needs, random);
+            const uint64_t budget = random() % 500;
+            const Limits limits = {.layers = uint32_t(random() % 5), .head = random() % 2 == 0, .host_ffn = uint32_t(random() % 3)};
+            CAPTURE(i);
+            const Plan fastest = place_fastest(needs, costs, budget, limits);
+            REQUIRE(expected_us(costs, fastest) == doctest::Approx(brute_force(needs, costs, budget, limits)).epsilon(1e-9));
+            for (const Plan& plan : {fastest, place_most(needs, costs, budget, limits)}) {
+                REQUIRE(plan.bytes <= budget);
+                REQUIRE(plan.layers.size() <= limits.layers);
+                REQUIRE((!plan.head || limits.head));
+                for (size_t l = 0; l < std::min<size_t>(plan.layers.size(), limits.host_ffn); ++l) REQUIRE(plan.layers[l].resident.empty());
+            }
         }
     }
 

@@ -36,8 +36,9 @@ std::vector<uint32_t> first_groups(uint32_t count)
 }
 
 /// Numbers of resident groups to choose from.
-std::vector<uint32_t> choices(const LayerNeeds& layer)
+std::vector<uint32_t> choices(const LayerNeeds& layer, bool host_ffn)
 {
+    if (host_ffn) return {0};
     const uint32_t units = layer.groups / layer.together, most = std::min(units, 128u);
     std::vector<uint32_t> k;
     for (uint32_t i = 0; i <= most; ++i) k.push_back(uint32_t(uint64_t(units) * i / most) * layer.together);
@@ -94,7 +95,7 @@ double expected_us(const Costs& costs, const Plan& plan)
 }
 
 // best[b]: the least time of the device's layers so far within b units of memory.
-Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget)
+Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget, const Limits& limits)
 {
     const uint64_t unit = memory_unit(needs);
     const auto units = [unit](uint64_t bytes) { return size_t((bytes + unit - 1) / unit); };
@@ -112,10 +113,10 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget)
     std::fill(best.begin() + std::ptrdiff_t(units(needs.scratch)), best.end(), costs.token);
     std::vector<std::vector<uint8_t>> chosen(layers, std::vector<uint8_t>(room + 1));    // which of `choices`
     size_t device_layers = 0;
-    for (size_t l = 0; l < layers; ++l) {
+    for (size_t l = 0; l < std::min<size_t>(layers, limits.layers); ++l) {
         const LayerNeeds& n = needs.layers[l];
         std::vector<double> next(room + 1, never);
-        const std::vector<uint32_t> ks = choices(n);
+        const std::vector<uint32_t> ks = choices(n, l < limits.host_ffn);
         for (size_t i = 0; i < ks.size(); ++i) {
             const uint32_t k = ks[i];
             const size_t bytes = units(n.attention + n.kv) + k * units(n.group) + (k < n.groups ? units(n.predictor) : 0);
@@ -136,7 +137,7 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget)
             device_layers = l + 1;
         };
         consider(best[room] + host_rest, false);
-        if (l + 1 == layers && units(needs.head) <= room && best[room - units(needs.head)] < never)
+        if (l + 1 == layers && limits.head && units(needs.head) <= room && best[room - units(needs.head)] < never)
             consider(best[room - units(needs.head)] + costs.head_device, true);
     }
 
@@ -144,7 +145,7 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget)
     size_t b = room - (plan.head ? units(needs.head) : 0);
     for (size_t l = device_layers; l-- > 0;) {
         const LayerNeeds& n = needs.layers[l];
-        const uint32_t k = choices(n)[chosen[l][b]];
+        const uint32_t k = choices(n, l < limits.host_ffn)[chosen[l][b]];
         plan.layers[l].resident = first_groups(k);
         b -= units(n.attention + n.kv) + k * units(n.group) + (k < n.groups ? units(n.predictor) : 0);
     }
@@ -152,17 +153,17 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget)
     return plan;
 }
 
-Plan place_most(const Needs& needs, const Costs& costs, uint64_t budget)
+Plan place_most(const Needs& needs, const Costs& costs, uint64_t budget, const Limits& limits)
 {
     Plan plan;
-    if (budget < least_budget(needs)) return plan;
+    if (budget < least_budget(needs) || limits.layers == 0) return plan;
     uint64_t bytes = needs.scratch;
     for (const LayerNeeds& layer : needs.layers) {
-        if (bytes + layer_bytes(layer, 0) > budget) break;
+        if (plan.layers.size() == limits.layers || bytes + layer_bytes(layer, 0) > budget) break;
         bytes += layer_bytes(layer, 0);
         plan.layers.emplace_back();
     }
-    if (plan.layers.size() == needs.layers.size() && bytes + needs.head <= budget) {
+    if (limits.head && plan.layers.size() == needs.layers.size() && bytes + needs.head <= budget) {
         plan.head = true;
         bytes += needs.head;
     }
@@ -173,7 +174,7 @@ Plan place_most(const Needs& needs, const Costs& costs, uint64_t budget)
         size_t best = k.size();
         for (size_t l = 0; l < k.size(); ++l) {
             const LayerNeeds& n = needs.layers[l];
-            if (k[l] == n.groups || bytes - layer_bytes(n, k[l]) + layer_bytes(n, k[l] + n.together) > budget) continue;
+            if (l < limits.host_ffn || k[l] == n.groups || bytes - layer_bytes(n, k[l]) + layer_bytes(n, k[l] + n.together) > budget) continue;
             if (best == k.size() || worth(l) > worth(best) ||
                 (worth(l) == worth(best) && double(k[l]) / n.groups < double(k[best]) / needs.layers[best].groups))
                 best = l;

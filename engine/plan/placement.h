@@ -69,13 +69,20 @@ LayerEstimate estimate_layer(const Costs& costs, const Plan& plan, uint32_t laye
 /// Microseconds that a token is expected to take: the layers one after the other, and the head.
 double expected_us(const Costs& costs, const Plan& plan);
 
+/// What a plan may not do, whatever the budget.
+struct Limits {
+    uint32_t layers = UINT32_MAX;    // on the device at the most
+    bool head = true;                // may be on the device
+    uint32_t host_ffn = 0;           // the first so many layers keep their neurons on the host
+};
+
 /// The fastest plan within the budget by that estimate, which may put nothing on the device. Exact: more memory is never slower. (For models of more
 /// than 128 groups a layer, among evenly spaced numbers of them; sizes are rounded up to a 32768th of the model.)
-Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget);
+Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget, const Limits& limits = {});
 
 /// As much on the device as the budget holds: attention and KV layer by layer, then the head, then the groups that fire most. What PowerInfer's
 /// solver amounts to. A plan without layers means that the budget is too small for any.
-Plan place_most(const Needs& needs, const Costs& costs, uint64_t budget);
+Plan place_most(const Needs& needs, const Costs& costs, uint64_t budget, const Limits& limits = {});
 
 /// The least budget with which `place_most` puts anything on the device.
 uint64_t least_budget(const Needs& needs);
