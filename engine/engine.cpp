@@ -23,9 +23,9 @@ vulkan::Features allowed_features(const EngineOptions& options)
     return {.fp16 = !options.without_fp16, .int_dot = !options.without_int_dot, .matrices = !options.without_matrices};
 }
 
-std::shared_ptr<const Gguf> open_model(const std::filesystem::path& path)
+std::shared_ptr<const Gguf> open_model(const std::filesystem::path& path, const std::vector<Override>& overrides)
 {
-    auto file = std::make_shared<const Gguf>(path);
+    auto file = std::make_shared<const Gguf>(path, overrides);
     refuse_other_kinds(*file);
     return file;
 }
@@ -109,9 +109,10 @@ struct Machinery {
 
     /// Looks at everything, loads nothing.
     explicit Machinery(const EngineOptions& o)
-        : options(o), file(open_model(o.model)), tokenizer(*file), weights(describe_weights(file, down_layout())), team(threads_for(o.threads))
+        : options(o), file(open_model(o.model, o.overrides)), tokenizer(*file), weights(describe_weights(file, down_layout())), team(threads_for(o.threads))
     {
         notes = tokenizer.notes();
+        for (const std::string& what : file->overridden()) notes.push_back("overridden: " + what);
         const Config& c = weights.config;
         const bool needs_zeros = o.sparsity == Sparsity::exact || o.sparsity == Sparsity::predict;
         if (needs_zeros && !host::makes_zeros(c.activation))
@@ -122,6 +123,8 @@ struct Machinery {
                         o.sparsity == Sparsity::predict ? "predict" : "threshold", c.name);
         if (o.rebalance && o.sparsity == Sparsity::dense && !c.experts)
             throw Error("--rebalance on follows which neurons fire, and --sparsity dense computes them all: add --sparsity exact or predict");
+        if (o.cpu_experts && !c.experts && o.device != "cpu")
+            notes.push_back(fmt::format("--cpu-moe and --n-cpu-moe do nothing: {} has no experts; --disable-gpu-index keeps all neurons in RAM", c.name));
         find_profile();
         shape = session_shape(c, o.context, o.batch, o.kv);
         shape.rebalance = o.rebalance;
@@ -252,7 +255,7 @@ struct Machinery {
     /// Opens the wanted device; says in `place` why where there is none.
     void open_device()
     {
-        if (options.device == "cpu") {
+        if (options.device == "cpu" || options.gpu_layers == 0) {
             place = "on the CPU, as asked";
             return;
         }
@@ -278,6 +281,15 @@ struct Machinery {
         return free - std::min(free, std::max<uint64_t>(256 << 20, free / 20));
     }
 
+    Limits limits() const
+    {
+        const uint32_t layers = weights.config.layers;
+        const uint32_t wanted = options.gpu_layers.value_or(UINT32_MAX);
+        return {.layers = std::min(wanted, layers),
+                .head = wanted > layers,
+                .host_ffn = options.disable_gpu_index ? layers : weights.config.experts ? std::min(options.cpu_experts, layers) : 0};
+    }
+
     PlanReport make_plan(std::optional<uint64_t> budget, double position) const
     {
         PlanReport r;
@@ -293,13 +305,10 @@ struct Machinery {
         if (device) {
             r.budget = budget ? *budget : free_budget();
             const bool fastest = options.placement == Placement::fastest ||
-                                 (options.placement == Placement::automatic && device->info().kind != vulkan::DeviceKind::software);
+                                 (options.placement == Placement::automatic && !options.gpu_layers && device->info().kind != vulkan::DeviceKind::software);
             const auto place = [&](const Needs& n) {
-                Plan plan = machine && fastest && !options.disable_gpu_index ? place_fastest(n, r.costs, r.budget) : place_most(n, r.costs, r.budget);
-                if (!options.disable_gpu_index) return plan;
-                for (LayerPlan& layer : plan.layers) layer.resident.clear();
-                plan.bytes = plan_bytes(n, plan);
-                return plan;
+                const bool by_time = machine && fastest && !options.disable_gpu_index;
+                return by_time ? place_fastest(n, r.costs, r.budget, limits()) : place_most(n, r.costs, r.budget, limits());
             };
             r.plan = place(needs);
             size_t split = 0;
@@ -365,6 +374,8 @@ struct Machinery {
     {
         if (!device) {
             if (options.vram_budget) notes.push_back("--vram-budget does nothing on the CPU");
+            if (options.gpu_layers.value_or(0) > 0) notes.push_back("--gpu-layers (-ngl) does nothing on the CPU");
+            if (options.cpu_experts) notes.push_back("--cpu-moe and --n-cpu-moe do nothing on the CPU, where all experts are");
             return;
         }
         const Plan& plan = report.plan;
@@ -395,7 +406,7 @@ struct Machinery {
         place = fmt::format("on {}: attention of {} of {} layers, {:.0f} % of the neurons{}, {:.1f} of {:.1f} MiB; the rest on the CPU", name,
                             plan.layers.size(), needs.layers.size(), 100.0 * double(resident) / double(all), plan.head ? ", head" : "",
                             double(plan.bytes) / mib, double(report.budget) / mib);
-        if (resident == all)
+        if (resident == all && plan.head)
             place = fmt::format("on {}, all of it: {:.1f} of {:.1f} MiB", name, double(plan.bytes) / mib, double(report.budget) / mib);
     }
 

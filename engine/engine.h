@@ -44,6 +44,7 @@ using MachineLookup = std::function<std::optional<Machine>(const std::string& de
 
 struct EngineOptions {
     std::filesystem::path model;
+    std::vector<Override> overrides;    // of the model's keys
     std::string device = "auto";            // auto, cpu, an index or a part of a name
     std::optional<uint64_t> vram_budget;    // bytes; what is free, less a margin, where not given
     Sparsity sparsity = Sparsity::dense;
@@ -52,6 +53,8 @@ struct EngineOptions {
     double recall = 0.99;                     // that Predictor::sign is held to on the profile's text
     bool reset_gpu_index = false;             // PowerInfer's split beside the model is not read
     bool disable_gpu_index = false;           // no neurons go to the device, only attention and the head
+    std::optional<uint32_t> gpu_layers;       // so many layers at the most go to the device, and one more is the head; then Placement::automatic is most
+    uint32_t cpu_experts = 0;                 // the first so many layers keep their experts on the host
     bool rebalance = false;                   // groups follow what fires; then which sums are made where, and the last bits, depend on timing
     Placement placement = Placement::automatic;
     std::optional<uint32_t> stream;      // prompts of so many tokens and more are the device's alone: the host's neurons are copied there; 0: none

@@ -187,10 +187,11 @@ const std::filesystem::path& no_folder(const std::filesystem::path& path)
 
 }    // namespace
 
-Gguf::Gguf(const std::filesystem::path& path) : Gguf(no_folder(path), Alone())
+Gguf::Gguf(const std::filesystem::path& path, const std::vector<Override>& overrides) : Gguf(no_folder(path), Alone())
 {
     if (u32("split.count", 1) > 1) open_parts();
     read_sparse();
+    apply(overrides);
 }
 
 namespace {
@@ -426,7 +427,7 @@ const T& Gguf::get(std::string_view key, const char* expected) const
     const GgufValue* v = value(key);
     if (!v) throw Error("{} has no key {}; convert the model again", path_.string(), key);
     const T* held = std::get_if<T>(v);
-    if (!held) throw Error("{}: the key {} is not {}; convert the model again", path_.string(), key, expected);
+    if (!held) throw Error("{}: the key {} is not {}; convert the model again, or give another value with --override", path_.string(), key, expected);
     return *held;
 }
 

@@ -5,10 +5,12 @@
 #pragma once
 
 #include "engine/error.h"
+#include "engine/model/override.h"
 #include "engine/system/file_map.h"
 #include "host/matrix.h"
 
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <map>
 #include <optional>
@@ -42,8 +44,9 @@ struct GgufTensor {
 class Gguf {
   public:
     /// Of a model in parts any of them, which opens all. Throws Error with the path and the first thing that is wrong with the file, or with the parts: one
-    /// that is missing, or that does not belong to the others.
-    explicit Gguf(const std::filesystem::path& path);
+    /// that is missing, or that does not belong to the others; also where an override has another type than the file's value, or is of a key that says
+    /// how the file lies.
+    explicit Gguf(const std::filesystem::path& path, const std::vector<Override>& overrides = {});
 
     /// A file that is in memory already, aligned to 8 bytes; `bytes` must outlive this. The name is for messages.
     Gguf(const std::filesystem::path& name, std::string_view bytes);
@@ -65,7 +68,10 @@ class Gguf {
         std::string_view tensors, data;
         uint64_t tensor_count = 0;
     };
-    const Raw& raw() const { return raw_; }
+    const Raw& raw() const { return raw_; }    // with what was overridden
+
+    /// What was overridden, for a note: "KEY is VALUE instead of VALUE".
+    const std::vector<std::string>& overridden() const { return overridden_; }
     uint32_t alignment() const { return u32("general.alignment", 32); }
 
     /// Throws Error where the bits of a sparse row contradict its length: kernels might read beyond it. To be called before they read any.
@@ -103,6 +109,7 @@ class Gguf {
     void open_parts();
     void refuse_overlaps() const;
     void read_sparse();
+    void apply(const std::vector<Override>& overrides);    // override.cpp
     const GgufValue* value(std::string_view key) const;
     template <class T>
     const T& get(std::string_view key, const char* expected) const;
@@ -114,6 +121,8 @@ class Gguf {
     Raw raw_;
     bool powerinfer_ = false;
     std::map<std::string_view, GgufValue> keys_;
+    std::deque<std::string> owned_;    // what was overridden, for the views of it; its elements never move
+    std::vector<std::string> overridden_;
     std::vector<GgufTensor> tensors_;
     std::map<std::string_view, size_t> index_;
     std::filesystem::path first_;    // of a model in parts, the first part
