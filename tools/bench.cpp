@@ -196,7 +196,7 @@ void bench(const BenchOptions& o)
     if (!o.plot.empty()) plot_file.emplace(o.plot);
     if (wanted == 0 && !plot_file) throw Error("-p 0 and -n 0 leave nothing to measure: give one of them");
     if (options.context == 0) {
-        const Config config = describe_weights(std::make_shared<Gguf>(options.model)).config;
+        const Config config = describe_weights(std::make_shared<Gguf>(options.model, options.overrides)).config;
         const uint32_t most = config.context;
         options.context = std::max(wanted, plot_file ? std::min(config.most_positions(), most_fill) : 2u);
         if (wanted > most)
@@ -288,6 +288,7 @@ Command add_bench(CLI::App& app)
 {
     auto o = std::make_shared<BenchOptions>();
     add_engine_options(app, o->engine);
+    group(app, "Measurement");
     app.add_option("-p,--prompt", o->prompt, "tokens of the prompt; 0: no prefill test")->capture_default_str();
     app.add_option("-n,--predict", o->count, "tokens of the answer; 0: no decode test")->capture_default_str();
     app.add_option("-r,--repetitions", o->repetitions, "runs of each test, after one to warm up")->capture_default_str()->check(CLI::Range(1, 1000));
@@ -295,6 +296,7 @@ Command add_bench(CLI::App& app)
                    "temperature of the answer; 0: the most probable token, which a GPU that holds the output matrix finds itself")
         ->capture_default_str()
         ->check(number_between(0, 1e6));
+    group(app, "Output");
     app.add_option("-o,--output", o->format, "md, json or csv")->capture_default_str()->check(CLI::IsMember({"md", "json", "csv"}));
     app.add_option(
            "--plot", o->plot,

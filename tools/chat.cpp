@@ -283,7 +283,7 @@ void try_out(const ChatTemplate& format, const ChatOptions& o)
 
 void chat(const ChatOptions& o)
 {
-    const Gguf file(o.engine.model);
+    const Gguf file(o.engine.model, o.engine.overrides);
     const ChatTemplate format = choose_template(o.format, &file);
     try_out(format, o);
     Engine engine = load_engine(o.engine, o.format.empty() ? "" : fmt::format("; chat template {}", printable(format.name())));
@@ -295,7 +295,7 @@ void chat(const ChatOptions& o)
             if (!obey(conversation, *line)) break;
         } else if (line->find_first_not_of(" \t") != line->npos) conversation.ask(*line);
     }
-    say("{}", conversation.stats());
+    say("{}{}", conversation.stats(), seed_note(o.sampler));
 }
 
 }    // namespace
@@ -311,7 +311,6 @@ Command add_chat(CLI::App& app)
         ->check(not_empty());
     app.add_option("-n,--predict", o->count, "tokens of an answer at most; -1: until the model ends it or the context is full")
         ->capture_default_str();
-    app.add_option("-s,--seed", o->sampler.seed, "seed of the random choice")->capture_default_str();
     add_sampler_options(app, o->sampler);
     return [o] { chat(*o); };
 }

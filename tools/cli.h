@@ -37,25 +37,41 @@ Command add_quantize(CLI::App& app);
 CLI::Validator not_empty();
 CLI::Validator number_between(double least, double most);
 
+/// Options that are added from here on stand in this group of the help.
+void group(CLI::App& app, const std::string& name);
+
+/// MODEL and --override, for subcommands that only look at the file; and that file, after saying what was overridden.
+struct ModelOptions {
+    std::filesystem::path model;
+    std::vector<Override> overrides;
+};
+void add_override(CLI::App& app, std::vector<Override>& overrides);
+void add_model_options(CLI::App& app, ModelOptions& options);
+std::shared_ptr<const Gguf> open_model(const ModelOptions& options);
+
 /// The options that choose a device and the host's threads, and MODEL and the options of every subcommand that runs a model.
 void add_device_options(CLI::App& app, EngineOptions& options);
 void add_engine_options(CLI::App& app, EngineOptions& options);
 
-/// -ctk and -ctv; main.cpp knows their short names.
+/// -ctk and -ctv
 void add_kv_options(CLI::App& app, host::KvTypes& kv);
 
 /// "6GiB", "512MiB", "6" (GiB, as PowerInfer's users type it). Throws CLI::ValidationError.
 uint64_t parse_size(const std::string& option, const std::string& text);
 
-/// A text given by -p or -f ("-": standard input).
+/// A text given by -p or -f ("-": standard input), one of which is `needed`.
 struct TextOptions {
     std::string text, file;
+    bool escapes = false;    // of -p
 };
-void add_text_options(CLI::App& app, TextOptions& options);
+void add_text_options(CLI::App& app, TextOptions& options, bool needed = true);
 std::string read_text(const TextOptions& options);
 
-/// How the next token is chosen, but for the seed.
+/// How the next token is chosen.
 void add_sampler_options(CLI::App& app, SamplerOptions& options);
+
+/// For a last line: "; --seed 5" where the program drew it, else nothing.
+std::string seed_note(const SamplerOptions& options);
 
 /// "12.3 tokens/s", or "-" where there is nothing to divide.
 std::string rate(uint64_t tokens, double us);
@@ -88,6 +104,8 @@ class ProgressBar {
 };
 
 double seconds();    // of a steady clock
+
+bool on_terminal(std::FILE* stream);
 
 /// A line on stderr, printable whatever is in it; nobody minds if stderr is closed.
 template <class... Args>

@@ -11,7 +11,8 @@ void Confinement::add_option(CLI::App& app, bool by_default)
            "on: before the model is read, give up the network, other programs, and writing of all but the files that are named here, so that a hostile "
            "file gains nothing; the history of a chat and compiled kernels are not kept then (Linux)")
         ->check(CLI::IsMember({"on", "off"}))
-        ->default_str(by_default ? "on" : "off");
+        ->default_str(by_default ? "on" : "off")
+        ->type_name("on|off");
 }
 
 void Confinement::files(bool by_default, bool device)

@@ -60,7 +60,7 @@ ChatTemplate choose_template(const std::string& name, const Gguf* model)
     if (model) own = file_templates(*model);
     if (name.empty()) {
         if (own.empty())
-            throw Error("{} has no chat template: choose one with --template, of {}, or let `hearth run` continue a text", model->path().string(),
+            throw Error("{} has no chat template: choose one with --template, of {}, or let `hearth run -p TEXT` continue a text", model->path().string(),
                         template_names());
         return compiled(std::string(own[0].name), own[0].jinja, model);
     }

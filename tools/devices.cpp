@@ -6,6 +6,7 @@ namespace hearth::tools {
 Command add_devices(CLI::App& app)
 {
     auto json = std::make_shared<bool>(false);
+    group(app, "Output");
     app.add_flag("--json", *json, "as JSON");
     return [json] {
         const DeviceList list = list_devices();

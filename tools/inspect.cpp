@@ -40,10 +40,10 @@ std::string shape_text(const GgufTensor& t)
     return out;
 }
 
-void inspect(const std::string& path, uint32_t context, uint32_t batch, host::KvTypes kv, bool as_json)
+void inspect(const ModelOptions& model, uint32_t context, uint32_t batch, host::KvTypes kv, bool as_json)
 {
     confinement().all(true);
-    const auto file = std::make_shared<const Gguf>(path);
+    const auto file = open_model(model);
 
     // A file can be listed even where the model cannot be run; then the reason takes the place of its needs.
     std::optional<Weights> weights;
@@ -96,17 +96,19 @@ void inspect(const std::string& path, uint32_t context, uint32_t batch, host::Kv
 Command add_inspect(CLI::App& app)
 {
     struct Options {
-        std::string model;
+        ModelOptions model;
         uint32_t context = 0, batch = EngineOptions().batch;
         host::KvTypes kv;
         bool json = false;
     };
     auto o = std::make_shared<Options>();
-    app.add_option("MODEL", o->model, "the model, a GGUF file")->required()->check(not_empty());
+    add_model_options(app, o->model);
+    group(app, "Device and memory");
     app.add_option("-c,--ctx-size", o->context, "positions in the context, for the memory needed (default: the model's, at most 4096)");
     app.add_option("-b,--batch-size", o->batch, "prompt tokens done at once, for the memory needed")->capture_default_str();
     add_kv_options(app, o->kv);
     confinement().add_option(app, true);
+    group(app, "Output");
     app.add_flag("--json", o->json, "everything, as JSON");
     return [o] { inspect(o->model, o->context, o->batch, o->kv, o->json); };
 }

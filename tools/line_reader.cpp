@@ -4,6 +4,7 @@
 
 #include "engine/model/utf8.h"
 #include "tools/cli.h"
+#include "tools/text.h"
 
 #include <fstream>
 #include <iostream>
@@ -32,9 +33,11 @@ std::optional<std::string> LineReader::read()
     catch_interrupt();
     if (on_terminal_) std::fputs("> ", stderr);
     std::string line;
-    if (!std::getline(std::cin, line)) return {};    // Ctrl-C ends the console's read, too
-    if (line.ends_with('\r')) line.pop_back();
-    return line;
+    if (!std::getline(std::cin, line)) {
+        if (std::cin.bad()) throw Error("standard input cannot be read");
+        return {};    // Ctrl-C ends the console's read, too
+    }
+    return without_marks(std::move(line));
 }
 
 std::filesystem::path chat_history_path() { return {}; }
@@ -60,7 +63,7 @@ size_t read_input(char* to, size_t most)
     while (wait_for_input()) {
         const ssize_t count = ::read(STDIN_FILENO, to, most);
         if (count >= 0) return size_t(count);
-        if (errno == EIO) return 0;    // the terminal went away
+        if (errno == EIO && isatty(STDIN_FILENO)) return 0;    // the terminal went away
         if (errno != EINTR && errno != EAGAIN) throw Error("standard input cannot be read: {}", std::generic_category().message(errno));
     }
     return 0;
@@ -281,8 +284,7 @@ std::optional<std::string> LineReader::read()
     }
     std::string line = read_ahead_.substr(0, end);
     read_ahead_.erase(0, end + 1);
-    if (line.ends_with('\r')) line.pop_back();
-    return line;
+    return without_marks(std::move(line));
 }
 
 std::filesystem::path chat_history_path()
@@ -297,6 +299,13 @@ std::filesystem::path chat_history_path()
 }
 
 #endif
+
+/// A line of a pipe or a file, whose end may be CRLF, and which may be the first one, with a byte-order mark.
+std::string LineReader::without_marks(std::string line)
+{
+    if (line.ends_with('\r')) line.pop_back();
+    return std::exchange(first_, false) ? plain_text(std::move(line), "standard input") : line;
+}
 
 LineReader::~LineReader() = default;
 

@@ -23,7 +23,10 @@ class LineReader {
   private:
     class Editor;
     std::unique_ptr<Editor> editor_;    // nullptr where nothing is edited
+    std::string without_marks(std::string line);
+
     bool on_terminal_;
+    bool first_ = true;
     std::string read_ahead_;    // by whole blocks, where nobody types
 };
 

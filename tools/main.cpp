@@ -1,5 +1,6 @@
 // hearth: the table of subcommands, and the one catch.
 #include "tools/cli.h"
+#include "tools/command_line.h"
 
 #include <algorithm>
 #include <sstream>
@@ -23,17 +24,14 @@ constexpr tools::Subcommand subcommands[] = {
     {"inspect", "what is in a model file", tools::add_inspect},
 };
 
-/// Short names of several letters, which other programs have too: CLI11 would take "-ctk" for "-c tk".
-constexpr std::pair<std::string_view, std::string_view> short_names[] = {{"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"}};
-
-/// What was typed, the last word first, as CLI11 wants it.
-std::vector<std::string> words(int argc, char** argv)
+/// What CLI11 says of a wrong command line, with the variable's name where the environment said it.
+std::string complaint(const CLI::ParseError& e, const tools::CommandLine& line)
 {
-    std::vector<std::string> words(std::reverse_iterator(argv + argc), std::reverse_iterator(argv + std::min(argc, 1)));
-    for (std::string& word : words)
-        for (const auto& [name, long_name] : short_names)
-            if (word == name) word = long_name;
-    return words;
+    std::string what = e.what();
+    if (e.get_name() == "RequiredError" && what.starts_with("--model")) return "MODEL is missing: name a GGUF file, as it is or with -m";
+    for (const auto& [variable, option] : line.environment)
+        if (what.find(option) != what.npos) what = fmt::format("{} is wrong: {}", variable, what);
+    return what;
 }
 
 /// Before the static objects of the libraries, which allocate, too.
@@ -44,26 +42,34 @@ int run(int argc, char** argv)
     CLI::App app("Hearth runs language models that are larger than the graphics card.", "hearth");
     app.set_version_flag("--version", "hearth " HEARTH_VERSION);
     app.require_subcommand(1);
+    const auto help = [](const CLI::App* a, const std::string& name, CLI::AppFormatMode) { return tools::help_text(*a, name); };
+    app.formatter_fn(help);
     tools::Command chosen;
     for (const tools::Subcommand& s : subcommands) {
         CLI::App* sub = app.add_subcommand(s.name, s.help);
+        sub->formatter_fn(help);
+        sub->get_help_ptr()->group("Output");
         sub->final_callback([&chosen, command = s.add(*sub)] { chosen = command; });
     }
+    tools::CommandLine line;
     try {
-        app.parse(words(argc, argv));
+        line = tools::read_command_line({argv + std::min(argc, 1), argv + argc}, app);
+        app.parse(std::vector<std::string>(line.words.rbegin(), line.words.rend()));    // CLI11 wants the last word first
+    } catch (const tools::WrongUse& e) {
+        tools::say("hearth: {}", e.what());
+        return 2;
     } catch (const CLI::ParseError& e) {
-        if (argc > 1 && argv[1][0] != '-' && app.get_subcommands([&](CLI::App* sub) { return sub->get_name() == argv[1]; }).empty()) {
-            tools::say("hearth: there is no subcommand '{}': `hearth --help` lists them", argv[1]);
-            return 2;
-        }
         std::ostringstream help;
-        std::ostringstream wrong;
-        if (app.exit(e, help, wrong) != 0) {
-            tools::say("{}", std::string_view(wrong.view()).substr(0, wrong.view().find_last_not_of('\n') + 1));
+        if (e.get_exit_code() != 0) {
+            const std::string sub = line.words.empty() ? "" : line.words[0] + " ";
+            tools::say("hearth: {}; `hearth {}--help` has every option", complaint(e, line), sub);
             return 2;
         }
+        app.exit(e, help, std::cerr);
         chosen = [text = help.str()] { tools::print(text); };
+        line.notes.clear();
     }
+    for (const std::string& note : line.notes) tools::say("note: {}", note);
     chosen();
     return 0;
 }

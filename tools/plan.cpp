@@ -102,13 +102,16 @@ Command add_plan(CLI::App& app)
     auto o = std::make_shared<PlanOptions>();
     add_engine_options(app, o->engine);
     app.remove_option(app.get_option("--vram-budget"));
+    group(app, "Device and memory");
     app.add_option_function<std::vector<std::string>>(
            "--vram-budget",
            [o](const std::vector<std::string>& budgets) {
                for (const std::string& b : budgets) o->budgets.emplace_back(parse_size("--vram-budget", b));
            },
            "GPU memory to plan for, or several: 2GiB,4GiB,8GiB (default: what is free, less a margin)")
-        ->delimiter(',');
+        ->delimiter(',')
+        ->type_name("SIZE");
+    group(app, "Output");
     app.add_option("--at", o->position, "position in the context to expect the speed of (default: 128)")->check(number_between(0, 1 << 24));
     app.add_flag("--json", o->json, "print JSON");
     return [o] { plan(*o); };

@@ -1,6 +1,7 @@
 // hearth profile: runs texts and counts which neurons fire. What it finds makes plans and predictors better.
 #include "tools/cli.h"
 #include "tools/confine.h"
+#include "tools/text.h"
 
 #include <algorithm>
 #include <cmath>
@@ -125,7 +126,7 @@ void profile(ProfileOptions o)
 {
     const std::filesystem::path path = o.output.empty() ? profile_path(o.engine.model) : std::filesystem::path(o.output);
     std::vector<std::string> texts;
-    for (const std::string& file : o.files) texts.push_back(read_text({.text = "", .file = file}));
+    for (const std::string& file : o.files) texts.push_back(read_text_file(file));
     o.engine.batch = std::max(o.engine.batch, o.engine.context);    // a window is a batch
     catch_interrupt();
     confinement().allow(path);
@@ -187,6 +188,7 @@ Command add_profile(CLI::App& app)
     app.get_option("-c")->description("tokens in a window, BOS included")->capture_default_str();
     app.add_option("-f,--file", o->files, "a text, or several: whatever the model will be used for; - is standard input")->check(not_empty());
     app.add_option("-n,--tokens", o->limit, "only the first n tokens of each text")->check(CLI::Range(int64_t(1), int64_t(1) << 40));
+    group(app, "Output");
     app.add_option("-o,--output", o->output, "the profile to write, or to go on with (default: MODEL.profile)")->check(not_empty());
     app.add_option("--merge", o->merge, "profiles of the same model and other texts, to add")->check(not_empty());
     app.add_option("--embed", o->embed, "write a copy of the model with the profile in it")->check(not_empty());

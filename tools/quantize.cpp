@@ -9,7 +9,8 @@ namespace hearth::tools {
 namespace {
 
 struct QuantizeOptions {
-    std::string model, output, type, sensitive;
+    ModelOptions model;
+    std::string output, type, sensitive;
     unsigned threads = 0;
     bool dense = false, by_neurons = false, plain = false, json = false;
 };
@@ -56,7 +57,7 @@ void quantize(const QuantizeOptions& o)
     Requantised result;
     {
         ProgressBar bar("quantizing");
-        result = requantise(std::make_shared<const Gguf>(o.model), how, options, o.output, [&](double share) {
+        result = requantise(open_model(o.model), how, options, o.output, [&](double share) {
             if (interrupted()) throw Error("interrupted; {} was not written", o.output);
             bar.show(share);
         });
@@ -79,7 +80,7 @@ Command add_quantize(CLI::App& app)
     auto o = std::make_shared<QuantizeOptions>();
     std::vector<std::string> names;
     for (const Quantisation& q : quantisations) names.emplace_back(q.name);
-    app.add_option("MODEL", o->model, "the model to read, a GGUF file")->required()->check(not_empty());
+    add_model_options(app, o->model);
     app.add_option("OUT", o->output, "the GGUF file to write")->required()->check(not_empty());
     app.add_option("TYPE", o->type,
                    "of the matrices; vectors are F32. With q4_0 the output matrix and predictors (fc1, fc2) are Q8_0, with q4_k_m Q6_K; that is a "
@@ -96,9 +97,11 @@ Command add_quantize(CLI::App& app)
                  "write what other programs read: the down projection by columns, zeros like other weights, no predictors")
         ->excludes(by_neurons);
     app.add_option("-t,--threads", o->threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024));
+    group(app, "Output");
     app.add_flag("--json", o->json, "print JSON");
     confinement().add_option(app, false);
-    app.footer("In ReLU models and mixtures of experts the down projection is stored by neurons (ffn_down_t), so that it need not be transposed at "
+    app.footer("Keys given by --override are written into the copy. "
+               "In ReLU models and mixtures of experts the down projection is stored by neurons (ffn_down_t), so that it need not be transposed at "
                "load; other programs do not read that, and --plain stores it their way. Where activations are never zero it stays as others store it. "
                "Rows that are no whole blocks of 256 get blocks of 32 (Q5_0 for Q4_K, Q8_0 for Q6_K), and where they are none of those either F16. With "
                "f16 and q8_0, a matrix with many zeros (of SparseGPT, 2:4 or any other pattern) is stored without them, which inspect shows as F16_SPARSE "

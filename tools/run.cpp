@@ -10,7 +10,8 @@ struct RunOptions {
     TextOptions prompt;
     SamplerOptions sampler;
     int64_t count = 128;
-    bool ignore_eos = false;
+    bool ignore_eos = false, hide_prompt = false;
+    std::string color = "off";
     std::string stats, trace;
 };
 
@@ -21,6 +22,7 @@ void run(const RunOptions& o)
     std::optional<TraceFile> trace_file;
     if (!o.trace.empty()) trace_file.emplace(o.trace);
     std::string prompt = read_text(o.prompt);
+    const bool colored = o.color == "on" || o.color == "1" || (o.color == "auto" && on_terminal(stdout));
     if (!o.prompt.file.empty() && prompt.ends_with('\n')) prompt.pop_back();    // editors end files with one; it is not part of the text
 
     catch_interrupt();
@@ -46,7 +48,12 @@ void run(const RunOptions& o)
     std::optional<Token> next = session.next(tokens, sampler, interrupted);
 
     Decoder decoder(tokenizer);
-    for (const Token t : tokens) print_text(decoder.push(t));
+    if (colored) print("\x1b[33m");
+    for (const Token t : tokens) {
+        const std::string shown = decoder.push(t);
+        if (!o.hide_prompt) print_text(shown);
+    }
+    if (colored) print("\x1b[0m");
     phase = &decode;
     std::string why_stopped;
     uint64_t written = 0;
@@ -77,8 +84,9 @@ void run(const RunOptions& o)
         engine.on_device() ? fmt::format(", {:.1f} submits and {:.1f} joins per token", double(decode.submits) / n, double(decode.joins) / n) : "";
     const std::string streamed =
         prefill.streamed_bytes ? fmt::format(", {:.0f} MB of the CPU's neurons copied to the GPU", double(prefill.streamed_bytes) / 1e6) : "";
-    say("prompt: {} tokens, {}{}; answer: {} tokens, {}, {:.2f} GB/s{}{}{}", prefill.tokens, rate(prefill.tokens, prefill.us), streamed, written,
-        rate(decode.tokens, decode.us), decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0, seam, served, why_stopped);
+    say("prompt: {} tokens, {}{}; answer: {} tokens, {}, {:.2f} GB/s{}{}{}{}", prefill.tokens, rate(prefill.tokens, prefill.us), streamed, written,
+        rate(decode.tokens, decode.us), decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0, seam, served, why_stopped,
+        seed_note(o.sampler));
     if (stats_file) {
         const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()}, {"threads", engine.threads()},
                                     {"prefill", prefill.json()},     {"decode", decode.json()},     {"batches", each}};
@@ -93,14 +101,30 @@ Command add_run(CLI::App& app)
 {
     auto o = std::make_shared<RunOptions>();
     add_engine_options(app, o->engine);
-    add_text_options(app, o->prompt);
-    app.add_option("-n,--predict", o->count, "tokens to write; -1: until the model ends or the context is full")->capture_default_str();
-    app.add_option("-s,--seed", o->sampler.seed, "seed of the random choice")->capture_default_str();
-    add_sampler_options(app, o->sampler);
+    add_text_options(app, o->prompt, false);
+    app.add_option("-n,--predict", o->count, "tokens to write; -1: until the model ends or the context is full")->capture_default_str()->type_name("N");
     app.add_flag("--ignore-eos", o->ignore_eos, "go on when the model ends the text");
-    app.add_option("--stats", o->stats, "write counters and times per token, layer and stage to a JSON file")->check(not_empty());
-    app.add_option("--trace", o->trace, "write what host and device did when, for chrome://tracing or ui.perfetto.dev")->check(not_empty());
-    return [o] { run(*o); };
+    group(app, "Output");
+    app.add_flag("--no-display-prompt", o->hide_prompt, "write only what follows the text");
+    app.add_option("--color", o->color, "the text in another colour than what follows: on, off, or auto, on a terminal")
+        ->expected(0, 1)
+        ->check(CLI::IsMember({"on", "off", "auto", "0", "1"}))
+        ->default_str("off")
+        ->type_name("on|off|auto");
+    add_sampler_options(app, o->sampler);
+    group(app, "Diagnostics");
+    app.add_option("--stats", o->stats, "write counters and times per token, layer and stage to a JSON file")->check(not_empty())->type_name("FILE");
+    app.add_option("--trace", o->trace, "write what host and device did when, for chrome://tracing or ui.perfetto.dev")
+        ->check(not_empty())
+        ->type_name("FILE");
+    app.footer("Without -p and -f the text is read from standard input; on a terminal it is a conversation then, as `hearth chat` is.");
+    return [o, &app] {
+        if (!app.get_option("--prompt")->count() && o->prompt.file.empty()) {
+            o->prompt.file = "-";
+            if (on_terminal(stdin)) say("type the text, and Ctrl-D where it ends");
+        }
+        run(*o);
+    };
 }
 
 }    // namespace hearth::tools

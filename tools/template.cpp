@@ -10,6 +10,7 @@ namespace {
 
 struct TemplateOptions {
     std::string file, name;
+    std::vector<Override> overrides;
     TextOptions text;
     bool json = false;
 };
@@ -48,14 +49,14 @@ std::vector<nlohmann::ordered_json> conversations(const std::string& text)
 void render(const TemplateOptions& o)
 {
     confinement().all(true);
-    std::optional<Gguf> model;
+    std::shared_ptr<const Gguf> model;
     std::optional<Tokenizer> tokenizer;
     if (is_model(o.file)) {
-        model.emplace(o.file);
+        model = open_model({o.file, o.overrides});
         tokenizer.emplace(*model);
         for (const std::string& note : tokenizer->notes()) say("note: {}", note);
     }
-    const ChatTemplate format = choose_template(o.name.empty() && !model ? o.file : o.name, model ? &*model : nullptr);
+    const ChatTemplate format = choose_template(o.name.empty() && !model ? o.file : o.name, model.get());
     if (o.text.text.empty() && o.text.file.empty()) return print(format.source());
 
     std::vector<nlohmann::ordered_json> all;
@@ -68,7 +69,7 @@ void render(const TemplateOptions& o)
             // As transformers takes it, a conversation may bring its own.
             std::optional<ChatTemplate> brought;
             if (json.is_object() && json.contains("chat_template") && json["chat_template"].is_string()) {
-                brought.emplace("chat_template", json["chat_template"].get<std::string>(), model ? &*model : nullptr);
+                brought.emplace("chat_template", json["chat_template"].get<std::string>(), model.get());
                 json.erase("chat_template");
             }
             const ChatTemplate& used = brought ? *brought : format;
@@ -100,13 +101,17 @@ void render(const TemplateOptions& o)
 Command add_template(CLI::App& app)
 {
     auto o = std::make_shared<TemplateOptions>();
-    app.add_option("FILE", o->file, "a model, or a file with a chat template")->required()->check(not_empty());
+    group(app, "Model");
+    app.add_option("-m,--model,FILE", o->file, "a model, or a file with a chat template")->required()->check(not_empty())->type_name("FILE");
+    add_override(app, o->overrides);
+    group(app, "Text");
     auto* text = app.add_option("-p,--prompt", o->text.text, "a conversation of one question");
     app.add_option("-f,--file", o->text.file,
                    "conversations in JSON, one or one a line: a list of messages, or an object with `messages` and further variables; - is standard input")
         ->check(not_empty())
         ->excludes(text);
     app.add_option("--template", o->name, "one of the model's templates by name, a file with one, or one of " + template_names());
+    group(app, "Output");
     app.add_flag("--json", o->json, "text, ids and pieces as JSON, a line for each conversation");
     confinement().add_option(app, true);
     return [o] { render(*o); };

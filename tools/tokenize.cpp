@@ -2,30 +2,32 @@
 #include "engine/model/file_kind.h"
 #include "tools/cli.h"
 #include "tools/confine.h"
+#include "tools/text.h"
 
 namespace hearth::tools {
 
 Command add_tokenize(CLI::App& app)
 {
     struct Options {
-        std::string model;
+        ModelOptions model;
         TextOptions text;
         bool json = false, many = false, special = false;
     };
     auto o = std::make_shared<Options>();
-    app.add_option("MODEL", o->model, "the model, a GGUF file")->required()->check(not_empty());
+    add_model_options(app, o->model);
     add_text_options(app, o->text);
+    group(app, "Output");
     confinement().add_option(app, true);
     app.add_flag("--json", o->json, "ids, pieces and the text that they give back, as JSON");
-    app.add_flag("-0,--null", o->many, "many texts, each ended by a zero byte; a line of JSON for each");
+    app.add_flag("-0,--null", o->many, "many texts, each ended by a zero byte and taken byte for byte; a line of JSON for each");
     app.add_flag("--special", o->special, "take control tokens that are written out (<s>) for what they are, not for text");
     return [o] {
         confinement().all(true);
-        const Gguf file(o->model);
-        if (!file.keys().contains("tokenizer.ggml.tokens")) refuse_other_kinds(file);
-        const Tokenizer tokenizer(file);
+        const auto file = open_model(o->model);
+        if (!file->keys().contains("tokenizer.ggml.tokens")) refuse_other_kinds(*file);
+        const Tokenizer tokenizer(*file);
         for (const std::string& note : tokenizer.notes()) say("note: {}", note);
-        const std::string text = read_text(o->text);
+        const std::string text = o->many && !o->text.file.empty() ? read_bytes(o->text.file) : read_text(o->text);
         const auto as_json = [&](const std::vector<Token>& ids) {
             nlohmann::json json = {{"ids", ids}, {"pieces", nlohmann::json::array()}, {"text", tokenizer.decode(ids)}};
             for (const Token id : ids) json["pieces"].push_back(tokenizer.piece(id));

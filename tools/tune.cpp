@@ -77,7 +77,9 @@ void tune(const TuneOptions& o)
 Command add_tune(CLI::App& app)
 {
     auto o = std::make_shared<TuneOptions>();
+    group(app, "Device and memory");
     add_device_options(app, o->engine);
+    group(app, "Output");
     app.add_option("-o,--output", o->output, "the file to write (default: where `plan`, `run` and `bench` look for it)")->check(not_empty());
     app.add_flag("--json", o->json, "print the figures as JSON");
     return [o] { tune(*o); };
