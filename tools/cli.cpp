@@ -105,6 +105,8 @@ void write_out(std::string_view text)
 
 void print(std::string_view lines) { write_out(printable_lines(lines)); }
 
+void colour_prompt(bool on) { write_out(on ? "\x1b[33m" : "\x1b[0m"); }
+
 void print_text(std::string_view text)
 {
     static const bool terminal = isatty(fileno(stdout));

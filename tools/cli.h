@@ -123,6 +123,9 @@ void print(std::string_view lines);
 /// Writes what a model wrote to stdout: a pipe or a file gets the bytes; on a terminal control characters are shown, and do not act.
 void print_text(std::string_view text);
 
+/// From here on stdout is in the colour of a prompt, or no more.
+void colour_prompt(bool on);
+
 /// A file that an option names. What is no ordinary file (a pipe, a device) is written as it is.
 class OutputFile : public WholeFile {
   public:

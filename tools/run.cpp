@@ -48,12 +48,12 @@ void run(const RunOptions& o)
     std::optional<Token> next = session.next(tokens, sampler, interrupted);
 
     Decoder decoder(tokenizer);
-    if (colored) print("\x1b[33m");
+    if (colored) colour_prompt(true);
     for (const Token t : tokens) {
         const std::string shown = decoder.push(t);
         if (!o.hide_prompt) print_text(shown);
     }
-    if (colored) print("\x1b[0m");
+    if (colored) colour_prompt(false);
     phase = &decode;
     std::string why_stopped;
     uint64_t written = 0;
