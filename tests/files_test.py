@@ -5,8 +5,10 @@
 """
 
 import contextlib
+import fcntl
 import io
 import os
+import pty
 import re
 import shutil
 import signal
@@ -14,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import unittest
 import zipfile
@@ -296,6 +299,23 @@ class Writing(Case):
                 process.wait(60)
                 self.assertEqual(process.returncode, 1 if number == signal.SIGINT else -number)
                 self.assertEqual((self.parts(), out.read_text()), ([], "earlier"))
+
+    def test_a_signal_while_a_line_is_edited_leaves_the_terminal_as_it_was(self):
+        main, other = pty.openpty()
+        self.addCleanup(os.close, main)
+        self.addCleanup(os.close, other)
+        before = termios.tcgetattr(other)
+        process = subprocess.Popen([PROGRAM, "chat", str(MODEL), "--template", "chatml", *CPU], stdin=other, stdout=other, stderr=other, env=self.environment(),
+                                   start_new_session=True, preexec_fn=lambda: fcntl.ioctl(other, termios.TIOCSCTTY, 0))
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        said = b""
+        while b"> " not in said:
+            said += os.read(main, 1000)
+        time.sleep(0.2)
+        process.terminate()
+        self.assertEqual(process.wait(60), -signal.SIGTERM)
+        self.assertEqual(termios.tcgetattr(other), before)
 
     def test_a_signal_that_is_ignored_stays_ignored(self):
         process, part = None, None

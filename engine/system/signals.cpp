@@ -14,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include <termios.h>
 #include <unistd.h>
 
 namespace hearth {
@@ -60,6 +61,15 @@ void remove_unfinished()
         if (e->begin != 0) unlink(e->text);
 }
 
+/// The terminal as it was when the program began: a signal may come while a line is edited, which has other ways.
+struct termios terminal;
+bool terminal_known = false;
+
+void restore_terminal()
+{
+    if (terminal_known && tcgetpgrp(STDIN_FILENO) == getpgrp()) tcsetattr(STDIN_FILENO, TCSANOW, &terminal);    // not another program's
+}
+
 /// All in here must be safe in the middle of anything: system calls and atomics.
 void end_clearly(int signal, siginfo_t* info, void*)
 {
@@ -69,10 +79,12 @@ void end_clearly(int signal, siginfo_t* info, void*)
     for (const Entry* e = mapped_files.load(); fault && e; e = e->next) {
         if (at < e->begin || at >= e->end) continue;
         remove_unfinished();
+        restore_terminal();
         const bool written = write(STDERR_FILENO, e->text, std::strlen(e->text)) >= 0;
         _exit(written ? 1 : 1);    // there is nobody else to tell
     }
     remove_unfinished();
+    restore_terminal();
     errno = error;
     raise(signal);    // the default action was set before this began, and follows when it has returned
 }
@@ -164,6 +176,7 @@ void end_clearly_on_signals()
         struct sigaction now = {};
         return sigaction(signal, nullptr, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL;
     };
+    terminal_known = tcgetattr(STDIN_FILENO, &terminal) == 0;
     for (const int signal : ending)
         if (untouched(signal)) set_handler(signal);
     if (untouched(SIGBUS)) set_handler(SIGBUS);

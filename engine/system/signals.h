@@ -38,7 +38,8 @@ const char* known_failure(const std::exception& e) noexcept;
 /// An exception that nobody can catch (of a static object, a destructor, a thread) ends the program with its sentence, too, and exit code 1.
 void end_clearly_on_terminate() noexcept;
 
-/// For a program's main, before it has threads: from here on the notes above hold for every signal that would end the program. Signals that are ignored, or
+/// For a program's main, before it has threads: from here on the notes above hold for every signal that would end the program, and the
+/// terminal gets back the modes that it has now. Signals that are ignored, or
 /// that somebody else handles, stay so.
 void end_clearly_on_signals();
 
