@@ -143,6 +143,10 @@ def splits(*patterns, behavior="isolated", invert=False):
 DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
 
+DEEPSEEK3_WORDS = ("[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+                   " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+")    # its tokenizer.json, to the letter
+
+
 PRETOKENIZERS = {    # as the models that give them their names have them in tokenizer.json
     "gpt-2": byte_level(True),
     "llama-bpe": pre_tokenizers.Sequence([*splits(rules.LLAMA3), byte_level(False)]),
@@ -158,7 +162,7 @@ PRETOKENIZERS = {    # as the models that give them their names have them in tok
                                                      r"\s+$", DEEPSEEK_CJK), pre_tokenizers.Digits(individual_digits=True), byte_level(False)]),
     # With line ends written out in its classes, as the models have it.
     "deepseek-v3": pre_tokenizers.Sequence([*splits(r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-                                                    rules.DEEPSEEK3_WORDS.replace(r"\r\n", "\r\n")), byte_level(False)]),
+                                                    DEEPSEEK3_WORDS), byte_level(False)]),
     "qwen35": pre_tokenizers.Sequence([*splits(rules.QWEN35), byte_level(False)]),
     "gpt-4o": pre_tokenizers.Sequence([*splits(rules.O200K, behavior="removed", invert=True), byte_level(False)]),
     "tekken": pre_tokenizers.Sequence([*splits(rules.TEKKEN), byte_level(False)]),
