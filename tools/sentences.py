@@ -1,12 +1,20 @@
 """How every tool here speaks and ends: in one sentence on stderr, with an exit code. Needs nothing but Python, and is
-imported before anything that may fail, so that no traceback reaches a user. """
+imported before anything that may fail, so that no traceback reaches a user.
+"""
 
-import errno
-import json
 import os
 import signal
 import sys
-from pathlib import Path
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+IS_TOOL = bool(sys.argv) and os.path.dirname(os.path.realpath(sys.argv[0])) == HERE    # not a test
+# Until run(), nothing is to be cleaned up, and an end without a word is better than a traceback out of an import.
+if IS_TOOL and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import errno  # noqa: E402
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 LONGEST = 1000    # characters of a message; what files say may be longer
 
@@ -152,5 +160,5 @@ def last_resort(kind, e, _):
         say(f"{Path(sys.argv[0]).stem}: {sentence_of(e)[0]}")
 
 
-if sys.argv and Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent:    # a tool, not a test
+if IS_TOOL:
     sys.excepthook = last_resort
