@@ -252,6 +252,18 @@ void add_vocabularies()
         for (int flags = 0; flags < 32; flags += 7) add("tokenizer", fmt::format("{}-{}", kind, flags), std::string{char(kind), char(flags), char(flags)} + words + text);
 }
 
+void add_templates()
+{
+    using namespace std::string_literals;
+    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(HEARTH_SOURCE) / "tests/data/templates")) {
+        std::ifstream file(entry.path(), std::ios::binary);
+        add("template", entry.path().stem().string(), std::string(std::istreambuf_iterator<char>(file), {}) + "\0Hello {{ <|im_end|> }}"s);
+    }
+    add("template", "statements", "{%- macro f(x, y=1) -%}{{ x|trim|upper ~ y }}{%- endmacro -%}{% set ns = namespace(n=0) %}{% for m in messages[::-1] if m.content is string %}"
+                                  "{% set ns.n = ns.n + loop.index0 %}{{ f(m['content'].split('a')[0][:3] + '\\n', loop.last) }}{% else %}{{ raise_exception('no') }}{% endfor %}"
+                                  "{{ {'a': [1, 2.5, none]}|tojson(indent=2) }}{{ '%s %d'|format(messages|length, ns.n) }}{{ strftime_now('%Y') }}\0x"s);
+}
+
 void add_texts()
 {
     uint8_t kind = 0;
@@ -278,6 +290,7 @@ int main(int argc, char** argv)
         add_torch_files();
         add_machines();
         add_vocabularies();
+        add_templates();
         add_texts();
     } catch (const std::exception& error) {
         fmt::print(stderr, "make_corpus: {}\n", error.what());
