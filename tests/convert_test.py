@@ -837,7 +837,7 @@ class Refusals(Case):
             ({"rope_scaling": LONGROPE | {"short_factor": [1.0] * 7}}, "short_factor of rope_scaling in config.json is not a list of 8 numbers"),
             ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_scaling of type dynamic"),
             ({"rope_parameters": {"rope_type": "yarn"}}, "factor of rope_scaling in config.json is null"),
-            ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "mscale": 1, "mscale_all_dim": -1}}, "mscale_all_dim of rope_scaling in config.json is -1"),
+            ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "mscale": 1, "mscale_all_dim": -1}}, "mscale_all_dim in rope_scaling of config.json is -1"),
             ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "truncate": False}}, "truncate false of rope_scaling"),
             ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
             ({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.2}, "partial_rotary_factor 0.2 in config.json turns 3 elements of 16"),
@@ -952,7 +952,7 @@ class Refusals(Case):
         index.write_text(json.dumps({"weight_map": {"model.norm.weight": "lost.safetensors"}}))
         self.refused("names the shard lost.safetensors, which is not in the folder")
         index.write_text(json.dumps({"weight_map": {"model.norm.weight": "../tiny/config.json"}}))
-        self.refused("which is not in the folder")
+        self.refused("which is no name of a file in the folder")
         (self.folder / "config.json").write_text("{")
         self.refused("config.json is not valid JSON")
 

@@ -81,11 +81,20 @@ def read_safetensors(path):
                                   "dimensions, which is not supported")
                 at += math.prod(tensor.shape) * BITS[tensor.dtype] // 8
     except SafetensorError as e:
-        cut = any(word in str(e) for word in ("IncompleteBuffer", "HeaderTooSmall", "InvalidHeaderLength"))
-        raise Refusal(f"{path} {'is cut short' if cut else 'has no valid safetensors header'} ({e})") from None
+        raise Refusal(f"{path} {header_fault(str(e))} ({e})") from None
     if at != size:
         raise Refusal(f"{path} has {size} bytes, and its tensors end at {at}")
     return tensors
+
+
+def header_fault(message):
+    """What the library's word for a fault means; versions of it call the same fault by different names."""
+    if any(word in message for word in ("IncompleteBuffer", "HeaderTooSmall", "InvalidHeaderLength", "header too small",
+                                        "invalid header length")):
+        return "is cut short"
+    if "not fully covered" in message:
+        return "is cut short, or longer than its tensors"
+    return "has no valid safetensors header"
 
 
 # ---- torch's files ---------------------------------------------------------------------------------------------------
