@@ -184,7 +184,8 @@ bool has_f16c()
 /// Whether CPU and operating system let us use it.
 bool usable(Isa isa)
 {
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    // Asked once: in a virtual machine the instruction behind has_f16c leaves it.
+    static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     switch (isa) {
     case Isa::plain: return true;
     case Isa::avx2: return avx2;
