@@ -231,7 +231,7 @@ class Mistyped(Case):
                              ("--gpu-layer", "--gpu-layers"), ("--vram-budgt", "--vram-budget"), ("--flash-atn", "--flash-attn"), ("-nlg", "-ngl"),
                              ("--overide", "--override"), ("--top_k", "--top-k"), ("--thread", "--threads")):
             with self.subTest(typed):
-                self.refused("run", MODEL, "-p", "Once", typed, "1", code=2, says=[typed, f"did you mean {meant}?", "hearth run --help"])
+                self.refused("run", MODEL, "-p", "Once", typed, "1", code=2, says=[f"{typed}: did you mean {meant}? `hearth run --help`"])
 
     def test_what_is_near_to_nothing_names_nothing(self):
         talk = self.refused("run", MODEL, "-p", "Once", "--xyzzy", code=2, says=["--xyzzy"])
@@ -243,11 +243,16 @@ class Mistyped(Case):
     def test_an_unknown_subcommand_names_the_nearest_one(self):
         for typed, meant in (("rnu", "run"), ("perplex", "perplexity"), ("quantise", "quantize"), ("device", "devices"), ("chta", "chat")):
             with self.subTest(typed):
-                self.refused(typed, MODEL, code=2, says=[f"'{typed}'", f"did you mean {meant}?"])
+                self.refused(typed, MODEL, code=2, says=[f"'{typed}': did you mean {meant}?"])
+
+    def test_a_subcommand_of_another_program_says_what_does_it_here(self):
+        for typed, instead in (("pull", "downloaded"), ("list", "files"), ("show", "hearth inspect"), ("serve", "server"), ("create", "quantize")):
+            with self.subTest(typed):
+                self.refused(typed, "llama3", code=2, says=[f"'{typed}'", instead])
 
     def test_a_missing_value_a_surplus_word_and_a_missing_model_are_told(self):
         self.refused("run", MODEL, "-p", "Once", "-n", code=2, says=["--predict"])
-        self.refused("run", MODEL, "surplus", "-p", "Once", code=2, says=["surplus"])
+        self.refused("run", MODEL, "surplus", "-p", "Once", code=2, says=["'surplus'", "-p"])
         self.refused("run", "-p", "Once", code=2, says=["MODEL", "-m"])
         self.refused("run", MODEL, "-m", MODEL, "-p", "Once", code=2)
 
@@ -336,6 +341,37 @@ class WithoutText(Case):
         shown, code = on_terminal("run", MODEL, *CPU, "--trace", "t.json")
         self.assertEqual(code, 2, shown)
         self.assertIn("--trace", shown)
+
+
+class Conversations(Case):
+    CHAT = (*CPU, "--template", "none", "-n", "4", "--temp", "0")
+
+    def test_what_is_said_first_can_be_given_and_be_all(self):
+        expected = self.text_of("chat", MODEL, *self.CHAT, input=b"Once upon\n")
+        file = self.write("first", "\ufeffOnce upon\r\n")
+        for args in (("chat", MODEL, "-p", "Once upon"), ("chat", MODEL, "-f", file), ("chat", MODEL, "-p", "Once upon", "--single-turn"),
+                     ("run", MODEL, "-cnv", "-p", "Once upon"), ("-m", MODEL, "-i", "-p", "Once upon", "-st"), ("run", MODEL, "-st", "-p", "Once upon"),
+                     ("-m", MODEL, "-p", r"Once\x20upon", "-e", "-st")):
+            with self.subTest(" ".join(str(a) for a in args if a != MODEL)):
+                self.assertEqual(self.text_of(*args, *self.CHAT), expected)
+        self.assertEqual(self.text_of("chat", MODEL, *self.CHAT, "-st", input=b"Once upon\nand then\n"), expected)
+
+    def test_a_template_of_the_command_line_is_one_by_name_or_by_file(self):
+        file = self.write("own.jinja", "{% for m in messages %}{{ m.content }} {% endfor %}")
+        say = ("-p", "Once upon", "-st", *CPU, "-n", "4", "--temp", "0")
+        by_file = self.text_of("-m", MODEL, "--chat-template-file", file, *say)
+        self.assertEqual(by_file, self.text_of("chat", MODEL, "--template", file, *say))
+        self.assertEqual(self.text_of("-m", MODEL, "--chat-template", "chatml", *say), self.text_of("chat", MODEL, "--template", "chatml", *say))
+        self.assertEqual(by_file, self.text_of("chat", MODEL, "--override", "tokenizer.chat_template=str:" + file.read_text(), *say))
+
+    def test_a_system_prompt_can_come_from_a_file(self):
+        file = self.write("system", "\ufeffBe brief.")
+        chat = ("chat", MODEL, *CPU, "--template", "chatml", "-n", "4", "--temp", "0", "-p", "Hello", "-st")
+        expected = self.text_of(*chat, "--system", "Be brief.")
+        for args in (("--system-file", file), ("-sysf", file), ("-sys", "Be brief."), ("--system-prompt", "Be brief.")):
+            with self.subTest(args[0]):
+                self.assertEqual(self.text_of(*chat, *args), expected)
+        self.assertNotEqual(self.text_of(*chat), expected)
 
 
 # ---- texts ---------------------------------------------------------------------------------------------------------------

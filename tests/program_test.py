@@ -807,7 +807,7 @@ class BadOptions(Case):
                 ((*run, "-n", "1.5"), ["--predict", "1.5"]),
                 ((*run, "-c", "-1"), ["--ctx-size"]),
                 ((*run, "-b", "99999999999"), ["--batch-size"]),
-                ((*run, "-t", "-1"), ["--threads"]),
+                ((*run, "-t", "-2"), ["--threads"]),
                 ((*run, "-t", "100000"), ["--threads"]),
                 ((*run, "--temp", "-1"), ["--temp"]),
                 ((*run, "--temp", "hot"), ["--temp", "hot"]),

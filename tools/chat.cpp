@@ -1,6 +1,7 @@
 // hearth chat: a conversation in the frame that the model was trained for. Each turn feeds only what is new; the rest is in the KV cache.
 #include "tools/conversation.h"
 #include "tools/line_reader.h"
+#include "tools/text.h"
 
 namespace hearth::tools {
 
@@ -11,6 +12,8 @@ struct ChatOptions {
     SamplerOptions sampler;
     std::optional<std::string> system;
     std::string format;    // of --template; empty: the model's
+    TextOptions first;     // what is said first, before anything is read
+    bool single_turn = false;
     int64_t count = -1;
 };
 
@@ -288,9 +291,17 @@ void chat(const ChatOptions& o)
     try_out(format, o);
     Engine engine = load_engine(o.engine, o.format.empty() ? "" : fmt::format("; chat template {}", printable(format.name())));
     Conversation conversation(engine, format, o);
+    const auto ended = [&] { return o.single_turn && !conversation.empty(); };
+    if (std::string first = read_text(o.first); !first.empty()) {
+        if (!o.first.file.empty() && first.ends_with('\n')) first.pop_back();
+        catch_interrupt();
+        conversation.ask(first);
+    }
     LineReader reader(chat_history_path());
-    if (reader.on_terminal()) say("/help lists the commands");
-    while (const std::optional<std::string> line = reader.read()) {
+    if (reader.on_terminal() && !ended()) say("/help lists the commands");
+    while (!ended()) {
+        const std::optional<std::string> line = reader.read();
+        if (!line) break;
         if (line->starts_with('/')) {
             if (!obey(conversation, *line)) break;
         } else if (line->find_first_not_of(" \t") != line->npos) conversation.ask(*line);
@@ -304,13 +315,23 @@ Command add_chat(CLI::App& app)
 {
     auto o = std::make_shared<ChatOptions>();
     add_engine_options(app, o->engine);
-    app.add_option("--system", o->system, "system prompt; the template's own where not given");
+    add_text_options(app, o->first, false);
+    app.get_option("--prompt")->description("what is said first");
+    app.get_option("--file")->description("a file with what is said first");
+    auto* system = app.add_option("--system", o->system, "system prompt; the template's own where not given")->type_name("TEXT");
+    app.add_option_function<std::string>("--system-file", [o](const std::string& file) { o->system = read_text_file(file); }, "a file with the system prompt")
+        ->check(not_empty())
+        ->excludes(system)
+        ->type_name("FILE");
     app.add_option("--template", o->format,
                    "what stands around the turns: one of the model's templates by name, a file with one (Jinja), or one of " + template_names() +
                        " (plain text); the model's own where not given")
-        ->check(not_empty());
+        ->check(not_empty())
+        ->type_name("NAME");
     app.add_option("-n,--predict", o->count, "tokens of an answer at most; -1: until the model ends it or the context is full")
-        ->capture_default_str();
+        ->capture_default_str()
+        ->type_name("N");
+    app.add_flag("--single-turn", o->single_turn, "end after the first answer");
     add_sampler_options(app, o->sampler);
     return [o] { chat(*o); };
 }

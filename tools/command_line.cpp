@@ -289,7 +289,7 @@ class Walk {
         if (!elsewhere.empty())
             throw WrongUse(fmt::format("{} is no option of `hearth {}`, but of {}; {}", shown, sub_.get_name(), fmt::join(elsewhere, ", "), help));
         const std::string near = nearest(name, option_names(sub_));
-        throw WrongUse(fmt::format("there is no option {}{}; {}", shown, near.empty() ? "" : fmt::format("; did you mean {}?", near), help));
+        throw WrongUse(fmt::format("there is no option {}{} {}", shown, near.empty() ? ":" : fmt::format(": did you mean {}?", near), help));
     }
 
     const CLI::App &app_, &sub_;
@@ -395,8 +395,10 @@ const CLI::App& take_subcommand(std::vector<std::string>& typed, const CLI::App&
         std::vector<std::string> names;
         for (const CLI::App* sub : subcommands_of(app)) names.push_back(sub->get_name());
         const std::string near = nearest(first, names);
-        throw WrongUse(fmt::format("there is no subcommand '{}'{}: `hearth --help` lists them", printable(first),
-                                   near.empty() ? "" : fmt::format("; did you mean {}?", near)));
+        for (const OtherCommand& other : other_commands)
+            if (other.name == first) throw WrongUse(fmt::format("there is no subcommand '{}': {}", first, other.instead));
+        throw WrongUse(fmt::format("there is no subcommand '{}'{} `hearth --help` lists them", printable(first),
+                                   near.empty() ? ":" : fmt::format(": did you mean {}?", near)));
     }
     // Options first: the subcommand may come behind them.
     for (size_t i = 0; i < typed.size(); ++i)
@@ -433,7 +435,7 @@ CommandLine read_command_line(const std::vector<std::string>& all, const CLI::Ap
     const bool on_terminal = isatty(0);
     std::optional<Walk> walk;
     if (sub->get_name() == "run") {
-        // A first look: is it a conversation?
+        // A first look: does anything say that it is a conversation?
         const CLI::App& chat = *find_subcommand(app, "chat");
         bool converses = false, helps = false;
         for (const std::string& word : typed) {

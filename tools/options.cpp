@@ -188,7 +188,9 @@ std::shared_ptr<const Gguf> open_model(const ModelOptions& o)
 
 void add_device_options(CLI::App& app, EngineOptions& o)
 {
-    app.add_option("-t,--threads", o.threads, "CPU threads (default: one per physical core)")->check(CLI::Range(0, 1024))->type_name("N");
+    app.add_option_function<int>("-t,--threads", [&o](int n) { o.threads = unsigned(std::max(n, 0)); }, "CPU threads (default: one per physical core)")
+        ->check(CLI::Range(-1, 1024))
+        ->type_name("N");
     app.add_option_function<std::string>(
            "--device", [&o](const std::string& name) { o.device = name == "none" ? "cpu" : name; },
            "auto (the best GPU), cpu, or an index or part of a name of `hearth devices`")

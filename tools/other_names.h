@@ -65,7 +65,7 @@ inline constexpr Decided decided[] = {
      "--log-file=",
      "what is said besides the text is a line before and one after, on stderr; --stats has every figure"},
     {"--samplers= --sampler-seq= --sampling-seq=", "samplers come in one order: penalties, top-k, top-p, min-p, temperature"},
-    {"--display-prompt", "the prompt is shown unless --no-display-prompt says otherwise"},
+    {"--display-prompt --no-display-prompt", "`run` shows the text before what follows, unless --no-display-prompt says otherwise; others show no text"},
     {"--no-escape", "the text of -p is taken as it is typed unless -e says otherwise"},
     {"--color?", "only `run` colours its prompt"},
     {"-no-cnv --no-conversation", "`run` continues a text; `chat` is the conversation"},
@@ -93,6 +93,24 @@ inline constexpr Missing missing[] = {
     {"--prompt-cache= --prompt-cache-all --prompt-cache-ro --slot-save-path=", "", "prompts are computed anew"},
     {"--rpc= --host= --port= --server-base=", "", "all is computed on this machine, by this program"},
     {"--chat-template-kwargs=", "", "templates are rendered with their defaults"},
+};
+
+/// Subcommands of ollama, and what does that here.
+struct OtherCommand {
+    std::string_view name, instead;
+};
+inline constexpr OtherCommand other_commands[] = {
+    {"pull", "nothing is downloaded; fetch a GGUF file, and name it: `hearth run MODEL.gguf`"},
+    {"push", "models are files, and stay on this machine"},
+    {"list", "models are files, which `hearth run MODEL.gguf` names"},
+    {"ls", "models are files, which `hearth run MODEL.gguf` names"},
+    {"show", "`hearth inspect MODEL.gguf` shows what is in a model"},
+    {"create", "`hearth quantize MODEL.gguf OUT.gguf TYPE` and tools/convert.py make models"},
+    {"serve", "`hearth run` and `hearth chat` answer by themselves, without a server"},
+    {"ps", "a model is in memory as long as its `hearth run` or `hearth chat`"},
+    {"stop", "a model is in memory as long as its `hearth run` or `hearth chat`"},
+    {"rm", "models are files, and removed as files are"},
+    {"cp", "models are files, and copied as files are"},
 };
 
 /// Options that make `run` the conversation that `chat` is; the last ones mean something there.
