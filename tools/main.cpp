@@ -28,8 +28,8 @@ constexpr tools::Subcommand subcommands[] = {
 std::string complaint(const CLI::ParseError& e, const tools::CommandLine& line)
 {
     std::string what = e.what();
-    if (e.get_name() == "RequiredError" && what.starts_with("--model")) return "MODEL is missing: name a GGUF file, as it is or with -m";
-    if (e.get_name() == "ExtrasError" && !line.words.empty()) {
+    if (dynamic_cast<const CLI::RequiredError*>(&e) && what.starts_with("--model")) return "MODEL is missing: name a GGUF file, as it is or with -m";
+    if (dynamic_cast<const CLI::ExtrasError*>(&e) && !line.words.empty()) {
         const bool takes_text = line.words[0] == "run" || line.words[0] == "chat" || line.words[0] == "tokenize";
         return fmt::format("'{}' is one word too many{}", line.words.back(), takes_text ? ": a text is given with -p" : "");
     }
