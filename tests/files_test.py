@@ -35,6 +35,12 @@ CPU = ("--device", "cpu")
 PART = re.compile(r"\.[0-9a-f]{16}\.part\Z")
 
 
+def heed_signals():
+    """Under nohup, or in a shell's background, some are ignored, and the program leaves it at that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         scratch = tempfile.TemporaryDirectory()
@@ -48,7 +54,8 @@ class Case(unittest.TestCase):
         return subprocess.run([PROGRAM, *map(str, args)], capture_output=True, text=True, timeout=120, env=self.environment(), stdin=subprocess.DEVNULL, **more)
 
     def start(self, *args, **more):
-        process = subprocess.Popen([PROGRAM, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment(), **more)
+        process = subprocess.Popen([PROGRAM, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=self.environment(), **{"preexec_fn": heed_signals} | more)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.wait)
@@ -284,8 +291,8 @@ class Writing(Case):
         os.truncate(source, source.stat().st_size + sum(make_model.stored_bytes(t, gguf.GGMLQuantizationType.F16) + 32 for t in targets))
         return source
 
-    def quantizing(self, source, out):
-        process = self.start("quantize", source, out, "q8_0", "--dense")
+    def quantizing(self, source, out, **more):
+        process = self.start("quantize", source, out, "q8_0", "--dense", **more)
         part = self.wait_for(self.parts, process)[0]
         return process, self.folder / part
 
@@ -318,12 +325,8 @@ class Writing(Case):
         self.assertEqual(termios.tcgetattr(other), before)
 
     def test_a_signal_that_is_ignored_stays_ignored(self):
-        process, part = None, None
-        previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        try:
-            process, part = self.quantizing(self.large(), self.folder / "out.gguf")
-        finally:
-            signal.signal(signal.SIGHUP, previous)
+        process, part = self.quantizing(self.large(), self.folder / "out.gguf",
+                                        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
         process.send_signal(signal.SIGHUP)
         time.sleep(0.2)
         self.assertIsNone(process.poll())
