@@ -79,7 +79,7 @@ def rendered(conversations):
         done = subprocess.run([PROGRAM, "template", any_template.name, "-f", "-", "--json"], input=lines.encode(), capture_output=True, timeout=LONG)
     if done.returncode:
         raise AssertionError(done.stderr.decode())
-    results = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    results = [json.loads(line) for line in done.stdout.decode().split("\n")[:-1]]
     return [r.get("text", r) for r in results]
 
 
@@ -183,6 +183,219 @@ class Templates(unittest.TestCase):
         for template, message in [("{{ raise_exception('Only ' + messages[0].role) }}", "Only user"), ("{% if true %}{{ raise_exception(1) }}{% endif %}", "1")]:
             got, = rendered([said("x", chat_template=template), said("x")])[:1]
             self.assertEqual(got["error"], message)
+
+
+# ---- expressions -----------------------------------------------------------------------------------------------------
+
+class Generator:
+    """Small templates, mostly of values that fit each other, so that most of them can be rendered."""
+
+    TEXTS = ["", "a", "Ab c", "  x y ", "a,b,,c", "line\n two\r\n\n", "\u00e9\u00df\u1e9e\ufb01 \u0130\u03a3a\u03a3", "it's", 'say "hi"', "1", "-12", " 3.5e2 ", "0x1f", "\U0001f642\u200d",
+             "<b>&amp;", "\\n{}", "true", "aXbXc", "\t tab\x0b", "<|im_end|>", "aaa", "Title Case-word", "__x__", "1_000", "\x7f\x80\xad", "\u2028\u3000z", "dz\u01c5", "{0}", "%s"]
+    NAMES = ["text", "number", "list", "dict", "messages", "flag", "nothing", "real", "words", "nested"]
+    TEXT_FILTERS = ["upper", "lower", "title", "capitalize", "trim", "trim('ab')", "replace('a', 'Z')", "replace('a', 'Z', 1)", "string", "escape", "e", "indent", "indent(2, true)",
+                    "indent('> ', blank=true)", "center(9)", "wordcount", "length", "count", "list", "first", "last", "reverse", "int", "int(7)", "int(0, 16)", "float", "float(1.5)", "tojson", "default('d')",
+                    "default('d', true)", "d('e')", "truncate(5)", "truncate(5, true, '.')", "urlencode", "forceescape", "safe", "unique | join", "sort | join('|')", "batch(2) | list", "format(1)", "max", "min"]
+    LIST_FILTERS = ["length", "join", "join(', ')", "first", "last", "list", "reverse | list", "sort", "sort(reverse=true)", "sort(case_sensitive=true)", "unique | list", "sum", "min", "max", "map('string') | list",
+                    "map('upper') | join", "select | list", "reject | list", "select('string') | list", "reject('none') | list", "select('gt', 1) | list", "batch(2) | list", "batch(2, 'f') | list",
+                    "slice(2) | list", "slice(3, 'f') | list", "tojson", "tojson(indent=2)", "string", "map('tojson') | join(';')", "select('in', [1, 'a']) | list", "map('length') | list", "random_is_not_here"]
+    DICT_FILTERS = ["dictsort", "dictsort(by='value')", "dictsort(true, reverse=true)", "length", "list", "items | list", "tojson", "tojson(indent='-', sort_keys=true)", "string", "map('upper') | list", "first",
+                    "tojson(separators=(',', ':'))", "urlencode", "attr('items') is defined"]
+    MESSAGE_FILTERS = ["map(attribute='role') | join(',')", "selectattr('role', 'equalto', 'user') | list | length", "rejectattr('role', 'in', ['user']) | map(attribute='content') | list",
+                       "selectattr('tool_calls', 'defined') | list", "groupby('role') | list", "groupby('role') | map(attribute='grouper') | list", "sort(attribute='content') | map(attribute='role') | list",
+                       "map(attribute='none', default='-') | list", "selectattr('content') | map(attribute='content') | join('+')", "unique(attribute='role') | map(attribute='content') | list",
+                       "sum(attribute='n', start=1)", "map(attribute='parts.0.text') | list", "sort(attribute='role,content') | map(attribute='content') | list", "max(attribute='content')"]
+    TESTS = ["defined", "undefined", "none", "string", "number", "integer", "float", "boolean", "mapping", "sequence", "iterable", "true", "false", "even", "odd", "divisibleby(3)", "divisibleby 2", "eq(1)", "equalto('a')",
+             "ne 1", "lt(2)", "gt 1", "ge(1)", "le 3", "in [1, 'a', none]", "in 'abc'", "sameas true", "callable", "lower", "upper", "== 1", "escaped", "test", "filter", "greaterthan 0", "nonsense"]
+    METHODS = ["upper()", "lower()", "title()", "capitalize()", "swapcase()", "strip()", "lstrip()", "rstrip()", "strip('a ')", "lstrip('xa')", "rstrip('c')", "split()", "split(',')", "split('X', 1)", "rsplit(',', 1)",
+               "split(None, 1)", "rsplit()", "rsplit(maxsplit=1)", "splitlines()", "splitlines(true)", "startswith('a')", "startswith(('b', 'a'))", "endswith('c')", "endswith('b', 0, 2)", "replace('a', 'bb')", "replace('', '-')",
+               "replace('a', 'b', 1)", "find('b')", "rfind('a')", "find('b', 1, 3)", "find('')", "index('a')", "count('a')", "count('')", "count('a', 1)", "join(['x', 'y'])", "join('xyz')", "partition(',')", "rpartition('X')",
+               "removeprefix('a')", "removesuffix('c')", "ljust(6, '.')", "rjust(6)", "center(7, '*')", "zfill(5)", "isdigit()", "isalpha()", "isalnum()", "isspace()", "isupper()", "islower()", "istitle()", "isnumeric()",
+               "isdecimal()", "isidentifier()", "isprintable()", "isascii()", "expandtabs(4)", "format(1, 2)", "format(a=1)", "nothing", "nothing()", "__class__", "_private", "casefold_is_not_here()"]
+    FORMATS = ["'{}'", "'{:>6}'", "'{:*^7}'", "'{:05}'", "'{:+}'", "'{:.2f}'", "'{:,}'", "'{:x}'", "'{:#b}'", "'{:e}'", "'{:g}'", "'{:.3}'", "'{:%}'", "'{0}{0!r}'", "'{:<8}|'", "'{:=+8}'", "'{:_}'", "'{:10.3f}'", "'{:d}'", "'{:s}'"]
+    PERCENTS = ["%s", "%d", "%r", "%5s|", "%-5s|", "%05d", "%+d", "%.2f", "%x", "%#x", "%o", "%e", "%g", "%c", "%%%s", "%.1s", "% d", "%i", "%G", "%5.1f", "%X"]
+    VARIABLES = {"text": "Hello, World", "number": 7, "real": 2.5, "flag": True, "list": [3, 1, 2], "words": ["b", "A", "c", "a"], "dict": {"b": 1, "A": "x", "c": None},
+                 "nested": {"a": [1, {"b": [2.0, "x"]}], "c": {"d": {"e": False}}, "items": 3},
+                 "messages": [{"role": "user", "content": "Hi", "n": 1, "parts": [{"text": "p"}]}, {"role": "assistant", "content": "", "n": 2}, {"role": "user", "content": "hi", "n": 4, "tool_calls": []}]}
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.one_of = self.random.choice
+
+    def quoted(self, text):
+        return json.dumps(text, ensure_ascii=self.random.random() < 0.5) if not any(0xd800 <= ord(c) or ord(c) > 0xffff for c in text) else json.dumps(text, ensure_ascii=False)
+
+    def text(self, depth=2):
+        pick = self.random.randrange(12 if depth else 3)
+        if pick < 2:
+            return self.quoted(self.one_of(self.TEXTS))
+        if pick == 2:
+            return self.one_of(["text", "messages[0].role", "messages[-1]['content']", "words[1]", "dict.A"])
+        inner = self.text(depth - 1)
+        if pick == 3:
+            return f"{inner}.{self.one_of(self.METHODS)}"
+        if pick == 4:
+            return f"({inner} | {self.one_of(self.TEXT_FILTERS)})"
+        if pick == 5:
+            return f"({inner} ~ {self.any(depth - 1)})"
+        if pick == 6:
+            return f"({inner} + {self.text(depth - 1)})"
+        if pick == 7:
+            return f"({inner} * {self.number(0)})"
+        if pick == 8:
+            return f"{inner}{self.slice()}"
+        if pick == 9:
+            return f"({self.quoted(self.one_of(self.PERCENTS))} % {self.any(depth - 1)})"
+        if pick == 10:
+            return f"{self.one_of(self.FORMATS)}.format({self.any(depth - 1)})"
+        return f"({inner} if {self.truth(depth - 1)} else {self.text(depth - 1)})"
+
+    def number(self, depth=2):
+        pick = self.random.randrange(9 if depth else 3)
+        if pick == 0:
+            return str(self.one_of([0, 1, 2, 3, 5, 7, 10, 12, 100, 255, 1000000, "1_000", "0x1F", "0b101"]))
+        if pick == 1:
+            return str(self.one_of([0.5, 1.5, 2.675, 0.1, 1e16, 1e-5, 123456.789, 1e22, 3.0, 100.0, "1e3", "1.0e-7", 2.5]))
+        if pick == 2:
+            return self.one_of(["number", "real", "flag", "list[0]", "dict.b", "messages | length", "loop"])
+        inner = self.number(depth - 1)
+        if pick in (3, 4, 5):
+            return f"({inner} {self.one_of(['+', '-', '*', '/', '//', '%', '+', '-'])} {self.number(depth - 1)})"
+        if pick == 6:
+            return f"({self.one_of(['-', '+'])}{inner})"
+        if pick == 7:
+            return f"({inner} | {self.one_of(['abs', 'int', 'float', 'round', 'round(1)', 'round(2)', 'round(-1)', 'round(1, chr_is_not_here)', 'string', 'tojson', 'default(1)'] + ['round(0, %r)' % w for w in ('ceil', 'floor')])})"
+        return f"({inner} ** {self.one_of(['2', '3', '0', '-1', '0.5'])})"
+
+    def list(self, depth=2):
+        pick = self.random.randrange(9 if depth else 3)
+        if pick == 0:
+            return self.one_of(["list", "words", "range(4)", "range(5, 0, -2)", "range(1, 9)[1:4]", "messages", "[]", "()", "dict.keys()", "dict.items()", "dict.values()", "nested.a"])
+        if pick in (1, 2):
+            return "[" + ", ".join(self.any(max(depth - 1, 0)) for _ in range(self.random.randrange(4))) + "]"
+        if pick == 3:
+            return f"({self.list(depth - 1)} | {self.one_of(self.LIST_FILTERS)})"
+        if pick == 4:
+            return f"({self.list(depth - 1)} + {self.list(depth - 1)})"
+        if pick == 5:
+            return f"{self.list(depth - 1)}{self.slice()}"
+        if pick == 6:
+            return f"(messages | {self.one_of(self.MESSAGE_FILTERS)})"
+        if pick == 7:
+            return f"({self.list(depth - 1)} * {self.one_of(['2', '0', '-1'])})"
+        return f"({self.any(depth - 1)}, {self.any(depth - 1)})"
+
+    def dict(self, depth=2):
+        pick = self.random.randrange(5 if depth else 2)
+        if pick == 0:
+            return self.one_of(["dict", "messages[0]", "nested", "{}", "dict(a=1, **dict)", "dict([('x', 1), ('y', 'z')])"])
+        if pick == 1:
+            return "{" + ", ".join(f"{self.one_of([self.quoted(self.one_of(self.TEXTS)), '1', 'none', 'true', '2.5', 'text'])}: {self.any(max(depth - 1, 0))}" for _ in range(self.random.randrange(3))) + "}"
+        if pick == 2:
+            return f"({self.dict(depth - 1)} | {self.one_of(self.DICT_FILTERS)})"
+        if pick == 3:
+            return f"{self.dict(depth - 1)}.{self.one_of(['get(%r)' % k for k in ('A', 'b', 'q')] + ['get(1, 2)', 'items()', 'keys() | list', 'values() | list', 'copy()', 'items', 'a', 'b', 'update({})', 'pop(1)', 'nothing'])}"
+        return f"{self.dict(depth - 1)}[{self.one_of([repr('A'), repr('b'), repr('q'), '1', 'none', repr('items'), 'true'])}]"
+
+    def truth(self, depth=2):
+        pick = self.random.randrange(9 if depth else 2)
+        if pick == 0:
+            return self.one_of(["true", "false", "flag", "nothing", "none", "not flag", "text", "[]", "True", "None"])
+        if pick == 1:
+            return f"{self.any(0)} is {self.one_of(['not ', ''])}{self.one_of(self.TESTS)}"
+        a, b = self.any(depth - 1), self.any(depth - 1)
+        if pick in (2, 3):
+            return f"({a} {self.one_of(['==', '!=', '<', '<=', '>', '>=', 'in', 'not in'])} {b})"
+        if pick == 4:
+            return f"({self.number(depth - 1)} {self.one_of(['<', '<=', '==', '>'])} {self.number(depth - 1)} {self.one_of(['<', '!=', '>='])} {self.number(depth - 1)})"
+        if pick == 5:
+            return f"({self.truth(depth - 1)} {self.one_of(['and', 'or'])} {a})"
+        if pick == 6:
+            return f"(not {self.truth(depth - 1)})"
+        if pick == 7:
+            return f"({self.text(depth - 1)} in {self.one_of([self.text, self.list, self.dict])(depth - 1)})"
+        return f"({a} is {self.one_of(['not ', ''])}{self.one_of(self.TESTS)})"
+
+    def any(self, depth=2):
+        return self.one_of([self.text, self.text, self.number, self.number, self.list, self.dict, self.truth, lambda d: self.one_of(self.NAMES)])(depth)
+
+    def slice(self):
+        bound = lambda: self.one_of(["", "0", "1", "2", "-1", "-2", "10", "-10", "none"])  # noqa: E731
+        if self.random.random() < 0.3:
+            return f"[{self.one_of(['0', '1', '-1', '7', repr('a'), repr('role'), '1.0', 'true'])}]"
+        return f"[{bound()}:{bound()}" + (f":{self.one_of(['', '1', '-1', '2', '-2', '0'])}]" if self.random.random() < 0.4 else "]")
+
+    def tag(self, inside):
+        """A tag with the signs and the white space around it by chance."""
+        before, after = (self.one_of(["", "", " ", "\n", "\n  ", " \n\n\t", "x", "x\n", "\u2003\n"]) for _ in range(2))
+        return before + "{%" + self.one_of(["", "", "-", "+"]) + f" {inside} " + self.one_of(["", "", "-", "+"]) + "%}" + after
+
+    def output(self, depth=1):
+        value = self.one_of(["{{ %s }}", "{{- %s }}", "{{ %s -}}", " {{- %s -}}\n", "{{ %s }}\n"]) % self.any(depth)
+        return value if "}}}" not in value else value.replace("}", "} ", 1)
+
+    def body(self, depth):
+        return "".join(self.one_of([lambda: self.output(), lambda: self.statement(depth - 1) if depth else "-", lambda: self.one_of(["text", "\n", " ", "{# c #}", "{#- c -#}\n", "  {#+ c +#}\n", "\n{# c #}\n"])])()
+                       for _ in range(self.random.randrange(1, 4)))
+
+    def statement(self, depth=2):
+        t, body = self.tag, lambda: self.body(max(depth, 0))
+        loop = lambda: "{{ loop.%s }}" % self.one_of(["index", "index0", "first", "last", "length", "revindex", "revindex0", "previtem", "nextitem", "cycle('a', 'b')", "changed(x)", "depth", "depth0", "nothing"])  # noqa: E731
+        return self.one_of([
+            lambda: t(f"if {self.truth(1)}") + body() + t(f"elif {self.truth(0)}") + body() + t("else") + body() + t("endif"),
+            lambda: t(f"if {self.truth(1)}") + body() + t("endif"),
+            lambda: t(f"for x in {self.list(1)}") + loop() + body() + "{{ x }}" + t("endfor"),
+            lambda: t(f"for x in {self.list(1)} if {self.one_of(['x', 'x is string', 'x is not none', 'loop_is_not_here', 'x == x'])}") + loop() + "{{ x }}" + t("else") + body() + t("endfor"),
+            lambda: t(f"for k, v in {self.one_of(['dict.items()', 'dict | items', 'dict | dictsort', '[(1, 2), (3, 4)]', 'words', 'nested.items()', '[[1, 2, 3]]'])}") + "{{ k }}={{ v }}" + loop().replace("x", "k") + t("endfor"),
+            lambda: t(f"for x in {self.list(0)}") + t(f"if {self.one_of(['loop.index > 2', 'x is none', 'not x', 'loop.last'])}") + t(self.one_of(["break", "continue"])) + t("endif") + "{{ x }}," + t("endfor"),
+            lambda: t(f"set {self.one_of(['text', 'y', 'list'])} = {self.any(1)}") + "{{ y }}{{ text }}",
+            lambda: t(f"set y, z = {self.one_of(['1, 2', '[1, 2]', 'words', repr('ab'), '(3, 4)'])}") + "{{ y }}{{ z }}",
+            lambda: t("set y") + body() + t("endset") + "{{ y | length }}{{ y }}",
+            lambda: t(f"set y | {self.one_of(['upper', 'trim', 'indent | title', 'replace(1, 2)'])}") + body() + t("endset") + "{{ y }}",
+            lambda: t("set ns = namespace(n=0, s='')") + t(f"for x in {self.list(1)}") + t("set ns.n = ns.n + 1") + t("set ns.s = ns.s ~ x") + t("endfor") + "{{ ns.n }}{{ ns.s }}{{ ns }}",
+            lambda: t(f"for x in {self.list(0)}") + t("set y = x") + t("set text = text ~ 1") + "{{ y }}{{ text }}" + t("endfor") + "{{ y }}{{ text }}",
+            lambda: t("macro m(a, b=2, c=text)") + "{{ a }}/{{ b }}/{{ c }}" + body() + t("endmacro") + "{{ m(%s) }}" % self.one_of(["1", "", "1, 2, 3", "1, c=4", "b=1", "1, 2, 3, 4", "*[1, 2]", "**{'a': 3}", "d=1", "a=1, a=2"]),
+            lambda: t("macro m(a)") + "{{ varargs }}{{ kwargs }}{{ a }}" + t("endmacro") + "{{ m(1, 2, x=3) }}{{ m.name }}{{ m.arguments }}",
+            lambda: t("macro m(n)") + t("if n > 0") + "{{ n }}{{ m(n - 1) }}" + t("endif") + t("endmacro") + "{{ m(3) }}",
+            lambda: t("macro m(a)") + "<{{ caller(a) }}>" + t("endmacro") + t("call(u) m(5)") + "{{ u }}{{ text }}" + body() + t("endcall"),
+            lambda: t("macro m()") + "<{{ caller() if caller is defined }}>" + t("endmacro") + t("call m()") + body() + t("endcall") + "{{ m() }}",
+            lambda: t(f"filter {self.one_of(['upper', 'trim', 'replace(1, 2) | lower', 'indent(1)'])}") + body() + t("endfilter"),
+            lambda: t(f"with y = {self.any(1)}, z = 2") + "{{ y }}{{ z }}" + body() + t("endwith") + "{{ z }}",
+            lambda: t("raw") + "{{ x }} {% if %}" + t("endraw"),
+            lambda: t("generation") + body() + t("endgeneration"),
+            lambda: t("for x in [1, [2, [3]], 4] recursive") + "{{ loop.depth }}{{ loop(x) if x is iterable else x }}" + t("endfor"),
+            lambda: t("set c = cycler(1, 2, 3)") + t("set j = joiner('; ')") + t(f"for x in {self.list(0)}") + "{{ j() }}{{ c.next() }}{{ c.current }}" + t("endfor"),
+            lambda: t(f"for x in {self.any(1)}") + "{{ x }};" + t("endfor"),
+        ])()
+
+
+class Expressions(unittest.TestCase):
+    maxDiff = 3000
+
+    #: What differs: numbers beyond 64 bits, complex ones, and what Python shows of its own insides.
+    OTHERS = ("more than 64 bits", "too large", "no real number", "is written out")
+
+    def compare(self, templates):
+        conversations = [Generator.VARIABLES | {"chat_template": t} for t in templates]
+        both = 0
+        for template, got in zip(templates, rendered(conversations), strict=True):
+            want = original(template, Generator.VARIABLES)
+            if isinstance(want, Exception):
+                self.assertIsInstance(got, dict, f"{template!r}: jinja2: {want!r}")
+            elif isinstance(got, dict):
+                self.assertTrue(any(word in got["error"] for word in self.OTHERS), f"{template!r}: {got}; jinja2: {want!r}")
+            else:
+                self.assertEqual(got, want, repr(template))
+                both += 1
+        return both
+
+    def test_thousands_of_expressions_give_what_jinja2_gives(self):
+        make = Generator(1)
+        self.assertGreater(self.compare([make.output(2) for _ in range(6000)]), 3000)
+
+    def test_thousands_of_statements_give_what_jinja2_gives(self):
+        make = Generator(2)
+        self.assertGreater(self.compare([make.statement() + make.statement() for _ in range(3000)]), 1000)
 
 
 if __name__ == "__main__":

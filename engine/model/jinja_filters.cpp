@@ -202,9 +202,14 @@ Value wordcount(Runtime& rt, const Value& v, Arguments& a)
     return n;
 }
 
-void append_url(const std::string& bytes, std::string_view kept, std::string& out)
+/// `form`: as in a form's data, where a space is a plus.
+void append_url(const std::string& bytes, std::string_view kept, bool form, std::string& out)
 {
     for (const char c : bytes) {
+        if (form && c == ' ') {
+            out += '+';
+            continue;
+        }
         const bool stays = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || std::string_view("_.-~").find(c) != std::string_view::npos ||
                            kept.find(c) != std::string_view::npos;
         out += stays ? std::string(1, c) : fmt::format("%{:02X}", uint8_t(c));
@@ -215,7 +220,7 @@ Value urlencode(Runtime& rt, const Value& v, Arguments& a)
 {
     Bound("urlencode", "", a);
     std::string out;
-    if (as_text(v) || !std::holds_alternative<Object*>(v)) append_url(to_utf8(rt.str(v)), "/", out);
+    if (as_text(v) || !std::holds_alternative<Object*>(v)) append_url(to_utf8(rt.str(v)), "/", false, out);
     else {
         Values pairs;
         if (const Dict* dict = as_dict(v)) for (const auto& [key, value] : dict->items) pairs.push_back(rt.tuple({key, value}));
@@ -224,9 +229,9 @@ Value urlencode(Runtime& rt, const Value& v, Arguments& a)
             const Values two = rt.items(pair);
             if (two.size() != 2) throw Fault::of("urlencode is given something that is no pair");
             if (!out.empty()) out += '&';
-            append_url(to_utf8(rt.str(two[0])), "", out);
+            append_url(to_utf8(rt.str(two[0])), "", true, out);
             out += '=';
-            append_url(to_utf8(rt.str(two[1])), "", out);
+            append_url(to_utf8(rt.str(two[1])), "", true, out);
         }
     }
     return rt.text(from_utf8(out, foreign));
@@ -604,6 +609,7 @@ Arguments rest(const Arguments& a, size_t from)
 
 Value map(Runtime& rt, const Value& v, Arguments& a)
 {
+    if (!rt.truth(v)) return rt.generator({});
     Values out;
     if (a.positional.empty()) {
         Arguments named = a;

@@ -244,16 +244,12 @@ Value Runtime::slice(const Value& v, const Value& start, const Value& stop, cons
     if (const auto* u = std::get_if<Undefined>(&v)) throw undefined_fault(*u);
     const auto bound = [](const Value& x) -> std::optional<int64_t> {
         if (is_none(x)) return {};
-        if (const auto* u = std::get_if<Undefined>(&x)) throw undefined_fault(*u);
         return need_integer(x);
     };
-    // What has no order gives something undefined, as where an item is not there.
     const Text* t = as_text(v);
     const Sequence* s = as_array(v);
     const Range* r = as<Range>(v, {Type::range});
-    if (!t && !s && !r) return Undefined{};
-    const auto given = [&](const Value& x) { return is_none(x) || as_integer(x); };
-    if (!is_undefined(start) && !is_undefined(stop) && !is_undefined(step) && (!given(start) || !given(stop) || !given(step))) return Undefined{};
+    if (!t && !s && !r) throw Fault::of("{} cannot be sliced", type_name(v));
     const int64_t n = t ? int64_t(t->size()) : s ? int64_t(s->items.size()) : r->size();
     const int64_t by = bound(step).value_or(1);
     if (by == 0) throw Fault::of("a slice has a step of zero");

@@ -48,8 +48,9 @@ bool same_thing(Runtime& rt, const Value& a, const Value& b)
     return rt.equal(a, b);
 }
 
-bool name_of(const Value& v, bool (*known)(std::string_view))
+bool name_of(Runtime& rt, const Value& v, bool (*known)(std::string_view))
 {
+    rt.need_key(v);
     const Text* text = as_text(v);
     return text && known(to_utf8(*text));
 }
@@ -82,7 +83,7 @@ constexpr Row tests[] = {
     {"escaped", alone<[](Runtime&, const Value& v) { return is_safe(v); }>},
     {"even", alone<even>},
     {"false", alone<[](Runtime&, const Value& v) { return std::holds_alternative<bool>(v) && !std::get<bool>(v); }>},
-    {"filter", alone<[](Runtime&, const Value& v) { return name_of(v, [](std::string_view name) { return find_filter(name) != nullptr; }); }>},
+    {"filter", alone<[](Runtime& rt, const Value& v) { return name_of(rt, v, [](std::string_view name) { return find_filter(name) != nullptr; }); }>},
     {"float", alone<[](Runtime&, const Value& v) { return std::holds_alternative<double>(v); }>},
     {"ge", ge},
     {"greaterthan", gt},
@@ -102,7 +103,7 @@ constexpr Row tests[] = {
     {"sameas", with_one<same_thing>},
     {"sequence", alone<[](Runtime&, const Value& v) { return is_sequence(v); }>},
     {"string", alone<[](Runtime&, const Value& v) { return as_text(v) != nullptr; }>},
-    {"test", alone<[](Runtime&, const Value& v) { return name_of(v, [](std::string_view name) { return find_test(name) != nullptr; }); }>},
+    {"test", alone<[](Runtime& rt, const Value& v) { return name_of(rt, v, [](std::string_view name) { return find_test(name) != nullptr; }); }>},
     {"true", alone<[](Runtime&, const Value& v) { return std::holds_alternative<bool>(v) && std::get<bool>(v); }>},
     {"undefined", alone<[](Runtime&, const Value& v) { return is_undefined(v); }>},
     {"upper", alone<cased<is_upper, is_lower>>},

@@ -267,9 +267,19 @@ Values Runtime::items(const Value& v)
 
 // ---- dictionaries ---------------------------------------------------------------------------------------------------
 
-Value* Runtime::find(Dict& dict, const Value& key)
+void Runtime::need_key(const Value& key)
 {
     if (as_list(key) || as_dict(key)) throw Fault::of("{} cannot be a key", type_name(key));
+    if (const Sequence* tuple = as_array(key)) {
+        Nested nested(*this);
+        work(tuple->items.size());
+        for (const Value& item : tuple->items) need_key(item);
+    }
+}
+
+Value* Runtime::find(Dict& dict, const Value& key)
+{
+    need_key(key);
     work(1 + dict.items.size() / 8);
     const Text* text = as_text(key);
     for (auto& [other, value] : dict.items) {

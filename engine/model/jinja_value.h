@@ -191,7 +191,8 @@ class Runtime {
     void append_repr(const Value& v, Text& out);
     static std::string type_name(const Value& v);    // Python's
     Text json(const Value& v, Arguments& arguments);    // of tojson: ensure_ascii, indent, separators, sort_keys
-    Value* find(Dict& dict, const Value& key);       // nullptr where it is not there
+    void need_key(const Value& key);                    // Fault where Python could not hash it
+    Value* find(Dict& dict, const Value& key);          // nullptr where it is not there
     void put(Dict& dict, const Value& key, Value value);
     static Fault undefined_fault(const Undefined& u);
 
