@@ -795,6 +795,10 @@ def add_keys(writer, name, c, tokenizer, file_type):
     writer.add_add_bos_token(tokenizer.add_bos)
     writer.add_add_eos_token(tokenizer.add_eos)
     writer.add_add_space_prefix(tokenizer.space_prefix)
+    if tokenizer.prefix_first is not None:
+        writer.add_bool("hearth.tokenizer.prefix_first", tokenizer.prefix_first)
+    if tokenizer.rstrip:
+        writer.add_key_value("hearth.tokenizer.rstrip", tokenizer.rstrip, Kind.ARRAY, Kind.UINT32)
     if tokenizer.single_spaces:
         writer.add_remove_extra_whitespaces(True)
     if tokenizer.charsmap:

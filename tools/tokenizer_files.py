@@ -48,6 +48,8 @@ class Tokenizer:
     pre: str | None = None         # GGUF's name of the way to cut a text into words
     merges: list | None = None
     nfc: bool = False              # text is brought into Unicode's normal form C first
+    prefix_first: bool | None = None    # no space is put before what follows a special token
+    rstrip: list = ()              # tokens that take the white space behind them with them
     whole_words: bool = False      # a word that is a token is taken as it is (ignore_merges)
 
 
@@ -180,14 +182,20 @@ def add_tokens(pieces, path, source, added):
         if token.spaces and pieces[i].kind == USER_DEFINED:
             raise Refusal(f"{path}: the added token {token.text} is matched in a way that is not supported "
                           f"({', '.join(token.spaces)})")
-    swallowing = [added[i].text for i in sorted(added) if i < vocab and added[i].spaces]
+    swallowing = [added[i].text for i in sorted(added) if i < vocab and {*added[i].spaces} - {"rstrip"}]
     if swallowing:
         say(f"convert: note: in transformers, "
             f"{swallowing[0]}{f' and {len(swallowing) - 1} more special tokens take' if swallowing[1:] else ' takes'} "
             "the "
-            "spaces beside them (lstrip, rstrip), which GGUF cannot say; here they do not")
+            "spaces before them (lstrip) or stand between spaces only (single_word), which GGUF cannot say; here they do "
+            "not")
     fill_up(pieces, vocab)    # rows added to round the matrix up
     check_distinct(pieces, path)
+
+
+def right_strippers(added, vocab):
+    """The ids of added tokens that take the white space behind them with them."""
+    return [i for i in sorted(added) if i < vocab and "rstrip" in added[i].spaces]
 
 
 def fill_up(pieces, count):
@@ -408,7 +416,8 @@ def sentencepiece_tokenizer(path, source):
         raise Refusal(f"{path} treats spaces or decoded text in a way that is not supported (a suffix for spaces, "
                       "spaces as they are, a denormaliser)")
     compare_vocabularies(pieces, path, source)
-    add_tokens(pieces, path, source, added_tokens(source))
+    added = added_tokens(source)
+    add_tokens(pieces, path, source, added)
 
     def own(number, default):
         value = trainer.get(number, default)
@@ -418,7 +427,7 @@ def sentencepiece_tokenizer(path, source):
     add_bos, add_eos = ends_added(source, path, pieces, ids, default_bos=True)
     template, templates = chat_templates(source)
     return Tokenizer(pieces, **ids, add_bos=add_bos, add_eos=add_eos, space_prefix=space_prefix(normalizer, source),
-                     chat_template=template, templates=templates, model=kinds[trainer.get(3, 1)],
+                     prefix_first=prefix_first(source), rstrip=right_strippers(added, source.config.vocab), chat_template=template, templates=templates, model=kinds[trainer.get(3, 1)],
                      single_spaces=bool(normalizer.get(4, 1)), charsmap=normalizer.get(2, b""))
 
 
@@ -427,11 +436,7 @@ def space_prefix(normalizer, source):
     what tokenizer.model says."""
     if source.settings.get("add_prefix_space") is not None:
         return source.settings["add_prefix_space"]
-    library = source.library
-    if not library.get("model", {}).get("vocab"):    # it only lists added tokens
-        library = {}
-    steps = steps_of(library.get("normalizer"), "normalizers")
-    steps += steps_of(library.get("pre_tokenizer"), "pretokenizers")
+    steps = space_steps(source)
     for step in steps:
         if step.get("type") == "Prepend":
             return True
@@ -440,6 +445,24 @@ def space_prefix(normalizer, source):
     if any(step.get("type") == "Replace" and step.get("pattern") == {"String": " "} for step in steps):
         return False
     return bool(normalizer.get(3, 1))
+
+
+def prefix_first(source):
+    """Whether it is only the whole text that gets a space in front (True), or what follows a special token, too, even
+    where it begins with a space (False). None where the files do not say."""
+    for step in space_steps(source):
+        if step.get("type") == "Prepend":
+            return False
+        if step.get("type") == "Metaspace" and step.get("prepend_scheme") == "first":
+            return True
+    return None
+
+
+def space_steps(source):
+    library = source.library
+    if not library.get("model", {}).get("vocab"):    # it only lists added tokens
+        return []
+    return steps_of(library.get("normalizer"), "normalizers") + steps_of(library.get("pre_tokenizer"), "pretokenizers")
 
 
 def steps_of(step, key):
@@ -650,6 +673,6 @@ def byte_level_tokenizer(path, source):
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
         raise Refusal(f"{path} is not a valid tokenizer.json ({type(e).__name__} in what it says of {e})") from None
     template, templates = chat_templates(source)
-    return Tokenizer(pieces, **ids, add_bos=add_bos, add_eos=add_eos, space_prefix=False, chat_template=template,
-                     templates=templates, model="gpt2", pre=names[0][1], merges=[" ".join(merge) for merge in merges],
+    return Tokenizer(pieces, **ids, add_bos=add_bos, add_eos=add_eos, space_prefix=False,
+                     rstrip=right_strippers(added, source.config.vocab), chat_template=template, templates=templates, model="gpt2", pre=names[0][1], merges=[" ".join(merge) for merge in merges],
                      nfc=nfc, whole_words=whole_words)

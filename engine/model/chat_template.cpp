@@ -105,13 +105,6 @@ std::vector<Piece> ChatTemplate::render(const Data::List& messages, bool answer,
 
 // ---- tokens ---------------------------------------------------------------------------------------------------------
 
-ChatEncoder::ChatEncoder(const Tokenizer& tokenizer, const ChatTemplate& format) : tokenizer_(tokenizer), format_(format)
-{
-    // A convention of Phi-3's tokenizer (`rstrip` in its tokenizer.json), which a GGUF does not carry: its marks take the white space behind them with
-    // them. It is the SentencePiece vocabulary with these marks.
-    marks_eat_space_ = tokenizer.space_prefix() && tokenizer.added("<|end|>") && tokenizer.added("<|assistant|>");
-}
-
 bool ChatEncoder::is_mark(Token id) const
 {
     if (tokenizer_.control(id)) return true;
@@ -156,10 +149,13 @@ std::optional<ChatEncoder::Mark> ChatEncoder::loose_mark_at(std::string_view tex
     return {};
 }
 
-void ChatEncoder::encode_text(std::string_view text, std::vector<Token>& ids) const
+void ChatEncoder::encode_text(std::string_view text, std::optional<Token> mark, std::vector<Token>& ids) const
 {
+    std::vector<Token> found;
+    if (mark) tokenizer_.encode_behind(*mark, text, found);
+    else found = tokenizer_.encode(text);
     // Some user-defined tokens are recognised in every text; a mark among them would be more than text.
-    for (const Token id : tokenizer_.encode(text)) {
+    for (const Token id : found) {
         if (!is_mark(id)) ids.push_back(id);
         else tokenizer_.encode_bytes(tokenizer_.piece(id), ids);
     }
@@ -169,14 +165,9 @@ std::vector<Token> ChatEncoder::encode(std::span<const Piece> pieces)
 {
     std::vector<Token> ids;
     std::string run;    // text between two marks is tokenised as one
-    bool after_mark = false;
+    std::optional<Token> last;
     const auto end_run = [&] {
-        std::string_view text = run;
-        if (after_mark && marks_eat_space_) text.remove_prefix(std::min(text.find_first_not_of(white), text.size()));
-        // A convention: where SentencePiece puts a space before a text, one that the text has behind a mark is that space. So has Mistral's tokenizer,
-        // whose templates write "[INST] "; a GGUF does not say what its tokenizer does there.
-        else if (after_mark && tokenizer_.space_prefix() && text.starts_with(' ')) text.remove_prefix(1);
-        encode_text(text, ids);
+        if (!run.empty()) encode_text(run, last, ids);
         run.clear();
     };
     for (const Piece& piece : pieces) {
@@ -193,7 +184,7 @@ std::vector<Token> ChatEncoder::encode(std::span<const Piece> pieces)
             }
             end_run();
             ids.push_back(mark->id);
-            after_mark = true;
+            last = mark->id;
             rest.remove_prefix(mark->bytes);
         }
     }

@@ -51,7 +51,7 @@ class ChatTemplate {
 class ChatEncoder {
   public:
     /// Both must outlive this.
-    ChatEncoder(const Tokenizer& tokenizer, const ChatTemplate& format);
+    ChatEncoder(const Tokenizer& tokenizer, const ChatTemplate& format) : tokenizer_(tokenizer), format_(format) {}
 
     /// Ids, with BOS where the model wants it and the template does not write it. They are those of the model's own tokenizer (of transformers, of a text
     /// with special tokens), but for marks in what was inserted, which are spelled in single bytes.
@@ -73,11 +73,10 @@ class ChatEncoder {
     };
     std::optional<Mark> mark_at(std::string_view text);
     std::optional<Mark> loose_mark_at(std::string_view text);
-    void encode_text(std::string_view text, std::vector<Token>& ids) const;
+    void encode_text(std::string_view text, std::optional<Token> mark, std::vector<Token>& ids) const;    // `mark`: what the text follows
 
     const Tokenizer& tokenizer_;
     const ChatTemplate& format_;
-    bool marks_eat_space_;
     std::set<std::string> loose_marks_;
     std::map<std::string, std::optional<Token>, std::less<>> candidates_;    // for loose marks
 };

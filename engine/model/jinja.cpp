@@ -80,6 +80,7 @@ class Interpreter : public Runtime {
         for (uint32_t name = 0; name < program.names.size(); name++)
             for (const auto& [known, data] : variables)
                 if (known == program.names[name]) scope_->set(name, from(data));
+        hide(program.hidden, *scope_);
     }
 
     Text run()
@@ -146,11 +147,17 @@ class Interpreter : public Runtime {
 
     // ---- scopes
 
-    Scope* new_scope(Scope* around)
+    Scope* new_scope(Scope* around, const std::vector<uint32_t>& hidden = {})
     {
         hold(sizeof(Scope));
         scopes_.push_back(std::make_unique<Scope>(around));
+        hide(hidden, *scopes_.back());
         return scopes_.back().get();
+    }
+
+    void hide(const std::vector<uint32_t>& names, Scope& scope)
+    {
+        for (const uint32_t name : names) scope.set(name, Undefined{&program_.names[name]});
     }
 
     /// While it lives, names are written to a scope of its own.
@@ -239,7 +246,7 @@ class Interpreter : public Runtime {
         case Statement::Kind::filter: filter_block(s); break;
         case Statement::Kind::with: with(s); break;
         case Statement::Kind::scope: {
-            const Within within(*this, new_scope(scope_));
+            const Within within(*this, new_scope(scope_, s.hidden));
             return execute(s.body);
         }
         case Statement::Kind::go_on: return Flow::go_on;
@@ -264,7 +271,7 @@ class Interpreter : public Runtime {
     void set_block(const Statement& s)
     {
         Value value = text(captured([&] {
-            const Within within(*this, new_scope(scope_));
+            const Within within(*this, new_scope(scope_, s.hidden));
             execute(s.body);
         }));
         if (s.expr) value = eval_filters(*s.expr, value);
@@ -274,7 +281,7 @@ class Interpreter : public Runtime {
     void filter_block(const Statement& s)
     {
         const Value value = text(captured([&] {
-            const Within within(*this, new_scope(scope_));
+            const Within within(*this, new_scope(scope_, s.hidden));
             execute(s.body);
         }));
         write(eval_filters(*s.expr, value));
@@ -282,7 +289,7 @@ class Interpreter : public Runtime {
 
     void with(const Statement& s)
     {
-        Scope* inner = new_scope(scope_);
+        Scope* inner = new_scope(scope_, s.hidden);
         for (const auto& [target, expr] : s.assignments) {
             const Value value = eval(*expr);
             const Within within(*this, inner);
@@ -307,13 +314,14 @@ class Interpreter : public Runtime {
             loop->index0++;
             if (!inner || inner->kept) inner = new_scope(around);
             inner->values.clear();
+            hide(s.hidden, *inner);
             const Within within(*this, inner);
             inner->set(name_loop, loop);
             assign(s.target, *loop->now);
             if (execute(s.body) == Flow::leave) break;
         }
         if (loop->index0 >= 0) return;
-        const Within within(*this, new_scope(around));
+        const Within within(*this, new_scope(around, s.hidden_other));
         execute(s.other);
     }
 
@@ -379,7 +387,7 @@ class Interpreter : public Runtime {
                 }
             return {};
         };
-        Scope* inner = new_scope(object.scope);
+        Scope* inner = new_scope(object.scope, macro.hidden);
         const Within within(*this, inner);
         const size_t given = std::min(a.positional.size(), macro.parameters.size());
         for (size_t i = 0; i < given; i++) inner->set(macro.parameters[i].name, a.positional[i]);

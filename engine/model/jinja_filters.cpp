@@ -370,7 +370,7 @@ Value rounded(Runtime& rt, const Value& v, Arguments& a)
     if (!same(way, "ceil") && !same(way, "floor")) throw Fault::of("round knows the ways common, ceil and floor");
     if (!std::isfinite(*number)) throw Fault::of("round is given a number that is not finite");
     const double scaled = *number * scale;
-    return (same(way, "ceil") ? std::ceil(scaled) : std::floor(scaled)) / scale;
+    return (same(way, "ceil") ? std::ceil(scaled) : std::floor(scaled)) / scale + 0.0;    // Python's ceil and floor give whole numbers, which have no -0
 }
 
 Value sum(Runtime& rt, const Value& v, Arguments& a)
@@ -414,7 +414,6 @@ Value last(Runtime& rt, const Value& v, Arguments& a)
 {
     Bound("last", "", a);
     if (as<Sequence>(v, {Type::generator})) throw Fault::of("last is given a generator");
-    if (is_undefined(v)) throw Runtime::undefined_fault(std::get<Undefined>(v));
     const Values all = rt.items(v);
     return all.empty() ? Value(Undefined{}) : all.back();
 }
@@ -423,7 +422,6 @@ Value reverse(Runtime& rt, const Value& v, Arguments& a)
 {
     Bound("reverse", "", a);
     if (const Text* text = as_text(v)) return like(rt, v, Text(text->rbegin(), text->rend()));
-    if (is_undefined(v)) throw Runtime::undefined_fault(std::get<Undefined>(v));
     Values all = rt.items(v);
     std::reverse(all.begin(), all.end());
     return as<Sequence>(v, {Type::generator}) ? rt.list(std::move(all)) : rt.generator(std::move(all));

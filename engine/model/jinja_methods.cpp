@@ -75,7 +75,7 @@ Value split(Runtime& rt, const Value& self, Arguments& a)
         while (at < text.size() && is_space(text[at])) at++;
         if (at == text.size()) break;
         if (most >= 0 && int64_t(parts.size()) >= most) {
-            push(strip_right(text.substr(at)));
+            push(text.substr(at));
             break;
         }
         size_t end = at;
@@ -107,7 +107,7 @@ Value rsplit(Runtime& rt, const Value& self, Arguments& a)
     } else {
         while (!(text = strip_right(text)).empty()) {
             if (most >= 0 && int64_t(parts.size()) >= most) {
-                push(strip_left(text));
+                push(text);
                 break;
             }
             size_t begin = text.size();
@@ -398,7 +398,7 @@ Value view(Runtime& rt, const Value& self, Arguments& a, const char* name, bool 
 }
 Value dict_items(Runtime& rt, const Value& self, Arguments& a) { return view(rt, self, a, "dict_items", true, true); }
 Value dict_keys(Runtime& rt, const Value& self, Arguments& a) { return view(rt, self, a, "dict_keys", true, false); }
-Value dict_values(Runtime& rt, const Value& self, Arguments& a) { return view(rt, self, a, "dict_values", false, true); }
+Value dict_values(Runtime& rt, const Value& self, Arguments& a) { return view(rt, self, a, values_view, false, true); }
 
 Value dict_copy(Runtime& rt, const Value& self, Arguments& a)
 {

@@ -168,7 +168,7 @@ Value Runtime::binary(Op op, const Value& a, const Value& b)
             Text all;
             all.reserve(t->size() * times);
             if (!t->empty())
-                for (uint64_t k = 0; k < times; k++) all += *t;
+                for (uint64_t k = 0; k < times; k++) all += *t;    // text() below counts the work
             return text(std::move(all), is_safe(repeated));
         }
         if (const Sequence* s = as_array(repeated)) {

@@ -25,6 +25,7 @@ class Parser {
     {
         program_.body = statements({});
         if (!unknown_.empty()) throw TemplateError(unknown_[0].first, unknown_[0].second);
+        find_hidden_names(program_);
         return std::move(program_);
     }
 

@@ -69,6 +69,7 @@ struct Macro {
     std::vector<Parameter> parameters = {};
     bool takes_caller = false, takes_more = false, takes_named = false;    // its body speaks of caller, varargs, kwargs
     Body body = {};
+    std::vector<uint32_t> hidden = {};
 };
 
 struct Statement {
@@ -97,11 +98,13 @@ struct Statement {
     std::vector<std::pair<ExprPtr, Body>> branches = {};
     std::vector<std::pair<Target, ExprPtr>> assignments = {};
     std::unique_ptr<Macro> definition = {};
+    std::vector<uint32_t> hidden = {}, hidden_other = {};    // names that are undefined in the body until it sets them, whatever is around it
 };
 
 struct Program {
     std::vector<std::string> names;    // by number
     Body body;
+    std::vector<uint32_t> hidden;
 };
 
 /// Names that the interpreter knows by their number.
@@ -120,5 +123,6 @@ struct TemplateToken {
 /// Throws TemplateError.
 std::vector<TemplateToken> template_tokens(std::string_view source);
 Program parse_template(std::string_view source);
+void find_hidden_names(Program& program);
 
 }    // namespace hearth::jinja

@@ -67,7 +67,6 @@ void Runtime::keep(std::unique_ptr<Object> object, uint64_t bytes)
 void Runtime::check_size(uint64_t characters)
 {
     if (characters > limits_.memory / sizeof(char32_t)) throw Fault::of("a string of {} characters is too long", characters);
-    work(characters / 16);
 }
 
 Value Runtime::text(Text text, bool safe)
@@ -251,6 +250,7 @@ Values Runtime::items(const Value& v)
     Values all;
     if (const Text* t = as_text(v)) {
         check_size(t->size() * (sizeof(Value) / sizeof(char32_t) + 16));
+        work(t->size());
         for (const char32_t c : *t) all.push_back(text(Text(1, c), is_safe(v)));
     } else if (const Dict* d = as_dict(v)) {
         for (const auto& [key, _] : d->items) all.push_back(key);
@@ -270,6 +270,7 @@ Values Runtime::items(const Value& v)
 void Runtime::need_key(const Value& key)
 {
     if (as_list(key) || as_dict(key)) throw Fault::of("{} cannot be a key", type_name(key));
+    if (const Sequence* view = as<Sequence>(key, {Type::view}); view && view->name != values_view) throw Fault::of("{} cannot be a key", type_name(key));
     if (const Sequence* tuple = as_array(key)) {
         Nested nested(*this);
         work(tuple->items.size());

@@ -76,7 +76,10 @@ struct Arguments {
 };
 
 /// The name of the tuples that the filter groupby makes; their items are called grouper and list, too.
-constexpr const char* group_name = "group";
+inline constexpr char group_name[] = "group";
+
+/// What dict.values() gives, which Python can hash, unlike its sisters.
+inline constexpr char values_view[] = "dict_values";
 
 /// A list, a tuple, what dict.items() and its like give (view, named `name`), or what a filter gives piece by piece (generator: what was taken from it
 /// is gone).

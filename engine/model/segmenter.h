@@ -19,6 +19,9 @@ class Segmenter {
     /// Appends the ids of a text. User-defined tokens in it are recognised.
     virtual void encode(std::string_view text, std::vector<Token>& ids) const = 0;
 
+    /// The same of a text that goes on, so that no space is put before it.
+    virtual void encode_on(std::string_view text, std::vector<Token>& ids) const { encode(text, ids); }
+
     /// Appends the ids of a text's single bytes, whatever the text looks like.
     virtual void encode_bytes(std::string_view text, std::vector<Token>& ids) const = 0;
 

@@ -4,10 +4,13 @@
 #include "engine/model/segmenter.h"
 #include "engine/model/utf8.h"
 
+#include <algorithm>
+
 namespace hearth {
 
 namespace {
 
+constexpr std::string_view white = " \t\r\n\v\f";
 constexpr std::string_view replacement = "\uFFFD";       // for bytes that are not UTF-8
 constexpr std::string_view unknown_mark = " \u2047 ";    // how SentencePiece shows its unknown token
 
@@ -60,6 +63,15 @@ Tokenizer::Tokenizer(const Gguf& file)
         throw Error("{} does not say which token begins or ends a text (tokenizer.ggml.bos_token_id, eos_token_id); convert the model again",
                     file.path().string());
     ends_ = end_tokens(file, *vocabulary_, eos_);
+    constexpr const char* prefix_key = "hearth.tokenizer.prefix_first";
+    if (file.keys().contains(prefix_key)) prefix_first_ = file.boolean(prefix_key, false);
+    strips_right_ = tokens_of_key(file, "hearth.tokenizer.rstrip");
+    // A convention, for files of others, which do not say: the marks of Phi-3 have `rstrip` in its tokenizer.json. It is the SentencePiece vocabulary with
+    // these marks.
+    if (strips_right_.empty() && segmenter_->drop == Segmenter::Drop::one && added("<|end|>") && added("<|assistant|>"))
+        for (Token id = 0; id < size(); id++)
+            if (control(id) && piece(id).starts_with("<|") && piece(id) != "<|endoftext|>") strips_right_.push_back(id);
+    std::ranges::sort(strips_right_);
     add_bos_ = file.boolean("tokenizer.ggml.add_bos_token", segmenter_->add_bos);
     add_eos_ = file.boolean("tokenizer.ggml.add_eos_token", kind.add_eos);
 }
@@ -106,7 +118,16 @@ std::optional<Token> Tokenizer::named(std::string_view text) const
     return found->second;
 }
 
-bool Tokenizer::space_prefix() const { return segmenter_->drop == Segmenter::Drop::one; }
+void Tokenizer::encode_behind(Token mark, std::string_view text, std::vector<Token>& ids) const
+{
+    if (std::ranges::binary_search(strips_right_, mark)) text.remove_prefix(std::min(text.find_first_not_of(white), text.size()));
+    if (prefix_first_ == true) return segmenter_->encode_on(text, ids);
+    // A convention: where a file does not say how it is, a space that a text has behind a mark is the one that SentencePiece would put before it.
+    // So does Mistral's own tokenizer, whose templates write "[INST] ".
+    const bool space_prefix = segmenter_->drop == Segmenter::Drop::one;
+    if (!prefix_first_ && space_prefix && text.starts_with(' ')) text.remove_prefix(1);
+    segmenter_->encode(text, ids);
+}
 
 std::string Tokenizer::decode(const std::vector<Token>& ids) const
 {

@@ -42,6 +42,10 @@ class Tokenizer {
     /// The ordinary (normal or unused) token that reads so.
     std::optional<Token> named(std::string_view text) const;
 
+    /// Appends the ids of a text that follows a control or user-defined token, as the model's own tokenizer cuts it: some take the white space behind them
+    /// with them (`hearth.tokenizer.rstrip`), and SentencePiece puts a space before the text, or does not (`hearth.tokenizer.prefix_first`).
+    void encode_behind(Token mark, std::string_view text, std::vector<Token>& ids) const;
+
     /// Appends the ids of a text's single bytes: no added token is recognised in it.
     void encode_bytes(std::string_view text, std::vector<Token>& ids) const;
 
@@ -49,7 +53,6 @@ class Tokenizer {
     Token bos() const { return bos_; }    // EOS where the model has no BOS
     Token eos() const { return eos_; }
     const std::vector<Token>& ends() const { return ends_; }    // every token that ends an answer, EOS first
-    bool space_prefix() const;    // a text's first token stands for a space before it, too ("▁upon")
     bool add_bos() const { return add_bos_; }
     bool add_eos() const { return add_eos_; }
 
@@ -63,6 +66,8 @@ class Tokenizer {
     std::shared_ptr<const Segmenter> segmenter_;    // points into the vocabulary
     Token bos_, eos_;
     std::vector<Token> ends_;
+    std::vector<Token> strips_right_;    // added tokens that take the white space behind them with them, ascending
+    std::optional<bool> prefix_first_;    // a space is put before a whole text only, not before what follows a mark; where the file says it
     bool add_bos_, add_eos_;
 };
 

@@ -16,12 +16,14 @@ class SentencePieceBpe : public Segmenter {
         add_bos = true;
     }
 
-    void encode(std::string_view text, std::vector<Token>& ids) const override
+    void encode(std::string_view text, std::vector<Token>& ids) const override { encode_marked(text_.marked(text), ids); }
+    void encode_on(std::string_view text, std::vector<Token>& ids) const override { encode_marked(text_.marked(text, false), ids); }
+
+    void encode_marked(std::string_view marked, std::vector<Token>& ids) const
     {
-        const std::string marked = text_.marked(text);
         std::vector<Symbol> symbols;
         for (size_t at = 0; at < marked.size();) {
-            const std::string_view rest = std::string_view(marked).substr(at);
+            const std::string_view rest = marked.substr(at);
             const Token* token = vocabulary_.longest_added(rest, false);
             const size_t length = token ? vocabulary_[*token].text.size() : character_bytes(rest);
             symbols.push_back({rest.substr(0, length), no_token, token != nullptr});

@@ -61,7 +61,7 @@ SentencePieceText::Step SentencePieceText::step(std::string_view rest) const
     return longest;
 }
 
-std::string SentencePieceText::marked(std::string_view text) const
+std::string SentencePieceText::marked(std::string_view text, bool begins) const
 {
     std::string out;
     out.reserve(text.size() + text.size() / 2 + space_mark.size());
@@ -74,7 +74,7 @@ std::string SentencePieceText::marked(std::string_view text) const
         }
     }
     if (at == text.size()) return out;
-    if (space_prefix_) out = space_mark;
+    if (space_prefix_ && begins) out = space_mark;
     bool after_space = true;
     while (at < text.size()) {
         Step next = step(text.substr(at));

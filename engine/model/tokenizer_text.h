@@ -10,8 +10,8 @@ class SentencePieceText {
     /// Reads `tokenizer.ggml.add_space_prefix`, `remove_extra_whitespaces` and `precompiled_charsmap`. The vocabulary must outlive this. Throws Error.
     SentencePieceText(const Gguf& file, const Vocabulary& vocabulary);
 
-    /// The text as pieces spell it. User-defined tokens stay as they are, and so do bytes that are not UTF-8.
-    std::string marked(std::string_view text) const;
+    /// The text as pieces spell it; `begins`: with the space before it that the model wants. User-defined tokens stay as they are, and so do bytes that are not UTF-8.
+    std::string marked(std::string_view text, bool begins = true) const;
 
     Segmenter::Drop drop() const;    // of the leading spaces of a text that comes back
 

@@ -24,9 +24,11 @@ class Unigram : public Segmenter {
         sorted_.sort();
     }
 
-    void encode(std::string_view text, std::vector<Token>& ids) const override
+    void encode(std::string_view text, std::vector<Token>& ids) const override { encode_marked(text_.marked(text), ids); }
+    void encode_on(std::string_view text, std::vector<Token>& ids) const override { encode_marked(text_.marked(text, false), ids); }
+
+    void encode_marked(std::string_view marked, std::vector<Token>& ids) const
     {
-        const std::string marked = text_.marked(text);
         struct Best {
             float score = 0;    // of the text up to here
             size_t begin = SIZE_MAX;
@@ -34,7 +36,7 @@ class Unigram : public Segmenter {
         std::vector<Best> best(marked.size() + 1);    // by where the last piece ends
         for (size_t at = 0; at < marked.size();) {
             const float before = best[at].score;
-            const std::string_view rest = std::string_view(marked).substr(at);
+            const std::string_view rest = marked.substr(at);
             const size_t character = character_bytes(rest);
             const auto offer = [&](size_t bytes, float score) {    // in fp32, as SentencePiece does it, so that ties fall the same way
                 Best& end = best[at + bytes];
@@ -53,7 +55,7 @@ class Unigram : public Segmenter {
 
         std::vector<std::string_view> pieces;    // from the end on
         for (size_t end = marked.size(); end; end = best[end].begin)
-            pieces.push_back(std::string_view(marked).substr(best[end].begin, end - best[end].begin));
+            pieces.push_back(marked.substr(best[end].begin, end - best[end].begin));
         for (auto piece = pieces.rbegin(); piece != pieces.rend(); ++piece) push(*piece, ids);
     }
 
