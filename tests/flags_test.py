@@ -5,6 +5,7 @@ count it. On the shipped model, on the CPU.
     python3 tests/flags_test.py build/check/hearth [arguments of unittest]
 """
 
+import json
 import math
 import os
 import pty
@@ -27,12 +28,15 @@ MODEL = DATA / "fairytale-7m.gguf"
 TEXT = DATA / "fairytales-valid.txt"
 PROGRAM = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
 CPU = ("--device", "cpu")
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("VK_", "HEARTH_"))} | {"VK_LOADER_DRIVERS_SELECT": "*lvp*"}
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("VK_", "HEARTH_"))}
+ENVIRONMENT["VK_LOADER_DRIVERS_SELECT"] = "*lvp*"
 
 
 def hearth(*args, environment=(), **more):
-    more.setdefault("stdin", subprocess.DEVNULL) if "input" not in more else None
-    return subprocess.run([PROGRAM, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT | dict(environment), timeout=600, **more)
+    if "input" not in more:
+        more.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run([PROGRAM, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=ENVIRONMENT | dict(environment), timeout=600, **more)
 
 
 class Case(unittest.TestCase):
@@ -96,20 +100,24 @@ class Names(Case):
                 ("run", MODEL, *CPU, *say, "-c", "256", "-b", "512", "-ub", "64", "-t", "2"),
                 ("run", MODEL, *CPU, *say, "-ctk", "f16", "-ctv", "f16"),
                 ("run", MODEL, *CPU, *say, "--top-k", "40", "--top-p", "0.95", "--min-p", "0.05", "--seed", "7"),
-                ("run", MODEL, *CPU, *say, "--repeat-last-n", "64", "--repeat-penalty", "1", "--presence-penalty", "0", "--frequency-penalty", "0.0"),
+                ("run", MODEL, *CPU, *say, "--repeat-last-n", "64", "--repeat-penalty",
+                 "1", "--presence-penalty", "0", "--frequency-penalty", "0.0"),
                 ("run", MODEL, *CPU, *say, "-no-cnv", "-fa", "on", "--no-mmap", "--no-warmup")):
             with self.subTest(" ".join(str(a) for a in theirs if a != MODEL)):
                 self.assertEqual(self.text_of(*theirs), ours)
 
     def test_an_escape_is_what_it_stands_for_only_where_asked(self):
-        self.assertEqual(self.text_of("tokenize", MODEL, "-p", r"a\nb\t\"\\\x41\q", "-e", "--json"), self.text_of("tokenize", MODEL, "-p", 'a\nb\t"\\A\\q', "--json"))
-        self.assertEqual(self.text_of("tokenize", MODEL, "-p", r"a\nb", "--no-escape", "--json"), self.text_of("tokenize", MODEL, "-p", r"a\nb", "--json"))
-        self.assertNotEqual(self.text_of("tokenize", MODEL, "-p", r"a\nb", "--escape", "--json"), self.text_of("tokenize", MODEL, "-p", r"a\nb", "--json"))
+        def tokens(text, *more):
+            return self.text_of("tokenize", MODEL, "-p", text, "--json", *more)
+        self.assertEqual(tokens(r"a\nb\t\"\\\x41\q", "-e"), tokens('a\nb\t"\\A\\q'))
+        self.assertEqual(tokens(r"a\nb", "--no-escape"), tokens(r"a\nb"))
+        self.assertNotEqual(tokens(r"a\nb", "--escape"), tokens(r"a\nb"))
 
     def test_the_prompt_can_be_left_out_and_coloured(self):
         whole = self.text_of(*RUN)
         self.assertEqual("Once upon a time" + self.text_of(*RUN, "--no-display-prompt"), whole)
-        self.assertEqual(self.text_of(*RUN, "--color"), whole.replace("Once upon a time", "\x1b[33mOnce upon a time\x1b[0m"))
+        self.assertEqual(self.text_of(*RUN, "--color"),
+                         whole.replace("Once upon a time", "\x1b[33mOnce upon a time\x1b[0m"))
         for off in (("--color", "auto"), ("--color", "off"), ("--color=auto",)):
             self.assertEqual(self.text_of(*RUN, *off), whole)
 
@@ -208,7 +216,8 @@ class Accepted(Case):
                 self.good("run", *words, *RUN[2:])
 
     def test_real_options_make_no_such_note(self):
-        self.assertEqual([n for n in self.notes(*RUN, "-c", "256", "-ctk", "q8_0", "--top-k", "5") if "changes nothing" in n], [])
+        self.assertEqual([n for n in self.notes(*RUN, "-c", "256", "-ctk",
+                         "q8_0", "--top-k", "5") if "changes nothing" in n], [])
 
     def test_help_stands_in_groups_everyday_options_first(self):
         for command in ("run", "chat", "perplexity", "bench", "profile", "plan", "tokenize", "inspect", "quantize"):
@@ -216,7 +225,8 @@ class Accepted(Case):
                 text = self.text_of(command, "--help")
                 self.assertLessEqual(max(map(len, text.splitlines())), 100)
                 groups = [line[:-1] for line in text.splitlines() if re.fullmatch(r"[A-Z][A-Za-z ]+:", line)]
-                order = ["Model", "Text", "Measurement", "Sampling", "Output", "Device and memory", "Sparsity", "Diagnostics", "Experiments"]
+                order = ["Model", "Text", "Measurement", "Sampling", "Output",
+                    "Device and memory", "Sparsity", "Diagnostics", "Experiments"]
                 self.assertEqual([g for g in groups if g in order], [g for g in order if g in groups])
                 self.assertIn("Model", groups)
         text = self.text_of("run", "--help")
@@ -228,10 +238,12 @@ class Accepted(Case):
 class Mistyped(Case):
     def test_an_unknown_option_names_the_nearest_one(self):
         for typed, meant in (("--tmep", "--temp"), ("--temprature", "--temperature"), ("-temp", "--temp"), ("--n_predict", "--n-predict"), ("--ctx", "--ctx-size"),
-                             ("--gpu-layer", "--gpu-layers"), ("--vram-budgt", "--vram-budget"), ("--flash-atn", "--flash-attn"), ("-nlg", "-ngl"),
+                             ("--gpu-layer", "--gpu-layers"), ("--vram-budgt",
+                              "--vram-budget"), ("--flash-atn", "--flash-attn"), ("-nlg", "-ngl"),
                              ("--overide", "--override"), ("--top_k", "--top-k"), ("--thread", "--threads")):
             with self.subTest(typed):
-                self.refused("run", MODEL, "-p", "Once", typed, "1", code=2, says=[f"{typed}: did you mean {meant}? `hearth run --help`"])
+                self.refused("run", MODEL, "-p", "Once", typed, "1", code=2,
+                             says=[f"{typed}: did you mean {meant}? `hearth run --help`"])
 
     def test_what_is_near_to_nothing_names_nothing(self):
         talk = self.refused("run", MODEL, "-p", "Once", "--xyzzy", code=2, says=["--xyzzy"])
@@ -271,7 +283,8 @@ class Environment(Case):
         for name in variables:
             if variables[name] != "0":
                 self.assertIn(name, note)
-        self.assertEqual(self.text_of("run", "-n", "3", environment=variables), self.text_of(*RUN[:-4], "-n", "3", "--temp", "0", "--ignore-eos"))
+        self.assertEqual(self.text_of("run", "-n", "3", environment=variables),
+                         self.text_of(*RUN[:-4], "-n", "3", "--temp", "0", "--ignore-eos"))
         file = self.write("text", "The king")
         self.assertTrue(self.text_of("run", "-f", file, environment=variables).startswith("The king"))
 
@@ -286,7 +299,8 @@ class Environment(Case):
         self.assertTrue(any("HEARTH_FLASH_ATTN" in n and "HEARTH_NO_MMAP" in n and "MLOCK" not in n for n in notes), notes)
 
     def test_a_variable_that_is_nearly_an_options_is_told(self):
-        self.assertTrue(any("HEARTH_TMEP" in n and "HEARTH_TEMP" in n for n in self.notes(*RUN, environment={"HEARTH_TMEP": "1"})))
+        self.assertTrue(any("HEARTH_TMEP" in n and "HEARTH_TEMP" in n for n in self.notes(
+            *RUN, environment={"HEARTH_TMEP": "1"})))
         self.assertEqual(self.notes(*RUN, environment={"HEARTH_SOURCE_OF_NOTHING": "1"}), self.notes(*RUN))
 
 
@@ -296,7 +310,8 @@ def on_terminal(*args, lines=(), seconds=60):
     """Runs on a terminal of its own, types the lines, and Ctrl-D; all that was shown, and the exit code."""
     process, terminal = pty.fork()
     if process == 0:
-        os.execve(PROGRAM, [str(PROGRAM), *map(str, args)], ENVIRONMENT | {"TERM": "dumb", "XDG_STATE_HOME": "/nonexistent"})
+        os.execve(PROGRAM, [str(PROGRAM), *map(str, args)], ENVIRONMENT |
+                  {"TERM": "dumb", "XDG_STATE_HOME": "/nonexistent"})
     shown, waiting, end = b"", [line.encode() + b"\n" for line in lines] + [b"\x04"], time.monotonic() + seconds
     quiet = time.monotonic()
     while time.monotonic() < end:
@@ -318,12 +333,15 @@ def on_terminal(*args, lines=(), seconds=60):
 
 class WithoutText(Case):
     def test_a_pipe_is_continued(self):
-        self.assertEqual(self.text_of("run", MODEL, *CPU, "-n", "8", "--temp", "0", input=b"Once upon a time\n"), self.text_of(*RUN))
-        self.assertEqual(self.text_of("-m", MODEL, *CPU, "-n", "8", "--temp", "0", input=b"Once upon a time"), self.text_of(*RUN))
+        self.assertEqual(self.text_of("run", MODEL, *CPU, "-n", "8", "--temp",
+                         "0", input=b"Once upon a time\n"), self.text_of(*RUN))
+        self.assertEqual(self.text_of("-m", MODEL, *CPU, "-n", "8", "--temp",
+                         "0", input=b"Once upon a time"), self.text_of(*RUN))
 
     def test_a_terminal_gets_a_conversation_where_the_model_has_a_template(self):
         template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-        shown, code = on_terminal("run", MODEL, *CPU, "-n", "4", "--override", f"tokenizer.chat_template=str:{template}", "--template", "none", lines=["Hello"])
+        shown, code = on_terminal("run", MODEL, *CPU, "-n", "4", "--override",
+                                  f"tokenizer.chat_template=str:{template}", "--template", "none", lines=["Hello"])
         self.assertEqual(code, 0, shown)
         self.assertIn("turns: 1", shown)
 
@@ -343,6 +361,24 @@ class WithoutText(Case):
         self.assertIn("--trace", shown)
 
 
+class Experts(Case):
+    def test_experts_of_so_many_layers_stay_on_the_cpu(self):
+        if "llvmpipe" not in self.text_of("devices"):
+            self.skipTest("needs Mesa's software device")
+        model = self.folder / "experts.gguf"
+        subprocess.run([sys.executable, DATA.parent.parent / "tools" / "make_model.py", model, "--shape", "tiny", "--experts", "4"], check=True,
+                       capture_output=True)
+
+        def resident(*args):
+            plan = json.loads(self.text_of("plan", model, "--device", "llvmpipe", "--json", *args))["plans"][0]
+            return [layer["resident"] == layer["groups"] for layer in plan["layers"]]
+        layers = len(resident())
+        self.assertEqual(resident(), [True] * layers)
+        self.assertEqual(resident("-ncmoe", "1"), [False] + [True] * (layers - 1))
+        self.assertEqual(resident("-cmoe"), [False] * layers)
+        self.assertEqual(resident("-cmoe", "-ngl", "99"), [False] * layers)
+
+
 class Conversations(Case):
     CHAT = (*CPU, "--template", "none", "-n", "4", "--temp", "0")
 
@@ -350,7 +386,8 @@ class Conversations(Case):
         expected = self.text_of("chat", MODEL, *self.CHAT, input=b"Once upon\n")
         file = self.write("first", "\ufeffOnce upon\r\n")
         for args in (("chat", MODEL, "-p", "Once upon"), ("chat", MODEL, "-f", file), ("chat", MODEL, "-p", "Once upon", "--single-turn"),
-                     ("run", MODEL, "-cnv", "-p", "Once upon"), ("-m", MODEL, "-i", "-p", "Once upon", "-st"), ("run", MODEL, "-st", "-p", "Once upon"),
+                     ("run", MODEL, "-cnv", "-p", "Once upon"), ("-m", MODEL, "-i", "-p",
+                      "Once upon", "-st"), ("run", MODEL, "-st", "-p", "Once upon"),
                      ("-m", MODEL, "-p", r"Once\x20upon", "-e", "-st")):
             with self.subTest(" ".join(str(a) for a in args if a != MODEL)):
                 self.assertEqual(self.text_of(*args, *self.CHAT), expected)
@@ -361,8 +398,10 @@ class Conversations(Case):
         say = ("-p", "Once upon", "-st", *CPU, "-n", "4", "--temp", "0")
         by_file = self.text_of("-m", MODEL, "--chat-template-file", file, *say)
         self.assertEqual(by_file, self.text_of("chat", MODEL, "--template", file, *say))
-        self.assertEqual(self.text_of("-m", MODEL, "--chat-template", "chatml", *say), self.text_of("chat", MODEL, "--template", "chatml", *say))
-        self.assertEqual(by_file, self.text_of("chat", MODEL, "--override", "tokenizer.chat_template=str:" + file.read_text(), *say))
+        self.assertEqual(self.text_of("-m", MODEL, "--chat-template", "chatml", *say),
+                         self.text_of("chat", MODEL, "--template", "chatml", *say))
+        self.assertEqual(by_file, self.text_of("chat", MODEL, "--override",
+                         "tokenizer.chat_template=str:" + file.read_text(), *say))
 
     def test_a_system_prompt_can_come_from_a_file(self):
         file = self.write("system", "\ufeffBe brief.")
@@ -399,8 +438,10 @@ class Texts(Case):
     def test_a_lone_cr_a_mark_inside_and_the_text_of_p_stay(self):
         for text in ("a\rb", "a\n\ufeffb", "a\r\r\nb"):
             kept = text.replace("\r\n", "\n")
-            self.assertEqual(self.text_of("tokenize", MODEL, "-f", self.write("text", text.encode()), "--json"), self.text_of("tokenize", MODEL, "-p", kept, "--json"))
-        self.assertNotEqual(self.text_of("tokenize", MODEL, "-p", "a\r\nb"), self.text_of("tokenize", MODEL, "-p", "a\nb"))
+            self.assertEqual(self.text_of("tokenize", MODEL, "-f", self.write("text", text.encode()),
+                             "--json"), self.text_of("tokenize", MODEL, "-p", kept, "--json"))
+        self.assertNotEqual(self.text_of("tokenize", MODEL, "-p", "a\r\nb"),
+                            self.text_of("tokenize", MODEL, "-p", "a\nb"))
 
     def test_lines_of_a_conversation_are_the_same_with_crlf_and_a_mark(self):
         chat = ("chat", MODEL, *CPU, "--template", "none", "-n", "4", "--temp", "0")
@@ -423,13 +464,15 @@ class Texts(Case):
 class StandardInput(Case):
     """What cannot be read is an error, not an empty text."""
     COMMANDS = (("run", MODEL, *CPU, "-n", "1"), ("run", MODEL, *CPU, "-n", "1", "-f", "-"), ("tokenize", MODEL, "-f", "-"),
-                ("tokenize", MODEL, "-0", "-f", "-"), ("perplexity", MODEL, *CPU, "-f", "-"), ("profile", MODEL, *CPU, "-f", "-", "-o", "/nonexistent/p"),
+                ("tokenize", MODEL, "-0", "-f", "-"), ("perplexity", MODEL, *CPU, "-f",
+                 "-"), ("profile", MODEL, *CPU, "-f", "-", "-o", "/nonexistent/p"),
                 ("chat", MODEL, *CPU, "--template", "none", "-n", "1"))
 
     def test_closed(self):
         for command in self.COMMANDS:
             with self.subTest(" ".join(map(str, command))):
-                done = subprocess.run(["sh", "-c", 'exec "$0" "$@" <&-', PROGRAM, *map(str, command)], capture_output=True, env=ENVIRONMENT, timeout=60)
+                done = subprocess.run(["sh", "-c", 'exec "$0" "$@" <&-', PROGRAM, *map(str, command)],
+                                      capture_output=True, env=ENVIRONMENT, timeout=60)
                 self.assertEqual(done.returncode, 1, done.stderr.decode())
                 self.assertIn("standard input cannot be read", done.stderr.decode().splitlines()[-1])
                 self.assertEqual(done.stdout, b"")
@@ -448,7 +491,8 @@ class StandardInput(Case):
             self.skipTest("needs /proc")
         for command in self.COMMANDS[1:5]:    # /proc/self/mem opens, and its first byte cannot be read
             with self.subTest(" ".join(map(str, command))):
-                self.refused(*(("/proc/self/mem" if a == "-" else a) for a in command), says=["/proc/self/mem cannot be read"])
+                self.refused(*(("/proc/self/mem" if a == "-" else a)
+                             for a in command), says=["/proc/self/mem cannot be read"])
 
 
 # ---- overrides -----------------------------------------------------------------------------------------------------------
@@ -458,7 +502,6 @@ class Overrides(Case):
         return [word for text in texts for word in ("--override", text)]
 
     def keys(self, *args):
-        import json
         return json.loads(self.text_of("inspect", MODEL, "--json", *args))["keys"]
 
     def test_a_key_is_replaced_or_added_with_its_type(self):
@@ -471,7 +514,8 @@ class Overrides(Case):
                 key = text.split("=")[0]
                 changed = self.keys("--override", text)
                 self.assertEqual(changed[key], value)
-                self.assertEqual({k: v for k, v in changed.items() if k != key}, {k: v for k, v in keys.items() if k != key})
+                self.assertEqual({k: v for k, v in changed.items() if k != key},
+                                 {k: v for k, v in keys.items() if k != key})
                 note, = self.notes("inspect", MODEL, "--override", text)
                 self.assertIn(f"overridden: {key} is ", note)
                 self.assertIn(" instead of " if key in keys else "which the file does not have", note)
@@ -484,12 +528,23 @@ class Overrides(Case):
     def test_what_is_overridden_is_used(self):
         keys = read_gguf(MODEL)[0]
         first = self.text_of(*RUN)
-        plain = re.search(r"^ppl = ([0-9.]+)", self.text_of("perplexity", MODEL, *CPU, "-f", TEXT, "-n", "60", "-c", "64")).group(1)
+        plain = re.search(r"^ppl = ([0-9.]+)", self.text_of("perplexity", MODEL,
+                          *CPU, "-f", TEXT, "-n", "60", "-c", "64")).group(1)
         other = re.search(r"^ppl = ([0-9.]+)", self.text_of("perplexity", MODEL, *CPU, "-f", TEXT, "-n", "60", "-c", "64", "--rope-freq-base",
                                                             keys["llama.rope.freq_base"] * 4)).group(1)
         self.assertNotEqual(plain, other)
         self.assertEqual(other, re.search(r"^ppl = ([0-9.]+)", self.text_of("perplexity", MODEL, *CPU, "-f", TEXT, "-n", "60", "-c", "64", "--override",
                                                                             f"llama.rope.freq_base=float:{keys['llama.rope.freq_base'] * 4}")).group(1))
+        def ppl(*args):
+            return self.text_of("perplexity", MODEL, *CPU, "-f", TEXT, "-n", "60", "-c", "64", *args)
+        key = "llama.rope.scaling."
+        linear = ppl("--override", f"{key}type=str:linear,{key}factor=float:2")
+        self.assertNotIn(plain, linear)
+        self.assertEqual(ppl("--rope-scaling", "linear", "--rope-scale", "2"), linear)
+        self.assertEqual(ppl("--rope-scaling", "linear", "--rope-freq-scale", "0.5"), linear)
+        yarn = f"{key}type=str:yarn,{key}factor=float:2,{key}original_context_length=int:512,{key}yarn_beta_fast=float:16"
+        self.assertEqual(ppl("--rope-scaling", "yarn", "--rope-scale", "2", "--yarn-orig-ctx", "512", "--yarn-beta-fast", "16"),
+                         ppl("--override", yarn))
         tokens = self.text_of("tokenize", MODEL, "-p", first.strip()).splitlines()
         last = tokens[-1].split()[0]    # a token of the answer, which now ends it
         self.assertLess(len(self.text_of(*RUN, "--override", f"tokenizer.ggml.eos_token_id=int:{last}")), len(first))
@@ -497,7 +552,8 @@ class Overrides(Case):
     def test_all_subcommands_that_open_a_model_take_it(self):
         wrong = self.override("general.name=int:1")
         for command in (("run", MODEL, *CPU, "-p", "x"), ("chat", MODEL, *CPU), ("perplexity", MODEL, *CPU, "-f", TEXT), ("bench", MODEL, *CPU),
-                        ("profile", MODEL, *CPU, "-f", TEXT, "-o", self.folder / "p"), ("plan", MODEL, *CPU), ("inspect", MODEL), ("tokenize", MODEL, "-p", "x"),
+                        ("profile", MODEL, *CPU, "-f", TEXT, "-o", self.folder / "p"), ("plan",
+                         MODEL, *CPU), ("inspect", MODEL), ("tokenize", MODEL, "-p", "x"),
                         ("quantize", MODEL, self.folder / "out.gguf", "q8_0")):
             with self.subTest(command[0]):
                 self.refused(*command, *wrong, says=["general.name", "is int", "is str"])
@@ -505,7 +561,8 @@ class Overrides(Case):
     def test_another_type_than_the_files_is_refused(self):
         for text, says in (("general.name=int:5", "str"), ("llama.block_count=float:6", "int"), ("llama.block_count=str:6", "int"),
                            ("llama.rope.freq_base=int:10000", "float"), ("tokenizer.ggml.tokens=str:a", "list of strs"),
-                           ("tokenizer.ggml.tokens=arr:[1]", "list of strs"), ("general.alignment=int:64", "how the bytes"),
+                           ("tokenizer.ggml.tokens=arr:[1]",
+                            "list of strs"), ("general.alignment=int:64", "how the bytes"),
                            ("split.count=int:2", "how the bytes"), ("hearth.sparse.tensors=arr:[]", "how the bytes"),
                            ("llama.block_count=int:99999999999", "does not fit")):
             with self.subTest(text):
@@ -519,9 +576,11 @@ class Overrides(Case):
 
     def test_a_copy_has_it(self):
         out = self.folder / "copy.gguf"
-        self.good("quantize", MODEL, out, "q8_0", *self.override("general.name=str:another name", "new.key=float:0.5", "tokenizer.ggml.eos_token_id=int:5"))
+        self.good("quantize", MODEL, out, "q8_0", *self.override("general.name=str:another name",
+                  "new.key=float:0.5", "tokenizer.ggml.eos_token_id=int:5"))
         keys = read_gguf(out)[0]
-        self.assertEqual((keys["general.name"], keys["new.key"], keys["tokenizer.ggml.eos_token_id"]), ("another name", 0.5, 5))
+        self.assertEqual((keys["general.name"], keys["new.key"],
+                         keys["tokenizer.ggml.eos_token_id"]), ("another name", 0.5, 5))
         self.assertEqual(self.text_of("inspect", out, "--json").count("another name"), 1)
 
 
@@ -592,7 +651,8 @@ class Perplexity(Case):
 
     def test_windows_that_do_not_fit_are_told(self):
         self.refused("perplexity", MODEL, *CPU, "-f", self.file, "--stride", 64, "-c", 64, says=["--stride"])
-        self.refused("perplexity", MODEL, *CPU, "-f", self.write("short", "Once upon"), "--as", "llama.cpp", "-c", 64, says=["tokens"])
+        self.refused("perplexity", MODEL, *CPU, "-f", self.write("short", "Once upon"),
+                     "--as", "llama.cpp", "-c", 64, says=["tokens"])
         self.refused("perplexity", MODEL, *CPU, "-f", self.file, "--as", "other", code=2, says=["--as"])
         ppl, talk = self.measured("--as", "llama.cpp", "-c", 64, "--chunks", 1)
         self.assertIn("31 tokens in 1 windows", talk)

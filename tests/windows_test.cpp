@@ -22,8 +22,10 @@ TEST_SUITE("windows")
 {
     TEST_CASE("windows that follow each other predict every token once, with or without a stride")
     {
-        CHECK(windows({.context = 5}, 10) == std::vector<Window>{{0, 4, 0, before}, {4, 8, 4, before}, {8, 10, 8, before}});
-        CHECK(windows({.context = 5, .stride = 2}, 7) == std::vector<Window>{{0, 4, 0, before}, {2, 6, 4, before}, {4, 7, 6, before}});
+        CHECK(windows({.context = 5}, 10) ==
+              std::vector<Window>{{0, 4, 0, before}, {4, 8, 4, before}, {8, 10, 8, before}});
+        CHECK(windows({.context = 5, .stride = 2}, 7) ==
+              std::vector<Window>{{0, 4, 0, before}, {2, 6, 4, before}, {4, 7, 6, before}});
         for (size_t tokens = 1; tokens < 40; ++tokens)
             for (size_t context = 2; context < 12; ++context)
                 for (size_t stride = 0; stride < context; ++stride) {
@@ -41,7 +43,8 @@ TEST_SUITE("windows")
         const WindowShape shape = {.convention = Convention::llama_cpp, .context = 8};
         CHECK(windows(shape, 18) == std::vector<Window>{{0, 8, 5, instead}, {8, 16, 13, instead}});
         CHECK(windows(shape, 7).empty());
-        CHECK(windows({.convention = Convention::llama_cpp, .context = 7, .add_bos = false}, 7) == std::vector<Window>{{0, 7, 4, none}});
+        CHECK(windows({.convention = Convention::llama_cpp, .context = 7, .add_bos = false}, 7) ==
+              std::vector<Window>{{0, 7, 4, none}});
         for (size_t context = 2; context < 12; ++context)
             for (size_t tokens = context; tokens < 40; ++tokens) {
                 const auto all = windows({.convention = Convention::llama_cpp, .context = context}, tokens);

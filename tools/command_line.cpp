@@ -58,7 +58,10 @@ std::pair<const Row*, Takes> find_row(std::span<const Row> rows, std::string_vie
     return {nullptr, Takes::nothing};
 }
 
-bool contains(std::span<const std::string_view> names, std::string_view name) { return std::ranges::find(names, name) != names.end(); }
+bool contains(std::span<const std::string_view> names, std::string_view name)
+{
+    return std::ranges::find(names, name) != names.end();
+}
 
 /// The name that our option has, whatever it was called.
 std::string our_name(std::string_view name)
@@ -78,7 +81,10 @@ std::vector<std::string> names_of(const CLI::Option& option)
     return names;
 }
 
-std::vector<const CLI::App*> subcommands_of(const CLI::App& app) { return app.get_subcommands([](const CLI::App*) { return true; }); }
+std::vector<const CLI::App*> subcommands_of(const CLI::App& app)
+{
+    return app.get_subcommands([](const CLI::App*) { return true; });
+}
 
 const CLI::App* find_subcommand(const CLI::App& app, std::string_view name)
 {
@@ -98,7 +104,8 @@ size_t distance(std::string_view a, std::string_view b)
     for (size_t i = 1; i <= a.size(); ++i)
         for (size_t j = 1; j <= b.size(); ++j) {
             d[i][j] = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
         }
     return d[a.size()][b.size()];
 }
@@ -106,7 +113,8 @@ size_t distance(std::string_view a, std::string_view b)
 std::string letters(std::string_view name)
 {
     std::string out;
-    for (const char c : name.substr(std::min(name.find_first_not_of('-'), name.size()))) out += c == '_' ? '-' : char(std::tolower(uint8_t(c)));
+    for (const char c : name.substr(std::min(name.find_first_not_of('-'), name.size())))
+        out += c == '_' ? '-' : char(std::tolower(uint8_t(c)));
     return out;
 }
 
@@ -151,7 +159,8 @@ std::map<std::string, std::string> our_environment()
     for (char** e = all; e && *e; ++e) {
         const std::string_view line = *e;
         const size_t equals = line.find('=');
-        if (line.starts_with("HEARTH_") && equals != line.npos) out.emplace(line.substr(0, equals), line.substr(equals + 1));
+        if (line.starts_with("HEARTH_") && equals != line.npos)
+            out.emplace(line.substr(0, equals), line.substr(equals + 1));
     }
     return out;
 }
@@ -175,7 +184,10 @@ bool is_number(std::string_view text)
     return ec == std::errc() && end == text.data() + text.size();
 }
 
-bool is_switch(std::string_view text) { return text == "on" || text == "off" || text == "auto" || text == "0" || text == "1"; }
+bool is_switch(std::string_view text)
+{
+    return text == "on" || text == "off" || text == "auto" || text == "0" || text == "1";
+}
 
 /// A word that is an option, not a text or a lone "-".
 bool looks_like_option(std::string_view word) { return word.size() > 1 && word[0] == '-'; }
@@ -226,7 +238,8 @@ class Walk {
             return 0;
         }
         continues |= word.name == "-no-cnv" || word.name == "--no-conversation";
-        if (const CLI::Option* ours = sub_.get_option_no_throw(our_name(word.name))) return own(*ours, std::move(word), next);
+        if (const CLI::Option* ours = sub_.get_option_no_throw(our_name(word.name)))
+            return own(*ours, std::move(word), next);
         if (const auto [row, takes] = find_row(std::span<const Decided>(decided), word.name); row) {
             asides.emplace_back(word.name, row->why);
             return value_of(word, takes, next).second;
@@ -242,7 +255,8 @@ class Walk {
         if (!word.name.starts_with("--") && word.name.size() > 2) {
             const std::string rest = word.name.substr(2);
             const CLI::Option* const letter = sub_.get_option_no_throw(word.name.substr(0, 2));
-            if (letter && !is_flag(*letter) && is_number(rest)) return own(*letter, {word.name.substr(0, 2), rest}, next);
+            if (letter && !is_flag(*letter) && is_number(rest))
+                return own(*letter, {word.name.substr(0, 2), rest}, next);
         }
         unknown(word.name);
     }
@@ -268,11 +282,13 @@ class Walk {
         options.push_back(name);
         if (word.value) options.push_back(*word.value);
         if (option.get_items_expected_max() > 1 && option.get_allow_extra_args())    // several: up to the next option
-            for (; taken > 0 && taken < next.size() && !looks_like_option(next[taken]); ++taken) options.push_back(next[taken]);
+            for (; taken > 0 && taken < next.size() && !looks_like_option(next[taken]); ++taken)
+                options.push_back(next[taken]);
         return taken;
     }
 
-    static std::pair<std::optional<std::string>, size_t> value_of(const Word& word, Takes takes, std::span<const std::string> next)
+    static std::pair<std::optional<std::string>, size_t> value_of(const Word& word, Takes takes,
+                                                                  std::span<const std::string> next)
     {
         if (word.value || takes == Takes::nothing || next.empty()) return {word.value, 0};
         if (takes == Takes::maybe && !is_switch(next[0])) return {{}, 0};
@@ -287,9 +303,11 @@ class Walk {
             if (other->get_option_no_throw(ours)) elsewhere.push_back("`hearth " + other->get_name() + "`");
         const std::string help = fmt::format("`hearth {} --help` lists them", sub_.get_name());
         if (!elsewhere.empty())
-            throw WrongUse(fmt::format("{} is no option of `hearth {}`, but of {}; {}", shown, sub_.get_name(), fmt::join(elsewhere, ", "), help));
+            throw WrongUse(fmt::format("{} is no option of `hearth {}`, but of {}; {}", shown, sub_.get_name(),
+                                       fmt::join(elsewhere, ", "), help));
         const std::string near = nearest(name, option_names(sub_));
-        throw WrongUse(fmt::format("there is no option {}{} {}", shown, near.empty() ? ":" : fmt::format(": did you mean {}?", near), help));
+        throw WrongUse(fmt::format("there is no option {}{} {}", shown,
+                                   near.empty() ? ":" : fmt::format(": did you mean {}?", near), help));
     }
 
     const CLI::App &app_, &sub_;
@@ -298,7 +316,8 @@ class Walk {
 bool gives_text(const CLI::App& sub, const Walk& walk, const std::map<std::string, std::string>& environment)
 {
     for (const char* name : {"--prompt", "--file"})
-        if (walk.given.contains(sub.get_option_no_throw(name)) || environment.contains(environment_name(name))) return true;
+        if (walk.given.contains(sub.get_option_no_throw(name)) || environment.contains(environment_name(name)))
+            return true;
     return false;
 }
 
@@ -321,20 +340,24 @@ std::string aside_note(const std::vector<std::pair<std::string, std::string>>& a
 std::string environment_name(std::string_view option)
 {
     std::string name = "HEARTH_";
-    for (const char c : option.substr(option.find_first_not_of('-'))) name += c == '-' ? '_' : char(std::toupper(uint8_t(c)));
+    for (const char c : option.substr(option.find_first_not_of('-')))
+        name += c == '-' ? '_' : char(std::toupper(uint8_t(c)));
     return name;
 }
 
 namespace {
 
 /// What the environment says of the subcommand's options, into the words.
-void add_environment(CommandLine& line, Walk& walk, const CLI::App& sub, const std::map<std::string, std::string>& environment)
+void add_environment(CommandLine& line, Walk& walk, const CLI::App& sub,
+                     const std::map<std::string, std::string>& environment)
 {
     std::vector<std::string> taken;
     for (const CLI::Option* option : sub.get_options()) {
         if (walk.given.contains(option) || option->get_lnames().empty() || option == sub.get_help_ptr()) continue;
         if (option->get_positional() && !walk.positionals.empty()) continue;
-        if (std::ranges::any_of(option->get_excludes(), [&](const CLI::Option* other) { return walk.given.contains(other); })) continue;
+        if (std::ranges::any_of(option->get_excludes(),
+                                [&](const CLI::Option* other) { return walk.given.contains(other); }))
+            continue;
         for (const std::string& long_name : option->get_lnames()) {
             const auto found = environment.find(environment_name(long_name));
             if (found == environment.end()) continue;
@@ -342,12 +365,15 @@ void add_environment(CommandLine& line, Walk& walk, const CLI::App& sub, const s
             const std::string name = "--" + long_name;
             if (is_flag(*option)) {
                 const std::optional<bool> yes = yes_or_no(value);
-                if (!yes) throw WrongUse(fmt::format("{} is '{}', and {} is a flag: set it to 1 or 0", variable, printable(value), name));
+                if (!yes)
+                    throw WrongUse(fmt::format("{} is '{}', and {} is a flag: set it to 1 or 0", variable,
+                                               printable(value), name));
                 if (*yes) walk.options.push_back(name);
             } else walk.options.insert(walk.options.end(), {name, value});
             walk.given.insert(option);
             line.environment.emplace_back(variable, name);
-            taken.push_back(fmt::format("{}={}", variable, printable(value.size() > 60 ? value.substr(0, 60) + "..." : value)));
+            taken.push_back(
+                fmt::format("{}={}", variable, printable(value.size() > 60 ? value.substr(0, 60) + "..." : value)));
             break;
         }
     }
@@ -373,7 +399,9 @@ void check_variables(CommandLine& line, const CLI::App& app, const std::map<std:
             for (const std::string& name : known) ends.push_back(name.substr(7));
             return ends;
         }());
-        if (!near.empty()) line.notes.push_back(fmt::format("{} is no option's variable, and is not used; did you mean HEARTH_{}?", printable(variable), near));
+        if (!near.empty())
+            line.notes.push_back(fmt::format("{} is no option's variable, and is not used; did you mean HEARTH_{}?",
+                                             printable(variable), near));
     }
 }
 
@@ -396,20 +424,23 @@ const CLI::App& take_subcommand(std::vector<std::string>& typed, const CLI::App&
         for (const CLI::App* sub : subcommands_of(app)) names.push_back(sub->get_name());
         const std::string near = nearest(first, names);
         for (const OtherCommand& other : other_commands)
-            if (other.name == first) throw WrongUse(fmt::format("there is no subcommand '{}': {}", first, other.instead));
+            if (other.name == first)
+                throw WrongUse(fmt::format("there is no subcommand '{}': {}", first, other.instead));
         throw WrongUse(fmt::format("there is no subcommand '{}'{} `hearth --help` lists them", printable(first),
                                    near.empty() ? ":" : fmt::format(": did you mean {}?", near)));
     }
     // Options first: the subcommand may come behind them.
     for (size_t i = 0; i < typed.size(); ++i)
-        if (const CLI::App* sub = looks_like_option(typed[i]) ? nullptr : find_subcommand(app, typed[i]); sub && looks_like_option(first)) {
+        if (const CLI::App* sub = looks_like_option(typed[i]) ? nullptr : find_subcommand(app, typed[i]);
+            sub && looks_like_option(first)) {
             Walk before(app, *sub);
             try {
                 before.go({typed.begin(), typed.begin() + ptrdiff_t(i) + 1});
             } catch (const WrongUse&) {
                 continue;
             }
-            if (before.positionals.empty() || before.positionals.back() != typed[i]) continue;    // it was an option's value
+            if (before.positionals.empty() || before.positionals.back() != typed[i])
+                continue;    // it was an option's value
             typed.erase(typed.begin() + ptrdiff_t(i));
             return *sub;
         }
@@ -430,7 +461,8 @@ CommandLine read_command_line(const std::vector<std::string>& all, const CLI::Ap
     const CLI::App* sub = &take_subcommand(typed, app);
     for (const std::string& word : typed)    // before anything that might be wrong with the rest
         if (word == "--list-devices") return {.words = {"devices"}, .notes = {}, .environment = {}};
-        else if (looks_like_option(word) && word == "--version") return {.words = {"--version"}, .notes = {}, .environment = {}};
+        else if (looks_like_option(word) && word == "--version")
+            return {.words = {"--version"}, .notes = {}, .environment = {}};
 
     const bool on_terminal = isatty(0);
     std::optional<Walk> walk;
@@ -440,7 +472,8 @@ CommandLine read_command_line(const std::vector<std::string>& all, const CLI::Ap
         bool converses = false, helps = false;
         for (const std::string& word : typed) {
             const Word w = split(word);
-            converses |= contains(conversation, w.name) || (contains(of_conversations, our_name(w.name)) && chat.get_option_no_throw(our_name(w.name)));
+            converses |= contains(conversation, w.name) ||
+                         (contains(of_conversations, our_name(w.name)) && chat.get_option_no_throw(our_name(w.name)));
             helps |= word == "--help" || word == "-h";
         }
         if (converses && !helps) sub = &chat;
@@ -450,7 +483,8 @@ CommandLine read_command_line(const std::vector<std::string>& all, const CLI::Ap
             if (on_terminal && !helps && !walk->continues && !gives_text(*sub, *walk, environment)) {
                 for (const CLI::Option* option : walk->given)
                     if (!chat.get_option_no_throw(names_of(*option).back()))
-                        throw WrongUse(fmt::format("{} is for texts: give one with -p TEXT or -f FILE; without one `hearth run` is a conversation, as "
+                        throw WrongUse(fmt::format("{} is for texts: give one with -p TEXT or -f FILE; without one "
+                                                   "`hearth run` is a conversation, as "
                                                    "`hearth chat` is",
                                                    names_of(*option).back()));
                 sub = &chat;
@@ -464,7 +498,8 @@ CommandLine read_command_line(const std::vector<std::string>& all, const CLI::Ap
     }
     add_environment(line, *walk, *sub, environment);
     check_variables(line, app, environment);
-    if (!walk->asides.empty()) line.notes.push_back(fmt::format("accepted, and changes nothing: {}", aside_note(walk->asides)));
+    if (!walk->asides.empty())
+        line.notes.push_back(fmt::format("accepted, and changes nothing: {}", aside_note(walk->asides)));
     line.words = {sub->get_name()};
     line.words.insert(line.words.end(), walk->options.begin(), walk->options.end());
     if (!walk->positionals.empty()) line.words.emplace_back("--");
@@ -502,7 +537,8 @@ std::string wrap(std::string_view text, size_t column, size_t indent)
 
 std::string entry(const std::string& name, const std::string& text)
 {
-    if (name.size() + 2 > text_column) return name + "\n" + std::string(text_column, ' ') + wrap(text, text_column, text_column);
+    if (name.size() + 2 > text_column)
+        return name + "\n" + std::string(text_column, ' ') + wrap(text, text_column, text_column);
     return name + std::string(text_column - name.size(), ' ') + wrap(text, text_column, text_column);
 }
 
@@ -520,19 +556,23 @@ std::string option_name(const CLI::Option& option)
         if (name.starts_with("--")) add(name);
     if (names.empty()) return option.get_name(true);
     if (is_flag(option)) return out;
-    const std::string type = option.get_type_name();    // and what CLI11 says of its values: "N:INT in [0 - 5]", "TYPE:{a,b}"
+    const std::string type =
+        option.get_type_name();    // and what CLI11 says of its values: "N:INT in [0 - 5]", "TYPE:{a,b}"
     return fmt::format("{} {}", out, type.substr(0, std::min(type.find(":{"), type.find(":INT in"))));
 }
 
 std::string option_text(const CLI::Option& option)
 {
     std::string text = option.get_description();
-    if (!option.get_default_str().empty() && !is_flag(option)) text += fmt::format(" (default: {})", option.get_default_str());
+    if (!option.get_default_str().empty() && !is_flag(option))
+        text += fmt::format(" (default: {})", option.get_default_str());
     if (option.get_required()) text += " (needed)";
     return text;
 }
 
-constexpr std::string_view groups[] = {"Model", "Text", "Measurement", "Sampling", "Output", "Device and memory", "Sparsity", "Diagnostics", "Experiments"};
+constexpr std::string_view groups[] = {"Model",    "Text",        "Measurement",
+                                       "Sampling", "Output",      "Device and memory",
+                                       "Sparsity", "Diagnostics", "Experiments"};
 
 std::string group_text(const CLI::App& app, std::string_view group)
 {
@@ -551,21 +591,25 @@ std::string help_text(const CLI::App& app, const std::string& name)
     if (!subcommands.empty()) {
         out += "Usage: hearth COMMAND [options]\n       hearth -m MODEL.gguf -p \"Once upon a time\"\n\nCommands:\n";
         for (const CLI::App* sub : subcommands) out += entry("  " + sub->get_name(), sub->get_description());
-        out += "\n" + wrap("`hearth COMMAND --help` has every option. Answers go to stdout, everything else to stderr; the exit code is 0, 1 after an "
+        out += "\n" + wrap("`hearth COMMAND --help` has every option. Answers go to stdout, everything else to stderr; "
+                           "the exit code is 0, 1 after an "
                            "error, 2 for a wrong command line.",
                            0, 0);
         return out;
     }
     out += "Usage: " + (name.starts_with("hearth") ? name : "hearth " + name);
     for (const CLI::Option* option : app.get_options())
-        if (option->get_positional()) out += option->get_required() ? " " + option->get_name(true) : fmt::format(" [{}]", option->get_name(true));
+        if (option->get_positional())
+            out += option->get_required() ? " " + option->get_name(true) : fmt::format(" [{}]", option->get_name(true));
     out += " [options]\n";
     std::set<std::string> known(std::begin(groups), std::end(groups));
     for (const std::string_view group : groups) out += group_text(app, group);
     for (const std::string& group : app.get_groups())
         if (!group.empty() && !known.contains(group)) out += group_text(app, group);
     if (!app.get_footer().empty()) out += "\n" + wrap(app.get_footer(), 0, 0);
-    out += "\n" + wrap("Every option can be set in the environment, too, as --ctx-size is by HEARTH_CTX_SIZE=2048; the command line comes first.", 0, 0);
+    out += "\n" + wrap("Every option can be set in the environment, too, as --ctx-size is by HEARTH_CTX_SIZE=2048; the "
+                       "command line comes first.",
+                       0, 0);
     if (!app.get_option_no_throw("--ctx-size")) return out;
     std::string names;
     for (const Decided& row : decided)

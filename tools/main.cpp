@@ -28,10 +28,12 @@ constexpr tools::Subcommand subcommands[] = {
 std::string complaint(const CLI::ParseError& e, const tools::CommandLine& line)
 {
     std::string what = e.what();
-    if (dynamic_cast<const CLI::RequiredError*>(&e) && what.starts_with("--model")) return "MODEL is missing: name a GGUF file, as it is or with -m";
+    if (dynamic_cast<const CLI::RequiredError*>(&e) && what.starts_with("--model"))
+        return "MODEL is missing: name a GGUF file, as it is or with -m";
     if (dynamic_cast<const CLI::ExtrasError*>(&e) && !line.words.empty()) {
         const bool takes_text = line.words[0] == "run" || line.words[0] == "chat" || line.words[0] == "tokenize";
-        return fmt::format("'{}' is one word too many{}", line.words.back(), takes_text ? ": a text is given with -p" : "");
+        return fmt::format("'{}' is one word too many{}", line.words.back(),
+                           takes_text ? ": a text is given with -p" : "");
     }
     for (const auto& [variable, option] : line.environment)
         if (what.find(option) != what.npos) what = fmt::format("{} is wrong: {}", variable, what);
@@ -46,7 +48,9 @@ int run(int argc, char** argv)
     CLI::App app("Hearth runs language models that are larger than the graphics card.", "hearth");
     app.set_version_flag("--version", "hearth " HEARTH_VERSION);
     app.require_subcommand(1);
-    const auto help = [](const CLI::App* a, const std::string& name, CLI::AppFormatMode) { return tools::help_text(*a, name); };
+    const auto help = [](const CLI::App* a, const std::string& name, CLI::AppFormatMode) {
+        return tools::help_text(*a, name);
+    };
     app.formatter_fn(help);
     tools::Command chosen;
     for (const tools::Subcommand& s : subcommands) {
@@ -58,7 +62,8 @@ int run(int argc, char** argv)
     tools::CommandLine line;
     try {
         line = tools::read_command_line({argv + std::min(argc, 1), argv + argc}, app);
-        app.parse(std::vector<std::string>(line.words.rbegin(), line.words.rend()));    // CLI11 wants the last word first
+        app.parse(
+            std::vector<std::string>(line.words.rbegin(), line.words.rend()));    // CLI11 wants the last word first
     } catch (const tools::WrongUse& e) {
         tools::say("hearth: {}", e.what());
         return 2;

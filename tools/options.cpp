@@ -22,7 +22,8 @@ uint64_t parse_size(const std::string& option, const std::string& text)
     if (ec == std::errc() && std::isfinite(number) && number >= 0)
         for (const auto& u : units)
             if (unit == u.name && number * u.bytes < 0x1p62) return uint64_t(number * u.bytes);
-    throw CLI::ValidationError(option, fmt::format("'{}' is not a size: write 6GiB, 512MiB or a plain number of GiB", text));
+    throw CLI::ValidationError(option,
+                               fmt::format("'{}' is not a size: write 6GiB, 512MiB or a plain number of GiB", text));
 }
 
 CLI::Validator not_empty()
@@ -57,10 +58,12 @@ Override parse_override(const std::string& text)
     const size_t equals = text.find('='), colon = text.find(':', equals == text.npos ? 0 : equals);
     if (equals == 0 || equals == text.npos || colon == text.npos)
         throw wrong("is not KEY=TYPE:VALUE, such as tokenizer.ggml.eos_token_id=int:2");
-    const std::string key = text.substr(0, equals), type = text.substr(equals + 1, colon - equals - 1), value = text.substr(colon + 1);
+    const std::string key = text.substr(0, equals), type = text.substr(equals + 1, colon - equals - 1),
+                      value = text.substr(colon + 1);
     const auto whole = [&](auto number, const char* what) {
         const auto [end, ec] = std::from_chars(value.data(), value.data() + value.size(), number);
-        if (ec != std::errc() || end != value.data() + value.size()) throw wrong(fmt::format("has no {} behind {}:", what, type));
+        if (ec != std::errc() || end != value.data() + value.size())
+            throw wrong(fmt::format("has no {} behind {}:", what, type));
         return number;
     };
     if (type == "int") return {key, whole(int64_t(), "whole number")};
@@ -74,7 +77,8 @@ Override parse_override(const std::string& text)
         return {key, value == "true"};
     }
     if (type == "str") return {key, value};
-    if (type != "arr") throw wrong(fmt::format("is of the type '{}': int, float, bool, str and arr are known", printable(type)));
+    if (type != "arr")
+        throw wrong(fmt::format("is of the type '{}': int, float, bool, str and arr are known", printable(type)));
     const nlohmann::json list = nlohmann::json::parse(value, nullptr, false);
     const auto all = [&](auto is) { return list.is_array() && std::all_of(list.begin(), list.end(), is); };
     if (all([](const auto& x) { return x.is_number_integer(); })) return {key, list.get<std::vector<int64_t>>()};
@@ -93,8 +97,11 @@ std::vector<Override> parse_overrides(const std::string& text)
 {
     const auto begins_one = [](std::string_view rest) {
         const size_t equals = rest.find('=');
-        const auto in_key = [](char c) { return std::isalnum(uint8_t(c)) || c == '.' || c == '_' || c == '-' || c == '{' || c == '}'; };
-        if (equals == 0 || equals == rest.npos || !std::all_of(rest.begin(), rest.begin() + ptrdiff_t(equals), in_key)) return false;
+        const auto in_key = [](char c) {
+            return std::isalnum(uint8_t(c)) || c == '.' || c == '_' || c == '-' || c == '{' || c == '}';
+        };
+        if (equals == 0 || equals == rest.npos || !std::all_of(rest.begin(), rest.begin() + ptrdiff_t(equals), in_key))
+            return false;
         for (const std::string_view type : {"int:", "float:", "bool:", "str:", "arr:"})
             if (rest.substr(equals + 1).starts_with(type)) return true;
         return false;
@@ -113,18 +120,24 @@ std::vector<Override> parse_overrides(const std::string& text)
 /// Names of llama.cpp for keys of the model's family.
 constexpr struct {
     const char *name, *key, *help;
-    bool text;          // else a number with a point, or a whole one where `whole`
+    bool text;           // else a number with a point, or a whole one where `whole`
     bool whole, over;    // over: the key takes one over it
 } rope_options[] = {
-    {"--rope-freq-base", "{arch}.rope.freq_base", "the base of the positions' frequencies, instead of the model's", false, false, false},
+    {"--rope-freq-base", "{arch}.rope.freq_base", "the base of the positions' frequencies, instead of the model's",
+     false, false, false},
     {"--rope-scaling", "{arch}.rope.scaling.type", "none, linear or yarn, instead of the model's", true, false, false},
     {"--rope-scale", "{arch}.rope.scaling.factor", "how many times as long the context becomes", false, false, false},
     {"--rope-freq-scale", "{arch}.rope.scaling.factor", "1 / --rope-scale", false, false, true},
-    {"--yarn-orig-ctx", "{arch}.rope.scaling.original_context_length", "positions that the model was trained for before YaRN", false, true, false},
-    {"--yarn-ext-factor", "{arch}.rope.scaling.yarn_ext_factor", "of YaRN: how much is extrapolated", false, false, false},
-    {"--yarn-attn-factor", "{arch}.rope.scaling.yarn_attn_factor", "of YaRN: what turned pairs are multiplied by", false, false, false},
-    {"--yarn-beta-slow", "{arch}.rope.scaling.yarn_beta_slow", "of YaRN: turns below which all is interpolated", false, false, false},
-    {"--yarn-beta-fast", "{arch}.rope.scaling.yarn_beta_fast", "of YaRN: turns above which nothing is", false, false, false},
+    {"--yarn-orig-ctx", "{arch}.rope.scaling.original_context_length",
+     "positions that the model was trained for before YaRN", false, true, false},
+    {"--yarn-ext-factor", "{arch}.rope.scaling.yarn_ext_factor", "of YaRN: how much is extrapolated", false, false,
+     false},
+    {"--yarn-attn-factor", "{arch}.rope.scaling.yarn_attn_factor", "of YaRN: what turned pairs are multiplied by",
+     false, false, false},
+    {"--yarn-beta-slow", "{arch}.rope.scaling.yarn_beta_slow", "of YaRN: turns below which all is interpolated", false,
+     false, false},
+    {"--yarn-beta-fast", "{arch}.rope.scaling.yarn_beta_fast", "of YaRN: turns above which nothing is", false, false,
+     false},
 };
 
 void add_rope_options(CLI::App& app, std::vector<Override>& overrides)
@@ -137,8 +150,10 @@ void add_rope_options(CLI::App& app, std::vector<Override>& overrides)
                 if (!o.text) {
                     double x = 0;
                     const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), x);
-                    if (ec != std::errc() || end != text.data() + text.size() || !std::isfinite(x) || (o.over && x == 0))
-                        throw CLI::ValidationError(o.name, fmt::format("'{}' is not a number that it can be", printable(text)));
+                    if (ec != std::errc() || end != text.data() + text.size() || !std::isfinite(x) ||
+                        (o.over && x == 0))
+                        throw CLI::ValidationError(o.name,
+                                                   fmt::format("'{}' is not a number that it can be", printable(text)));
                     if (o.whole) value = int64_t(x);
                     else value = o.over ? 1 / x : x;
                 }
@@ -153,7 +168,10 @@ void add_rope_options(CLI::App& app, std::vector<Override>& overrides)
 void add_model(CLI::App& app, std::filesystem::path& model)
 {
     group(app, "Model");
-    app.add_option("-m,--model,MODEL", model, "the model, a GGUF file")->required()->check(not_empty())->type_name("FILE");
+    app.add_option("-m,--model,MODEL", model, "the model, a GGUF file")
+        ->required()
+        ->check(not_empty())
+        ->type_name("FILE");
 }
 
 }    // namespace
@@ -166,7 +184,8 @@ void add_override(CLI::App& app, std::vector<Override>& overrides)
                for (const std::string& text : texts)
                    for (Override& o : parse_overrides(text)) overrides.push_back(std::move(o));
            },
-           "takes the place of a key of the model, or adds it; TYPE is int, float, bool, str or arr (arr:[1,2]); several by commas, or again")
+           "takes the place of a key of the model, or adds it; TYPE is int, float, bool, str or arr (arr:[1,2]); "
+           "several by commas, or again")
         ->allow_extra_args(false)
         ->type_name("KEY=TYPE:VALUE");
 }
@@ -188,7 +207,9 @@ std::shared_ptr<const Gguf> open_model(const ModelOptions& o)
 
 void add_device_options(CLI::App& app, EngineOptions& o)
 {
-    app.add_option_function<int>("-t,--threads", [&o](int n) { o.threads = unsigned(std::max(n, 0)); }, "CPU threads (default: one per physical core)")
+    app.add_option_function<int>(
+           "-t,--threads", [&o](int n) { o.threads = unsigned(std::max(n, 0)); },
+           "CPU threads (default: one per physical core)")
         ->check(CLI::Range(-1, 1024))
         ->type_name("N");
     app.add_option_function<std::string>(
@@ -224,7 +245,9 @@ void set_gpu_layers(EngineOptions& o, const std::string& text)
     if (text == "auto" || (number && n == -1)) o.gpu_layers.reset();
     else if (text == "all" || (number && (n == -2 || n > UINT32_MAX))) o.gpu_layers = UINT32_MAX;
     else if (number && n >= 0) o.gpu_layers = uint32_t(n);
-    else throw CLI::ValidationError("--gpu-layers", fmt::format("'{}' is not a number of layers, auto or all", printable(text)));
+    else
+        throw CLI::ValidationError("--gpu-layers",
+                                   fmt::format("'{}' is not a number of layers, auto or all", printable(text)));
 }
 
 void add_memory_options(CLI::App& app, EngineOptions& o)
@@ -232,7 +255,8 @@ void add_memory_options(CLI::App& app, EngineOptions& o)
     group(app, "Device and memory");
     app.add_option_function<std::string>(
            "--gpu-layers", [&o](const std::string& text) { set_gpu_layers(o, text); },
-           "so many layers at the most go to the GPU, as far as the budget holds them, and from one more than there are on the output matrix, too; 0: all "
+           "so many layers at the most go to the GPU, as far as the budget holds them, and from one more than there "
+           "are on the output matrix, too; 0: all "
            "on the CPU; all: as much as the budget holds; auto: what is fastest")
         ->default_str("auto")
         ->type_name("N");
@@ -249,12 +273,14 @@ void add_memory_options(CLI::App& app, EngineOptions& o)
         ->type_name("N");
     add_kv_options(app, o.kv);
     app.add_option("--n-cpu-moe", o.cpu_experts, "the first N layers keep their experts on the CPU")->type_name("N");
-    app.add_flag_callback("--cpu-moe", [&o] { o.cpu_experts = UINT32_MAX; }, "all layers keep their experts on the CPU");
+    app.add_flag_callback(
+        "--cpu-moe", [&o] { o.cpu_experts = UINT32_MAX; }, "all layers keep their experts on the CPU");
     static const std::map<std::string, Placement> placements = {
         {"auto", Placement::automatic}, {"fastest", Placement::fastest}, {"most", Placement::most}};
     app.add_option_function<std::string>(
            "--placement", [&o](const std::string& text) { o.placement = placements.at(text); },
-           "fastest: the least expected time for a token; most: as much on the GPU as the budget holds; auto: fastest where the machine was "
+           "fastest: the least expected time for a token; most: as much on the GPU as the budget holds; auto: fastest "
+           "where the machine was "
            "measured")
         ->check(CLI::IsMember({"auto", "fastest", "most"}))
         ->default_str("auto")
@@ -262,7 +288,9 @@ void add_memory_options(CLI::App& app, EngineOptions& o)
     app.add_option_function<std::string>(
            "--machine",
            [&o](const std::string& path) {
-               o.machine = [path](const std::string&, const std::string&, unsigned) { return std::optional(read_machine(path)); };
+               o.machine = [path](const std::string&, const std::string&, unsigned) {
+                   return std::optional(read_machine(path));
+               };
            },
            "figures of `hearth tune -o FILE` to plan with (default: those that it measured for this device)")
         ->check(not_empty())
@@ -272,24 +300,32 @@ void add_memory_options(CLI::App& app, EngineOptions& o)
 void add_sparsity_options(CLI::App& app, EngineOptions& o)
 {
     group(app, "Sparsity");
-    static const std::map<std::string, Sparsity> sparsities = {
-        {"dense", Sparsity::dense}, {"exact", Sparsity::exact}, {"predict", Sparsity::predict}, {"threshold", Sparsity::threshold}};
+    static const std::map<std::string, Sparsity> sparsities = {{"dense", Sparsity::dense},
+                                                               {"exact", Sparsity::exact},
+                                                               {"predict", Sparsity::predict},
+                                                               {"threshold", Sparsity::threshold}};
     app.add_option_function<std::string>(
            "--sparsity", [&o](const std::string& text) { o.sparsity = sparsities.at(text); },
-           "dense: every neuron; exact: up and down projections only of neurons that fire, the same result (ReLU models); predict: gates too only of "
-           "neurons that a predictor names (ReLU models); threshold: an approximation for SiLU models, with the cuts of `hearth profile --calibrate`")
+           "dense: every neuron; exact: up and down projections only of neurons that fire, the same result (ReLU "
+           "models); predict: gates too only of "
+           "neurons that a predictor names (ReLU models); threshold: an approximation for SiLU models, with the cuts "
+           "of `hearth profile --calibrate`")
         ->check(CLI::IsMember({"dense", "exact", "predict", "threshold"}))
         ->default_str("dense")
         ->type_name("MODE");
-    app.add_option("--profile", o.profile, "the model's profile (default: the one in it, or beside it as MODEL.profile)")
+    app.add_option("--profile", o.profile,
+                   "the model's profile (default: the one in it, or beside it as MODEL.profile)")
         ->check(not_empty())
         ->type_name("FILE");
     app.add_option_function<std::string>(
-           "--predictor", [&o](const std::string& text) { o.predictor = text == "sign" ? Predictor::sign : Predictor::lowrank; },
-           "of --sparsity predict: sign (of the gates' weights; needs a profile) or lowrank (fc1 and fc2 of the model; default where it has them)")
+           "--predictor",
+           [&o](const std::string& text) { o.predictor = text == "sign" ? Predictor::sign : Predictor::lowrank; },
+           "of --sparsity predict: sign (of the gates' weights; needs a profile) or lowrank (fc1 and fc2 of the model; "
+           "default where it has them)")
         ->check(CLI::IsMember({"sign", "lowrank"}))
         ->type_name("NAME");
-    app.add_option("--recall", o.recall, "of --predictor sign: share of the neurons that fire to be found, on the profile's text")
+    app.add_option("--recall", o.recall,
+                   "of --predictor sign: share of the neurons that fire to be found, on the profile's text")
         ->capture_default_str()
         ->check(number_between(0, 1))
         ->type_name("SHARE");
@@ -304,17 +340,21 @@ void add_sparsity_options(CLI::App& app, EngineOptions& o)
 void add_experiments(CLI::App& app, EngineOptions& o)
 {
     group(app, "Experiments");
-    app.add_option(
-           "--stream", o.stream,
-           "prompts of so many tokens are computed on the GPU alone: neurons that are not resident pass through it; 0: never (default: as measured)")
+    app.add_option("--stream", o.stream,
+                   "prompts of so many tokens are computed on the GPU alone: neurons that are not resident pass "
+                   "through it; 0: never (default: as measured)")
         ->type_name("N");
     app.add_option_function<std::string>(
-           "--submit", [&o](const std::string& text) { o.submit = text == "ahead" ? SubmitMode::ahead : SubmitMode::just_in_time; },
-           "when the GPU gets a split layer's successor: just-in-time, or ahead, held until the CPU is done (default: the faster as measured)")
+           "--submit",
+           [&o](const std::string& text) { o.submit = text == "ahead" ? SubmitMode::ahead : SubmitMode::just_in_time; },
+           "when the GPU gets a split layer's successor: just-in-time, or ahead, held until the CPU is done (default: "
+           "the faster as measured)")
         ->check(CLI::IsMember({"just-in-time", "ahead"}))
         ->type_name("WHEN");
-    app.add_flag("--reset-gpu-index", o.reset_gpu_index, "do not read PowerInfer's MODEL.generated.gpuidx; the split is made anew");
-    app.add_flag("--disable-gpu-index", o.disable_gpu_index, "no neurons on the GPU, only attention and what comes after the layers");
+    app.add_flag("--reset-gpu-index", o.reset_gpu_index,
+                 "do not read PowerInfer's MODEL.generated.gpuidx; the split is made anew");
+    app.add_flag("--disable-gpu-index", o.disable_gpu_index,
+                 "no neurons on the GPU, only attention and what comes after the layers");
     add_rope_options(app, o.overrides);
     app.add_flag("--without-fp16", o.without_fp16, "do not use the GPU's half-precision arithmetic");
     app.add_flag("--without-int-dot", o.without_int_dot, "do not use the GPU's integer dot products");
@@ -326,7 +366,8 @@ void add_experiments(CLI::App& app, EngineOptions& o)
 void add_engine_options(CLI::App& app, EngineOptions& o)
 {
     add_model(app, o.model);
-    app.add_option("-c,--ctx-size", o.context, "positions in the context (default: the model's, at most 4096)")->type_name("N");
+    app.add_option("-c,--ctx-size", o.context, "positions in the context (default: the model's, at most 4096)")
+        ->type_name("N");
     add_override(app, o.overrides);
     confinement().add_option(app, false);
     o.machine = [](const std::string& device, const std::string& driver, unsigned threads) -> std::optional<Machine> {
@@ -347,8 +388,11 @@ void add_text_options(CLI::App& app, TextOptions& o, bool needed)
 {
     group(app, "Text");
     auto* text = app.add_option("-p,--prompt", o.text, "the text")->type_name("TEXT");
-    auto* file = app.add_option("-f,--file", o.file, "a file with the text; - is standard input")->check(not_empty())->type_name("FILE");
-    app.add_flag("-e,--escape", o.escapes, "in the text of -p, \\n, \\t, \\\\, \\', \\\" and \\xHH stand for what they mean");
+    auto* file = app.add_option("-f,--file", o.file, "a file with the text; - is standard input")
+                     ->check(not_empty())
+                     ->type_name("FILE");
+    app.add_flag("-e,--escape", o.escapes,
+                 "in the text of -p, \\n, \\t, \\\\, \\', \\\" and \\xHH stand for what they mean");
     text->excludes(file);
     if (needed)
         app.parse_complete_callback([text, file] {
@@ -373,7 +417,8 @@ void add_sampler_options(CLI::App& app, SamplerOptions& o)
                    o.seed = std::random_device()();
                    o.seed_drawn = true;
                } else if (ec != std::errc() || end != text.data() + text.size()) {
-                   throw CLI::ValidationError("--seed", fmt::format("'{}' is neither a number from 0 to 2^64 - 1 nor -1", printable(text)));
+                   throw CLI::ValidationError(
+                       "--seed", fmt::format("'{}' is neither a number from 0 to 2^64 - 1 nor -1", printable(text)));
                }
            },
            "seed of the random choice; -1: another one each time, which is said at the end")
@@ -386,7 +431,8 @@ void add_sampler_options(CLI::App& app, SamplerOptions& o)
     app.add_option_function<int64_t>(
            "--top-k",
            [&o](int64_t k) {
-               if (k > UINT32_MAX) throw CLI::ValidationError("--top-k", fmt::format("{} is more than there are tokens", k));
+               if (k > UINT32_MAX)
+                   throw CLI::ValidationError("--top-k", fmt::format("{} is more than there are tokens", k));
                o.top_k = k > 0 ? uint32_t(k) : 0;
            },
            "choose among the k most probable; 0: all")
@@ -408,11 +454,13 @@ void add_sampler_options(CLI::App& app, SamplerOptions& o)
         ->capture_default_str()
         ->check(number_between(-100, 100))
         ->type_name("X");
-    app.add_option("--frequency-penalty", o.frequency_penalty, "taken from the logits of the last tokens, as often as they came")
+    app.add_option("--frequency-penalty", o.frequency_penalty,
+                   "taken from the logits of the last tokens, as often as they came")
         ->capture_default_str()
         ->check(number_between(-100, 100))
         ->type_name("X");
-    app.add_option("--repeat-last-n", o.repeat_last_n, "how many last tokens the penalties look at, the prompt's included; 0: none; -1: all")
+    app.add_option("--repeat-last-n", o.repeat_last_n,
+                   "how many last tokens the penalties look at, the prompt's included; 0: none; -1: all")
         ->capture_default_str()
         ->check(CLI::Range(-1, INT32_MAX))
         ->type_name("N");

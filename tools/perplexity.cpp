@@ -31,10 +31,12 @@ struct PerplexityOptions {
 std::string convention_text(const WindowShape& s)
 {
     if (s.convention == Convention::hearth)
-        return s.stride ? fmt::format("windows of {} with BOS, each {} tokens on, which predict what none before did", s.context, s.stride)
+        return s.stride ? fmt::format("windows of {} with BOS, each {} tokens on, which predict what none before did",
+                                      s.context, s.stride)
                         : fmt::format("windows of {} with BOS, every token predicted", s.context);
     if (s.stride)
-        return fmt::format("windows of {}, each {} tokens on, of which the last {} count: as llama-perplexity -c {} --ppl-stride {} counts",
+        return fmt::format("windows of {}, each {} tokens on, of which the last {} count: as llama-perplexity -c {} "
+                           "--ppl-stride {} counts",
                            positions(s), s.stride, s.stride, s.context, s.stride);
     return fmt::format("windows of {}{}, of which the second half counts: as llama-perplexity -c {} counts", s.context,
                        s.add_bos ? " that begin with BOS" : "", s.context);
@@ -63,14 +65,17 @@ void perplexity(const PerplexityOptions& o)
     if (tokens.empty()) throw Error("{} has no tokens to predict: name a file with a text", o.file);
     if (engine.context() < 2) throw Error("windows of {} tokens predict nothing: use -c 2 or more", engine.context());
     if (shape.stride >= positions(shape))
-        throw Error("--stride {} is longer than a window of {}: use a smaller one, or a larger -c", shape.stride, positions(shape));
+        throw Error("--stride {} is longer than a window of {}: use a smaller one, or a larger -c", shape.stride,
+                    positions(shape));
     if (as_llama && shape.add_bos) tokens.insert(tokens.begin(), tokenizer.bos());
     std::vector<Window> all = windows(shape, tokens.size());
     if (all.empty())
-        throw Error("{} has {} tokens, less than a window of {}: use a smaller -c, or --as hearth, which also counts shorter ones", o.file, tokens.size(),
-                    positions(shape));
+        throw Error("{} has {} tokens, less than a window of {}: use a smaller -c, or --as hearth, which also counts "
+                    "shorter ones",
+                    o.file, tokens.size(), positions(shape));
     if (as_llama && tokens.size() < 2 * positions(shape))
-        say("note: llama-perplexity refuses texts of less than two windows, {} tokens; this one has {}", 2 * positions(shape), tokens.size());
+        say("note: llama-perplexity refuses texts of less than two windows, {} tokens; this one has {}",
+            2 * positions(shape), tokens.size());
     if (o.windows) all.resize(std::min(all.size(), o.windows));
 
     Session session = engine.session(stats_file.has_value());
@@ -84,10 +89,12 @@ void perplexity(const PerplexityOptions& o)
         std::vector<Token> input(tokens.begin() + ptrdiff_t(w.begin), tokens.begin() + ptrdiff_t(w.end));
         if (w.bos == Window::Bos::before) input.insert(input.begin(), tokenizer.bos());
         if (w.bos == Window::Bos::instead) input[0] = tokenizer.bos();
-        const size_t next = w.bos == Window::Bos::before ? w.begin : w.begin + 1;    // the token that follows the first that is fed
+        const size_t next =
+            w.bos == Window::Bos::before ? w.begin : w.begin + 1;    // the token that follows the first that is fed
         session.reset();
         session.feed(input, [&](size_t t, std::span<const float> logits) {
-            if (next + t < w.first || next + t >= w.end) return;    // after the last token there is nothing to compare with
+            if (next + t < w.first || next + t >= w.end)
+                return;    // after the last token there is nothing to compare with
             const double nll = negative_log_likelihood(logits, tokens[next + t]);
             sum += nll;
             squares += nll * nll;
@@ -98,17 +105,23 @@ void perplexity(const PerplexityOptions& o)
     if (done == 0) return say("interrupted before the first window was done");
     const double n = double(done), mean = sum / n;
     const double error = n > 1 ? std::sqrt(std::max(squares / n - mean * mean, 0.0) / (n - 1)) : 0;
-    print(fmt::format("ppl = {:.4f} +- {:.4f}\n", std::exp(mean), error > 0 ? std::exp(mean) * error : 0.0));    // a large mean's exp is infinite
-    say("{} tokens in {} {}, mean negative log likelihood {:.6f} +- {:.6f}, {:.1f} tokens/s{}", done, windows_done, convention_text(shape), mean, error,
-        double(totals.tokens) * 1e6 / totals.us, interrupted() ? "; interrupted" : "");
+    print(fmt::format("ppl = {:.4f} +- {:.4f}\n", std::exp(mean),
+                      error > 0 ? std::exp(mean) * error : 0.0));    // a large mean's exp is infinite
+    say("{} tokens in {} {}, mean negative log likelihood {:.6f} +- {:.6f}, {:.1f} tokens/s{}", done, windows_done,
+        convention_text(shape), mean, error, double(totals.tokens) * 1e6 / totals.us,
+        interrupted() ? "; interrupted" : "");
     if (totals.looked_at < totals.host_neurons && totals.host_neurons > 0) {
         const double all = double(totals.host_neurons), fired = double(totals.fired_on_host);
-        say("predictor: {:.1f} % of the CPU's gates looked at, {:.1f} % of its rows skipped{}", 100 * double(totals.looked_at) / all,
-            100 * (1 - (double(totals.looked_at) + 2 * fired) / (3 * all)),
-            o.engine.check_predictor ? fmt::format("; recall {:.2f} %", 100 * fired / std::max(1.0, fired + double(totals.missed))) : "");
+        say("predictor: {:.1f} % of the CPU's gates looked at, {:.1f} % of its rows skipped{}",
+            100 * double(totals.looked_at) / all, 100 * (1 - (double(totals.looked_at) + 2 * fired) / (3 * all)),
+            o.engine.check_predictor
+                ? fmt::format("; recall {:.2f} %", 100 * fired / std::max(1.0, fired + double(totals.missed)))
+                : "");
     }
     if (stats_file) {
-        const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()}, {"mean_nll", mean},
+        const nlohmann::json all = {{"model", engine.config().name},
+                                    {"summary", engine.summary()},
+                                    {"mean_nll", mean},
                                     {"predicted", done},
                                     {"convention", convention_text(shape)},
                                     {"totals", totals.json()}};
@@ -124,23 +137,39 @@ Command add_perplexity(CLI::App& app)
     o->engine.context = 256;
     add_engine_options(app, o->engine);
     app.get_option("-c")->description("tokens in a window, BOS included (default: 256; 512 with --as llama.cpp)");
-    app.add_option("-f,--file", o->file, "the text; - is standard input")->required()->check(not_empty())->type_name("FILE");
-    app.add_option("-n,--tokens", o->limit, "only the first n tokens of the text")->check(CLI::Range(int64_t(1), int64_t(1) << 40))->type_name("N");
+    app.add_option("-f,--file", o->file, "the text; - is standard input")
+        ->required()
+        ->check(not_empty())
+        ->type_name("FILE");
+    app.add_option("-n,--tokens", o->limit, "only the first n tokens of the text")
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 40))
+        ->type_name("N");
     auto* as = app.add_option_function<std::string>(
-        "--as", [o](const std::string& name) { o->shape.convention = name == "hearth" ? Convention::hearth : Convention::llama_cpp; },
-        "how windows are laid. hearth: one after the other, every token predicted; llama.cpp: as llama-perplexity does, only the second half of each "
+        "--as",
+        [o](const std::string& name) {
+            o->shape.convention = name == "hearth" ? Convention::hearth : Convention::llama_cpp;
+        },
+        "how windows are laid. hearth: one after the other, every token predicted; llama.cpp: as llama-perplexity "
+        "does, only the second half of each "
         "window counts");
     as->check(CLI::IsMember({"hearth", "llama.cpp"}))->default_str("hearth")->type_name("NAME");
-    app.add_option("--stride", o->shape.stride, "windows begin N tokens after each other, and a token counts in the first that predicts it (default: a window)")
+    app.add_option("--stride", o->shape.stride,
+                   "windows begin N tokens after each other, and a token counts in the first that predicts it "
+                   "(default: a window)")
         ->check(CLI::Range(size_t(1), size_t(1) << 32))
         ->type_name("N");
     auto* ppl_stride = app.add_option_function<size_t>(
         "--ppl-stride", [o](size_t n) { o->shape.stride = n; }, "the same as --as llama.cpp --stride N; 0: none");
     ppl_stride->type_name("N");
-    app.add_option("--chunks", o->windows, "only the first N windows")->check(CLI::Range(size_t(1), size_t(1) << 32))->type_name("N");
+    app.add_option("--chunks", o->windows, "only the first N windows")
+        ->check(CLI::Range(size_t(1), size_t(1) << 32))
+        ->type_name("N");
     group(app, "Diagnostics");
-    app.add_flag("--check-predictor", o->engine.check_predictor, "with --sparsity predict: count what the predictor misses, too");
-    app.add_option("--stats", o->stats, "write counters and times per layer and stage to a JSON file")->check(not_empty())->type_name("FILE");
+    app.add_flag("--check-predictor", o->engine.check_predictor,
+                 "with --sparsity predict: count what the predictor misses, too");
+    app.add_option("--stats", o->stats, "write counters and times per layer and stage to a JSON file")
+        ->check(not_empty())
+        ->type_name("FILE");
     return [o, &app, as, ppl_stride] {
         if (ppl_stride->count() && !as->count()) o->shape.convention = Convention::llama_cpp;
         if (o->shape.convention == Convention::llama_cpp && !app.get_option("-c")->count()) o->engine.context = 512;

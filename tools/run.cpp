@@ -23,7 +23,8 @@ void run(const RunOptions& o)
     if (!o.trace.empty()) trace_file.emplace(o.trace);
     std::string prompt = read_text(o.prompt);
     const bool colored = o.color == "on" || o.color == "1" || (o.color == "auto" && on_terminal(stdout));
-    if (!o.prompt.file.empty() && prompt.ends_with('\n')) prompt.pop_back();    // editors end files with one; it is not part of the text
+    if (!o.prompt.file.empty() && prompt.ends_with('\n'))
+        prompt.pop_back();    // editors end files with one; it is not part of the text
 
     catch_interrupt();
     Engine engine = load_engine(o.engine);
@@ -76,20 +77,26 @@ void run(const RunOptions& o)
     const double n = double(std::max<uint64_t>(decode.feeds, 1));
     const std::string served =
         decode.neurons_fired && engine.on_device()
-            ? fmt::format(", {:.0f} % of what fired on the GPU{}", 100.0 * double(decode.neurons_served) / double(decode.neurons_fired),
-                          decode.moved_groups ? fmt::format(", {} groups moved ({:.1f} MB)", decode.moved_groups, double(decode.moved_bytes) / 1e6)
+            ? fmt::format(", {:.0f} % of what fired on the GPU{}",
+                          100.0 * double(decode.neurons_served) / double(decode.neurons_fired),
+                          decode.moved_groups ? fmt::format(", {} groups moved ({:.1f} MB)", decode.moved_groups,
+                                                            double(decode.moved_bytes) / 1e6)
                                               : "")
             : "";
-    const std::string seam =
-        engine.on_device() ? fmt::format(", {:.1f} submits and {:.1f} joins per token", double(decode.submits) / n, double(decode.joins) / n) : "";
+    const std::string seam = engine.on_device() ? fmt::format(", {:.1f} submits and {:.1f} joins per token",
+                                                              double(decode.submits) / n, double(decode.joins) / n)
+                                                : "";
     const std::string streamed =
-        prefill.streamed_bytes ? fmt::format(", {:.0f} MB of the CPU's neurons copied to the GPU", double(prefill.streamed_bytes) / 1e6) : "";
-    say("prompt: {} tokens, {}{}; answer: {} tokens, {}, {:.2f} GB/s{}{}{}{}", prefill.tokens, rate(prefill.tokens, prefill.us), streamed, written,
-        rate(decode.tokens, decode.us), decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0, seam, served, why_stopped,
-        seed_note(o.sampler));
+        prefill.streamed_bytes
+            ? fmt::format(", {:.0f} MB of the CPU's neurons copied to the GPU", double(prefill.streamed_bytes) / 1e6)
+            : "";
+    say("prompt: {} tokens, {}{}; answer: {} tokens, {}, {:.2f} GB/s{}{}{}{}", prefill.tokens,
+        rate(prefill.tokens, prefill.us), streamed, written, rate(decode.tokens, decode.us),
+        decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0, seam, served, why_stopped, seed_note(o.sampler));
     if (stats_file) {
-        const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()}, {"threads", engine.threads()},
-                                    {"prefill", prefill.json()},     {"decode", decode.json()},     {"batches", each}};
+        const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()},
+                                    {"threads", engine.threads()},   {"prefill", prefill.json()},
+                                    {"decode", decode.json()},       {"batches", each}};
         stats_file->finish(dump(all));
     }
     if (trace_file) trace_file->finish();
@@ -102,7 +109,9 @@ Command add_run(CLI::App& app)
     auto o = std::make_shared<RunOptions>();
     add_engine_options(app, o->engine);
     add_text_options(app, o->prompt, false);
-    app.add_option("-n,--predict", o->count, "tokens to write; -1: until the model ends or the context is full")->capture_default_str()->type_name("N");
+    app.add_option("-n,--predict", o->count, "tokens to write; -1: until the model ends or the context is full")
+        ->capture_default_str()
+        ->type_name("N");
     app.add_flag("--ignore-eos", o->ignore_eos, "go on when the model ends the text");
     group(app, "Output");
     app.add_flag("--no-display-prompt", o->hide_prompt, "write only what follows the text");
@@ -113,11 +122,14 @@ Command add_run(CLI::App& app)
         ->type_name("on|off|auto");
     add_sampler_options(app, o->sampler);
     group(app, "Diagnostics");
-    app.add_option("--stats", o->stats, "write counters and times per token, layer and stage to a JSON file")->check(not_empty())->type_name("FILE");
+    app.add_option("--stats", o->stats, "write counters and times per token, layer and stage to a JSON file")
+        ->check(not_empty())
+        ->type_name("FILE");
     app.add_option("--trace", o->trace, "write what host and device did when, for chrome://tracing or ui.perfetto.dev")
         ->check(not_empty())
         ->type_name("FILE");
-    app.footer("Without -p and -f the text is read from standard input; on a terminal it is a conversation then, as `hearth chat` is.");
+    app.footer("Without -p and -f the text is read from standard input; on a terminal it is a conversation then, as "
+               "`hearth chat` is.");
     return [o, &app] {
         if (!app.get_option("--prompt")->count() && o->prompt.file.empty()) {
             o->prompt.file = "-";

@@ -16,7 +16,8 @@ namespace {
 /// The marks of encodings that are not read; the longer ones first, since one begins like another.
 constexpr struct {
     std::string_view mark, name;
-} foreign_encodings[] = {{{"\xff\xfe\0\0", 4}, "UTF-32"}, {{"\0\0\xfe\xff", 4}, "UTF-32"}, {"\xff\xfe", "UTF-16"}, {"\xfe\xff", "UTF-16"}};
+} foreign_encodings[] = {
+    {{"\xff\xfe\0\0", 4}, "UTF-32"}, {{"\0\0\xfe\xff", 4}, "UTF-32"}, {"\xff\xfe", "UTF-16"}, {"\xfe\xff", "UTF-16"}};
 
 std::string read_all(std::FILE* in, std::string_view name)
 {
@@ -52,7 +53,8 @@ std::string plain_text(std::string bytes, std::string_view name)
 {
     for (const auto& [mark, encoding] : foreign_encodings)
         if (bytes.starts_with(mark))
-            throw Error("{} is {}, and texts are read as UTF-8: convert it, with iconv -f {} -t UTF-8 or in an editor", name, encoding, encoding);
+            throw Error("{} is {}, and texts are read as UTF-8: convert it, with iconv -f {} -t UTF-8 or in an editor",
+                        name, encoding, encoding);
     constexpr std::string_view mark = "\xef\xbb\xbf";
     size_t to = 0;
     for (size_t from = bytes.starts_with(mark) ? mark.size() : 0; from < bytes.size(); ++from)
@@ -61,7 +63,10 @@ std::string plain_text(std::string bytes, std::string_view name)
     return bytes;
 }
 
-std::string read_text_file(const std::string& file) { return plain_text(read_bytes(file), file == "-" ? "standard input" : file); }
+std::string read_text_file(const std::string& file)
+{
+    return plain_text(read_bytes(file), file == "-" ? "standard input" : file);
+}
 
 std::string unescape(std::string_view text)
 {
@@ -72,7 +77,8 @@ std::string unescape(std::string_view text)
         uint8_t byte = 0;
         const char* const digits = text.data() + i + 2;
         if (which != letters.npos) out += meant[which], i += 1;
-        else if (text.substr(i, 2) == "\\x" && i + 4 <= text.size() && std::from_chars(digits, digits + 2, byte, 16).ptr == digits + 2)
+        else if (text.substr(i, 2) == "\\x" && i + 4 <= text.size() &&
+                 std::from_chars(digits, digits + 2, byte, 16).ptr == digits + 2)
             out += char(byte), i += 3;
         else out += text[i];
     }

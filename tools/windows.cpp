@@ -4,7 +4,10 @@
 
 namespace hearth::tools {
 
-size_t positions(const WindowShape& s) { return s.convention == Convention::llama_cpp ? s.context + s.stride / 2 : s.context; }
+size_t positions(const WindowShape& s)
+{
+    return s.convention == Convention::llama_cpp ? s.context + s.stride / 2 : s.context;
+}
 
 std::vector<Window> windows(const WindowShape& s, size_t tokens)
 {

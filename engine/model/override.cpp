@@ -11,14 +11,24 @@ namespace hearth {
 namespace {
 
 /// The numbers of value types in the format.
-enum : int64_t { type_u32 = 4, type_i32 = 5, type_f32 = 6, type_bool = 7, type_text = 8, type_array = 9, type_i64 = 11, type_f64 = 12 };
+enum : int64_t {
+    type_u32 = 4,
+    type_i32 = 5,
+    type_f32 = 6,
+    type_bool = 7,
+    type_text = 8,
+    type_array = 9,
+    type_i64 = 11,
+    type_f64 = 12
+};
 
 /// Integer types: how many bytes, and whether they are signed.
 constexpr struct {
     int64_t type;
     uint32_t bytes;
     bool is_signed;
-} integers[] = {{0, 1, false}, {1, 1, true}, {2, 2, false}, {3, 2, true}, {4, 4, false}, {5, 4, true}, {10, 8, false}, {11, 8, true}};
+} integers[] = {{0, 1, false}, {1, 1, true}, {2, 2, false},  {3, 2, true},
+                {4, 4, false}, {5, 4, true}, {10, 8, false}, {11, 8, true}};
 
 template <class T>
 void append(std::string& to, const T& value)
@@ -111,12 +121,14 @@ struct Encoder {
 };
 
 /// What --override calls the type of a value.
-constexpr std::string_view override_kinds[] = {"bool", "int", "float", "str", "a list of ints", "a list of floats", "a list of strs"};
+constexpr std::string_view override_kinds[] = {
+    "bool", "int", "float", "str", "a list of ints", "a list of floats", "a list of strs"};
 
 /// The same of a value in a file, whose integers may be of two kinds.
 std::string_view kind_of(const GgufValue& value)
 {
-    constexpr std::string_view names[] = {"bool", "int", "int", "float", "str", "a list of ints", "a list of floats", "a list of strs"};
+    constexpr std::string_view names[] = {
+        "bool", "int", "int", "float", "str", "a list of ints", "a list of floats", "a list of strs"};
     static_assert(std::size(names) == std::variant_size_v<GgufValue>);
     return names[value.index()];
 }
@@ -144,8 +156,10 @@ struct Shown {
 Override::Value as_list_of(const Override::Value& value, const GgufValue& old)
 {
     const auto* const list = std::get_if<std::vector<int64_t>>(&value);
-    if (list && std::holds_alternative<std::vector<double>>(old)) return std::vector<double>(list->begin(), list->end());
-    if (list && list->empty() && std::holds_alternative<std::vector<std::string_view>>(old)) return std::vector<std::string>();
+    if (list && std::holds_alternative<std::vector<double>>(old))
+        return std::vector<double>(list->begin(), list->end());
+    if (list && list->empty() && std::holds_alternative<std::vector<std::string_view>>(old))
+        return std::vector<std::string>();
     return value;
 }
 
@@ -163,7 +177,10 @@ bool describes_layout(std::string_view key)
     return key == "general.alignment" || key.starts_with("split.") || key.starts_with("hearth.sparse.");
 }
 
-std::string encode_value(const Override::Value& value, int64_t type, int64_t element) { return std::visit(Encoder{type, element}, value); }
+std::string encode_value(const Override::Value& value, int64_t type, int64_t element)
+{
+    return std::visit(Encoder{type, element}, value);
+}
 
 void Gguf::apply(const std::vector<Override>& overrides)
 {
@@ -173,13 +190,15 @@ void Gguf::apply(const std::vector<Override>& overrides)
         constexpr std::string_view own = "{arch}";
         if (name.starts_with(own)) name = std::string(string("general.architecture")) + name.substr(own.size());
         const std::string what = fmt::format("{} {}", o.option, printable(name));
-        if (describes_layout(name)) throw Error("{} is refused: the key says how the bytes of {} lie, which no option changes", what, file);
+        if (describes_layout(name))
+            throw Error("{} is refused: the key says how the bytes of {} lie, which no option changes", what, file);
 
         const GgufValue* const old = value(name);
         const Override::Value given = old ? as_list_of(o.value, *old) : o.value;
         const std::string_view kind = override_kinds[given.index()];
         if (old && kind_of(*old) != kind)
-            throw Error("{} is {}, and in {} that key is {}: give a value of that type", what, kind, file, kind_of(*old));
+            throw Error("{} is {}, and in {} that key is {}: give a value of that type", what, kind, file,
+                        kind_of(*old));
         const auto raw = std::ranges::find(raw_.keys, std::string_view(name), [](const auto& k) { return k.first; });
         int64_t type = -1, element = -1;
         if (old && raw != raw_.keys.end()) {
@@ -190,12 +209,14 @@ void Gguf::apply(const std::vector<Override>& overrides)
         std::string bytes;
         append_text(bytes, name);
         const std::string stored = encode_value(given, type, element);
-        if (stored.empty()) throw Error("{} does not fit into the integer that {} has there: give a smaller one", what, file);
+        if (stored.empty())
+            throw Error("{} does not fit into the integer that {} has there: give a smaller one", what, file);
         bytes += stored;
 
         // What views name must stay where it is, however this object moves.
         const auto keep = [this](std::string text) -> std::string_view { return owned_.emplace_back(std::move(text)); };
-        const std::string_view kept_bytes = keep(std::move(bytes)), key = kept_bytes.substr(sizeof(uint64_t), name.size());
+        const std::string_view kept_bytes = keep(std::move(bytes)),
+                               key = kept_bytes.substr(sizeof(uint64_t), name.size());
         const auto as_read = [&](const auto& x) -> GgufValue {
             using T = std::decay_t<decltype(x)>;
             if constexpr (std::is_same_v<T, double>) return type == type_f64 ? x : double(float(x));
@@ -208,7 +229,8 @@ void Gguf::apply(const std::vector<Override>& overrides)
         };
         const GgufValue now = std::visit(as_read, given);
         overridden_.push_back(fmt::format("{} is {}{}", printable(name), std::visit(Shown(), now),
-                                          old ? fmt::format(" instead of {}", std::visit(Shown(), *old)) : ", which the file does not have"));
+                                          old ? fmt::format(" instead of {}", std::visit(Shown(), *old))
+                                              : ", which the file does not have"));
         if (old) keys_.at(std::string_view(name)) = now;
         else keys_.emplace(key, now);
         if (raw != raw_.keys.end()) raw->second = kept_bytes;

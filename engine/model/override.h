@@ -10,8 +10,8 @@
 namespace hearth {
 
 struct Override {
-    using Value =
-        std::variant<bool, int64_t, double, std::string, std::vector<int64_t>, std::vector<double>, std::vector<std::string>>;
+    using Value = std::variant<bool, int64_t, double, std::string, std::vector<int64_t>, std::vector<double>,
+                               std::vector<std::string>>;
 
     std::string key;    // "{arch}" at its beginning stands for the file's general.architecture
     Value value;
