@@ -57,7 +57,7 @@ void render(const TemplateOptions& o)
         for (const std::string& note : tokenizer->notes()) say("note: {}", note);
     }
     const ChatTemplate format = choose_template(o.name.empty() && !model ? o.file : o.name, model.get());
-    if (o.text.text.empty() && o.text.file.empty()) return print(format.source());
+    if (o.text.text.empty() && o.text.file.empty()) return print_text(format.source());
 
     std::vector<nlohmann::ordered_json> all;
     if (o.text.file.empty()) all.push_back({{{"role", "user"}, {"content", o.text.text}}});
@@ -93,7 +93,7 @@ void render(const TemplateOptions& o)
         else if (result.contains("text")) out += result["text"].get_ref<const std::string&>();
         else say("line {}: {}", result["line"].get<uint32_t>(), printable(result["error"].get<std::string>()));
     }
-    print(out);
+    print_text(out);
 }
 
 }    // namespace
