@@ -54,6 +54,8 @@ struct LoopObject : Object {
     std::optional<Value> last_seen;    // of changed()
 };
 
+std::string too_long_text(const Limits& limits) { return fmt::format("its text takes more than {} bytes", limits.output); }
+
 LoopObject& loop_of(const Value& v) { return *as<LoopObject>(v, {Type::loop}); }
 
 Value loop_cycle(Runtime&, const Value& self, Arguments& a)
@@ -223,7 +225,7 @@ class Interpreter : public Runtime {
     void write(const Value& value)
     {
         append_str(value, *out_);
-        if (out_->size() > limits().output) throw Fault::of("its text takes more than {} MiB", limits().output >> 20);
+        if (out_->size() > limits().output) throw Fault{too_long_text(limits())};
     }
 
     Flow execute(const Statement& s)
@@ -234,7 +236,7 @@ class Interpreter : public Runtime {
         case Statement::Kind::data:
             work(s.data.size() / 16);
             *out_ += s.data;
-            if (out_->size() > limits().output) throw Fault::of("its text takes more than {} MiB", limits().output >> 20);
+            if (out_->size() > limits().output) throw Fault{too_long_text(limits())};
             break;
         case Statement::Kind::output: write(eval(*s.expr)); break;
         case Statement::Kind::condition: return condition(s);
@@ -595,10 +597,15 @@ std::vector<Piece> Template::render(const Data::Dict& variables, const Limits& l
         throw TemplateError(line, fault.what);
     }
     std::vector<Piece> pieces;
+    uint64_t bytes = 0;
     for (const char32_t c : text) {
         const bool own = !(c & foreign);
-        if (pieces.empty() || pieces.back().own != own) pieces.push_back({"", own});
+        if (pieces.empty() || pieces.back().own != own) {
+            bytes += pieces.empty() ? 0 : pieces.back().text.size();
+            pieces.push_back({"", own});
+        }
         append_utf8(c, pieces.back().text);
+        if (bytes + pieces.back().text.size() > limits.output) throw TemplateError(line, too_long_text(limits));
     }
     return pieces;
 }
