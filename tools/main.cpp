@@ -91,8 +91,10 @@ int main(int argc, char** argv)
     try {
         return run(argc, argv);
     } catch (const Error& e) {
+        speak_alone();
         tools::say("hearth: {}", e.what());
     } catch (const std::exception& e) {
+        speak_alone();
         if (const char* known = known_failure(e)) tools::say("hearth: {}", known);
         else tools::say("hearth: unexpected: {}; please report this", e.what());
     }

@@ -35,6 +35,9 @@ inline constexpr const char* out_of_threads = "no more threads can be started: u
 /// What to tell the user of an exception that is no Error: out_of_memory, out_of_threads, or nullptr, where only the exception can say it. Allocates nothing.
 const char* known_failure(const std::exception& e) noexcept;
 
+/// To be called before the sentence that ends the program: where threads fail together, the first one says it, and the others wait for the end.
+void speak_alone() noexcept;
+
 /// An exception that nobody can catch (of a static object, a destructor, a thread) ends the program with its sentence, too, and exit code 1.
 void end_clearly_on_terminate() noexcept;
 
