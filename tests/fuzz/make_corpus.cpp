@@ -274,15 +274,6 @@ void add_texts()
 
 }    // namespace
 
-void add_templates()
-{
-    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(HEARTH_SOURCE) / "tests" / "data" / "templates")) {
-        std::ifstream file(entry.path(), std::ios::binary);
-        const std::string source((std::istreambuf_iterator<char>(file)), {});
-        add("template", entry.path().filename().string(), source + std::string(1, '\0') + "{{ x }} <|im_end|>[INST] </think>");
-    }
-}
-
 int main(int argc, char** argv)
 {
     if (argc != 2) {
@@ -301,7 +292,6 @@ int main(int argc, char** argv)
         add_vocabularies();
         add_templates();
         add_texts();
-        add_templates();
     } catch (const std::exception& error) {
         fmt::print(stderr, "make_corpus: {}\n", error.what());
         return 1;
