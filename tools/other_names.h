@@ -86,15 +86,18 @@ inline constexpr Decided decided[] = {
 struct Missing {
     std::string_view names, neutral, why;
 };
+inline constexpr std::string_view no_such_sampler =
+    "the samplers are --temp, --top-k, --top-p, --min-p, --repeat-penalty, --presence-penalty and "
+    "--frequency-penalty";
 inline constexpr Missing missing[] = {
-    {"--mirostat= --mirostat-lr= --mirostat-ent= --typical= --typical-p= --top-nsigma= --top-n-sigma= "
+    {"--mirostat=", " 0 ", no_such_sampler},
+    {"--mirostat-lr= --mirostat-ent= --typical= --typical-p= --top-nsigma= --top-n-sigma= "
      "--xtc-probability= --xtc-threshold= "
      "--dry-multiplier= --dry-base= --dry-allowed-length= --dry-penalty-last-n= --dry-sequence-breaker= "
      "--dynatemp-range= --dynatemp-exp= "
      "--adaptive-target= --adaptive-decay= --tfs=",
      " 0 0.0 1 1.0 -1 -1.0 ",
-     "the samplers are --temp, --top-k, --top-p, --min-p, --repeat-penalty, --presence-penalty and "
-     "--frequency-penalty"},
+     no_such_sampler},
     {"--grammar= --grammar-file= -j= --json-schema= -jf= --json-schema-file= -l= --logit-bias=", "",
      "answers cannot be constrained"},
     {"--lora= --lora-scaled= --control-vector= --control-vector-scaled= --lora-base=", "",
