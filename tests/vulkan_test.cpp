@@ -66,6 +66,17 @@ TEST_CASE("a device is named by index or by part of its name, and a bad name is 
                          Error);
 }
 
+TEST_CASE("subgroups are as large as a vendor's compiler has registers for")
+{
+    constexpr uint32_t intel = 0x8086, amd = 0x1002, nvidia = 0x10de;
+    const std::vector<uint32_t> arc = {8, 16, 32}, rdna = {32, 64}, turing = {32}, later = {32, 64};
+    CHECK(vulkan::usual_subgroup(intel, 32, arc) == 16);
+    CHECK(vulkan::usual_subgroup(intel, 32, later) == 32);    // no kernel could ask for 16
+    CHECK(vulkan::usual_subgroup(intel, 32, {}) == 32);
+    CHECK(vulkan::usual_subgroup(amd, 64, rdna) == 64);
+    CHECK(vulkan::usual_subgroup(nvidia, 32, turing) == 32);
+}
+
 #define M(type, name) {#name, offsetof(gpu::type, name)}
 TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
 {

@@ -46,6 +46,8 @@ namespace hearth::vulkan {
     X(CmdBindPipeline) X(CmdPushConstants) X(CmdDispatch) X(CmdPipelineBarrier2) X(CmdCopyBuffer) X(CmdResetQueryPool)              \
     X(CmdWriteTimestamp2) X(CreateQueryPool) X(DestroyQueryPool) X(GetQueryPoolResults) X(CreateSemaphore) X(DestroySemaphore)                       \
     X(GetSemaphoreCounterValue) X(SignalSemaphore) X(WaitSemaphores) X(QueueSubmit2) X(DeviceWaitIdle)
+
+#define HEARTH_STATISTICS_FUNCTIONS(X) X(GetPipelineExecutablePropertiesKHR) X(GetPipelineExecutableStatisticsKHR)
 // clang-format on
 
 struct InstanceApi {
@@ -60,6 +62,7 @@ struct InstanceApi {
 struct DeviceApi {
 #define X(name) PFN_vk##name name = nullptr;
     HEARTH_DEVICE_FUNCTIONS(X)
+    HEARTH_STATISTICS_FUNCTIONS(X)    // null unless the device keeps Statistics
 #undef X
 };
 

@@ -173,6 +173,8 @@ std::vector<std::string> Instance::take_messages()
 
 namespace {
 
+constexpr uint32_t intel = 0x8086;    // a vendor's number
+
 bool has_extension(const InstanceApi& api, VkPhysicalDevice device, std::string_view name)
 {
     uint32_t count = 0;
@@ -230,6 +232,13 @@ MatrixSize matrix_size(const InstanceApi& api, VkPhysicalDevice device)
 
 }    // namespace
 
+uint32_t usual_subgroup(uint32_t vendor, uint32_t reported, std::span<const uint32_t> sizes)
+{
+    // Intel's driver reports 32, and compiles most of our kernels so with hundreds of spilled registers (Mesa 22.3.6, Arc A770M: 644 in one of them).
+    constexpr uint32_t intel_size = 16;
+    return vendor == intel && std::ranges::count(sizes, intel_size) ? intel_size : reported;
+}
+
 bool Instance::look_at_devices(std::string& why_not)
 {
     uint32_t count = 0;
@@ -264,7 +273,6 @@ bool Instance::look_at_devices(std::string& why_not)
         case VK_PHYSICAL_DEVICE_TYPE_CPU: d.kind = DeviceKind::software; break;
         default: d.kind = DeviceKind::other; break;
         }
-        d.subgroup_size = v11.subgroupSize;
         d.min_subgroup_size = v13.minSubgroupSize;
         d.max_subgroup_size = v13.maxSubgroupSize;
         d.max_subgroups = v13.maxComputeWorkgroupSubgroups;
@@ -291,7 +299,6 @@ bool Instance::look_at_devices(std::string& why_not)
         d.features = {.fp16 = bool(f12.shaderFloat16), .int_dot = bool(f13.shaderIntegerDotProduct)};
         // The kernel's memory model is Vulkan's, as the compiler wants it with cooperative matrices. Intel's driver has rules of its own for the size of
         // their subgroups, under which nobody has seen this kernel run.
-        constexpr uint32_t intel = 0x8086;
         const bool fit = matrices.cooperativeMatrix && f12.shaderFloat16 && f12.vulkanMemoryModel && properties.properties.vendorID != intel;
         if (fit && has_kernel("matmul_coop")) d.matrix = matrix_size(api_, handle);
         d.features.matrices = d.matrix.m > 0;
@@ -299,6 +306,7 @@ bool Instance::look_at_devices(std::string& why_not)
         d.features.int_dot &= v13.integerDotProduct4x8BitPackedSignedAccelerated || d.kind == DeviceKind::software;
         if (f13.subgroupSizeControl && (v13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT))
             for (uint32_t size = d.min_subgroup_size; size <= d.max_subgroup_size; size *= 2) d.subgroup_sizes.push_back(size);
+        d.subgroup_size = usual_subgroup(properties.properties.vendorID, v11.subgroupSize, d.subgroup_sizes);
         const VkPhysicalDeviceLimits& limits = properties.properties.limits;
         d.max_workgroup = std::min(limits.maxComputeWorkGroupInvocations, limits.maxComputeWorkGroupSize[0]);
         d.max_buffer = std::min<uint64_t>(v13.maxBufferSize, v11.maxMemoryAllocationSize);
@@ -326,10 +334,11 @@ bool Instance::look_at_devices(std::string& why_not)
 
 // ---- device ------------------------------------------------------------------------------------------------------------
 
-std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features)
+std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features, Statistics statistics)
 {
     HEARTH_CHECK(info.unfit.empty());
     std::shared_ptr<Device> self(new Device);
+    self->statistics_ = statistics;
     self->instance_ = instance;
     self->info_ = info;
     self->features_ = {.fp16 = features.fp16 && info.features.fp16,
@@ -346,12 +355,26 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
         if (queues.empty() || family != queues[0].queueFamilyIndex)
             queues.push_back(
                 {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = family, .queueCount = 1, .pQueuePriorities = &priority});
-    const bool with_matrices = self->features_.matrices;
-    const char* extension = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
+    const bool with_matrices = self->features_.matrices, with_statistics = statistics == Statistics::kept;
+    std::vector<const char*> extensions;
+    void* further = nullptr;
     VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrices = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
                                                              .cooperativeMatrix = VK_TRUE};
+    if (with_matrices) {
+        extensions.push_back(VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
+        further = &matrices;
+    }
+    VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR executables = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR, .pNext = further, .pipelineExecutableInfo = VK_TRUE};
+    if (with_statistics) {
+        if (!has_extension(api, info.handle, VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME))
+            throw Error("the driver of {} says nothing of the kernels that it compiles: it lacks {}", info.name,
+                        VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
+        extensions.push_back(VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
+        further = &executables;
+    }
     VkPhysicalDeviceVulkan13Features f13 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
-                                            .pNext = with_matrices ? &matrices : nullptr,
+                                            .pNext = further,
                                             .subgroupSizeControl = !info.subgroup_sizes.empty(),
                                             .computeFullSubgroups = VK_TRUE,
                                             .synchronization2 = VK_TRUE,
@@ -367,13 +390,14 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
                                        .pNext = &f12,
                                        .queueCreateInfoCount = uint32_t(queues.size()),
                                        .pQueueCreateInfos = queues.data(),
-                                       .enabledExtensionCount = with_matrices,
-                                       .ppEnabledExtensionNames = &extension};
+                                       .enabledExtensionCount = uint32_t(extensions.size()),
+                                       .ppEnabledExtensionNames = extensions.data()};
     check_result(api.CreateDevice(info.handle, &create, nullptr, &self->handle_), "vkCreateDevice");
 #define X(name)                                                                                                                                      \
     self->api_.name = reinterpret_cast<PFN_vk##name>(api.GetDeviceProcAddr(self->handle_, "vk" #name));                                              \
     HEARTH_CHECK(self->api_.name);
     HEARTH_DEVICE_FUNCTIONS(X)
+    if (with_statistics) { HEARTH_STATISTICS_FUNCTIONS(X) }
 #undef X
     for (const Lane lane : {Lane::kernels, Lane::copies}) {
         const size_t i = size_t(lane);
@@ -419,7 +443,8 @@ void Device::open_pipeline_cache()
     for (const uint8_t byte : v11.deviceUUID) name += fmt::format("{:02x}", byte);
 
     std::string data;
-    if (const std::filesystem::path folder = cache_folder(); !folder.empty()) {
+    // What comes from a cache has no statistics.
+    if (const std::filesystem::path folder = cache_folder(); !folder.empty() && statistics_ == Statistics::none) {
         cache_path_ = (folder / (name + ".bin")).string();
         data = read_cached(cache_path_);
     }

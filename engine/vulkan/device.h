@@ -42,8 +42,9 @@ struct DeviceInfo {
     DeviceKind kind = DeviceKind::other;
     uint64_t memory = 0;         // bytes of the largest device-local heap
     uint64_t free_memory = 0;    // of it, as the driver reports; `memory` where it does not
-    uint32_t subgroup_size = 0, min_subgroup_size = 0, max_subgroup_size = 0;
-    std::vector<uint32_t> subgroup_sizes;    // that a kernel can ask for; without asking it gets subgroup_size
+    uint32_t subgroup_size = 0;    // of kernels that name no other: usual_subgroup
+    uint32_t min_subgroup_size = 0, max_subgroup_size = 0;
+    std::vector<uint32_t> subgroup_sizes;    // that a kernel can ask for
     Features features;
     MatrixSize matrix;             // if features.matrices
     uint32_t max_workgroup = 0;    // invocations
@@ -53,6 +54,10 @@ struct DeviceInfo {
 };
 
 std::string_view kind_name(DeviceKind kind);
+
+/// Invocations of a subgroup where nobody has measured: what the driver `reported`, but where that is more than its compiler has registers for, another
+/// of the `sizes` that a kernel can ask for.
+uint32_t usual_subgroup(uint32_t vendor, uint32_t reported, std::span<const uint32_t> sizes);
 
 /// Which of `devices` is meant by `wanted`: "auto" (the best GPU; never a software device), an index, or a part of a name (case does not matter).
 struct DeviceChoice {
@@ -154,14 +159,19 @@ enum class Lane { kernels, copies };
 
 class Pipeline;    // engine/vulkan/kernel.h
 
+/// Whether a device asks its driver's compiler what becomes of each kernel (Pipeline::statistics); then no pipeline comes from a cache.
+enum class Statistics { none, kept };
+
 class Device {
   public:
     /// `features` may switch off what the device has, not add to it.
-    static std::shared_ptr<Device> open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features);
+    static std::shared_ptr<Device> open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features,
+                                        Statistics statistics = Statistics::none);
     ~Device();
 
     const DeviceInfo& info() const { return info_; }
     const Features& features() const { return features_; }
+    Statistics statistics() const { return statistics_; }
     const DeviceApi& api() const { return api_; }
     VkDevice handle() const { return handle_; }
     VkQueue queue(Lane lane) const { return queues_[size_t(lane)]; }
@@ -185,6 +195,7 @@ class Device {
     std::shared_ptr<Instance> instance_;
     DeviceInfo info_;
     Features features_;
+    Statistics statistics_ = Statistics::none;
     DeviceApi api_;
     VkDevice handle_ = VK_NULL_HANDLE;
     uint32_t families_[2] = {};    // of the lanes; may be the same

@@ -46,12 +46,14 @@ Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_by
     std::vector<VkSpecializationMapEntry> entries;
     for (uint32_t i = 0; i < constants.size(); ++i) entries.push_back({i, uint32_t(i * sizeof(uint32_t)), sizeof(uint32_t)});
     const VkSpecializationInfo specialization = {uint32_t(entries.size()), entries.data(), constants.size_bytes(), constants.data()};
+    if (subgroup == 0) subgroup = device_.info().subgroup_size;
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO, .requiredSubgroupSize = subgroup};
     const bool asked_for = std::ranges::count(device_.info().subgroup_sizes, subgroup) > 0;
-    HEARTH_CHECK(asked_for || subgroup == 0 || subgroup == device_.info().subgroup_size);
+    HEARTH_CHECK(asked_for || subgroup == device_.info().subgroup_size);
     const VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
+        .flags = device_.statistics() == Statistics::kept ? VkPipelineCreateFlags(VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR) : 0,
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
                   .pNext = asked_for ? &size : nullptr,
                   .flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT,
@@ -73,6 +75,34 @@ Pipeline::~Pipeline()
 {
     device_.api().DestroyPipeline(device_.handle(), handle_, nullptr);
     device_.api().DestroyPipelineLayout(device_.handle(), layout_, nullptr);
+}
+
+std::map<std::string, double> Pipeline::statistics() const
+{
+    HEARTH_CHECK(device_.statistics() == Statistics::kept);
+    const DeviceApi& api = device_.api();
+    const VkPipelineInfoKHR pipeline = {.sType = VK_STRUCTURE_TYPE_PIPELINE_INFO_KHR, .pipeline = handle_};
+    uint32_t executables = 0;
+    check_result(api.GetPipelineExecutablePropertiesKHR(device_.handle(), &pipeline, &executables, nullptr), "vkGetPipelineExecutableProperties");
+
+    std::map<std::string, double> found;
+    for (uint32_t e = 0; e < executables; ++e) {    // of a compute pipeline there is one; Intel's driver has had one for each width that it tried
+        const VkPipelineExecutableInfoKHR which = {
+            .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR, .pipeline = handle_, .executableIndex = e};
+        uint32_t count = 0;
+        check_result(api.GetPipelineExecutableStatisticsKHR(device_.handle(), &which, &count, nullptr), "vkGetPipelineExecutableStatistics");
+        std::vector<VkPipelineExecutableStatisticKHR> all(count, {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR});
+        check_result(api.GetPipelineExecutableStatisticsKHR(device_.handle(), &which, &count, all.data()), "vkGetPipelineExecutableStatistics");
+        for (const VkPipelineExecutableStatisticKHR& s : all) {
+            switch (s.format) {
+            case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_BOOL32_KHR: found[s.name] = s.value.b32; break;
+            case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_INT64_KHR: found[s.name] = double(s.value.i64); break;
+            case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_UINT64_KHR: found[s.name] = double(s.value.u64); break;
+            default: found[s.name] = s.value.f64; break;
+            }
+        }
+    }
+    return found;
 }
 
 std::vector<ReflectedMember> reflect_push_constants(std::string_view kernel)

@@ -4,6 +4,7 @@
 #include "engine/vulkan/device.h"
 #include "shaders/kernels.h"
 
+#include <map>
 #include <memory>
 #include <span>
 
@@ -25,6 +26,9 @@ class Pipeline {
 
     VkPipeline handle() const { return handle_; }
     VkPipelineLayout layout() const { return layout_; }
+
+    /// What the driver's compiler says of this kernel, in the driver's words: "VGPRs", "Spill Count", ... Only where the device keeps Statistics.
+    std::map<std::string, double> statistics() const;
 
   private:
     /// Whole, if empty: its destructor runs if the rest throws.
