@@ -69,12 +69,15 @@ TEST_CASE("a device is named by index or by part of its name, and a bad name is 
 TEST_CASE("subgroups are as large as a vendor's compiler has registers for")
 {
     constexpr uint32_t intel = 0x8086, amd = 0x1002, nvidia = 0x10de;
-    const std::vector<uint32_t> arc = {8, 16, 32}, rdna = {32, 64}, turing = {32}, later = {32, 64};
-    CHECK(vulkan::usual_subgroup(intel, 32, arc) == 16);
-    CHECK(vulkan::usual_subgroup(intel, 32, later) == 32);    // no kernel could ask for 16
-    CHECK(vulkan::usual_subgroup(intel, 32, {}) == 32);
-    CHECK(vulkan::usual_subgroup(amd, 64, rdna) == 64);
-    CHECK(vulkan::usual_subgroup(nvidia, 32, turing) == 32);
+    const auto sizes = [](uint32_t vendor, uint32_t reported, const std::vector<uint32_t>& offered) {
+        const vulkan::Subgroups s = vulkan::usual_subgroups(vendor, reported, offered);
+        return std::pair(s.usual, s.heavy);
+    };
+    CHECK(sizes(intel, 32, {8, 16, 32}) == std::pair(16u, 8u));
+    CHECK(sizes(intel, 32, {16, 32}) == std::pair(16u, 16u));    // Xe 2
+    CHECK(sizes(intel, 32, {}) == std::pair(32u, 32u));          // no kernel can ask
+    CHECK(sizes(amd, 64, {32, 64}) == std::pair(64u, 64u));
+    CHECK(sizes(nvidia, 32, {32}) == std::pair(32u, 32u));
 }
 
 #define M(type, name) {#name, offsetof(gpu::type, name)}

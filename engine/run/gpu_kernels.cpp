@@ -59,7 +59,7 @@ Groups row_groups(uint32_t rows, const RowVariant& variant)
 
 GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c, const RowVariants& tuned, const ProductRates& products)
     : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
-      quantise(device, "quantise"), rope(device, "rope"), glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
+      quantise(device, "quantise", {}, device->info().heavy_subgroup_size), rope(device, "rope"), glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
       threshold(device, "threshold"), route(device, "route"), best(device, "best"), device_(device), activation_(uint32_t(c.activation)),
       head_dim_(c.head_dim), tuned_(tuned), products_(products)
 {
@@ -120,10 +120,11 @@ Product GpuKernels::product(WeightType type, const ProductUse& use) const
 const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, Product product)
 {
     const std::tuple key(type, transposed, product);
+    const uint32_t heavy = device_->info().heavy_subgroup_size;
     switch (product) {
-    case Product::floats: return compiled(matmul_, key, device_, "matmul", {uint32_t(type), transposed});
-    case Product::halves: return compiled(matmul_, key, device_, "matmul_f16", {uint32_t(type), transposed});
-    case Product::integers: return compiled(matmul_, key, device_, "matmul_idot", {uint32_t(type)});
+    case Product::floats: return compiled(matmul_, key, device_, "matmul", {uint32_t(type), transposed}, heavy);
+    case Product::halves: return compiled(matmul_, key, device_, "matmul_f16", {uint32_t(type), transposed}, heavy);
+    case Product::integers: return compiled(matmul_, key, device_, "matmul_idot", {uint32_t(type)}, heavy);
     case Product::matrices: break;
     }
     const auto [m, n, k] = device_->info().matrix;
@@ -138,12 +139,16 @@ const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, Row
                     {uint32_t(gate), uint32_t(up), activation_, v.rows, v.subgroups * v.subgroup}, v.subgroup);
 }
 
-const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type) { return compiled(ffn_down_, type, device_, "ffn_down", {uint32_t(type)}); }
+const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type)
+{
+    return compiled(ffn_down_, type, device_, "ffn_down", {uint32_t(type)}, device_->info().heavy_subgroup_size);
+}
 
 const Kernel<gpu::Attend>& GpuKernels::attend(AttendTile tile, host::KvTypes kv)
 {
     const uint32_t k = is_quantised(kv.k), v = is_quantised(kv.v);
-    return compiled(attend_, {tile.heads, tile.tokens, k, v}, device_, "attend", {head_dim_, tile.heads, tile.tokens, k, v});
+    return compiled(attend_, {tile.heads, tile.tokens, k, v}, device_, "attend", {head_dim_, tile.heads, tile.tokens, k, v},
+                    device_->info().heavy_subgroup_size);
 }
 
 AttendTile attend_tile(const Config& c, bool decode)

@@ -42,7 +42,8 @@ struct DeviceInfo {
     DeviceKind kind = DeviceKind::other;
     uint64_t memory = 0;         // bytes of the largest device-local heap
     uint64_t free_memory = 0;    // of it, as the driver reports; `memory` where it does not
-    uint32_t subgroup_size = 0;    // of kernels that name no other: usual_subgroup
+    uint32_t subgroup_size = 0;    // of kernels that name no other: usual_subgroups
+    uint32_t heavy_subgroup_size = 0;    // of those that need many registers
     uint32_t min_subgroup_size = 0, max_subgroup_size = 0;
     std::vector<uint32_t> subgroup_sizes;    // that a kernel can ask for
     Features features;
@@ -55,9 +56,12 @@ struct DeviceInfo {
 
 std::string_view kind_name(DeviceKind kind);
 
-/// Invocations of a subgroup where nobody has measured: what the driver `reported`, but where that is more than its compiler has registers for, another
-/// of the `sizes` that a kernel can ask for.
-uint32_t usual_subgroup(uint32_t vendor, uint32_t reported, std::span<const uint32_t> sizes);
+/// Invocations of a subgroup where nobody has measured.
+struct Subgroups {
+    uint32_t usual, heavy;    // as DeviceInfo has them
+};
+/// What the driver `reported`; but where that is more than its compiler has registers for, others of the `sizes` that a kernel can ask for.
+Subgroups usual_subgroups(uint32_t vendor, uint32_t reported, std::span<const uint32_t> sizes);
 
 /// Which of `devices` is meant by `wanted`: "auto" (the best GPU; never a software device), an index, or a part of a name (case does not matter).
 struct DeviceChoice {
