@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""tools/vendors, on tables that are written here.
+
+    python3 tests/vendors_test.py [arguments of unittest]
+"""
+
+import importlib.machinery
+import importlib.util
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / "tools/vendors"
+sys.dont_write_bytecode = True
+loader = importlib.machinery.SourceFileLoader("vendors", str(SCRIPT))
+vendors = importlib.util.module_from_spec(importlib.util.spec_from_loader("vendors", loader))
+loader.exec_module(vendors)
+
+
+def row(kernel="join", spills=0, scratch=0, instructions=100, cycles=1000):
+    return {"kernel": kernel, "spills": spills, "scratch": scratch, "instructions": instructions, "cycles": cycles}
+
+
+class Comparison(unittest.TestCase):
+    def worse(self, now, before):
+        return list(vendors.compare(now, before))
+
+    def test_what_is_as_before_is_good(self):
+        self.assertEqual(self.worse([row(), row("rope")], [row(), row("rope")]), [])
+
+    def test_a_kernel_that_spills_is_named(self):
+        self.assertEqual(self.worse([row(spills=3)], [row()]), ["join: 3 spills"])
+        self.assertEqual(self.worse([row(scratch=64)], [row()]), ["join: 64 scratch"])
+
+    def test_a_new_kernel_may_not_spill_either(self):
+        self.assertEqual(self.worse([row(spills=3)], []), ["join: 3 spills", "join is not in the table"])
+
+    def test_a_kernel_that_spilled_before_may_spill_no_more(self):
+        self.assertEqual(self.worse([row(spills=3)], [row(spills=3)]), [])
+        self.assertEqual(self.worse([row(spills=2)], [row(spills=3)]), [])
+        self.assertEqual(self.worse([row(spills=4)], [row(spills=3)]), ["join: 4 spills, 3 before"])
+
+    def test_a_tenth_more_work_is_too_much(self):
+        self.assertEqual(self.worse([row(instructions=110, cycles=1100)], [row()]), [])
+        self.assertEqual(self.worse([row(instructions=111)], [row()]), ["join: 111 instructions, 100 before"])
+        self.assertEqual(self.worse([row(cycles=1101)], [row()]), ["join: 1101 cycles, 1000 before"])
+
+    def test_a_kernel_that_has_gone_is_named(self):
+        self.assertEqual(self.worse([], [row()]), ["join is in the table, and there is no such kernel now"])
+
+    def test_a_table_is_read_as_it_was_written(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "chip.tsv")
+            vendors.write_table(path, "a compiler", [row(), row("attend Q8_0 of 64, 4 heads x 1 tokens", spills=2)])
+            self.assertEqual(vendors.read_table(path), ("a compiler", [row(), row("attend Q8_0 of 64, 4 heads x 1 tokens", spills=2)]))
+
+
+class Program(unittest.TestCase):
+    def run_with(self, script, *arguments):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "statistics")
+            path.write_text(script)
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+            done = subprocess.run([sys.executable, SCRIPT, path, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                                  env={**os.environ, "LC_ALL": "C.UTF-8"})
+            return done.returncode, done.stdout, done.stderr
+
+    def test_a_kernel_that_spills_fails_the_run(self):
+        for chip in ("navi21", "gfx1100"):
+            compiler = vendors.read_table(vendors.TABLES / f"{chip}.tsv")[0]
+            device, driver = compiler.split(", ")
+            code, said, _ = self.run_with(
+                f"""#!/bin/sh
+echo '{{"device": "{device}", "driver": "{driver}"}}'
+echo '{{"kernel": "join", "statistics": {{"Spilled VGPRs": 5, "Spilled SGPRs": 2, "VGPRs": 256}}}}'
+""", chip)
+            self.assertEqual(code, 1)
+            self.assertIn(f"vendors: {chip}: join: 7 spills\n", said)
+            self.assertTrue(said.endswith("0 passed, 1 failed\n"))
+
+    def test_another_compiler_is_not_compared(self):
+        code, said, _ = self.run_with("""#!/bin/sh\necho '{"device": "X", "driver": "radv Mesa 99"}'\n""", "navi21")
+        self.assertEqual(code, 0)
+        self.assertIn("left out: navi21: its table is of ", said)
+
+    def test_a_program_that_fails_is_a_failure(self):
+        code, said, _ = self.run_with("#!/bin/sh\necho 'no such device' >&2\nexit 1\n", "navi21")
+        self.assertEqual((code, said), (1, "vendors: navi21: no such device\n0 passed, 1 failed\n"))
+
+    def test_a_chip_that_nobody_knows_is_refused(self):
+        code, _, said = self.run_with("#!/bin/sh\n", "navi99")
+        self.assertEqual(code, 2)
+        self.assertIn("there is no chip navi99", said)
+
+
+if __name__ == "__main__":
+    unittest.main()
