@@ -3,6 +3,7 @@
 #include "engine/model/chat_template.h"
 #include "engine/model/tokenizer.h"
 #include "engine/model/weights.h"
+#include "engine/run/diagnosis.h"
 #include "engine/run/scheduler.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -68,8 +69,13 @@ void run(const std::shared_ptr<const Gguf>& file, DownLayout layout)
                   .sparsity = std::vector<LayerSparsity>(c.layers, {.cut = host::makes_zeros(c.activation) ? 0 : host::no_cut})});
     Scheduler scheduler(cpu, nullptr, nullptr, nullptr, team, c);
     const Token tokens[] = {0, c.vocab - 1};
-    for (uint32_t position = 0; position < std::min(c.most_positions(), 2u); ++position)
-        scheduler.feed(position, std::span(&tokens[position], 1), {.take = [](uint32_t, std::span<const float>) {}});
+    for (uint32_t position = 0; position < std::min(c.most_positions(), 2u); ++position) {
+        try {
+            scheduler.feed(position, std::span(&tokens[position], 1), {.take = [](uint32_t, std::span<const float>) {}});
+        } catch (const NotFiniteNumbers&) {    // as a Session does
+            throw Diagnosis{.weights = weights, .team = team, .batch = 2, .kv = {}, .device = ""}.of({tokens, position + 1});
+        }
+    }
 }
 
 }    // namespace
