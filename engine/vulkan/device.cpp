@@ -275,6 +275,7 @@ bool Instance::look_at_devices(std::string& why_not)
         case VK_PHYSICAL_DEVICE_TYPE_CPU: d.kind = DeviceKind::software; break;
         default: d.kind = DeviceKind::other; break;
         }
+        d.reported_subgroup_size = v11.subgroupSize;
         d.min_subgroup_size = v13.minSubgroupSize;
         d.max_subgroup_size = v13.maxSubgroupSize;
         d.max_subgroups = v13.maxComputeWorkgroupSubgroups;
@@ -308,7 +309,7 @@ bool Instance::look_at_devices(std::string& why_not)
         d.features.int_dot &= v13.integerDotProduct4x8BitPackedSignedAccelerated || d.kind == DeviceKind::software;
         if (f13.subgroupSizeControl && (v13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT))
             for (uint32_t size = d.min_subgroup_size; size <= d.max_subgroup_size; size *= 2) d.subgroup_sizes.push_back(size);
-        const Subgroups subgroups = usual_subgroups(properties.properties.vendorID, v11.subgroupSize, d.subgroup_sizes);
+        const Subgroups subgroups = usual_subgroups(properties.properties.vendorID, d.reported_subgroup_size, d.subgroup_sizes);
         d.subgroup_size = subgroups.usual;
         d.heavy_subgroup_size = subgroups.heavy;
         const VkPhysicalDeviceLimits& limits = properties.properties.limits;

@@ -44,6 +44,7 @@ struct DeviceInfo {
     uint64_t free_memory = 0;    // of it, as the driver reports; `memory` where it does not
     uint32_t subgroup_size = 0;    // of kernels that name no other: usual_subgroups
     uint32_t heavy_subgroup_size = 0;    // of those that need many registers
+    uint32_t reported_subgroup_size = 0;    // of kernels that ask for none
     uint32_t min_subgroup_size = 0, max_subgroup_size = 0;
     std::vector<uint32_t> subgroup_sizes;    // that a kernel can ask for
     Features features;
