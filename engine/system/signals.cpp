@@ -79,6 +79,7 @@ void end_clearly(int signal, siginfo_t* info, void*)
     const uintptr_t at = fault ? reinterpret_cast<uintptr_t>(info->si_addr) : 0;
     for (const Entry* e = mapped_files.load(); fault && e; e = e->next) {
         if (at < e->begin || at >= e->end) continue;
+        speak_alone();    // several threads may read the file
         remove_unfinished();
         restore_terminal();
         const bool written = write(STDERR_FILENO, e->text, std::strlen(e->text)) >= 0;
@@ -87,14 +88,17 @@ void end_clearly(int signal, siginfo_t* info, void*)
     remove_unfinished();
     restore_terminal();
     errno = error;
-    raise(signal);    // the default action was set before this began, and follows when it has returned
+    ::signal(signal, SIG_DFL);
+    raise(signal);    // follows when this has returned
 }
 
 void set_handler(int signal)
 {
     struct sigaction action = {};
     action.sa_sigaction = end_clearly;
-    action.sa_flags = SA_SIGINFO | SA_RESETHAND;
+    action.sa_flags = SA_SIGINFO;
+    // A second one ends the program at once; but of threads that meet a file which has shrunk, all must wait for the one that says so.
+    if (signal != SIGBUS) action.sa_flags |= int(SA_RESETHAND);
     sigaction(signal, &action, nullptr);
 }
 
