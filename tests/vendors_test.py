@@ -6,7 +6,6 @@
 
 import importlib.machinery
 import importlib.util
-import os
 import stat
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).resolve().parent.parent / "tools/vendors"
 sys.dont_write_bytecode = True
+sys.path.insert(0, str(SCRIPT.parent))
 loader = importlib.machinery.SourceFileLoader("vendors", str(SCRIPT))
 vendors = importlib.util.module_from_spec(importlib.util.spec_from_loader("vendors", loader))
 loader.exec_module(vendors)
@@ -55,8 +55,9 @@ class Comparison(unittest.TestCase):
     def test_a_table_is_read_as_it_was_written(self):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "chip.tsv")
-            vendors.write_table(path, "a compiler", [row(), row("attend Q8_0 of 64, 4 heads x 1 tokens", spills=2)])
-            self.assertEqual(vendors.read_table(path), ("a compiler", [row(), row("attend Q8_0 of 64, 4 heads x 1 tokens", spills=2)]))
+            rows = [row(), row("attend Q8_0 of 64, 4 heads x 1 tokens", spills=2)]
+            vendors.write_table(path, "a compiler", rows)
+            self.assertEqual(vendors.read_table(path), ("a compiler", rows))
 
 
 class Program(unittest.TestCase):
@@ -65,8 +66,7 @@ class Program(unittest.TestCase):
             path = Path(folder, "statistics")
             path.write_text(script)
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
-            done = subprocess.run([sys.executable, SCRIPT, path, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                                  env={**os.environ, "LC_ALL": "C.UTF-8"})
+            done = subprocess.run([sys.executable, SCRIPT, path, *arguments], capture_output=True, text=True)
             return done.returncode, done.stdout, done.stderr
 
     def test_a_kernel_that_spills_fails_the_run(self):
@@ -86,10 +86,23 @@ echo '{{"kernel": "join", "statistics": {{"Spilled VGPRs": 5, "Spilled SGPRs": 2
         code, said, _ = self.run_with("""#!/bin/sh\necho '{"device": "X", "driver": "radv Mesa 99"}'\n""", "navi21")
         self.assertEqual(code, 0)
         self.assertIn("left out: navi21: its table is of ", said)
+        self.assertTrue(said.endswith("1 passed, 0 failed\n"))    # every kernel compiled
+
+    def test_with_another_compiler_a_kernel_must_still_compile(self):
+        line = '{"device": "X", "driver": "radv Mesa 99"}'
+        code, said, _ = self.run_with(f"#!/bin/sh\necho '{line}'\nkill -9 $$\n", "navi21")
+        self.assertEqual(code, 1)
+        self.assertTrue(said.endswith("0 passed, 1 failed\n"))
+        self.assertNotIn("left out", said)
 
     def test_a_program_that_fails_is_a_failure(self):
         code, said, _ = self.run_with("#!/bin/sh\necho 'no such device' >&2\nexit 1\n", "navi21")
         self.assertEqual((code, said), (1, "vendors: navi21: no such device\n0 passed, 1 failed\n"))
+
+    def test_a_program_that_is_not_there_is_a_sentence(self):
+        done = subprocess.run([sys.executable, SCRIPT, "/nowhere/statistics", "navi21"], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr),
+                         (1, "vendors: /nowhere/statistics: No such file or directory\n"))
 
     def test_a_chip_that_nobody_knows_is_refused(self):
         code, _, said = self.run_with("#!/bin/sh\n", "navi99")
