@@ -294,7 +294,7 @@ class Program(Case):
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             with self.subTest(number.name):
                 self.out.write_text("old")
-                heard = lambda: signal.signal(number, signal.SIG_DFL)    # noqa: E731: even if these tests were started with it ignored
+                heard = lambda: signal.signal(number, signal.SIG_DFL)    # noqa: E731: these tests may have it ignored
                 process, until = self.start("--type", "q4_0", preexec_fn=heard), time.monotonic() + 60
                 while not list(self.out.parent.glob("*.part")) and process.poll() is None and time.monotonic() < until:
                     time.sleep(0.002)

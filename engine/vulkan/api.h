@@ -47,7 +47,7 @@ namespace hearth::vulkan {
     X(CmdWriteTimestamp2) X(CreateQueryPool) X(DestroyQueryPool) X(GetQueryPoolResults) X(CreateSemaphore) X(DestroySemaphore)                       \
     X(GetSemaphoreCounterValue) X(SignalSemaphore) X(WaitSemaphores) X(QueueSubmit2) X(DeviceWaitIdle)
 
-#define HEARTH_STATISTICS_FUNCTIONS(X) X(GetPipelineExecutablePropertiesKHR) X(GetPipelineExecutableStatisticsKHR)
+#define HEARTH_STATISTICS_FUNCTIONS(X) X(GetPipelineExecutableStatisticsKHR)
 // clang-format on
 
 struct InstanceApi {

@@ -234,8 +234,9 @@ MatrixSize matrix_size(const InstanceApi& api, VkPhysicalDevice device)
 
 Subgroups usual_subgroups(uint32_t vendor, uint32_t reported, std::span<const uint32_t> sizes)
 {
-    // Intel's driver reports 32, and compiles most of our kernels so with hundreds of spilled registers. By its compiler's count of cycles (Mesa 22.3.6,
-    // Arc A770M) an invocation of a light kernel takes fewest with 16, and one of a heavy kernel with 8: a fifth to two thirds fewer than with 16.
+    // Intel's driver reports 32, and compiles most of our kernels so with hundreds of spilled registers. By its compiler's
+    // count of cycles (Mesa 22.3.6, Arc A770M) an invocation of a light kernel takes fewest with 16, and one of a heavy
+    // kernel with 8: a fifth to two thirds fewer than with 16.
     const auto offered = [&](uint32_t size) { return std::ranges::count(sizes, size) > 0; };
     if (vendor != intel || !offered(16)) return {reported, reported};
     return {16, offered(8) ? 8u : 16u};
@@ -309,7 +310,8 @@ bool Instance::look_at_devices(std::string& why_not)
         d.features.int_dot &= v13.integerDotProduct4x8BitPackedSignedAccelerated || d.kind == DeviceKind::software;
         if (f13.subgroupSizeControl && (v13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT))
             for (uint32_t size = d.min_subgroup_size; size <= d.max_subgroup_size; size *= 2) d.subgroup_sizes.push_back(size);
-        const Subgroups subgroups = usual_subgroups(properties.properties.vendorID, d.reported_subgroup_size, d.subgroup_sizes);
+        const uint32_t vendor = properties.properties.vendorID;
+        const Subgroups subgroups = usual_subgroups(vendor, d.reported_subgroup_size, d.subgroup_sizes);
         d.subgroup_size = subgroups.usual;
         d.heavy_subgroup_size = subgroups.heavy;
         const VkPhysicalDeviceLimits& limits = properties.properties.limits;
@@ -339,7 +341,8 @@ bool Instance::look_at_devices(std::string& why_not)
 
 // ---- device ------------------------------------------------------------------------------------------------------------
 
-std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features, Statistics statistics)
+std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features,
+                                     Statistics statistics)
 {
     HEARTH_CHECK(info.unfit.empty());
     std::shared_ptr<Device> self(new Device);
@@ -370,7 +373,9 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
         further = &matrices;
     }
     VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR executables = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR, .pNext = further, .pipelineExecutableInfo = VK_TRUE};
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR,
+        .pNext = further,
+        .pipelineExecutableInfo = VK_TRUE};
     if (with_statistics) {
         if (!has_extension(api, info.handle, VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME))
             throw Error("the driver of {} says nothing of the kernels that it compiles: it lacks {}", info.name,

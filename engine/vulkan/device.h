@@ -42,9 +42,9 @@ struct DeviceInfo {
     DeviceKind kind = DeviceKind::other;
     uint64_t memory = 0;         // bytes of the largest device-local heap
     uint64_t free_memory = 0;    // of it, as the driver reports; `memory` where it does not
-    uint32_t subgroup_size = 0;    // of kernels that name no other: usual_subgroups
-    uint32_t heavy_subgroup_size = 0;    // of those that need many registers
-    uint32_t reported_subgroup_size = 0;    // of kernels that ask for none
+    uint32_t subgroup_size = 0;             // of kernels that name no other: usual_subgroups
+    uint32_t heavy_subgroup_size = 0;       // of those that need many registers
+    uint32_t reported_subgroup_size = 0;    // what the driver gives to who asks for none
     uint32_t min_subgroup_size = 0, max_subgroup_size = 0;
     std::vector<uint32_t> subgroup_sizes;    // that a kernel can ask for
     Features features;
@@ -61,7 +61,8 @@ std::string_view kind_name(DeviceKind kind);
 struct Subgroups {
     uint32_t usual, heavy;    // as DeviceInfo has them
 };
-/// What the driver `reported`; but where that is more than its compiler has registers for, others of the `sizes` that a kernel can ask for.
+/// What the driver `reported`; but where that is more than its compiler has registers for, others of the `sizes` that a
+/// kernel can ask for.
 Subgroups usual_subgroups(uint32_t vendor, uint32_t reported, std::span<const uint32_t> sizes);
 
 /// Which of `devices` is meant by `wanted`: "auto" (the best GPU; never a software device), an index, or a part of a name (case does not matter).
@@ -164,7 +165,8 @@ enum class Lane { kernels, copies };
 
 class Pipeline;    // engine/vulkan/kernel.h
 
-/// Whether a device asks its driver's compiler what becomes of each kernel (Pipeline::statistics); then no pipeline comes from a cache.
+/// Whether a device asks its driver's compiler what becomes of each kernel (Pipeline::statistics); then no pipeline comes
+/// from a cache.
 enum class Statistics { none, kept };
 
 class Device {

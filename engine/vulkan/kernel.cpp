@@ -29,7 +29,7 @@ bool has_kernel(std::string_view name) { return find_if_built(name); }
 
 Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,
                    uint32_t subgroup)
-    : Pipeline(device)
+    : Pipeline(device, name)
 {
     const DeviceApi& api = device_.api();
     const Spirv& spirv = find_module(name);
@@ -49,12 +49,15 @@ Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_by
     if (subgroup == 0) subgroup = device_.info().subgroup_size;
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO, .requiredSubgroupSize = subgroup};
-    // Who asks may have no more than max_subgroups in a workgroup; a software device with small ones has fewer than some kernels want.
+    // Who asks may have no more than max_subgroups in a workgroup; a software device with small ones has fewer than some
+    // kernels want.
     const bool asks = subgroup != device_.info().reported_subgroup_size;
     HEARTH_CHECK(!asks || std::ranges::count(device_.info().subgroup_sizes, subgroup) > 0);
+    const VkPipelineCreateFlags flags =
+        device_.statistics() == Statistics::kept ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR : 0;
     const VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
-        .flags = device_.statistics() == Statistics::kept ? VkPipelineCreateFlags(VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR) : 0,
+        .flags = flags,
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
                   .pNext = asks ? &size : nullptr,
                   .flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT,
@@ -81,26 +84,22 @@ Pipeline::~Pipeline()
 std::map<std::string, double> Pipeline::statistics() const
 {
     HEARTH_CHECK(device_.statistics() == Statistics::kept);
-    const DeviceApi& api = device_.api();
-    const VkPipelineInfoKHR pipeline = {.sType = VK_STRUCTURE_TYPE_PIPELINE_INFO_KHR, .pipeline = handle_};
-    uint32_t executables = 0;
-    check_result(api.GetPipelineExecutablePropertiesKHR(device_.handle(), &pipeline, &executables, nullptr), "vkGetPipelineExecutableProperties");
+    const auto ask = device_.api().GetPipelineExecutableStatisticsKHR;
+    const VkPipelineExecutableInfoKHR only_one = {    // of a compute pipeline
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR, .pipeline = handle_, .executableIndex = 0};
+    uint32_t count = 0;
+    check_result(ask(device_.handle(), &only_one, &count, nullptr), "vkGetPipelineExecutableStatistics");
+    std::vector<VkPipelineExecutableStatisticKHR> all(
+        count, {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR});
+    check_result(ask(device_.handle(), &only_one, &count, all.data()), "vkGetPipelineExecutableStatistics");
 
     std::map<std::string, double> found;
-    for (uint32_t e = 0; e < executables; ++e) {    // of a compute pipeline there is one; Intel's driver has had one for each width that it tried
-        const VkPipelineExecutableInfoKHR which = {
-            .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR, .pipeline = handle_, .executableIndex = e};
-        uint32_t count = 0;
-        check_result(api.GetPipelineExecutableStatisticsKHR(device_.handle(), &which, &count, nullptr), "vkGetPipelineExecutableStatistics");
-        std::vector<VkPipelineExecutableStatisticKHR> all(count, {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR});
-        check_result(api.GetPipelineExecutableStatisticsKHR(device_.handle(), &which, &count, all.data()), "vkGetPipelineExecutableStatistics");
-        for (const VkPipelineExecutableStatisticKHR& s : all) {
-            switch (s.format) {
-            case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_BOOL32_KHR: found[s.name] = s.value.b32; break;
-            case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_INT64_KHR: found[s.name] = double(s.value.i64); break;
-            case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_UINT64_KHR: found[s.name] = double(s.value.u64); break;
-            default: found[s.name] = s.value.f64; break;
-            }
+    for (const VkPipelineExecutableStatisticKHR& s : all) {
+        switch (s.format) {
+        case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_BOOL32_KHR: found[s.name] = s.value.b32; break;
+        case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_INT64_KHR: found[s.name] = double(s.value.i64); break;
+        case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_UINT64_KHR: found[s.name] = double(s.value.u64); break;
+        default: found[s.name] = s.value.f64; break;
         }
     }
     return found;

@@ -26,14 +26,17 @@ class Pipeline {
 
     VkPipeline handle() const { return handle_; }
     VkPipelineLayout layout() const { return layout_; }
+    const std::string& name() const { return name_; }    // of its module
 
-    /// What the driver's compiler says of this kernel, in the driver's words: "VGPRs", "Spill Count", ... Only where the device keeps Statistics.
+    /// What the driver's compiler says of this kernel, in the driver's words: "VGPRs", "Spill Count", ... Only where
+    /// the device keeps Statistics.
     std::map<std::string, double> statistics() const;
 
   private:
     /// Whole, if empty: its destructor runs if the rest throws.
-    explicit Pipeline(const Device& device) : device_(device) {}
+    Pipeline(const Device& device, std::string_view name) : device_(device), name_(name) {}
     const Device& device_;
+    std::string name_;
     VkPipelineLayout layout_ = VK_NULL_HANDLE;
     VkPipeline handle_ = VK_NULL_HANDLE;
 };

@@ -71,9 +71,11 @@ void run(const std::shared_ptr<const Gguf>& file, DownLayout layout)
     const Token tokens[] = {0, c.vocab - 1};
     for (uint32_t position = 0; position < std::min(c.most_positions(), 2u); ++position) {
         try {
-            scheduler.feed(position, std::span(&tokens[position], 1), {.take = [](uint32_t, std::span<const float>) {}});
+            scheduler.feed(position, std::span(&tokens[position], 1),
+                           {.take = [](uint32_t, std::span<const float>) {}});
         } catch (const NotFiniteNumbers&) {    // as a Session does
-            throw Diagnosis{.weights = weights, .team = team, .batch = 2, .kv = {}, .device = ""}.of({tokens, position + 1});
+            const Diagnosis why = {.weights = weights, .team = team, .batch = 2, .kv = {}, .device = ""};
+            throw why.of({tokens, position + 1});
         }
     }
 }

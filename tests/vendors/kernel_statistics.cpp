@@ -1,9 +1,10 @@
-// What a driver's compiler makes of every kernel: one line of JSON each, on standard output. Nothing is run, so that a driver without its GPU will do.
+// What a driver's compiler makes of every kernel: one line of JSON each, on standard output. Nothing is run, so that a
+// driver without its GPU will do.
 //
 //     kernel_statistics DEVICE        an index or a part of a name, as of `hearth devices`
 //
-// The kernels are those that engine/run/gpu_kernels.h offers for this device: every weight format, every product, every form of attention, rows gone over
-// in the usual number of subgroups of the usual size.
+// The kernels are those that engine/run/gpu_kernels.h offers for this device: every weight format, every product, every
+// form of attention, rows gone over in the usual number of subgroups of the usual size.
 #include "engine/run/gpu_kernels.h"
 #include "engine/vulkan/spirv.h"
 
@@ -21,24 +22,26 @@ class Listing {
   public:
     explicit Listing(std::shared_ptr<vulkan::Device> device) : device_(std::move(device)) {}
 
-    /// `module`: its name in shaders/; `variant`: what tells it from others of that module.
+    /// `variant`: what tells it from others of its module; may be empty.
     template <class Args>
-    void add(std::string_view module, std::string_view variant, const vulkan::Kernel<Args>& kernel)
+    void add(const vulkan::Kernel<Args>& kernel, std::string_view variant = "")
     {
-        seen_.insert(std::string(module));
-        const std::string name = fmt::format("{}{}{}", module, variant.empty() ? "" : " ", variant);
-        std::puts(nlohmann::json{{"kernel", name}, {"statistics", kernel.pipeline().statistics()}}.dump().c_str());
+        const vulkan::Pipeline& pipeline = kernel.pipeline();
+        seen_.insert(pipeline.name());
+        const std::string name = fmt::format("{}{}{}", pipeline.name(), variant.empty() ? "" : " ", variant);
+        std::puts(nlohmann::json{{"kernel", name}, {"statistics", pipeline.statistics()}}.dump().c_str());
     }
 
     /// Names of modules that were not added, though the device could run them.
     std::string missing() const
     {
+        const vulkan::Features& able = device_->features();
         std::string names;
         for (unsigned i = 0; i < vulkan::spirv_module_count; ++i) {
             const std::string name = vulkan::spirv_modules[i].name;
-            const bool able = (device_->features().int_dot || !name.ends_with("_idot")) && (device_->features().fp16 || !name.ends_with("_f16")) &&
-                              (device_->features().matrices || !name.ends_with("_coop"));
-            if (able && !seen_.contains(name)) names += " " + name;
+            if ((name.ends_with("_idot") && !able.int_dot) || (name.ends_with("_f16") && !able.fp16)) continue;
+            if (name.ends_with("_coop") && !able.matrices) continue;
+            if (!seen_.contains(name)) names += " " + name;
         }
         return names;
     }
@@ -48,27 +51,21 @@ class Listing {
     std::set<std::string> seen_;
 };
 
-std::string_view product_module(Product p)
-{
-    constexpr std::string_view names[] = {"matmul", "matmul_f16", "matmul_idot", "matmul_coop"};
-    return names[size_t(p)];
-}
-
 void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& device, const WeightFormat& format)
 {
     const RowVariant usual = usual_variant(device, format.type);
     for (const RowVariant& v : row_variants(device, format.type)) {
         if (v.subgroup != usual.subgroup || v.subgroups != usual.subgroups) continue;
         const std::string variant = fmt::format("{} x{}", format.name, v.rows);
-        listing.add(v.int_dot ? "matvec_idot" : "matvec", variant, kernels.matvec(format.type, v));
-        listing.add(v.int_dot ? "ffn_up_idot" : "ffn_up", variant, kernels.ffn_up(format.type, format.type, v));
+        listing.add(kernels.matvec(format.type, v), variant);
+        listing.add(kernels.ffn_up(format.type, format.type, v), variant);
     }
-    listing.add("ffn_down", format.name, kernels.ffn_down(format.type));
+    listing.add(kernels.ffn_down(format.type), format.name);
     for (const bool transposed : {false, true})
         for (const Product p : products)
             if (offers(device, p, format.type, {.transposed = transposed}))
-                listing.add(product_module(p), fmt::format("{}{}", format.name, transposed ? " transposed" : ""),
-                            kernels.matmul(format.type, transposed, p));
+                listing.add(kernels.matmul(format.type, transposed, p),
+                            fmt::format("{}{}", format.name, transposed ? " transposed" : ""));
 }
 
 Config shape(uint32_t head_dim, uint32_t kv_heads = 8)
@@ -90,31 +87,30 @@ int list(std::string_view wanted)
     if (!choice.index) throw Error("{}", choice.reason);
     const vulkan::DeviceInfo& info = instance->devices()[*choice.index];
     const auto device = vulkan::Device::open(instance, info, info.features, vulkan::Statistics::kept);
-    std::puts(nlohmann::json{{"device", info.name}, {"driver", info.driver}, {"subgroup", info.subgroup_size}, {"heavy subgroup", info.heavy_subgroup_size}}.dump().c_str());
+    std::puts(nlohmann::json{{"device", info.name}, {"driver", info.driver}}.dump().c_str());
 
     Listing listing(device);
     GpuKernels kernels(device, shape(128));
     for (const WeightFormat& format : weight_formats) list_rows(listing, kernels, *device, format);
     for (const WeightFormat& format : sparse_formats) list_rows(listing, kernels, *device, format);
-    listing.add("join", "", kernels.join);
-    listing.add("quantise", "", kernels.quantise);
-    listing.add("rope", "", kernels.rope);
-    listing.add("glu", "", kernels.glu);
-    listing.add("predict_sign", "", kernels.predict_sign);
-    listing.add("threshold", "", kernels.threshold);
-    listing.add("route", "", kernels.route);
-    listing.add("best", "", kernels.best);
+    listing.add(kernels.join);
+    listing.add(kernels.quantise);
+    listing.add(kernels.rope);
+    listing.add(kernels.glu);
+    listing.add(kernels.predict_sign);
+    listing.add(kernels.threshold);
+    listing.add(kernels.route);
+    listing.add(kernels.best);
     for (const uint32_t head_dim : {64u, 128u, 256u})
         for (const uint32_t kv_heads : {8u, 32u}) {
             const Config c = shape(head_dim, kv_heads);
             GpuKernels of_this_width(device, c);
             const AttendTile decode = attend_tile(c, true), prompt = attend_tile(c, false);
             for (const WeightType type : {WeightType::f16, WeightType::q8_0})
-                for (const uint32_t tokens : std::set{decode.tokens, prompt.tokens}) {
-                    const AttendTile tile = {decode.heads, tokens};
-                    listing.add("attend", fmt::format("{} of {}, {} heads x {} tokens", format_of(type).name, head_dim, tile.heads, tile.tokens),
-                                of_this_width.attend(tile, {type, type}));
-                }
+                for (const uint32_t tokens : std::set{decode.tokens, prompt.tokens})
+                    listing.add(of_this_width.attend({decode.heads, tokens}, {type, type}),
+                                fmt::format("{} of {}, {} heads x {} tokens", format_of(type).name, head_dim,
+                                            decode.heads, tokens));
         }
     const std::string missing = listing.missing();
     if (!missing.empty()) throw Error("tests/vendors/kernel_statistics.cpp leaves out:{}", missing);
