@@ -60,8 +60,8 @@ Groups row_groups(uint32_t rows, const RowVariant& variant)
 GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c, const RowVariants& tuned, const ProductRates& products)
     : join(device, "join", {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
       quantise(device, "quantise", {}, device->info().heavy_subgroup_size), rope(device, "rope"),
-      glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"), threshold(device, "threshold"),
-      route(device, "route"), best(device, "best"), device_(device), activation_(uint32_t(c.activation)),
+      glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
+      threshold(device, "threshold"), route(device, "route"), best(device, "best"), device_(device), activation_(uint32_t(c.activation)),
       head_dim_(c.head_dim), tuned_(tuned), products_(products)
 {
     static_assert(gpu::slot_neurons == group_neurons && expert_unit % group_neurons == 0 && host::most_experts <= gpu::route_most_experts);

@@ -97,7 +97,7 @@ void set_handler(int signal)
     struct sigaction action = {};
     action.sa_sigaction = end_clearly;
     action.sa_flags = SA_SIGINFO;
-    // A second one ends the program at once; but threads that meet a file which has shrunk wait for the first to say so.
+    // A second one ends the program at once; but threads that meet a file which has shrunk wait for the first to speak.
     if (signal != SIGBUS) action.sa_flags |= int(SA_RESETHAND);
     sigaction(signal, &action, nullptr);
 }

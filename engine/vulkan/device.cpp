@@ -234,9 +234,9 @@ MatrixSize matrix_size(const InstanceApi& api, VkPhysicalDevice device)
 
 Subgroups usual_subgroups(uint32_t vendor, uint32_t reported, std::span<const uint32_t> sizes)
 {
-    // Intel's driver reports 32, and compiles most of our kernels so with hundreds of spilled registers. By its compiler's
-    // count of cycles (Mesa 22.3.6, Arc A770M) an invocation of a light kernel takes fewest with 16, and one of a heavy
-    // kernel with 8: a fifth to two thirds fewer than with 16.
+    // Intel's driver reports 32, and compiles most of our kernels so with hundreds of spilled registers. By its
+    // compiler's count of cycles (Mesa 22.3.6, Arc A770M) an invocation of a light kernel takes fewest with 16, and one
+    // of a heavy kernel with 8: a fifth to two thirds fewer than with 16.
     const auto offered = [&](uint32_t size) { return std::ranges::count(sizes, size) > 0; };
     if (vendor != intel || !offered(16)) return {reported, reported};
     return {16, offered(8) ? 8u : 16u};

@@ -165,8 +165,8 @@ enum class Lane { kernels, copies };
 
 class Pipeline;    // engine/vulkan/kernel.h
 
-/// Whether a device asks its driver's compiler what becomes of each kernel (Pipeline::statistics); then no pipeline comes
-/// from a cache.
+/// Whether a device asks its driver's compiler what becomes of each kernel (Pipeline::statistics); then no pipeline
+/// comes from a cache.
 enum class Statistics { none, kept };
 
 class Device {

@@ -49,8 +49,8 @@ Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_by
     if (subgroup == 0) subgroup = device_.info().subgroup_size;
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO, .requiredSubgroupSize = subgroup};
-    // Who asks may have no more than max_subgroups in a workgroup; a software device with small ones has fewer than some
-    // kernels want.
+    // Who asks may have no more than max_subgroups in a workgroup; a software device with small ones has fewer than
+    // some kernels want.
     const bool asks = subgroup != device_.info().reported_subgroup_size;
     HEARTH_CHECK(!asks || std::ranges::count(device_.info().subgroup_sizes, subgroup) > 0);
     const VkPipelineCreateFlags flags =
