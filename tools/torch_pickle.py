@@ -79,6 +79,12 @@ class Machine:
             raise NotAPickle("nothing to take")
         return self.stack.pop()
 
+    def cut(self, start):
+        """All that lies from there on."""
+        values = self.stack[start:]
+        del self.stack[start:]
+        return values
+
     def top(self, kind):
         value = self.pop()
         self.push(value)
@@ -89,13 +95,13 @@ class Machine:
     def to_mark(self):
         if not self.marks:
             raise NotAPickle("no mark")
-        start = self.marks.pop()
-        values = self.stack[start:]
-        del self.stack[start:]
-        return values
+        return self.cut(self.marks.pop())
 
     def several(self, n):
-        return tuple(reversed([self.pop() for _ in range(n)]))
+        start = len(self.stack) - n
+        if start < (self.marks[-1] if self.marks else 0):
+            raise NotAPickle("nothing to take")
+        return tuple(self.cut(start))
 
     # ---- the steps
 
