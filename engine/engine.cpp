@@ -1,12 +1,12 @@
 #include "engine/engine.h"
 
-#include "engine/model/file_kind.h"
+#include "engine/model/other_kinds.h"
 #include "engine/plan/costs.h"
 #include "engine/plan/hotness.h"
 #include "engine/run/diagnosis.h"
-#include "engine/run/profiler.h"
+#include "engine/tune/profiler.h"
 #include "engine/run/scheduler.h"
-#include "engine/run/tune.h"
+#include "engine/tune/tune.h"
 #include "engine/system/limits.h"
 
 #include <algorithm>
@@ -35,24 +35,32 @@ uint64_t parameters(const Weights& w)
     const auto count = [](const Matrix& m) { return uint64_t(m.rows) * m.cols; };
     uint64_t sum = count(w.embedding) + (w.output.data == w.embedding.data ? 0 : count(w.output));
     for (const LayerWeights& l : w.layers)
-        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.either_down(), &l.router.scores, &l.fc1, &l.fc2})
+        for (const Matrix* m :
+             {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.either_down(), &l.router.scores, &l.fc1, &l.fc2})
             sum += count(*m);
     return sum;
 }
 
 SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch, host::KvTypes kv)
 {
-    if (batch == 0 || batch > most_batch) throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", batch, most_batch);
+    if (batch == 0 || batch > most_batch)
+        throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", batch, most_batch);
     if (context > c.context)
-        throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context, context, c.context);
+        throw Error("{} was trained for {} positions, and -c asks for {}: use -c {} or less", c.name, c.context,
+                    context, c.context);
     if (const uint32_t most = c.most_positions(); context > most)
-        throw Error("{} turns its heads in another way beyond {} positions, and -c asks for {}: longer contexts cannot be run, use -c {} or less",
+        throw Error("{} turns its heads in another way beyond {} positions, and -c asks for {}: longer contexts cannot "
+                    "be run, use -c {} or less",
                     c.name, most, context, most);
     for (const WeightType type : {kv.k, kv.v})
         if (const WeightFormat& f = format_of(type); c.head_dim % f.block != 0)
-            throw Error("{} keeps blocks of {} numbers, and the heads of {} have {}: leave its KV cache in f16", f.name, f.block, c.name, c.head_dim);
+            throw Error("{} keeps blocks of {} numbers, and the heads of {} have {}: leave its KV cache in f16", f.name,
+                        f.block, c.name, c.head_dim);
     const uint32_t positions = context ? context : std::min(c.most_positions(), 4096u);
-    return {.batch = std::min(batch, positions), .context = positions, .kv = kv, .sparsity = std::vector<LayerSparsity>(c.layers)};
+    return {.batch = std::min(batch, positions),
+            .context = positions,
+            .kv = kv,
+            .sparsity = std::vector<LayerSparsity>(c.layers)};
 }
 
 }    // namespace
@@ -86,7 +94,8 @@ DeviceList list_devices()
     return list;
 }
 
-// ---- engine ------------------------------------------------------------------------------------------------------------
+// ---- engine
+// ------------------------------------------------------------------------------------------------------------
 
 struct Machinery {
     EngineOptions options;
@@ -109,22 +118,28 @@ struct Machinery {
 
     /// Looks at everything, loads nothing.
     explicit Machinery(const EngineOptions& o)
-        : options(o), file(open_model(o.model, o.overrides)), tokenizer(*file), weights(describe_weights(file, down_layout())), team(threads_for(o.threads))
+        : options(o), file(open_model(o.model, o.overrides)), tokenizer(*file),
+          weights(describe_weights(file, down_layout())), team(threads_for(o.threads))
     {
         notes = tokenizer.notes();
         for (const std::string& what : file->overridden()) notes.push_back("overridden: " + what);
         const Config& c = weights.config;
         const bool needs_zeros = o.sparsity == Sparsity::exact || o.sparsity == Sparsity::predict;
         if (needs_zeros && !host::makes_zeros(c.activation))
-            throw Error("--sparsity {} needs a ReLU model, and the activations of {} are never zero: use --sparsity dense",
-                        o.sparsity == Sparsity::exact ? "exact" : "predict", c.name);
+            throw Error(
+                "--sparsity {} needs a ReLU model, and the activations of {} are never zero: use --sparsity dense",
+                o.sparsity == Sparsity::exact ? "exact" : "predict", c.name);
         if (c.experts && (o.sparsity == Sparsity::predict || o.sparsity == Sparsity::threshold))
-            throw Error("--sparsity {} is for models without experts, and the router of {} says already what fires: use --sparsity dense",
+            throw Error("--sparsity {} is for models without experts, and the router of {} says already what fires: "
+                        "use --sparsity dense",
                         o.sparsity == Sparsity::predict ? "predict" : "threshold", c.name);
         if (o.rebalance && o.sparsity == Sparsity::dense && !c.experts)
-            throw Error("--rebalance on follows which neurons fire, and --sparsity dense computes them all: add --sparsity exact or predict");
+            throw Error("--rebalance on follows which neurons fire, and --sparsity dense computes them all: add "
+                        "--sparsity exact or predict");
         if (o.cpu_experts && !c.experts && o.device != "cpu")
-            notes.push_back(fmt::format("--cpu-moe and --n-cpu-moe do nothing: {} has no experts; --disable-gpu-index keeps all neurons in RAM", c.name));
+            notes.push_back(fmt::format(
+                "--cpu-moe and --n-cpu-moe do nothing: {} has no experts; --disable-gpu-index keeps all neurons in RAM",
+                c.name));
         find_profile();
         shape = session_shape(c, o.context, o.batch, o.kv);
         shape.rebalance = o.rebalance;
@@ -132,7 +147,8 @@ struct Machinery {
         choose_sparsity();
         needs = GpuSession::needs(weights, shape);
         open_device();
-        if (o.machine) machine = o.machine(device ? device->info().name : "", device ? device->info().driver : "", team.size());
+        if (o.machine)
+            machine = o.machine(device ? device->info().name : "", device ? device->info().driver : "", team.size());
         if (machine && device && !machine->has_device()) machine.reset();
         if (o.submit) shape.submit = *o.submit;
         else if (machine && device && machine->release_us < machine->round_trip_us) shape.submit = SubmitMode::ahead;
@@ -149,7 +165,10 @@ struct Machinery {
         return device && device->info().kind != vulkan::DeviceKind::software ? usual : UINT32_MAX;
     }
 
-    DownLayout down_layout() const { return options.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons; }
+    DownLayout down_layout() const
+    {
+        return options.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons;
+    }
 
     /// The profile named by the options, in the model, or beside it.
     void find_profile()
@@ -158,7 +177,8 @@ struct Machinery {
         std::filesystem::path path = options.profile;
         std::error_code ec;
         if (path.empty() && has_profile(*file)) profile = read_profile(*file, *file, c.layers, c.firing(), c.dim);
-        if (path.empty() && !profile && std::filesystem::exists(profile_path(options.model), ec)) path = profile_path(options.model);
+        if (path.empty() && !profile && std::filesystem::exists(profile_path(options.model), ec))
+            path = profile_path(options.model);
         if (!path.empty()) profile = read_profile(Gguf(path), *file, c.layers, c.firing(), c.dim);
     }
 
@@ -168,14 +188,16 @@ struct Machinery {
         const Config& c = weights.config;
         constexpr double usual_activity = 0.1;    // of a ReLU model
         if (c.experts) {
-            hotness = profile && profile->positions > 0 ? hotness_of(*profile, c.neurons_together())
-                                                        : even_hotness(c.layers, c.neurons, double(c.experts_used) / c.experts);
+            hotness = profile && profile->positions > 0
+                          ? hotness_of(*profile, c.neurons_together())
+                          : even_hotness(c.layers, c.neurons, double(c.experts_used) / c.experts);
             return;
         }
         if (!host::makes_zeros(c.activation)) {
-            hotness =
-                even_hotness(c.layers, c.neurons,
-                             options.sparsity == Sparsity::threshold && profile && profile->calibration ? 1 - profile->calibration->sparsity : 1);
+            hotness = even_hotness(c.layers, c.neurons,
+                                   options.sparsity == Sparsity::threshold && profile && profile->calibration
+                                       ? 1 - profile->calibration->sparsity
+                                       : 1);
             return;
         }
         if (profile && profile->positions > 0) {
@@ -183,7 +205,8 @@ struct Machinery {
             return;
         }
         std::error_code ec;
-        const std::filesystem::path index_path = gpu_index_of(options.model), folder = activation_folder_of(options.model);
+        const std::filesystem::path index_path = gpu_index_of(options.model),
+                                    folder = activation_folder_of(options.model);
         std::optional<GpuIndex> index;
         std::optional<ActivationStatistics> statistics;
         if (!options.reset_gpu_index && !options.disable_gpu_index && std::filesystem::exists(index_path, ec)) try {
@@ -192,15 +215,21 @@ struct Machinery {
                 throw Error("{}; --reset-gpu-index does without it", e.what());
             }
         // Other models may lie in the same folder, so these are read for PowerInfer's own only.
-        if (file->powerinfer() && std::filesystem::is_directory(folder, ec)) statistics = read_activation_statistics(folder, c);
+        if (file->powerinfer() && std::filesystem::is_directory(folder, ec))
+            statistics = read_activation_statistics(folder, c);
         if (index && statistics && missorted(*index, *statistics)) {
-            notes.push_back(fmt::format("{} was made by a PowerInfer that mixed up layers, so the neurons are placed by {} alone",
-                                        index_path.filename().string(), folder.filename().string()));
+            notes.push_back(
+                fmt::format("{} was made by a PowerInfer that mixed up layers, so the neurons are placed by {} alone",
+                            index_path.filename().string(), folder.filename().string()));
             index.reset();
         }
-        if (index) notes.push_back(fmt::format("the neurons that {} names go to the GPU first", index_path.filename().string()));
-        else if (statistics) notes.push_back(fmt::format("the neurons that fire most by {} go to the GPU first", folder.string()));
-        hotness = index || statistics ? hotness_of(index ? &*index : nullptr, statistics ? &*statistics : nullptr, c.neurons, usual_activity)
+        if (index)
+            notes.push_back(
+                fmt::format("the neurons that {} names go to the GPU first", index_path.filename().string()));
+        else if (statistics)
+            notes.push_back(fmt::format("the neurons that fire most by {} go to the GPU first", folder.string()));
+        hotness = index || statistics ? hotness_of(index ? &*index : nullptr, statistics ? &*statistics : nullptr,
+                                                   c.neurons, usual_activity)
                                       : even_hotness(c.layers, c.neurons, usual_activity);
     }
 
@@ -220,7 +249,8 @@ struct Machinery {
         case Sparsity::exact: return {.cut = 0};
         case Sparsity::threshold:
             if (!profile || !profile->calibration)
-                throw Error("--sparsity threshold needs cuts measured for {}: run `hearth profile` with --calibrate", name);
+                throw Error("--sparsity threshold needs cuts measured for {}: run `hearth profile` with --calibrate",
+                            name);
             return {.cut = profile->calibration->cuts[l]};
         case Sparsity::predict: break;
         }
@@ -229,13 +259,16 @@ struct Machinery {
         if (predictor == Predictor::none) predictor = has_lowrank ? Predictor::lowrank : Predictor::sign;
         if (predictor == Predictor::lowrank) {
             if (!has_lowrank)
-                throw Error("--predictor lowrank needs fc1 and fc2 in every layer, which {} does not have: use --predictor sign, or train them with "
-                            "tools/train_predictor.py",
+                throw Error("--predictor lowrank needs fc1 and fc2 in every layer, which {} does not have: use "
+                            "--predictor sign, or train them with "
+                            "tools/models/train_predictor.py",
                             name);
             return {.cut = 0, .predictor = Predictor::lowrank};
         }
-        if (!profile) throw Error("--predictor sign needs a profile of {}: make one with `hearth profile MODEL -f TEXT`", name);
-        return {.cut = 0, .predictor = Predictor::sign, .agreements = sign_threshold(profile->layers[l], options.recall)};
+        if (!profile)
+            throw Error("--predictor sign needs a profile of {}: make one with `hearth profile MODEL -f TEXT`", name);
+        return {
+            .cut = 0, .predictor = Predictor::sign, .agreements = sign_threshold(profile->layers[l], options.recall)};
     }
 
     /// What decode leaves out, and what it is expected to read.
@@ -245,8 +278,10 @@ struct Machinery {
         for (uint32_t l = 0; l < c.layers; ++l) {
             const LayerProfile* p = profile && profile->positions > 0 ? &profile->layers[l] : nullptr;
             shape.sparsity[l] = layer_sparsity(l);
-            LayerUse layer = {.fired = hotness[l].by_group(), .skips = shape.sparsity[l].cut >= 0, .routed = c.experts > 0};
-            if (p && shape.sparsity[l].predictor == Predictor::sign) layer.looked_at = sign_quality(*p, shape.sparsity[l].agreements).predicted;
+            LayerUse layer = {
+                .fired = hotness[l].by_group(), .skips = shape.sparsity[l].cut >= 0, .routed = c.experts > 0};
+            if (p && shape.sparsity[l].predictor == Predictor::sign)
+                layer.looked_at = sign_quality(*p, shape.sparsity[l].agreements).predicted;
             if (p && shape.sparsity[l].predictor == Predictor::lowrank) layer.looked_at = lowrank_quality(*p).predicted;
             use.push_back(std::move(layer));
         }
@@ -265,7 +300,8 @@ struct Machinery {
         instance = workshop.instance({.validation = options.validation}, why_not);
         vulkan::DeviceChoice choice;
         if (instance) choice = vulkan::choose_device(instance->devices(), options.device);
-        else if (options.device != "auto") throw Error("--device {} cannot be used: {}; use --device cpu", options.device, why_not);
+        else if (options.device != "auto")
+            throw Error("--device {} cannot be used: {}; use --device cpu", options.device, why_not);
         else choice.reason = why_not;
         if (!choice.index) {
             place = fmt::format("on the CPU ({})", choice.reason);
@@ -287,7 +323,9 @@ struct Machinery {
         const uint32_t wanted = options.gpu_layers.value_or(UINT32_MAX);
         return {.layers = std::min(wanted, layers),
                 .head = wanted > layers,
-                .host_ffn = options.disable_gpu_index ? layers : weights.config.experts ? std::min(options.cpu_experts, layers) : 0};
+                .host_ffn = options.disable_gpu_index ? layers
+                            : weights.config.experts  ? std::min(options.cpu_experts, layers)
+                                                      : 0};
     }
 
     PlanReport make_plan(std::optional<uint64_t> budget, double position) const
@@ -295,9 +333,10 @@ struct Machinery {
         PlanReport r;
         Costs even = even_costs(needs);
         for (size_t l = 0; l < use.size(); ++l) even.layers[l].activity = use[l].fired;
-        r.costs = machine
-                      ? expected_costs(weights, needs, use, weights.config.kv_heads * shape.kv.row_bytes(weights.config.head_dim), *machine, position)
-                      : even;
+        r.costs = machine ? expected_costs(weights, needs, use,
+                                           weights.config.kv_heads * shape.kv.row_bytes(weights.config.head_dim),
+                                           *machine, position)
+                          : even;
         if (machine && shape.submit == SubmitMode::ahead) {
             r.costs.submit = 0;
             r.costs.seam = machine->release_us;
@@ -305,16 +344,20 @@ struct Machinery {
         if (device) {
             r.budget = budget ? *budget : free_budget();
             const bool fastest = options.placement == Placement::fastest ||
-                                 (options.placement == Placement::automatic && !options.gpu_layers && device->info().kind != vulkan::DeviceKind::software);
+                                 (options.placement == Placement::automatic && !options.gpu_layers &&
+                                  device->info().kind != vulkan::DeviceKind::software);
             const auto place = [&](const Needs& n) {
                 const bool by_time = machine && fastest && !options.disable_gpu_index;
-                return by_time ? place_fastest(n, r.costs, r.budget, limits()) : place_most(n, r.costs, r.budget, limits());
+                return by_time ? place_fastest(n, r.costs, r.budget, limits())
+                               : place_most(n, r.costs, r.budget, limits());
             };
             r.plan = place(needs);
             size_t split = 0;
-            for (size_t l = 0; l < r.plan.layers.size(); ++l) split += r.plan.layers[l].resident.size() < needs.layers[l].groups;
+            for (size_t l = 0; l < r.plan.layers.size(); ++l)
+                split += r.plan.layers[l].resident.size() < needs.layers[l].groups;
             if (split > 0 && shape.stream_from <= shape.batch) {
-                const uint64_t ring = GpuSession::ring_bytes(needs, weights.config, std::min(options.ring_bytes, r.budget / 16));
+                const uint64_t ring =
+                    GpuSession::ring_bytes(needs, weights.config, std::min(options.ring_bytes, r.budget / 16));
                 Needs with = needs;
                 with.scratch += ring;
                 if (Plan plan = place(with); !plan.layers.empty()) r.plan = std::move(plan), r.ring = ring;
@@ -344,29 +387,33 @@ struct Machinery {
         };
         weights = load_weights(file, down_layout(), team.size(), share_of(0, first));
         if (weights.transposed)
-            notes.push_back(
-                fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; `hearth quantize{}` writes files that "
-                            "need no transposing",
-                            options.model.filename().string(), options.sparsity == Sparsity::threshold ? " --by-neurons" : ""));
+            notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; "
+                                        "`hearth quantize{}` writes files that "
+                                        "need no transposing",
+                                        options.model.filename().string(),
+                                        options.sparsity == Sparsity::threshold ? " --by-neurons" : ""));
         file->check_unchanged();
-        needs = GpuSession::needs(weights, shape);    // what was transposed may have become larger than it was expected to
+        needs =
+            GpuSession::needs(weights, shape);    // what was transposed may have become larger than it was expected to
         report = make_plan(options.vram_budget, usual_position());
         shape.ring_bytes = report.ring;
         check_memory();
         place_weights(share_of(first, 1 - first));
     }
 
-    /// Whether the memory of this machine holds the KV cache of the host's layers. It is taken as the conversation grows, so nothing else would say so in
-    /// time.
+    /// Whether the memory of this machine holds the KV cache of the host's layers. It is taken as the conversation
+    /// grows, so nothing else would say so in time.
     void check_memory() const
     {
         const Config& c = weights.config;
-        const uint64_t layers = c.layers - report.plan.layers.size(), bytes = layers * c.kv_heads * shape.context * shape.kv.row_bytes(c.head_dim);
+        const uint64_t layers = c.layers - report.plan.layers.size(),
+                       bytes = layers * c.kv_heads * shape.context * shape.kv.row_bytes(c.head_dim);
         const std::optional<uint64_t> available = available_memory();
         if (!available || bytes <= *available) return;
-        throw Error("the KV cache of {} positions needs {:.1f} MiB of memory and {:.1f} MiB are available: use a smaller -c{}", shape.context,
-                    double(bytes) / mib, double(*available) / mib,
-                    shape.kv.k == WeightType::f16 && c.head_dim % 32 == 0 ? ", or -ctk q8_0 -ctv q8_0" : "");
+        throw Error(
+            "the KV cache of {} positions needs {:.1f} MiB of memory and {:.1f} MiB are available: use a smaller -c{}",
+            shape.context, double(bytes) / mib, double(*available) / mib,
+            shape.kv.k == WeightType::f16 && c.head_dim % 32 == 0 ? ", or -ctk q8_0 -ctv q8_0" : "");
     }
 
     /// To the device what the plan puts there, and says in `place` what that is.
@@ -375,14 +422,16 @@ struct Machinery {
         if (!device) {
             if (options.vram_budget) notes.push_back("--vram-budget does nothing on the CPU");
             if (options.gpu_layers.value_or(0) > 0) notes.push_back("--gpu-layers (-ngl) does nothing on the CPU");
-            if (options.cpu_experts) notes.push_back("--cpu-moe and --n-cpu-moe do nothing on the CPU, where all experts are");
+            if (options.cpu_experts)
+                notes.push_back("--cpu-moe and --n-cpu-moe do nothing on the CPU, where all experts are");
             return;
         }
         const Plan& plan = report.plan;
         const std::string& name = device->info().name;
         if (report.budget < least_budget(needs)) {
             if (options.vram_budget)
-                throw Error("--vram-budget {:.1f} MiB is too small for anything: activations and the first layer need {:.1f} MiB; give more, or use "
+                throw Error("--vram-budget {:.1f} MiB is too small for anything: activations and the first layer need "
+                            "{:.1f} MiB; give more, or use "
                             "--device cpu",
                             double(report.budget) / mib, double(least_budget(needs)) / mib);
             place = fmt::format("on the CPU ({} has {:.0f} MiB free, and {:.0f} are the least that help)", name,
@@ -390,24 +439,29 @@ struct Machinery {
             return;
         }
         if (plan.layers.empty()) {
-            place = fmt::format("on the CPU, which is expected to be faster alone than with {} (--placement most uses it all the same)", name);
+            place = fmt::format(
+                "on the CPU, which is expected to be faster alone than with {} (--placement most uses it all the same)",
+                name);
             return;
         }
-        gpu = std::make_unique<GpuModel>(device, weights,
-                                         ModelLayout{plan, orders(), shape.sparsity, machine ? machine->row_variants : RowVariants(),
-                                                     machine ? machine->products : ProductRates(), shape.ring_bytes > 0},
-                                         team, progress);
+        gpu = std::make_unique<GpuModel>(
+            device, weights,
+            ModelLayout{plan, orders(), shape.sparsity, machine ? machine->row_variants : RowVariants(),
+                        machine ? machine->products : ProductRates(), shape.ring_bytes > 0},
+            team, progress);
 
         uint64_t resident = 0, all = 0;
         for (size_t l = 0; l < needs.layers.size(); ++l) {
             all += needs.layers[l].groups;
             if (l < plan.layers.size()) resident += plan.layers[l].resident.size();
         }
-        place = fmt::format("on {}: attention of {} of {} layers, {:.0f} % of the neurons{}, {:.1f} of {:.1f} MiB; the rest on the CPU", name,
-                            plan.layers.size(), needs.layers.size(), 100.0 * double(resident) / double(all), plan.head ? ", head" : "",
-                            double(plan.bytes) / mib, double(report.budget) / mib);
+        place = fmt::format(
+            "on {}: attention of {} of {} layers, {:.0f} % of the neurons{}, {:.1f} of {:.1f} MiB; the rest on the CPU",
+            name, plan.layers.size(), needs.layers.size(), 100.0 * double(resident) / double(all),
+            plan.head ? ", head" : "", double(plan.bytes) / mib, double(report.budget) / mib);
         if (resident == all && plan.head)
-            place = fmt::format("on {}, all of it: {:.1f} of {:.1f} MiB", name, double(plan.bytes) / mib, double(report.budget) / mib);
+            place = fmt::format("on {}, all of it: {:.1f} of {:.1f} MiB", name, double(plan.bytes) / mib,
+                                double(report.budget) / mib);
     }
 
     /// Whether the model's file is what it was. Asking costs a system call, so it is not asked for every token.
@@ -425,10 +479,16 @@ struct Machinery {
 };
 
 Planner::Planner(const EngineOptions& options) : machinery_(std::make_shared<Machinery>(options)) {}
-PlanReport Planner::plan(std::optional<uint64_t> budget, double position) const { return machinery_->make_plan(budget, position); }
+PlanReport Planner::plan(std::optional<uint64_t> budget, double position) const
+{
+    return machinery_->make_plan(budget, position);
+}
 const Config& Planner::config() const { return machinery_->weights.config; }
 const Needs& Planner::needs() const { return machinery_->needs; }
-const std::string& Planner::device() const { return machinery_->device ? machinery_->device->info().name : machinery_->place; }
+const std::string& Planner::device() const
+{
+    return machinery_->device ? machinery_->device->info().name : machinery_->place;
+}
 const std::vector<std::string>& Planner::notes() const { return machinery_->notes; }
 
 Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress,
@@ -438,16 +498,19 @@ Machine measure_machine(const EngineOptions& options, const std::function<void(d
     std::string why_not;
     if (options.device != "cpu") {
         const auto instance = vulkan::Instance::open({}, why_not);
-        if (!instance && options.device != "auto") throw Error("--device {} cannot be used: {}; use --device cpu", options.device, why_not);
+        if (!instance && options.device != "auto")
+            throw Error("--device {} cannot be used: {}; use --device cpu", options.device, why_not);
         if (instance)
-            if (const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), options.device); choice.index)
+            if (const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), options.device);
+                choice.index)
                 device = vulkan::Device::open(instance, instance->devices()[*choice.index], allowed_features(options));
     }
     host::Team team(threads_for(options.threads));
     return measure_machine(team, device, progress, warn);
 }
 
-Engine::Engine(const EngineOptions& options, const std::function<void(double)>& progress) : machinery_(std::make_shared<Machinery>(options))
+Engine::Engine(const EngineOptions& options, const std::function<void(double)>& progress)
+    : machinery_(std::make_shared<Machinery>(options))
 {
     machinery_->load(progress);
 }
@@ -511,13 +574,16 @@ const std::vector<std::string>& Engine::notes() const { return machinery_->notes
 std::string Engine::summary() const
 {
     const uint64_t count = parameters(machinery_->weights);
-    return fmt::format("{}: {:.1f} M parameters, {:.2f} bits per weight, {}; {} threads ({})", config().name, double(count) / 1e6,
-                       8.0 * double(machinery_->file->file_bytes()) / double(count), machinery_->place, threads(), host::kernels().name);
+    return fmt::format("{}: {:.1f} M parameters, {:.2f} bits per weight, {}; {} threads ({})", config().name,
+                       double(count) / 1e6, 8.0 * double(machinery_->file->file_bytes()) / double(count),
+                       machinery_->place, threads(), host::kernels().name);
 }
 
-Profiling::Profiling(Engine& engine, Profile& profile) : profiler_(std::make_unique<Profiler>(profile, engine.weights(), engine.team()))
+Profiling::Profiling(Engine& engine, Profile& profile)
+    : profiler_(std::make_unique<Profiler>(profile, engine.weights(), engine.team()))
 {
-    session_ = std::make_unique<Session>(engine.profiling_session([this](const LayerActivity& a) { profiler_->hear(a); }));
+    session_ =
+        std::make_unique<Session>(engine.profiling_session([this](const LayerActivity& a) { profiler_->hear(a); }));
 }
 Profiling::~Profiling() = default;
 
@@ -534,7 +600,8 @@ std::vector<std::string> Engine::take_validation_messages()
     return machinery_->instance ? machinery_->instance->take_messages() : std::vector<std::string>();
 }
 
-// ---- session -----------------------------------------------------------------------------------------------------------
+// ---- session
+// -----------------------------------------------------------------------------------------------------------
 
 struct Session::State {
     CpuModel cpu;
@@ -552,7 +619,8 @@ struct Session::State {
                .check_predictor = m.options.check_predictor}),
           gpu(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, watching) : std::nullopt),
           rebalancer(gpu && m.shape.rebalance ? std::make_optional<Rebalancer>(*m.gpu, *gpu) : std::nullopt),
-          scheduler(cpu, m.gpu.get(), gpu ? &*gpu : nullptr, rebalancer ? &*rebalancer : nullptr, m.team, m.weights.config)
+          scheduler(cpu, m.gpu.get(), gpu ? &*gpu : nullptr, rebalancer ? &*rebalancer : nullptr, m.team,
+                    m.weights.config)
     {
     }
 };
@@ -576,11 +644,13 @@ void Session::check_room(size_t tokens) const
     const uint32_t context = machinery_->shape.context, most = machinery_->weights.config.most_positions();
     if (position_ + tokens <= context) return;
     throw Error("the text needs {} positions and the context has {}: {}", position_ + tokens, context,
-                position_ + tokens <= most ? fmt::format("use -c {} or more", position_ + tokens)
-                                           : fmt::format("shorten it to {}, all that this model can be run with", most));
+                position_ + tokens <= most
+                    ? fmt::format("use -c {} or more", position_ + tokens)
+                    : fmt::format("shorten it to {}, all that this model can be run with", most));
 }
 
-bool Session::each_batch(std::span<const Token> tokens, const std::function<bool()>& stop, const std::function<WantedLogits(size_t, size_t)>& wanted)
+bool Session::each_batch(std::span<const Token> tokens, const std::function<bool()>& stop,
+                         const std::function<WantedLogits(size_t, size_t)>& wanted)
 {
     check_room(tokens.size());
     for (size_t first = 0; first < tokens.size(); first += machinery_->shape.batch) {
@@ -594,7 +664,9 @@ bool Session::each_batch(std::span<const Token> tokens, const std::function<bool
                 return state_->scheduler.feed(position_, batch, wanted(first, batch.size()));
             } catch (const NotFiniteNumbers&) {
                 const Machinery& m = *machinery_;
-                throw Diagnosis{m.weights, machinery_->team, m.shape.batch, m.shape.kv, m.gpu ? m.device->info().name : ""}.of(fed_);
+                throw Diagnosis{m.weights, machinery_->team, m.shape.batch, m.shape.kv,
+                                m.gpu ? m.device->info().name : ""}
+                    .of(fed_);
             }
         }();
         position_ += uint32_t(batch.size());
@@ -630,7 +702,8 @@ std::optional<Token> Session::next(std::span<const Token> tokens, Sampler& sampl
 void Session::feed(std::span<const Token> tokens, const LogitsSink& each)
 {
     each_batch(tokens, {}, [&](size_t first, size_t count) -> WantedLogits {
-        return {.count = uint32_t(count), .take = [&each, first](uint32_t t, std::span<const float> logits) { each(first + t, logits); }};
+        return {.count = uint32_t(count),
+                .take = [&each, first](uint32_t t, std::span<const float> logits) { each(first + t, logits); }};
     });
 }
 

@@ -1,15 +1,15 @@
 // The only door: an Engine is a loaded model with its plan and devices, a Session one conversation with it.
 #pragma once
 
-#include "engine/model/tokenizer.h"
+#include "engine/text/tokenizer.h"
 #include "engine/model/weights.h"
 #include "engine/plan/machine.h"
 #include "engine/plan/placement.h"
 #include "engine/plan/profile.h"
-#include "engine/run/activity.h"
-#include "engine/run/sparsity.h"
+#include "engine/plan/activity.h"
+#include "engine/model/sparsity.h"
 #include "engine/run/sampler.h"
-#include "engine/run/stats.h"
+#include "engine/plan/stats.h"
 #include "host/attention.h"
 
 #include <filesystem>
@@ -30,7 +30,8 @@ enum class Sparsity {
     dense,        // every neuron is computed
     exact,        // up and down only where the gate is positive: the same result
     predict,      // gates too only of neurons that a predictor names, on the host
-    threshold,    // up and down only where |act(gate)| is above a cut of the profile: an approximation for models that never are zero
+    threshold,    // up and down only where |act(gate)| is above a cut of the profile: an approximation for models that
+                  // never are zero
 };
 
 enum class Placement {
@@ -39,12 +40,14 @@ enum class Placement {
     most,         // as much on the device as the budget holds, what fires most first
 };
 
-/// The figures of this machine with a device ("" for none), its driver and so many host threads; nothing where it was not measured.
-using MachineLookup = std::function<std::optional<Machine>(const std::string& device, const std::string& driver, unsigned threads)>;
+/// The figures of this machine with a device ("" for none), its driver and so many host threads; nothing where it was
+/// not measured.
+using MachineLookup =
+    std::function<std::optional<Machine>(const std::string& device, const std::string& driver, unsigned threads)>;
 
 struct EngineOptions {
     std::filesystem::path model;
-    std::vector<Override> overrides;    // of the model's keys
+    std::vector<Override> overrides;        // of the model's keys
     std::string device = "auto";            // auto, cpu, an index or a part of a name
     std::optional<uint64_t> vram_budget;    // bytes; what is free, less a margin, where not given
     Sparsity sparsity = Sparsity::dense;
@@ -53,12 +56,15 @@ struct EngineOptions {
     double recall = 0.99;                     // that Predictor::sign is held to on the profile's text
     bool reset_gpu_index = false;             // PowerInfer's split beside the model is not read
     bool disable_gpu_index = false;           // no neurons go to the device, only attention and the head
-    std::optional<uint32_t> gpu_layers;       // so many layers at the most go to the device, and one more is the head; then Placement::automatic is most
+    std::optional<uint32_t> gpu_layers;       // so many layers at the most go to the device, and one more is the head;
+                                              // then Placement::automatic is most
     uint32_t cpu_experts = 0;                 // the first so many layers keep their experts on the host
-    bool rebalance = false;                   // groups follow what fires; then which sums are made where, and the last bits, depend on timing
+    bool rebalance =
+        false;    // groups follow what fires; then which sums are made where, and the last bits, depend on timing
     Placement placement = Placement::automatic;
-    std::optional<uint32_t> stream;      // prompts of so many tokens and more are the device's alone: the host's neurons are copied there; 0: none
-    uint64_t ring_bytes = 64 << 20;      // device memory that they pass through, at the most
+    std::optional<uint32_t> stream;    // prompts of so many tokens and more are the device's alone: the host's neurons
+                                       // are copied there; 0: none
+    uint64_t ring_bytes = 64 << 20;    // device memory that they pass through, at the most
     std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given
     MachineLookup machine;
     unsigned threads = 0;         // 0: one per physical core
@@ -68,9 +74,9 @@ struct EngineOptions {
     bool without_fp16 = false;    // leave optional abilities of the device unused
     bool without_int_dot = false;
     bool without_matrices = false;
-    bool check_predictor = false;    // count what the predictor misses; slower
+    bool check_predictor = false;                  // count what the predictor misses; slower
     std::shared_ptr<vulkan::Workshop> workshop;    // whose devices to use and leave open; none: the engine's own
-    bool validation = false;         // Vulkan validation layers; what they say: Engine::take_validation_messages
+    bool validation = false;    // Vulkan validation layers; what they say: Engine::take_validation_messages
 };
 
 /// A Vulkan device as `hearth devices` shows it.
@@ -91,7 +97,8 @@ struct DeviceList {
 DeviceList list_devices();
 
 /// Device memory for all of a model, by pieces; context 0: the model's, at most 4096.
-Needs device_needs(const Weights& weights, uint32_t context = 0, uint32_t batch = EngineOptions().batch, host::KvTypes kv = {});
+Needs device_needs(const Weights& weights, uint32_t context = 0, uint32_t batch = EngineOptions().batch,
+                   host::KvTypes kv = {});
 
 struct Watching;
 struct WantedLogits;
@@ -107,18 +114,19 @@ struct PlanReport {
 
 struct Machinery;    // devices, threads, weights on the device; engine.cpp
 
-/// The wanted logits of a batch of tokens: the token's place in what was fed, and its logits (vocab), valid during the call.
+/// The wanted logits of a batch of tokens: the token's place in what was fed, and its logits (vocab), valid during the
+/// call.
 using LogitsSink = std::function<void(size_t, std::span<const float>)>;
 
 class Session {
   public:
     /// Runs tokens at the next positions; returns the logits (vocab) of the last one, valid until the next call.
-    /// Throws Error if they do not fit into the context. `stop` is asked between batches; if it says true, the rest is left out and the result is
-    /// empty.
+    /// Throws Error if they do not fit into the context. `stop` is asked between batches; if it says true, the rest is
+    /// left out and the result is empty.
     std::span<const float> feed(std::span<const Token> tokens, const std::function<bool()>& stop = {});
 
-    /// Runs tokens likewise and lets the sampler choose the one behind them; nothing if `stop` said so. A greedy sampler needs no logits: the device finds
-    /// its token.
+    /// Runs tokens likewise and lets the sampler choose the one behind them; nothing if `stop` said so. A greedy
+    /// sampler needs no logits: the device finds its token.
     std::optional<Token> next(std::span<const Token> tokens, Sampler& sampler, const std::function<bool()>& stop = {});
 
     /// The same as feed, with the logits of every token.
@@ -143,7 +151,8 @@ class Session {
     void watch(ActivitySink sink);
     void check_room(size_t tokens) const;
     /// Runs tokens in batches; wanted(first, count) says which logits of a batch are wanted. False if `stop` said so.
-    bool each_batch(std::span<const Token> tokens, const std::function<bool()>& stop, const std::function<WantedLogits(size_t, size_t)>& wanted);
+    bool each_batch(std::span<const Token> tokens, const std::function<bool()>& stop,
+                    const std::function<WantedLogits(size_t, size_t)>& wanted);
 
     std::shared_ptr<Machinery> machinery_;
     std::unique_ptr<State> state_;
@@ -182,7 +191,8 @@ class Profiling {
     /// Both must outlive this.
     Profiling(Engine& engine, Profile& profile);
     ~Profiling();
-    /// Runs a window of no more than a batch from position 0 and counts what fires. If this throws, nothing of the window is counted.
+    /// Runs a window of no more than a batch from position 0 and counts what fires. If this throws, nothing of the
+    /// window is counted.
     void window(std::span<const Token> tokens);
 
   private:
@@ -198,7 +208,8 @@ class Engine {
     /// One at a time. `timing`: every stage on the device gets timestamps.
     Session session(bool timing = false);
 
-    /// A session whose every batch, layer by layer, is shown to `watch`: inputs and gates of the feed-forward blocks. Slower.
+    /// A session whose every batch, layer by layer, is shown to `watch`: inputs and gates of the feed-forward blocks.
+    /// Slower.
     Session profiling_session(ActivitySink watch);
     host::Team& team();
 
@@ -218,8 +229,8 @@ class Engine {
     uint32_t batch() const;
     unsigned threads() const;
     bool on_device() const;
-    /// Reads up to a quarter of a gigabyte of the weights with the host's threads; GB/s. What the memory gives differs from moment to moment on many
-    /// machines, so this is to be asked between the tokens that are compared with it.
+    /// Reads up to a quarter of a gigabyte of the weights with the host's threads; GB/s. What the memory gives differs
+    /// from moment to moment on many machines, so this is to be asked between the tokens that are compared with it.
     double read_speed();
     uint64_t device_bytes() const;    // allocated there now
 

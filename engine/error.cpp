@@ -37,7 +37,8 @@ bool is_deceptive(char32_t c)
 {
     constexpr struct {
         char32_t first, last;
-    } ranges[] = {{0x61c, 0x61c}, {0x200e, 0x200f}, {0x2028, 0x202e}, {0x2066, 0x2069}, {0xfeff, 0xfeff}, {0xfff9, 0xfffb}, {0xe0000, 0xe007f}};
+    } ranges[] = {{0x61c, 0x61c},   {0x200e, 0x200f}, {0x2028, 0x202e},  {0x2066, 0x2069},
+                  {0xfeff, 0xfeff}, {0xfff9, 0xfffb}, {0xe0000, 0xe007f}};
     for (const auto& r : ranges)
         if (c >= r.first && c <= r.last) return true;
     return false;
@@ -69,7 +70,8 @@ std::string printable(std::string_view text)
 std::string printable_lines(std::string_view text)
 {
     return replaced(
-        text, [](char32_t c) { return c != '\n' && c != '\t' && (is_control(c) || is_deceptive(c)); }, [](char32_t, bool) { return "?"; });
+        text, [](char32_t c) { return c != '\n' && c != '\t' && (is_control(c) || is_deceptive(c)); },
+        [](char32_t, bool) { return "?"; });
 }
 
 std::string visible(std::string_view text, std::string_view kept)

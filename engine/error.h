@@ -9,22 +9,24 @@
 
 namespace hearth {
 
-/// A text from a file, a name or a command line as part of one line: what could move the cursor, colour, hide or turn around what stands beside it (control
-/// characters C0 and C1, line ends, marks of direction, invalid UTF-8) becomes '?'.
+/// A text from a file, a name or a command line as part of one line: what could move the cursor, colour, hide or turn
+/// around what stands beside it (control characters C0 and C1, line ends, marks of direction, invalid UTF-8) becomes
+/// '?'.
 std::string printable(std::string_view text);
 
 /// The same for several lines: line ends and tabs stay.
 std::string printable_lines(std::string_view text);
 
-/// A text with control characters and invalid UTF-8 as they would be typed in a program: \x1b, \n. Those of `kept` stay as they are; a \r is left out where
-/// \n is kept.
+/// A text with control characters and invalid UTF-8 as they would be typed in a program: \x1b, \n. Those of `kept` stay
+/// as they are; a \r is left out where \n is kept.
 std::string visible(std::string_view text, std::string_view kept = "");
 
 /// One sentence: what is wrong, where, and what to do. Whatever it names is made printable here, in one place for all.
 class Error : public std::runtime_error {
   public:
     template <class... Args>
-    explicit Error(fmt::format_string<Args...> format, Args&&... args) : std::runtime_error(printable(fmt::format(format, std::forward<Args>(args)...)))
+    explicit Error(fmt::format_string<Args...> format, Args&&... args)
+        : std::runtime_error(printable(fmt::format(format, std::forward<Args>(args)...)))
     {
     }
 };

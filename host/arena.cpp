@@ -14,7 +14,8 @@
 #include <thread>
 #include <utility>
 
-// The thread sanitizer does not see what libtbb, built without it, does to hand a task over and to wait for it; these tell it.
+// The thread sanitizer does not see what libtbb, built without it, does to hand a task over and to wait for it; these
+// tell it.
 #ifdef __SANITIZE_THREAD__
 extern "C" void __tsan_acquire(void*), __tsan_release(void*);
 #else
@@ -25,8 +26,9 @@ static void __tsan_release(void*) {}
 namespace hearth::host {
 namespace {
 
-/// How to wait for something that is usually near: the next matrix of a layer comes after a few microseconds, the next layer after some ten
-/// (then others may need the core: a software GPU, the desktop), the next token after a millisecond or never.
+/// How to wait for something that is usually near: the next matrix of a layer comes after a few microseconds, the next
+/// layer after some ten (then others may need the core: a software GPU, the desktop), the next token after a
+/// millisecond or never.
 class Patience {
     using clock = std::chrono::steady_clock;
 
@@ -49,7 +51,8 @@ class Patience {
 struct Team::State {
     explicit State(unsigned size) : size(size), arena(int(size), 1)
     {
-        if (size > tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism)) more_workers.emplace(tbb::global_control::max_allowed_parallelism, size);
+        if (size > tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism))
+            more_workers.emplace(tbb::global_control::max_allowed_parallelism, size);
     }
 
     const unsigned size;
@@ -57,14 +60,16 @@ struct Team::State {
     tbb::task_arena arena;
     bool held = false;    // the leader's
 
-    // One job at a time. It is written while the gate is closed and empty, and read by those who came in while it was open.
+    // One job at a time. It is written while the gate is closed and empty, and read by those who came in while it was
+    // open.
     const std::function<void(uint32_t)>* fn = nullptr;
     uint32_t chunks = 0;
     std::mutex error_mutex;
     std::exception_ptr error;
 
-    // The gate: how many workers are inside, whether it is open, whether the region is over. All in one word, so that coming in and seeing it
-    // open is one step, and nobody can slip into the next job with the last one's function in hand.
+    // The gate: how many workers are inside, whether it is open, whether the region is over. All in one word, so that
+    // coming in and seeing it open is one step, and nobody can slip into the next job with the last one's function in
+    // hand.
     static constexpr uint32_t open = 1u << 31, over = 1u << 30;
     alignas(64) std::atomic<uint32_t> gate = 0;
     alignas(64) std::atomic<uint64_t> next = 0;    // chunk

@@ -15,7 +15,8 @@
 namespace hearth::host {
 namespace {
 
-/// cos and sin of a position's angle, times the magnitude, one pair after the other. In double: at position 4096 a float's angle is off by 2e-4.
+/// cos and sin of a position's angle, times the magnitude, one pair after the other. In double: at position 4096 a
+/// float's angle is off by 2e-4.
 std::vector<float> rotation(const Rope& rope, uint32_t position)
 {
     std::vector<float> turns;
@@ -51,9 +52,11 @@ void normalise(float* x, uint32_t heads, uint32_t head_dim, std::span<const floa
     for (uint32_t h = 0; h < heads; h++, x += head_dim) kernels().rmsnorm(x, weight.data(), x, head_dim, eps);
 }
 
-// ---- queries against a stretch of the cache ------------------------------------------------------------------------------
+// ---- queries against a stretch of the cache
+// ------------------------------------------------------------------------------
 
-/// What a query has made of some positions: the largest score, the sum of exp(score - largest), and of the values with these weights (head_dim).
+/// What a query has made of some positions: the largest score, the sum of exp(score - largest), and of the values with
+/// these weights (head_dim).
 struct Part {
     float &largest, &sum;
     float* y;
@@ -70,7 +73,8 @@ void add(const Part& all, const Part& more, uint32_t n)
         std::copy_n(&more.largest, Part::floats(n), &all.largest);
         return;
     }
-    const float largest = std::max(all.largest, more.largest), kept = std::exp(all.largest - largest), taken = std::exp(more.largest - largest);
+    const float largest = std::max(all.largest, more.largest), kept = std::exp(all.largest - largest),
+                taken = std::exp(more.largest - largest);
     all.largest = largest;
     all.sum = all.sum * kept + more.sum * taken;
     for (uint32_t i = 0; i < n; i++) all.y[i] = all.y[i] * kept + more.y[i] * taken;
@@ -84,18 +88,25 @@ struct Block {
 /// A batch's queries, rotated, and the cache that they meet.
 class Queries {
   public:
-    Queries(const AttentionShape& s, const KvCache& cache, const Input& q, uint32_t first) : s_(s), cache_(cache), q_(q), first_(first) {}
+    Queries(const AttentionShape& s, const KvCache& cache, const Input& q, uint32_t first)
+        : s_(s), cache_(cache), q_(q), first_(first)
+    {
+    }
 
     uint32_t group() const { return s_.heads / s_.kv_heads; }
     uint32_t rows(const Block& b) const { return b.tokens * group(); }
     /// The first position that the block's token t sees, and the one behind the last.
-    uint32_t begin(const Block& b, uint32_t t) const { return s_.window && end(b, t) > s_.window ? end(b, t) - s_.window : 0; }
+    uint32_t begin(const Block& b, uint32_t t) const
+    {
+        return s_.window && end(b, t) > s_.window ? end(b, t) - s_.window : 0;
+    }
     uint32_t end(const Block& b, uint32_t t) const { return first_ + b.first_token + t + 1; }
     /// Of positions, the same for every block.
     uint32_t first_span(const Block& b) const { return begin(b, 0) / attend_span; }
     uint32_t last_span(const Block& b) const { return (end(b, b.tokens - 1) - 1) / attend_span; }
 
-    /// parts[t group + h] = what token t's head h makes of a span of positions; its sum is 0 where it sees none of them.
+    /// parts[t group + h] = what token t's head h makes of a span of positions; its sum is 0 where it sees none of
+    /// them.
     void attend(const Block& b, uint32_t span, float* parts) const
     {
         const Kernels& cpu = kernels();
@@ -108,7 +119,9 @@ class Queries {
         mixed.resize(size_t(rows) * n);
         for (uint32_t r = 0; r < rows; r++) q[r] = query(b, r);
 
-        cpu.cache(cache_.keys().type).scores(q.data(), rows, cache_.row(cache_.keys(), b.kv_head, from), positions, n, score.data(), attend_span);
+        cpu.cache(cache_.keys().type)
+            .scores(q.data(), rows, cache_.row(cache_.keys(), b.kv_head, from), positions, n, score.data(),
+                    attend_span);
         for (uint32_t r = 0; r < rows; r++) {
             const Part part(parts + r * Part::floats(n));
             float* const weights = &score[size_t(r) * attend_span];
@@ -120,7 +133,8 @@ class Queries {
             std::fill(weights + (first < last ? last : 0), weights + positions, 0.0f);
         }
         cpu.cache(cache_.values().type)
-            .mix(score.data(), attend_span, rows, cache_.row(cache_.values(), b.kv_head, from), positions, n, mixed.data());
+            .mix(score.data(), attend_span, rows, cache_.row(cache_.values(), b.kv_head, from), positions, n,
+                 mixed.data());
         for (uint32_t r = 0; r < rows; r++) std::copy_n(&mixed[size_t(r) * n], n, Part(parts + r * Part::floats(n)).y);
     }
 
@@ -137,7 +151,8 @@ class Queries {
         constexpr float never = -1e37f;    // what weighs nothing beside anything else, also after it was scaled
         std::fill(products, products + first, never);
         if (s_.softcap == 0) return kernels().soften(products, last, s_.scale);
-        for (uint32_t i = first; i < last; i++) {    // what is not finite stays so: a cap would hide a key beyond the range of the cache
+        for (uint32_t i = first; i < last;
+             i++) {    // what is not finite stays so: a cap would hide a key beyond the range of the cache
             const float score = s_.scale * products[i];
             products[i] = std::isfinite(score) ? s_.softcap * std::tanh(score / s_.softcap) : score;
         }
@@ -175,12 +190,14 @@ void rotate(const Rope& rope, float* x, uint32_t heads, uint32_t head_dim, uint3
     turn(x, heads, head_dim, rotation(rope, position), rope.pairs);
 }
 
-// ---- the cache ---------------------------------------------------------------------------------------------------------
+// ---- the cache
+// ---------------------------------------------------------------------------------------------------------
 
 namespace {
 
-/// A large page of x86-64. A long context in small ones takes so many that finding them costs as much as reading: they are asked for where the system
-/// hands them out on request (Linux), and where what is rounded up is little of the whole.
+/// A large page of x86-64. A long context in small ones takes so many that finding them costs as much as reading: they
+/// are asked for where the system hands them out on request (Linux), and where what is rounded up is little of the
+/// whole.
 constexpr size_t large_page = 2 << 20, least_large = 4 * large_page;
 
 KvCache::Side cache_side(WeightType type, uint32_t kv_heads, uint32_t context, uint32_t head_dim)
@@ -199,21 +216,24 @@ KvCache::Side cache_side(WeightType type, uint32_t kv_heads, uint32_t context, u
 }    // namespace
 
 KvCache::KvCache(KvTypes types, uint32_t kv_heads, uint32_t context, uint32_t head_dim)
-    : kv_heads_(kv_heads), keys_(cache_side(types.k, kv_heads, context, head_dim)), values_(cache_side(types.v, kv_heads, context, head_dim))
+    : kv_heads_(kv_heads), keys_(cache_side(types.k, kv_heads, context, head_dim)),
+      values_(cache_side(types.v, kv_heads, context, head_dim))
 {
 }
 
-// ---- a batch -----------------------------------------------------------------------------------------------------------
+// ---- a batch
+// -----------------------------------------------------------------------------------------------------------
 
-void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first, uint32_t tokens, float* q, float* k, float* v, float* y,
-            AttendScratch& scratch)
+void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first, uint32_t tokens, float* q, float* k,
+            float* v, float* y, AttendScratch& scratch)
 {
     const size_t q_size = size_t(s.heads) * s.head_dim, kv_size = size_t(s.kv_heads) * s.head_dim;
     const bool fixed = is_quantised(cache.keys().type);
     scratch.q.resize(fixed ? tokens * q_size : 0);
     scratch.scale.resize(scratch.q.size() / fixed_block);
     scratch.sum.resize(scratch.scale.size());
-    const auto encode_key = find_quantiser(cache.keys().type)->encode, encode_value = find_quantiser(cache.values().type)->encode;
+    const auto encode_key = find_quantiser(cache.keys().type)->encode,
+               encode_value = find_quantiser(cache.values().type)->encode;
 
     parallel_rows(team, tokens, (q_size + 2 * kv_size) * sizeof(float), [&](uint32_t begin, uint32_t end) {
         for (size_t t = begin; t < end; t++) {
@@ -227,7 +247,8 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first,
             turn(k + t * kv_size, s.kv_heads, s.head_dim, turns, s.rope.pairs);
             if (fixed) {
                 const size_t at = t * q_size, blocks = at / fixed_block;
-                kernels().quantise(q + at, &scratch.q[at], &scratch.scale[blocks], &scratch.sum[blocks], nullptr, uint32_t(q_size));
+                kernels().quantise(q + at, &scratch.q[at], &scratch.scale[blocks], &scratch.sum[blocks], nullptr,
+                                   uint32_t(q_size));
             }
             for (uint32_t h = 0; h < s.kv_heads; h++) {
                 const size_t from = t * kv_size + h * s.head_dim;
@@ -237,25 +258,34 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first,
         }
     });
 
-    const Queries queries(s, cache, {q, fixed ? scratch.q.data() : nullptr, scratch.scale.data(), scratch.sum.data(), nullptr}, first);
-    // So many rows that reading keys and values costs little beside multiplying them, and that the rows stay in the nearest cache.
+    const Queries queries(
+        s, cache, {q, fixed ? scratch.q.data() : nullptr, scratch.scale.data(), scratch.sum.data(), nullptr}, first);
+    // So many rows that reading keys and values costs little beside multiplying them, and that the rows stay in the
+    // nearest cache.
     constexpr uint32_t enough_rows = 32;
-    const uint32_t together = std::max(1u, enough_rows / queries.group()), blocks = (tokens + together - 1) / together, n = s.head_dim;
-    const auto block = [&](uint32_t kv_head, uint32_t b) { return Block{kv_head, b * together, std::min(together, tokens - b * together)}; };
+    const uint32_t together = std::max(1u, enough_rows / queries.group()), blocks = (tokens + together - 1) / together,
+                   n = s.head_dim;
+    const auto block = [&](uint32_t kv_head, uint32_t b) {
+        return Block{kv_head, b * together, std::min(together, tokens - b * together)};
+    };
 
     if (blocks == 1 && s.kv_heads < 8 * team.size()) {    // few rows: the threads share each head's spans
         const Block all = block(0, 0);
-        const uint32_t earliest = queries.first_span(all), spans = queries.last_span(all) + 1 - earliest, rows = queries.rows(all);
+        const uint32_t earliest = queries.first_span(all), spans = queries.last_span(all) + 1 - earliest,
+                       rows = queries.rows(all);
         const size_t row = Part::floats(n);
         scratch.parts.resize(s.kv_heads * spans * rows * row);    // (kv_heads, spans, rows)
-        const auto parts = [&](uint32_t kv_head, uint32_t span) { return &scratch.parts[(kv_head * spans + span) * rows * row]; };
+        const auto parts = [&](uint32_t kv_head, uint32_t span) {
+            return &scratch.parts[(kv_head * spans + span) * rows * row];
+        };
         const uint64_t bytes = attend_span * (cache.keys().row_bytes + cache.values().row_bytes);
-        parallel_rows(team, spans * s.kv_heads, bytes, [&](uint32_t begin, uint32_t end) {    // in the order in which they lie
-            for (uint32_t i = begin; i < end; i++) {
-                const uint32_t kv_head = i % s.kv_heads, span = i / s.kv_heads;
-                queries.attend(block(kv_head, 0), earliest + span, parts(kv_head, span));
-            }
-        });
+        parallel_rows(team, spans * s.kv_heads, bytes,
+                      [&](uint32_t begin, uint32_t end) {    // in the order in which they lie
+                          for (uint32_t i = begin; i < end; i++) {
+                              const uint32_t kv_head = i % s.kv_heads, span = i / s.kv_heads;
+                              queries.attend(block(kv_head, 0), earliest + span, parts(kv_head, span));
+                          }
+                      });
         parallel_rows(team, s.kv_heads * rows, spans * row * sizeof(float), [&](uint32_t begin, uint32_t end) {
             for (uint32_t i = begin; i < end; i++) {
                 const uint32_t kv_head = i / rows, r = i % rows;
@@ -267,7 +297,8 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first,
         return;
     }
     team.parallel(s.kv_heads * blocks, [&](uint32_t i) {
-        // The last tokens see the most, so they come first; blocks of one head lie side by side, so that they find its keys and values in the caches.
+        // The last tokens see the most, so they come first; blocks of one head lie side by side, so that they find its
+        // keys and values in the caches.
         const Block mine = block(i / blocks, blocks - 1 - i % blocks);
         const size_t row = Part::floats(n);
         thread_local std::vector<float> sums, parts;

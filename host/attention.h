@@ -11,11 +11,12 @@
 
 namespace hearth::host {
 
-/// Which elements of a head turn together as pair i of rope_dim / 2: (2i, 2i + 1), as in llama GGUF files, or (i, i + rope_dim / 2), as in the others.
+/// Which elements of a head turn together as pair i of rope_dim / 2: (2i, 2i + 1), as in llama GGUF files, or (i, i +
+/// rope_dim / 2), as in the others.
 enum class PairOrder : uint32_t { neighbours = 0, halves = 1 };
 
-/// Radians that each pair turns from one position to the next, rope_dim / 2 of them, and what the pairs are. The first rope_dim elements of a head are
-/// rotated. Source: RoFormer (arXiv 2104.09864).
+/// Radians that each pair turns from one position to the next, rope_dim / 2 of them, and what the pairs are. The first
+/// rope_dim elements of a head are rotated. Source: RoFormer (arXiv 2104.09864).
 struct Rope {
     std::span<const double> frequencies;
     PairOrder pairs = PairOrder::neighbours;
@@ -25,8 +26,8 @@ struct Rope {
 /// base^(-2i / rope_dim) for every pair.
 std::vector<double> rope_frequencies(uint32_t rope_dim, double base);
 
-/// What becomes of q, k and v before the rotation: biases are added, then every head of q and k is normalised, y_i = norm_i x_i / sqrt(mean(x^2) + eps).
-/// What a model has not is empty.
+/// What becomes of q, k and v before the rotation: biases are added, then every head of q and k is normalised, y_i =
+/// norm_i x_i / sqrt(mean(x^2) + eps). What a model has not is empty.
 struct HeadWeights {
     std::span<const float> q_bias, k_bias, v_bias;    // (heads or kv_heads, head_dim)
     std::span<const float> q_norm, k_norm;            // (head_dim)
@@ -51,14 +52,17 @@ struct KvTypes {
     WeightType k = WeightType::f16, v = WeightType::f16;
 
     /// Of both together, of one head at one position. Heads have to be of whole blocks: the engine refuses others.
-    uint64_t row_bytes(uint32_t head_dim) const { return hearth::row_bytes(k, head_dim) + hearth::row_bytes(v, head_dim); }
+    uint64_t row_bytes(uint32_t head_dim) const
+    {
+        return hearth::row_bytes(k, head_dim) + hearth::row_bytes(v, head_dim);
+    }
 };
 
 /// Positions that share a running maximum. They are also a thread's share where heads are few and the context is long.
 inline constexpr uint32_t attend_span = 256;
 
-/// One layer's keys and values, each (spans, kv_heads, attend_span, head_dim): a text fills them from the front, in whatever pages the system has, and what
-/// no token has written yet takes no memory yet.
+/// One layer's keys and values, each (spans, kv_heads, attend_span, head_dim): a text fills them from the front, in
+/// whatever pages the system has, and what no token has written yet takes no memory yet.
 class KvCache {
   public:
     KvCache(KvTypes types, uint32_t kv_heads, uint32_t context, uint32_t head_dim);
@@ -90,12 +94,13 @@ struct AttendScratch {
     std::vector<float> parts;
 };
 
-/// For tokens at positions [first, first + tokens): adds biases, normalises, rotates q and k, appends k and v to the cache, then
-/// y[t][h] = sum_p softmax_p(cap(scale q[t][h] . k[p])) v[p] over first + t - window < p <= first + t.
-/// q (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim) are floats and are overwritten; y is (tokens, heads, head_dim).
-/// Keys and values are read once for all heads that share them and for a block of tokens. The bits of a y depend neither on the threads nor on what other
-/// tokens there are: spans of positions are added up one after the other, as the softmax of FlashAttention (arXiv 2205.14135).
-void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first, uint32_t tokens, float* q, float* k, float* v, float* y,
-            AttendScratch& scratch);
+/// For tokens at positions [first, first + tokens): adds biases, normalises, rotates q and k, appends k and v to the
+/// cache, then y[t][h] = sum_p softmax_p(cap(scale q[t][h] . k[p])) v[p] over first + t - window < p <= first + t. q
+/// (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim) are floats and are overwritten; y is (tokens, heads,
+/// head_dim). Keys and values are read once for all heads that share them and for a block of tokens. The bits of a y
+/// depend neither on the threads nor on what other tokens there are: spans of positions are added up one after the
+/// other, as the softmax of FlashAttention (arXiv 2205.14135).
+void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first, uint32_t tokens, float* q, float* k,
+            float* v, float* y, AttendScratch& scratch);
 
 }    // namespace hearth::host

@@ -37,7 +37,10 @@ struct Share {
     std::vector<float>& h = scratch.h;    // (neurons, tokens)
 
     bool skips() const { return cut >= 0; }
-    Matrix columns_of_down() const { return w.down.columns(neurons.empty() ? 0 : neurons[0], uint32_t(neurons.size())); }
+    Matrix columns_of_down() const
+    {
+        return w.down.columns(neurons.empty() ? 0 : neurons[0], uint32_t(neurons.size()));
+    }
     FfnCounts gate_and_up() const;
     void gate_and_up_some(uint32_t first, uint32_t last) const;
     void gate_and_up_tiled() const;
@@ -45,7 +48,8 @@ struct Share {
     void down_dense(float* y) const;
 };
 
-/// Some neurons of few tokens: all gates, then up where they fired for any token, each time with the rows known that come next.
+/// Some neurons of few tokens: all gates, then up where they fired for any token, each time with the rows known that
+/// come next.
 void Share::gate_and_up_some(uint32_t first, uint32_t last) const
 {
     constexpr uint32_t most = 256;
@@ -89,7 +93,8 @@ void Share::gate_and_up_tiled() const
         for (uint32_t r = 0; r < products.rows; r++) {
             const uint32_t p = products.first_row + r;
             float* const to = &h[size_t(p) * tokens + products.first_token];
-            for (uint32_t t = 0; t < products.tokens; t++) f(p, to[t], products.of_row[size_t(r) * products.stride + t]);
+            for (uint32_t t = 0; t < products.tokens; t++)
+                f(p, to[t], products.of_row[size_t(r) * products.stride + t]);
         }
     };
     multiply_tiled(team, w.gate, count, row, x, [&](const Products& products) {
@@ -99,8 +104,9 @@ void Share::gate_and_up_tiled() const
         });
     });
     if (w.up.rows == 0) return;
-    multiply_tiled(team, w.up, count, row, x,
-                   [&](const Products& products) { each(products, [&](uint32_t, float& out, float product) { out *= activate_up(w, product); }); });
+    multiply_tiled(team, w.up, count, row, x, [&](const Products& products) {
+        each(products, [&](uint32_t, float& out, float product) { out *= activate_up(w, product); });
+    });
 }
 
 /// h = act(gate . x + bias) (up . x)
@@ -131,11 +137,12 @@ FfnCounts Share::gate_and_up() const
     return {active, touched + (w.down.rows > 0 ? columns_of_down().bytes() : 0), neurons.size() * tokens};
 }
 
-/// y = sum_p h_p down_t_p for one token. A part of the rows after the other, in order, each with a sum of its own; how many parts there are depends on
-/// the rows alone. Cutting the columns instead would read little pieces of every row.
+/// y = sum_p h_p down_t_p for one token. A part of the rows after the other, in order, each with a sum of its own; how
+/// many parts there are depends on the rows alone. Cutting the columns instead would read little pieces of every row.
 void Share::down_one(float* y) const
 {
-    constexpr uint64_t part_bytes = 160 << 10;    // a sum is written and read again: at most a tenth of what its rows take
+    constexpr uint64_t part_bytes =
+        160 << 10;    // a sum is written and read again: at most a tenth of what its rows take
     constexpr uint32_t most_parts = 32, together = 32, rows_ahead = 16;
     const auto axpy = kernels().of(w.down_t.type).axpy;
     const uint32_t dim = w.down_t.cols, rows = uint32_t(neurons.size());
@@ -154,11 +161,14 @@ void Share::down_one(float* y) const
         const uint32_t last = first_of(part + 1);
         // Behind its end, the beginning of the part that this thread will probably do next is fetched.
         const uint32_t next = part + team.size() < parts ? first_of(part + team.size()) : 0;
-        const auto ahead_of = [&](uint32_t p) { return p + rows_ahead < last ? p + rows_ahead : next ? next + (p + rows_ahead - last) : last - 1; };
+        const auto ahead_of = [&](uint32_t p) {
+            return p + rows_ahead < last ? p + rows_ahead : next ? next + (p + rows_ahead - last) : last - 1;
+        };
         for (uint32_t p = first_of(part); p < last; p += together) {
             Term terms[together];
             const uint32_t count = std::min(together, last - p);
-            for (uint32_t i = 0; i < count; i++) terms[i] = {h[p + i], downs[neurons[p + i]], downs[neurons[std::min(ahead_of(p + i), rows - 1)]]};
+            for (uint32_t i = 0; i < count; i++)
+                terms[i] = {h[p + i], downs[neurons[p + i]], downs[neurons[std::min(ahead_of(p + i), rows - 1)]]};
             axpy(terms, count, sum, dim);
         }
     });
@@ -187,7 +197,8 @@ void Share::down_dense(float* y) const
         team.parallel((count + line - 1) / line, [&](uint32_t chunk) {
             const uint32_t first = chunk * line, last = std::min(first + line, count);
             for (uint32_t t = 0; t < tokens; t++)
-                for (uint32_t p = first; p < last; p++) scratch.by_token[size_t(t) * count + p] = h[size_t(p) * tokens + t];
+                for (uint32_t p = first; p < last; p++)
+                    scratch.by_token[size_t(t) * count + p] = h[size_t(p) * tokens + t];
         });
         by_token = scratch.by_token.data();
     }
@@ -197,8 +208,8 @@ void Share::down_dense(float* y) const
 
 }    // namespace
 
-FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wanted, const Inputs& x, float cut, float* y, FfnScratch& scratch,
-                   std::span<const float> strengths)
+FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wanted, const Inputs& x, float cut,
+                   float* y, FfnScratch& scratch, std::span<const float> strengths)
 {
     std::vector<uint32_t>& neurons = scratch.neurons;
     neurons.assign(wanted.begin(), wanted.end());
@@ -214,7 +225,8 @@ FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wa
         multiply_transposed(team, w.down_t, neurons, scratch.h.data(), x.tokens(), y);
         return counts;
     }
-    if (share.skips()) {    // keep those that fired, in order; without a branch that would be mispredicted at every fifth neuron
+    if (share.skips()) {    // keep those that fired, in order; without a branch that would be mispredicted at every
+                            // fifth neuron
         size_t kept = 0;
         for (size_t p = 0; p < neurons.size(); p++) {
             neurons[kept] = neurons[p];

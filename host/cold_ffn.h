@@ -1,12 +1,14 @@
-// The CPU's share of a feed-forward block: the neurons that are not on the device (all of them where there is no device).
+// The CPU's share of a feed-forward block: the neurons that are not on the device (all of them where there is no
+// device).
 #pragma once
 
 #include "host/linear.h"
 
 namespace hearth::host {
 
-/// What becomes of a neuron's gate; drelu (arXiv 2406.05955) is relu, and its up goes through relu, too. gelu is x Phi(x) (arXiv 1606.08415), gelu_tanh
-/// its approximation in section 2 there: x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+/// What becomes of a neuron's gate; drelu (arXiv 2406.05955) is relu, and its up goes through relu, too. gelu is x
+/// Phi(x) (arXiv 1606.08415), gelu_tanh its approximation in section 2 there: x sigmoid(2 sqrt(2 / pi) (x + 0.044715
+/// x^3)).
 enum class Activation : uint32_t { relu = 0, silu = 1, drelu = 2, gelu = 3, gelu_tanh = 4 };
 
 /// Whether most neurons are exactly zero for a token.
@@ -15,9 +17,10 @@ constexpr bool makes_zeros(Activation a) { return a == Activation::relu || a == 
 /// The activation of a gate; `floor` is relu's.
 float activate(Activation a, float floor, float x);
 
-/// One feed-forward block: y = sum_i act(gate_i . x + bias_i) (up_i . x) down_t_i.  All (neurons, dim), row i belongs to neuron i. A block without a gate
-/// has the matrix that decides whether a neuron fires as its gate, and no rows of up: then that factor is 1. Where no neuron is ever left out, the down
-/// projection may be there the other way round, as most files have it: then down has rows, and down_t has none.
+/// One feed-forward block: y = sum_i act(gate_i . x + bias_i) (up_i . x) down_t_i.  All (neurons, dim), row i belongs
+/// to neuron i. A block without a gate has the matrix that decides whether a neuron fires as its gate, and no rows of
+/// up: then that factor is 1. Where no neuron is ever left out, the down projection may be there the other way round,
+/// as most files have it: then down has rows, and down_t has none.
 struct FfnWeights {
     Matrix gate, up, down_t;
     Activation activation;
@@ -27,11 +30,14 @@ struct FfnWeights {
 
     const Matrix& either_down() const { return down.rows > 0 ? down : down_t; }
 
-    float bias_of(uint32_t neuron) const { return bias.rows > 0 ? reinterpret_cast<const float*>(bias.data)[neuron] : 0.0f; }
+    float bias_of(uint32_t neuron) const
+    {
+        return bias.rows > 0 ? reinterpret_cast<const float*>(bias.data)[neuron] : 0.0f;
+    }
 };
 
-/// A neuron is left out at decode if |act(gate . x + bias)| is no more than this: 0 leaves out exact zeros (the same result), more is an approximation, and
-/// less leaves out none.
+/// A neuron is left out at decode if |act(gate . x + bias)| is no more than this: 0 leaves out exact zeros (the same
+/// result), more is an approximation, and less leaves out none.
 inline constexpr float no_cut = -1;
 
 struct FfnCounts {
@@ -49,13 +55,13 @@ struct FfnScratch {
     Inputs inputs;                    // of it
 };
 
-/// y[t] = the share of `neurons` for x[t]; y is (tokens, dim) and is overwritten (zeros where there are no neurons). With `down` they follow one another, from
-/// a whole block of its columns on, and nothing is cut.
-/// Of one token, up and down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut); of few, an up row where it is so for any of them;
-/// of many, all. A row is read once for all tokens. The order of addition depends on the neurons that are added and on whether there is one token or many,
-/// not on threads.
-/// strengths: (neurons) what each one's share is multiplied by, of one token only; empty: 1.
-FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut, float* y, FfnScratch& scratch,
-                   std::span<const float> strengths = {});
+/// y[t] = the share of `neurons` for x[t]; y is (tokens, dim) and is overwritten (zeros where there are no neurons).
+/// With `down` they follow one another, from a whole block of its columns on, and nothing is cut. Of one token, up and
+/// down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut); of few, an up row where it is so for
+/// any of them; of many, all. A row is read once for all tokens. The order of addition depends on the neurons that are
+/// added and on whether there is one token or many, not on threads. strengths: (neurons) what each one's share is
+/// multiplied by, of one token only; empty: 1.
+FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut,
+                   float* y, FfnScratch& scratch, std::span<const float> strengths = {});
 
 }    // namespace hearth::host

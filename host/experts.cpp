@@ -14,7 +14,8 @@ void route(Team& team, const Router& router, const Inputs& x, float* weights)
     for (uint32_t t = 0; t < x.tokens(); t++) {
         float* const w = weights + size_t(t) * experts;
         // What is not a number is chosen first, so that it shows, and has a place in the order.
-        std::replace_if(w, w + experts, [](float score) { return std::isnan(score); }, INFINITY);
+        std::replace_if(
+            w, w + experts, [](float score) { return std::isnan(score); }, INFINITY);
         std::iota(ranked.begin(), ranked.end(), 0);
         std::stable_sort(ranked.begin(), ranked.end(), [w](uint32_t a, uint32_t b) { return w[a] > w[b]; });
         const float top = w[ranked[0]];
@@ -29,8 +30,9 @@ void route(Team& team, const Router& router, const Inputs& x, float* weights)
     }
 }
 
-FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::span<const uint32_t> neurons, const float* weights, const float* x,
-                       uint32_t tokens, float cut, float* y, ExpertScratch& scratch)
+FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::span<const uint32_t> neurons,
+                       const float* weights, const float* x, uint32_t tokens, float cut, float* y,
+                       ExpertScratch& scratch)
 {
     const uint32_t dim = w.gate.cols, together = w.gate.rows / experts;
     const bool quantised = is_quantised(w.gate.type) || is_quantised(w.up.type);
@@ -53,9 +55,11 @@ FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::s
         if (count == 0) continue;
         scratch.x.resize(size_t(count) * dim);
         scratch.y.resize(size_t(count) * dim);
-        for (uint32_t i = 0; i < count; i++) std::copy_n(x + size_t(scratch.tokens[i]) * dim, dim, &scratch.x[size_t(i) * dim]);
+        for (uint32_t i = 0; i < count; i++)
+            std::copy_n(x + size_t(scratch.tokens[i]) * dim, dim, &scratch.x[size_t(i) * dim]);
         scratch.inputs.prepare(team, scratch.x.data(), count, dim, quantised);
-        const FfnCounts more = cold_ffn(team, w, neurons.subspan(first, last - first), scratch.inputs, cut, scratch.y.data(), scratch.ffn);
+        const FfnCounts more =
+            cold_ffn(team, w, neurons.subspan(first, last - first), scratch.inputs, cut, scratch.y.data(), scratch.ffn);
         counts.active += more.active;
         counts.bytes += more.bytes;
         counts.gates += more.gates;

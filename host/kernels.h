@@ -10,14 +10,15 @@
 namespace hearth::host {
 
 /// Activations in fixed point, 32 to a block: x_i = scale[i / 32] * q[i], |q_i| <= 32512.
-/// 16 bits, not 8: with 8 the shipped model's logits move by up to 1.2 % of the largest, with 16 by 0.004 %. The device holds
-/// the same numbers as two int8 planes, q = 256 * high + low.
+/// 16 bits, not 8: with 8 the shipped model's logits move by up to 1.2 % of the largest, with 16 by 0.004 %. The device
+/// holds the same numbers as two int8 planes, q = 256 * high + low.
 inline constexpr uint32_t fixed_block = 32;
 inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
 
-/// 128 of those numbers as kernels that multiply bytes read them: q = 256 high + low. Byte 64 h + 16 b + i of a plane belongs to number 32 b + 16 h + i;
-/// bias[j] is -8 times the sum of the numbers at bytes 4j to 4j + 3 of both halves (4-bit weights have 8 added to be unsigned, others a multiple),
-/// first_bias[j] that of the first half alone, scale[j] that of block j / 4.
+/// 128 of those numbers as kernels that multiply bytes read them: q = 256 high + low. Byte 64 h + 16 b + i of a plane
+/// belongs to number 32 b + 16 h + i; bias[j] is -8 times the sum of the numbers at bytes 4j to 4j + 3 of both halves
+/// (4-bit weights have 8 added to be unsigned, others a multiple), first_bias[j] that of the first half alone, scale[j]
+/// that of block j / 4.
 struct alignas(64) FixedGroup {
     int8_t high[128], low[128];
     int32_t bias[16], first_bias[16];
@@ -30,12 +31,14 @@ struct Input {
     const float* x;
     const int16_t* q;
     const float* scale;
-    const float* sum;            // of each block in fixed point: what a format's minima, which are the same for a whole block, are multiplied with
+    const float* sum;    // of each block in fixed point: what a format's minima, which are the same for a whole block,
+                         // are multiplied with
     const FixedGroup* groups;    // the whole ones; null where the instruction set reads none (Kernels::reads_groups)
 };
 
-/// Rows that `dot_rows` takes together: they share what can be shared, and x stays in L1 however long it is. They are read fastest if they lie some way from
-/// each other: neighbours are often in one page, which a processor that fetches on its own takes for one stream (Zen 4: a fifth slower).
+/// Rows that `dot_rows` takes together: they share what can be shared, and x stays in L1 however long it is. They are
+/// read fastest if they lie some way from each other: neighbours are often in one page, which a processor that fetches
+/// on its own takes for one stream (Zen 4: a fifth slower).
 inline constexpr uint32_t rows_together = 8;
 
 /// Tokens that meet a row as it is unpacked once.
@@ -50,7 +53,8 @@ struct Term {
 
 // Many tokens are computed a tile at a time: some rows times some tokens, which lie side by side in the lanes.
 
-/// A tile of floats: c[r][t] = sum_k w[r row_stride + k step] x[k x_stride + t] for r < tile_rows, t < tile_tokens, k < inner.
+/// A tile of floats: c[r][t] = sum_k w[r row_stride + k step] x[k x_stride + t] for r < tile_rows, t < tile_tokens, k <
+/// inner.
 struct FloatTile {
     const float* w;
     size_t row_stride, step;
@@ -62,7 +66,7 @@ struct FloatTile {
 
 /// The same of rows in blocks and tokens in fixed point: the weights of block b are d q - m.
 struct FixedTile {
-    const int16_t* q;            // (tile_rows, row_stride), of which inner
+    const int16_t* q;    // (tile_rows, row_stride), of which inner
     size_t row_stride;
     const float *d, *m;          // (tile_rows, inner / 32); m is null for formats without minima
     const int16_t* x;            // (inner / 2, tile_tokens, 2): numbers 2k and 2k + 1 of every token
@@ -75,25 +79,32 @@ struct FixedTile {
 /// What can be done with a row of one weight format. n is the number of weights in the row.
 struct RowKernels {
     WeightType type;
-    /// y[r][t] = sum_i w[r]_i x[t]_i for r < count, t < tokens, the same bits whatever else there is. `rows_together` rows at a time meet all tokens,
-    /// from L2 if these are many, and rows[r + rows_together] is brought nearer: there are count + rows_together rows, of which the last may be some row again.
-    void (*dot_rows)(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n, float* y);
-    /// y_i += sum_r a_r w[r]_i in ascending order of r < count: the bits of one row after the other, y being read and written once for a few
+    /// y[r][t] = sum_i w[r]_i x[t]_i for r < count, t < tokens, the same bits whatever else there is. `rows_together`
+    /// rows at a time meet all tokens, from L2 if these are many, and rows[r + rows_together] is brought nearer: there
+    /// are count + rows_together rows, of which the last may be some row again.
+    void (*dot_rows)(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n,
+                     float* y);
+    /// y_i += sum_r a_r w[r]_i in ascending order of r < count: the bits of one row after the other, y being read and
+    /// written once for a few
     void (*axpy)(const Term* terms, uint32_t count, float* y, uint32_t n);
     /// y_i = w_i
     void (*decode)(const std::byte* row, float* y, uint32_t n);
-    /// y_i = w_(first + i) for i < count of a row of n; first is a multiple of the block, and so is count where it does not end the row
+    /// y_i = w_(first + i) for i < count of a row of n; first is a multiple of the block, and so is count where it does
+    /// not end the row
     void (*decode_part)(const std::byte* row, uint32_t n, uint32_t first, uint32_t count, float* y);
-    /// q_i = the integer that the file has for weight i, a byte each; nullptr for formats without blocks and sparse ones
+    /// q_i = the integer that the file has for weight i, a byte each; nullptr for formats without blocks and sparse
+    /// ones
     void (*integers)(const std::byte* row, uint8_t* q, uint32_t n);
     /// The row as FixedTile has it, m only if `has_minima`; nullptr for formats that have to be decoded.
     void (*fixed)(const std::byte* row, int16_t* q, float* d, float* m, uint32_t n);
     bool has_minima, halves;
-    /// So many tokens meet a matrix row by row, more do tile by tile: that is faster where enough lanes of a tile are used.
+    /// So many tokens meet a matrix row by row, more do tile by tile: that is faster where enough lanes of a tile are
+    /// used.
     uint32_t few_tokens;
 };
 
-/// The largest few_tokens of any format, and what is most formats' (measured with AVX-512, whose tiles have 32 tokens; AVX2's have 16).
+/// The largest few_tokens of any format, and what is most formats' (measured with AVX-512, whose tiles have 32 tokens;
+/// AVX2's have 16).
 inline constexpr uint32_t most_few_tokens = 27, usual_few_tokens = 11;
 
 /// What keys and values are kept in.
@@ -102,10 +113,13 @@ inline constexpr WeightType cache_types[] = {WeightType::f16, WeightType::q8_0};
 /// What can be done with a head's keys or values, kept in one type: rows of n numbers, one behind the other.
 struct CacheKernels {
     WeightType type;
-    /// score[r][p] = q[r] . k[p] for r < rows, p < positions; score is (rows, stride). Of q the fixed point is read where the type is quantised.
-    void (*scores)(const Input* q, uint32_t rows, const std::byte* k, uint32_t positions, uint32_t n, float* score, uint32_t stride);
+    /// score[r][p] = q[r] . k[p] for r < rows, p < positions; score is (rows, stride). Of q the fixed point is read
+    /// where the type is quantised.
+    void (*scores)(const Input* q, uint32_t rows, const std::byte* k, uint32_t positions, uint32_t n, float* score,
+                   uint32_t stride);
     /// y[r] = sum_p w[r][p] v[p], in this order; w is (rows, stride), y (rows, n)
-    void (*mix)(const float* w, uint32_t stride, uint32_t rows, const std::byte* v, uint32_t positions, uint32_t n, float* y);
+    void (*mix)(const float* w, uint32_t stride, uint32_t rows, const std::byte* v, uint32_t positions, uint32_t n,
+                float* y);
 };
 
 /// Of numbers s_p: the largest, and the sum of exp(s_p - largest).
@@ -129,7 +143,8 @@ struct Kernels {
     void (*rmsnorm)(const float* x, const float* w, float* y, uint32_t n, float eps);
     /// Fixed point of n floats (a multiple of 32; see Input). `groups` may be null.
     void (*quantise)(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* groups, uint32_t n);
-    /// The signs of n floats, a bit each, set where the number's sign bit is (in -0 too); the bits behind the last are 0.
+    /// The signs of n floats, a bit each, set where the number's sign bit is (in -0 too); the bits behind the last are
+    /// 0.
     void (*pack_signs)(const float* x, uint64_t* signs, uint32_t n);
     /// How many of the bits of a and b differ.
     uint32_t (*differing_bits)(const uint64_t* a, const uint64_t* b, uint32_t words);
@@ -137,7 +152,8 @@ struct Kernels {
     void (*to_f16)(const float* x, uint16_t* y, uint32_t n);
 
     CacheKernels caches[std::size(cache_types)];    // in the order of cache_types
-    /// s_p = exp(scale s_p - largest) for p < n, largest = max_p scale s_p. s has room for whole vectors (16 floats), which are filled up with zeros.
+    /// s_p = exp(scale s_p - largest) for p < n, largest = max_p scale s_p. s has room for whole vectors (16 floats),
+    /// which are filled up with zeros.
     SoftMax (*soften)(float* s, uint32_t n, float scale);
 
     const RowKernels& of(WeightType type) const;

@@ -10,16 +10,20 @@ namespace hearth::host {
 void parallel_rows(Team& team, uint32_t rows, uint64_t row_bytes, const std::function<void(uint32_t, uint32_t)>& fn)
 {
     if (rows == 0) return;
-    // Large chunks first, since a kernel starts each without what it would have fetched ahead; small ones last, so that all threads end together. A chunk
-    // costs the team about 0.1 us, and a core reads about 10 KB in a microsecond: 16 KB keep the share below a tenth.
+    // Large chunks first, since a kernel starts each without what it would have fetched ahead; small ones last, so that
+    // all threads end together. A chunk costs the team about 0.1 us, and a core reads about 10 KB in a microsecond: 16
+    // KB keep the share below a tenth.
     constexpr uint64_t least = 16 << 10;
     constexpr uint32_t most_chunks = 512;
-    const uint32_t least_rows = uint32_t(std::clamp<uint64_t>(least / std::max<uint64_t>(row_bytes, 1), 1, rows)) + rows / most_chunks;
+    const uint32_t least_rows =
+        uint32_t(std::clamp<uint64_t>(least / std::max<uint64_t>(row_bytes, 1), 1, rows)) + rows / most_chunks;
     uint32_t first[most_chunks + 1], chunks = 0;
     for (uint32_t row = 0; row < rows; chunks++) {
         first[chunks] = row;
         uint32_t some = std::max(least_rows, (rows - row) / (2 * team.size()));
-        if (some > rows_together) some = (some + rows_together - 1) / rows_together * rows_together;    // fewer may be tokens, for each thread some
+        if (some > rows_together)
+            some = (some + rows_together - 1) / rows_together *
+                   rows_together;    // fewer may be tokens, for each thread some
         row += std::min(rows - row, some);
     }
     first[chunks] = rows;
@@ -37,12 +41,14 @@ void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bo
     n_ = n;
     has_floats_ = has_fixed_ = false;
     for (size_t t = 0; t < tokens; t++)
-        inputs_[t] = quantised ? Input{x + t * n, &q_[t * n], &scale_[t * blocks], &sum_[t * blocks], groups ? &groups_[t * groups] : nullptr}
+        inputs_[t] = quantised ? Input{x + t * n, &q_[t * n], &scale_[t * blocks], &sum_[t * blocks],
+                                       groups ? &groups_[t * groups] : nullptr}
                                : Input{x + t * n, nullptr, nullptr, nullptr, nullptr};
     if (quantised)
         parallel_rows(team, tokens, n * sizeof(float), [&](uint32_t first, uint32_t last) {
             for (size_t t = first; t < last; t++)
-                kernels().quantise(x + t * n, &q_[t * n], &scale_[t * blocks], &sum_[t * blocks], groups ? &groups_[t * groups] : nullptr, n);
+                kernels().quantise(x + t * n, &q_[t * n], &scale_[t * blocks], &sum_[t * blocks],
+                                   groups ? &groups_[t * groups] : nullptr, n);
         });
 }
 
@@ -82,7 +88,8 @@ uint64_t sum_words(Team& team, std::span<const uint64_t> words)
     constexpr size_t line = 64 / sizeof(uint64_t), chunk = (256 << 10) / sizeof(uint64_t);
     std::atomic<uint64_t> sum = 0;
     team.parallel(uint32_t((words.size() + chunk - 1) / chunk), [&](uint32_t c) {
-        const uint64_t *p = words.data() + c * chunk, *const end = words.data() + std::min((c + 1) * chunk, words.size());
+        const uint64_t *p = words.data() + c * chunk, *const end =
+                                                          words.data() + std::min((c + 1) * chunk, words.size());
         uint64_t part[4] = {};
         for (; p + line <= end; p += line) {
             __builtin_prefetch(p + 4096 / sizeof *p);

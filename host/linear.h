@@ -11,9 +11,10 @@
 
 namespace hearth::host {
 
-/// Calls fn(first, last) for chunks that cover [0, rows): each large enough to pay for handing it out, enough of them to balance. A small matrix
-/// stays on the calling thread.
-void parallel_rows(Team& team, uint32_t rows, uint64_t row_bytes, const std::function<void(uint32_t first, uint32_t last)>& fn);
+/// Calls fn(first, last) for chunks that cover [0, rows): each large enough to pay for handing it out, enough of them
+/// to balance. A small matrix stays on the calling thread.
+void parallel_rows(Team& team, uint32_t rows, uint64_t row_bytes,
+                   const std::function<void(uint32_t first, uint32_t last)>& fn);
 
 /// Largest tile_rows * tile_tokens of any instruction set.
 inline constexpr uint32_t max_tile = 512;
@@ -28,8 +29,8 @@ struct PackedInputs {
 /// `tokens` vectors of n floats, prepared for rows of any weight format. Owns its memory; reused from call to call.
 class Inputs {
   public:
-    /// Prepares x (tokens, n). Fixed-point forms are made only if `quantised` (any row that will read it is of such a format).
-    /// x must outlive the reads.
+    /// Prepares x (tokens, n). Fixed-point forms are made only if `quantised` (any row that will read it is of such a
+    /// format). x must outlive the reads.
     void prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bool quantised);
 
     std::span<const Input> span() const { return inputs_; }
@@ -49,11 +50,12 @@ class Inputs {
     mutable bool has_floats_ = false, has_fixed_ = false;    // of packed_
 };
 
-/// The plainest reading there is, with all threads: the sum of all words. What it takes is what any kernel takes at least.
+/// The plainest reading there is, with all threads: the sum of all words. What it takes is what any kernel takes at
+/// least.
 uint64_t sum_words(Team& team, std::span<const uint64_t> words);
 
-/// out(j, y) for j < count, in any order: y[t] = w[row(j)] . x[t], on this thread, for at most most_few_tokens. Rows are fetched ahead up to row(known - 1):
-/// the caller knows which come after the last that it wants now.
+/// out(j, y) for j < count, in any order: y[t] = w[row(j)] . x[t], on this thread, for at most most_few_tokens. Rows
+/// are fetched ahead up to row(known - 1): the caller knows which come after the last that it wants now.
 template <class Row, class Out>
 void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& row, const Inputs& x, const Out& out)
 {
@@ -62,8 +64,9 @@ void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& r
     const Rows rows_of(w);
     const std::byte* rows[most + rows_together];
     float products[most * most_few_tokens];
-    // The i-th of n rows to be computed: the first of each eighth, then the second of each. An eighth is an odd number of rows: rows are usually an even
-    // number of cache lines long, and eight of them at a distance of an even number of rows would meet in few sets of L1, or one.
+    // The i-th of n rows to be computed: the first of each eighth, then the second of each. An eighth is an odd number
+    // of rows: rows are usually an even number of cache lines long, and eight of them at a distance of an even number
+    // of rows would meet in few sets of L1, or one.
     const auto place = [](uint32_t i, uint32_t n) {
         const uint32_t eighth = n / rows_together, each = eighth ? (eighth - 1) | 1 : 0;
         return i < each * rows_together ? i % rows_together * each + i / rows_together : i;

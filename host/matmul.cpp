@@ -17,8 +17,8 @@ uint32_t block_rows(uint32_t bytes_per_row)
     return std::clamp(room / bytes_per_row / unit * unit, unit, 8 * unit);
 }
 
-/// From row to row, in elements of so many bytes: an odd number of cache lines, so that the rows of a tile, which are read side by side, are not all in the
-/// same few places of L1, as rows of 4096 numbers one behind the other would be.
+/// From row to row, in elements of so many bytes: an odd number of cache lines, so that the rows of a tile, which are
+/// read side by side, are not all in the same few places of L1, as rows of 4096 numbers one behind the other would be.
 template <class T>
 size_t row_stride(uint32_t n)
 {
@@ -35,18 +35,21 @@ struct UnpackedRows {
 
 }    // namespace
 
-void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::function<uint32_t(uint32_t)>& row, const Inputs& x, const ProductSink& out)
+void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::function<uint32_t(uint32_t)>& row,
+                    const Inputs& x, const ProductSink& out)
 {
     const Kernels& cpu = kernels();
     const RowKernels& format = cpu.of(w.type);
-    const uint32_t n = w.cols, tokens = x.tokens(), width = cpu.tile_tokens, tiles = (tokens + width - 1) / width, blocks = n / fixed_block;
+    const uint32_t n = w.cols, tokens = x.tokens(), width = cpu.tile_tokens, tiles = (tokens + width - 1) / width,
+                   blocks = n / fixed_block;
     const bool fixed = format.fixed;
     const PackedInputs& packed = x.packed(team, fixed);
     const size_t stride = fixed ? row_stride<int16_t>(n) : row_stride<float>(n);
     const uint32_t together = block_rows(n * uint32_t(fixed ? sizeof(int16_t) : sizeof(float)));
 
     team.parallel((rows + together - 1) / together, [&](uint32_t chunk) {
-        const uint32_t first = chunk * together, count = std::min(together, rows - first), padded = ceil_to(count, cpu.tile_rows);
+        const uint32_t first = chunk * together, count = std::min(together, rows - first),
+                       padded = ceil_to(count, cpu.tile_rows);
         thread_local UnpackedRows unpacked;
         UnpackedRows& u = unpacked;
         if (fixed) {
@@ -90,7 +93,8 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
     });
 }
 
-void multiply_transposed(Team& team, const Matrix& w, std::span<const uint32_t> rows, const float* h, uint32_t tokens, float* y)
+void multiply_transposed(Team& team, const Matrix& w, std::span<const uint32_t> rows, const float* h, uint32_t tokens,
+                         float* y)
 {
     const Kernels& cpu = kernels();
     const auto decode = cpu.of(w.type).decode_part;
@@ -102,7 +106,8 @@ void multiply_transposed(Team& team, const Matrix& w, std::span<const uint32_t> 
     const uint32_t row_tiles = (tokens + cpu.tile_rows - 1) / cpu.tile_rows;
 
     team.parallel((dim + cols - 1) / cols, [&](uint32_t slice) {
-        const uint32_t first = slice * cols, count = std::min(cols, dim - first), padded = ceil_to(count, cpu.tile_tokens);
+        const uint32_t first = slice * cols, count = std::min(cols, dim - first),
+                       padded = ceil_to(count, cpu.tile_tokens);
         thread_local std::vector<float> decoded, strengths;    // strengths: (row_tiles, inner, tile_rows)
         decoded.assign(size_t(inner) * padded, 0.0f);
         strengths.assign(size_t(inner) * row_tiles * cpu.tile_rows, 0.0f);
@@ -114,7 +119,8 @@ void multiply_transposed(Team& team, const Matrix& w, std::span<const uint32_t> 
                 decode(w.row(rows[p + i]), dim, first, count, &decoded[size_t(i) * padded]);
                 const float* const from = h + (p + i) * tokens;
                 for (uint32_t t = 0; t < tokens; t += cpu.tile_rows)
-                    std::copy_n(from + t, std::min(cpu.tile_rows, tokens - t), &strengths[size_t(t) * inner + i * cpu.tile_rows]);
+                    std::copy_n(from + t, std::min(cpu.tile_rows, tokens - t),
+                                &strengths[size_t(t) * inner + i * cpu.tile_rows]);
             }
             for (uint32_t t = 0; t < tokens; t += cpu.tile_rows)
                 for (uint32_t col = 0; col < count; col += cpu.tile_tokens) {

@@ -12,12 +12,13 @@ namespace hearth::host {
 
 namespace {
 
-constexpr uint32_t magnitude_bits = 0x7fffffff, infinity_bits = 0x7f800000, largest_half = std::bit_cast<uint32_t>(65504.0f),
-                   least_half = std::bit_cast<uint32_t>(0x1p-15f);
+constexpr uint32_t magnitude_bits = 0x7fffffff, infinity_bits = 0x7f800000,
+                   largest_half = std::bit_cast<uint32_t>(65504.0f), least_half = std::bit_cast<uint32_t>(0x1p-15f);
 
 uint32_t magnitude(float x) { return std::bit_cast<uint32_t>(x) & magnitude_bits; }
 
-/// f(r, weights of row r) for all rows, by all threads, each with a state of its own that is given to `done` once its rows are.
+/// f(r, weights of row r) for all rows, by all threads, each with a state of its own that is given to `done` once its
+/// rows are.
 template <class State, class F, class Done>
 void each_row(Team& team, const Matrix& m, const State& start, const F& f, const Done& done)
 {
@@ -92,7 +93,8 @@ AsHalves as_halves(Team& team, const Matrix& m)
         [](Counts& counts, uint32_t, std::span<const float> weights) {
             uint32_t largest = 0, there_in_row = 0, small_in_row = 0;
             for (uint32_t c = 0; c < weights.size(); c++) {
-                const uint32_t bits = magnitude(weights[c]), is_there = bits > 0, is_small = is_there & (bits < least_half);
+                const uint32_t bits = magnitude(weights[c]), is_there = bits > 0,
+                               is_small = is_there & (bits < least_half);
                 largest = std::max(largest, bits);
                 there_in_row += is_there;
                 small_in_row += is_small;

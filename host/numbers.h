@@ -11,8 +11,8 @@ namespace hearth::host {
 
 bool all_finite(std::span<const float> x);
 
-/// Whether halves hold weights as exactly as halves can: none is beyond 65504, and no more than half of those that are not zero are below 2^-15. A half has 11
-/// bits from 2^-14 on; below it loses one with every halving.
+/// Whether halves hold weights as exactly as halves can: none is beyond 65504, and no more than half of those that are
+/// not zero are below 2^-15. A half has 11 bits from 2^-14 on; below it loses one with every halving.
 bool fit_halves(std::span<const float> weights);
 
 /// Weights that are NaN or infinite: how many, and the first of them, row by row.
@@ -28,8 +28,8 @@ std::optional<NotFinite> find_not_finite(Team& team, const Matrix& m);
 
 /// What becomes of a matrix whose weights are rounded to halves.
 struct AsHalves {
-    bool overflows = false;     // a weight is beyond 65504
-    uint32_t rows_lost = 0;     // for which most of their weights are too small, as above
+    bool overflows = false;    // a weight is beyond 65504
+    uint32_t rows_lost = 0;    // for which most of their weights are too small, as above
     uint32_t columns_lost = 0;
 };
 

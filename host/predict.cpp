@@ -38,12 +38,13 @@ void predict_sign(Team& team, const SignRows& signs, const float* x, uint32_t ag
     std::vector<uint64_t> of_x(signs.words());
     kernels().pack_signs(x, of_x.data(), signs.cols());
     const auto differing = kernels().differing_bits;
-    fill_mask(team, signs.rows(), signs.words() * 8, mask,
-              [&](uint32_t j) { return signs.cols() - differing(signs.row(j), of_x.data(), signs.words()) >= agreements; });
+    fill_mask(team, signs.rows(), signs.words() * 8, mask, [&](uint32_t j) {
+        return signs.cols() - differing(signs.row(j), of_x.data(), signs.words()) >= agreements;
+    });
 }
 
-void predict_lowrank(Team& team, const Matrix& fc1, const Matrix& fc2, std::span<const uint32_t> rows, const float* r, float threshold,
-                     uint32_t* mask)
+void predict_lowrank(Team& team, const Matrix& fc1, const Matrix& fc2, std::span<const uint32_t> rows, const float* r,
+                     float threshold, uint32_t* mask)
 {
     Inputs inputs;
     std::vector<float> hidden(fc1.rows), scores(rows.size());

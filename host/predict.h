@@ -1,4 +1,5 @@
-// Who will fire: predictors on the CPU. A group is 32 neurons; a mask has a word per group, bit i set where its neuron i may fire.
+// Who will fire: predictors on the CPU. A group is 32 neurons; a mask has a word per group, bit i set where its neuron
+// i may fire.
 #pragma once
 
 #include "host/linear.h"
@@ -6,7 +7,8 @@
 namespace hearth::host {
 
 /// Signs of rows of weights, a bit each, as `Kernels::pack_signs` has them.
-/// Source: SparseInfer (arXiv 2411.12692): a gate whose row has the signs of x in few places is unlikely to be positive.
+/// Source: SparseInfer (arXiv 2411.12692): a gate whose row has the signs of x in few places is unlikely to be
+/// positive.
 class SignRows {
   public:
     SignRows() = default;
@@ -23,12 +25,13 @@ class SignRows {
     std::vector<uint64_t> bits_;
 };
 
-/// Neuron j of `signs` may fire if the signs of at least `agreements` of its weights are those of x. `mask`: ceil(rows / 32) words.
+/// Neuron j of `signs` may fire if the signs of at least `agreements` of its weights are those of x. `mask`: ceil(rows
+/// / 32) words.
 void predict_sign(Team& team, const SignRows& signs, const float* x, uint32_t agreements, uint32_t* mask);
 
 /// Neuron rows[j] may fire if fc2_row . relu(fc1 . r) >= threshold; r is the residual before its norm.
 /// Source: PowerInfer (arXiv 2312.12456).
-void predict_lowrank(Team& team, const Matrix& fc1, const Matrix& fc2, std::span<const uint32_t> rows, const float* r, float threshold,
-                     uint32_t* mask);
+void predict_lowrank(Team& team, const Matrix& fc1, const Matrix& fc2, std::span<const uint32_t> rows, const float* r,
+                     float threshold, uint32_t* mask);
 
 }    // namespace hearth::host

@@ -13,7 +13,8 @@ namespace {
 
 uint32_t magnitude(float x) { return std::bit_cast<uint32_t>(x) & 0x7fffffff; }
 
-/// max |x_i|. Magnitudes are ordered as their bits are, and compilers know how to do the largest integer of many at once.
+/// max |x_i|. Magnitudes are ordered as their bits are, and compilers know how to do the largest integer of many at
+/// once.
 float largest(const float* x, uint32_t n)
 {
     int32_t bits = 0;
@@ -62,7 +63,9 @@ void encode_block(const float* x, BlockQ8_0& b)    // d = max |x| / 127, q_i = n
     for (int i = 0; i < 32; i++) b.q[i] = int8_t(scale == 0 ? 0 : nearest(x[i] * scale));
 }
 
-void encode_block(const float* x, BlockQ4_0& b)    // d = (the first x of the largest magnitude) / -8, q_i = min(15, trunc(x_i / d + 8.5))
+void encode_block(
+    const float* x,
+    BlockQ4_0& b)    // d = (the first x of the largest magnitude) / -8, q_i = min(15, trunc(x_i / d + 8.5))
 {
     const float d = extreme(x, 32) / -8;
     const float scale = std::isfinite(d) ? inverse(d) : 0;
@@ -71,32 +74,39 @@ void encode_block(const float* x, BlockQ4_0& b)    // d = (the first x of the la
     for (uint32_t i = 0; i < 16; i++) b.q[i] = uint8_t(q(i) | q(i + 16) << 4);
 }
 
-void set_five_bits(uint8_t* low, uint8_t* high, uint32_t i, int q)    // of weight i of 32, as in Q5_0; the bytes are 0 before
+void set_five_bits(uint8_t* low, uint8_t* high, uint32_t i,
+                   int q)    // of weight i of 32, as in Q5_0; the bytes are 0 before
 {
     low[i % 16] |= uint8_t((q & 15) << i / 16 * 4);
     high[i / 8] |= uint8_t(q >> 4 << i % 8);
 }
 
-void encode_block(const float* x, BlockQ5_0& b)    // d = (the first x of the largest magnitude) / -16, q_i = min(31, trunc(x_i / d + 16.5))
+void encode_block(
+    const float* x,
+    BlockQ5_0& b)    // d = (the first x of the largest magnitude) / -16, q_i = min(31, trunc(x_i / d + 16.5))
 {
     const float d = extreme(x, 32) / -16;
     const float scale = std::isfinite(d) ? inverse(d) : 0;
     b = {.d = to_f16(d), .qh = {}, .q = {}};
-    for (uint32_t i = 0; i < 32; i++) set_five_bits(b.q, b.qh, i, scale == 0 ? 16 : std::min(31, int32_t(x[i] * scale + 16.5f)));
+    for (uint32_t i = 0; i < 32; i++)
+        set_five_bits(b.q, b.qh, i, scale == 0 ? 16 : std::min(31, int32_t(x[i] * scale + 16.5f)));
 }
 
-void encode_block(const float* x, BlockQ5_1& b)    // m = min x, d = (max x - m) / 31, q_i = min(31, trunc((x_i - m) / d + 0.5))
+void encode_block(const float* x,
+                  BlockQ5_1& b)    // m = min x, d = (max x - m) / 31, q_i = min(31, trunc((x_i - m) / d + 0.5))
 {
     const auto [least, most] = std::minmax_element(x, x + 32);
     const float d = std::isfinite(largest(x, 32)) ? (*most - *least) / 31 : NAN;
     const float scale = std::isfinite(d) ? inverse(d) : 0;
     b = {.d = to_f16(d), .m = to_f16(*least), .qh = {}, .q = {}};
-    for (uint32_t i = 0; i < 32; i++) set_five_bits(b.q, b.qh, i, scale == 0 ? 0 : std::min(31, int32_t((x[i] - *least) * scale + 0.5f)));
+    for (uint32_t i = 0; i < 32; i++)
+        set_five_bits(b.q, b.qh, i, scale == 0 ? 0 : std::min(31, int32_t((x[i] - *least) * scale + 0.5f)));
 }
 
 // Blocks of 256, whose parts of 32 or 16 have scales of their own: about the nearest by least squares.
 
-/// So many are made at once: loops over them become vector instructions, which loops over weights do not, since their sums have an order.
+/// So many are made at once: loops over them become vector instructions, which loops over weights do not, since their
+/// sums have an order.
 constexpr int tries = 16;
 
 struct Line {
@@ -119,8 +129,8 @@ float from_f16(uint16_t h)
     return x;
 }
 
-/// The line that is nearest to n weights by least squares, each of them with the integer that it gets from one of the slopes: (x + offset) * slope, from
-/// low to high. Only `with_offset` the line has one.
+/// The line that is nearest to n weights by least squares, each of them with the integer that it gets from one of the
+/// slopes: (x + offset) * slope, from low to high. Only `with_offset` the line has one.
 template <int n, int low, int high, bool with_offset>
 Line fit(const float* x, float offset, const float (&slope)[tries])
 {
@@ -156,10 +166,12 @@ template <int n, int low, int high>
 int closest(const float* x, const Line (&lines)[tries])
 {
     float scale[tries], offset[tries], slope[tries], error[tries] = {};
-    for (int t = 0; t < tries; t++) scale[t] = lines[t].scale, offset[t] = lines[t].offset, slope[t] = inverse(scale[t]);
+    for (int t = 0; t < tries; t++)
+        scale[t] = lines[t].scale, offset[t] = lines[t].offset, slope[t] = inverse(scale[t]);
     for (int i = 0; i < n; i++)
         for (int t = 0; t < tries; t++) {
-            const float q = clamped(rounded((x[i] + offset[t]) * slope[t]), low, high), e = x[i] + offset[t] - scale[t] * q;
+            const float q = clamped(rounded((x[i] + offset[t]) * slope[t]), low, high),
+                        e = x[i] + offset[t] - scale[t] * q;
             error[t] += e * e;
         }
     return int(std::min_element(error, error + tries) - error);
@@ -201,7 +213,8 @@ void encode_parts(const float* x, Block& block)
         const auto [lowest, highest] = std::minmax_element(part, part + 32);
         const float low = std::min(0.0f, *lowest);
         float slope[tries];
-        spread(most - 0.5f, most * 1.3f, *highest - low, slope);    // beyond `most` the rarest weights are cut short, and the others more exact
+        spread(most - 0.5f, most * 1.3f, *highest - low,
+               slope);    // beyond `most` the rarest weights are cut short, and the others more exact
         fitted[p] = fit<32, 0, most, true>(part, -low, slope);
         largest = {std::max(largest.scale, fitted[p].scale), std::max(largest.offset, fitted[p].offset)};
     }
@@ -279,13 +292,17 @@ void encode_blocks(const float* x, std::byte* row, uint32_t n)
 
 void encode_f32(const float* x, std::byte* row, uint32_t n) { std::memcpy(row, x, n * sizeof(float)); }
 
-void encode_f16(const float* x, std::byte* row, uint32_t n) { kernels().to_f16(x, reinterpret_cast<uint16_t*>(row), n); }
+void encode_f16(const float* x, std::byte* row, uint32_t n)
+{
+    kernels().to_f16(x, reinterpret_cast<uint16_t*>(row), n);
+}
 
 void encode_bf16(const float* x, std::byte* row, uint32_t n)    // to nearest, ties to even
 {
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t bits = std::bit_cast<uint32_t>(x[i]);
-        const uint16_t h = uint16_t((magnitude(x[i]) > 0x7f800000 ? bits | 64 << 16 : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+        const uint16_t h =
+            uint16_t((magnitude(x[i]) > 0x7f800000 ? bits | 64 << 16 : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
         std::memcpy(row + i * sizeof h, &h, sizeof h);
     }
 }

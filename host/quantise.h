@@ -1,6 +1,7 @@
-// Weights into the formats of shaders/blocks.h: the way back of RowKernels::decode, done once per model and not per token, so in plain C++.
-// Blocks of 32 are rounded as ggml's reference does it (quantize_row_q8_0_ref, for one, in ggml-quants.c), so that files equal those of other tools bit
-// by bit. For blocks of 256 there is no such reference: scales are searched for, and here the sum of squared errors decides.
+// Weights into the formats of shaders/blocks.h: the way back of RowKernels::decode, done once per model and not per
+// token, so in plain C++. Blocks of 32 are rounded as ggml's reference does it (quantize_row_q8_0_ref, for one, in
+// ggml-quants.c), so that files equal those of other tools bit by bit. For blocks of 256 there is no such reference:
+// scales are searched for, and here the sum of squared errors decides.
 #pragma once
 
 #include "shaders/blocks.h"
@@ -9,8 +10,8 @@
 
 namespace hearth::host {
 
-/// How a row of one format is made of floats. A number that is not finite, or does not fit into F16, gives weights that are not finite: look at what
-/// `decode` makes of the row.
+/// How a row of one format is made of floats. A number that is not finite, or does not fit into F16, gives weights that
+/// are not finite: look at what `decode` makes of the row.
 struct RowQuantiser {
     WeightType type;
     /// w_i = x_i rounded; n is a multiple of the format's block

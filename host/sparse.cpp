@@ -49,7 +49,8 @@ void compress_row(WeightType values, const std::byte* row, uint32_t n, std::vect
     std::byte *const to = &out[begin], *value = to + parts.values;
     uint16_t stored = 0;
     for (uint32_t i = 0; i < n; i += 32) {
-        if (i % sparse_span == 0) std::memcpy(to + parts.starts + i / sparse_span * sizeof stored, &stored, sizeof stored);
+        if (i % sparse_span == 0)
+            std::memcpy(to + parts.starts + i / sparse_span * sizeof stored, &stored, sizeof stored);
         uint32_t mask = 0;
         for (uint32_t k = 0; k < 32; k++) {
             const std::byte* const from = value_at(values, row, i + k);
@@ -60,7 +61,8 @@ void compress_row(WeightType values, const std::byte* row, uint32_t n, std::vect
             stored++;
         }
         std::memcpy(to + i / 8, &mask, sizeof mask);
-        if (values == WeightType::q8_0) std::memcpy(to + parts.scales + i / 16, row + i / 32 * sizeof(BlockQ8_0), sizeof(uint16_t));
+        if (values == WeightType::q8_0)
+            std::memcpy(to + parts.scales + i / 16, row + i / 32 * sizeof(BlockQ8_0), sizeof(uint16_t));
     }
     std::memcpy(to + parts.starts + (n + sparse_span - 1) / sparse_span * sizeof stored, &stored, sizeof stored);
 }
@@ -73,9 +75,11 @@ void expand_row(const Matrix& m, uint64_t r, std::byte* dense)
     const uint32_t size = value_bytes(values);
     std::memset(dense, 0, hearth::row_bytes(values, m.cols));
     for (uint32_t b = 0; b < m.cols / 32; b++) {
-        if (values == WeightType::q8_0) std::memcpy(dense + b * sizeof(BlockQ8_0), row + parts.scales + b * sizeof(uint16_t), sizeof(uint16_t));
+        if (values == WeightType::q8_0)
+            std::memcpy(dense + b * sizeof(BlockQ8_0), row + parts.scales + b * sizeof(uint16_t), sizeof(uint16_t));
         for (uint32_t mask = mask_of(row, b); mask; mask &= mask - 1, value += size)
-            std::memcpy(const_cast<std::byte*>(value_at(values, dense, b * 32 + uint32_t(std::countr_zero(mask)))), value, size);
+            std::memcpy(const_cast<std::byte*>(value_at(values, dense, b * 32 + uint32_t(std::countr_zero(mask)))),
+                        value, size);
     }
 }
 
@@ -95,7 +99,8 @@ uint64_t first_broken_row(const Matrix& m)
             if (b * 32 % sparse_span == 0 && noted(b * 32 / sparse_span) != stored) return false;
             stored += uint32_t(std::popcount(mask_of(row, b)));
         }
-        return noted((m.cols + sparse_span - 1) / sparse_span) == stored && m.row_bytes(r) == sparse_row_bytes(m.type, m.cols, stored);
+        return noted((m.cols + sparse_span - 1) / sparse_span) == stored &&
+               m.row_bytes(r) == sparse_row_bytes(m.type, m.cols, stored);
     };
     for (uint64_t r = 0; r < m.rows; r++)
         if (!is_sound(r)) return r;

@@ -1,4 +1,5 @@
-// Sparse rows (SparseParts in shaders/blocks.h) made of dense ones, and back: plainly, since it is done once per model. Kernels read them as they are.
+// Sparse rows (SparseParts in shaders/blocks.h) made of dense ones, and back: plainly, since it is done once per model.
+// Kernels read them as they are.
 #pragma once
 
 #include "host/matrix.h"
@@ -17,8 +18,8 @@ void compress_row(WeightType values, const std::byte* row, uint32_t n, std::vect
 /// Row r of a sparse matrix as a dense row of its values' type, which takes row_bytes(values_of(m.type), m.cols).
 void expand_row(const Matrix& m, uint64_t r, std::byte* dense);
 
-/// The first row of a sparse matrix whose bits, counts and length contradict each other, so that a kernel might read beyond it; m.rows where there is none.
-/// Rows that lie within the file are looked at, no values.
+/// The first row of a sparse matrix whose bits, counts and length contradict each other, so that a kernel might read
+/// beyond it; m.rows where there is none. Rows that lie within the file are looked at, no values.
 uint64_t first_broken_row(const Matrix& m);
 
 }    // namespace hearth::host

@@ -15,7 +15,8 @@ namespace {
 /// How often `parallel` called each of n chunks.
 std::vector<int> calls(Team& team, uint32_t n)
 {
-    std::vector<int> count(n, 0);    // not atomic on purpose: a chunk belongs to one thread, and `parallel` hands its result over
+    std::vector<int> count(
+        n, 0);    // not atomic on purpose: a chunk belongs to one thread, and `parallel` hands its result over
     team.parallel(n, [&](uint32_t i) { count[i]++; });
     return count;
 }
@@ -49,7 +50,9 @@ TEST_SUITE("host")
             for (uint64_t job = 1; job <= 2000; job++) {
                 const uint32_t chunks = uint32_t(1 + job % value.size());
                 team.parallel(chunks, [&, job](uint32_t i) { value[i] += job; });
-                if (job % 500 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(3));    // long enough for the workers to fall asleep
+                if (job % 500 == 0)
+                    std::this_thread::sleep_for(
+                        std::chrono::milliseconds(3));    // long enough for the workers to fall asleep
             }
         });
         std::vector<uint64_t> expected(16, 0);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`hearth chat`: its frames against the families' own Jinja templates, and its turns, commands and interruptions from outside.
 
-    python3 tests/chat_test.py build/check/hearth          (packages: tools/requirements.txt)
+    python3 tests/chat_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
 
 import contextlib
@@ -28,7 +28,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools" / "models")]
 import convert  # noqa: E402
 from convert_test import random_tensors, tiny_config  # noqa: E402
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""tools/compress.py: its two methods on random matrices, and the whole way through the program on a tiny model. Needs torch (which the other tests do
+"""tools/models/compress.py: its two methods on random matrices, and the whole way through the program on a tiny model. Needs torch (which the other tests do
 not), so it is a command of its own; half a minute:
 
     python3 -m venv build/torch-venv
-    build/torch-venv/bin/pip install -r tools/requirements.txt torch
+    build/torch-venv/bin/pip install -r tools/models/requirements.txt torch
     build/torch-venv/bin/python tests/compress_test.py build/release/hearth
 
 Any torch will do; nothing here uses a GPU, so a CPU-only wheel saves gigabytes.
@@ -25,7 +25,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools" / "models")]
 import compress  # noqa: E402
 import convert  # noqa: E402
 import gptq  # noqa: E402

@@ -63,7 +63,8 @@ class Attempts {
     {
         errno = 0;
         if (call() >= 0) wrong_ += fmt::format("{} was possible; ", name);
-        else if (errno != EACCES && errno != EPERM && errno != ENOSYS) wrong_ += fmt::format("{}: {}; ", name, std::strerror(errno));
+        else if (errno != EACCES && errno != EPERM && errno != ENOSYS)
+            wrong_ += fmt::format("{}: {}; ", name, std::strerror(errno));
     }
     template <class F>
     void possible(const char* name, F&& call)
@@ -108,7 +109,8 @@ void try_calls(Attempts& a, const std::filesystem::path& folder)
 {
     const std::string there = folder / "there";
     for (const int family : {AF_INET, AF_INET6, AF_UNIX, AF_NETLINK})
-        for (const int type : {SOCK_STREAM, SOCK_DGRAM, SOCK_RAW}) a.refused("socket", [&] { return socket(family, type, 0); });
+        for (const int type : {SOCK_STREAM, SOCK_DGRAM, SOCK_RAW})
+            a.refused("socket", [&] { return socket(family, type, 0); });
     int pair[2];
     a.refused("socketpair", [&] { return socketpair(AF_UNIX, SOCK_STREAM, 0, pair); });
     const sockaddr_in nowhere = {.sin_family = AF_INET, .sin_port = 9, .sin_addr = {}, .sin_zero = {}};
@@ -119,7 +121,8 @@ void try_calls(Attempts& a, const std::filesystem::path& folder)
         return int(syscall(SYS_execveat, open("/bin/true", O_PATH), "", none, none, AT_EMPTY_PATH));
     });
     a.refused("ptrace", [&] { return int(ptrace(PTRACE_TRACEME, 0, nullptr, nullptr)); });
-    a.refused("another's memory", [&] { return int(syscall(SYS_process_vm_readv, getppid(), nullptr, 0, nullptr, 0, 0)); });
+    a.refused("another's memory",
+              [&] { return int(syscall(SYS_process_vm_readv, getppid(), nullptr, 0, nullptr, 0, 0)); });
     a.refused("a signal", [&] { return kill(getppid(), 0); });
     a.refused("keys into the terminal", [&] { return ioctl(0, TIOCSTI, "x"); });
     a.refused("mode", [&] { return chmod(there.c_str(), 0777); });
@@ -201,14 +204,17 @@ TEST_SUITE("system")
                   a.possible("its new name", [&] { return rename(part.c_str(), (place.folder / "out.gguf").c_str()); });
                   a.possible("the file again", [&] { return opened(place.folder / "out.gguf", O_WRONLY | O_TRUNC); });
                   a.refused("a folder beside it", [&] { return mkdir((place.folder / "new").c_str(), 0700); });
-                  a.refused("moving it away", [&] { return rename((place.folder / "out.gguf").c_str(), (other.folder / "out.gguf").c_str()); });
+                  a.refused("moving it away", [&] {
+                      return rename((place.folder / "out.gguf").c_str(), (other.folder / "out.gguf").c_str());
+                  });
                   try_writing(a, other.path);
                   return a.wrong() + "done";    // less of it, if another program took the place of this one
               }) == "done");
         CHECK(std::filesystem::exists(place.folder / "out.gguf"));
     }
 
-    TEST_CASE("a process whose calls are confined has no network, no other programs and no ways around, in threads that were there before, too")
+    TEST_CASE("a process whose calls are confined has no network, no other programs and no ways around, in threads "
+              "that were there before, too")
     {
         if (!can_confine_calls()) {
             MESSAGE("this kernel has no seccomp");

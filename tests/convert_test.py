@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""tools/convert.py against tiny checkpoints made here with numpy, and against the shipped model's expected results.
+"""tools/models/convert.py against tiny checkpoints made here with numpy, and against the shipped model's expected results.
 
-    python3 tests/convert_test.py          (packages: tools/requirements.txt)
+    python3 tests/convert_test.py          (packages: tools/models/requirements.txt)
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 TESTS = Path(__file__).resolve().parent
 DATA = TESTS / "data"
-sys.path.insert(0, str(TESTS.parent / "tools"))
+sys.path.insert(0, str(TESTS.parent / "tools" / "models"))
 import convert  # noqa: E402
 
 VOCAB = 4096    # of the shipped tokenizer.model

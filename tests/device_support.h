@@ -8,8 +8,8 @@
 
 namespace hearth::tests {
 
-/// What the tests share: a software device takes longer to compile kernels than to run them. Closed by main: by the time
-/// static objects die, the driver may have gone before them.
+/// What the tests share: a software device takes longer to compile kernels than to run them. Closed by main: by the
+/// time static objects die, the driver may have gone before them.
 inline std::shared_ptr<vulkan::Workshop> workshop = std::make_shared<vulkan::Workshop>();
 
 inline std::shared_ptr<vulkan::Instance> test_instance()
@@ -63,7 +63,8 @@ class Shared {
 
 /// Runs one dispatch and waits for it.
 template <class Args>
-void run(const std::shared_ptr<vulkan::Device>& device, const vulkan::Kernel<Args>& kernel, vulkan::Groups groups, const Args& args)
+void run(const std::shared_ptr<vulkan::Device>& device, const vulkan::Kernel<Args>& kernel, vulkan::Groups groups,
+         const Args& args)
 {
     vulkan::Commands commands(device, false);
     commands.stage("test", 0, 0);

@@ -1,8 +1,8 @@
 // The whole model on every path, against the expected results and the reference.
 #include "engine/model/requantise.h"
 #include "engine/plan/hotness.h"
-#include "engine/run/gpu_session.h"
-#include "engine/run/profiler.h"
+#include "engine/device/session.h"
+#include "engine/tune/profiler.h"
 #include "engine/run/reference.h"
 #include "engine/run/scheduler.h"
 #include "tests/device_support.h"
@@ -29,7 +29,8 @@ struct Path {
 
     std::string name() const
     {
-        return fmt::format("{}, {:.0f} % resident, {}{}{}{}{}", device, resident * 100, sparsity == Sparsity::exact ? "exact" : "dense",
+        return fmt::format("{}, {:.0f} % resident, {}{}{}{}{}", device, resident * 100,
+                           sparsity == Sparsity::exact ? "exact" : "dense",
                            layers < 1000 ? ", the first layers only" : "", without_fp16 ? ", without fp16" : "",
                            without_int_dot ? ", without integer dot" : "", ring ? ", streamed" : "");
     }
@@ -62,7 +63,8 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
     if (path.device == "cpu") return o;
     const Weights weights = describe_weights(std::make_shared<Gguf>(model), layout);
     const Needs needs = device_needs(weights, 0, o.batch, o.kv);
-    o.vram_budget = budget_for(needs, path.resident, path.layers) + (path.ring ? GpuSession::ring_bytes(needs, weights.config, path.ring) : 0);
+    o.vram_budget = budget_for(needs, path.resident, path.layers) +
+                    (path.ring ? GpuSession::ring_bytes(needs, weights.config, path.ring) : 0);
     return o;
 }
 
@@ -96,8 +98,9 @@ void check_greedy(const Path& path, size_t prompts = 100)
 }
 
 /// Last-token logits, through prefill and, of texts of at most `by_token` tokens, token by token.
-void check_logits(const Path& path, const std::filesystem::path& model, const std::vector<std::pair<std::vector<Token>, std::vector<float>>>& cases,
-                  double tolerance, size_t by_token = 64)
+void check_logits(const Path& path, const std::filesystem::path& model,
+                  const std::vector<std::pair<std::vector<Token>, std::vector<float>>>& cases, double tolerance,
+                  size_t by_token = 64)
 {
     INFO(path.name());
     Engine engine(options_for(model, path));
@@ -118,7 +121,8 @@ std::vector<std::pair<std::vector<Token>, std::vector<float>>> expected_logits(s
 {
     std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
     for (const auto& c : expected("logits.json"))
-        if (c["ids"].size() <= most) cases.emplace_back(c["ids"].get<std::vector<Token>>(), c["logits"].get<std::vector<float>>());
+        if (c["ids"].size() <= most)
+            cases.emplace_back(c["ids"].get<std::vector<Token>>(), c["logits"].get<std::vector<float>>());
     return cases;
 }
 
@@ -144,7 +148,8 @@ void check_rewind(const Path& path)
 {
     INFO(path.name());
     Engine engine(options_for(shipped_model(), path));
-    const std::vector<Token> kept = random_ids(4096, 20, 6), forgotten = random_ids(4096, 150, 7), instead = random_ids(4096, 10, 8);
+    const std::vector<Token> kept = random_ids(4096, 20, 6), forgotten = random_ids(4096, 150, 7),
+                             instead = random_ids(4096, 10, 8);
     const auto logits = [&](Session& session) {
         const auto got = session.feed(instead);
         return std::vector<float>(got.begin(), got.end());
@@ -206,7 +211,14 @@ std::vector<RandomModel> odd_models()
          .type = WeightType::bf16,
          .tied_head = true,
          .down_transposed = false},
-        {.layers = 2, .dim = 128, .heads = 2, .kv_heads = 2, .neurons = 96, .vocab = 320, .type = WeightType::f32, .seed = 3},
+        {.layers = 2,
+         .dim = 128,
+         .heads = 2,
+         .kv_heads = 2,
+         .neurons = 96,
+         .vocab = 320,
+         .type = WeightType::f32,
+         .seed = 3},
         {.layers = 2,
          .dim = 160,
          .heads = 5,
@@ -236,7 +248,15 @@ std::vector<RandomModel> odd_models()
          .activation = host::Activation::silu,
          .down_transposed = false,
          .seed = 8},
-        {.layers = 2, .dim = 256, .heads = 4, .kv_heads = 2, .neurons = 200, .vocab = 320, .type = WeightType::q4_k, .tied_head = true, .seed = 6},
+        {.layers = 2,
+         .dim = 256,
+         .heads = 4,
+         .kv_heads = 2,
+         .neurons = 200,
+         .vocab = 320,
+         .type = WeightType::q4_k,
+         .tied_head = true,
+         .seed = 6},
         {.layers = 2,
          .dim = 512,
          .heads = 8,
@@ -249,7 +269,8 @@ std::vector<RandomModel> odd_models()
     };
 }
 
-/// Mixtures of experts: few and many, small and large, one of them for a token and all of them, with down as either converter has it.
+/// Mixtures of experts: few and many, small and large, one of them for a token and all of them, with down as either
+/// converter has it.
 std::vector<RandomModel> expert_models()
 {
     const auto silu = host::Activation::silu;
@@ -281,12 +302,20 @@ std::vector<RandomModel> expert_models()
          .activation = silu,
          .down_transposed = false,
          .seed = 24},
-        {.dim = 64, .neurons = 224, .experts = 16, .experts_used = 3, .type = WeightType::bf16, .activation = host::Activation::relu, .seed = 25},
+        {.dim = 64,
+         .neurons = 224,
+         .experts = 16,
+         .experts_used = 3,
+         .type = WeightType::bf16,
+         .activation = host::Activation::relu,
+         .seed = 25},
     };
 }
 
-/// The next text that does not hang on a choice between two experts of nearly the same score, which rounding could turn round.
-std::pair<std::vector<Token>, std::vector<float>> decided_case(const std::filesystem::path& model, uint32_t vocab, size_t length)
+/// The next text that does not hang on a choice between two experts of nearly the same score, which rounding could turn
+/// round.
+std::pair<std::vector<Token>, std::vector<float>> decided_case(const std::filesystem::path& model, uint32_t vocab,
+                                                               size_t length)
 {
     const Weights weights = load_weights(std::make_shared<Gguf>(model));
     for (uint64_t seed = 0;; ++seed) {
@@ -316,7 +345,8 @@ void check_experts(const std::vector<Path>& paths)
     }
 }
 
-/// The reference on the very weights of each, at a short text and at one longer than a batch of the device's smaller recording.
+/// The reference on the very weights of each, at a short text and at one longer than a batch of the device's smaller
+/// recording.
 void check_odd_models(const std::vector<Path>& paths)
 {
     TemporaryFolder folder;
@@ -330,7 +360,8 @@ void check_odd_models(const std::vector<Path>& paths)
         INFO(format_of(m.type).name);
         for (Path path : paths) {
             if (!host::makes_zeros(m.activation)) path.sparsity = Sparsity::dense;
-            check_logits(path, model, cases, 3e-3);    // random weights do not damp the rounding of the KV cache as trained ones do
+            check_logits(path, model, cases,
+                         3e-3);    // random weights do not damp the rounding of the KV cache as trained ones do
         }
     }
 }
@@ -375,10 +406,13 @@ void check_families(const std::vector<Path>& paths)
         }
         CAPTURE(m.architecture);
         CAPTURE(format_of(m.type).name);
-        const double tolerance = m.floor > 0 ? 3e-2 : 3e-3;    // as of odd_models; a gate that is just at the floor may fall to either side of it
+        const double tolerance =
+            m.floor > 0 ? 3e-2
+                        : 3e-3;    // as of odd_models; a gate that is just at the floor may fall to either side of it
         const Path in_turn = paths[turn++ % paths.size()];
         for (Path path : thorough ? paths : std::vector{in_turn}) {
-            check_logits(path, model, cases, tolerance, 10);    // a software device takes long to walk through the longest
+            check_logits(path, model, cases, tolerance,
+                         10);    // a software device takes long to walk through the longest
             path.sparsity = Sparsity::exact;
             if (host::makes_zeros(m.activation)) check_logits(path, model, cases, tolerance, 10);
         }
@@ -388,7 +422,13 @@ void check_families(const std::vector<Path>& paths)
 /// Models with zeros: one of ReLU, and one of SiLU whose down projection lies by columns, as other tools write it.
 std::vector<RandomModel> models_with_zeros()
 {
-    const RandomModel relu = {.dim = 256, .heads = 4, .kv_heads = 2, .neurons = 200, .type = WeightType::f32, .zeros_below = 0.84f, .seed = 21};
+    const RandomModel relu = {.dim = 256,
+                              .heads = 4,
+                              .kv_heads = 2,
+                              .neurons = 200,
+                              .type = WeightType::f32,
+                              .zeros_below = 0.84f,
+                              .seed = 21};
     RandomModel silu = relu;
     silu.activation = host::Activation::silu;
     silu.down_transposed = false;
@@ -405,7 +445,8 @@ struct BothForms {
         const auto source = write_random_model(folder / "x.gguf", model);
         const auto none = [](double) {};
         for (const bool zeros : {true, false})
-            requantise(std::make_shared<const Gguf>(source), *find_quantisation(type), {.dense = zeros}, zeros ? dense : sparse, none);
+            requantise(std::make_shared<const Gguf>(source), *find_quantisation(type), {.dense = zeros},
+                       zeros ? dense : sparse, none);
     }
 };
 
@@ -436,7 +477,8 @@ void check_zeros(const std::vector<Path>& paths)
         const BothForms model(m, type);
         const Weights weights = load_weights(std::make_shared<Gguf>(model.sparse));
         for (const LayerWeights& l : weights.layers)
-            for (const Matrix* w : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) CHECK(is_sparse(w->type));
+            for (const Matrix* w : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.down_t})
+                CHECK(is_sparse(w->type));
         std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
         for (const size_t length : {1, 7, 40}) {
             const std::vector<Token> ids = random_ids(320, length, length);
@@ -466,7 +508,8 @@ FeedStats decode_stats(const std::filesystem::path& model, const Path& path)
 
 TEST_SUITE("engine")
 {
-    TEST_CASE("a model without its zeros gives the logits of its dense form on the CPU, and decoding reads as many bytes less as it has")
+    TEST_CASE("a model without its zeros gives the logits of its dense form on the CPU, and decoding reads as many "
+              "bytes less as it has")
     {
         check_zeros({{.device = "cpu"}, {.device = "cpu", .sparsity = Sparsity::exact}});
         each_with_zeros([](const RandomModel& m, const char* type) {
@@ -493,15 +536,16 @@ TEST_SUITE("engine")
         EngineOptions options = {.model = folder / "long.gguf", .device = "cpu"};
         CHECK(Engine(options).context() == 128);
         options.context = 129;
-        CHECK_THROWS_WITH_AS(
-            Engine{options},
-            "random turns its heads in another way beyond 128 positions, and -c asks for 129: longer contexts cannot be run, use -c 128 or less",
-            Error);
+        CHECK_THROWS_WITH_AS(Engine{options},
+                             "random turns its heads in another way beyond 128 positions, and -c asks for 129: longer "
+                             "contexts cannot be run, use -c 128 or less",
+                             Error);
     }
 
     TEST_CASE("the reference gives the expected logits")
     {
-        for (const auto& [ids, want] : expected_logits()) CHECK(worst_error(reference_logits(shipped_model(), ids), want) < 1e-5);
+        for (const auto& [ids, want] : expected_logits())
+            CHECK(worst_error(reference_logits(shipped_model(), ids), want) < 1e-5);
     }
 
     TEST_CASE("the CPU writes the expected greedy text, dense and exact")
@@ -522,7 +566,8 @@ TEST_SUITE("engine")
         for (const char* type : {"q8_0", "q4_0", "q4_k_m"}) {
             CAPTURE(type);
             const auto model = folder / "quantised.gguf";
-            requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model, [](double) {});
+            requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model,
+                       [](double) {});
             std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
             for (const auto& [ids, logits] : expected_logits()) cases.emplace_back(ids, reference_logits(model, ids));
             check_logits({.device = "cpu"}, model, cases, 2e-3);
@@ -530,12 +575,16 @@ TEST_SUITE("engine")
         }
     }
 
-    TEST_CASE("models of odd shapes and every weight type give the reference's logits on the CPU") { check_odd_models({{.device = "cpu"}}); }
+    TEST_CASE("models of odd shapes and every weight type give the reference's logits on the CPU")
+    {
+        check_odd_models({{.device = "cpu"}});
+    }
 
     TEST_CASE("the logits of every token of several batches are the reference's")
     {
         Engine engine(options_for(shipped_model(), {.device = "cpu"}));
-        const std::vector<Token> ids = engine.tokenizer().encode(read_file(data("fairytales-valid.txt")).substr(0, 2000));
+        const std::vector<Token> ids =
+            engine.tokenizer().encode(read_file(data("fairytales-valid.txt")).substr(0, 2000));
         Reference reference(engine.weights());
         Session session = engine.session();
         std::vector<std::vector<float>> got;
@@ -550,7 +599,8 @@ TEST_SUITE("engine")
     TEST_CASE("exact reads only the rows of neurons that fire, as the reference counts them")
     {
         Engine engine(options_for(shipped_model(), {.device = "cpu", .sparsity = Sparsity::exact}));
-        const std::vector<Token> ids = engine.tokenizer().encode("Once upon a time there was a king who had three daughters.");
+        const std::vector<Token> ids =
+            engine.tokenizer().encode("Once upon a time there was a king who had three daughters.");
         Reference reference(engine.weights());
         Session session = engine.session();
         FeedStats stats;
@@ -589,7 +639,10 @@ TEST_SUITE("engine")
         }
     }
 
-    TEST_CASE("a session that went back gives the bits of one that was never there") { check_rewind({.device = "cpu"}); }
+    TEST_CASE("a session that went back gives the bits of one that was never there")
+    {
+        check_rewind({.device = "cpu"});
+    }
 
     TEST_CASE("a text longer than the context is refused and a session can be used again")
     {
@@ -598,7 +651,8 @@ TEST_SUITE("engine")
         Engine engine(options);
         Session session = engine.session();
         const std::vector<Token> ids = random_ids(4096, 33, 1);
-        CHECK_THROWS_WITH_AS(session.feed(ids), "the text needs 33 positions and the context has 32: use -c 33 or more", Error);
+        CHECK_THROWS_WITH_AS(session.feed(ids), "the text needs 33 positions and the context has 32: use -c 33 or more",
+                             Error);
         session.feed(std::span(ids).first(32));
         CHECK(session.position() == 32);
         CHECK_THROWS_AS(session.feed(std::span(ids).first(1)), Error);
@@ -606,7 +660,8 @@ TEST_SUITE("engine")
         session.feed(std::span(ids).first(1));
     }
 
-    TEST_CASE("a KV cache in q8_0 moves the CPU's logits by its rounding and no more, keys and values alone and together")
+    TEST_CASE(
+        "a KV cache in q8_0 moves the CPU's logits by its rounding and no more, keys and values alone and together")
     {
         for (const host::KvTypes kv : eight_bit_caches) check_cache({.device = "cpu", .kv = kv});
     }
@@ -614,7 +669,8 @@ TEST_SUITE("engine")
     TEST_CASE("a KV cache in q8_0 is refused where heads are no whole blocks")
     {
         TemporaryFolder folder;
-        EngineOptions options = {.model = write_random_model(folder / "odd.gguf", {.dim = 96, .heads = 2, .head_dim = 48}), .device = "cpu"};
+        EngineOptions options = {
+            .model = write_random_model(folder / "odd.gguf", {.dim = 96, .heads = 2, .head_dim = 48}), .device = "cpu"};
         Engine{options};
         options.kv.v = WeightType::q8_0;
         CHECK_THROWS_WITH_AS(Engine{options}, doctest::Contains("blocks of 32 numbers"), Error);
@@ -625,11 +681,13 @@ TEST_SUITE("engine")
         TemporaryFolder folder;
         const uint32_t context = 1u << 24;    // of 128 KB each: 2 TiB
         EngineOptions options = {
-            .model =
-                write_random_model(folder / "long.gguf", {.layers = 8, .dim = 32, .heads = 16, .kv_heads = 16, .head_dim = 256, .context = context}),
+            .model = write_random_model(
+                folder / "long.gguf",
+                {.layers = 8, .dim = 32, .heads = 16, .kv_heads = 16, .head_dim = 256, .context = context}),
             .device = "cpu",
             .context = context};
-        CHECK_THROWS_WITH_AS(Engine{options}, doctest::Contains("the KV cache of 16777216 positions needs 2097152.0 MiB"), Error);
+        CHECK_THROWS_WITH_AS(Engine{options},
+                             doctest::Contains("the KV cache of 16777216 positions needs 2097152.0 MiB"), Error);
     }
 
     TEST_CASE("what cannot be run is refused with a sentence that says what to do")
@@ -641,13 +699,17 @@ TEST_SUITE("engine")
         options.context = 0;
         options.batch = 0;
         CHECK_THROWS_AS(Engine{options}, Error);
-        options = {
-            .model = write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}), .device = "cpu", .sparsity = Sparsity::exact};
+        options = {.model = write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}),
+                   .device = "cpu",
+                   .sparsity = Sparsity::exact};
         CHECK_THROWS_AS(Engine{options}, Error);
-        options = {.model = write_random_model(folder / "experts.gguf", {.experts = 4}), .device = "cpu", .sparsity = Sparsity::predict};
-        CHECK_THROWS_WITH_AS(
-            Engine{options},
-            "--sparsity predict is for models without experts, and the router of random says already what fires: use --sparsity dense", Error);
+        options = {.model = write_random_model(folder / "experts.gguf", {.experts = 4}),
+                   .device = "cpu",
+                   .sparsity = Sparsity::predict};
+        CHECK_THROWS_WITH_AS(Engine{options},
+                             "--sparsity predict is for models without experts, and the router of random says already "
+                             "what fires: use --sparsity dense",
+                             Error);
         options = {.model = shipped_model(), .device = "no such device"};
         CHECK_THROWS_AS(Engine{options}, Error);
     }
@@ -658,7 +720,10 @@ TEST_SUITE("device")
     TEST_CASE("the device writes the expected greedy text with every share of the neurons resident, dense and exact")
     {
         for (const double resident : {1.0, 0.75, 0.25, 0.0})
-            check_greedy({.device = device_name, .resident = resident, .sparsity = resident == 1 ? Sparsity::dense : Sparsity::exact}, 1);
+            check_greedy({.device = device_name,
+                          .resident = resident,
+                          .sparsity = resident == 1 ? Sparsity::dense : Sparsity::exact},
+                         1);
         if (thorough)
             for (const auto& [resident, sparsity] : {std::pair(1.0, Sparsity::exact), {0.5, Sparsity::dense}})
                 check_greedy({.device = device_name, .resident = resident, .sparsity = sparsity}, 1);
@@ -669,7 +734,8 @@ TEST_SUITE("device")
     {
         for (const double resident : {1.0, 0.75, 0.5, 0.25, 0.0})
             for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact})
-                check_logits({.device = device_name, .resident = resident, .sparsity = sparsity}, shipped_model(), expected_logits(), 1e-3);
+                check_logits({.device = device_name, .resident = resident, .sparsity = sparsity}, shipped_model(),
+                             expected_logits(), 1e-3);
     }
 
     TEST_CASE("600 tokens in batches give the expected logits on the device and on a split")
@@ -680,7 +746,8 @@ TEST_SUITE("device")
 
     TEST_CASE("the expected logits come without fp16 arithmetic too")
     {
-        check_logits({.device = device_name, .resident = 0.5, .without_fp16 = true}, shipped_model(), expected_logits(), 1e-3);
+        check_logits({.device = device_name, .resident = 0.5, .without_fp16 = true}, shipped_model(), expected_logits(),
+                     1e-3);
     }
 
     TEST_CASE("quantised weights give the reference's logits, with and without integer dot products")
@@ -689,23 +756,29 @@ TEST_SUITE("device")
         for (const char* type : {"q8_0", "q4_0", "q4_k_m"}) {
             CAPTURE(type);
             const auto model = folder / "quantised.gguf";
-            requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model, [](double) {});
+            requantise(std::make_shared<const Gguf>(shipped_model()), *find_quantisation(type), {}, model,
+                       [](double) {});
             std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
             for (const auto& [ids, logits] : expected_logits()) cases.emplace_back(ids, reference_logits(model, ids));
             for (const double resident : {1.0, 0.5, 0.0})
                 for (const bool without_int_dot : {false, true})
                     if (thorough || without_int_dot == (resident == 0.5))    // each of both ways once
-                        check_logits({.device = device_name, .resident = resident, .sparsity = Sparsity::exact, .without_int_dot = without_int_dot},
+                        check_logits({.device = device_name,
+                                      .resident = resident,
+                                      .sparsity = Sparsity::exact,
+                                      .without_int_dot = without_int_dot},
                                      model, cases, 2e-3);
         }
     }
 
     TEST_CASE("models of odd shapes and every weight type give the reference's logits on the device")
     {
-        check_odd_models({{.device = device_name}, {.device = device_name, .resident = 0.6, .sparsity = Sparsity::exact}});
+        check_odd_models(
+            {{.device = device_name}, {.device = device_name, .resident = 0.6, .sparsity = Sparsity::exact}});
     }
 
-    TEST_CASE("a model of each family gives the reference's logits on the device, and with neurons and layers on both sides")
+    TEST_CASE(
+        "a model of each family gives the reference's logits on the device, and with neurons and layers on both sides")
     {
         check_families({{.device = device_name}, {.device = device_name, .resident = 0.5, .layers = 1}});
     }
@@ -730,7 +803,8 @@ TEST_SUITE("device")
 
     TEST_CASE("models of odd shapes, with experts and without their zeros give the reference's logits so, too")
     {
-        const Path some = {.device = device_name, .resident = 0.5, .ring = 1}, first = {.device = device_name, .layers = 1, .ring = 64 << 20},
+        const Path some = {.device = device_name, .resident = 0.5, .ring = 1},
+                   first = {.device = device_name, .layers = 1, .ring = 64 << 20},
                    none = {.device = device_name, .resident = 0, .ring = 64 << 20};
         if (thorough) check_families({some, none});
         check_odd_models({some});
@@ -738,9 +812,11 @@ TEST_SUITE("device")
         check_zeros({some});
     }
 
-    TEST_CASE("a streamed prompt joins nothing, copies the cold neurons once for each batch, and stays within the budget")
+    TEST_CASE(
+        "a streamed prompt joins nothing, copies the cold neurons once for each batch, and stays within the budget")
     {
-        Engine engine(options_for(shipped_model(), {.device = device_name, .resident = 0.25, .batch = 16, .ring = 512 << 10}));
+        Engine engine(
+            options_for(shipped_model(), {.device = device_name, .resident = 0.25, .batch = 16, .ring = 512 << 10}));
         Session session = engine.session();
         std::vector<FeedStats> batches;
         session.on_stats = [&](const FeedStats& s) { batches.push_back(s); };
@@ -748,7 +824,8 @@ TEST_SUITE("device")
         REQUIRE(batches.size() == 3);
         const Weights weights = describe_weights(std::make_shared<Gguf>(shipped_model()));
         uint64_t cold = 0;
-        for (const LayerWeights& l : weights.layers) cold += (l.ffn.gate.bytes() + l.ffn.up.bytes() + l.ffn.down_t.bytes()) * 3 / 4;
+        for (const LayerWeights& l : weights.layers)
+            cold += (l.ffn.gate.bytes() + l.ffn.up.bytes() + l.ffn.down_t.bytes()) * 3 / 4;
         for (const FeedStats& s : std::span(batches).first(2)) {
             CHECK(s.joins == 0);
             CHECK(s.waits == 1);
@@ -762,19 +839,23 @@ TEST_SUITE("device")
         check_silence(engine);
     }
 
-    TEST_CASE("the model of a folder gives the logits and the greedy ids that lie beside it, on every path" * doctest::skip())
+    TEST_CASE("the model of a folder gives the logits and the greedy ids that lie beside it, on every path" *
+              doctest::skip())
     {
         const std::filesystem::path folder(case_folder), model = folder / "model.gguf";
         const auto want = nlohmann::json::parse(read_file(folder / "expected.json"));
         std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
-        for (const auto& c : want["logits"]) cases.emplace_back(c["ids"].get<std::vector<Token>>(), c["logits"].get<std::vector<float>>());
+        for (const auto& c : want["logits"])
+            cases.emplace_back(c["ids"].get<std::vector<Token>>(), c["logits"].get<std::vector<float>>());
         const double tolerance = want["tolerance"];
-        const auto prompt = want["prompt"].get<std::vector<Token>>(), following = want["greedy"].get<std::vector<Token>>();
+        const auto prompt = want["prompt"].get<std::vector<Token>>(),
+                   following = want["greedy"].get<std::vector<Token>>();
         REQUIRE(!cases.empty());
         REQUIRE(!following.empty());
 
         if (want.value("predict",
-                       false)) {    // what the model's own predictors do not name adds nothing; that is left out by the CPU, token by token
+                       false)) {    // what the model's own predictors do not name adds nothing; that is left out by the
+                                    // CPU, token by token
             EngineOptions options = options_for(model, {.device = "cpu", .sparsity = Sparsity::predict});
             options.batch = 1;
             Engine engine(options);
@@ -793,7 +874,8 @@ TEST_SUITE("device")
         std::vector<Token> ids = prompt;
         for (size_t i = 0; i + 1 < prompt.size() + following.size(); ++i) {
             const std::vector<float> logits = reference.feed(ids[i]);
-            if (i + 1 == ids.size()) ids.push_back(Token(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+            if (i + 1 == ids.size())
+                ids.push_back(Token(std::max_element(logits.begin(), logits.end()) - logits.begin()));
         }
         CHECK(std::vector(ids.begin() + prompt.size(), ids.end()) == following);
 
@@ -816,25 +898,29 @@ TEST_SUITE("device")
         }
     }
 
-    TEST_CASE("the token of a greedy sampler is the one that the logits say, plain, scaled and capped, and without a cap only it leaves the device")
+    TEST_CASE("the token of a greedy sampler is the one that the logits say, plain, scaled and capped, and without a "
+              "cap only it leaves the device")
     {
         TemporaryFolder folder;
         for (const std::string architecture : {"llama", "granite", "gemma2"}) {
-            GgufWriter file = random_model({.architecture = architecture, .vocab = 1333, .activation = host::Activation::silu});
+            GgufWriter file =
+                random_model({.architecture = architecture, .vocab = 1333, .activation = host::Activation::silu});
             if (architecture == "granite") file.key("granite.logit_scale", 0.3f);
             file.write(folder / "random.gguf");
             for (const auto& [resident, layers] : {std::pair(1.0, 1000u), {0.5, 1000u}, {1.0, 1u}}) {
                 CAPTURE(architecture);
                 CAPTURE(resident);
                 CAPTURE(layers);
-                Engine engine(options_for(folder / "random.gguf", {.device = device_name, .resident = resident, .layers = layers}));
+                Engine engine(options_for(folder / "random.gguf",
+                                          {.device = device_name, .resident = resident, .layers = layers}));
                 const bool capped = engine.config().logit_cap > 0, here = engine.plan().head && !capped;
                 CHECK(capped == (architecture == "gemma2"));
                 CHECK((engine.config().logit_scale != 1) == (architecture == "granite"));
                 CHECK(engine.plan().head == (layers > 2));
                 Session by_logits = engine.session(), by_device = engine.session();
                 FeedStats stats;
-                for (Session* session : {&by_logits, &by_device}) session->on_stats = [&](const FeedStats& s) { stats = s; };
+                for (Session* session : {&by_logits, &by_device})
+                    session->on_stats = [&](const FeedStats& s) { stats = s; };
                 Sampler greedy({.temperature = 0}), penalised({.temperature = 0, .repeat_penalty = 1.5f}),
                     same({.temperature = 0, .repeat_penalty = 1.5f});
                 for (uint32_t length : {1, 40, 1, 1, 7}) {    // two kinds of batch, in turn
@@ -844,8 +930,11 @@ TEST_SUITE("device")
                     CHECK(by_device.next(ids, greedy) == want);
                     CHECK(all - stats.downloaded == (here ? 1333 * sizeof(float) - sizeof(uint32_t) : 0));
                 }
-                const std::vector<Token> more = random_ids(1333, 3, 1);    // logits again, for a sampler that needs them
-                for (const Token& id : more) CHECK(by_device.next(std::span(&id, 1), penalised) == same.sample(by_logits.feed(std::span(&id, 1))));
+                const std::vector<Token> more =
+                    random_ids(1333, 3, 1);    // logits again, for a sampler that needs them
+                for (const Token& id : more)
+                    CHECK(by_device.next(std::span(&id, 1), penalised) ==
+                          same.sample(by_logits.feed(std::span(&id, 1))));
                 CHECK(!by_device.next(more, greedy, [] { return true; }));
                 CHECK(by_device.position() == by_logits.position());
                 check_silence(engine);
@@ -856,29 +945,34 @@ TEST_SUITE("device")
     TEST_CASE("what leaves the device is counted: inputs of split layers, bits of what fired, and the token")
     {
         for (const double resident : {1.0, 0.5}) {
-            Engine engine(options_for(shipped_model(), {.device = device_name, .resident = resident, .sparsity = Sparsity::exact}));
+            Engine engine(options_for(shipped_model(),
+                                      {.device = device_name, .resident = resident, .sparsity = Sparsity::exact}));
             Session session = engine.session();
             uint64_t downloaded = 0;
             session.on_stats = [&](const FeedStats& s) { downloaded = s.downloaded; };
             Sampler greedy({.temperature = 0});
-            const uint64_t x = engine.config().dim * sizeof(float), bits = uint64_t(1024 * resident) / 8, token = sizeof(uint32_t);
+            const uint64_t x = engine.config().dim * sizeof(float), bits = uint64_t(1024 * resident) / 8,
+                           token = sizeof(uint32_t);
             session.next(random_ids(4096, 10, 1), greedy);
             CHECK(downloaded == (resident < 1 ? 6 * 10 * x : 0) + token);
             session.next(random_ids(4096, 1, 2), greedy);
             CHECK(downloaded == 6 * ((resident < 1 ? x : 0) + bits) + token);
-            session.feed(random_ids(4096, 70, 3), [](size_t, std::span<const float>) {});    // logits of each, in three submits
+            session.feed(random_ids(4096, 70, 3),
+                         [](size_t, std::span<const float>) {});    // logits of each, in three submits
             CHECK(downloaded == (resident < 1 ? 6 * 70 * x : 0) + 70 * 4096 * sizeof(float));
         }
     }
 
     TEST_CASE("a model computes the same however its matrices are gone over, each class of them in its own way")
     {
-        // q has as many rows as its class can have, and with k and v it is of another; the output matrix has more rows, that of attention long ones.
+        // q has as many rows as its class can have, and with k and v it is of another; the output matrix has more rows,
+        // that of attention long ones.
         TemporaryFolder folder;
         const auto device = test_device();
         for (const WeightType type : {WeightType::q8_0, WeightType::f16}) {
             const auto model = write_random_model(
-                folder / "wide.gguf", {.dim = 64, .heads = 128, .kv_heads = 2, .head_dim = 64, .neurons = 96, .vocab = 9000, .type = type});
+                folder / "wide.gguf",
+                {.dim = 64, .heads = 128, .kv_heads = 2, .head_dim = 64, .neurons = 96, .vocab = 9000, .type = type});
             const std::vector<Token> ids = random_ids(9000, 5, 3);
             const std::vector<float> want = reference_logits(model, ids);
             const std::vector<RowVariant> variants = row_variants(*device, type);
@@ -888,10 +982,13 @@ TEST_SUITE("device")
                 for (size_t c = 0; c < std::size(matrix_classes); ++c)
                     for (auto& choice : machine.row_variants.choice[c]) {
                         choice = variants[random() % variants.size()];
-                        choice->int_dot = is_quantised(type) && (again < 2 ? (c % 2 == 0) == (again == 0) : random() % 2 == 0);
+                        choice->int_dot =
+                            is_quantised(type) && (again < 2 ? (c % 2 == 0) == (again == 0) : random() % 2 == 0);
                     }
                 EngineOptions options = options_for(model, {.device = device_name, .resident = again % 2 ? 1 : 0.5});
-                options.machine = [&](const std::string&, const std::string&, unsigned) { return std::optional(machine); };
+                options.machine = [&](const std::string&, const std::string&, unsigned) {
+                    return std::optional(machine);
+                };
                 Engine engine(options);
                 CHECK(engine.plan().head);
                 Session session = engine.session();
@@ -909,7 +1006,8 @@ TEST_SUITE("device")
         for (const double resident : {1.0, 0.5}) {
             std::vector<std::vector<float>> results;
             for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) {
-                Engine engine(options_for(shipped_model(), {.device = device_name, .resident = resident, .sparsity = sparsity}));
+                Engine engine(
+                    options_for(shipped_model(), {.device = device_name, .resident = resident, .sparsity = sparsity}));
                 Session session = engine.session();
                 std::span<const float> logits;
                 for (const Token& id : ids) logits = session.feed(std::span(&id, 1));
@@ -941,16 +1039,20 @@ TEST_SUITE("device")
     TEST_CASE("a KV cache in q8_0 does the same on the device, on a split, and with layers on both sides")
     {
         for (const host::KvTypes kv : std::span(eight_bit_caches).first(thorough ? std::size(eight_bit_caches) : 1))
-            for (const double resident : {1.0, 0.5}) check_cache({.device = device_name, .resident = resident, .kv = kv});
-        for (const host::KvTypes kv : eight_bit_caches) check_cache({.device = device_name, .resident = 0.5, .layers = 3, .kv = kv});
+            for (const double resident : {1.0, 0.5})
+                check_cache({.device = device_name, .resident = resident, .kv = kv});
+        for (const host::KvTypes kv : eight_bit_caches)
+            check_cache({.device = device_name, .resident = 0.5, .layers = 3, .kv = kv});
     }
 
     TEST_CASE("a KV cache in q8_0 takes the memory that the plan counts, about half of f16's")
     {
         const Weights weights = describe_weights(std::make_shared<Gguf>(shipped_model()));
-        const Needs f16 = device_needs(weights), q8 = device_needs(weights, 0, EngineOptions().batch, {WeightType::q8_0, WeightType::q8_0});
+        const Needs f16 = device_needs(weights),
+                    q8 = device_needs(weights, 0, EngineOptions().batch, {WeightType::q8_0, WeightType::q8_0});
         CHECK(double(q8.layers[0].kv) / double(f16.layers[0].kv) == doctest::Approx(0.53).epsilon(0.07));
-        Engine engine(options_for(shipped_model(), {.device = device_name, .kv = {WeightType::q8_0, WeightType::q8_0}}));
+        Engine engine(
+            options_for(shipped_model(), {.device = device_name, .kv = {WeightType::q8_0, WeightType::q8_0}}));
         Session session = engine.session();
         CHECK(engine.device_bytes() == engine.plan().bytes);
     }
@@ -998,7 +1100,8 @@ TEST_SUITE("device")
     TEST_CASE("the device counts the neurons that fire, and exact reads only their rows")
     {
         for (const double resident : {1.0, 0.5}) {
-            Engine engine(options_for(shipped_model(), {.device = device_name, .resident = resident, .sparsity = Sparsity::exact}));
+            Engine engine(options_for(shipped_model(),
+                                      {.device = device_name, .resident = resident, .sparsity = Sparsity::exact}));
             Reference reference(engine.weights());
             Session session = engine.session(true);
             FeedStats stats;
@@ -1025,9 +1128,12 @@ TEST_SUITE("device")
     {
         TemporaryFolder folder;
         for (const WeightType type : {WeightType::f16, WeightType::q8_0}) {
-            const auto model =
-                write_random_model(folder / "experts.gguf",
-                                   {.dim = 128, .neurons = 96, .experts = 12, .experts_used = 3, .type = type, .activation = host::Activation::silu});
+            const auto model = write_random_model(folder / "experts.gguf", {.dim = 128,
+                                                                            .neurons = 96,
+                                                                            .experts = 12,
+                                                                            .experts_used = 3,
+                                                                            .type = type,
+                                                                            .activation = host::Activation::silu});
             for (const double resident : {1.0, 0.6, 0.25, 0.0}) {
                 Engine engine(options_for(model, {.device = device_name, .resident = resident}));
                 Session session = engine.session(true);
@@ -1060,7 +1166,8 @@ TEST_SUITE("device")
         }
     }
 
-    TEST_CASE("the experts that a text goes through most are resident, as a profile counts them on the host and on the device")
+    TEST_CASE("the experts that a text goes through most are resident, as a profile counts them on the host and on the "
+              "device")
     {
         TemporaryFolder folder;
         constexpr uint32_t experts = 16, used = 2, neurons = 64, layers = 2;
@@ -1073,7 +1180,8 @@ TEST_SUITE("device")
         const std::vector<Token> ids = random_ids(320, 200, 9);
         std::vector<Profile> profiles;
         for (const double resident : {-1.0, 1.0, 0.4}) {
-            EngineOptions options = options_for(model, {.device = resident < 0 ? "cpu" : device_name, .resident = resident});
+            EngineOptions options =
+                options_for(model, {.device = resident < 0 ? "cpu" : device_name, .resident = resident});
             Engine engine(options);
             Profile& p = profiles.emplace_back(empty_profile(*engine.weights().file, layers, experts, 64));
             Profiling profiling(engine, p);
@@ -1082,7 +1190,8 @@ TEST_SUITE("device")
             for (uint32_t l = 0; l < layers; ++l) {
                 const std::vector<uint64_t>& fired = p.layers[l].fired;
                 CHECK(std::accumulate(fired.begin(), fired.end(), uint64_t(0)) == used * ids.size());
-                for (uint32_t e = 0; e < experts; ++e) CHECK(std::abs(int64_t(fired[e]) - int64_t(profiles[0].layers[l].fired[e])) <= 2);
+                for (uint32_t e = 0; e < experts; ++e)
+                    CHECK(std::abs(int64_t(fired[e]) - int64_t(profiles[0].layers[l].fired[e])) <= 2);
             }
         }
         write_profile(folder / "profile", profiles[0]);
@@ -1105,7 +1214,8 @@ TEST_SUITE("device")
             resident += engine.plan().layers[l].resident.size();
             std::vector<uint64_t> fired = profiles[0].layers[l].fired;
             std::ranges::sort(fired, std::greater());
-            const double hottest = double(std::accumulate(fired.begin(), fired.begin() + whole, uint64_t(0))) / (used * double(ids.size()));
+            const double hottest = double(std::accumulate(fired.begin(), fired.begin() + whole, uint64_t(0))) /
+                                   (used * double(ids.size()));
             CHECK(all[l] == used * neurons * ids.size());
             CHECK(double(served[l]) / double(all[l]) > hottest - 0.02);
             CHECK(hottest > 1.2 * double(whole) / experts);    // they are used unevenly, or this would show nothing
@@ -1137,12 +1247,14 @@ TEST_SUITE("device")
         }
     }
 
-    TEST_CASE("a model without its zeros gives the logits of its dense form on the device and on both, and decoding reads its rows' bytes alone")
+    TEST_CASE("a model without its zeros gives the logits of its dense form on the device and on both, and decoding "
+              "reads its rows' bytes alone")
     {
-        check_zeros({{.device = device_name},
-                     {.device = device_name, .sparsity = Sparsity::exact, .without_fp16 = true, .without_int_dot = true},
-                     {.device = device_name, .resident = 0.5},
-                     {.device = device_name, .layers = 1}});
+        check_zeros(
+            {{.device = device_name},
+             {.device = device_name, .sparsity = Sparsity::exact, .without_fp16 = true, .without_int_dot = true},
+             {.device = device_name, .resident = 0.5},
+             {.device = device_name, .layers = 1}});
         each_with_zeros([](const RandomModel& model_of, const char* type) {
             const BothForms model(model_of, type);
             const Weights w = load_weights(std::make_shared<Gguf>(model.sparse));
@@ -1151,26 +1263,35 @@ TEST_SUITE("device")
                 if (s.name == "qkv" || s.name == "attn_out" || s.name == "ffn_up") got += s.bytes;
             for (const LayerWeights& l : w.layers)
                 for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up}) {
-                    const uint32_t rows = (m->rows + 31) / 32 * 32;    // those of no neuron are all zeros; and each has its place in the pack
-                    want += m->bytes() + (rows - m->rows) * sparse_row_bytes(m->type, m->cols, 0) + rows * sizeof(uint32_t);
+                    const uint32_t rows = (m->rows + 31) / 32 *
+                                          32;    // those of no neuron are all zeros; and each has its place in the pack
+                    want +=
+                        m->bytes() + (rows - m->rows) * sparse_row_bytes(m->type, m->cols, 0) + rows * sizeof(uint32_t);
                 }
             CHECK(got == want);
         });
     }
 
-    TEST_CASE("a layer of a decode takes no more than eleven dispatches, for every kind of weight type, split and predictor")
+    TEST_CASE(
+        "a layer of a decode takes no more than eleven dispatches, for every kind of weight type, split and predictor")
     {
         TemporaryFolder folder;
-        for (const WeightFormat& format : {format_of(WeightType::f16), format_of(WeightType::q8_0), format_of(WeightType::q4_k)})
+        for (const WeightFormat& format :
+             {format_of(WeightType::f16), format_of(WeightType::q8_0), format_of(WeightType::q4_k)})
             for (const double resident : {1.0, 0.5})
                 for (const bool predicted : {false, true}) {
                     uint32_t dispatches[2];
                     for (const uint32_t layers : {2u, 3u}) {
-                        const auto model = write_random_model(
-                            folder / "x.gguf",
-                            {.layers = layers, .dim = 256, .heads = 2, .kv_heads = 1, .type = format.type, .predictor = {256, 256, 256}});
-                        EngineOptions options = options_for(
-                            model, {.device = device_name, .resident = resident, .sparsity = predicted ? Sparsity::predict : Sparsity::exact});
+                        const auto model = write_random_model(folder / "x.gguf", {.layers = layers,
+                                                                                  .dim = 256,
+                                                                                  .heads = 2,
+                                                                                  .kv_heads = 1,
+                                                                                  .type = format.type,
+                                                                                  .predictor = {256, 256, 256}});
+                        EngineOptions options =
+                            options_for(model, {.device = device_name,
+                                                .resident = resident,
+                                                .sparsity = predicted ? Sparsity::predict : Sparsity::exact});
                         if (predicted) *options.vram_budget += 1 << 20;
                         Engine engine(options);
                         Session session = engine.session();
@@ -1191,7 +1312,8 @@ TEST_SUITE("device")
         const SessionShape shape = {.batch = 16, .context = 64, .sparsity = std::vector<LayerSparsity>(6)};
         const Needs needs = GpuSession::needs(weights, shape);
         const std::vector<std::vector<uint32_t>> orders(6, even_hotness(1, 1024, 1)[0].order);
-        const ModelLayout layout = {place_most(needs, even_costs(needs), budget_for(needs, 0.5)), orders, shape.sparsity};
+        const ModelLayout layout = {place_most(needs, even_costs(needs), budget_for(needs, 0.5)), orders,
+                                    shape.sparsity};
         host::Team team(2);
         GpuModel model(test_device(), weights, layout, team, {});
         std::vector<float> first;
@@ -1201,7 +1323,8 @@ TEST_SUITE("device")
                 session.begin(0, 1, {.count = 1});
                 std::fill(session.input(), session.input() + weights.config.dim, 1.0f);
                 session.submit(session.segments(1)[0]);
-                session.wait_published(session.segments(1)[0]);    // the hot FFN may still run, as when the cold one throws now
+                session.wait_published(
+                    session.segments(1)[0]);    // the hot FFN may still run, as when the cold one throws now
                 const std::vector<float> x(session.published(), session.published() + weights.config.dim);
                 if (again) CHECK(x == first);
                 first = x;
@@ -1210,14 +1333,18 @@ TEST_SUITE("device")
         tests::check_silence();
     }
 
-    TEST_CASE("groups swapped after every token change nothing but the order of addition, with work submitted in time and ahead")
+    TEST_CASE("groups swapped after every token change nothing but the order of addition, with work submitted in time "
+              "and ahead")
     {
         const auto file = std::make_shared<Gguf>(shipped_model());
         const Weights weights = load_weights(file);
         const std::vector<Token> ids = random_ids(4096, 24, 7);
         for (const SubmitMode submit : {SubmitMode::just_in_time, SubmitMode::ahead}) {
-            SessionShape shape = {
-                .batch = 16, .context = 64, .sparsity = std::vector<LayerSparsity>(6, {.cut = 0}), .submit = submit, .rebalance = true};
+            SessionShape shape = {.batch = 16,
+                                  .context = 64,
+                                  .sparsity = std::vector<LayerSparsity>(6, {.cut = 0}),
+                                  .submit = submit,
+                                  .rebalance = true};
             const Needs needs = GpuSession::needs(weights, shape);
             std::vector<uint32_t> backwards = even_hotness(1, 1024, 1)[0].order;
             std::reverse(backwards.begin(), backwards.end());
@@ -1232,7 +1359,8 @@ TEST_SUITE("device")
             std::mt19937_64 random(1);
             for (uint32_t t = 0; t < ids.size(); ++t) {
                 std::vector<float> got;
-                scheduler.feed(t, std::span(&ids[t], 1), {.take = [&](uint32_t, std::span<const float> l) { got.assign(l.begin(), l.end()); }});
+                scheduler.feed(t, std::span(&ids[t], 1),
+                               {.take = [&](uint32_t, std::span<const float> l) { got.assign(l.begin(), l.end()); }});
                 CHECK(worst_error(got, reference.feed(ids[t])) < 1e-3);
                 for (uint32_t l = 0; l < 6; ++l) {
                     const LayerResidency& residency = model.layers()[l].residency;
@@ -1244,12 +1372,17 @@ TEST_SUITE("device")
         tests::check_silence();
     }
 
-    TEST_CASE("experts that move while the text goes on change nothing but the order of addition, with work submitted in time and ahead")
+    TEST_CASE("experts that move while the text goes on change nothing but the order of addition, with work submitted "
+              "in time and ahead")
     {
         TemporaryFolder folder;
-        const auto file = write_random_model(
-            folder / "experts.gguf",
-            {.dim = 96, .neurons = 64, .experts = 10, .experts_used = 3, .type = WeightType::f32, .activation = host::Activation::silu, .seed = 2});
+        const auto file = write_random_model(folder / "experts.gguf", {.dim = 96,
+                                                                       .neurons = 64,
+                                                                       .experts = 10,
+                                                                       .experts_used = 3,
+                                                                       .type = WeightType::f32,
+                                                                       .activation = host::Activation::silu,
+                                                                       .seed = 2});
         const auto [ids, want] = decided_case(file, 320, 24);
         for (const SubmitMode submit : {SubmitMode::just_in_time, SubmitMode::ahead}) {
             EngineOptions options = options_for(file, {.device = device_name, .resident = 0.4});
@@ -1272,7 +1405,8 @@ TEST_SUITE("device")
         const std::vector<Token> ids = random_ids(4096, 20, 8);
         std::vector<std::vector<float>> results;
         for (const SubmitMode submit : {SubmitMode::just_in_time, SubmitMode::ahead}) {
-            EngineOptions options = options_for(shipped_model(), {.device = device_name, .resident = 0.5, .sparsity = Sparsity::exact});
+            EngineOptions options =
+                options_for(shipped_model(), {.device = device_name, .resident = 0.5, .sparsity = Sparsity::exact});
             options.submit = submit;
             Engine engine(options);
             Session session = engine.session();
@@ -1304,7 +1438,8 @@ TEST_SUITE("device")
             std::vector<std::vector<float>> results;
             uint64_t looked_at = 0, neurons = 0, missed = 0;
             for (const Sparsity sparsity : {Sparsity::exact, Sparsity::predict}) {
-                EngineOptions options = options_for(shipped_model(), {.device = device, .resident = 0.3, .sparsity = sparsity});
+                EngineOptions options =
+                    options_for(shipped_model(), {.device = device, .resident = 0.3, .sparsity = sparsity});
                 options.profile = folder / "profile";
                 options.predictor = sparsity == Sparsity::predict ? Predictor::sign : Predictor::none;
                 options.recall = 1;    // on the very text that it runs
@@ -1325,7 +1460,8 @@ TEST_SUITE("device")
                 check_silence(engine);
             }
             INFO(device);
-            CHECK(worst_error(results[1], results[0]) < 2e-3);    // the profile's gates are a prefill's, a hair different
+            CHECK(worst_error(results[1], results[0]) <
+                  2e-3);    // the profile's gates are a prefill's, a hair different
             CHECK(double(looked_at) < 0.98 * double(neurons));
             CHECK(double(missed) < 0.001 * double(neurons));
         }
@@ -1335,7 +1471,9 @@ TEST_SUITE("device")
     {
         const std::vector<Token> ids = random_ids(4096, 150, 3);
         for (const double resident : {1.0, 0.5}) {
-            Engine engine(options_for(shipped_model(), {.device = device_name, .resident = resident, .sparsity = Sparsity::exact, .batch = 64}));
+            Engine engine(
+                options_for(shipped_model(),
+                            {.device = device_name, .resident = resident, .sparsity = Sparsity::exact, .batch = 64}));
             std::vector<std::vector<float>> results;
             for (int run = 0; run < 2; ++run) {
                 Session session = engine.session();
@@ -1350,7 +1488,8 @@ TEST_SUITE("device")
 
     TEST_CASE("a session that went back gives the bits of one that was never there, on the device and on a split")
     {
-        for (const double resident : {1.0, 0.5}) check_rewind({.device = device_name, .resident = resident, .batch = 64});
+        for (const double resident : {1.0, 0.5})
+            check_rewind({.device = device_name, .resident = resident, .batch = 64});
     }
 
     TEST_CASE("the logits of every token of a batch are those of the tokens one by one")
@@ -1360,7 +1499,8 @@ TEST_SUITE("device")
         Reference reference(engine.weights());
         Session session = engine.session();
         std::vector<std::vector<float>> got;
-        session.feed(ids, [&](size_t, std::span<const float> logits) { got.emplace_back(logits.begin(), logits.end()); });
+        session.feed(ids,
+                     [&](size_t, std::span<const float> logits) { got.emplace_back(logits.begin(), logits.end()); });
         REQUIRE(got.size() == ids.size());
         for (size_t t = 0; t < ids.size(); ++t) CHECK(worst_error(got[t], reference.feed(ids[t])) < 1e-3);
         check_silence(engine);
@@ -1369,17 +1509,20 @@ TEST_SUITE("device")
 
 TEST_SUITE("timing")    // never in CI: run by hand on an idle machine, with -ns (--no-skip)
 {
-    // With the software device: LP_NUM_THREADS=1 build/release/tests -ns -ts=timing; it and the host then have a core each.
+    // With the software device: LP_NUM_THREADS=1 build/release/tests -ns -ts=timing; it and the host then have a core
+    // each.
     TEST_CASE("host and device work on a split layer at once, of one block of neurons and of experts" * doctest::skip())
     {
         TemporaryFolder folder;
         const RandomModel wide = {.layers = 4, .dim = 1024, .heads = 8, .kv_heads = 8, .neurons = 8192, .vocab = 512};
         RandomModel experts = wide;
-        experts.neurons = 2048, experts.experts = 16, experts.experts_used = 4, experts.activation = host::Activation::silu;
+        experts.neurons = 2048, experts.experts = 16, experts.experts_used = 4,
+        experts.activation = host::Activation::silu;
         for (const RandomModel& m : {wide, experts}) {
             const auto model = write_random_model(folder / "wide.gguf", m);
             double best = INFINITY;
-            for (const double resident : {0.02, 0.04, 0.08, 0.16, 0.5}) {    // the shares that take equally long are not known beforehand
+            for (const double resident :
+                 {0.02, 0.04, 0.08, 0.16, 0.5}) {    // the shares that take equally long are not known beforehand
                 EngineOptions options = options_for(model, {.device = device_name, .resident = resident});
                 options.threads = 1;
                 options.validation = false;
@@ -1396,8 +1539,9 @@ TEST_SUITE("timing")    // never in CI: run by hand on an idle machine, with -ns
                 };
                 for (const Token& id : random_ids(512, 20, 1)) session.feed(std::span(&id, 1));
                 const double share = sum.both_us / (sum.device_us + sum.host_us);
-                MESSAGE(fmt::format("{:.0f} % resident: device {:.0f} us, host {:.0f} us, both {:.0f} us, {:.2f} of the sum", resident * 100,
-                                    sum.device_us / 68, sum.host_us / 68, sum.both_us / 68, share));
+                MESSAGE(fmt::format(
+                    "{:.0f} % resident: device {:.0f} us, host {:.0f} us, both {:.0f} us, {:.2f} of the sum",
+                    resident * 100, sum.device_us / 68, sum.host_us / 68, sum.both_us / 68, share));
                 best = std::min(best, share);
             }
             CHECK(best < 0.8);

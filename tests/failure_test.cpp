@@ -1,5 +1,5 @@
 // When one side fails in the middle of a token: a message at once, nothing hangs, and what can go on goes on.
-#include "engine/run/gpu_session.h"
+#include "engine/device/session.h"
 #include "engine/run/scheduler.h"
 #include "tests/device_support.h"
 
@@ -10,7 +10,8 @@
 using namespace hearth;
 using namespace hearth::tests;
 
-// ---- memory that runs out on one thread, when told to -------------------------------------------------------------------
+// ---- memory that runs out on one thread, when told to
+// -------------------------------------------------------------------
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool can_fail_allocations = false;    // their own operators find other mistakes
@@ -26,7 +27,8 @@ static void* allocate(size_t bytes, size_t alignment)
         throw std::bad_alloc();
     }
     if (allocations_left > 0) --allocations_left;
-    void* p = alignment ? std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment) : std::malloc(bytes ? bytes : 1);
+    void* p = alignment ? std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment)
+                        : std::malloc(bytes ? bytes : 1);
     if (!p) throw std::bad_alloc();
     return p;
 }
@@ -69,9 +71,14 @@ struct Split {
     explicit Split(SubmitMode submit) : weights(load_weights(std::make_shared<Gguf>(shipped_model())))
     {
         const auto instance = test_instance();
-        device = vulkan::Device::open(instance, instance->devices()[*vulkan::choose_device(instance->devices(), device_name).index], {});
+        device = vulkan::Device::open(
+            instance, instance->devices()[*vulkan::choose_device(instance->devices(), device_name).index], {});
         const uint32_t layers = weights.config.layers;
-        shape = {.batch = 16, .context = 64, .sparsity = std::vector<LayerSparsity>(layers, {.cut = 0}), .submit = submit, .rebalance = true};
+        shape = {.batch = 16,
+                 .context = 64,
+                 .sparsity = std::vector<LayerSparsity>(layers, {.cut = 0}),
+                 .submit = submit,
+                 .rebalance = true};
         const Needs needs = GpuSession::needs(weights, shape);
         Plan plan;
         for (const LayerNeeds& layer : needs.layers) {
@@ -84,15 +91,17 @@ struct Split {
             for (uint32_t n = 0; n < weights.config.neurons; ++n) order.push_back(n);
         model = std::make_unique<GpuModel>(device, weights, ModelLayout{plan, orders, shape.sparsity}, team, nullptr);
         session = std::make_unique<GpuSession>(*model, shape, Watching());
-        cpu =
-            std::make_unique<CpuModel>(weights, team, CpuModel::Shape{.first_layer = layers, .batch = 16, .context = 64, .sparsity = shape.sparsity});
+        cpu = std::make_unique<CpuModel>(
+            weights, team,
+            CpuModel::Shape{.first_layer = layers, .batch = 16, .context = 64, .sparsity = shape.sparsity});
         scheduler = std::make_unique<Scheduler>(*cpu, model.get(), session.get(), nullptr, team, weights.config);
     }
 
     std::vector<float> feed(Token id)
     {
         std::vector<float> logits;
-        scheduler->feed(0, std::span(&id, 1), {.take = [&](uint32_t, std::span<const float> l) { logits.assign(l.begin(), l.end()); }});
+        scheduler->feed(0, std::span(&id, 1),
+                        {.take = [&](uint32_t, std::span<const float> l) { logits.assign(l.begin(), l.end()); }});
         return logits;
     }
     /// Calls of the driver; a test may put others in their place.
@@ -177,7 +186,8 @@ TEST_SUITE("device")
                     const auto start = std::chrono::steady_clock::now();
                     CHECK_THROWS_WITH_AS(split.feed(6), doctest::Contains("lost"), Error);
                     CHECK_THROWS_AS(split.feed(6), Error);
-                    api.SignalSemaphore = real_signal;    // a lost device has nothing under way that waits; the test's real one may
+                    api.SignalSemaphore =
+                        real_signal;    // a lost device has nothing under way that waits; the test's real one may
                     split.scheduler.reset();
                     split.session.reset();
                     CHECK(seconds_since(start) < 1);
@@ -201,7 +211,8 @@ TEST_SUITE("device")
             for (int64_t left = 0;; ++left) {
                 bool threw = false;
                 double took = 1;
-                for (int attempt = 0; attempt < 3 && took >= 1; ++attempt) {    // a machine that stands still for a moment does so once
+                for (int attempt = 0; attempt < 3 && took >= 1;
+                     ++attempt) {    // a machine that stands still for a moment does so once
                     const auto start = std::chrono::steady_clock::now();
                     threw = false;
                     allocations_left = left;

@@ -3,7 +3,7 @@
 1e-3 of the largest, and its greedy text, on the reference, the CPU, the software device, and split between both. Needs torch, so it is a command of its own:
 
     python3 -m venv build/transformers-venv
-    build/transformers-venv/bin/pip install -r tools/requirements.txt torch transformers
+    build/transformers-venv/bin/pip install -r tools/models/requirements.txt torch transformers
     build/transformers-venv/bin/python tests/families_test.py build/release/tests [gemma ...] [--no-validation]
 
 Tested with torch 2.6.0 and transformers 4.51.3. Any torch will do; nothing here uses a GPU, so a CPU-only wheel saves gigabytes.
@@ -213,7 +213,7 @@ class Families(unittest.TestCase):
             config = folder / "config.json"
             config.write_text(json.dumps(json.loads(config.read_text()) | said))
             (folder / "tokenizer.model").write_bytes((TESTS / "data/tokenizer.model").read_bytes())
-            subprocess.run([sys.executable, TESTS.parent / "tools/convert.py", folder, folder / "model.gguf", "--type", "f16"], check=True,
+            subprocess.run([sys.executable, TESTS.parent / "tools/models/convert.py", folder, folder / "model.gguf", "--type", "f16"], check=True,
                            capture_output=True)
             for seed in range(200):
                 prompt = random_ids(8, seed)

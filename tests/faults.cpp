@@ -1,8 +1,8 @@
 // Preloaded into the program by faults_test.py: makes one allocation fail, or threads, as the environment says.
 //
-//   HEARTH_FAIL_NEW=N       the Nth operator new, from 0, throws std::bad_alloc; with HEARTH_FAIL_ON=1 all after it, too
-//   HEARTH_FAIL_THREAD=N    the Nth pthread_create, from 0, and all after it say EAGAIN
-//   HEARTH_COUNT=FILE       at the end the number of allocations is written there
+//   HEARTH_FAIL_NEW=N       the Nth operator new, from 0, throws std::bad_alloc; with HEARTH_FAIL_ON=1 all after it,
+//   too HEARTH_FAIL_THREAD=N    the Nth pthread_create, from 0, and all after it say EAGAIN HEARTH_COUNT=FILE       at
+//   the end the number of allocations is written there
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -57,8 +57,14 @@ struct Count {
 
 void* operator new(std::size_t bytes) { return allocate_or_throw(bytes, 0); }
 void* operator new[](std::size_t bytes) { return allocate_or_throw(bytes, 0); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) { return allocate_or_throw(bytes, std::size_t(alignment)); }
-void* operator new[](std::size_t bytes, std::align_val_t alignment) { return allocate_or_throw(bytes, std::size_t(alignment)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment)
+{
+    return allocate_or_throw(bytes, std::size_t(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment)
+{
+    return allocate_or_throw(bytes, std::size_t(alignment));
+}
 void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return allocate(bytes, 0); }
 void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return allocate(bytes, 0); }
 void operator delete(void* p) noexcept { std::free(p); }
@@ -70,7 +76,8 @@ void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
-extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*), void* argument)
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
+                              void* argument)
 {
     using Create = int (*)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
     static const Create real = reinterpret_cast<Create>(dlsym(RTLD_NEXT, "pthread_create"));

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Files that are no models, files that change under the program, and files that it writes while things fail.
 
-    python3 tests/files_test.py build/check/hearth          (packages: tools/requirements.txt)
+    python3 tests/files_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
 
 import contextlib
@@ -26,7 +26,7 @@ import gguf
 import numpy as np
 
 TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools" / "models")]
 import make_model  # noqa: E402
 
 MODEL, TEXT = TESTS / "data" / "fairytale-7m.gguf", TESTS / "data" / "fairytales-valid.txt"
@@ -181,14 +181,14 @@ class Kinds(Case):
                     self.sentence(self.hearth(*command), "model.gguf", says.strip())
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", b"x")
-        self.sentence(self.hearth("inspect", path), "zip archive", "tools/convert.py")
+        self.sentence(self.hearth("inspect", path), "zip archive", "tools/models/convert.py")
 
     def test_a_folder_says_what_can_be_done_with_it(self):
         folder = self.folder / "some"
         folder.mkdir()
         self.sentence(self.hearth("inspect", folder), "is a directory")
         (folder / "config.json").write_text("{}")
-        self.sentence(self.hearth("inspect", folder), "is a directory", "tools/convert.py")
+        self.sentence(self.hearth("inspect", folder), "is a directory", "tools/models/convert.py")
         (folder / "tiny.gguf").write_bytes(b"GGUF")
         self.sentence(self.hearth("run", folder, "-p", "a"), "is a directory", "tiny.gguf")
 

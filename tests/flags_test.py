@@ -366,7 +366,7 @@ class Experts(Case):
         if "llvmpipe" not in self.text_of("devices"):
             self.skipTest("needs Mesa's software device")
         model = self.folder / "experts.gguf"
-        subprocess.run([sys.executable, DATA.parent.parent / "tools" / "make_model.py", model, "--shape", "tiny", "--experts", "4"], check=True,
+        subprocess.run([sys.executable, DATA.parent.parent / "tools" / "models" / "make_model.py", model, "--shape", "tiny", "--experts", "4"], check=True,
                        capture_output=True)
 
         def resident(*args):

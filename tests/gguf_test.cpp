@@ -1,6 +1,6 @@
 // The file format: what is written reads back, and whatever else stands in a file gives an Error and nothing worse.
-#include "engine/model/gguf.h"
-#include "engine/model/tokenizer.h"
+#include "engine/file/gguf.h"
+#include "engine/text/tokenizer.h"
 #include "engine/model/weights.h"
 #include "host/sparse.h"
 #include "tests/random_model.h"
@@ -50,7 +50,8 @@ struct TemporaryDirectory {
     std::filesystem::path path;
     TemporaryDirectory()
     {
-        path = std::filesystem::temp_directory_path() / fmt::format("hearth-gguf-test-{}", static_cast<const void*>(this));
+        path =
+            std::filesystem::temp_directory_path() / fmt::format("hearth-gguf-test-{}", static_cast<const void*>(this));
         std::filesystem::create_directories(path);
     }
     ~TemporaryDirectory() { std::filesystem::remove_all(path); }
@@ -120,9 +121,12 @@ TEST_CASE("a sparse tensor that is cut short or contradicts itself is refused by
         change(file);
         CHECK(refusal(file.bytes()) == fmt::format("file.gguf is damaged: {}", message));
     };
-    says([](SparseFile& f) { f.types.clear(); }, "the keys hearth.sparse.tensors, .types and .columns do not have as many values each");
-    says([](SparseFile& f) { f.columns.push_back(3); }, "the keys hearth.sparse.tensors, .types and .columns do not have as many values each");
-    says([](SparseFile& f) { f.names = {"y"}; }, "the sparse tensor y is missing, or not an I8 tensor of one dimension");
+    says([](SparseFile& f) { f.types.clear(); },
+         "the keys hearth.sparse.tensors, .types and .columns do not have as many values each");
+    says([](SparseFile& f) { f.columns.push_back(3); },
+         "the keys hearth.sparse.tensors, .types and .columns do not have as many values each");
+    says([](SparseFile& f) { f.names = {"y"}; },
+         "the sparse tensor y is missing, or not an I8 tensor of one dimension");
     says([](SparseFile& f) { f.names.push_back("x"), f.types.push_back("F16"), f.columns.push_back(64); },
          "the sparse tensor x is missing, or not an I8 tensor of one dimension");
     says([](SparseFile& f) { f.type = 25; }, "the sparse tensor x is missing, or not an I8 tensor of one dimension");
@@ -141,7 +145,8 @@ TEST_CASE("a sparse tensor that is cut short or contradicts itself is refused by
     says([](SparseFile& f) { f.starts[2] = f.starts[1]; }, "the sparse tensor x has no room for row 1");
     says([](SparseFile& f) { f.starts[1] = -1; }, "the sparse tensor x has no room for row 1");
     says([](SparseFile& f) { f.starts.back()++; }, "the sparse tensor x has 352 bytes, and its rows want 368");
-    says([](SparseFile& f) { f.rows.resize(f.rows.size() - 1); }, "the sparse tensor x has 351 bytes, and its rows want 352");
+    says([](SparseFile& f) { f.rows.resize(f.rows.size() - 1); },
+         "the sparse tensor x has 351 bytes, and its rows want 352");
     says(
         [](SparseFile& f) {
             for (int32_t& s : f.starts) s++;
@@ -157,7 +162,9 @@ TEST_CASE("a sparse tensor that is cut short or contradicts itself is refused by
         file.rows[at] ^= std::byte(16);
         const std::string bytes = file.bytes();
         CHECK_THROWS_WITH_AS(Gguf("file.gguf", bytes).check_sparse_rows(),
-                             "file.gguf is damaged: the bits of row 0 of x are of more or fewer weights than it has; make the file again", Error);
+                             "file.gguf is damaged: the bits of row 0 of x are of more or fewer weights than it has; "
+                             "make the file again",
+                             Error);
     }
     const std::string whole = SparseFile().bytes();
     for (size_t n = 0; n < whole.size() - 64; n++) CHECK(refusal(whole.substr(0, n)) != "");
@@ -219,7 +226,8 @@ TEST_CASE("keys of every type read back as they were written")
     }
 }
 
-TEST_CASE("a key that is missing or of another type is an error that names it, unless there is a fallback for the missing one")
+TEST_CASE("a key that is missing or of another type is an error that names it, unless there is a fallback for the "
+          "missing one")
 {
     GgufWriter w;
     w.key("text", "x");
@@ -359,10 +367,13 @@ TEST_CASE("parts that are missing, renamed, damaged or of another model are refu
         const Parts parts;
         std::filesystem::remove(parts.paths[1]);
         for (const size_t named : {0, 2})
-            says(parts.refusal(named), "is a part of a model, and m-00002-of-00003.gguf is missing: put all parts into one folder");
+            says(parts.refusal(named),
+                 "is a part of a model, and m-00002-of-00003.gguf is missing: put all parts into one folder");
         std::filesystem::rename(parts.paths[2], parts.directory.path / "last.gguf");
-        CHECK_THROWS_WITH_AS(Gguf(parts.directory.path / "last.gguf"),
-                             doctest::Contains("is part 3 of 3 of a model: give it back its name, which ended in -00003-of-00003.gguf"), Error);
+        CHECK_THROWS_WITH_AS(
+            Gguf(parts.directory.path / "last.gguf"),
+            doctest::Contains("is part 3 of 3 of a model: give it back its name, which ended in -00003-of-00003.gguf"),
+            Error);
     }
     {
         const Parts parts, other(3, 6);
@@ -401,7 +412,8 @@ TEST_CASE("what is not a readable file is refused by name")
         std::ofstream(directory.path / name, std::ios::binary) << text;
         return directory.path / name;
     };
-    CHECK(refusal(directory.path / "none.gguf").starts_with("cannot read " + (directory.path / "none.gguf").string() + ": "));
+    CHECK(refusal(directory.path / "none.gguf")
+              .starts_with("cannot read " + (directory.path / "none.gguf").string() + ": "));
     CHECK(refusal(directory.path).find("is a directory") != std::string::npos);
     CHECK(refusal(write("empty", "")).find("empty is empty") != std::string::npos);
     CHECK(refusal(write("text", "Once upon a time")).find("text is not a GGUF file") != std::string::npos);
@@ -411,7 +423,8 @@ TEST_CASE("what is not a readable file is refused by name")
     CHECK(refusal(std::filesystem::path("/dev/null")).find("/dev/null is not a regular file") != std::string::npos);
     const std::filesystem::path secret = write("secret", "GGUF");
     std::filesystem::permissions(secret, std::filesystem::perms::none);
-    if (!std::ifstream(secret)) CHECK(refusal(secret).find("Permission denied") != std::string::npos);    // root reads everything
+    if (!std::ifstream(secret))
+        CHECK(refusal(secret).find("Permission denied") != std::string::npos);    // root reads everything
 #endif
 }
 
@@ -438,7 +451,8 @@ TEST_CASE("a PowerInfer file reads as the GGUF that it is after its magic")
     CHECK(refusal(w.bytes()).find("version 1") != std::string::npos);
 }
 
-TEST_CASE("an I32 tensor reads as a list of numbers, under today's type number and, in PowerInfer's files, under that of its time")
+TEST_CASE("an I32 tensor reads as a list of numbers, under today's type number and, in PowerInfer's files, under that "
+          "of its time")
 {
     const std::vector<int32_t> x{0, 1, -1, INT_MAX, INT_MIN};
     const std::string raw_x(reinterpret_cast<const char*>(x.data()), 20);
@@ -503,7 +517,8 @@ TEST_CASE("tensors that share bytes are refused, wherever they stand in the tabl
         s += raw(uint64_t(1)) + "b" + raw(uint32_t(1)) + raw(uint64_t(8)) + raw(uint32_t(0)) + raw(second);
         return s + std::string(512, '\0');
     };
-    for (const auto& [first, second] : {std::pair(0, 0), std::pair(0, 32), std::pair(32, 64), std::pair(32, 32), std::pair(64, 96)}) {
+    for (const auto& [first, second] :
+         {std::pair(0, 0), std::pair(0, 32), std::pair(32, 64), std::pair(32, 32), std::pair(64, 96)}) {
         INFO(first << " " << second);
         CHECK(refusal(file(uint64_t(first), uint64_t(second))).find("overlap") != std::string::npos);
     }
@@ -516,8 +531,12 @@ TEST_CASE("counts, lengths and offsets that cannot be are refused before anythin
     constexpr uint64_t huge = uint64_t(1) << 60;
     const std::string head = "GGUF" + raw(uint32_t(3));
     const auto text = [](std::string_view s) { return raw(uint64_t(s.size())) + std::string(s); };
-    const auto one_key = [&](std::string value) { return head + raw(uint64_t(0)) + raw(uint64_t(1)) + text("k") + value; };
-    const auto array = [&](uint32_t type, uint64_t count) { return one_key(raw(uint32_t(9)) + raw(type) + raw(count) + std::string(64, '\0')); };
+    const auto one_key = [&](std::string value) {
+        return head + raw(uint64_t(0)) + raw(uint64_t(1)) + text("k") + value;
+    };
+    const auto array = [&](uint32_t type, uint64_t count) {
+        return one_key(raw(uint32_t(9)) + raw(type) + raw(count) + std::string(64, '\0'));
+    };
     const auto one_tensor = [&](std::vector<uint64_t> shape, uint32_t type, uint64_t offset) {
         std::string s = head + raw(uint64_t(1)) + raw(uint64_t(0)) + text("t") + raw(uint32_t(shape.size()));
         for (uint64_t n : shape) s += raw(n);
@@ -534,7 +553,8 @@ TEST_CASE("counts, lengths and offsets that cannot be are refused before anythin
     says(head + raw(uint64_t(0)) + raw(uint64_t(1)) + raw(huge) + "k", "cut short");
     says(one_key(raw(uint32_t(8)) + raw(UINT64_MAX) + "text"), "cut short");
     for (uint32_t type = 0; type < 13; type++)
-        for (uint64_t count : {huge, UINT64_MAX, uint64_t(65)}) says(array(type, count), type == 9 ? "array of arrays" : "cut short");
+        for (uint64_t count : {huge, UINT64_MAX, uint64_t(65)})
+            says(array(type, count), type == 9 ? "array of arrays" : "cut short");
     says(array(13, 0), "unknown type 13");
     says(one_key(raw(uint32_t(13))), "unknown type 13");
     says(one_key(raw(UINT32_MAX)), "unknown type");
@@ -576,12 +596,13 @@ TEST_CASE("a name that occurs twice is refused")
     CHECK(refusal(tensors.bytes()).find("tensor t twice") != std::string::npos);
 }
 
-// ---- damaged files -----------------------------------------------------------------------------------------------------
+// ---- damaged files
+// -----------------------------------------------------------------------------------------------------
 
 namespace {
 
-/// Does all that a program does with a model file when it opens it. True if it loads; false if it gives an Error. What it loads must be sound:
-/// weights inside the file, a tokenizer that works.
+/// Does all that a program does with a model file when it opens it. True if it loads; false if it gives an Error. What
+/// it loads must be sound: weights inside the file, a tokenizer that works.
 bool opens(std::string_view bytes)
 {
     // Memory of the exact size, so that a sanitizer sees a read beyond it.
@@ -603,7 +624,8 @@ bool opens(std::string_view bytes)
         const Weights w = load_weights(file);
         float sum = 0;
         for (const LayerWeights& layer : w.layers)
-            for (const Matrix& m : {layer.q, layer.k, layer.v, layer.o, layer.ffn.gate, layer.ffn.up, layer.ffn.down_t, layer.fc1, layer.fc2})
+            for (const Matrix& m : {layer.q, layer.k, layer.v, layer.o, layer.ffn.gate, layer.ffn.up, layer.ffn.down_t,
+                                    layer.fc1, layer.fc2})
                 if (m.rows) sum += float(m.data[0]) + float(m.data[m.bytes() - 1]);
         sum += float(w.embedding.row(w.config.vocab - 1)[0]) + float(w.output.data[w.output.bytes() - 1]);
         sound &= sum >= 0;
@@ -635,7 +657,8 @@ std::vector<Sample> samples()
         w.magic = magic;
         return w;
     };
-    for (const auto& [name, w] : {std::pair("F16", with_magic("GGUF", transposed)), std::pair("Q8_0 with ffn_down", with_magic("GGUF", quantised)),
+    for (const auto& [name, w] : {std::pair("F16", with_magic("GGUF", transposed)),
+                                  std::pair("Q8_0 with ffn_down", with_magic("GGUF", quantised)),
                                   std::pair("PowerInfer's", with_magic("PWRI", predicted))})
         all.push_back({name, w.bytes(), w.header().size()});
     return all;
@@ -650,7 +673,8 @@ TEST_CASE("a model file cut short at any byte is refused")
         REQUIRE(opens(sample.bytes));
         const size_t dense = 4096, step = std::max<size_t>(1, (sample.bytes.size() - dense) / 1000);
         size_t opened = 0;
-        for (size_t n = 0; n < sample.bytes.size() - 32; n += n < dense ? 1 : step) opened += opens(std::string_view(sample.bytes).substr(0, n));
+        for (size_t n = 0; n < sample.bytes.size() - 32; n += n < dense ? 1 : step)
+            opened += opens(std::string_view(sample.bytes).substr(0, n));
         CHECK(opened == 0);
     }
 }
@@ -678,7 +702,8 @@ TEST_CASE("the shipped model, cut short or with a byte changed, loads soundly or
     const uint64_t begin = [&] {
         const Gguf whole("fairytale", file.bytes());
         uint64_t first = file.bytes().size();
-        for (const GgufTensor& t : whole.tensors()) first = std::min(first, uint64_t((const char*)t.data - file.bytes().data()));
+        for (const GgufTensor& t : whole.tensors())
+            first = std::min(first, uint64_t((const char*)t.data - file.bytes().data()));
         return first;
     }();
     REQUIRE(opens(file.bytes()));
@@ -686,7 +711,8 @@ TEST_CASE("the shipped model, cut short or with a byte changed, loads soundly or
     CHECK_FALSE(opens(file.bytes().substr(0, file.bytes().size() - 64)));
 
     std::string bytes(file.bytes());
-    for (uint64_t i = 0; i < 100; i++) {    // most of the header is the vocabulary; the two ends are keys and the table of tensors
+    for (uint64_t i = 0; i < 100;
+         i++) {    // most of the header is the vocabulary; the two ends are keys and the table of tensors
         const uint64_t at = i % 2 ? begin - 1 - 37 * i : 31 * i;
         for (uint8_t flip : {0x01, 0xff}) {
             bytes[at] = char(uint8_t(bytes[at]) ^ flip);

@@ -1,5 +1,6 @@
 // Writes GGUF files for tests: keys of every type, tensors of any type with raw bytes or encoded from floats.
-// It shares no code with the reader. Rounding is ggml's (quantize_row_q8_0_ref, quantize_row_q4_0_ref), so that files equal those of other tools.
+// It shares no code with the reader. Rounding is ggml's (quantize_row_q8_0_ref, quantize_row_q4_0_ref), so that files
+// equal those of other tools.
 #pragma once
 
 #include "shaders/blocks.h"
@@ -24,7 +25,7 @@ inline uint16_t to_f16(float x)
     const uint32_t bits = std::bit_cast<uint32_t>(x), sign = bits >> 16 & 0x8000u, a = bits & 0x7fffffffu;
     if (a > 0x7f800000u) return uint16_t(sign | 0x7e00u);     // NaN
     if (a >= 0x477ff000u) return uint16_t(sign | 0x7c00u);    // 65520 and above round to infinity
-    if (a < 0x38800000u) {                                    // below 2^-14: a multiple of 2^-24, which is what 0.5f has to spare
+    if (a < 0x38800000u) {    // below 2^-14: a multiple of 2^-24, which is what 0.5f has to spare
         const float shifted = std::bit_cast<float>(a) + 0.5f;
         return uint16_t(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));
     }
@@ -108,7 +109,8 @@ B to_nibbles(const float* x)
     for (int i = 0; i < 32; i++) {
         int nearest = 0;
         for (int q = 0; q < levels; q++)
-            if (std::fabs(x[i] - from - d * float(values[q])) < std::fabs(x[i] - from - d * float(values[nearest]))) nearest = q;
+            if (std::fabs(x[i] - from - d * float(values[q])) < std::fabs(x[i] - from - d * float(values[nearest])))
+                nearest = q;
         block.q[i % 16] |= uint8_t((nearest & 15) << i / 16 * 4);
         if constexpr (five_bits) block.qh[i / 8] |= uint8_t(nearest >> 4 << i % 8);
     }
@@ -173,7 +175,8 @@ B to_six_bit_scales(const float* x, int levels)
     const float d = from_f16(block.d), dmin = from_f16(block.dmin);
     for (int i = 0; i < 256; i++) {
         const int p = i / 32;
-        const int s = d > 0 ? std::min(63, int(std::ceil(step[p] / d))) : 0, m = dmin > 0 ? std::min(63, int(std::lround(minimum[p] / dmin))) : 0;
+        const int s = d > 0 ? std::min(63, int(std::ceil(step[p] / d))) : 0,
+                  m = dmin > 0 ? std::min(63, int(std::lround(minimum[p] / dmin))) : 0;
         const int q = s ? std::clamp(int(std::lround((x[i] + dmin * float(m)) / (d * float(s)))), 0, levels - 1) : 0;
         block.q[p / 2 * 32 + i % 32] |= uint8_t((q & 15) << p % 2 * 4);
         if constexpr (requires { block.qh; }) block.qh[i % 32] |= uint8_t(q >> 4 << p);
@@ -207,7 +210,8 @@ inline BlockQ6_K to_q6_k(const float* x)
     return block;
 }
 
-/// A matrix of floats (rows, cols) in a weight format; cols is a multiple of the format's block. `append` adds to what is there.
+/// A matrix of floats (rows, cols) in a weight format; cols is a multiple of the format's block. `append` adds to what
+/// is there.
 inline void append_rows(std::string& bytes, WeightType type, const float* x, uint64_t rows, uint64_t cols)
 {
     if (cols % format_of(type).block) throw std::logic_error("a row must be a whole number of blocks");

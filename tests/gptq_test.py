@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""GPTQ checkpoints through tools/convert.py. The checkpoints are packed here, number by number, from the description of the format, not with tools/gptq.py.
+"""GPTQ checkpoints through tools/models/convert.py. The checkpoints are packed here, number by number, from the description of the format, not with tools/models/gptq.py.
 
-    python3 tests/gptq_test.py [build/release/hearth]          (packages: tools/requirements.txt; with a program, its results are compared, too)
+    python3 tests/gptq_test.py [build/release/hearth]          (packages: tools/models/requirements.txt; with a program, its results are compared, too)
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 from gguf import GGUFReader
 
 TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools" / "models")]
 import gptq  # noqa: E402
 from convert_test import DATA, Case, gguf_logits, random_tensors, read_gguf, source_logits, tiny_config  # noqa: E402
 

@@ -21,7 +21,8 @@ using namespace hearth::host;
 
 namespace {
 
-// ---- weights and their meaning, independent of the kernels ------------------------------------------------------------
+// ---- weights and their meaning, independent of the kernels
+// ------------------------------------------------------------
 
 double half(uint16_t h)
 {
@@ -72,7 +73,8 @@ double weight(WeightType type, const uint8_t* block, uint32_t i)
     /// The array at `offset` has the low nibbles of 16 weights, and the high ones are the next 16.
     const auto nibble = [&](size_t offset) { return block[offset + i % 16] >> (i / 16 * 4) & 15; };
     switch (type) {
-    case WeightType::f32: return std::bit_cast<float>(uint32_t(block[0] | block[1] << 8 | block[2] << 16) | uint32_t(block[3]) << 24);
+    case WeightType::f32:
+        return std::bit_cast<float>(uint32_t(block[0] | block[1] << 8 | block[2] << 16) | uint32_t(block[3]) << 24);
     case WeightType::f16: return half_at(0);
     case WeightType::bf16: return std::bit_cast<float>(uint32_t(block[0]) << 16 | uint32_t(block[1]) << 24);
     case WeightType::q8_0: return half_at(0) * int8_t(block[2 + i]);
@@ -85,7 +87,8 @@ double weight(WeightType type, const uint8_t* block, uint32_t i)
         return half_at(0) * values[nibble(2)];
     }
     case WeightType::mxfp4: {
-        const int q = nibble(1), exponent = q >> 1 & 3, mantissa = q & 1;    // sign, two bits of exponent with a bias of 1, one of mantissa
+        const int q = nibble(1), exponent = q >> 1 & 3,
+                  mantissa = q & 1;    // sign, two bits of exponent with a bias of 1, one of mantissa
         const double magnitude = exponent ? std::ldexp(2 + mantissa, exponent - 2) : 0.5 * mantissa;
         return std::ldexp(q & 8 ? -magnitude : magnitude, block[0] - 127);
     }
@@ -94,7 +97,8 @@ double weight(WeightType type, const uint8_t* block, uint32_t i)
         return half_at(80) * (s & 15) * q - half_at(82) * (s >> 4);
     }
     case WeightType::q3_k: {
-        const int k = int(i / 16), s = (block[96 + k % 8] >> (k / 8 * 4) & 15) + (block[104 + k % 4] >> (k / 4 * 2) & 3) * 16;
+        const int k = int(i / 16),
+                  s = (block[96 + k % 8] >> (k / 8 * 4) & 15) + (block[104 + k % 4] >> (k / 4 * 2) & 3) * 16;
         const int low = block[32 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
         return half_at(108) * (s - 32) * (low - (block[i % 32] >> (i / 32) & 1 ? 0 : 4));
     }
@@ -104,7 +108,8 @@ double weight(WeightType type, const uint8_t* block, uint32_t i)
         int six[2];    // scale and minimum
         for (const uint32_t which : {0, 1}) {
             const uint8_t* s = block + 4;
-            six[which] = part < 4 ? s[4 * which + part] & 63 : (s[4 + part] >> 4 * which & 15) + (s[4 * which + part - 4] >> 6) * 16;
+            six[which] = part < 4 ? s[4 * which + part] & 63
+                                  : (s[4 + part] >> 4 * which & 15) + (s[4 * which + part - 4] >> 6) * 16;
         }
         const uint8_t* nibbles = block + (type == WeightType::q4_k ? 16 : 48);
         int q = nibbles[part / 2 * 32 + i % 32] >> (part % 2 * 4) & 15;
@@ -113,7 +118,8 @@ double weight(WeightType type, const uint8_t* block, uint32_t i)
     }
     case WeightType::q6_k: {
         const uint32_t half = i / 128, r = i % 128;    // of each half: 64 bytes of nibbles, 32 of pairs of bits
-        const int low = block[64 * half + r % 64] >> (r / 64 * 4) & 15, high = block[128 + 32 * half + r % 32] >> (r / 32 * 2) & 3;
+        const int low = block[64 * half + r % 64] >> (r / 64 * 4) & 15,
+                  high = block[128 + 32 * half + r % 32] >> (r / 32 * 2) & 3;
         return half_at(208) * int8_t(block[192 + i / 16]) * (high * 16 + low - 32);
     }
     case WeightType::f16_sparse:
@@ -146,7 +152,8 @@ struct Sample {
         for (uint32_t r = 0; r < matrix.rows; r++) {
             std::byte* const row = &bytes[r * row_bytes(values, cols)];
             for (uint32_t i = 0; i < cols; i++) {
-                const bool zero = r % 4 == 2 ? random.bits() % 50 != 0 : random.bits() % every[r % 4 == 3 ? 2 : r % 4] == 0;
+                const bool zero =
+                    r % 4 == 2 ? random.bits() % 50 != 0 : random.bits() % every[r % 4 == 3 ? 2 : r % 4] == 0;
                 if (!zero) continue;
                 if (values == WeightType::q8_0) row[i / 32 * 34 + 2 + i % 32] = std::byte(0);
                 else row[2 * i] = std::byte(0), row[2 * i + 1] = std::byte(random.bits() % 2 ? 0x80 : 0);    // -0, too
@@ -174,10 +181,12 @@ struct Sample {
             }
             if (type == WeightType::mxfp4) p[0] = uint8_t(116 + random.bits() % 8);
             for (const size_t offset : halves_of(type)) {
-                const uint16_t small = uint16_t((random.bits() & 0x8000) | (0x2000 + random.bits() % 0x0c00));    // fp16 of 2^-7 to 2^-4
+                const uint16_t small =
+                    uint16_t((random.bits() & 0x8000) | (0x2000 + random.bits() % 0x0c00));    // fp16 of 2^-7 to 2^-4
                 std::memcpy(p + offset, &small, 2);
             }
-            for (uint32_t k = 0; k < f.block; k++) w[i + k] = float(weight(type, p, k));    // a float holds all but the last bits of a difference
+            for (uint32_t k = 0; k < f.block; k++)
+                w[i + k] = float(weight(type, p, k));    // a float holds all but the last bits of a difference
         }
     }
 
@@ -194,12 +203,17 @@ uint32_t whole_blocks(WeightType type, uint32_t n)
 std::vector<uint32_t> sizes(WeightType type)
 {
     const uint32_t block = format_of(type).block;
-    if (block > 1) return {block, 2 * block, 3 * block, 9 * block, 4096, 4608};    // the last is read in turns, as 1000 and 2500 floats
+    if (block > 1)
+        return {block,     2 * block, 3 * block,
+                9 * block, 4096,      4608};    // the last is read in turns, as 1000 and 2500 floats
     return {1, 31, 33, 257, 1000, 2500};
 }
 
 /// What a row of this format sees of x: fixed point for the quantised ones.
-double seen(const Input& x, WeightType type, uint32_t i) { return is_quantised(type) ? double(x.scale[i / 32]) * x.q[i] : x.x[i]; }
+double seen(const Input& x, WeightType type, uint32_t i)
+{
+    return is_quantised(type) ? double(x.scale[i / 32]) * x.q[i] : x.x[i];
+}
 
 /// Vectors with their fixed-point form, from one instruction set.
 struct Vectors {
@@ -221,12 +235,14 @@ struct Vectors {
             const size_t at = t * n / fixed_block;
             FixedGroup* const own = cpu.reads_groups && n >= group_numbers ? &groups[n / group_numbers * t] : nullptr;
             if (blocks) cpu.quantise(&x[t * n], &q[t * n], &scale[at], &sum[at], own, n);
-            inputs.push_back(blocks ? Input{&x[t * n], &q[t * n], &scale[at], &sum[at], own} : Input{&x[t * n], nullptr, nullptr, nullptr, nullptr});
+            inputs.push_back(blocks ? Input{&x[t * n], &q[t * n], &scale[at], &sum[at], own}
+                                    : Input{&x[t * n], nullptr, nullptr, nullptr, nullptr});
         }
     }
 };
 
-// ---- one operator on every path ---------------------------------------------------------------------------------------
+// ---- one operator on every path
+// ---------------------------------------------------------------------------------------
 
 template <class F>
 void on_every_path(F test)
@@ -272,7 +288,8 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b)
     return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
-// ---- a feed-forward block and its meaning ------------------------------------------------------------------------------
+// ---- a feed-forward block and its meaning
+// ------------------------------------------------------------------------------
 
 struct Block {
     Sample gate, up, down_t;
@@ -324,12 +341,15 @@ struct FfnResult {
 FfnResult run(Team& team, const Block& block, std::span<const uint32_t> neurons, const Inputs& x, float cut)
 {
     FfnResult result{std::vector<float>(size_t(x.tokens()) * block.gate.matrix.cols, NAN), {}};
-    FfnScratch scratch{std::vector<uint32_t>(9, ~0u), std::vector<float>(1 << 16, NAN), {}};    // what an earlier call left must not matter
+    FfnScratch scratch{std::vector<uint32_t>(9, ~0u),
+                       std::vector<float>(1 << 16, NAN),
+                       {}};    // what an earlier call left must not matter
     result.counts = cold_ffn(team, block.weights, neurons, x, cut, result.y.data(), scratch);
     return result;
 }
 
-// ---- attention and its meaning ------------------------------------------------------------------------------------------
+// ---- attention and its meaning
+// ------------------------------------------------------------------------------------------
 
 /// A rope whose pairs turn by base^(-2i / rope_dim).
 struct PlainRope {
@@ -370,8 +390,8 @@ struct Conversation {
 
     Conversation(const Heads& s, uint32_t tokens, Random& random)
         : shape(s), tokens(tokens), frequencies(rope_frequencies(s.rope.rope_dim, s.rope.base)),
-          q(random.vector(size_t(tokens) * s.heads * s.head_dim)), k(random.vector(size_t(tokens) * s.kv_heads * s.head_dim)),
-          v(random.vector(k.size()))
+          q(random.vector(size_t(tokens) * s.heads * s.head_dim)),
+          k(random.vector(size_t(tokens) * s.kv_heads * s.head_dim)), v(random.vector(k.size()))
     {
         if (s.biases) {
             q_bias = random.vector(s.heads * s.head_dim);
@@ -398,25 +418,29 @@ struct Conversation {
                                           .window = shape.window};
         std::vector<float> q = this->q, k = this->k, v = this->v, y(q.size(), NAN);
         KvCache cache(shape.kv, shape.kv_heads, shape.context, shape.head_dim);
-        for (const KvCache::Side* side : {&cache.keys(), &cache.values()})    // NaN, as a scale too: what is not written must not be read
+        for (const KvCache::Side* side :
+             {&cache.keys(), &cache.values()})    // NaN, as a scale too: what is not written must not be read
             std::memset(side->memory.get(), 0x7e, side->bytes);
         AttendScratch scratch;
         for (uint32_t t = 0; t < tokens; t += batch)
-            attend(team, attention, cache, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size], &v[t * kv_size], &y[t * q_size], scratch);
+            attend(team, attention, cache, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size],
+                   &v[t * kv_size], &y[t * q_size], scratch);
         return y;
     }
 
     static constexpr float eps = 1e-3f;
 
     /// One token's heads as they meet: x + bias, each head normalised.
-    std::vector<double> made(const float* x, size_t n, const std::vector<float>& bias, const std::vector<float>& norm) const
+    std::vector<double> made(const float* x, size_t n, const std::vector<float>& bias,
+                             const std::vector<float>& norm) const
     {
         std::vector<double> y(x, x + n);
         for (size_t i = 0; i < bias.size(); i++) y[i] += bias[i];
         for (size_t head = 0; !norm.empty() && head < n; head += norm.size()) {
             double squares = 0;
             for (size_t i = 0; i < norm.size(); i++) squares += y[head + i] * y[head + i];
-            for (size_t i = 0; i < norm.size(); i++) y[head + i] *= norm[i] / std::sqrt(squares / double(norm.size()) + eps);
+            for (size_t i = 0; i < norm.size(); i++)
+                y[head + i] *= norm[i] / std::sqrt(squares / double(norm.size()) + eps);
         }
         return y;
     }
@@ -427,11 +451,13 @@ struct Conversation {
         const size_t d = s.head_dim, q_size = s.heads * d, kv_size = s.kv_heads * d;
         std::vector<double> keys, values, y(q.size(), 0.0);
         for (uint32_t t = 0; t < tokens; t++) {
-            for (double x : rotated(made(&k[t * kv_size], kv_size, k_bias, k_norm), s.head_dim, s.rope, t)) keys.push_back(x);
+            for (double x : rotated(made(&k[t * kv_size], kv_size, k_bias, k_norm), s.head_dim, s.rope, t))
+                keys.push_back(x);
             for (double x : made(&v[t * kv_size], kv_size, v_bias, {})) values.push_back(x);
         }
         for (uint32_t t = 0; t < tokens; t++) {
-            const std::vector<double> query = rotated(made(&q[t * q_size], q_size, q_bias, q_norm), s.head_dim, s.rope, t);
+            const std::vector<double> query =
+                rotated(made(&q[t * q_size], q_size, q_bias, q_norm), s.head_dim, s.rope, t);
             for (uint32_t h = 0; h < s.heads; h++) {
                 const size_t kv = h / (s.heads / s.kv_heads) * d;
                 std::vector<double> e(t + 1, 0.0);
@@ -443,7 +469,8 @@ struct Conversation {
                     sum += e[p] = std::exp(e[p]);
                 }
                 for (size_t p = 0; p <= t; p++)
-                    for (size_t i = 0; i < d; i++) y[t * q_size + h * d + i] += e[p] / sum * values[p * kv_size + kv + i];
+                    for (size_t i = 0; i < d; i++)
+                        y[t * q_size + h * d + i] += e[p] / sum * values[p * kv_size + kv + i];
             }
         }
         return y;
@@ -509,14 +536,17 @@ TEST_SUITE("host")
                             row[b * block_bytes + offset] = 0;
                             row[b * block_bytes + offset + 1] = 0x3c;    // 1
                         }
-                    for (uint32_t b = 0; type == WeightType::mxfp4 && b < n / block; b++) row[b * block_bytes] = 128;    // 2^0
+                    for (uint32_t b = 0; type == WeightType::mxfp4 && b < n / block; b++)
+                        row[b * block_bytes] = 128;    // 2^0
                     double want = 0;
-                    for (uint32_t i = 0; i < n; i++) want += -3 * weight(type, &row[i / block * block_bytes], i % block);
+                    for (uint32_t i = 0; i < n; i++)
+                        want += -3 * weight(type, &row[i / block * block_bytes], i % block);
                     CAPTURE(name);
                     std::array<const std::byte*, 1 + rows_together> only;
                     only.fill(reinterpret_cast<const std::byte*>(row.data()));
                     float got;
-                    const Input input = {x.data(), q.data(), scale.data(), sum.data(), cpu.reads_groups ? groups.data() : nullptr};
+                    const Input input = {x.data(), q.data(), scale.data(), sum.data(),
+                                         cpu.reads_groups ? groups.data() : nullptr};
                     cpu.of(type).dot_rows(only.data(), 1, &input, 1, n, &got);
                     CHECK(got == doctest::Approx(want));
                 }
@@ -611,7 +641,8 @@ TEST_SUITE("host")
         CHECK(sparse_row_bytes(WeightType::q8_0_sparse, 4096, 2048) == 512 + 80 + 256 + 2048);
         CHECK(double(sparse_row_bytes(WeightType::f16_sparse, 4096, 2048)) / double(row_bytes(WeightType::f16, 4096)) ==
               doctest::Approx(0.572).epsilon(0.001));
-        CHECK(double(sparse_row_bytes(WeightType::q8_0_sparse, 4096, 2048)) / double(row_bytes(WeightType::q8_0, 4096)) ==
+        CHECK(double(sparse_row_bytes(WeightType::q8_0_sparse, 4096, 2048)) /
+                  double(row_bytes(WeightType::q8_0, 4096)) ==
               doctest::Approx(0.665).epsilon(0.001));
     }
 
@@ -637,9 +668,11 @@ TEST_SUITE("host")
     {
         Random random(5);
         std::vector<float> x(33 * 64);
-        for (size_t i = 0; i < x.size(); i++) x[i] = random.normal() * std::exp2(float(i / 64) - 20);    // rows of all sizes, subnormal scales too
-        for (size_t i = 0; i < 64; i++) x[32 * 64 + i] = i % 32 == 7 ? 127.0f : float(i % 5) / 2;        // and one of ties
-        for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::q8_0, WeightType::q4_0}) {
+        for (size_t i = 0; i < x.size(); i++)
+            x[i] = random.normal() * std::exp2(float(i / 64) - 20);    // rows of all sizes, subnormal scales too
+        for (size_t i = 0; i < 64; i++) x[32 * 64 + i] = i % 32 == 7 ? 127.0f : float(i % 5) / 2;    // and one of ties
+        for (const WeightType type :
+             {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::q8_0, WeightType::q4_0}) {
             CAPTURE(format_of(type).name);
             std::string made(row_bytes(type, x.size()), 'x');
             find_quantiser(type)->encode(x.data(), reinterpret_cast<std::byte*>(made.data()), uint32_t(x.size()));
@@ -657,7 +690,8 @@ TEST_SUITE("host")
         return error / all;
     }
 
-    TEST_CASE("blocks of 256 lose less than those whose scales follow from the largest weights, whatever the weights look like")
+    TEST_CASE("blocks of 256 lose less than those whose scales follow from the largest weights, whatever the weights "
+              "look like")
     {
         Random random(6);
         struct Kind {
@@ -679,7 +713,8 @@ TEST_SUITE("host")
             WeightType type;
             double normal;    // relative error of normal weights
         };
-        for (const Most& most : {Most{WeightType::q4_k, 0.073}, Most{WeightType::q5_k, 0.0365}, Most{WeightType::q6_k, 0.0178}}) {
+        for (const Most& most :
+             {Most{WeightType::q4_k, 0.073}, Most{WeightType::q5_k, 0.0365}, Most{WeightType::q6_k, 0.0178}}) {
             for (const Kind& kind : kinds) {
                 CAPTURE(format_of(most.type).name);
                 CAPTURE(kind.name);
@@ -701,7 +736,8 @@ TEST_SUITE("host")
         for (const WeightType type : {WeightType::q4_k, WeightType::q5_k, WeightType::q6_k}) {
             CAPTURE(format_of(type).name);
             std::vector<float> x(256);
-            for (size_t i = 0; i < x.size(); i++) x[i] = float(i % (type == WeightType::q5_k ? 32 : 16)) - 8;    // steps of 1 in every part
+            for (size_t i = 0; i < x.size(); i++)
+                x[i] = float(i % (type == WeightType::q5_k ? 32 : 16)) - 8;    // steps of 1 in every part
             std::vector<std::byte> made(row_bytes(type, 256));
             find_quantiser(type)->encode(x.data(), made.data(), 256);
             CHECK(std::sqrt(lost(type, x, made.data())) < 2e-3);    // the scale of the scales is fp16
@@ -743,7 +779,8 @@ TEST_SUITE("host")
         on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
             const Sample w(row.type, 19, n, random);
             const std::vector<float> before = random.vector(n + 1), a = random.vector(19);
-            const bool integers = cpu.isa != Isa::plain && (row.type == WeightType::q4_0 || row.type == WeightType::q8_0);
+            const bool integers =
+                cpu.isa != Isa::plain && (row.type == WeightType::q4_0 || row.type == WeightType::q8_0);
             const double most = integers ? 3e-5 : 1e-6;    // fixed point of 16 bits
             for (const uint32_t rows : {0u, 1u, 8u, 19u}) {
                 CAPTURE(rows);
@@ -806,7 +843,8 @@ TEST_SUITE("host")
             CHECK(scale[0] == 9 / fixed_max);
             CHECK(scale[1] == 0);
             CHECK(std::count(q.begin() + 32, q.begin() + 64, 0) == 32);
-            for (uint32_t b = 0; b < n / 32; b++) CHECK(sum[b] == scale[b] * float(std::accumulate(&q[b * 32], &q[b * 32] + 32, 0)));
+            for (uint32_t b = 0; b < n / 32; b++)
+                CHECK(sum[b] == scale[b] * float(std::accumulate(&q[b * 32], &q[b * 32] + 32, 0)));
             double worst = 0;    // in steps
             for (uint32_t i = 0; i < n; i++) {
                 CHECK(std::abs(q[i]) <= 32512);
@@ -819,7 +857,8 @@ TEST_SUITE("host")
             if (!cpu.reads_groups) return;
             for (uint32_t i = 0; i < n / group_numbers * group_numbers; i++) {
                 const FixedGroup& group = groups[i / group_numbers];
-                const uint32_t in_group = i % group_numbers, byte = 64 * (in_group / 16 % 2) + 16 * (in_group / 32) + in_group % 16;
+                const uint32_t in_group = i % group_numbers,
+                               byte = 64 * (in_group / 16 % 2) + 16 * (in_group / 32) + in_group % 16;
                 CHECK(256 * group.high[byte] + group.low[byte] == q[i]);
                 CHECK(group.scale[in_group / 32 * 4] == scale[i / 32]);
             }
@@ -827,7 +866,8 @@ TEST_SUITE("host")
                 for (uint32_t j = 0; j < 16; j++) {
                     int sum_of_bytes[2] = {};
                     for (const uint32_t half : {0, 1})
-                        for (uint32_t i = 64 * half + 4 * j; i < 64 * half + 4 * j + 4; i++) sum_of_bytes[half] += 256 * group.high[i] + group.low[i];
+                        for (uint32_t i = 64 * half + 4 * j; i < 64 * half + 4 * j + 4; i++)
+                            sum_of_bytes[half] += 256 * group.high[i] + group.low[i];
                     CHECK(group.bias[j] == -8 * (sum_of_bytes[0] + sum_of_bytes[1]));
                     CHECK(group.first_bias[j] == -8 * sum_of_bytes[0]);
                 }
@@ -841,13 +881,15 @@ TEST_SUITE("host")
         on_every_path([&](const Kernels& cpu) {
             std::vector<float> floats(halves.size());
             std::vector<uint16_t> back(halves.size());
-            cpu.of(WeightType::f16).decode(reinterpret_cast<const std::byte*>(halves.data()), floats.data(), uint32_t(halves.size()));
+            cpu.of(WeightType::f16)
+                .decode(reinterpret_cast<const std::byte*>(halves.data()), floats.data(), uint32_t(halves.size()));
             cpu.to_f16(floats.data(), back.data(), uint32_t(floats.size()));
             int wrong = 0;
             for (uint32_t i = 0; i < halves.size(); i++) {
                 const bool nan = (i & 0x7fff) > 0x7c00;
                 if (nan) wrong += !std::isnan(floats[i]) || back[i] != (i | 0x200);    // made quiet
-                else if ((i & 0x7fff) == 0x7c00) wrong += floats[i] != (i & 0x8000 ? -INFINITY : INFINITY) || back[i] != i;
+                else if ((i & 0x7fff) == 0x7c00)
+                    wrong += floats[i] != (i & 0x8000 ? -INFINITY : INFINITY) || back[i] != i;
                 else wrong += floats[i] != half(halves[i]) || std::signbit(floats[i]) != (i >= 0x8000) || back[i] != i;
             }
             CHECK(wrong == 0);
@@ -875,13 +917,15 @@ TEST_SUITE("host")
         });
     }
 
-    TEST_CASE("queries meet keys and weights mix values as the formulas say, for any number of them, and a tile changes no bit")
+    TEST_CASE("queries meet keys and weights mix values as the formulas say, for any number of them, and a tile "
+              "changes no bit")
     {
         Random random(9);
         on_every_path([&](const Kernels& cpu) {
             for (const CacheKernels& cache : cpu.caches)
                 for (const uint32_t n : sizes(cache.type))
-                    for (const auto& [rows, positions] : {std::pair(1u, 1u), {1u, 40u}, {3u, 17u}, {7u, 33u}, {16u, 16u}}) {
+                    for (const auto& [rows, positions] :
+                         {std::pair(1u, 1u), {1u, 40u}, {3u, 17u}, {7u, 33u}, {16u, 16u}}) {
                         if (n > 300) continue;
                         constexpr uint32_t stride = 48;
                         const Sample stored(cache.type, positions, n, random);
@@ -905,7 +949,8 @@ TEST_SUITE("host")
                             CHECK(worst_error(std::span(score).subspan(r * stride, positions), want_score) < 5e-6);
                             CHECK(worst_error(std::span(y).subspan(r * n, n), want_y) < 1e-5);
                             cache.scores(&q.inputs[r], 1, stored.bytes.data(), positions, n, alone.data(), stride);
-                            cache.mix(&weights[r * stride], stride, 1, stored.bytes.data(), positions, n, y_alone.data());
+                            cache.mix(&weights[r * stride], stride, 1, stored.bytes.data(), positions, n,
+                                      y_alone.data());
                             CHECK(std::memcmp(alone.data(), &score[r * stride], positions * sizeof(float)) == 0);
                             CHECK(std::memcmp(y_alone.data(), &y[r * n], n * sizeof(float)) == 0);
                         }
@@ -913,7 +958,8 @@ TEST_SUITE("host")
         });
     }
 
-    TEST_CASE("scores become weights to a part in a million, at any size, and a score that is no number does not get lost")
+    TEST_CASE(
+        "scores become weights to a part in a million, at any size, and a score that is no number does not get lost")
     {
         Random random(10);
         on_every_path([&](const Kernels& cpu) {
@@ -989,7 +1035,8 @@ TEST_SUITE("host")
                 multiply(single, w.matrix, inputs, &alone[size_t(t) * rows]);
             }
             CHECK(same_bits(together, alone));
-            inputs.prepare(single, x.data(), tokens, cols, is_quantised(type));    // one thread takes more rows at a time
+            inputs.prepare(single, x.data(), tokens, cols,
+                           is_quantised(type));    // one thread takes more rows at a time
             multiply(single, w.matrix, inputs, alone.data());
             CHECK(same_bits(together, alone));
         }
@@ -1001,8 +1048,9 @@ TEST_SUITE("host")
         Team team(2);
         for (const auto& [type, name, block_weights, block_bytes] : tests::all_formats())
             for (const auto& [activation, floor] : tests::activations)
-                for (uint32_t tokens : {1u, 6u, most_few_tokens + 1}) {                                 // the most are enough for tiles everywhere
-                    if (type == WeightType::q2_k && tokens > most_few_tokens && floor > 0) continue;    // its tiles read x as floats
+                for (uint32_t tokens : {1u, 6u, most_few_tokens + 1}) {    // the most are enough for tiles everywhere
+                    if (type == WeightType::q2_k && tokens > most_few_tokens && floor > 0)
+                        continue;    // its tiles read x as floats
                     const uint32_t neurons = 150, dim = whole_blocks(type, block_weights > 1 ? 96 : 100);
                     const Block block(type, neurons, dim, activation, random, floor);
                     const std::vector<float> x = random.vector(size_t(tokens) * dim);
@@ -1039,7 +1087,8 @@ TEST_SUITE("host")
                             double g = bias[n];
                             for (uint32_t i = 0; i < dim; i++) g += block.gate.row(n)[i] * seen(inputs[t], type, i);
                             active += g > 0;
-                            for (uint32_t i = 0; i < dim && g > 0; i++) want[size_t(t) * dim + i] += g * block.down_t.row(n)[i];
+                            for (uint32_t i = 0; i < dim && g > 0; i++)
+                                want[size_t(t) * dim + i] += g * block.down_t.row(n)[i];
                         }
                     const FfnResult result = run(team, block, some, inputs, cut);
                     CHECK(worst_error(result.y, want) < 3e-6);
@@ -1073,7 +1122,8 @@ TEST_SUITE("host")
                         }
                     const FfnResult result = run(team, block, some, inputs, no_cut);
                     CHECK(worst_error(result.y, want) < 1e-4);
-                    CHECK(result.counts.bytes == 2 * some.size() * row_bytes(type, dim) + dim * row_bytes(type, uint32_t(some.size())));
+                    CHECK(result.counts.bytes ==
+                          2 * some.size() * row_bytes(type, dim) + dim * row_bytes(type, uint32_t(some.size())));
                 }
             }
     }
@@ -1089,14 +1139,15 @@ TEST_SUITE("host")
             for (const float v : x) mean += v / double(n);
             for (const float v : x) variance += (v - mean) * (v - mean) / double(n);
             std::vector<double> want;
-            for (uint32_t i = 0; i < n; i++) want.push_back(weight[i] * (x[i] - mean) / std::sqrt(variance + 1e-3) + bias[i]);
+            for (uint32_t i = 0; i < n; i++)
+                want.push_back(weight[i] * (x[i] - mean) / std::sqrt(variance + 1e-3) + bias[i]);
             normalise({weight, bias, 1e-3f}, x.data(), x.data());
             CHECK(worst_error(x, want) < 2e-6);
         }
     }
 
-    TEST_CASE(
-        "threads change no bit of the cold feed-forward block; skipping inactive neurons and batches of tokens change only the order of addition")
+    TEST_CASE("threads change no bit of the cold feed-forward block; skipping inactive neurons and batches of tokens "
+              "change only the order of addition")
     {
         Random random(12);
         Team one(1), two(2), four(4);
@@ -1169,7 +1220,8 @@ TEST_SUITE("host")
             active += g > 0;
         }
         const std::vector<uint32_t> all = neurons_from(0, neurons);
-        const FfnCounts dense = run(team, block, all, inputs, no_cut).counts, skipping = run(team, block, all, inputs, 0).counts;
+        const FfnCounts dense = run(team, block, all, inputs, no_cut).counts,
+                        skipping = run(team, block, all, inputs, 0).counts;
         CHECK(dense.active == active);
         CHECK(skipping.active == active);
         CHECK(dense.bytes == 3 * neurons * dim * 4);
@@ -1190,7 +1242,8 @@ TEST_SUITE("host")
         CHECK(run(team, silu, all, inputs, cut).counts.bytes == (neurons + 2 * above.size()) * dim * 4);
     }
 
-    TEST_CASE("a router's weights are the softmax over the experts of the highest scores, or their part of the softmax over all")
+    TEST_CASE("a router's weights are the softmax over the experts of the highest scores, or their part of the softmax "
+              "over all")
     {
         Team team(2);
         Random random(21);
@@ -1202,18 +1255,21 @@ TEST_SUITE("host")
         inputs.prepare(team, x.data(), tokens, dim, false);
         for (const uint32_t used : {1u, 3u, experts})
             for (const bool normalise : {false, true}) {
-                const Router router = {{WeightType::f32, experts, dim, reinterpret_cast<const std::byte*>(rows.data())}, used, normalise};
+                const Router router = {
+                    {WeightType::f32, experts, dim, reinterpret_cast<const std::byte*>(rows.data())}, used, normalise};
                 std::vector<float> got(size_t(tokens) * experts, NAN);
                 route(team, router, inputs, got.data());
                 for (uint32_t t = 0; t < tokens; t++) {
                     std::vector<double> score(experts), want(experts);
                     for (uint32_t e = 0; e < experts; e++)
-                        for (uint32_t i = 0; i < dim; i++) score[e] += double(rows[size_t(e) * dim + i]) * x[size_t(t) * dim + i];
+                        for (uint32_t i = 0; i < dim; i++)
+                            score[e] += double(rows[size_t(e) * dim + i]) * x[size_t(t) * dim + i];
                     score[7] = score[2];
                     double chosen = 0, all = 0;
                     for (uint32_t e = 0; e < experts; e++) {
                         uint32_t before = 0;
-                        for (uint32_t o = 0; o < experts; o++) before += score[o] > score[e] || (score[o] == score[e] && o < e);
+                        for (uint32_t o = 0; o < experts; o++)
+                            before += score[o] > score[e] || (score[o] == score[e] && o < e);
                         want[e] = before < used ? std::exp(score[e]) : 0;
                         chosen += want[e];
                         all += std::exp(score[e]);
@@ -1226,7 +1282,8 @@ TEST_SUITE("host")
             }
     }
 
-    TEST_CASE("experts add their shares with their weights, of one token or of many, and only the gates of chosen ones are looked at")
+    TEST_CASE("experts add their shares with their weights, of one token or of many, and only the gates of chosen ones "
+              "are looked at")
     {
         Random random(22);
         Team team(3);
@@ -1238,7 +1295,8 @@ TEST_SUITE("host")
                 for (float& v : x) v /= 64;    // silu of -104 is 0, which does not count as active
                 std::vector<float> weights(size_t(tokens) * experts);
                 for (uint32_t t = 0; t < tokens; t++)
-                    for (const uint32_t e : {t % experts, (t * t + 1) % experts, 4u}) weights[size_t(t) * experts + e] = 0.25f + 0.125f * float(e);
+                    for (const uint32_t e : {t % experts, (t * t + 1) % experts, 4u})
+                        weights[size_t(t) * experts + e] = 0.25f + 0.125f * float(e);
                 std::vector<uint32_t> neurons;    // not all, and in no order
                 for (const uint32_t e : {4u, 0u, 1u, 5u})
                     for (uint32_t i = 0; i < together - (e == 1 ? 9 : 0); i++)
@@ -1252,13 +1310,14 @@ TEST_SUITE("host")
                     for (uint32_t t = 0; t < tokens; t++) {
                         const double weight = weights[size_t(t) * experts + n / together];
                         looked_at += weight != 0;
-                        for (uint32_t i = 0; i < dim; i++) want[size_t(t) * dim + i] += weight * share[size_t(t) * dim + i];
+                        for (uint32_t i = 0; i < dim; i++)
+                            want[size_t(t) * dim + i] += weight * share[size_t(t) * dim + i];
                     }
                 }
                 std::vector<float> y(want.size(), NAN);
                 ExpertScratch scratch;
-                const FfnCounts counts =
-                    cold_experts(team, block.weights, experts, neurons, weights.data(), x.data(), tokens, no_cut, y.data(), scratch);
+                const FfnCounts counts = cold_experts(team, block.weights, experts, neurons, weights.data(), x.data(),
+                                                      tokens, no_cut, y.data(), scratch);
                 CAPTURE(tokens);
                 CHECK(worst_error(y, want) < 1e-4);
                 CHECK(counts.gates == looked_at);
@@ -1310,7 +1369,8 @@ TEST_SUITE("host")
             for (uint32_t position : {0u, 1u, 4095u})
                 for (uint32_t rope_dim : {0u, 2u, 20u, 48u}) {
                     std::vector<float> x = random.vector(3 * 48);
-                    const std::vector<double> want = rotated({x.begin(), x.end()}, 48, {rope_dim, 10000, pairs}, position);
+                    const std::vector<double> want =
+                        rotated({x.begin(), x.end()}, 48, {rope_dim, 10000, pairs}, position);
                     rotate({rope_frequencies(rope_dim, 10000), pairs}, x.data(), 3, 48, position);
                     CAPTURE(position);
                     CAPTURE(rope_dim);
@@ -1318,22 +1378,36 @@ TEST_SUITE("host")
                 }
     }
 
-    TEST_CASE("attention is its formula, with heads that share keys, odd head sizes, biases and norms of heads, windows and capped scores")
+    TEST_CASE("attention is its formula, with heads that share keys, odd head sizes, biases and norms of heads, "
+              "windows and capped scores")
     {
         Random random(17);
         Team team(2);
-        for (const Heads& shape : {Heads{4, 4, 64, 40, {64, 10000}},
-                                   {6, 2, 80, 40, {20, 500000}},
-                                   {3, 1, 33, 33, {32, 10000}},
-                                   {6, 2, 80, 40, {80, 500000, PairOrder::halves}, true},
-                                   {6, 2, 33, 40, {20, 10000, PairOrder::halves}, false, true},
-                                   {2, 2, 64, 40, {64, 10000}, true, true},
-                                   {8, 1, 64, 40, {64, 10000}, false, false, {WeightType::q8_0, WeightType::q8_0}},
-                                   {3, 3, 96, 40, {64, 10000}, false, false, {WeightType::f16, WeightType::q8_0}},
-                                   {4, 2, 32, 40, {32, 10000}, true, true, {WeightType::q8_0, WeightType::f16}},
-                                   {.heads = 4, .kv_heads = 2, .head_dim = 64, .context = 40, .rope = {64, 10000}, .window = 7},
-                                   {.heads = 2, .kv_heads = 1, .head_dim = 256, .context = 33, .rope = {256, 10000}, .softcap = 0.5f, .window = 1},
-                                   {.heads = 2, .kv_heads = 2, .head_dim = 64, .context = 40, .rope = {64, 10000}, .softcap = 3, .window = 32}}) {
+        for (const Heads& shape :
+             {Heads{4, 4, 64, 40, {64, 10000}},
+              {6, 2, 80, 40, {20, 500000}},
+              {3, 1, 33, 33, {32, 10000}},
+              {6, 2, 80, 40, {80, 500000, PairOrder::halves}, true},
+              {6, 2, 33, 40, {20, 10000, PairOrder::halves}, false, true},
+              {2, 2, 64, 40, {64, 10000}, true, true},
+              {8, 1, 64, 40, {64, 10000}, false, false, {WeightType::q8_0, WeightType::q8_0}},
+              {3, 3, 96, 40, {64, 10000}, false, false, {WeightType::f16, WeightType::q8_0}},
+              {4, 2, 32, 40, {32, 10000}, true, true, {WeightType::q8_0, WeightType::f16}},
+              {.heads = 4, .kv_heads = 2, .head_dim = 64, .context = 40, .rope = {64, 10000}, .window = 7},
+              {.heads = 2,
+              .kv_heads = 1,
+              .head_dim = 256,
+              .context = 33,
+              .rope = {256, 10000},
+              .softcap = 0.5f,
+              .window = 1},
+              {.heads = 2,
+              .kv_heads = 2,
+              .head_dim = 64,
+              .context = 40,
+              .rope = {64, 10000},
+              .softcap = 3,
+              .window = 32}}) {
             const bool quantised = is_quantised(shape.kv.k) || is_quantised(shape.kv.v);
             const Conversation talk(shape, 33, random);
             CAPTURE(shape.head_dim);
@@ -1350,7 +1424,12 @@ TEST_SUITE("host")
         Team team(2);
         for (const Heads& shape : {Heads{2, 1, 32, 2 * attend_span + 9, {32, 10000}},
                                    {6, 3, 33, 2 * attend_span, {32, 10000}},
-                                   {.heads = 4, .kv_heads = 2, .head_dim = 32, .context = 3 * attend_span + 9, .rope = {32, 10000}, .window = 300}}) {
+                                   {.heads = 4,
+                                   .kv_heads = 2,
+                                   .head_dim = 32,
+                                   .context = 3 * attend_span + 9,
+                                   .rope = {32, 10000},
+                                   .window = 300}}) {
             const Conversation talk(shape, shape.context, random);
             const std::vector<double> meaning = talk.meaning();
             for (const uint32_t batch : {1u, 100u}) CHECK(worst_error(talk.run(team, batch), meaning) < 2e-3);
@@ -1362,7 +1441,8 @@ TEST_SUITE("host")
         Random random(18);
         constexpr uint32_t tokens = 2 * attend_span + 40;
         for (const KvTypes kv : {KvTypes{}, {WeightType::q8_0, WeightType::q8_0}}) {
-            const Conversation talk({8, 2, 64, tokens + 10, {64, 10000, PairOrder::halves}, true, true, kv}, tokens, random);
+            const Conversation talk({8, 2, 64, tokens + 10, {64, 10000, PairOrder::halves}, true, true, kv}, tokens,
+                                    random);
             Team one(1), three(3);
             const std::vector<float> y = talk.run(one, 1);
             for (Team* team : {&one, &three})

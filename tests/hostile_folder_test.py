@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A stranger's folder: whatever it holds, tools/convert.py ends in one sentence, reads nothing outside of it, and
+"""A stranger's folder: whatever it holds, tools/models/convert.py ends in one sentence, reads nothing outside of it, and
 takes little time and memory.
 
-    python3 tests/hostile_folder_test.py          (packages: tools/requirements.txt)
+    python3 tests/hostile_folder_test.py          (packages: tools/models/requirements.txt)
 """
 
 import io
@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 TESTS = Path(__file__).resolve().parent
-TOOLS = TESTS.parent / "tools"
+TOOLS = TESTS.parent / "tools" / "models"
 sys.path.insert(0, str(TOOLS))
 import checkpoint  # noqa: E402
 import convert  # noqa: E402

@@ -42,7 +42,8 @@ TEST_SUITE("plan")
 
         const GpuIndex index = {0, {{3, 5}, {}}};
         const Hotness both = hotness_of(&index, &statistics, 64, 0.1);
-        CHECK(std::vector<uint32_t>(both[0].order.begin(), both[0].order.begin() + 3) == std::vector<uint32_t>{5, 3, 63});
+        CHECK(std::vector<uint32_t>(both[0].order.begin(), both[0].order.begin() + 3) ==
+              std::vector<uint32_t>{5, 3, 63});
         CHECK(both[0].fires == by_statistics[0].fires);
         CHECK(both[1].order == by_statistics[1].order);
 

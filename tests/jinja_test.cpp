@@ -1,5 +1,6 @@
-// Templates: where each part of a text comes from, what is refused, and limits. tests/template_test.py holds them to jinja2.
-#include "engine/model/jinja.h"
+// Templates: where each part of a text comes from, what is refused, and limits. tests/template_test.py holds them to
+// jinja2.
+#include "engine/text/jinja.h"
 
 #include <doctest/doctest.h>
 
@@ -21,7 +22,8 @@ std::string origins(std::string_view source, const std::string& x = "user", cons
                                   {"dict", Data(Data::Dict{{"k", Data::text("v")}})},
                                   {"n", Data(int64_t(7))}};
     std::string shown;
-    for (const jinja::Piece& piece : jinja::Template(source).render(variables, limits)) shown += piece.own ? piece.text : "[" + piece.text + "]";
+    for (const jinja::Piece& piece : jinja::Template(source).render(variables, limits))
+        shown += piece.own ? piece.text : "[" + piece.text + "]";
     return shown;
 }
 
@@ -53,26 +55,35 @@ TEST_CASE("a text knows what its template wrote and what was inserted, whatever 
 {
     CHECK(origins("<|im|>{{ x }}<|end|>") == "<|im|>[user]<|end|>");
     CHECK(origins("{{ own + 'a' ~ x ~ 1 + 'b' }}") == "<s>a[user]1b");
-    CHECK(origins("{{ '<' + x + '>' }}{{ '<|%s|>' % x }}{{ '<|{}|>'.format(x) }}{{ '<|%s|>' | format(x) }}") == "<[user]><|[user]|><|[user]|><|[user]|>");
+    CHECK(origins("{{ '<' + x + '>' }}{{ '<|%s|>' % x }}{{ '<|{}|>'.format(x) }}{{ '<|%s|>' | format(x) }}") ==
+          "<[user]><|[user]|><|[user]|><|[user]|>");
     CHECK(origins("{{ x[1:] }}{{ x[::-1] }}{{ x[0] }}{{ (x ~ 'abc')[2:6] }}") == "[serresuuer]ab");
-    CHECK(origins("{{ x | upper }}{{ x.title() }}{{ x | capitalize }}{{ ('a' ~ x) | upper }}") == "[USERUserUser]A[USER]");
+    CHECK(origins("{{ x | upper }}{{ x.title() }}{{ x | capitalize }}{{ ('a' ~ x) | upper }}") ==
+          "[USERUserUser]A[USER]");
     CHECK(origins("{{ (' ' ~ x ~ ' ') | trim }}{{ ('--' ~ x).strip('-') }}") == "[useruser]");
     CHECK(origins("{{ x | replace('s', 'S') }}{{ x.replace('use', own) }}") == "[u]S[er]<s>[r]");
     CHECK(origins("{{ ('a,' ~ x ~ ',b').split(',') | join('+') }}{{ list | join(', ') }}") == "a+[user]+b[a], [b]");
     CHECK(origins("{% for c in x %}{{ c }}.{% endfor %}") == "[u].[s].[e].[r].");
-    CHECK(origins("{% set y %}({{ x }}){% endset %}{{ y }}{% filter upper %}i{{ x }}{% endfilter %}") == "([user])I[USER]");
-    CHECK(origins("{% macro m(a, b='d') %}<{{ a }}{{ b }}>{% endmacro %}{{ m(x) }}{{ m('y', x) }}") == "<[user]d><y[user]>");
+    CHECK(origins("{% set y %}({{ x }}){% endset %}{{ y }}{% filter upper %}i{{ x }}{% endfilter %}") ==
+          "([user])I[USER]");
+    CHECK(origins("{% macro m(a, b='d') %}<{{ a }}{{ b }}>{% endmacro %}{{ m(x) }}{{ m('y', x) }}") ==
+          "<[user]d><y[user]>");
     CHECK(origins("{% macro m() %}<{{ caller() }}>{% endmacro %}{% call m() %}{{ x }}!{% endcall %}") == "<[user]!>");
-    CHECK(origins("{% set ns = namespace(t='') %}{% for i in list %}{% set ns.t = ns.t ~ '/' ~ i %}{% endfor %}{{ ns.t }}") == "/[a]/[b]");
-    CHECK(origins("{{ x | default('d') }}{{ y | default('d') }}{{ [x, 'l'] | last }}{{ {'a': x}['a'] }}{{ dict.k }}") == "[user]dl[userv]");
-    CHECK(origins("{{ x | indent }}{{ x.center(6, '*') }}{{ x | list | first }}{{ [x, 'z'] | sort | join }}{{ [x] | map('upper') | join }}") ==
-          "[user]*[user]*[uuser]z[USER]");
+    CHECK(
+        origins(
+            "{% set ns = namespace(t='') %}{% for i in list %}{% set ns.t = ns.t ~ '/' ~ i %}{% endfor %}{{ ns.t }}") ==
+        "/[a]/[b]");
+    CHECK(origins("{{ x | default('d') }}{{ y | default('d') }}{{ [x, 'l'] | last }}{{ {'a': x}['a'] }}{{ dict.k }}") ==
+          "[user]dl[userv]");
+    CHECK(origins("{{ x | indent }}{{ x.center(6, '*') }}{{ x | list | first }}{{ [x, 'z'] | sort | join }}{{ [x] | "
+                  "map('upper') | join }}") == "[user]*[user]*[uuser]z[USER]");
     CHECK(origins("{{ n }}<|{{ n + 1 }}|>{{ true }}{{ none }}") == "7<|8|>TrueNone");
 }
 
 TEST_CASE("what is written around inserted things by JSON or Python is not the template's: no mark comes of the two")
 {
-    CHECK(origins("{{ list }}|{{ dict }}|{{ dict | tojson }}|{{ list | tojson(indent=1) }}") == "[['a', 'b']]|[{'k': 'v'}]|[{\"k\": \"v\"}]|[[\n \"a\",\n \"b\"\n]]");
+    CHECK(origins("{{ list }}|{{ dict }}|{{ dict | tojson }}|{{ list | tojson(indent=1) }}") ==
+          "[['a', 'b']]|[{'k': 'v'}]|[{\"k\": \"v\"}]|[[\n \"a\",\n \"b\"\n]]");
     CHECK(origins("{{ {'a': '<s>'} | tojson }}") == "[{\"]a[\": \"]<s>[\"}]");
     CHECK(origins("{% for k, v in dict.items() %}<{{ k }}={{ v }}>{% endfor %}") == "<[k]=[v]>");
 }
@@ -143,14 +154,16 @@ TEST_CASE("a template that takes too much is stopped: steps, memory, text, depth
         CHECK(failure(source) != "");
     }
     CHECK(failure("{{ x }}{{ x }}", {.output = 6}).find("its text takes more than") != std::string::npos);
-    CHECK(failure("{% for i in range(200) %}{% endfor %}", {.steps = 100}).find("more than 100 steps") != std::string::npos);
+    CHECK(failure("{% for i in range(200) %}{% endfor %}", {.steps = 100}).find("more than 100 steps") !=
+          std::string::npos);
 }
 
 TEST_CASE("brackets, tags and operators may nest, and deep ones are refused")
 {
     CHECK(origins("{{ " + repeated("(", 20) + "x" + repeated(")", 20) + " }}") == "[user]");
     for (const int n : {1000, 100000}) {
-        CHECK(failure("{{ " + repeated("(", n) + "x" + repeated(")", n) + " }}").find("nested too deeply") != std::string::npos);
+        CHECK(failure("{{ " + repeated("(", n) + "x" + repeated(")", n) + " }}").find("nested too deeply") !=
+              std::string::npos);
         CHECK(failure("{{ " + repeated("[", n) + " }}") != "");
         CHECK(failure("{{ " + repeated("not ", n) + "x }}") != "");
         CHECK(failure("{{ " + repeated("-", n) + "1 }}") != "");
@@ -158,7 +171,8 @@ TEST_CASE("brackets, tags and operators may nest, and deep ones are refused")
         CHECK(failure("{{ x" + repeated(" if x else x", n) + " }}") != "");
         CHECK(failure("{{ x" + repeated(" | upper", n) + " }}") != "");
         CHECK(failure("{{ x" + repeated("[0]", n) + " }}") != "");
-        CHECK(failure(repeated("{% if x %}", n) + repeated("{% endif %}", n)).find("nested too deeply") != std::string::npos);
+        CHECK(failure(repeated("{% if x %}", n) + repeated("{% endif %}", n)).find("nested too deeply") !=
+              std::string::npos);
         CHECK(failure("{% for " + repeated("(", n) + "a" + repeated(")", n) + " in [] %}{% endfor %}") != "");
     }
     CHECK(failure("{{ x" + repeated(" ~ x", 1000) + " }}") == "");
@@ -167,11 +181,14 @@ TEST_CASE("brackets, tags and operators may nest, and deep ones are refused")
 
 TEST_CASE("any piece of a template is refused or rendered, never more")
 {
-    const std::string whole = "{%- set ns = namespace(a=1) -%}{% for m in list[::-1] if m is string %}{{ loop.index ~ m|upper|tojson }}{% if not loop.last %},{% endif %}"
-                              "{% else %}none{% endfor %}{# c #}{% raw %}{{ x }}{% endraw %}{% macro f(a, b=2, *c) %}{% endmacro %}{{ {'a': [1, 2.5e3]}['a'][0] }}";
+    const std::string whole = "{%- set ns = namespace(a=1) -%}{% for m in list[::-1] if m is string %}{{ loop.index ~ "
+                              "m|upper|tojson }}{% if not loop.last %},{% endif %}"
+                              "{% else %}none{% endfor %}{# c #}{% raw %}{{ x }}{% endraw %}{% macro f(a, b=2, *c) "
+                              "%}{% endmacro %}{{ {'a': [1, 2.5e3]}['a'][0] }}";
     for (size_t cut = 0; cut <= whole.size(); cut++) {
         for (size_t skipped : {size_t(1), size_t(3), whole.size()}) {
-            const std::string source = whole.substr(0, cut) + (cut + skipped < whole.size() ? whole.substr(cut + skipped) : "");
+            const std::string source =
+                whole.substr(0, cut) + (cut + skipped < whole.size() ? whole.substr(cut + skipped) : "");
             CAPTURE(source);
             failure(source);
         }

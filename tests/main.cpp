@@ -1,5 +1,7 @@
-// The test program. Beside doctest's options: --device=NAME (default llvmpipe) for the device suite, --no-validation where the machine has no layers,
-// --thorough for every model on every path where there are many of both, --case=FOLDER for the test of a model that was made elsewhere (families_test.py).
+// The test program. Beside doctest's options: --device=NAME (default llvmpipe) for the device suite, --no-validation
+// where the machine has no layers,
+// --thorough for every model on every path where there are many of both, --case=FOLDER for the test of a model that was
+// made elsewhere (families_test.py).
 #define DOCTEST_CONFIG_IMPLEMENT
 #include "tests/device_support.h"
 

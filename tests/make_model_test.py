@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""tools/make_model.py: what it promises, measured with a plain forward pass in numpy, and whether the program takes its files.
+"""tools/models/make_model.py: what it promises, measured with a plain forward pass in numpy, and whether the program takes its files.
 
-    python3 tests/make_model_test.py [build/check/hearth]          (packages: tools/requirements.txt)
+    python3 tests/make_model_test.py [build/check/hearth]          (packages: tools/models/requirements.txt)
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 
 TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools" / "models")]
 import make_model  # noqa: E402
 from convert_test import gguf_logits, read_gguf  # noqa: E402
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Folders of models of which one file was changed: what tools/convert.py makes of them.
+"""Folders of models of which one file was changed: what tools/models/convert.py makes of them.
 
-    python3 tests/mutated_folders.py N [SEED]          (packages: tools/requirements.txt)
+    python3 tests/mutated_folders.py N [SEED]          (packages: tools/models/requirements.txt)
 
 Prints what must not happen: an exception that is no sentence, a vocabulary that is not the tokenizers library's, more
 than SECONDS of CPU time for one folder, more than MEMORY for all. tests/hostile_folder_test.py tries a few hundred.
@@ -18,7 +18,7 @@ from pathlib import Path
 import tokenizers
 
 TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS.parent / "tools"))
+sys.path.insert(0, str(TESTS.parent / "tools" / "models"))
 import convert  # noqa: E402
 import pretokenizers  # noqa: E402
 from convert_test import DATA, Scratch, random_tensors, read_gguf, stderr_of, tiny_config  # noqa: E402

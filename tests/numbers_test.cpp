@@ -1,7 +1,8 @@
-// Numbers that are not finite end in a sentence that names where they come from, and weights beyond the range of fp16 keep theirs.
-#include "engine/model/not_finite.h"
+// Numbers that are not finite end in a sentence that names where they come from, and weights beyond the range of fp16
+// keep theirs.
+#include "engine/file/not_finite.h"
 #include "engine/model/requantise.h"
-#include "engine/run/gpu_kernels.h"
+#include "engine/device/kernels.h"
 #include "host/experts.h"
 #include "host/numbers.h"
 #include "host/predict.h"
@@ -24,7 +25,8 @@ struct Patched {
         const Gguf file("model.gguf", bytes);
         const GgufTensor* const t = file.find(name);
         REQUIRE(t);
-        return reinterpret_cast<std::byte*>(bytes.data()) + (t->data - reinterpret_cast<const std::byte*>(bytes.data()));
+        return reinterpret_cast<std::byte*>(bytes.data()) +
+               (t->data - reinterpret_cast<const std::byte*>(bytes.data()));
     }
     template <class T>
     void put(const std::string& name, size_t at, T value)
@@ -96,7 +98,9 @@ std::string refusal(const EngineOptions& o, const std::vector<Token>& tokens = {
     hear([&](Session& s) {
         s.feed(tokens, [](size_t, std::span<const float> logits) { CHECK(host::all_finite(logits)); });
     });
-    const auto without_size = [](const std::string& message) { return message.substr(0, message.find(" reach ")); };    // of more tokens, a larger one
+    const auto without_size = [](const std::string& message) {
+        return message.substr(0, message.find(" reach "));
+    };    // of more tokens, a larger one
     for (const std::string& other : said) CHECK(without_size(other) == without_size(said[0]));
     return said[0];
 }
@@ -112,13 +116,15 @@ void says(const std::string& got, const std::string& want)
 void check_broken(const std::string& device, std::span<const WeightType> types, double resident)
 {
     TemporaryFolder folder;
-    const auto run = [&](const Patched& model, Sparsity sparsity = Sparsity::dense, const std::vector<Token>& tokens = {1, 270, 300, 290, 280}) {
+    const auto run = [&](const Patched& model, Sparsity sparsity = Sparsity::dense,
+                         const std::vector<Token>& tokens = {1, 270, 300, 290, 280}) {
         EngineOptions o = options(model.write(folder / "model.gguf"), device);
         o.sparsity = sparsity;
         if (resident < 1) {
             const Needs needs = device_needs(describe_weights(std::make_shared<Gguf>(o.model)));
             o.vram_budget = needs.scratch + needs.head;
-            for (const LayerNeeds& l : needs.layers) *o.vram_budget += l.attention + l.kv + uint64_t(l.groups * resident) * l.group;
+            for (const LayerNeeds& l : needs.layers)
+                *o.vram_budget += l.attention + l.kv + uint64_t(l.groups * resident) * l.group;
         }
         return refusal(o, tokens);
     };
@@ -132,27 +138,32 @@ void check_broken(const std::string& device, std::span<const WeightType> types, 
             const std::string tensor = std::string(part) + ".weight";
             put_nan(model, tensor, type, 7, 256);
             says(run(model), tensor + " holds ");
-            says(run(model), "the first (NaN) in row 7, column 0: the file is broken, so convert or download the model again");
+            says(run(model),
+                 "the first (NaN) in row 7, column 0: the file is broken, so convert or download the model again");
         }
     }
     RandomModel shape = {.type = WeightType::q8_0};
     for (const char* tensor : {"blk.0.attn_norm.weight", "blk.1.ffn_norm.weight", "output_norm.weight"}) {
         Patched model(shape);
         model.put(tensor, 5 * sizeof(float), NAN);
-        for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) says(run(model, sparsity), fmt::format("{} holds 1 weight", tensor));
+        for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact})
+            says(run(model, sparsity), fmt::format("{} holds 1 weight", tensor));
     }
     Patched embedding(shape);
     put_nan(embedding, "token_embd.weight", WeightType::q8_0, 300, 64);
-    says(run(embedding), "token_embd.weight holds weights that are not finite numbers, the first in row 300, column 0, which is token 300");
+    says(run(embedding), "token_embd.weight holds weights that are not finite numbers, the first in row 300, column 0, "
+                         "which is token 300");
     CHECK(run(embedding, Sparsity::dense, {1, 270, 290}) == "");    // where nobody reads it
 
     shape.type = WeightType::f32;
     Patched infinite(shape);
     infinite.put("blk.0.ffn_up.weight", (3 * 64 + 5) * sizeof(float), -INFINITY);
-    says(run(infinite), "blk.0.ffn_up.weight holds 1 weight that is not a finite number, the first (-inf) in row 3, column 5");
+    says(run(infinite),
+         "blk.0.ffn_up.weight holds 1 weight that is not a finite number, the first (-inf) in row 3, column 5");
     Patched gate(shape);    // whose neuron must not be taken for one that does not fire
     gate.put("blk.0.ffn_gate.weight", (3 * 64 + 5) * sizeof(float), NAN);
-    for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) says(run(gate, sparsity), "blk.0.ffn_gate.weight holds 1 weight");
+    for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact})
+        says(run(gate, sparsity), "blk.0.ffn_gate.weight holds 1 weight");
 
     shape.architecture = "opt";
     Patched bias(shape);
@@ -161,7 +172,8 @@ void check_broken(const std::string& device, std::span<const WeightType> types, 
 
     Patched experts({.experts = 4, .type = WeightType::f32, .activation = host::Activation::silu});
     experts.put("blk.1.ffn_gate_inp.weight", (2 * 64 + 1) * sizeof(float), NAN);
-    says(run(experts), "blk.1.ffn_gate_inp.weight holds 1 weight that is not a finite number, the first (NaN) in row 2, column 1");
+    says(run(experts),
+         "blk.1.ffn_gate_inp.weight holds 1 weight that is not a finite number, the first (NaN) in row 2, column 1");
 
     // Sound weights that make too much of it.
     shape.architecture = "llama";
@@ -200,7 +212,8 @@ TEST_SUITE("host")
         CHECK(found->row == 17);
         CHECK(found->column == 3);
         CHECK(found->value == -INFINITY);
-        for (const float x : {0.0f, -0.0f, 3.4e38f, -3.4e38f, 1e-45f}) CHECK(host::all_finite(std::vector<float>{1, x, 2}));
+        for (const float x : {0.0f, -0.0f, 3.4e38f, -3.4e38f, 1e-45f})
+            CHECK(host::all_finite(std::vector<float>{1, x, 2}));
         for (const float x : {NAN, -NAN, INFINITY, -INFINITY}) CHECK(!host::all_finite(std::vector<float>{1, x, 2}));
     }
 
@@ -251,7 +264,8 @@ TEST_SUITE("host")
                         reinterpret_cast<const std::byte*>(row.data()), reinterpret_cast<const std::byte*>(row.data()),
                         reinterpret_cast<const std::byte*>(row.data()), reinterpret_cast<const std::byte*>(row.data()),
                         reinterpret_cast<const std::byte*>(row.data())};
-                    const host::Input in = {x.data(), q.data(), scale.data(), sum.data(), cpu->reads_groups ? groups.data() : nullptr};
+                    const host::Input in = {x.data(), q.data(), scale.data(), sum.data(),
+                                            cpu->reads_groups ? groups.data() : nullptr};
                     float y = 0;
                     cpu->of(f.type).dot_rows(rows, 1, &in, 1, 256, &y);
                     CHECK(std::isnan(y));
@@ -262,7 +276,8 @@ TEST_SUITE("host")
                 }
             }
             std::vector<float> x(64, 1e25f), ones(64, 1.0f), y(64);
-            cpu->rmsnorm(x.data(), ones.data(), y.data(), 64, 1e-5f);    // whose squares are beyond the range of floats: not zeros
+            cpu->rmsnorm(x.data(), ones.data(), y.data(), 64,
+                         1e-5f);    // whose squares are beyond the range of floats: not zeros
             CHECK(std::isnan(y[0]));
         }
     }
@@ -274,7 +289,8 @@ TEST_SUITE("host")
         scores[6 * 4 + 2] = NAN;
         host::Inputs inputs;
         inputs.prepare(team, x.data(), 1, 4, false);
-        host::route(team, {{WeightType::f32, 8, 4, reinterpret_cast<const std::byte*>(scores.data())}, 2, true}, inputs, weights.data());
+        host::route(team, {{WeightType::f32, 8, 4, reinterpret_cast<const std::byte*>(scores.data())}, 2, true}, inputs,
+                    weights.data());
         CHECK(std::isnan(weights[6]));
         CHECK(std::ranges::count_if(weights, [](float w) { return w != 0; }) == 2);
     }
@@ -304,7 +320,9 @@ TEST_SUITE("engine")
                 } catch (const Error& e) {
                     said = e.what();
                 }
-                says(said, fmt::format("{} holds 1 weight that is not a finite number, the first (NaN) in row 0, column 5", tensor));
+                says(said,
+                     fmt::format("{} holds 1 weight that is not a finite number, the first (NaN) in row 0, column 5",
+                                 tensor));
                 CHECK(!std::filesystem::exists(folder / "out.gguf"));
             }
     }
@@ -326,7 +344,9 @@ TEST_SUITE("engine")
             const Weights plain = load_weights(file, DownLayout::dense);
             std::vector<float> stored(128), transposed(64);
             for (uint32_t n = 0; n < 128; n++) {
-                host::kernels().of(w.layers[0].ffn.down_t.type).decode(w.layers[0].ffn.down_t.row(n), transposed.data(), 64);
+                host::kernels()
+                    .of(w.layers[0].ffn.down_t.type)
+                    .decode(w.layers[0].ffn.down_t.row(n), transposed.data(), 64);
                 for (uint32_t r = 0; r < 64; r++) {
                     host::kernels().of(WeightType::q8_0).decode(plain.layers[0].ffn.down.row(r), stored.data(), 128);
                     CHECK(transposed[r] == doctest::Approx(stored[n]).epsilon(1e-3));
@@ -352,8 +372,9 @@ TEST_SUITE("device")
         const struct {
             const char *first, *second;
             float factor;
-        } cases[] = {{"attn_q", "attn_k", 0x1p20f},    {"attn_q", "attn_k", 0x1p-14f},    {"attn_output", "attn_v", 0x1p20f},
-                     {"ffn_up", "ffn_down_t", 0x1p24f}, {"ffn_up", "ffn_down_t", 0x1p-24f}, {"ffn_up", "ffn_down_t", 0x1p-14f}};
+        } cases[] = {{"attn_q", "attn_k", 0x1p20f},      {"attn_q", "attn_k", 0x1p-14f},
+                     {"attn_output", "attn_v", 0x1p20f}, {"ffn_up", "ffn_down_t", 0x1p24f},
+                     {"ffn_up", "ffn_down_t", 0x1p-24f}, {"ffn_up", "ffn_down_t", 0x1p-14f}};
         for (const auto& c : cases) {
             Patched model({.type = WeightType::f32, .activation = host::Activation::silu});
             for (const char* layer : {"blk.0.", "blk.1."}) {
@@ -390,11 +411,22 @@ TEST_SUITE("device")
         for (const float bad : {1.0f, NAN, INFINITY, 1e25f}) {
             std::vector<float> values = random_floats(2 * 64, 7);
             values[64 + 9] = bad;
-            Shared<float> base(device, values), weight(device, random_floats(64, 8)), residual(device, 128), y(device, 128);
+            Shared<float> base(device, values), weight(device, random_floats(64, 8)), residual(device, 128),
+                y(device, 128);
             Shared<uint32_t> broken(device, std::vector<uint32_t>{0});
-            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = 2, .head_first = 0, .head_tokens = 0, .broken = broken.address()}});
+            Shared<gpu::Step> step(
+                device,
+                std::vector<gpu::Step>{
+                    {.position = 0, .tokens = 2, .head_first = 0, .head_tokens = 0, .broken = broken.address()}});
             run(device, kernels.join, {2},
-                {.step = step.address(), .base = base.address(), .weight = weight.address(), .residual = residual.address(), .y = y.address(), .n = 64, .eps = 1e-5f, .gain = 1});
+                {.step = step.address(),
+                 .base = base.address(),
+                 .weight = weight.address(),
+                 .residual = residual.address(),
+                 .y = y.address(),
+                 .n = 64,
+                 .eps = 1e-5f,
+                 .gain = 1});
             CHECK(broken[0] == (bad == 1.0f ? 0 : 1));
         }
     }

@@ -3,7 +3,7 @@
 keep it. What is expected follows from the shipped model itself: a power of two that one matrix is multiplied by and the next one is divided by changes
 nothing. On the CPU and on the software device. As program_test.py, whose helpers it uses.
 
-    python3 tests/numbers_test.py build/check/hearth          (packages: tools/requirements.txt)
+    python3 tests/numbers_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
 
 import sys

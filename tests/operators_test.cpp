@@ -1,5 +1,5 @@
 // Every kernel of the device against its formula in double, at odd sizes, with and without the optional features.
-#include "engine/run/gpu_kernels.h"
+#include "engine/device/kernels.h"
 #include "engine/run/sampler.h"
 #include "host/attention.h"
 #include "host/sparse.h"
@@ -14,7 +14,8 @@ using namespace hearth::tests;
 namespace {
 
 /// What the kernels are specialised for.
-Config shape(host::Activation activation = host::Activation::relu, uint32_t head_dim = 64, uint32_t heads = 1, uint32_t kv_heads = 1)
+Config shape(host::Activation activation = host::Activation::relu, uint32_t head_dim = 64, uint32_t heads = 1,
+             uint32_t kv_heads = 1)
 {
     Config c;
     c.dim = 600;
@@ -40,8 +41,10 @@ struct TestMatrix {
     std::unique_ptr<Shared<uint8_t>> device;
     uint32_t stride;
 
-    /// Of a sparse type: with no zeros in the first row, only zeros in the second, and more and more zeros from row to row in the others.
-    TestMatrix(const std::shared_ptr<vulkan::Device>& d, WeightType type, uint32_t rows_, uint32_t cols_, uint64_t seed) : rows(rows_), cols(cols_)
+    /// Of a sparse type: with no zeros in the first row, only zeros in the second, and more and more zeros from row to
+    /// row in the others.
+    TestMatrix(const std::shared_ptr<vulkan::Device>& d, WeightType type, uint32_t rows_, uint32_t cols_, uint64_t seed)
+        : rows(rows_), cols(cols_)
     {
         std::vector<float> x = random_floats(size_t(rows) * cols, seed);
         for (uint32_t r = 1; r < rows && is_sparse(type); ++r)
@@ -106,7 +109,8 @@ struct TestInput {
     Shared<uint32_t> high, low;
     Shared<float> scale;
     TestInput(const std::shared_ptr<vulkan::Device>& d, const std::vector<float>& values)
-        : x(d, values), high(d, values.size() / 4 + 1), low(d, values.size() / 4 + 1), scale(d, values.size() / 32 * 4 + 1)
+        : x(d, values), high(d, values.size() / 4 + 1), low(d, values.size() / 4 + 1),
+          scale(d, values.size() / 32 * 4 + 1)
     {
         const uint32_t n = uint32_t(values.size());
         const vulkan::Kernel<gpu::Quantise> quantise(d, "quantise");
@@ -128,13 +132,14 @@ void for_each_feature_set(F&& f)
 }
 
 /// w times so many vectors of numbers up to `size`, and then the same added once more, as the head's tokens.
-void check_product(GpuKernels& kernels, const std::shared_ptr<vulkan::Device>& device, Product product, const TestMatrix& w,
-                   const WeightFormat& format, bool transposed, uint32_t tokens, float size)
+void check_product(GpuKernels& kernels, const std::shared_ptr<vulkan::Device>& device, Product product,
+                   const TestMatrix& w, const WeightFormat& format, bool transposed, uint32_t tokens, float size)
 {
-    INFO(std::string(format.name) << (transposed ? ", transposed, in " : ", in ") << std::string(product_name(product)) << ", " << w.rows << " x "
-                                  << w.cols << ", " << tokens << " tokens of " << size);
+    INFO(std::string(format.name) << (transposed ? ", transposed, in " : ", in ") << std::string(product_name(product))
+                                  << ", " << w.rows << " x " << w.cols << ", " << tokens << " tokens of " << size);
     const uint32_t inner = transposed ? w.rows : w.cols, outer = transposed ? w.cols : w.rows;
-    const uint32_t x_stride = product == Product::integers ? inner + 32 : inner + 5, y_stride = outer + 3, padded = tokens * x_stride / 32 * 32;
+    const uint32_t x_stride = product == Product::integers ? inner + 32 : inner + 5, y_stride = outer + 3,
+                   padded = tokens * x_stride / 32 * 32;
     std::vector<float> x = random_floats(size_t(tokens) * x_stride, 9);
     for (float& v : x) v *= size;
     const bool in_halves = product == Product::halves || product == Product::matrices;
@@ -148,12 +153,15 @@ void check_product(GpuKernels& kernels, const std::shared_ptr<vulkan::Device>& d
             }
             want.push_back(sum);
         }
-    Shared<float> dx(device, x), y(device, std::vector<float>(size_t(tokens) * y_stride, 12345.0f)), scale(device, padded / 8);
+    Shared<float> dx(device, x), y(device, std::vector<float>(size_t(tokens) * y_stride, 12345.0f)),
+        scale(device, padded / 8);
     Shared<uint32_t> high(device, padded / 4), low(device, padded / 4);
     if (product == Product::integers)
-        run(device, kernels.quantise, {1}, {.x = dx.address(), .high = high.address(), .low = low.address(), .scale = scale.address(), .n = padded});
+        run(device, kernels.quantise, {1},
+            {.x = dx.address(), .high = high.address(), .low = low.address(), .scale = scale.address(), .n = padded});
     for (const uint32_t again : {0u, 1u}) {
-        const gpu::Step where = {.position = 0, .tokens = again ? 0 : tokens, .head_first = 0, .head_tokens = again ? tokens : 0};
+        const gpu::Step where = {
+            .position = 0, .tokens = again ? 0 : tokens, .head_first = 0, .head_tokens = again ? tokens : 0};
         Shared<gpu::Step> step(device, std::vector<gpu::Step>{where});
         run(device, kernels.matmul(format.type, transposed, product), {(outer + 63) / 64, 2},
             {.step = step.address(),
@@ -201,7 +209,8 @@ TEST_SUITE("device")
             const double sum = std::accumulate(&back[i], &back[i] + 16, 0.0);
             CHECK(input.scale[i / 32 * 4 + 1 + i / 16 % 2] == doctest::Approx(sum).epsilon(1e-4));
         }
-        for (size_t b = 0; b < x.size(); b += 32) CHECK(worst_error(std::span(back).subspan(b, 32), std::span(x).subspan(b, 32)) < 0.6 / 32512);
+        for (size_t b = 0; b < x.size(); b += 32)
+            CHECK(worst_error(std::span(back).subspan(b, 32), std::span(x).subspan(b, 32)) < 0.6 / 32512);
         check_silence();
     }
 
@@ -229,18 +238,21 @@ TEST_SUITE("device")
                              .stride = w.stride});
                         INFO(format.name << " " << rows << " x " << cols);
                         // One row of one weight has no largest to compare with but itself.
-                        CHECK(worst_error(y.values(), w.times(x)) < (variant.int_dot ? 2e-4 : 2e-6 * std::sqrt(cols) + 1e-6));
+                        CHECK(worst_error(y.values(), w.times(x)) <
+                              (variant.int_dot ? 2e-4 : 2e-6 * std::sqrt(cols) + 1e-6));
                     }
         });
     }
 
-    TEST_CASE("every variant that the device offers of the kernels that go over rows gives the product at odd sizes, and no row is left out or "
+    TEST_CASE("every variant that the device offers of the kernels that go over rows gives the product at odd sizes, "
+              "and no row is left out or "
               "written twice")
     {
         const auto device = test_device();
         const host::Activation activation = host::Activation::relu;
         GpuKernels kernels(device, shape(activation));
-        for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0, WeightType::q4_0, WeightType::q6_k}) {
+        for (const WeightType type :
+             {WeightType::f32, WeightType::f16, WeightType::q8_0, WeightType::q4_0, WeightType::q6_k}) {
             const std::vector<RowVariant> variants = row_variants(*device, type);
             CHECK(std::ranges::count(variants, usual_variant(*device, type)) == 1);
             CHECK(variants.size() >= (is_quantised(type) ? 12u : 6u));
@@ -251,7 +263,8 @@ TEST_SUITE("device")
                         TestMatrix gate(device, type, rows, cols, rows + cols), up(device, type, rows, cols, rows);
                         const std::vector<float> x = random_floats(cols, 7);
                         TestInput input(device, x);
-                        Shared<float> y(device, std::vector<float>(rows + 1, 12345.0f)), h(device, std::vector<float>(rows + 1, 12345.0f));
+                        Shared<float> y(device, std::vector<float>(rows + 1, 12345.0f)),
+                            h(device, std::vector<float>(rows + 1, 12345.0f));
                         run(device, kernels.matvec(type, variant), row_groups(rows, variant),
                             {.weight = gate.device->address(),
                              .x = input.x.address(),
@@ -267,7 +280,8 @@ TEST_SUITE("device")
                         CAPTURE(rows);
                         CAPTURE(cols);
                         const std::vector<double> g = gate.times(x), u = up.times(x);
-                        CHECK(worst_error(y.values(0, rows), g) < (variant.int_dot ? 2e-4 : 2e-6 * std::sqrt(cols) + 1e-6));
+                        CHECK(worst_error(y.values(0, rows), g) <
+                              (variant.int_dot ? 2e-4 : 2e-6 * std::sqrt(cols) + 1e-6));
                         CHECK(y[rows] == 12345);
                         for (const float cut : {host::no_cut, 0.0f}) {
                             run(device, kernels.ffn_up(type, type, variant), row_groups(rows, variant),
@@ -296,7 +310,8 @@ TEST_SUITE("device")
 
     TEST_CASE("a product with many tokens is right in every way that the device offers, along rows and along columns")
     {
-        // Each way on a device that has no more than it needs; a software device's compiler takes a second for a kernel, for some ten.
+        // Each way on a device that has no more than it needs; a software device's compiler takes a second for a
+        // kernel, for some ten.
         for (const auto& [product, features] : {std::pair(Product::floats, vulkan::Features{}),
                                                 {Product::halves, {.fp16 = true}},
                                                 {Product::integers, {.int_dot = true}},
@@ -336,9 +351,10 @@ TEST_SUITE("device")
                         const uint32_t tokens = 5, parts = 3;
                         const bool affine = form == gpu::join_layer_norm;
                         const float gain = cold ? 0.5f : 1.0f;
-                        Shared<float> base(device, random_floats(tokens * n, 1)), part(device, random_floats(parts * tokens * n, 2)),
-                            host(device, random_floats(tokens * n, 3)), weight(device, random_floats(3 * n, 4)), residual(device, tokens * n),
-                            y(device, tokens * n), published(device, tokens * n);
+                        Shared<float> base(device, random_floats(tokens * n, 1)),
+                            part(device, random_floats(parts * tokens * n, 2)),
+                            host(device, random_floats(tokens * n, 3)), weight(device, random_floats(3 * n, 4)),
+                            residual(device, tokens * n), y(device, tokens * n), published(device, tokens * n);
                         const gpu::Step where = {.position = 0, .tokens = tokens, .head_first = 2, .head_tokens = 2};
                         Shared<gpu::Step> step(device, std::vector<gpu::Step>{where});
                         run(device, kernels.join, {tokens + 1},
@@ -370,22 +386,29 @@ TEST_SUITE("device")
                                 squares_added += added[i] * added[i];
                             }
                             for (uint32_t i = 0; i < n; ++i) {
-                                const double post = form == gpu::join_post_norm ? weight[n + i] / std::sqrt(squares_added / n + 1e-5) : 1;
-                                const double sum = (affine ? double(weight[2 * n + i]) : 0) + base[t * n + i] + gain * post * added[i];
+                                const double post = form == gpu::join_post_norm
+                                                        ? weight[n + i] / std::sqrt(squares_added / n + 1e-5)
+                                                        : 1;
+                                const double sum =
+                                    (affine ? double(weight[2 * n + i]) : 0) + base[t * n + i] + gain * post * added[i];
                                 r.push_back(sum);
                                 if (affine) mean += sum / n;
                             }
                             const std::span row(r.end() - n, r.end());
                             for (const double v : row) squares += (v - mean) * (v - mean);
                             for (uint32_t i = 0; i < n; ++i)
-                                norm.push_back(weight[i] * (row[i] - mean) / std::sqrt(squares / n + 1e-5) + (affine ? double(weight[n + i]) : 0));
+                                norm.push_back(weight[i] * (row[i] - mean) / std::sqrt(squares / n + 1e-5) +
+                                               (affine ? double(weight[n + i]) : 0));
                         }
                         CAPTURE(n);
                         CHECK(worst_error(residual.values(first * n, count * n), r) < 1e-6);
                         CHECK(worst_error(y.values(0, count * n), norm) < 1e-5);
-                        if (publish == gpu::publish_norm && !head) CHECK(worst_error(published.values(0, count * n), norm) < 1e-5);
-                        if (publish == gpu::publish_residual) CHECK(worst_error(published.values(first * n, count * n), r) < 1e-6);
-                        if (publish == gpu::publish_nothing) CHECK(published.values() == std::vector<float>(tokens * n));
+                        if (publish == gpu::publish_norm && !head)
+                            CHECK(worst_error(published.values(0, count * n), norm) < 1e-5);
+                        if (publish == gpu::publish_residual)
+                            CHECK(worst_error(published.values(first * n, count * n), r) < 1e-6);
+                        if (publish == gpu::publish_nothing)
+                            CHECK(published.values() == std::vector<float>(tokens * n));
                     }
         check_silence();
     }
@@ -393,11 +416,16 @@ TEST_SUITE("device")
     TEST_CASE("the planes that join and attention write are those that quantise makes of their results")
     {
         const auto device = test_device();
-        const auto same_planes = [&](const Shared<float>& y, uint32_t n, Shared<uint32_t>& high, Shared<uint32_t>& low, Shared<float>& scale) {
+        const auto same_planes = [&](const Shared<float>& y, uint32_t n, Shared<uint32_t>& high, Shared<uint32_t>& low,
+                                     Shared<float>& scale) {
             Shared<uint32_t> want_high(device, n / 4), want_low(device, n / 4);
             Shared<float> want_scale(device, n / 8);
             run(device, vulkan::Kernel<gpu::Quantise>(device, "quantise"), {(n / 32 + 63) / 64},
-                {.x = y.address(), .high = want_high.address(), .low = want_low.address(), .scale = want_scale.address(), .n = n});
+                {.x = y.address(),
+                 .high = want_high.address(),
+                 .low = want_low.address(),
+                 .scale = want_scale.address(),
+                 .n = n});
             CHECK(high.values() == want_high.values());
             CHECK(low.values() == want_low.values());
             CHECK(scale.values() == want_scale.values());
@@ -407,9 +435,11 @@ TEST_SUITE("device")
             GpuKernels kernels(device, shape());
             std::vector<float> values = random_floats(n, 1);
             std::fill_n(values.begin(), 32, 0.0f);    // a block without a largest
-            Shared<float> base(device, values), weight(device, random_floats(n, 2)), residual(device, n), y(device, n), scale(device, n / 8);
+            Shared<float> base(device, values), weight(device, random_floats(n, 2)), residual(device, n), y(device, n),
+                scale(device, n / 8);
             Shared<uint32_t> high(device, n / 4), low(device, n / 4);
-            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = 1, .head_first = 0, .head_tokens = 0}});
+            Shared<gpu::Step> step(
+                device, std::vector<gpu::Step>{{.position = 0, .tokens = 1, .head_first = 0, .head_tokens = 0}});
             run(device, kernels.join, {1},
                 {.step = step.address(),
                  .base = base.address(),
@@ -435,9 +465,13 @@ TEST_SUITE("device")
                 host::kernels().to_f16(random_floats(cells, 1).data(), cache.data(), cells);
                 std::vector<uint32_t> words(cells / 2);
                 std::memcpy(words.data(), cache.data(), cells * sizeof(uint16_t));
-                Shared<float> q(device, random_floats(n, 2)), y(device, n), scale(device, n / 8), parts(device, heads * splits * (head_dim + 2));
-                Shared<uint32_t> keys(device, words), high(device, n / 4), low(device, n / 4), counters(device, std::vector<uint32_t>(kv_heads));
-                Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = positions - 1, .tokens = 1, .head_first = 0, .head_tokens = 0}});
+                Shared<float> q(device, random_floats(n, 2)), y(device, n), scale(device, n / 8),
+                    parts(device, heads * splits * (head_dim + 2));
+                Shared<uint32_t> keys(device, words), high(device, n / 4), low(device, n / 4),
+                    counters(device, std::vector<uint32_t>(kv_heads));
+                Shared<gpu::Step> step(
+                    device, std::vector<gpu::Step>{
+                                {.position = positions - 1, .tokens = 1, .head_first = 0, .head_tokens = 0}});
                 run(device, kernels.attend({.heads = 2}, {}), {kv_heads, 1, splits},
                     {.step = step.address(),
                      .q = q.address(),
@@ -460,7 +494,8 @@ TEST_SUITE("device")
         check_silence();
     }
 
-    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths, partly rotated heads, either pair order, biases and norms of heads, "
+    TEST_CASE("rope and attention are the host's, for grouped heads, odd widths, partly rotated heads, either pair "
+              "order, biases and norms of heads, "
               "windows and capped scores")
     {
         const auto device = test_device();
@@ -499,13 +534,14 @@ TEST_SUITE("device")
                               Case{4, 2, 48, 48, 0, 9, halves, false, false, {}, 4, 0.5f},
                               Case{4, 2, 64, 64, 700, 1, halves, false, false, {}, 300},
                               Case{2, 2, 64, 64, 9, 3, halves, false, false, {}, 1}}) {
-            const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim,
-                           cells = kv_width * context;
+            const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim,
+                           kv_width = c.kv_heads * c.head_dim, cells = kv_width * context;
             const Config config = shape(host::Activation::relu, c.head_dim, c.heads, c.kv_heads);
             GpuKernels kernels(device, config);
             host::Team team(1);
             const std::vector<double> frequencies = host::rope_frequencies(c.rope_dim, 10000);
-            const std::vector<float> bias = random_floats(q_width + 2 * kv_width, 14), norms = random_floats(2 * c.head_dim, 15);
+            const std::vector<float> bias = random_floats(q_width + 2 * kv_width, 14),
+                                     norms = random_floats(2 * c.head_dim, 15);
             host::AttentionShape shape = {.heads = c.heads,
                                           .kv_heads = c.kv_heads,
                                           .head_dim = c.head_dim,
@@ -527,7 +563,8 @@ TEST_SUITE("device")
             Shared<float> device_bias(device, bias), device_norms(device, norms);
             host::KvCache cache(c.kv, c.kv_heads, context, c.head_dim);
             host::AttendScratch scratch;
-            Shared<uint32_t> keys(device, cells / 2), values(device, cells / 2), counters(device, c.heads);    // q8_0 takes no more than fp16
+            Shared<uint32_t> keys(device, cells / 2), values(device, cells / 2),
+                counters(device, c.heads);    // q8_0 takes no more than fp16
             std::vector<float> want;
             // Two batches: the earlier positions, then those under test.
             for (const auto& [first, tokens] : {std::pair(0u, c.earlier), std::pair(c.earlier, c.tokens)}) {
@@ -542,7 +579,9 @@ TEST_SUITE("device")
                         angles.push_back(float(std::sin(angle)));
                     }
                 Shared<float> dq(device, q), dk(device, k), dv(device, v), turn(device, angles);
-                Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = first, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
+                Shared<gpu::Step> step(
+                    device,
+                    std::vector<gpu::Step>{{.position = first, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
                 run(device, kernels.rope, {c.heads + c.kv_heads, tokens},
                     {.step = step.address(),
                      .q = dq.address(),
@@ -580,7 +619,8 @@ TEST_SUITE("device")
                     const uint32_t tiles = c.heads / cut.tile.heads;
                     Shared<float> y(device, tokens * q_width), parts(device, c.heads * cut.splits * (c.head_dim + 2));
                     for (int again = 0; again < 2; ++again)    // as of the next layer
-                        run(device, kernels.attend(cut.tile, c.kv), {tiles, ceil_div(tokens + 1, cut.tile.tokens), cut.splits},
+                        run(device, kernels.attend(cut.tile, c.kv),
+                            {tiles, ceil_div(tokens + 1, cut.tile.tokens), cut.splits},
                             {.step = step.address(),
                              .q = dq.address(),
                              .k_cache = keys.address(),
@@ -599,7 +639,8 @@ TEST_SUITE("device")
                     CAPTURE(first);
                     CAPTURE(cut.tile.heads);
                     CAPTURE(cut.splits);
-                    // Both caches round to the same type, once in a while to the other side, and the sums run in other orders.
+                    // Both caches round to the same type, once in a while to the other side, and the sums run in other
+                    // orders.
                     CHECK(worst_error(y.values(), want) < (is_quantised(c.kv.k) || is_quantised(c.kv.v) ? 5e-3 : 1e-3));
                 }
             }
@@ -607,25 +648,32 @@ TEST_SUITE("device")
         check_silence();
     }
 
-    TEST_CASE("the hot FFN's two kernels are the formula, dense and exact give the same bits, and those that fire are marked")
+    TEST_CASE(
+        "the hot FFN's two kernels are the formula, dense and exact give the same bits, and those that fire are marked")
     {
         for_each_feature_set([](const auto& device) {
-            std::vector<std::tuple<host::Activation, float, bool>> blocks;    // the last one: without a gate, and with a bias
+            std::vector<std::tuple<host::Activation, float, bool>>
+                blocks;    // the last one: without a gate, and with a bias
             for (const auto& [activation, floor] : activations) blocks.emplace_back(activation, floor, true);
             blocks.emplace_back(host::Activation::relu, 0.0f, false);
             for (const auto& [activation, floor, gated] : blocks) {
                 GpuKernels kernels(device, shape(activation));
                 for (const WeightFormat& format : all_formats()) {
-                    // Every activation with floats, integers, and integers with minima; every format with one activation.
-                    const bool some = format.type == WeightType::f16 || format.type == WeightType::q8_0 || format.type == WeightType::q4_k;
+                    // Every activation with floats, integers, and integers with minima; every format with one
+                    // activation.
+                    const bool some = format.type == WeightType::f16 || format.type == WeightType::q8_0 ||
+                                      format.type == WeightType::q4_k;
                     if (!some && (activation != host::Activation::relu || floor > 0 || !gated)) continue;
                     for (const uint32_t neurons : {1u, 31u, 257u}) {
                         const uint32_t cols = format.block > 32 ? 3 * format.block : 288, slices = 3;
-                        TestMatrix gate(device, format.type, neurons, cols, 1), up(device, format.type, neurons, cols, 2),
-                            down(device, format.type, neurons, cols, 3);
+                        TestMatrix gate(device, format.type, neurons, cols, 1),
+                            up(device, format.type, neurons, cols, 2), down(device, format.type, neurons, cols, 3);
                         std::vector<float> x = random_floats(cols, 4);
-                        // Far below zero silu turns a gate's absolute error into a relative one, and at -104 it is 0; gelu is a small difference there.
-                        for (float& v : x) v /= activation == host::Activation::gelu || activation == host::Activation::gelu_tanh ? 32 : 4;
+                        // Far below zero silu turns a gate's absolute error into a relative one, and at -104 it is 0;
+                        // gelu is a small difference there.
+                        for (float& v : x)
+                            v /= activation == host::Activation::gelu || activation == host::Activation::gelu_tanh ? 32
+                                                                                                                   : 4;
                         TestInput input(device, x);
                         Shared<float> bias(device, random_floats(4 * neurons, 5));    // the first of each quad
                         Shared<float> h(device, neurons);
@@ -667,7 +715,8 @@ TEST_SUITE("device")
                         std::vector<double> want(cols), got(cols);
                         uint32_t fired = 0;
                         for (uint32_t n = 0; n < neurons; ++n) {
-                            const double strength = gated ? glu(activation, floor, g[n], u[n]) : std::max(g[n] + bias[4 * n], 0.0);
+                            const double strength =
+                                gated ? glu(activation, floor, g[n], u[n]) : std::max(g[n] + bias[4 * n], 0.0);
                             fired += strength != 0;
                             if (host::makes_zeros(activation)) CHECK((fires[n / 32] >> n % 32 & 1) == (strength != 0));
                             for (uint32_t c = 0; c < cols; ++c) want[c] += strength * down.at(n, c);
@@ -679,15 +728,16 @@ TEST_SUITE("device")
                         CHECK(results[0] == results[1]);
                         uint32_t bits = 0;
                         for (const uint32_t word : fires.values()) bits += uint32_t(std::popcount(word));
-                        if (host::makes_zeros(activation)) CHECK(bits == fired);    // others' zeros are a matter of rounding
+                        if (host::makes_zeros(activation))
+                            CHECK(bits == fired);    // others' zeros are a matter of rounding
                     }
                 }
             }
         });
     }
 
-    TEST_CASE(
-        "route gives the experts of the highest scores the host's weights, of equal ones the first, and lists the slots that have their neurons")
+    TEST_CASE("route gives the experts of the highest scores the host's weights, of equal ones the first, and lists "
+              "the slots that have their neurons")
     {
         const auto device = test_device();
         GpuKernels kernels(device, shape());
@@ -696,8 +746,9 @@ TEST_SUITE("device")
             uint32_t experts, used, tokens, slots;
             bool normalise = true, ties = false;
         };
-        for (const Case& c : {Case{1, 1, 1, 3}, Case{8, 2, 1, 257}, Case{8, 8, 5, 0, false}, Case{130, 7, 1, 130, false},
-                              Case{5, 3, 2, 0, true, true}, Case{1024, 33, 3, 0}, Case{128, 8, 1, 1000, true, true}}) {
+        for (const Case& c :
+             {Case{1, 1, 1, 3}, Case{8, 2, 1, 257}, Case{8, 8, 5, 0, false}, Case{130, 7, 1, 130, false},
+              Case{5, 3, 2, 0, true, true}, Case{1024, 33, 3, 0}, Case{128, 8, 1, 1000, true, true}}) {
             CAPTURE(c.experts);
             CAPTURE(c.tokens);
             // The scores themselves are what the host gets from a router that is the identity.
@@ -706,7 +757,9 @@ TEST_SUITE("device")
             std::vector<float> identity(size_t(c.experts) * c.experts);
             for (size_t e = 0; e < c.experts; ++e) identity[e * c.experts + e] = 1;
             const host::Router router = {
-                {WeightType::f32, c.experts, c.experts, reinterpret_cast<const std::byte*>(identity.data())}, c.used, c.normalise};
+                {WeightType::f32, c.experts, c.experts, reinterpret_cast<const std::byte*>(identity.data())},
+                c.used,
+                c.normalise};
             host::Inputs inputs;
             inputs.prepare(team, scores.data(), c.tokens, c.experts, false);
             std::vector<float> want(scores.size());
@@ -727,7 +780,8 @@ TEST_SUITE("device")
             std::fill_n(chosen.begin(), 2 * places, 77u);
             published[scores.size()] = 12345;
             chosen[2 * places] = 12345;
-            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = c.tokens, .head_first = 0, .head_tokens = 0}});
+            Shared<gpu::Step> step(
+                device, std::vector<gpu::Step>{{.position = 0, .tokens = c.tokens, .head_first = 0, .head_tokens = 0}});
             run(device, kernels.route, {c.tokens + 1},
                 {.step = step.address(),
                  .score = score.address(),
@@ -761,18 +815,22 @@ TEST_SUITE("device")
     TEST_CASE("the hot FFN of listed slots is the formula with their weights, and other slots are not looked at")
     {
         for_each_feature_set([](const auto& device) {
-            for (const auto& [activation, cut] : {std::pair(host::Activation::silu, host::no_cut), {host::Activation::relu, 0.0f}}) {
+            for (const auto& [activation, cut] :
+                 {std::pair(host::Activation::silu, host::no_cut), {host::Activation::relu, 0.0f}}) {
                 GpuKernels kernels(device, shape(activation));
                 for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0, WeightType::q4_k}) {
                     const uint32_t slots = 9, cols = 256, slices = 2, rows = slots * group_neurons;
-                    const std::vector<std::pair<uint32_t, float>> listed = {{1, 0.25f}, {2, 0.5f}, {7, 0.25f}, {8, 1.5f}, {0, 0.0f}, {0, 0.0f}};
+                    const std::vector<std::pair<uint32_t, float>> listed = {{1, 0.25f}, {2, 0.5f}, {7, 0.25f},
+                                                                            {8, 1.5f},  {0, 0.0f}, {0, 0.0f}};
                     const uint32_t neurons = uint32_t(listed.size()) * group_neurons;
-                    TestMatrix gate(device, type, rows, cols, 1), up(device, type, rows, cols, 2), down(device, type, rows, cols, 3);
+                    TestMatrix gate(device, type, rows, cols, 1), up(device, type, rows, cols, 2),
+                        down(device, type, rows, cols, 3);
                     std::vector<float> x = random_floats(cols, 4);
                     for (float& v : x) v /= 4;
                     TestInput input(device, x);
                     std::vector<uint32_t> words;
-                    for (const auto& [slot, weight] : listed) words.insert(words.end(), {slot, std::bit_cast<uint32_t>(weight)});
+                    for (const auto& [slot, weight] : listed)
+                        words.insert(words.end(), {slot, std::bit_cast<uint32_t>(weight)});
                     Shared<uint32_t> chosen(device, words), fires(device, listed.size());
                     Shared<float> h(device, neurons), parts(device, slices * cols);
                     const RowVariant variant = usual_variant(*device, type);
@@ -833,7 +891,8 @@ TEST_SUITE("device")
             const uint32_t n = 257, tokens = 3;
             const std::vector<float> a = random_floats(n * (tokens + 1), 1), b = random_floats(n * (tokens + 1), 2);
             Shared<float> h(device, a), routed(device, a), u(device, b), bias(device, random_floats(4 * n, 3));
-            Shared<gpu::Step> step(device, std::vector<gpu::Step>{{.position = 0, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
+            Shared<gpu::Step> step(
+                device, std::vector<gpu::Step>{{.position = 0, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
             run(device, kernels.glu, {3, tokens + 1},
                 {.step = step.address(),
                  .h = h.address(),
@@ -845,7 +904,8 @@ TEST_SUITE("device")
                  .has_bias = !gated});
             std::vector<double> want;
             for (uint32_t i = 0; i < n * (tokens + 1); ++i) {
-                want.push_back(i < n * tokens ? (gated ? glu(activation, floor, a[i], b[i]) : std::max(double(a[i]) + bias[4 * (i % n)], 0.0))
+                want.push_back(i < n * tokens ? (gated ? glu(activation, floor, a[i], b[i])
+                                                       : std::max(double(a[i]) + bias[4 * (i % n)], 0.0))
                                               : a[i]);
             }
             CHECK(worst_error(h.values(), want) < 1e-5);
@@ -868,13 +928,15 @@ TEST_SUITE("device")
                  .floor = floor,
                  .has_up = gated,
                  .has_bias = !gated});
-            for (uint32_t i = 0; i < n * tokens; ++i) want[i] *= weights[i / n * experts + slot_expert[i % n / group_neurons]];
+            for (uint32_t i = 0; i < n * tokens; ++i)
+                want[i] *= weights[i / n * experts + slot_expert[i % n / group_neurons]];
             CHECK(worst_error(routed.values(), want) < 1e-5);
         }
         check_silence();
     }
 
-    TEST_CASE("best is the first of the largest scaled logits, as the host finds it, and no token where one is not finite")
+    TEST_CASE(
+        "best is the first of the largest scaled logits, as the host finds it, and no token where one is not finite")
     {
         const auto device = test_device();
         GpuKernels kernels(device, shape());
@@ -906,7 +968,8 @@ TEST_SUITE("device")
                 std::vector<float> few = random, close(n);
                 for (float& x : few) x = std::round(4 * x);    // many equals, zeros of either sign among them
                 check(few, scale);
-                for (uint32_t i = 0; i < n; ++i) close[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(1.0f) + i);    // scaled, some become equals
+                for (uint32_t i = 0; i < n; ++i)
+                    close[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(1.0f) + i);    // scaled, some become equals
                 check(close, scale);
                 std::reverse(close.begin(), close.end());
                 check(close, scale);
@@ -942,14 +1005,21 @@ TEST_SUITE("device")
                 std::fill(signs.begin(), signs.begin() + size_t(quads) * neurons * 4, 0u);
                 for (uint32_t n = 0; n < neurons; ++n)
                     for (uint32_t c = 0; c < cols; ++c)
-                        signs[(size_t(c / 128) * neurons + n) * 4 + c % 128 / 32] |= uint32_t(rows[size_t(n) * cols + c] < 0) << c % 32;
+                        signs[(size_t(c / 128) * neurons + n) * 4 + c % 128 / 32] |=
+                            uint32_t(rows[size_t(n) * cols + c] < 0) << c % 32;
                 run(device, kernels.predict_sign, {ceil_div(neurons, 128)},
-                    {.x = x.address(), .signs = signs.address(), .mask = mask.address(), .neurons = neurons, .cols = cols, .differing = differing});
+                    {.x = x.address(),
+                     .signs = signs.address(),
+                     .mask = mask.address(),
+                     .neurons = neurons,
+                     .cols = cols,
+                     .differing = differing});
                 INFO(cols << " columns, " << neurons << " neurons");
                 uint32_t wrong = 0;
                 for (uint32_t n = 0; n < neurons; ++n) {
                     uint32_t differ = 0;
-                    for (uint32_t c = 0; c < cols; ++c) differ += std::signbit(rows[size_t(n) * cols + c]) != std::signbit(x_values[c]);
+                    for (uint32_t c = 0; c < cols; ++c)
+                        differ += std::signbit(rows[size_t(n) * cols + c]) != std::signbit(x_values[c]);
                     wrong += (mask[n / 32] >> n % 32 & 1) != (differ <= differing);
                 }
                 CHECK(wrong == 0);

@@ -40,7 +40,8 @@ TEST_SUITE("plan")
     Costs random_costs(const Needs& needs, std::mt19937_64& random)
     {
         const auto some = [&](double most) { return most * double(random() % 1000) / 1000; };
-        Costs costs = {.submit = some(20), .seam = some(50), .token = some(30), .head_device = some(100), .head_host = some(300)};
+        Costs costs = {
+            .submit = some(20), .seam = some(50), .token = some(30), .head_device = some(100), .head_host = some(300)};
         for (const LayerNeeds& n : needs.layers) {
             LayerCosts l = {.host_layer = some(300), .attention = some(50), .predict = some(5)};
             double activity = some(32);
@@ -81,7 +82,9 @@ TEST_SUITE("plan")
         const auto deeper = [&](const auto& self, Plan& plan) -> void {
             for (const bool head : {false, true}) {
                 plan.head = head;
-                if (plan.layers.empty() || (head && !limits.head) || (head && plan.layers.size() < needs.layers.size()) || cost(needs, plan) > budget) continue;
+                if (plan.layers.empty() || (head && !limits.head) ||
+                    (head && plan.layers.size() < needs.layers.size()) || cost(needs, plan) > budget)
+                    continue;
                 best = std::min(best, expected_us(costs, plan));
             }
             plan.head = false;
@@ -139,12 +142,14 @@ TEST_SUITE("plan")
                 REQUIRE(plan.layers.size() >= layers);
                 layers = plan.layers.size();
                 REQUIRE(plan.head >= head);
-                if (plan.head > head) groups = 0;    // neurons give way to the head once it fits: it is read whole for every token
+                if (plan.head > head)
+                    groups = 0;    // neurons give way to the head once it fits: it is read whole for every token
                 head = plan.head;
                 size_t now = 0;
                 for (const LayerPlan& l : plan.layers) now += l.resident.size();
                 // Where groups differ in size, a large one may take the room of several small ones.
-                if (std::all_of(needs.layers.begin(), needs.layers.end(), [&](const LayerNeeds& n) { return n.group == needs.layers[0].group; }))
+                if (std::all_of(needs.layers.begin(), needs.layers.end(),
+                                [&](const LayerNeeds& n) { return n.group == needs.layers[0].group; }))
                     REQUIRE(now >= groups);
                 groups = now;
             }
@@ -153,7 +158,9 @@ TEST_SUITE("plan")
 
     TEST_CASE("groups are dealt evenly over equal layers, in file order")
     {
-        const Needs needs = {.scratch = 10, .layers = std::vector<LayerNeeds>(4, {.attention = 10, .kv = 10, .group = 5, .groups = 8}), .head = 10};
+        const Needs needs = {.scratch = 10,
+                             .layers = std::vector<LayerNeeds>(4, {.attention = 10, .kv = 10, .group = 5, .groups = 8}),
+                             .head = 10};
         const Plan plan = place_most(needs, even_costs(needs), 10 + 4 * 20 + 10 + 4 * 3 * 5 + 4);
         REQUIRE(plan.layers.size() == 4);
         for (const LayerPlan& l : plan.layers) CHECK(l.resident == std::vector<uint32_t>{0, 1, 2});
@@ -173,7 +180,8 @@ TEST_SUITE("plan")
                 REQUIRE(plan.bytes <= budget);
                 REQUIRE(plan.bytes == cost(needs, plan));
                 REQUIRE((!plan.head || plan.layers.size() == needs.layers.size()));
-                for (size_t l = 0; l < plan.layers.size(); ++l) REQUIRE(plan.layers[l].resident.size() % needs.layers[l].together == 0);
+                for (size_t l = 0; l < plan.layers.size(); ++l)
+                    REQUIRE(plan.layers[l].resident.size() % needs.layers[l].together == 0);
             }
         }
     }
@@ -186,7 +194,8 @@ TEST_SUITE("plan")
             const Costs costs = random_costs(needs, random);
             const uint64_t budget = random() % 500;
             CAPTURE(i);
-            REQUIRE(expected_us(costs, place_fastest(needs, costs, budget)) == doctest::Approx(brute_force(needs, costs, budget)).epsilon(1e-9));
+            REQUIRE(expected_us(costs, place_fastest(needs, costs, budget)) ==
+                    doctest::Approx(brute_force(needs, costs, budget)).epsilon(1e-9));
         }
     }
 
@@ -197,15 +206,18 @@ TEST_SUITE("plan")
             const Needs needs = small_needs(random);
             const Costs costs = random_costs(needs, random);
             const uint64_t budget = random() % 500;
-            const Limits limits = {.layers = uint32_t(random() % 5), .head = random() % 2 == 0, .host_ffn = uint32_t(random() % 3)};
+            const Limits limits = {
+                .layers = uint32_t(random() % 5), .head = random() % 2 == 0, .host_ffn = uint32_t(random() % 3)};
             CAPTURE(i);
             const Plan fastest = place_fastest(needs, costs, budget, limits);
-            REQUIRE(expected_us(costs, fastest) == doctest::Approx(brute_force(needs, costs, budget, limits)).epsilon(1e-9));
+            REQUIRE(expected_us(costs, fastest) ==
+                    doctest::Approx(brute_force(needs, costs, budget, limits)).epsilon(1e-9));
             for (const Plan& plan : {fastest, place_most(needs, costs, budget, limits)}) {
                 REQUIRE(plan.bytes <= budget);
                 REQUIRE(plan.layers.size() <= limits.layers);
                 REQUIRE((!plan.head || limits.head));
-                for (size_t l = 0; l < std::min<size_t>(plan.layers.size(), limits.host_ffn); ++l) REQUIRE(plan.layers[l].resident.empty());
+                for (size_t l = 0; l < std::min<size_t>(plan.layers.size(), limits.host_ffn); ++l)
+                    REQUIRE(plan.layers[l].resident.empty());
             }
         }
     }
@@ -227,7 +239,8 @@ TEST_SUITE("plan")
 
     TEST_CASE("where seams are dear, some layers are made whole and others left cold")
     {
-        const Needs needs = {.scratch = 0, .layers = std::vector<LayerNeeds>(4, {.attention = 10, .group = 10, .groups = 8}), .head = 0};
+        const Needs needs = {
+            .scratch = 0, .layers = std::vector<LayerNeeds>(4, {.attention = 10, .group = 10, .groups = 8}), .head = 0};
         Costs costs = even_costs(needs);
         for (LayerCosts& l : costs.layers) {
             l.host_layer = 1000;
@@ -246,7 +259,8 @@ TEST_SUITE("plan")
 
     TEST_CASE("what fires most goes to the device first")
     {
-        const Needs needs = {.scratch = 0, .layers = std::vector<LayerNeeds>(2, {.attention = 1, .group = 10, .groups = 4}), .head = 0};
+        const Needs needs = {
+            .scratch = 0, .layers = std::vector<LayerNeeds>(2, {.attention = 1, .group = 10, .groups = 4}), .head = 0};
         Costs costs = even_costs(needs);
         costs.layers[0].activity = {8, 1, 1, 1};
         costs.layers[1].activity = {9, 7, 6, 0};
@@ -255,7 +269,8 @@ TEST_SUITE("plan")
         CHECK(plan.layers[1].resident.size() == 3);
     }
 
-    TEST_CASE("a prompt is streamed from that length on where its copy takes less time than the host, by the machine's figures")
+    TEST_CASE("a prompt is streamed from that length on where its copy takes less time than the host, by the machine's "
+              "figures")
     {
         Weights weights;
         weights.layers.resize(1);
@@ -264,7 +279,8 @@ TEST_SUITE("plan")
         const size_t q4_0 = format_number(WeightType::q4_0);
         Machine machine;
         CHECK(!stream_from(weights, machine));
-        // The host takes 3 x 1000 x 1024 / 100 = 30720 ns for a token, the device 3 x 1000 x 1024 x 64 / 20000 = 9830 ns for 64 of them.
+        // The host takes 3 x 1000 x 1024 / 100 = 30720 ns for a token, the device 3 x 1000 x 1024 x 64 / 20000 = 9830
+        // ns for 64 of them.
         machine.host_products[q4_0] = 100;
         machine.products[q4_0][size_t(Product::floats)] = 20000;
         CHECK(!stream_from(weights, machine));
@@ -273,13 +289,15 @@ TEST_SUITE("plan")
         CHECK(stream_from(weights, machine) == 6u);    // 6 x 30720 > 172800
         machine.upload = 2;                            // 864000 ns
         CHECK(stream_from(weights, machine) == 29u);
-        machine.products[q4_0][size_t(Product::integers)] = 2000000;    // but of rows of down_t every weight has another scale: 3408 ns
+        machine.products[q4_0][size_t(Product::integers)] =
+            2000000;    // but of rows of down_t every weight has another scale: 3408 ns
         CHECK(stream_from(weights, machine) == 29u);
         machine.products[q4_0][size_t(Product::floats)] = 10;    // slower than the host
         CHECK(stream_from(weights, machine) == UINT32_MAX);
         weights.config.experts = 8;
         weights.config.experts_used = 2;
         machine.products[q4_0][size_t(Product::floats)] = 20000;
-        CHECK(stream_from(weights, machine) == 114u);    // a token is a quarter of the work for the host only; two tiles
+        CHECK(stream_from(weights, machine) ==
+              114u);    // a token is a quarter of the work for the host only; two tiles
     }
 }

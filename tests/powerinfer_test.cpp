@@ -1,4 +1,5 @@
-// What lies beside PowerInfer's models: the index of the GPU's neurons, and activation statistics in the files of torch.save.
+// What lies beside PowerInfer's models: the index of the GPU's neurons, and activation statistics in the files of
+// torch.save.
 #include "engine/model/powerinfer.h"
 #include "tests/support.h"
 
@@ -32,7 +33,8 @@ std::vector<double> read(std::string_view bytes, uint32_t n = neurons)
     return read_torch_vector("folder/x.pt", std::string_view(copy.get(), bytes.size()), n);
 }
 
-/// The message of the Error; empty where the file reads as what the fixtures hold, "other" where it reads as something else.
+/// The message of the Error; empty where the file reads as what the fixtures hold, "other" where it reads as something
+/// else.
 std::string refusal(std::string_view bytes, uint32_t n = neurons)
 {
     try {
@@ -68,14 +70,16 @@ std::string zip(const std::vector<ZipFile>& files)
 {
     std::string out, directory;
     for (const ZipFile& f : files) {
-        const std::string common = raw(uint16_t(0)) + raw(uint16_t(0)) + raw(f.method) + raw(uint64_t(0)) + raw(uint32_t(f.bytes.size())) +
-                                   raw(uint32_t(f.bytes.size())) + raw(uint16_t(f.name.size())) + raw(uint16_t(0));
-        directory += "PK\1\2" + raw(uint16_t(0)) + common + raw(uint16_t(0)) + raw(uint64_t(0)) + raw(uint32_t(out.size())) + f.name;
+        const std::string common = raw(uint16_t(0)) + raw(uint16_t(0)) + raw(f.method) + raw(uint64_t(0)) +
+                                   raw(uint32_t(f.bytes.size())) + raw(uint32_t(f.bytes.size())) +
+                                   raw(uint16_t(f.name.size())) + raw(uint16_t(0));
+        directory += "PK\1\2" + raw(uint16_t(0)) + common + raw(uint16_t(0)) + raw(uint64_t(0)) +
+                     raw(uint32_t(out.size())) + f.name;
         out += "PK\3\4" + common + f.name + f.bytes;
     }
     const uint32_t begin = uint32_t(out.size());
-    out += directory + "PK\5\6" + raw(uint32_t(0)) + raw(uint16_t(files.size())) + raw(uint16_t(files.size())) + raw(uint32_t(directory.size())) +
-           raw(begin) + raw(uint16_t(0));
+    out += directory + "PK\5\6" + raw(uint32_t(0)) + raw(uint16_t(files.size())) + raw(uint16_t(files.size())) +
+           raw(uint32_t(directory.size())) + raw(begin) + raw(uint16_t(0));
     return out;
 }
 
@@ -84,8 +88,9 @@ std::string pickle(const std::string& type, uint8_t numel, uint8_t offset, uint8
 {
     const auto text = [](const std::string& s) { return "X" + raw(uint32_t(s.size())) + s; };
     const auto integer = [](uint8_t n) { return "K" + raw(n); };
-    return "\x80\2ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + "ctorch\n" + type + "\n" + text("0") + text("cuda:0") + integer(numel) +
-           "tQ" + integer(offset) + integer(size) + "\x85" + integer(stride) + "\x85\x89" + "ccollections\nOrderedDict\n)RtR.";
+    return "\x80\2ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + "ctorch\n" + type + "\n" + text("0") +
+           text("cuda:0") + integer(numel) + "tQ" + integer(offset) + integer(size) + "\x85" + integer(stride) +
+           "\x85\x89" + "ccollections\nOrderedDict\n)RtR.";
 }
 
 template <class T>
@@ -102,7 +107,8 @@ TEST_CASE("activation statistics read as torch wrote them, in every type of numb
     for (const char* name : {"f64", "f32", "f16", "bf16"}) CHECK(read(fixture(name)) == counts(0.125));
 }
 
-TEST_CASE("activation statistics from elsewhere read too: without a byte order, in big-endian order, as a part of a larger tensor")
+TEST_CASE("activation statistics from elsewhere read too: without a byte order, in big-endian order, as a part of a "
+          "larger tensor")
 {
     const std::string three = pickle("IntStorage", 3, 0, 3, 1);
     const std::string data = elements(std::vector<int32_t>{5, 7, 70000});
@@ -110,16 +116,21 @@ TEST_CASE("activation statistics from elsewhere read too: without a byte order, 
     CHECK(read(zip({{"archive/data.pkl", three}, {"archive/data/0", data}}), 3) == expected);
     CHECK(read(zip({{"a/data.pkl", three}, {"a/data/0", data}, {"a/byteorder", "little"}}), 3) == expected);
     const std::string reversed(data.rbegin(), data.rend());
-    CHECK(read(zip({{"a/data.pkl", three}, {"a/data/0", reversed}, {"a/byteorder", "big"}}), 3) == std::vector<double>{70000, 7, 5});
-    CHECK(read(zip({{"a/data.pkl", pickle("IntStorage", 3, 1, 2, 1)}, {"a/data/0", data}}), 2) == std::vector<double>{7, 70000});
-    CHECK(read(zip({{"a/data.pkl", pickle("IntStorage", 3, 0, 2, 2)}, {"a/data/0", data}}), 2) == std::vector<double>{5, 70000});
-    CHECK(read(zip({{"a/data.pkl", pickle("IntStorage", 3, 2, 4, 0)}, {"a/data/0", data}}), 4) == std::vector<double>(4, 70000));
+    CHECK(read(zip({{"a/data.pkl", three}, {"a/data/0", reversed}, {"a/byteorder", "big"}}), 3) ==
+          std::vector<double>{70000, 7, 5});
+    CHECK(read(zip({{"a/data.pkl", pickle("IntStorage", 3, 1, 2, 1)}, {"a/data/0", data}}), 2) ==
+          std::vector<double>{7, 70000});
+    CHECK(read(zip({{"a/data.pkl", pickle("IntStorage", 3, 0, 2, 2)}, {"a/data/0", data}}), 2) ==
+          std::vector<double>{5, 70000});
+    CHECK(read(zip({{"a/data.pkl", pickle("IntStorage", 3, 2, 4, 0)}, {"a/data/0", data}}), 4) ==
+          std::vector<double>(4, 70000));
 }
 
 TEST_CASE("a file of torch that is no plain tensor of one dimension is refused by what it is")
 {
     says(fixture("matrix"), "a tensor of the shape (8, 5), expected (40)");
-    says(fixture("bytes"), "a tensor of the type ByteStorage, which this version cannot read; save it again with torch.save(tensor.float(), path)");
+    says(fixture("bytes"), "a tensor of the type ByteStorage, which this version cannot read; save it again with "
+                           "torch.save(tensor.float(), path)");
     says(fixture("parameter"), "something else than a plain tensor");
     says(fixture("protocol4"), "something else than a plain tensor");
     says(fixture("old"), "the format that torch had before version 1.6; save it again");
@@ -132,7 +143,8 @@ TEST_CASE("a file of torch that is no plain tensor of one dimension is refused b
 TEST_CASE("activation statistics that contradict themselves are refused")
 {
     const std::string data = elements(std::vector<int32_t>{5, 7, 70000});
-    const auto with = [&](const std::string& described, const std::string& bytes = {}, const std::string& order = "little") {
+    const auto with = [&](const std::string& described, const std::string& bytes = {},
+                          const std::string& order = "little") {
         return zip({{"a/data.pkl", described}, {"a/data/0", bytes.empty() ? data : bytes}, {"a/byteorder", order}});
     };
     const auto refused = [](const std::string& bytes, uint32_t n, const std::string& part) {
@@ -148,9 +160,12 @@ TEST_CASE("activation statistics that contradict themselves are refused")
     refused(with(pickle("IntStorage", 3, 0, 4, 1)), 4, "runs past its 12 bytes of data");
     refused(with(pickle("LongStorage", 3, 0, 3, 1)), 3, "runs past its 12 bytes of data");
     refused(with(pickle("IntStorage", 3, 0, 3, 1), {}, "middle"), 3, "its byte order is middle");
-    refused(with(pickle("IntStorage", 3, 0, 3, 1), elements(std::vector<int32_t>{1, -2, 3})), 3, "neuron 1 fires -2 times");
-    refused(with(pickle("FloatStorage", 3, 0, 3, 1), elements(std::vector<float>{1, 2, NAN})), 3, "neuron 2 fires nan times");
-    refused(with(pickle("FloatStorage", 3, 0, 3, 1), elements(std::vector<float>{INFINITY, 2, 3})), 3, "neuron 0 fires inf times");
+    refused(with(pickle("IntStorage", 3, 0, 3, 1), elements(std::vector<int32_t>{1, -2, 3})), 3,
+            "neuron 1 fires -2 times");
+    refused(with(pickle("FloatStorage", 3, 0, 3, 1), elements(std::vector<float>{1, 2, NAN})), 3,
+            "neuron 2 fires nan times");
+    refused(with(pickle("FloatStorage", 3, 0, 3, 1), elements(std::vector<float>{INFINITY, 2, 3})), 3,
+            "neuron 0 fires inf times");
     refused(zip({{"a/data.pkl", pickle("IntStorage", 3, 0, 3, 1)}}), 3, "has no data/0 in it");
     refused(zip({{"a/data/0", data}}), 3, "has no data.pkl in it");
     refused(zip({{"data.pkl", pickle("IntStorage", 3, 0, 3, 1)}, {"data/0", data}}), 3, "has no data.pkl in it");
@@ -162,7 +177,8 @@ TEST_CASE("a file of torch cut short at any byte is refused")
     for (const char* name : {"f32", "i64", "column"}) {
         const std::string whole = fixture(name);
         uint32_t wrong = 0;
-        for (size_t n = 0; n < whole.size(); n++) wrong += !refusal(std::string_view(whole).substr(0, n)).starts_with("folder/x.pt");
+        for (size_t n = 0; n < whole.size(); n++)
+            wrong += !refusal(std::string_view(whole).substr(0, n)).starts_with("folder/x.pt");
         CHECK(wrong == 0);
     }
 }
@@ -195,7 +211,8 @@ TEST_CASE("statistics are read by the layer's number, one file for every layer")
     const auto path = [&](int layer) { return folder / fmt::format("activation_{}.pt", layer); };
     const auto write = [&](int layer) {
         std::ofstream(path(layer), std::ios::binary)
-            << zip({{"a/data.pkl", pickle("IntStorage", 2, 0, 2, 1)}, {"a/data/0", elements(std::vector<int32_t>{layer, 100 - layer})}});
+            << zip({{"a/data.pkl", pickle("IntStorage", 2, 0, 2, 1)},
+                    {"a/data/0", elements(std::vector<int32_t>{layer, 100 - layer})}});
     };
     Config config;
     config.layers = 12;
@@ -206,17 +223,19 @@ TEST_CASE("statistics are read by the layer's number, one file for every layer")
     for (uint32_t l = 0; l < 12; l++) CHECK(statistics[l] == std::vector<double>{double(l), 100.0 - l});
 
     write(12);
-    CHECK_THROWS_WITH_AS(read_activation_statistics(folder / "", config), doctest::Contains("activation_12.pt is one more than the model has layers"),
-                         Error);
+    CHECK_THROWS_WITH_AS(read_activation_statistics(folder / "", config),
+                         doctest::Contains("activation_12.pt is one more than the model has layers"), Error);
     config.layers = 14;
-    CHECK_THROWS_WITH_AS(read_activation_statistics(folder / "", config), doctest::Contains(("cannot read " + path(13).string()).c_str()), Error);
+    CHECK_THROWS_WITH_AS(read_activation_statistics(folder / "", config),
+                         doctest::Contains(("cannot read " + path(13).string()).c_str()), Error);
     config.layers = 13;
     config.neurons = 3;
     CHECK_THROWS_WITH_AS(read_activation_statistics(folder / "", config),
                          doctest::Contains("activation_0.pt holds a tensor of the shape (2), expected (3)"), Error);
 }
 
-// ---- the index ---------------------------------------------------------------------------------------------------------
+// ---- the index
+// ---------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -282,9 +301,12 @@ TEST_CASE("an index of another model, or one that contradicts itself, is refused
         file.tensor(name, type, {x.size()}, elements(x));
         return file;
     };
-    for (const std::vector<int32_t>& bucket : {std::vector<int32_t>{}, {1}, {1, 2}, {3, 1}, {1, 1}, {1, 3, 3}, {-1, 3}, {1, 4}})
-        refused(with("blk.0.gpu_bucket", 18, bucket), sized(2, 4), " is damaged: blk.0.gpu_idx and blk.0.gpu_bucket name different neurons");
-    refused(with("blk.1.gpu_idx", 18, {1, 1, 1, 2}), sized(2, 4), " is damaged: blk.1.gpu_idx of neuron 3 is 2, expected 0 or 1");
+    for (const std::vector<int32_t>& bucket :
+         {std::vector<int32_t>{}, {1}, {1, 2}, {3, 1}, {1, 1}, {1, 3, 3}, {-1, 3}, {1, 4}})
+        refused(with("blk.0.gpu_bucket", 18, bucket), sized(2, 4),
+                " is damaged: blk.0.gpu_idx and blk.0.gpu_bucket name different neurons");
+    refused(with("blk.1.gpu_idx", 18, {1, 1, 1, 2}), sized(2, 4),
+            " is damaged: blk.1.gpu_idx of neuron 3 is 2, expected 0 or 1");
     refused(with("blk.1.gpu_idx", 0, {1, 1, 1, 1}), sized(2, 4), ": blk.1.gpu_idx is F32, expected I32");
     for (const char* name : {"split.vram_capacity", "generic.gpu_index.block_count"}) {
         GgufWriter file = good;
@@ -297,14 +319,16 @@ TEST_CASE("an index of another model, or one that contradicts itself, is refused
     refused(renamed, sized(2, 4), " has no tensor blk.1.gpu_bucket");
 }
 
-TEST_CASE("an index made from statistics in the order of their files' names is told from one in the order of their numbers")
+TEST_CASE(
+    "an index made from statistics in the order of their files' names is told from one in the order of their numbers")
 {
     const uint32_t count = 256;
     const auto order = [](uint32_t layers) {    // by name
         std::vector<uint32_t> by_name(layers);
         std::iota(by_name.begin(), by_name.end(), 0);
-        std::sort(by_name.begin(), by_name.end(),
-                  [](uint32_t a, uint32_t b) { return fmt::format("activation_{}.pt", a) < fmt::format("activation_{}.pt", b); });
+        std::sort(by_name.begin(), by_name.end(), [](uint32_t a, uint32_t b) {
+            return fmt::format("activation_{}.pt", a) < fmt::format("activation_{}.pt", b);
+        });
         return by_name;
     };
     CHECK(order(12) == std::vector<uint32_t>{0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9});
@@ -322,7 +346,8 @@ TEST_CASE("an index made from statistics in the order of their files' names is t
         for (uint32_t l = 0; l < layers; l++) {
             const std::vector<float> x = random_floats(count, 100 + l);
             std::vector<double>& frequency = statistics.emplace_back();
-            for (const float v : x) frequency.push_back(std::max(0.0f, std::round(40 * v)));    // half of them never fire; many ties
+            for (const float v : x)
+                frequency.push_back(std::max(0.0f, std::round(40 * v)));    // half of them never fire; many ties
         }
         GpuIndex right, wrong, none;
         for (uint32_t l = 0; l < layers; l++) {

@@ -1,6 +1,6 @@
 #include "engine/plan/profile.h"
-#include "engine/model/gguf_writer.h"
-#include "engine/run/profiler.h"
+#include "engine/file/gguf_writer.h"
+#include "engine/tune/profiler.h"
 #include "tests/support.h"
 
 #include <numeric>
@@ -17,8 +17,9 @@ TEST_SUITE("plan")
 
     std::filesystem::path small_model(const TemporaryFolder& folder, uint64_t seed = 1)
     {
-        return write_random_model(folder / fmt::format("model{}.gguf", seed),
-                                  {.layers = layers, .dim = dim, .heads = 2, .kv_heads = 2, .neurons = neurons, .vocab = 300, .seed = seed});
+        return write_random_model(
+            folder / fmt::format("model{}.gguf", seed),
+            {.layers = layers, .dim = dim, .heads = 2, .kv_heads = 2, .neurons = neurons, .vocab = 300, .seed = seed});
     }
 
     /// Runs random tokens on the CPU, in windows.
@@ -86,7 +87,8 @@ TEST_SUITE("plan")
         TemporaryFolder folder;
         const auto model = small_model(folder);
         Profile p = profile_of(model, 5, 1);
-        p.calibration = Calibration{.sparsity = 0.5, .cuts = {0.25f, 0.5f}, .dense_nll = 3, .sparse_nll = 3.5, .tokens = 100};
+        p.calibration =
+            Calibration{.sparsity = 0.5, .cuts = {0.25f, 0.5f}, .dense_nll = 3, .sparse_nll = 3.5, .tokens = 100};
         write_profile(folder / "p", p);
         check_same(read(folder / "p", model), p);
         CHECK(read(folder / "p", model).calibration->cuts == p.calibration->cuts);
@@ -99,7 +101,8 @@ TEST_SUITE("plan")
         REQUIRE(after.tensors().size() == before.tensors().size());
         for (const GgufTensor& t : before.tensors()) CHECK(std::memcmp(after.find(t.name)->data, t.data, t.bytes) == 0);
         CHECK(after.keys().size() > before.keys().size());
-        CHECK_NOTHROW(Engine({.model = folder / "again.gguf", .device = "cpu", .sparsity = Sparsity::predict, .threads = 1}));
+        CHECK_NOTHROW(
+            Engine({.model = folder / "again.gguf", .device = "cpu", .sparsity = Sparsity::predict, .threads = 1}));
     }
 
     TEST_CASE("a profile of another model, a cut one and what is none are refused")
@@ -128,7 +131,8 @@ TEST_SUITE("plan")
         for (LayerProfile& layer : p.layers) {
             layer.samples.resize(p.sampled * ((neurons + 31) / 32));
             layer.predicted = layer.predicted_fired = p.positions;
-            for (std::vector<uint64_t>* counts : {&layer.fired, &layer.agreeing, &layer.agreeing_fired, &layer.activation})
+            for (std::vector<uint64_t>* counts :
+                 {&layer.fired, &layer.agreeing, &layer.agreeing_fired, &layer.activation})
                 std::ranges::fill(*counts, p.positions);
         }
         write_profile(path, p);
@@ -213,7 +217,8 @@ TEST_SUITE("plan")
 
     TEST_CASE("the placement order puts hot neurons first, and in a group such that fire together")
     {
-        // Of 512 neurons, all of one band half as hot as the band before; in each band those with the same n % 2 fire together.
+        // Of 512 neurons, all of one band half as hot as the band before; in each band those with the same n % 2 fire
+        // together.
         constexpr uint32_t n = 512, samples = 256;
         LayerProfile l;
         l.fired.resize(n);
@@ -265,7 +270,8 @@ TEST_SUITE("plan")
         }
         for (const double sparsity : {0.2, 0.5, 0.8}) {
             const float cut = activation_cut(l, sparsity);
-            const double below = double(std::count_if(values.begin(), values.end(), [&](float v) { return v < cut; })) / 10000;
+            const double below =
+                double(std::count_if(values.begin(), values.end(), [&](float v) { return v < cut; })) / 10000;
             CHECK(below == doctest::Approx(sparsity).epsilon(0.06));
         }
     }

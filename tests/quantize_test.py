@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """hearth quantize: its files against what the Python package gguf makes of the same weights, bit by bit; what it keeps, refuses and leaves behind.
 
-    python3 tests/quantize_test.py build/check/hearth          (packages: tools/requirements.txt)
+    python3 tests/quantize_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools" / "models")]
 import make_model  # noqa: E402
 
 MODEL, TEXT = TESTS / "data" / "fairytale-7m.gguf", TESTS / "data" / "fairytales-valid.txt"

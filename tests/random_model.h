@@ -1,4 +1,5 @@
-// A model of any family and size with random weights, for tests that need a shape and not a story. The same options give the same bytes.
+// A model of any family and size with random weights, for tests that need a shape and not a story. The same options
+// give the same bytes.
 #pragma once
 
 #include "engine/model/weights.h"
@@ -38,7 +39,8 @@ struct RandomModel {
     uint64_t seed = 1;
 };
 
-/// Numbers with mean 0 and variance 1: the sum of four uniform ones, which is as good as a normal one here and costs one step of splitmix64.
+/// Numbers with mean 0 and variance 1: the sum of four uniform ones, which is as good as a normal one here and costs
+/// one step of splitmix64.
 class RandomNormal {
   public:
     explicit RandomNormal(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u) {}
@@ -57,7 +59,8 @@ class RandomNormal {
     uint64_t state_;
 };
 
-/// The keys of a tokenizer whose vocabulary is: <unk> <s> </s>, the 256 bytes, then ▁, letters and short strings of letters, most frequent first.
+/// The keys of a tokenizer whose vocabulary is: <unk> <s> </s>, the 256 bytes, then ▁, letters and short strings of
+/// letters, most frequent first.
 inline void write_tiny_tokenizer(GgufWriter& file, uint32_t vocab)
 {
     const std::string space = "\u2581";
@@ -100,7 +103,8 @@ inline void write_tiny_tokenizer(GgufWriter& file, uint32_t vocab)
     file.key("tokenizer.ggml.add_bos_token", true);
 }
 
-/// The model as a GGUF in memory. Matrices have a standard deviation of 1 / sqrt(what they sum over), so that activations keep their size.
+/// The model as a GGUF in memory. Matrices have a standard deviation of 1 / sqrt(what they sum over), so that
+/// activations keep their size.
 inline GgufWriter random_model(const RandomModel& m)
 {
     GgufWriter file;
@@ -120,7 +124,8 @@ inline GgufWriter random_model(const RandomModel& m)
     file.key(prefix + "context_length", m.context);
     file.key(prefix + "attention.head_count", m.heads);
     file.key(prefix + "attention.head_count_kv", m.kv_heads);
-    file.key(prefix + (family.layer_norms ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"), 1e-5f);
+    file.key(prefix + (family.layer_norms ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
+             1e-5f);
     if (m.head_dim) {
         file.key(prefix + "attention.key_length", head_dim);
         file.key(prefix + "attention.value_length", head_dim);
@@ -152,7 +157,8 @@ inline GgufWriter random_model(const RandomModel& m)
         file.tensor(name, uint32_t(m.type), {cols, rows}, rows_of(m.type, rows, cols, 1 / std::sqrt(float(summed))));
     };
     const auto experts = [&](const std::string& name, uint32_t rows, uint32_t cols, uint32_t summed) {
-        file.tensor(name, uint32_t(m.type), {cols, rows, m.experts}, rows_of(m.type, m.experts * rows, cols, 1 / std::sqrt(float(summed))));
+        file.tensor(name, uint32_t(m.type), {cols, rows, m.experts},
+                    rows_of(m.type, m.experts * rows, cols, 1 / std::sqrt(float(summed))));
     };
     const auto vector = [&](const std::string& name, uint32_t n, float mean, float deviation) {
         std::vector<float> weight(n);
@@ -172,7 +178,8 @@ inline GgufWriter random_model(const RandomModel& m)
         norm(layer + "attn_norm");
         if (m.two_norms) norm(layer + "attn_norm_2");
         if (family.post_norms)
-            for (const char* name : {"post_attention_norm.weight", "post_ffw_norm.weight"}) vector(layer + name, m.dim, 1, 0.3f);
+            for (const char* name : {"post_attention_norm.weight", "post_ffw_norm.weight"})
+                vector(layer + name, m.dim, 1, 0.3f);
         if (family.fused) {
             matrix(layer + "attn_qkv.weight", q_rows + 2 * kv_rows, m.dim, m.dim);
         } else {
@@ -181,10 +188,12 @@ inline GgufWriter random_model(const RandomModel& m)
             matrix(layer + "attn_v.weight", kv_rows, m.dim, m.dim);
         }
         if (family.qkv_bias)
-            for (const auto& [name, rows] : {std::pair("attn_q.bias", q_rows), {"attn_k.bias", kv_rows}, {"attn_v.bias", kv_rows}})
+            for (const auto& [name, rows] :
+                 {std::pair("attn_q.bias", q_rows), {"attn_k.bias", kv_rows}, {"attn_v.bias", kv_rows}})
                 vector(layer + name, rows, 0, 1);
         if (family.head_norms)
-            for (const char* name : {"attn_q_norm.weight", "attn_k_norm.weight"}) vector(layer + name, head_dim, 1, 0.3f);
+            for (const char* name : {"attn_q_norm.weight", "attn_k_norm.weight"})
+                vector(layer + name, head_dim, 1, 0.3f);
         matrix(layer + "attn_output.weight", m.dim, q_rows, q_rows);
         if (!family.parallel) norm(layer + "ffn_norm");
         if (m.experts) {
@@ -199,7 +208,8 @@ inline GgufWriter random_model(const RandomModel& m)
         if (!family.fused && family.gated) matrix(layer + "ffn_gate.weight", m.neurons, m.dim, m.dim);
         matrix(layer + "ffn_up.weight", (family.fused && family.gated ? 2 : 1) * m.neurons, m.dim, m.dim);
         if (family.all_biases)
-            for (const auto& [name, rows] : {std::pair("attn_output.bias", m.dim), {"ffn_up.bias", m.neurons}, {"ffn_down.bias", m.dim}})
+            for (const auto& [name, rows] :
+                 {std::pair("attn_output.bias", m.dim), {"ffn_up.bias", m.neurons}, {"ffn_down.bias", m.dim}})
                 vector(layer + name, rows, 0, 0.5f);
         if (m.down_transposed) matrix(layer + "ffn_down_t.weight", m.neurons, m.dim, m.neurons);
         else matrix(layer + "ffn_down.weight", m.dim, m.neurons, m.neurons);
@@ -215,7 +225,8 @@ inline GgufWriter random_model(const RandomModel& m)
         file.key(prefix + "rope.scaling.original_context_length", m.context / 2);
         file.key(prefix + "rope.scaling.attn_factor", 1.25f);
         file.tensor("rope_factors_short.weight", WeightType::f32, 0, factors.size(), factors);
-        file.tensor("rope_factors_long.weight", WeightType::f32, 0, factors.size(), std::vector<float>(factors.size(), 8));
+        file.tensor("rope_factors_long.weight", WeightType::f32, 0, factors.size(),
+                    std::vector<float>(factors.size(), 8));
     }
     norm("output_norm");
     if (!m.tied_head) matrix("output.weight", m.vocab, m.dim, m.dim);

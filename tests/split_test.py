@@ -24,7 +24,7 @@ import numpy as np
 import program_test as program
 from program_test import ALL, ARGUMENTS, CPU, DEVICE, LAYERS, MODEL, NEURONS, PROGRAM, TEXT, Case, expected, hearth, setUpModule, share    # noqa: F401
 
-MAKE_MODEL = Path(__file__).resolve().parent.parent / "tools" / "make_model.py"
+MAKE_MODEL = Path(__file__).resolve().parent.parent / "tools" / "models" / "make_model.py"
 
 
 def perplexity_of(result):

@@ -45,23 +45,31 @@ struct Tree {
     TemporaryFolder folder;
     fs::path root = folder / "";
 
-    void meminfo(uint64_t kib) { put(root / "proc/meminfo", fmt::format("MemTotal: 999999999 kB\nMemAvailable: {} kB\n", kib)); }
+    void meminfo(uint64_t kib)
+    {
+        put(root / "proc/meminfo", fmt::format("MemTotal: 999999999 kB\nMemAvailable: {} kB\n", kib));
+    }
     void cores(int count, int threads_each)
     {
         for (int cpu = 0; cpu < count * threads_each; ++cpu)
-            put(root / fmt::format("sys/devices/system/cpu/cpu{}/topology/thread_siblings_list", cpu), fmt::format("{},{}\n", cpu % count, cpu % count + count));
+            put(root / fmt::format("sys/devices/system/cpu/cpu{}/topology/thread_siblings_list", cpu),
+                fmt::format("{},{}\n", cpu % count, cpu % count + count));
     }
     void v2(const std::string& group, const std::string& shown = "/")
     {
-        put(root / "proc/self/mountinfo", fmt::format("22 1 0:21 / /proc rw - proc proc rw\n30 23 0:26 {} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n", shown));
+        put(root / "proc/self/mountinfo", fmt::format("22 1 0:21 / /proc rw - proc proc rw\n30 23 0:26 {} "
+                                                      "/sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n",
+                                                      shown));
         put(root / "proc/self/cgroup", "0::" + group + "\n");
     }
     void v1(const std::string& group, const std::string& shown)
     {
-        put(root / "proc/self/mountinfo", fmt::format("31 30 0:27 {} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
-                                                      "32 30 0:28 {} /sys/fs/cgroup/a\\040b rw - cgroup cgroup rw,memory\n",
-                                                      shown, shown));
-        put(root / "proc/self/cgroup", fmt::format("12:memory:{}\n4:cpu,cpuacct:{}\n3:cpuset:/elsewhere\n1:name=systemd:/\n", group, group));
+        put(root / "proc/self/mountinfo",
+            fmt::format("31 30 0:27 {} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+                        "32 30 0:28 {} /sys/fs/cgroup/a\\040b rw - cgroup cgroup rw,memory\n",
+                        shown, shown));
+        put(root / "proc/self/cgroup",
+            fmt::format("12:memory:{}\n4:cpu,cpuacct:{}\n3:cpuset:/elsewhere\n1:name=systemd:/\n", group, group));
     }
     void file(const std::string& path, const std::string& text) { put(root / "sys/fs/cgroup" / path, text); }
 };
@@ -76,9 +84,11 @@ TEST_SUITE("system")
         CHECK(printable("h\u00e9llo \u4e16\u754c \U0001f600") == "h\u00e9llo \u4e16\u754c \U0001f600");
         CHECK(printable("a\xc2\x9b"
                         "b\xc2\x9d"
-                        "c") == "a?b?c");                                                                    // CSI and OSC of C1
-        CHECK(printable("a\u202eb\u2066c\u200fd\u061ce\u2028f\ufeffg\U000e0041h") == "a?b?c?d?e?f?g?h");    // turns around, hides
-        CHECK(printable("\xff\xc1\x9b\xe0\x9b\x80\xed\xa0\x80\xf5\x80\x80\x80\xc2") == "??????????????");     // no UTF-8: overlong, surrogates, cut short
+                        "c") == "a?b?c");    // CSI and OSC of C1
+        CHECK(printable("a\u202eb\u2066c\u200fd\u061ce\u2028f\ufeffg\U000e0041h") ==
+              "a?b?c?d?e?f?g?h");    // turns around, hides
+        CHECK(printable("\xff\xc1\x9b\xe0\x9b\x80\xed\xa0\x80\xf5\x80\x80\x80\xc2") ==
+              "??????????????");    // no UTF-8: overlong, surrogates, cut short
         CHECK(printable(std::string("\0x", 2)) == "?x");
         CHECK(printable_lines("a\tb\nc\x1b\u009b\r\n") == "a\tb\nc???\n");
         CHECK(visible("a\n\x1b]0;t\x07\u009b\xffz\r\t") == "a\\n\\x1b]0;t\\x07\\u009b\\xffz\\r\\t");
@@ -244,7 +254,8 @@ TEST_SUITE("system")
             });
         for (int i = 0; i < 50; ++i) {
             const std::string seen = read_file(path);
-            CHECK((seen.starts_with("one ") || (seen.size() == 100000 && seen.find_first_not_of(seen[0]) == seen.npos)));
+            CHECK(
+                (seen.starts_with("one ") || (seen.size() == 100000 && seen.find_first_not_of(seen[0]) == seen.npos)));
         }
         for (std::thread& writer : writers) writer.join();
         CHECK(names(folder / "") == std::set<std::string>{"file"});
@@ -253,8 +264,9 @@ TEST_SUITE("system")
     TEST_CASE("what a killed writer left is removed by the next one of that file, and nothing else")
     {
         TemporaryFolder folder;
-        const std::set<std::string> others = {"file.0123456789abcdef.par", "file.0123456789abcdeg.part", "file.part", "other.0123456789abcdef.part",
-                                              "file.x.0123456789abcdef.part", "file.0123456789abcdef.part.part"};
+        const std::set<std::string> others = {
+            "file.0123456789abcdef.par",   "file.0123456789abcdeg.part",   "file.part",
+            "other.0123456789abcdef.part", "file.x.0123456789abcdef.part", "file.0123456789abcdef.part.part"};
         for (const std::string& name : others) put(folder / name, "stays");
         put(folder / "target", "stays");
         fs::create_symlink(folder / "target", folder / "file.aaaaaaaaaaaaaaaa.part");
@@ -292,10 +304,12 @@ TEST_SUITE("system")
         write_whole(folder / longest, text);
         write_whole(folder / longest, text);
         CHECK(read_file(folder / longest) == "after");
-        CHECK_THROWS_WITH_AS(write_whole(folder / std::string(256, 'x'), text), doctest::Contains("shorter name"), Error);
+        CHECK_THROWS_WITH_AS(write_whole(folder / std::string(256, 'x'), text), doctest::Contains("shorter name"),
+                             Error);
 
         REQUIRE(mkfifo((folder / "pipe").c_str(), 0600) == 0);
-        for (const char* name : {"pipe", "a", "a/"}) CHECK_THROWS_WITH_AS(write_whole(folder / name, text), doctest::Contains("name a file"), Error);
+        for (const char* name : {"pipe", "a", "a/"})
+            CHECK_THROWS_WITH_AS(write_whole(folder / name, text), doctest::Contains("name a file"), Error);
         CHECK_THROWS_WITH_AS(write_whole(folder / "none/file", text), doctest::Contains("folder"), Error);
         WholeFile device("/dev/null", {.devices = true});
         device.write("gone");
@@ -341,7 +355,8 @@ TEST_SUITE("system")
     TEST_CASE("places in the environment that are relative are none")
     {
         const auto with = [](const char* xdg, const char* home) {
-            const std::string before_xdg = std::getenv("XDG_CACHE_HOME") ? std::getenv("XDG_CACHE_HOME") : "", before_home = std::getenv("HOME") ? std::getenv("HOME") : "";
+            const std::string before_xdg = std::getenv("XDG_CACHE_HOME") ? std::getenv("XDG_CACHE_HOME") : "",
+                              before_home = std::getenv("HOME") ? std::getenv("HOME") : "";
             setenv("XDG_CACHE_HOME", xdg, 1);
             setenv("HOME", home, 1);
             const fs::path found = cache_folder();

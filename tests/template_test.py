@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`hearth template` against jinja2, set up as transformers sets it up: whole templates over whole conversations, and thousands of small expressions.
 
-    python3 tests/template_test.py build/check/hearth          (packages: tools/requirements.txt)
+    python3 tests/template_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
 
 import datetime
@@ -23,7 +23,7 @@ import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS.parent / "tools"))
+sys.path.insert(0, str(TESTS.parent / "tools" / "models"))
 import convert  # noqa: E402
 from convert_test import tiny_config  # noqa: E402
 

@@ -1,7 +1,7 @@
 // Tokenizers made of a list of tokens, small enough to see through.
 #pragma once
 
-#include "engine/model/tokenizer.h"
+#include "engine/text/tokenizer.h"
 #include "tests/gguf_writer.h"
 
 namespace hearth {
@@ -58,7 +58,8 @@ struct Owned {
     std::string cut(std::string_view text, bool special = false) const
     {
         std::string s;
-        for (Token id : tokenizer.encode(text, special)) s += fmt::format("{}{}", s.empty() ? "" : "|", tokenizer.piece(id));
+        for (Token id : tokenizer.encode(text, special))
+            s += fmt::format("{}{}", s.empty() ? "" : "|", tokenizer.piece(id));
         return s;
     }
     std::string back(std::string_view text) const { return tokenizer.decode(tokenizer.encode(text)); }

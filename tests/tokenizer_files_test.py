@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""tools/tokenizer_files.py: what becomes of a folder's files about its tokenizer, where they agree and where they do
+"""tools/models/tokenizer_files.py: what becomes of a folder's files about its tokenizer, where they agree and where they do
 not.
 
-    python3 tests/tokenizer_files_test.py          (packages: tools/requirements.txt)
+    python3 tests/tokenizer_files_test.py          (packages: tools/models/requirements.txt)
 """
 
 import json
@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import tokenizers
 
 TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS.parent / "tools"))
+sys.path.insert(0, str(TESTS.parent / "tools" / "models"))
 import pretokenizers  # noqa: E402
 from convert_test import Scratch, stderr_of  # noqa: E402
 from sentences import Refusal  # noqa: E402
@@ -582,8 +582,8 @@ class Templates(Case):
 
 
 def rules_of_the_program():
-    """From engine/model/pretokenizer.cpp: names of a kind -> its regular expressions."""
-    source = re.sub(r"//.*", "", (TESTS.parent / "engine/model/pretokenizer.cpp").read_text(encoding="utf-8"))
+    """From engine/text/pretokenizer.cpp: names of a kind -> its regular expressions."""
+    source = re.sub(r"//.*", "", (TESTS.parent / "engine/text/pretokenizer.cpp").read_text(encoding="utf-8"))
     literal = r'(?:R"\((?:(?!\)").)*\)"|"(?:[^"\\]|\\.)*")'
 
     def joined(text):

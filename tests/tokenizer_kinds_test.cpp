@@ -1,7 +1,8 @@
-// Byte-level BPE and the unigram model on vocabularies small enough to see through. tests/tokenizers_test.py compares whole ones with their origins.
-#include "engine/model/normal_form.h"
-#include "engine/model/pretokenizer.h"
-#include "engine/model/segmenter.h"
+// Byte-level BPE and the unigram model on vocabularies small enough to see through. tests/tokenizers_test.py compares
+// whole ones with their origins.
+#include "engine/text/normal_form.h"
+#include "engine/text/pretokenizer.h"
+#include "engine/text/segmenter.h"
 #include "tests/random_model.h"
 #include "tests/tiny_tokenizer.h"
 
@@ -98,7 +99,8 @@ TEST_CASE("words are cut as each model's regular expressions say")
     CHECK(parts("deepseek-coder", "a 12\r\n(b)") == Texts{"a", " ", "1", "2", "\r", "\n", "(", "b", ")"});
     CHECK(parts("deepseek-llm", "a 12\r\n(b)  \u4f60\u597d  ") ==
           Texts{"a", " ", "1", "2", "\r", "\n", "(", "b", ")", "  ", "\u4f60\u597d", "  "});
-    CHECK(parts("deepseek-v3", "f(x) 1234 _id.\n\n\u4f60\u3042") == Texts{"f", "(x", ")", " ", "123", "4", " _", "id", ".\n\n", "\u4f60\u3042"});
+    CHECK(parts("deepseek-v3", "f(x) 1234 _id.\n\n\u4f60\u3042") ==
+          Texts{"f", "(x", ")", " ", "123", "4", " _", "id", ".\n\n", "\u4f60\u3042"});
     CHECK(parts("gpt-4o", "JavaScript isn't DON'T 1234 //\n/") ==
           Texts{"Java", "Script", " isn't", " DON'T", " ", "123", "4", " //\n/"});
     CHECK(parts("tekken", "JavaScript isn't 12") == Texts{"Java", "Script", " isn", "'t", " ", "1", "2"});
@@ -108,8 +110,10 @@ TEST_CASE("words are cut as each model's regular expressions say")
     CHECK(parts("seed-coder", "a.\n\n1") == Texts{"a", ".", "\n\n", "1"});
     CHECK(parts("bailingmoe", "I'M.\n\n 12") == Texts{"I", "'M", ".\n\n", " ", "1", "2"});
     CHECK(parts("viking", "a(b) c, 12") == Texts{"a", "(", "b", ")", " c", ",", " ", "1", "2"});
-    CHECK(parts("gpt-2", "a\u180e \u0085b") == Texts{"a", "\u180e", " ", "\u0085", "b"});    // U+180E is no space, U+0085 is one
-    CHECK(parts("llama-bpe", "a\xff\xfe b\xc3") == Texts{"a", "\xff\xfe", " b", "\xc3"});    // no UTF-8: parts of their own
+    CHECK(parts("gpt-2", "a\u180e \u0085b") ==
+          Texts{"a", "\u180e", " ", "\u0085", "b"});    // U+180E is no space, U+0085 is one
+    CHECK(parts("llama-bpe", "a\xff\xfe b\xc3") ==
+          Texts{"a", "\xff\xfe", " b", "\xc3"});    // no UTF-8: parts of their own
 }
 
 TEST_CASE("a whole word in the vocabulary wins where the model ignores merges for it")
@@ -127,9 +131,11 @@ TEST_CASE("a whole word in the vocabulary wins where the model ignores merges fo
     CHECK_FALSE(Owned(v.cut_as("qwen2").file()).tokenizer.add_bos());
 }
 
-TEST_CASE("letters and the marks on them become one character where the model normalises text, and bytes that are not UTF-8 stay")
+TEST_CASE("letters and the marks on them become one character where the model normalises text, and bytes that are not "
+          "UTF-8 stay")
 {
-    const std::string_view text = "\377e\u0301\314a\u0301\u0323 \u1112\u1161\u11ab\u212b", composed = "\377\u00e9\314\u1ea1\u0301 \ud55c\u00c5";
+    const std::string_view text = "\377e\u0301\314a\u0301\u0323 \u1112\u1161\u11ab\u212b",
+                           composed = "\377\u00e9\314\u1ea1\u0301 \ud55c\u00c5";
     GgufWriter w = ByteLevel().cut_as("qwen2").file();
     CHECK(Owned(w).cut(text) == Owned(w).cut(composed));
     CHECK(Owned(w).cut(text).size() > composed.size());
@@ -143,7 +149,11 @@ TEST_CASE("letters and the marks on them become one character where the model no
 
 TEST_CASE("added tokens cut a byte-level text and are spelled as they are")
 {
-    const Owned t(ByteLevel({"a b", "\u0120 a"}).add("<|x|>", user_defined).add("<|x", user_defined).add("\u00e9 b", user_defined).file());
+    const Owned t(ByteLevel({"a b", "\u0120 a"})
+                      .add("<|x|>", user_defined)
+                      .add("<|x", user_defined)
+                      .add("\u00e9 b", user_defined)
+                      .file());
     CHECK(t.cut("ab<|x|>ab<|xab") == "ab|<|x|>|ab|<|x|ab");
     CHECK(t.cut("a\u00e9 b a") == "a|\u00e9 b|\u0120a");
     CHECK(t.back("a\u00e9 b a") == "a\u00e9 b a");
@@ -186,7 +196,8 @@ TEST_CASE("the time for a text grows with its length, whatever it consists of")
 {
     const auto filled = [](auto& v, Kind single) {
         v.add("<|x|>", user_defined).add("<|y|>", control);
-        for (int i = 0; i < 3000; i++) v.add(fmt::format("<unused{}>", i), 0, i % 2 ? user_defined : single);    // as Gemma has them
+        for (int i = 0; i < 3000; i++)
+            v.add(fmt::format("<unused{}>", i), 0, i % 2 ? user_defined : single);    // as Gemma has them
     };
     std::vector<std::pair<std::string, GgufWriter>> files;
     std::vector<const PretokenizerKind*> kinds;
@@ -199,7 +210,8 @@ TEST_CASE("the time for a text grows with its length, whatever it consists of")
         files.back().second.key("hearth.tokenizer.nfc", true);
     }
     UnigramVocabulary v(true);
-    for (const char* text : {"\u2581", "a", "b", "ab", "abab", "aa", "\u2581a", "\u2581\u2581", "1", "11", "\u00e9"}) v.add(text, -1);
+    for (const char* text : {"\u2581", "a", "b", "ab", "abab", "aa", "\u2581a", "\u2581\u2581", "1", "11", "\u00e9"})
+        v.add(text, -1);
     v.add("aab", -1, unused).add("aabb", -2, unused);
     filled(v, control);
     for (const char* model : {"llama", "t5"}) {
@@ -218,8 +230,8 @@ TEST_CASE("the time for a text grows with its length, whatever it consists of")
     };
     for (const auto& [name, file] : files) {
         const Owned t(file);
-        for (const char* unit : {"ab", " ", "  \u4e2d", "1", "=-", "\r\n", " \n", "'s", "\u00e9", "\u0301\u0323", "aB", "\u3042A", "<", "<|x|>",
-                                 "<|y|>", "<unused7>", "\xff", "\u1112\u1161\u11ab", ".\n/"}) {
+        for (const char* unit : {"ab", " ", "  \u4e2d", "1", "=-", "\r\n", " \n", "'s", "\u00e9", "\u0301\u0323", "aB",
+                                 "\u3042A", "<", "<|x|>", "<|y|>", "<unused7>", "\xff", "\u1112\u1161\u11ab", ".\n/"}) {
             INFO(name, ": ", unit);
             const double once = seconds(t, unit, 1 << 15);
             CHECK(seconds(t, unit, 1 << 17) < 10 * once + 0.05);    // in the square of the length it is 16 times
@@ -239,7 +251,8 @@ TEST_CASE("a byte without a token is the unknown token, or left out where there 
     CHECK(Owned(w).tokenizer.eos() == 1);    // as its beginning: it names no other
     w.key("tokenizer.ggml.unknown_token_id", 0);
     CHECK(Owned(w).cut("axyb") == "a|<unk>|b");
-    // What is left out is no border, as in the tokenizers library; a byte that merges on (of a pruned vocabulary) is one.
+    // What is left out is no border, as in the tokenizers library; a byte that merges on (of a pruned vocabulary) is
+    // one.
     GgufWriter merging;
     merging.key("tokenizer.ggml.model", "gpt2");
     merging.key("tokenizer.ggml.pre", "gpt-2");
@@ -251,7 +264,8 @@ TEST_CASE("a byte without a token is the unknown token, or left out where there 
     CHECK(Owned(merging).cut("azb") == "a|b");
     CHECK(Owned(merging).cut("zab") == "zab");
 
-    // No other token stands for them: not a control token that a key calls the unknown one, and not whatever is the first.
+    // No other token stands for them: not a control token that a key calls the unknown one, and not whatever is the
+    // first.
     std::vector<Token> ids;
     for (const Kind kind : {control, normal, user_defined}) {
         w.remove("tokenizer.ggml.token_type");
@@ -279,7 +293,8 @@ TEST_CASE("a byte without a token is the unknown token, or left out where there 
 TEST_CASE("a byte-level tokenizer that this program does not know, or that contradicts itself, is refused")
 {
     CHECK(refusal(ByteLevel().cut_as("llama-v9").file())
-              .find("rules 'llama-v9' (tokenizer.ggml.pre), which this version does not know: --override tokenizer.ggml.pre=str:NAME names "
+              .find("rules 'llama-v9' (tokenizer.ggml.pre), which this version does not know: --override "
+                    "tokenizer.ggml.pre=str:NAME names "
                     "others, of gpt-2, mpt, llama-bpe") != std::string::npos);
     const auto with_merge = [](std::string merge) {
         ByteLevel v;
@@ -332,7 +347,8 @@ TEST_CASE("merges lead through texts that no text may become, and are taken apar
     CHECK(h.cut("abcd") == "ab|cd");
 }
 
-TEST_CASE("a byte-level vocabulary without a file's word for its rules shows by which it was made, or a note says what was taken")
+TEST_CASE("a byte-level vocabulary without a file's word for its rules shows by which it was made, or a note says what "
+          "was taken")
 {
     const auto vocabulary = [](const std::vector<std::string>& texts) {
         ByteLevel v;
@@ -397,7 +413,8 @@ TEST_CASE("tokens whose file does not give their types are what they read like")
 
 TEST_CASE("the pieces with the highest sum of scores are chosen")
 {
-    const Owned t(UnigramVocabulary().add("a", -2).add("b", -2).add("c", -2).add("ab", -3).add("bc", -2.5).add("abc", -5).file());
+    const Owned t(
+        UnigramVocabulary().add("a", -2).add("b", -2).add("c", -2).add("ab", -3).add("bc", -2.5).add("abc", -5).file());
     CHECK(t.cut("abc") == "a|bc");
     CHECK(t.cut("ab") == "ab");
     CHECK(t.cut("abcab") == "a|bc|ab");
@@ -414,9 +431,11 @@ TEST_CASE("what a unigram vocabulary lacks becomes its bytes, or one unknown tok
     CHECK(Owned(UnigramVocabulary().add("a", -1).add("b", -1, unused).file()).cut("ab") == "a|<unk>");
 }
 
-TEST_CASE("user-defined tokens of a unigram vocabulary win over pieces, whatever their score, and long ones over short ones")
+TEST_CASE(
+    "user-defined tokens of a unigram vocabulary win over pieces, whatever their score, and long ones over short ones")
 {
-    const Owned t(UnigramVocabulary().add("a", -1).add("b", -0.01f).add("ab", -0.9f).add("ba", -9, user_defined).file());
+    const Owned t(
+        UnigramVocabulary().add("a", -1).add("b", -0.01f).add("ab", -0.9f).add("ba", -9, user_defined).file());
     CHECK(t.cut("ba") == "ba");
     CHECK(t.cut("aba") == "a|ba");    // -0.9 against -1.9
     UnigramVocabulary spaces;
@@ -425,10 +444,13 @@ TEST_CASE("user-defined tokens of a unigram vocabulary win over pieces, whatever
     const Owned runs(spaces.file());
     const auto lengths = [&](size_t n) {
         std::vector<size_t> tokens;
-        for (const Token id : runs.tokenizer.encode(std::string(n, ' '))) tokens.push_back(runs.tokenizer.piece(id).size() / space_mark.size());
+        for (const Token id : runs.tokenizer.encode(std::string(n, ' ')))
+            tokens.push_back(runs.tokenizer.piece(id).size() / space_mark.size());
         return tokens;
     };
-    CHECK(lengths(6) == std::vector<size_t>{2, 4});    // as sentencepiece 0.2.3 has it: 3 + 3 and 4 + 2 have the same sum, 1 + 5 has less
+    CHECK(lengths(6) ==
+          std::vector<size_t>{
+              2, 4});    // as sentencepiece 0.2.3 has it: 3 + 3 and 4 + 2 have the same sum, 1 + 5 has less
     CHECK(lengths(7) == std::vector<size_t>{3, 4});    // and here rounding puts 3 + 4 above 2 + 5
 }
 
@@ -451,8 +473,12 @@ TEST_CASE("a map of characters that is damaged is refused or does no harm")
         return w;
     };
     CHECK(refusal(with({})) == "");
-    for (const std::vector<uint8_t>& map :
-         {std::vector<uint8_t>{1}, {4, 0, 0, 0}, {0, 0, 0, 0, 0}, {3, 0, 0, 0, 0, 0, 0}, {8, 0, 0, 0, 0, 0, 0, 0}, {255, 255, 255, 255, 0}})
+    for (const std::vector<uint8_t>& map : {std::vector<uint8_t>{1},
+                                            {4, 0, 0, 0},
+                                            {0, 0, 0, 0, 0},
+                                            {3, 0, 0, 0, 0, 0, 0},
+                                            {8, 0, 0, 0, 0, 0, 0, 0},
+                                            {255, 255, 255, 255, 0}})
         CHECK(refusal(with(map)).find("is not a map of characters") != std::string::npos);
     RandomNormal normal(13);
     std::string text;

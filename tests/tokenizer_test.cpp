@@ -11,8 +11,8 @@ TEST_SUITE_BEGIN("model");
 
 namespace {
 
-/// A tokenizer made of a list of tokens. Token 0 is <unk>, 1 is <s>, 2 is </s>, then come the 256 bytes (from 3 on) unless left out, then the list
-/// (from 259 on).
+/// A tokenizer made of a list of tokens. Token 0 is <unk>, 1 is <s>, 2 is </s>, then come the 256 bytes (from 3 on)
+/// unless left out, then the list (from 259 on).
 struct TinyVocabulary : TokenList<TinyVocabulary> {
     explicit TinyVocabulary(bool with_bytes = true)
     {
@@ -36,7 +36,8 @@ TEST_CASE("texts become the ids that SentencePiece gives, and come back")
     CHECK(tokenizer.size() == 4096);
     CHECK(tokenizer.bos() == 1);
     CHECK(tokenizer.add_bos());
-    const auto cases = nlohmann::json::parse(std::ifstream(std::filesystem::path(HEARTH_SOURCE) / "tests/data/expected/tokens.json"));
+    const auto cases =
+        nlohmann::json::parse(std::ifstream(std::filesystem::path(HEARTH_SOURCE) / "tests/data/expected/tokens.json"));
     REQUIRE(cases.size() >= 20);
     for (const auto& entry : cases) {
         const std::string text = entry["text"];
@@ -103,7 +104,8 @@ TEST_CASE("a text is given one leading space where the model was trained so, and
     CHECK(t.cut("a") == "\u2581a");
     CHECK(t.cut(" a") == "\u2581|\u2581a");
     CHECK(t.cut("") == "");
-    for (const char* text : {"a", " a", "  a ", "", " ", "   "}) CHECK(t.tokenizer.decode(t.tokenizer.encode(text)) == text);
+    for (const char* text : {"a", " a", "  a ", "", " ", "   "})
+        CHECK(t.tokenizer.decode(t.tokenizer.encode(text)) == text);
 
     const std::vector<Token> ids = t.tokenizer.encode("a");
     Decoder continued(t.tokenizer, true);
@@ -114,11 +116,15 @@ TEST_CASE("a text is given one leading space where the model was trained so, and
     CHECK(fresh.push(ids[0]) == " a");
 }
 
-TEST_CASE("user-defined tokens are matched before anything merges, the longest first; control tokens only where asked for")
+TEST_CASE(
+    "user-defined tokens are matched before anything merges, the longest first; control tokens only where asked for")
 {
     TinyVocabulary v;
     for (const char* text : {"\u2581", "a", "b", "<", "s", ">", "\u2581a", "s>", "<s"}) v.add(text, -1);
-    v.add("<|x|>", 0, user_defined).add("<|x", 0, user_defined).add("b b", 0, user_defined).add("\u2581\u2581\u2581", 0, user_defined);
+    v.add("<|x|>", 0, user_defined)
+        .add("<|x", 0, user_defined)
+        .add("b b", 0, user_defined)
+        .add("\u2581\u2581\u2581", 0, user_defined);
     const Owned t(v);
     CHECK(t.cut("a<|x|>a") == "\u2581a|<|x|>|a");
     CHECK(t.cut("<|xa") == "\u2581|<|x|a");
@@ -212,18 +218,26 @@ TEST_CASE("a tokenizer of another kind, or one that contradicts itself, is refus
         w.key(key, value);
         return refusal(w);
     };
-    const auto with = [](std::string text, float score, int32_t kind) { return refusal(TinyVocabulary().add(text, score, Kind(kind)).file()); };
+    const auto with = [](std::string text, float score, int32_t kind) {
+        return refusal(TinyVocabulary().add(text, score, Kind(kind)).file());
+    };
     CHECK(refusal(GgufWriter()) == "model.gguf has no key tokenizer.ggml.model; convert the model again");
     CHECK(changed("tokenizer.ggml.model", "bert") ==
           "model.gguf has a tokenizer of the kind bert, which this version does not know; it knows llama, gpt2, t5");
-    CHECK(changed("tokenizer.ggml.tokens", "a").find("tokenizer.ggml.tokens is not an array of texts") != std::string::npos);
-    CHECK(changed("tokenizer.ggml.scores", std::vector<float>{1}).find("260 tokens, 1 scores and 260 types") != std::string::npos);
-    CHECK(changed("tokenizer.ggml.scores", std::vector<int>{1}).find("tokenizer.ggml.scores is not") != std::string::npos);
-    CHECK(changed("tokenizer.ggml.token_type", std::vector<int32_t>{}).find("260 scores and 0 types") != std::string::npos);
-    CHECK(changed("tokenizer.ggml.bos_token_id", 260).find("bos_token_id is 260, expected less than 260") != std::string::npos);
+    CHECK(changed("tokenizer.ggml.tokens", "a").find("tokenizer.ggml.tokens is not an array of texts") !=
+          std::string::npos);
+    CHECK(changed("tokenizer.ggml.scores", std::vector<float>{1}).find("260 tokens, 1 scores and 260 types") !=
+          std::string::npos);
+    CHECK(changed("tokenizer.ggml.scores", std::vector<int>{1}).find("tokenizer.ggml.scores is not") !=
+          std::string::npos);
+    CHECK(changed("tokenizer.ggml.token_type", std::vector<int32_t>{}).find("260 scores and 0 types") !=
+          std::string::npos);
+    CHECK(changed("tokenizer.ggml.bos_token_id", 260).find("bos_token_id is 260, expected less than 260") !=
+          std::string::npos);
     CHECK(changed("tokenizer.ggml.eos_token_id", UINT32_MAX).find("eos_token_id") != std::string::npos);
     CHECK(changed("tokenizer.ggml.unknown_token_id", int32_t(-1)).find("unknown_token_id is -1") != std::string::npos);
-    CHECK(changed("tokenizer.ggml.add_space_prefix", 1).find("add_space_prefix is not true or false") != std::string::npos);
+    CHECK(changed("tokenizer.ggml.add_space_prefix", 1).find("add_space_prefix is not true or false") !=
+          std::string::npos);
     CHECK(with("a", NAN, normal).find("score of token 259 is nan") != std::string::npos);
     CHECK(with("a", INFINITY, normal).find("score of token 259 is inf") != std::string::npos);
     CHECK(with("a", 0, 0).find("token 259 is of the unknown type 0") != std::string::npos);
@@ -277,14 +291,16 @@ TEST_CASE("every token that ends an answer is known: by the file's keys, whateve
             return v.file();
         });
     };
-    const auto marks = {"<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<EOT>", "</s>", "<|endoftext|>", "<|eom_id|>", "<|end|>"};
+    const auto marks = {"<|eot_id|>", "<|im_end|>",    "<end_of_turn>", "<EOT>",
+                        "</s>",       "<|endoftext|>", "<|eom_id|>",    "<|end|>"};
     std::string all = "</s>";
     for (const char* text : marks) all += text;
     CHECK(named(marks, control) == all);
     CHECK(named(marks, user_defined) == all);
     CHECK(named(marks, normal) == "</s><|eot_id|><|im_end|><end_of_turn><|endoftext|><|eom_id|><|end|>");
     CHECK(named(marks, unused) == "</s>");
-    CHECK(named({"<|end|>", "<|return|>", "<|call|>"}, control) == "</s><|return|><|call|>");    // gpt-oss: <|end|> ends a thought, too
+    CHECK(named({"<|end|>", "<|return|>", "<|call|>"}, control) ==
+          "</s><|return|><|call|>");    // gpt-oss: <|end|> ends a thought, too
     CHECK(named({"<|eot|>x", "<|im_start|>", "<|fim_pad|>", "<pad>", "<unk>"}, control) == "</s>");
 
     const auto refused = [](const char* key, const auto& value) {
@@ -293,17 +309,29 @@ TEST_CASE("every token that ends an answer is known: by the file's keys, whateve
         return refusal(w);
     };
     CHECK(refused("eot_token_id", 259) == "model.gguf: tokenizer.ggml.eot_token_id is 259, expected less than 259");
-    CHECK(refused("eom_token_id", UINT32_MAX).find("tokenizer.ggml.eom_token_id is 4294967295, expected less than 259") != std::string::npos);
+    CHECK(
+        refused("eom_token_id", UINT32_MAX).find("tokenizer.ggml.eom_token_id is 4294967295, expected less than 259") !=
+        std::string::npos);
     CHECK(refused("eot_token_id", int32_t(-1)).find("tokenizer.ggml.eot_token_id is -1") != std::string::npos);
-    CHECK(refused("eos_token_ids", Ids{2, 300}).find("tokenizer.ggml.eos_token_ids is 300, expected less than 259") != std::string::npos);
-    CHECK(refused("eos_token_ids", std::vector<int32_t>{-5}).find("tokenizer.ggml.eos_token_ids is -5") != std::string::npos);
+    CHECK(refused("eos_token_ids", Ids{2, 300}).find("tokenizer.ggml.eos_token_ids is 300, expected less than 259") !=
+          std::string::npos);
+    CHECK(refused("eos_token_ids", std::vector<int32_t>{-5}).find("tokenizer.ggml.eos_token_ids is -5") !=
+          std::string::npos);
     CHECK(refused("eot_token_id", "<s>").find("tokenizer.ggml.eot_token_id is not an integer") != std::string::npos);
-    CHECK(refused("eos_token_ids", std::vector<float>{2}).find("tokenizer.ggml.eos_token_ids is not an integer") != std::string::npos);
+    CHECK(refused("eos_token_ids", std::vector<float>{2}).find("tokenizer.ggml.eos_token_ids is not an integer") !=
+          std::string::npos);
 }
 
 TEST_CASE("odd vocabularies work: empty, equal and non-UTF-8 pieces")
 {
-    const Owned t(TinyVocabulary().add("", 0).add("", 0, user_defined).add("a", -1).add("a", -2).add("\xff\xfe", -1).add("\u2581", -1).add("<s>", 0));
+    const Owned t(TinyVocabulary()
+                      .add("", 0)
+                      .add("", 0, user_defined)
+                      .add("a", -1)
+                      .add("a", -2)
+                      .add("\xff\xfe", -1)
+                      .add("\u2581", -1)
+                      .add("<s>", 0));
     CHECK(t.tokenizer.encode("a") == std::vector<Token>{264, 261});
     CHECK(t.tokenizer.decode({259, 260, 261, 262, 263}) == "aa\uFFFD\uFFFD");
     CHECK(t.cut("<s>", true) == "<s>");

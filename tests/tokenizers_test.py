@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`hearth tokenize` against the libraries that the tokenizers come from. Small ones of every kind are trained here, converted, and compared.
 
-    python3 tests/tokenizers_test.py build/check/hearth          (packages: tools/requirements.txt)
+    python3 tests/tokenizers_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
 
 import io
@@ -21,7 +21,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, models, pre_tokenizers, processors, trainers
 
 TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS.parent / "tools"))
+sys.path.insert(0, str(TESTS.parent / "tools" / "models"))
 import convert  # noqa: E402
 import convert_test  # noqa: E402
 import pretokenizers as rules  # noqa: E402

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""tools/convert.py on files of torch. They are made here from the description of the format, without torch; families_test.py has some that torch made.
+"""tools/models/convert.py on files of torch. They are made here from the description of the format, without torch; families_test.py has some that torch made.
 
-    python3 tests/torch_file_test.py          (packages: tools/requirements.txt)
+    python3 tests/torch_file_test.py          (packages: tools/models/requirements.txt)
 """
 
 import collections

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""tools/train_predictor.py on the shipped model, by a short training: what its predictors find is measured here again with numpy alone. Takes a minute
+"""tools/models/train_predictor.py on the shipped model, by a short training: what its predictors find is measured here again with numpy alone. Takes a minute
 and needs torch (which the other tests do not), so it is a command of its own:
 
     python3 -m venv build/torch-venv
-    build/torch-venv/bin/pip install -r tools/requirements.txt torch
+    build/torch-venv/bin/pip install -r tools/models/requirements.txt torch
     build/torch-venv/bin/python tests/train_predictor_test.py build/release/hearth
 
 Any torch will do; nothing here uses a GPU, so a CPU-only wheel saves gigabytes.
@@ -24,7 +24,7 @@ import numpy as np
 TESTS = Path(__file__).resolve().parent
 DATA = TESTS / "data"
 MODEL = DATA / "fairytale-7m.gguf"
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools" / "models")]
 import llama  # noqa: E402
 import train_predictor  # noqa: E402
 from convert_test import read_gguf, rope_neighbours  # noqa: E402

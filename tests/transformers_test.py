@@ -3,7 +3,7 @@
 command of its own:
 
     python3 -m venv build/transformers-venv
-    build/transformers-venv/bin/pip install -r tools/requirements.txt torch transformers sentencepiece
+    build/transformers-venv/bin/pip install -r tools/models/requirements.txt torch transformers sentencepiece
     build/transformers-venv/bin/python tests/transformers_test.py build/release/hearth
 
 Tested with torch 2.6.0, transformers 4.51.3 and 5.23.0, sentencepiece 0.2.1. Any torch will do; nothing here
@@ -93,7 +93,7 @@ class Transformers(unittest.TestCase):
                 model = random_model(changes)
                 model.save_pretrained(folder)
                 (folder / "tokenizer.model").write_bytes((DATA / "tokenizer.model").read_bytes())
-                subprocess.run([sys.executable, TESTS.parent / "tools/convert.py", folder, file, "--type", "f32"], check=True, capture_output=True)
+                subprocess.run([sys.executable, TESTS.parent / "tools/models/convert.py", folder, file, "--type", "f32"], check=True, capture_output=True)
                 yield model, file
 
     def test_greedy_text_is_that_of_transformers(self):

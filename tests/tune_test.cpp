@@ -1,5 +1,5 @@
 // The choice of the device's row kernels by measuring: the fastest wins, and never a wrong one.
-#include "engine/run/tune_products.h"
+#include "engine/tune/products.h"
 #include "tests/device_support.h"
 
 #include <set>
@@ -23,7 +23,8 @@ const std::vector<double> want = {1, -2, 3};
 /// Each property has a best value of its own.
 double pretended_seconds(const RowVariant& v)
 {
-    return 1 + (v.int_dot ? 0 : 0.5) + (v.rows == 2 ? 0 : 0.3) + (v.subgroups == 1 ? 0 : 0.2) + (v.subgroup == 16 ? 0 : 0.1);
+    return 1 + (v.int_dot ? 0 : 0.5) + (v.rows == 2 ? 0 : 0.3) + (v.subgroups == 1 ? 0 : 0.2) +
+           (v.subgroup == 16 ? 0 : 0.1);
 }
 
 }    // namespace
@@ -37,21 +38,25 @@ TEST_SUITE("tune")
             CHECK(tried.insert(v).second);    // each once
             return VariantRun{{1, -2, 3}, pretended_seconds(v)};
         };
-        const auto best = fastest_right(some_variants, usual, want, run, [](const RowVariant&) { FAIL("none is wrong"); });
+        const auto best =
+            fastest_right(some_variants, usual, want, run, [](const RowVariant&) { FAIL("none is wrong"); });
         CHECK(best == RowVariant{.subgroup = 16, .subgroups = 1, .rows = 2, .int_dot = true});
         CHECK(tried.size() <= 8);
     }
 
-    TEST_CASE("a variant with a wrong result is named and not used, however fast; where the usual one is wrong another takes its place")
+    TEST_CASE("a variant with a wrong result is named and not used, however fast; where the usual one is wrong another "
+              "takes its place")
     {
         const float nan = NAN;
         for (const std::vector<float>& y : {std::vector<float>{1, -2, 3.01f}, {1, -2, nan}, {1, nan, 3}, {1, -2}}) {
             std::vector<RowVariant> named;
             const auto run = [&](const RowVariant& v) {
                 const bool broken = v.rows == 2 || v == usual;
-                return VariantRun{broken ? y : std::vector<float>{1, -2.001f, 3}, broken ? 0.001 : pretended_seconds(v)};
+                return VariantRun{broken ? y : std::vector<float>{1, -2.001f, 3},
+                                  broken ? 0.001 : pretended_seconds(v)};
             };
-            const auto best = fastest_right(some_variants, usual, want, run, [&](const RowVariant& v) { named.push_back(v); });
+            const auto best =
+                fastest_right(some_variants, usual, want, run, [&](const RowVariant& v) { named.push_back(v); });
             REQUIRE(best);
             CHECK(best->rows != 2);
             CHECK(best->subgroup == 16);
@@ -66,7 +71,8 @@ TEST_SUITE("tune")
 
 TEST_SUITE("device")
 {
-    TEST_CASE("tuning chooses variants that the device offers for every class and type, and the driver is found right in all of them")
+    TEST_CASE("tuning chooses variants that the device offers for every class and type, and the driver is found right "
+              "in all of them")
     {
         for (const vulkan::Features& features : {vulkan::Features{true, true}, vulkan::Features{true, false}}) {
             const auto device = test_device(features);
@@ -75,7 +81,8 @@ TEST_SUITE("device")
                 CHECK(share > done);
                 done = share;
             };
-            const RowVariants tuned = tune_rows(device, 1 << 18, progress, [](const std::string& what) { FAIL_CHECK(what); });
+            const RowVariants tuned =
+                tune_rows(device, 1 << 18, progress, [](const std::string& what) { FAIL_CHECK(what); });
             CHECK(done == 1);
             for (const auto& choice : tuned.choice)
                 for (size_t f = 0; f < std::size(weight_formats); ++f) {
@@ -97,29 +104,35 @@ TEST_SUITE("device")
         const size_t q4_0 = format_number(WeightType::q4_0);
         tuned.choice[0][q4_0] = {.subgroup = size, .subgroups = 1, .rows = 2, .int_dot = true};
         CHECK(of_few(GpuKernels(device, Config(), tuned)) == tuned.choice[0][q4_0]);
-        CHECK(GpuKernels(device, Config(), tuned).variant(WeightType::q4_0, 8193, 2048) == usual_variant(*device, WeightType::q4_0));
-        CHECK(GpuKernels(device, Config(), tuned).variant(WeightType::f16, 1, 1) == usual_variant(*device, WeightType::f16));
+        CHECK(GpuKernels(device, Config(), tuned).variant(WeightType::q4_0, 8193, 2048) ==
+              usual_variant(*device, WeightType::q4_0));
+        CHECK(GpuKernels(device, Config(), tuned).variant(WeightType::f16, 1, 1) ==
+              usual_variant(*device, WeightType::f16));
         CHECK(!of_few(GpuKernels(without, Config(), tuned)).int_dot);
         CHECK(of_few(GpuKernels(without, Config(), tuned)).rows == 2);
         for (const RowVariant& impossible :
-             {RowVariant{3, 4, 1, false}, RowVariant{size, 0, 1, false}, RowVariant{size, 1u << 30, 1, false}, RowVariant{size, 4, 0, false},
-              RowVariant{size, 4, 3, false}, RowVariant{0, 4, 1, false}, RowVariant{size, 4, 64, false}}) {
+             {RowVariant{3, 4, 1, false}, RowVariant{size, 0, 1, false}, RowVariant{size, 1u << 30, 1, false},
+              RowVariant{size, 4, 0, false}, RowVariant{size, 4, 3, false}, RowVariant{0, 4, 1, false},
+              RowVariant{size, 4, 64, false}}) {
             tuned.choice[0][q4_0] = impossible;
             CHECK(of_few(GpuKernels(device, Config(), tuned)) == usual_variant(*device, WeightType::q4_0));
         }
     }
 
-    TEST_CASE("every way of multiplying with many tokens is measured and found right, and the fastest that a use allows is taken")
+    TEST_CASE("every way of multiplying with many tokens is measured and found right, and the fastest that a use "
+              "allows is taken")
     {
         const auto device = test_device();
         const WeightType types[] = {WeightType::f16, WeightType::q4_k};
         double done = 0;
         const ProductRates rates = tune_products(
-            device, types, {100, 256, 70}, [&](double share) { done = share; }, [](const std::string& what) { FAIL_CHECK(what); });
+            device, types, {100, 256, 70}, [&](double share) { done = share; },
+            [](const std::string& what) { FAIL_CHECK(what); });
         CHECK(done == 1);
         for (const WeightFormat& format : weight_formats)
             for (const Product product : products) {
-                const bool measured = std::ranges::count(types, format.type) > 0 && offers(*device, product, format.type, {});
+                const bool measured =
+                    std::ranges::count(types, format.type) > 0 && offers(*device, product, format.type, {});
                 CHECK((rates[format_number(format.type)][size_t(product)] > 0) == measured);
             }
         const WeightType q4_k = WeightType::q4_k;
@@ -134,8 +147,10 @@ TEST_SUITE("device")
         CHECK(chosen({1, 2, 3, 0}, {.transposed = true}) == Product::halves);
         CHECK(chosen({1, 4, 3, 0}, {.halves = false}) == Product::integers);
         CHECK(chosen({1, 2, 3, 0}, {.transposed = true, .halves = false}) == Product::floats);
-        CHECK(chosen({1, 2, 3, 9}, {}) == Product::integers);    // what the device does not offer was measured on another
-        CHECK(GpuKernels(device, Config()).product(WeightType::f16, {.halves = false}) == Product::halves);    // which they are
+        CHECK(chosen({1, 2, 3, 9}, {}) ==
+              Product::integers);    // what the device does not offer was measured on another
+        CHECK(GpuKernels(device, Config()).product(WeightType::f16, {.halves = false}) ==
+              Product::halves);    // which they are
         check_silence();
     }
 }

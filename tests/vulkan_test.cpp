@@ -31,7 +31,8 @@ void check_layout(const char* kernel, std::initializer_list<Member> members)
     INFO(kernel);
     REQUIRE(reflected.size() == members.size());
     for (const Member& m : members) {
-        const auto found = std::find_if(reflected.begin(), reflected.end(), [&](const auto& r) { return r.name == m.name; });
+        const auto found =
+            std::find_if(reflected.begin(), reflected.end(), [&](const auto& r) { return r.name == m.name; });
         INFO(m.name);
         REQUIRE(found != reflected.end());
         CHECK(found->offset == m.offset);
@@ -40,10 +41,12 @@ void check_layout(const char* kernel, std::initializer_list<Member> members)
 
 }    // namespace
 
-TEST_SUITE("vulkan"){TEST_CASE("auto takes a discrete GPU before an integrated one, more memory before less, and never software"){
-    const std::vector<DeviceInfo> all = {device("llvmpipe", DeviceKind::software, 64), device("Iris", DeviceKind::integrated, 32),
-                                         device("Small", DeviceKind::discrete, 8), device("Large", DeviceKind::discrete, 24),
-                                         device("Old", DeviceKind::discrete, 48, "speaks Vulkan 1.1 and 1.3 is needed")};
+TEST_SUITE("vulkan"){
+    TEST_CASE("auto takes a discrete GPU before an integrated one, more memory before less, and never software"){
+        const std::vector<DeviceInfo> all = {
+            device("llvmpipe", DeviceKind::software, 64), device("Iris", DeviceKind::integrated, 32),
+            device("Small", DeviceKind::discrete, 8), device("Large", DeviceKind::discrete, 24),
+            device("Old", DeviceKind::discrete, 48, "speaks Vulkan 1.1 and 1.3 is needed")};
 CHECK(vulkan::choose_device(all, "auto").index == 3);
 CHECK(vulkan::choose_device({all[0], all[1]}, "auto").index == 1);
 const auto none = vulkan::choose_device({all[0], all[4]}, "auto");
@@ -55,14 +58,17 @@ CHECK(!vulkan::choose_device({}, "auto").index);
 
 TEST_CASE("a device is named by index or by part of its name, and a bad name is an error that helps")
 {
-    const std::vector<DeviceInfo> all = {device("AMD Radeon RX 6600", DeviceKind::discrete, 8), device("AMD Radeon 680M", DeviceKind::integrated, 8),
+    const std::vector<DeviceInfo> all = {device("AMD Radeon RX 6600", DeviceKind::discrete, 8),
+                                         device("AMD Radeon 680M", DeviceKind::integrated, 8),
                                          device("Old", DeviceKind::discrete, 4, "lacks timeline semaphores")};
     CHECK(vulkan::choose_device(all, "1").index == 1);
     CHECK(vulkan::choose_device(all, "rx 66").index == 0);
-    CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "radeon"), "'radeon' names 2 devices: use an index of `hearth devices`", Error);
+    CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "radeon"),
+                         "'radeon' names 2 devices: use an index of `hearth devices`", Error);
     CHECK_THROWS_AS(vulkan::choose_device(all, "7"), Error);
     CHECK_THROWS_AS(vulkan::choose_device(all, "nvidia"), Error);
-    CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "old"), "Old cannot be used: it lacks timeline semaphores; update its driver or use --device cpu",
+    CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "old"),
+                         "Old cannot be used: it lacks timeline semaphores; update its driver or use --device cpu",
                          Error);
 }
 
@@ -84,38 +90,50 @@ TEST_CASE("subgroups are as large as a vendor's compiler has registers for")
 TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
 {
     check_layout("join",
-                 {M(Join, step),      M(Join, base),    M(Join, parts), M(Join, cold),   M(Join, weight), M(Join, residual),   M(Join, y),
-                  M(Join, published), M(Join, high),    M(Join, low),   M(Join, scale),  M(Join, n),      M(Join, part_count), M(Join, part_stride),
-                  M(Join, has_cold),  M(Join, publish), M(Join, head),  M(Join, planes), M(Join, form),   M(Join, eps),        M(Join, gain)});
+                 {M(Join, step),     M(Join, base), M(Join, parts),      M(Join, cold),        M(Join, weight),
+                  M(Join, residual), M(Join, y),    M(Join, published),  M(Join, high),        M(Join, low),
+                  M(Join, scale),    M(Join, n),    M(Join, part_count), M(Join, part_stride), M(Join, has_cold),
+                  M(Join, publish),  M(Join, head), M(Join, planes),     M(Join, form),        M(Join, eps),
+                  M(Join, gain)});
     check_layout("quantise", {M(Quantise, x), M(Quantise, high), M(Quantise, low), M(Quantise, scale), M(Quantise, n)});
     for (const char* kernel : {"matvec", "matvec_idot"})
-        check_layout(kernel, {M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low), M(MatVec, scale), M(MatVec, y), M(MatVec, rows),
-                              M(MatVec, cols), M(MatVec, stride), M(MatVec, relu)});
+        check_layout(kernel, {M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low), M(MatVec, scale),
+                              M(MatVec, y), M(MatVec, rows), M(MatVec, cols), M(MatVec, stride), M(MatVec, relu)});
     for (const char* kernel : {"matmul", "matmul_f16", "matmul_idot"})
-        check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, high), M(MatMul, low), M(MatMul, scale), M(MatMul, y),
-                              M(MatMul, rows), M(MatMul, inner), M(MatMul, stride), M(MatMul, x_stride), M(MatMul, y_stride), M(MatMul, head),
-                              M(MatMul, add)});
-    check_layout("rope", {M(Rope, step),     M(Rope, q),         M(Rope, k),       M(Rope, v),        M(Rope, bias),  M(Rope, norms),
-                          M(Rope, angles),   M(Rope, k_cache),   M(Rope, v_cache), M(Rope, counters), M(Rope, heads), M(Rope, kv_heads),
-                          M(Rope, head_dim), M(Rope, rope_dim),  M(Rope, context), M(Rope, k_q8),     M(Rope, v_q8),  M(Rope, counter_count),
-                          M(Rope, has_bias), M(Rope, has_norms), M(Rope, halves),  M(Rope, eps)});
-    check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y), M(Attend, parts),
-                            M(Attend, counters), M(Attend, high), M(Attend, low), M(Attend, scales), M(Attend, heads), M(Attend, kv_heads),
-                            M(Attend, context), M(Attend, planes), M(Attend, splits), M(Attend, window), M(Attend, scale), M(Attend, softcap)});
+        check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, high), M(MatMul, low),
+                              M(MatMul, scale), M(MatMul, y), M(MatMul, rows), M(MatMul, inner), M(MatMul, stride),
+                              M(MatMul, x_stride), M(MatMul, y_stride), M(MatMul, head), M(MatMul, add)});
+    check_layout("rope", {M(Rope, step),     M(Rope, q),         M(Rope, k),
+                          M(Rope, v),        M(Rope, bias),      M(Rope, norms),
+                          M(Rope, angles),   M(Rope, k_cache),   M(Rope, v_cache),
+                          M(Rope, counters), M(Rope, heads),     M(Rope, kv_heads),
+                          M(Rope, head_dim), M(Rope, rope_dim),  M(Rope, context),
+                          M(Rope, k_q8),     M(Rope, v_q8),      M(Rope, counter_count),
+                          M(Rope, has_bias), M(Rope, has_norms), M(Rope, halves),
+                          M(Rope, eps)});
+    check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y),
+                            M(Attend, parts), M(Attend, counters), M(Attend, high), M(Attend, low), M(Attend, scales),
+                            M(Attend, heads), M(Attend, kv_heads), M(Attend, context), M(Attend, planes),
+                            M(Attend, splits), M(Attend, window), M(Attend, scale), M(Attend, softcap)});
     for (const char* kernel : {"ffn_up", "ffn_up_idot"})
-        check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, bias), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h),
-                              M(FfnUp, chosen), M(FfnUp, neurons), M(FfnUp, cols), M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut),
-                              M(FfnUp, floor), M(FfnUp, has_up), M(FfnUp, has_bias), M(FfnUp, has_experts)});
-    check_layout("ffn_down", {M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, fired), M(FfnDown, chosen), M(FfnDown, neurons),
-                              M(FfnDown, cols), M(FfnDown, stride), M(FfnDown, slices), M(FfnDown, part_stride), M(FfnDown, has_experts)});
-    check_layout("route", {M(Route, step), M(Route, score), M(Route, weight), M(Route, published), M(Route, slot_expert), M(Route, chosen),
-                           M(Route, experts), M(Route, used), M(Route, normalise), M(Route, slots), M(Route, places)});
-    check_layout("best", {M(Best, logits), M(Best, parts), M(Best, token), M(Best, n), M(Best, part_count), M(Best, last), M(Best, scale)});
-    check_layout("glu", {M(Glu, step), M(Glu, h), M(Glu, u), M(Glu, bias), M(Glu, weight), M(Glu, slot_expert), M(Glu, n), M(Glu, experts),
-                         M(Glu, floor), M(Glu, has_up), M(Glu, has_bias)});
-    check_layout("predict_sign", {M(PredictSign, x), M(PredictSign, signs), M(PredictSign, mask), M(PredictSign, neurons), M(PredictSign, cols),
-                                  M(PredictSign, differing)});
-    check_layout("threshold", {M(Threshold, score), M(Threshold, mask), M(Threshold, neurons), M(Threshold, threshold)});
+        check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, bias), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low),
+                              M(FfnUp, scale), M(FfnUp, h), M(FfnUp, chosen), M(FfnUp, neurons), M(FfnUp, cols),
+                              M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut), M(FfnUp, floor),
+                              M(FfnUp, has_up), M(FfnUp, has_bias), M(FfnUp, has_experts)});
+    check_layout("ffn_down", {M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, fired), M(FfnDown, chosen),
+                              M(FfnDown, neurons), M(FfnDown, cols), M(FfnDown, stride), M(FfnDown, slices),
+                              M(FfnDown, part_stride), M(FfnDown, has_experts)});
+    check_layout("route", {M(Route, step), M(Route, score), M(Route, weight), M(Route, published),
+                           M(Route, slot_expert), M(Route, chosen), M(Route, experts), M(Route, used),
+                           M(Route, normalise), M(Route, slots), M(Route, places)});
+    check_layout("best", {M(Best, logits), M(Best, parts), M(Best, token), M(Best, n), M(Best, part_count),
+                          M(Best, last), M(Best, scale)});
+    check_layout("glu", {M(Glu, step), M(Glu, h), M(Glu, u), M(Glu, bias), M(Glu, weight), M(Glu, slot_expert),
+                         M(Glu, n), M(Glu, experts), M(Glu, floor), M(Glu, has_up), M(Glu, has_bias)});
+    check_layout("predict_sign", {M(PredictSign, x), M(PredictSign, signs), M(PredictSign, mask),
+                                  M(PredictSign, neurons), M(PredictSign, cols), M(PredictSign, differing)});
+    check_layout("threshold",
+                 {M(Threshold, score), M(Threshold, mask), M(Threshold, neurons), M(Threshold, threshold)});
 }
 #undef M
 }
@@ -129,7 +147,8 @@ TEST_SUITE("device")
         vulkan::Pool pool(device, words * 4, vulkan::Use::device, "a test");
         const vulkan::Slice slice = pool.take(words * 4);
         vulkan::Uploader(device).upload(slice, words, 4, [](std::byte* to, uint64_t first, uint64_t count) {
-            for (uint64_t i = 0; i < count; ++i) reinterpret_cast<uint32_t*>(to)[i] = uint32_t((first + i) * 2654435761u);
+            for (uint64_t i = 0; i < count; ++i)
+                reinterpret_cast<uint32_t*>(to)[i] = uint32_t((first + i) * 2654435761u);
         });
         vulkan::Pool back(device, words * 4, vulkan::Use::readback, "a test");
         const vulkan::Slice read = back.take(words * 4);
@@ -141,7 +160,8 @@ TEST_SUITE("device")
         const vulkan::Queue::Work work[] = {{&commands}};
         queue.wait(queue.submit(work));
         uint64_t wrong = 0;
-        for (uint64_t i = 0; i < words; ++i) wrong += static_cast<uint32_t*>(read.mapped)[i] != uint32_t(i * 2654435761u);
+        for (uint64_t i = 0; i < words; ++i)
+            wrong += static_cast<uint32_t*>(read.mapped)[i] != uint32_t(i * 2654435761u);
         CHECK(wrong == 0);
         check_silence();
     }

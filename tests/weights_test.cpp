@@ -67,7 +67,8 @@ TEST_CASE("a model of every weight format loads with the shapes of its configura
     for (const WeightFormat& format : weight_formats)
         for (bool down_transposed : {true, false}) {
             INFO(format.name, " ", down_transposed);
-            const uint32_t dim = format.block > 32 ? 256 : 96, neurons = format.block > 32 ? 512 : 160, q_width = format.block > 32 ? 256 : 192;
+            const uint32_t dim = format.block > 32 ? 256 : 96, neurons = format.block > 32 ? 512 : 160,
+                           q_width = format.block > 32 ? 256 : 192;
             const Loaded loaded(random_model({.layers = 3,
                                               .dim = dim,
                                               .heads = q_width / 32,
@@ -114,7 +115,8 @@ TEST_CASE("a model of every weight format loads with the shapes of its configura
                 CHECK(is(layer.ffn.up, neurons, dim));
                 CHECK(layer.ffn.down_t.rows == neurons);
                 CHECK(layer.ffn.down_t.cols == dim);
-                CHECK(layer.ffn.down_t.type == (!down_transposed && is_quantised(format.type) ? WeightType::f16 : format.type));
+                CHECK(layer.ffn.down_t.type ==
+                      (!down_transposed && is_quantised(format.type) ? WeightType::f16 : format.type));
                 CHECK(layer.ffn.activation == host::Activation::relu);
             }
         }
@@ -130,12 +132,14 @@ TEST_CASE("a plain ffn_down comes out transposed, value by value")
         RandomNormal normal(9);
         std::vector<float> down(dim * neurons);
         for (float& w : down) w = normal();
-        GgufWriter file = random_model({.layers = 1, .dim = dim, .heads = 2, .kv_heads = 2, .neurons = neurons, .down_transposed = false});
+        GgufWriter file = random_model(
+            {.layers = 1, .dim = dim, .heads = 2, .kv_heads = 2, .neurons = neurons, .down_transposed = false});
         file.remove("blk.0.ffn_down.weight");
         file.tensor("blk.0.ffn_down.weight", format.type, dim, neurons, down);
         const Loaded loaded(file);
         const std::string stored = encode_rows(format.type, down, neurons);
-        const std::vector<float> expected = decoded({format.type, dim, neurons, reinterpret_cast<const std::byte*>(stored.data())});
+        const std::vector<float> expected =
+            decoded({format.type, dim, neurons, reinterpret_cast<const std::byte*>(stored.data())});
         const std::vector<float> got = decoded(loaded.weights.layers[0].ffn.down_t);
         REQUIRE(got.size() == expected.size());
         uint32_t wrong = 0;
@@ -148,7 +152,8 @@ TEST_CASE("a plain ffn_down comes out transposed, value by value")
     }
 }
 
-TEST_CASE("a plain ffn_down without its zeros comes out transposed, value by value, also where a dense one would be kept")
+TEST_CASE(
+    "a plain ffn_down without its zeros comes out transposed, value by value, also where a dense one would be kept")
 {
     const uint32_t dim = 48, neurons = 160;
     for (const WeightFormat& format : sparse_formats) {
@@ -168,8 +173,13 @@ TEST_CASE("a plain ffn_down without its zeros comes out transposed, value by val
         }
         rows.resize(rows.size() + sparse_slack);
 
-        GgufWriter file = random_model(
-            {.layers = 1, .dim = dim, .heads = 2, .kv_heads = 2, .neurons = neurons, .activation = host::Activation::silu, .down_transposed = false});
+        GgufWriter file = random_model({.layers = 1,
+                                        .dim = dim,
+                                        .heads = 2,
+                                        .kv_heads = 2,
+                                        .neurons = neurons,
+                                        .activation = host::Activation::silu,
+                                        .down_transposed = false});
         const std::string name = "blk.0.ffn_down.weight";
         file.remove(name);
         const uint32_t i8 = 24, i32 = 26;
@@ -186,7 +196,8 @@ TEST_CASE("a plain ffn_down without its zeros comes out transposed, value by val
             REQUIRE(got.size() == by_rows.size());
             uint32_t wrong = 0;
             for (uint32_t i = 0; i < neurons; i++)
-                for (uint32_t d = 0; d < dim; d++) wrong += got[i * dim + d] != from_f16(to_f16(by_rows[d * neurons + i]));
+                for (uint32_t d = 0; d < dim; d++)
+                    wrong += got[i * dim + d] != from_f16(to_f16(by_rows[d * neurons + i]));
             CHECK(wrong == 0);
         }
     }
@@ -197,31 +208,37 @@ TEST_CASE("any number of threads transposes to the same bytes, tells how far it 
     for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0})
         for (const uint32_t experts : {0u, 3u}) {
             INFO(format_of(type).name, ", ", experts, " experts");
-            RandomModel m = {.layers = 3, .dim = 160, .neurons = 96, .experts = experts, .type = type, .down_transposed = false};
+            RandomModel m = {
+                .layers = 3, .dim = 160, .neurons = 96, .experts = experts, .type = type, .down_transposed = false};
             const std::string bytes = random_model(m).bytes();
             const auto file = std::make_shared<const Gguf>("model.gguf", bytes);
             std::vector<double> shares;
-            const Weights one = load_weights(file, DownLayout::by_neurons, 1, [&](double share) { shares.push_back(share); });
+            const Weights one =
+                load_weights(file, DownLayout::by_neurons, 1, [&](double share) { shares.push_back(share); });
             REQUIRE(shares.size() == 3);
             CHECK(std::is_sorted(shares.begin(), shares.end()));
             CHECK(shares.back() == 1);
             const Weights many = load_weights(file, DownLayout::by_neurons, 5), described = describe_weights(file);
             for (size_t l = 0; l < 3; l++) {
-                const Matrix &a = one.layers[l].ffn.down_t, &b = many.layers[l].ffn.down_t, &shape = described.layers[l].ffn.down_t;
+                const Matrix &a = one.layers[l].ffn.down_t, &b = many.layers[l].ffn.down_t,
+                             &shape = described.layers[l].ffn.down_t;
                 REQUIRE(a.bytes() == b.bytes());
                 CHECK(std::equal(a.data, a.data + a.bytes(), b.data));
                 CHECK((shape.rows == a.rows && shape.cols == a.cols && shape.type == a.type && !shape.data));
             }
-            CHECK_THROWS_AS(load_weights(file, DownLayout::by_neurons, 2, [](double) { throw Error("interrupted"); }), Error);
+            CHECK_THROWS_AS(load_weights(file, DownLayout::by_neurons, 2, [](double) { throw Error("interrupted"); }),
+                            Error);
         }
 }
 
 TEST_CASE("what a file leaves unsaid takes its usual value")
 {
-    GgufWriter file = random_model({.dim = 64, .heads = 4, .kv_heads = 4, .activation = host::Activation::silu, .tied_head = true});
+    GgufWriter file =
+        random_model({.dim = 64, .heads = 4, .kv_heads = 4, .activation = host::Activation::silu, .tied_head = true});
     CHECK(file.remove("llama.attention.head_count_kv"));
     CHECK(file.remove("general.name"));
-    for (const char* key : {"tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"})
+    for (const char* key :
+         {"tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"})
         CHECK(file.remove(key));
     const Loaded loaded(file);
     const Weights& w = loaded.weights;
@@ -237,7 +254,8 @@ TEST_CASE("what a file leaves unsaid takes its usual value")
     CHECK(Loaded(with_key("llama.rope.freq_base", 5e5f)).weights.config.rope_base == 5e5f);
 }
 
-TEST_CASE("a predictor has as many rows as each layer's fc1, in PowerInfer's files and in others, and no rows where there is none")
+TEST_CASE("a predictor has as many rows as each layer's fc1, in PowerInfer's files and in others, and no rows where "
+          "there is none")
 {
     for (const char* magic : {"GGUF", "PWRI"})
         for (const WeightFormat& format : weight_formats) {
@@ -269,7 +287,9 @@ TEST_CASE("half a predictor, or one whose parts do not fit, is refused by name")
     const auto says = [](const char* name, uint64_t rows, uint64_t cols, const char* message) {
         GgufWriter file = random_model({.predictor = {32, 32}});
         CHECK(file.remove(name));
-        if (cols) file.tensor(name, WeightType::f32, rows, cols, std::vector<float>(std::max<uint64_t>(rows, 1) * cols, 1.0f));
+        if (cols)
+            file.tensor(name, WeightType::f32, rows, cols,
+                        std::vector<float>(std::max<uint64_t>(rows, 1) * cols, 1.0f));
         CHECK(refusal(file) == std::string("model.gguf") + message);
     };
     says("blk.1.fc1.weight", 0, 0, " has no tensor blk.1.fc1.weight; convert the model again");
@@ -283,7 +303,8 @@ TEST_CASE("half a predictor, or one whose parts do not fit, is refused by name")
     file.remove("blk.0.fc1.weight");
     file.tensor("blk.0.fc1.weight", 29, {64, 32}, std::string(1408, '\0'));
     CHECK(refusal(file) ==
-          "model.gguf: blk.0.fc1.weight is IQ1_M, which this version cannot read; it reads F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4, "
+          "model.gguf: blk.0.fc1.weight is IQ1_M, which this version cannot read; it reads F32, F16, BF16, Q8_0, Q4_0, "
+          "Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4, "
           "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K: get a file of one of these, or make one of the original model");
 }
 
@@ -302,8 +323,10 @@ TEST_CASE("a predictor's threshold is 0, or the file's, or each layer's own")
     file.key("hearth.predictor_thresholds", std::vector<float>{-0.5f, 0.3f});
     CHECK(thresholds(file) == std::vector<float>{0.1f, -0.5f, 0.3f});
 
-    CHECK(refusal(with_key("powerinfer.sparse_threshold", NAN)).find("powerinfer.sparse_threshold is nan") != std::string::npos);
-    CHECK(refusal(with_key("powerinfer.sparse_threshold", 1)).find("powerinfer.sparse_threshold is not a number") != std::string::npos);
+    CHECK(refusal(with_key("powerinfer.sparse_threshold", NAN)).find("powerinfer.sparse_threshold is nan") !=
+          std::string::npos);
+    CHECK(refusal(with_key("powerinfer.sparse_threshold", 1)).find("powerinfer.sparse_threshold is not a number") !=
+          std::string::npos);
     CHECK(refusal(with_key("hearth.predictor_thresholds", std::vector<float>{1})) ==
           "model.gguf: the key hearth.predictor_thresholds has 1 values, expected 2, one for every layer");
     CHECK(refusal(with_key("hearth.predictor_thresholds", std::vector<float>{1, NAN})) ==
@@ -328,7 +351,8 @@ TEST_CASE("a PowerInfer file is a ReLU model unless it says otherwise")
         CHECK(Loaded(file).weights.layers[1].ffn.activation == host::Activation::drelu);
     }
     CHECK(Loaded(random_model({.floor = 0.25f})).weights.layers[1].ffn.floor == 0.25f);
-    CHECK(refusal(random_model({.activation = host::Activation::silu, .floor = 0.25f})).starts_with("model.gguf: hearth.activation_floor is 0.25"));
+    CHECK(refusal(random_model({.activation = host::Activation::silu, .floor = 0.25f}))
+              .starts_with("model.gguf: hearth.activation_floor is 0.25"));
     CHECK(refusal(random_model({.floor = -1})).starts_with("model.gguf: hearth.activation_floor is -1"));
 }
 
@@ -338,7 +362,8 @@ TEST_CASE("norms in half precision are widened")
         GgufWriter file = with_tensor("output_norm.weight", type, 0, 64);
         CHECK(Loaded(file).weights.output_norm == std::vector<float>(64, 1.0f));
     }
-    CHECK(refusal(with_tensor("output_norm.weight", WeightType::q8_0, 0, 64)) == "model.gguf: output_norm.weight is Q8_0, expected F32");
+    CHECK(refusal(with_tensor("output_norm.weight", WeightType::q8_0, 0, 64)) ==
+          "model.gguf: output_norm.weight is Q8_0, expected F32");
 }
 
 TEST_CASE("a configuration that cannot be is refused with the key and the value")
@@ -354,12 +379,11 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
         for (const char* architecture : {"starcoder", "mpt"}) {
             GgufWriter file = with_key("general.architecture", architecture);
             file.magic = magic;
-            says(file,
-                 fmt::format(
-                     "is a model of the architecture {}, which this version cannot run; it runs llama, bamboo, qwen2, qwen3, qwen3moe, opt, phi3, "
-                     "gemma, gemma2, gemma3, falcon, minicpm, granite",
-                     architecture)
-                     .c_str());
+            says(file, fmt::format("is a model of the architecture {}, which this version cannot run; it runs llama, "
+                                   "bamboo, qwen2, qwen3, qwen3moe, opt, phi3, "
+                                   "gemma, gemma2, gemma3, falcon, minicpm, granite",
+                                   architecture)
+                           .c_str());
         }
     says(with_key("hearth.activation", "swish"),
          "hearth.activation is swish, which this version does not know; it knows relu, silu, drelu, gelu, gelu_tanh");
@@ -371,7 +395,8 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
     says(with_key("llama.embedding_length", 0), "llama.embedding_length is 0");
     says(with_key("llama.embedding_length", 128), "token_embd.weight is 64 x 320, expected 128 x 320");
     says(with_key("llama.feed_forward_length", UINT32_MAX), "llama.feed_forward_length is 4294967295");
-    says(with_key("llama.feed_forward_length", std::vector<int>{128, 128}), "llama.feed_forward_length is not an integer");
+    says(with_key("llama.feed_forward_length", std::vector<int>{128, 128}),
+         "llama.feed_forward_length is not an integer");
     says(with_key("llama.context_length", 0), "llama.context_length is 0");
     says(with_key("llama.attention.head_count", 0), "llama.attention.head_count is 0");
     says(with_key("llama.attention.head_count", 65), "65 heads cannot share 2");
@@ -393,10 +418,12 @@ TEST_CASE("a configuration that cannot be is refused with the key and the value"
     says(with_key("llama.embedding_scale", -1.0f), "llama.embedding_scale is -1");
     says(with_key("llama.logit_scale", 0.0f), "llama.logit_scale is 0");
     says(with_key("llama.final_logit_softcapping", -2.0f), "llama.final_logit_softcapping is -2, expected 0 or more");
-    says(with_key("llama.attention.sliding_window_pattern", std::vector<int>{1}), "llama.attention.sliding_window_pattern has 1 values, expected 2");
+    says(with_key("llama.attention.sliding_window_pattern", std::vector<int>{1}),
+         "llama.attention.sliding_window_pattern has 1 values, expected 2");
     says(with_key("llama.rope.scaling.factor", -4.0f), "llama.rope.scaling.factor is -4");
     says(with_key("llama.rope.scale_linear", INFINITY), "llama.rope.scale_linear is inf");
-    says(with_key("tokenizer.ggml.tokens", std::vector<std::string>{"a"}), "token_embd.weight has 320 rows, and the tokenizer 1 tokens");
+    says(with_key("tokenizer.ggml.tokens", std::vector<std::string>{"a"}),
+         "token_embd.weight has 320 rows, and the tokenizer 1 tokens");
 
     CHECK(refusal(with_key("llama.expert_count", 0)) == "");
 }
@@ -430,7 +457,8 @@ TEST_CASE("scales and caps are the file's, else the family's")
         return Loaded(random_model(m)).weights.config;
     };
     const Config llama = config({}, 2), gemma = config({.architecture = "gemma2", .head_dim = 24}, 2),
-                 broad = config({.architecture = "gemma2", .head_dim = 24}, 46), minicpm = config({.architecture = "minicpm"}, 4);
+                 broad = config({.architecture = "gemma2", .head_dim = 24}, 46),
+                 minicpm = config({.architecture = "minicpm"}, 4);
     CHECK(llama.embedding_scale == 1);
     CHECK(llama.residual_scale == 1);
     CHECK(llama.logit_scale == 1);
@@ -446,8 +474,10 @@ TEST_CASE("scales and caps are the file's, else the family's")
     CHECK(minicpm.logit_scale == 4);    // 256 / 64
 
     GgufWriter file = random_model({.architecture = "granite"});
-    for (const auto& [key, value] :
-         {std::pair("embedding_scale", 3.0f), {"residual_scale", 0.5f}, {"logit_scale", 8.0f}, {"attention.scale", 0.125f}})
+    for (const auto& [key, value] : {std::pair("embedding_scale", 3.0f),
+                                     {"residual_scale", 0.5f},
+                                     {"logit_scale", 8.0f},
+                                     {"attention.scale", 0.125f}})
         file.key(fmt::format("granite.{}", key), value);
     const Config granite = Loaded(file).weights.config;
     CHECK(granite.embedding_scale == 3);
@@ -459,7 +489,8 @@ TEST_CASE("scales and caps are the file's, else the family's")
 TEST_CASE("experts are read as one block of neurons, whichever way down is stored, and quantised to such a file")
 {
     for (const WeightType type : {WeightType::f32, WeightType::f16, WeightType::q8_0}) {
-        RandomModel m = {.architecture = "qwen3moe", .dim = 96, .neurons = 96, .experts = 5, .experts_used = 3, .type = type};
+        RandomModel m = {
+            .architecture = "qwen3moe", .dim = 96, .neurons = 96, .experts = 5, .experts_used = 3, .type = type};
         m.down_transposed = false;
         const Loaded plain(random_model(m));
         const Config& c = plain.weights.config;
@@ -469,30 +500,35 @@ TEST_CASE("experts are read as one block of neurons, whichever way down is store
         CHECK(c.neurons_together() == 96);
         CHECK(c.normalise_experts);
         CHECK(plain.weights.transposed);
-        // Neuron n of expert e is column n of the expert's matrix, which has a row for each of the 96 numbers it adds to.
+        // Neuron n of expert e is column n of the expert's matrix, which has a row for each of the 96 numbers it adds
+        // to.
         const GgufTensor& stored = *plain.weights.file->find("blk.1.ffn_down_exps.weight");
-        const std::vector<float> by_rows = decoded({type, 5 * 96, 96, stored.data}), down = decoded(plain.weights.layers[1].ffn.down_t);
+        const std::vector<float> by_rows = decoded({type, 5 * 96, 96, stored.data}),
+                                 down = decoded(plain.weights.layers[1].ffn.down_t);
         size_t wrong = 0;
         for (size_t e = 0; e < 5; e++)
             for (size_t n = 0; n < 96; n++)
                 for (size_t i = 0; i < 96; i++)
-                    wrong +=
-                        std::abs(down[(e * 96 + n) * 96 + i] - by_rows[(e * 96 + i) * 96 + n]) > 1e-3f * std::abs(by_rows[(e * 96 + i) * 96 + n]);
+                    wrong += std::abs(down[(e * 96 + n) * 96 + i] - by_rows[(e * 96 + i) * 96 + n]) >
+                             1e-3f * std::abs(by_rows[(e * 96 + i) * 96 + n]);
         CHECK(wrong == 0);
 
         const auto out = std::filesystem::temp_directory_path() / fmt::format("hearth-experts-{}.gguf", getpid());
         for (const char* to : {"f16", "q8_0"}) {
-            const Requantised done = requantise(plain.weights.file, *find_quantisation(to), {.threads = 3}, out, [](double) {});
+            const Requantised done =
+                requantise(plain.weights.file, *find_quantisation(to), {.threads = 3}, out, [](double) {});
             const Weights again = load_weights(std::make_shared<Gguf>(out));
             CHECK(!again.transposed);
             const LayerWeights &was = plain.weights.layers[1], &is = again.layers[1];
             CHECK(is.router.scores.type == WeightType::f32);
             CHECK(decoded(is.router.scores) == decoded(was.router.scores));
-            for (const Matrix host::FfnWeights::*of : {&host::FfnWeights::gate, &host::FfnWeights::up, &host::FfnWeights::down_t}) {
+            for (const Matrix host::FfnWeights::*of :
+                 {&host::FfnWeights::gate, &host::FfnWeights::up, &host::FfnWeights::down_t}) {
                 const std::vector<float> before = decoded(was.ffn.*of), after = decoded(is.ffn.*of);
                 REQUIRE(before.size() == after.size());
                 double error = 0, all = 0;
-                for (size_t i = 0; i < before.size(); i++) error += std::pow(before[i] - after[i], 2), all += before[i] * before[i];
+                for (size_t i = 0; i < before.size(); i++)
+                    error += std::pow(before[i] - after[i], 2), all += before[i] * before[i];
                 CHECK(std::sqrt(error / all) < 0.01);
             }
         }
@@ -502,21 +538,28 @@ TEST_CASE("experts are read as one block of neurons, whichever way down is store
 
 TEST_CASE("of a mixture of experts with zeros, attention is stored without them, experts with them, and that is said")
 {
-    const Loaded source(random_model({.architecture = "qwen3moe", .dim = 128, .neurons = 64, .experts = 4, .zeros_below = 0.84f}));
+    const Loaded source(
+        random_model({.architecture = "qwen3moe", .dim = 128, .neurons = 64, .experts = 4, .zeros_below = 0.84f}));
     const auto out = std::filesystem::temp_directory_path() / fmt::format("hearth-experts-{}.gguf", getpid());
-    const Requantised done = requantise(source.weights.file, *find_quantisation("f16"), {.threads = 2}, out, [](double) {});
+    const Requantised done =
+        requantise(source.weights.file, *find_quantisation("f16"), {.threads = 2}, out, [](double) {});
     // Per layer gates, ups, downs and the router; q, k, v and o, and those of embedding and output.
-    CHECK(std::ranges::any_of(done.notes,
-                              [](const std::string& n) { return n == "8 matrices of experts have zeros, which are stored like other weights"; }));
-    CHECK(std::ranges::any_of(done.notes, [](const std::string& n) { return n.starts_with("10 matrices have zeros and are stored without them"); }));
+    CHECK(std::ranges::any_of(done.notes, [](const std::string& n) {
+        return n == "8 matrices of experts have zeros, which are stored like other weights";
+    }));
+    CHECK(std::ranges::any_of(done.notes, [](const std::string& n) {
+        return n.starts_with("10 matrices have zeros and are stored without them");
+    }));
     const Weights stored = load_weights(std::make_shared<Gguf>(out));
     for (size_t l = 0; l < stored.layers.size(); l++) {
         const LayerWeights &was = source.weights.layers[l], &is = stored.layers[l];
-        for (const Matrix host::FfnWeights::*of : {&host::FfnWeights::gate, &host::FfnWeights::up, &host::FfnWeights::down_t}) {
+        for (const Matrix host::FfnWeights::*of :
+             {&host::FfnWeights::gate, &host::FfnWeights::up, &host::FfnWeights::down_t}) {
             CHECK((is.ffn.*of).type == WeightType::f16);
             CHECK(decoded(is.ffn.*of) == decoded(was.ffn.*of));
         }
-        for (const Matrix LayerWeights::*of : {&LayerWeights::q, &LayerWeights::k, &LayerWeights::v, &LayerWeights::o}) {
+        for (const Matrix LayerWeights::*of :
+             {&LayerWeights::q, &LayerWeights::k, &LayerWeights::v, &LayerWeights::o}) {
             CHECK((is.*of).type == WeightType::f16_sparse);
             CHECK(decoded(is.*of) == decoded(was.*of));
         }
@@ -534,18 +577,20 @@ TEST_CASE("a mixture of experts that cannot be run is refused with the reason")
     };
     CHECK(with("llama.expert_count", uint32_t(1025)) == "model.gguf: llama.expert_count is 1025, expected 1 to 1024");
     CHECK(with("llama.expert_used_count", uint32_t(5)) == "model.gguf: llama.expert_used_count is 5, expected 1 to 4");
-    CHECK(with("llama.expert_count", uint32_t(5)) == "model.gguf: blk.0.ffn_gate_exps.weight is 64 x 64 x 4, expected 64 x 64 x 5 (columns x rows)");
+    CHECK(with("llama.expert_count", uint32_t(5)) ==
+          "model.gguf: blk.0.ffn_gate_exps.weight is 64 x 64 x 4, expected 64 x 64 x 5 (columns x rows)");
     CHECK(with("llama.expert_gating_func", uint32_t(2)).find("a gating other than softmax") != std::string::npos);
     CHECK(with("llama.expert_shared_count", uint32_t(1)).find("shared experts") != std::string::npos);
-    CHECK(with("general.name", "odd", 40) ==
-          "model.gguf has 4 experts of 40 neurons, and this version needs a multiple of 32, and at most 1048576 of all of them");
+    CHECK(with("general.name", "odd", 40) == "model.gguf has 4 experts of 40 neurons, and this version needs a "
+                                             "multiple of 32, and at most 1048576 of all of them");
     GgufWriter old = random_model({.experts = 4});
     old.tensor("blk.0.ffn_gate.0.weight", WeightType::f32, 128, 64, std::vector<float>(128 * 64));
-    CHECK(refusal(old) ==
-          "model.gguf has a tensor for every expert (blk.0.ffn_gate.0.weight), as files from before April 2024 do; convert the model again");
+    CHECK(refusal(old) == "model.gguf has a tensor for every expert (blk.0.ffn_gate.0.weight), as files from before "
+                          "April 2024 do; convert the model again");
     GgufWriter other = random_model({.architecture = "qwen3"});
     other.key("qwen3.expert_count", uint32_t(4));
-    CHECK(refusal(other) == "model.gguf is a mixture of experts of the architecture qwen3, which this version cannot run");
+    CHECK(refusal(other) ==
+          "model.gguf is a mixture of experts of the architecture qwen3, which this version cannot run");
 }
 
 TEST_CASE("YaRN turns pairs and grows them as the keys of a file say, by the numbers of transformers")
@@ -566,12 +611,14 @@ TEST_CASE("YaRN turns pairs and grows them as the keys of a file say, by the num
         for (size_t i = 0; i < want.size(); i++) CHECK(got[i] == doctest::Approx(want[i]).epsilon(1e-6));
         CHECK(c.rope_magnitude == doctest::Approx(magnitude).epsilon(1e-6));
     };
-    const std::vector<double> eighth = {1,      2.470529422e-01, 5.625e-02, 1.087032946e-02, 1.25e-03, 3.952847075e-04, 1.25e-04, 3.952847075e-05},
-                              fortieth = {1,       2.391472481e-01, 5.125e-02,      8.498621212e-03,
-                                          2.5e-04, 7.905694150e-05, 2.5e-05, 7.905694150e-06};
+    const std::vector<double> eighth = {1,        2.470529422e-01, 5.625e-02, 1.087032946e-02,
+                                        1.25e-03, 3.952847075e-04, 1.25e-04,  3.952847075e-05},
+                              fortieth = {1,       2.391472481e-01, 5.125e-02, 8.498621212e-03,
+                                          2.5e-04, 7.905694150e-05, 2.5e-05,   7.905694150e-06};
     are(yarn({}), eighth, 1.2079441541679836);
     are(yarn({{"yarn_beta_fast", 16}, {"yarn_beta_slow", 2}}),
-        {1, 3.162277660e-01, 7.083333333e-02, 1.317615692e-02, 1.25e-03, 3.952847075e-04, 1.25e-04, 3.952847075e-05}, 1.2079441541679836);
+        {1, 3.162277660e-01, 7.083333333e-02, 1.317615692e-02, 1.25e-03, 3.952847075e-04, 1.25e-04, 3.952847075e-05},
+        1.2079441541679836);
     are(yarn({{"yarn_log_multiplier", 0.707f}}, 40), fortieth, 1.0857263992561355);    // mscale 1, mscale_all_dim 0.707
     are(yarn({{"yarn_log_multiplier", 1}}, 40), fortieth, 1);
     are(yarn({{"yarn_log_multiplier", 0}}), eighth, 1.2079441541679836);
@@ -582,14 +629,17 @@ TEST_CASE("YaRN turns pairs and grows them as the keys of a file say, by the num
     are(yarn({{"yarn_ext_factor", 1}}), eighth, 1.2079441541679836);
     are(yarn({{"yarn_ext_factor", -1}}), eighth, 1.2079441541679836);    // "not set"
     std::vector<double> plain, half;
-    for (int i = 0; i < 8; i++) plain.push_back(std::pow(10000, -i / 8.0) / 8), half.push_back((plain[i] + eighth[i]) / 2);
+    for (int i = 0; i < 8; i++)
+        plain.push_back(std::pow(10000, -i / 8.0) / 8), half.push_back((plain[i] + eighth[i]) / 2);
     are(yarn({{"yarn_ext_factor", 0}}), plain, 1);    // all pairs are slowed, and nothing grows by itself
     are(yarn({{"yarn_ext_factor", 0.5f}}), half, 1.2079441541679836);
 
-    CHECK(Loaded(with_key("llama.rope.scaling.yarn_attn_factor", 1.5f)).weights.config.rope_magnitude == 1);    // nothing says YaRN
+    CHECK(Loaded(with_key("llama.rope.scaling.yarn_attn_factor", 1.5f)).weights.config.rope_magnitude ==
+          1);    // nothing says YaRN
 }
 
-TEST_CASE("a key that changes what is computed and that nobody reads is refused by its name, unless its value changes nothing")
+TEST_CASE("a key that changes what is computed and that nobody reads is refused by its name, unless its value changes "
+          "nothing")
 {
     const auto says = [](const GgufWriter& file, const std::string& part) {
         const std::string message = refusal(file);
@@ -598,11 +648,13 @@ TEST_CASE("a key that changes what is computed and that nobody reads is refused 
         CHECK(message.find(part) != std::string::npos);
     };
     for (const char* key : {"alpha", "beta_fast", "yarn_low_freq", "types"})
-        says(with_key(fmt::format("llama.rope.scaling.{}", key), 1000.0f), fmt::format("has the key llama.rope.scaling.{}, which this version does not know", key));
+        says(with_key(fmt::format("llama.rope.scaling.{}", key), 1000.0f),
+             fmt::format("has the key llama.rope.scaling.{}, which this version does not know", key));
     says(with_key("llama.rope.scaling.alpha", 1000.0f), "it knows type, factor, attn_factor, original_context_length");
     says(with_key("llama.attention.clamp_kqv", 8.0f), "--override llama.attention.clamp_kqv=float:0 runs it without");
     says(with_key("llama.attention.causal", false), "no language model but an encoder");
-    says(with_key("llama.attention.temperature_length", 8192), "has the key llama.attention.temperature_length, by which its model computes");
+    says(with_key("llama.attention.temperature_length", 8192),
+         "has the key llama.attention.temperature_length, by which its model computes");
     says(with_key("llama.swiglu_clamp_exp", std::vector<float>{0, 7}), "has the key llama.swiglu_clamp_exp");
     CHECK(refusal(with_key("llama.attention.clamp_kqv", 0.0f)) == "");
     CHECK(refusal(with_key("llama.attention.causal", true)) == "");
@@ -653,7 +705,8 @@ TEST_CASE("positions are scaled linearly, by the factors of rope_freqs, both or 
     CHECK(refusal(file).starts_with("model.gguf: llama.rope.scaling.original_context_length is 0"));
 }
 
-TEST_CASE("each family's own tensors are read, those of others are not known to it, and parts of a fused tensor are views")
+TEST_CASE(
+    "each family's own tensors are read, those of others are not known to it, and parts of a fused tensor are views")
 {
     const auto lacks = [](std::string_view architecture, const char* name) {
         GgufWriter file = random_model({.architecture = architecture});
@@ -664,16 +717,20 @@ TEST_CASE("each family's own tensors are read, those of others are not known to 
         GgufWriter file = random_model({.architecture = architecture});
         file.tensor(name, WeightType::f32, 0, n, std::vector<float>(n, 1.0f));
         CHECK(refusal(file) ==
-              fmt::format("model.gguf has the tensor {}, which this version does not know; without it the text would be wrong", name));
+              fmt::format(
+                  "model.gguf has the tensor {}, which this version does not know; without it the text would be wrong",
+                  name));
     };
-    for (const char* name : {"blk.0.attn_q.bias", "blk.1.attn_k.bias", "blk.1.attn_v.bias", "blk.0.attn_q.weight"}) lacks("qwen2", name);
+    for (const char* name : {"blk.0.attn_q.bias", "blk.1.attn_k.bias", "blk.1.attn_v.bias", "blk.0.attn_q.weight"})
+        lacks("qwen2", name);
     for (const char* name : {"blk.0.attn_q_norm.weight", "blk.1.attn_k_norm.weight"}) lacks("qwen3", name);
     for (const char* name : {"blk.0.attn_qkv.weight", "blk.1.ffn_up.weight"}) lacks("phi3", name);
     adds("qwen2", "blk.0.attn_q_norm.weight", 16);
     adds("qwen2", "blk.0.attn_output.bias", 64);
     adds("qwen3", "blk.0.attn_q.bias", 64);
-    for (const char* name : {"position_embd.weight", "blk.0.attn_norm.bias", "blk.1.ffn_norm.bias", "output_norm.bias", "blk.0.attn_q.bias",
-                             "blk.0.attn_output.bias", "blk.1.ffn_up.bias", "blk.0.ffn_down.bias", "blk.1.ffn_up.weight"})
+    for (const char* name : {"position_embd.weight", "blk.0.attn_norm.bias", "blk.1.ffn_norm.bias", "output_norm.bias",
+                             "blk.0.attn_q.bias", "blk.0.attn_output.bias", "blk.1.ffn_up.bias", "blk.0.ffn_down.bias",
+                             "blk.1.ffn_up.weight"})
         lacks("opt", name);
     adds("opt", "blk.0.ffn_gate.weight", 64);
     adds("phi3", "rope_factors_long.weight", 8);    // without the short ones
@@ -716,29 +773,38 @@ TEST_CASE("each family's own tensors are read, those of others are not known to 
 
 TEST_CASE("a tensor that is missing, unused, of another shape or of an unknown type is refused by name")
 {
-    const auto says = [](const GgufWriter& file, const char* message) { CHECK(refusal(file) == std::string("model.gguf") + message); };
-    for (const char* name : {"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight", "blk.1.ffn_gate.weight",
-                             "blk.0.ffn_down_t.weight"}) {
+    const auto says = [](const GgufWriter& file, const char* message) {
+        CHECK(refusal(file) == std::string("model.gguf") + message);
+    };
+    for (const char* name : {"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight",
+                             "blk.1.ffn_gate.weight", "blk.0.ffn_down_t.weight"}) {
         GgufWriter file = random_model({});
         CHECK(file.remove(name));
         says(file, fmt::format(" has no tensor {}; convert the model again", name).c_str());
     }
     says(with_tensor("blk.0.attn_q.bias", WeightType::f32, 0, 64),
          " has the tensor blk.0.attn_q.bias, which this version does not know; without it the text would be wrong");
-    says(with_tensor("rope_freqs.weight", WeightType::f32, 0, 16), ": rope_freqs.weight is 16, expected 8 (columns x rows)");
+    says(with_tensor("rope_freqs.weight", WeightType::f32, 0, 16),
+         ": rope_freqs.weight is 16, expected 8 (columns x rows)");
     says(with_tensor("blk.1.ffn_down.weight", WeightType::f32, 64, 128),    // beside ffn_down_t
          " has the tensor blk.1.ffn_down.weight, which this version does not know; without it the text would be wrong");
-    says(with_tensor("blk.1.ffn_up.weight", WeightType::f32, 64, 128), ": blk.1.ffn_up.weight is 128 x 64, expected 64 x 128 (columns x rows)");
-    says(with_tensor("blk.0.ffn_norm.weight", WeightType::f32, 0, 65), ": blk.0.ffn_norm.weight is 65, expected 64 (columns x rows)");
-    says(with_tensor("token_embd.weight", WeightType::f32, 0, 64), ": the number of rows of token_embd.weight is 0, expected 1 to 16777216");
-    says(with_tensor("output.weight", WeightType::f32, 319, 64), ": output.weight is 64 x 319, expected 64 x 320 (columns x rows)");
+    says(with_tensor("blk.1.ffn_up.weight", WeightType::f32, 64, 128),
+         ": blk.1.ffn_up.weight is 128 x 64, expected 64 x 128 (columns x rows)");
+    says(with_tensor("blk.0.ffn_norm.weight", WeightType::f32, 0, 65),
+         ": blk.0.ffn_norm.weight is 65, expected 64 (columns x rows)");
+    says(with_tensor("token_embd.weight", WeightType::f32, 0, 64),
+         ": the number of rows of token_embd.weight is 0, expected 1 to 16777216");
+    says(with_tensor("output.weight", WeightType::f32, 319, 64),
+         ": output.weight is 64 x 319, expected 64 x 320 (columns x rows)");
 
     GgufWriter extra = random_model({});
     extra.remove("output_norm.weight");
     extra.tensor("output_norm.weight", 0, {64, 1}, std::string(256, '\0'));
     CHECK(refusal(extra) == "");
 
-    const auto begins = [](const GgufWriter& file, const char* message) { CHECK(refusal(file).starts_with(std::string("model.gguf") + message)); };
+    const auto begins = [](const GgufWriter& file, const char* message) {
+        CHECK(refusal(file).starts_with(std::string("model.gguf") + message));
+    };
     GgufWriter unreadable = random_model({});
     unreadable.remove("blk.0.ffn_gate.weight");
     unreadable.tensor("blk.0.ffn_gate.weight", 23, {64, 128}, std::string(4608, '\0'));
@@ -760,7 +826,8 @@ TEST_CASE("a tensor that is missing, unused, of another shape or of an unknown t
 
 TEST_CASE("the shipped model loads as what its card says")
 {
-    const auto file = std::make_shared<const Gguf>(std::filesystem::path(HEARTH_SOURCE) / "tests/data/fairytale-7m.gguf");
+    const auto file =
+        std::make_shared<const Gguf>(std::filesystem::path(HEARTH_SOURCE) / "tests/data/fairytale-7m.gguf");
     const Weights w = load_weights(file);
     CHECK(w.config.layers == 6);
     CHECK(w.config.dim == 256);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""tools/whole_file.py and tools/sentences.py: files that appear whole or not at all, and programs that end in one
+"""tools/models/whole_file.py and tools/models/sentences.py: files that appear whole or not at all, and programs that end in one
 sentence.
 
-    python3 tests/whole_file_test.py          (packages: tools/requirements.txt)
+    python3 tests/whole_file_test.py          (packages: tools/models/requirements.txt)
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from pathlib import Path
 from unittest import mock
 
 TESTS = Path(__file__).resolve().parent
-TOOLS = TESTS.parent / "tools"
+TOOLS = TESTS.parent / "tools" / "models"
 sys.path.insert(0, str(TOOLS))
 import sentences  # noqa: E402
 import whole_file  # noqa: E402

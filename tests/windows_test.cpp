@@ -1,4 +1,4 @@
-#include "tools/windows.h"
+#include "tools/hearth/windows.h"
 #include "tests/support.h"
 
 using namespace hearth::tools;
@@ -37,7 +37,8 @@ TEST_SUITE("windows")
                 }
     }
 
-    // The numbers are those that tools/perplexity of llama.cpp comes to: first = n_ctx / 2, and n_ctx - first - 1 tokens of each of tokens / n_ctx chunks.
+    // The numbers are those that tools/perplexity of llama.cpp comes to: first = n_ctx / 2, and n_ctx - first - 1
+    // tokens of each of tokens / n_ctx chunks.
     TEST_CASE("llama.cpp's convention counts the second half of each whole window")
     {
         const WindowShape shape = {.convention = Convention::llama_cpp, .context = 8};
@@ -53,7 +54,8 @@ TEST_SUITE("windows")
             }
     }
 
-    // n_ctx grows by half the stride; (tokens - n_ctx + stride - 1) / stride chunks; of each the logits n_ctx - stride - 1 to n_ctx - 2.
+    // n_ctx grows by half the stride; (tokens - n_ctx + stride - 1) / stride chunks; of each the logits n_ctx - stride
+    // - 1 to n_ctx - 2.
     TEST_CASE("llama.cpp's strided windows are longer by half the stride, and their last stride tokens count")
     {
         const WindowShape shape = {.convention = Convention::llama_cpp, .context = 8, .stride = 4};

@@ -10,7 +10,7 @@ using host::PairOrder;
 
 // The tensors of a GGUF file of each: https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py
 constexpr Family families[] = {
-    {.architecture = "llama", .experts = true},                           // Mistral's and Mixtral's files say llama, too
+    {.architecture = "llama", .experts = true},    // Mistral's and Mixtral's files say llama, too
     {.architecture = "bamboo", .activation = host::Activation::drelu},    // and TurboSparse-Mistral's
     {.architecture = "qwen2", .pairs = PairOrder::halves, .qkv_bias = true},
     {.architecture = "qwen3", .pairs = PairOrder::halves, .head_norms = true},
@@ -23,7 +23,10 @@ constexpr Family families[] = {
      .positions = true,
      .gated = false},
     {.architecture = "phi3", .pairs = PairOrder::halves, .fused = true},
-    {.architecture = "gemma", .pairs = PairOrder::halves, .activation = host::Activation::gelu_tanh, .wide_embedding = true},
+    {.architecture = "gemma",
+     .pairs = PairOrder::halves,
+     .activation = host::Activation::gelu_tanh,
+     .wide_embedding = true},
     {.architecture = "gemma2",
      .pairs = PairOrder::halves,
      .activation = host::Activation::gelu_tanh,
@@ -50,7 +53,10 @@ constexpr Family families[] = {
      .gated = false,
      .fused = true,
      .parallel = true},
-    {.architecture = "minicpm", .embedding_scale = 12, .depth_scale = 1.4f, .base_width = 256},    // MiniCPM-2B's, whose first files have no keys
+    {.architecture = "minicpm",
+     .embedding_scale = 12,
+     .depth_scale = 1.4f,
+     .base_width = 256},    // MiniCPM-2B's, whose first files have no keys
     {.architecture = "granite"},
 };
 

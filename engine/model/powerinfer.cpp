@@ -11,7 +11,8 @@
 
 namespace hearth {
 
-// ---- the index ---------------------------------------------------------------------------------------------------------
+// ---- the index
+// ---------------------------------------------------------------------------------------------------------
 
 std::filesystem::path gpu_index_of(const std::filesystem::path& model)
 {
@@ -19,25 +20,31 @@ std::filesystem::path gpu_index_of(const std::filesystem::path& model)
     return path += ".generated.gpuidx";
 }
 
-std::filesystem::path activation_folder_of(const std::filesystem::path& model) { return model.parent_path() / "activation"; }
+std::filesystem::path activation_folder_of(const std::filesystem::path& model)
+{
+    return model.parent_path() / "activation";
+}
 
 GpuIndex read_gpu_index(const std::filesystem::path& path, const Config& config)
 {
     const Gguf file(path);
     const std::string name = path.string();
-    if (file.string("general.architecture") != "generic.gpu_index") throw Error("{} is not PowerInfer's index of a GPU's neurons", name);
+    if (file.string("general.architecture") != "generic.gpu_index")
+        throw Error("{} is not PowerInfer's index of a GPU's neurons", name);
     const uint32_t layers = file.u32("generic.gpu_index.block_count");
     if (layers != config.layers || file.tensors().size() != 2 * uint64_t(layers))
-        throw Error("{} has {} layers and {} tensors, and the model {} layers; it belongs to another model", name, layers, file.tensors().size(),
-                    config.layers);
+        throw Error("{} has {} layers and {} tensors, and the model {} layers; it belongs to another model", name,
+                    layers, file.tensors().size(), config.layers);
 
     GpuIndex index{file.u64("split.vram_capacity"), {}};
     for (uint32_t l = 0; l < layers; l++) {
         const std::string tensor = fmt::format("blk.{}.gpu_idx", l);
-        const std::span<const int32_t> on_gpu = file.numbers(tensor, config.neurons), bucket = file.numbers(fmt::format("blk.{}.gpu_bucket", l));
+        const std::span<const int32_t> on_gpu = file.numbers(tensor, config.neurons),
+                                       bucket = file.numbers(fmt::format("blk.{}.gpu_bucket", l));
         std::vector<uint32_t>& ids = index.layers.emplace_back();
         for (uint32_t i = 0; i < config.neurons; i++) {
-            if (on_gpu[i] != 0 && on_gpu[i] != 1) throw Error("{} is damaged: {} of neuron {} is {}, expected 0 or 1", name, tensor, i, on_gpu[i]);
+            if (on_gpu[i] != 0 && on_gpu[i] != 1)
+                throw Error("{} is damaged: {} of neuron {} is {}, expected 0 or 1", name, tensor, i, on_gpu[i]);
             if (on_gpu[i]) ids.push_back(i);
         }
         if (!std::ranges::equal(ids, bucket, {}, {}, [](int32_t id) { return uint32_t(id); }))
@@ -46,7 +53,8 @@ GpuIndex read_gpu_index(const std::filesystem::path& path, const Config& config)
     return index;
 }
 
-// ---- tensors of torch --------------------------------------------------------------------------------------------------
+// ---- tensors of torch
+// --------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -119,7 +127,8 @@ class Bytes {
     std::string_view bytes_;
 };
 
-/// The files in a zip file as torch writes it: not compressed, each in a folder that has the archive's name. Without zip64, which begins at 4 GiB.
+/// The files in a zip file as torch writes it: not compressed, each in a folder that has the archive's name. Without
+/// zip64, which begins at 4 GiB.
 class Zip {
   public:
     Zip(const std::string& path, std::string_view bytes) : path_(path), bytes_(bytes)
@@ -156,7 +165,8 @@ class Zip {
         for (const Entry& e : entries_) {
             const size_t folder = e.name.find('/');
             if (folder == e.name.npos || e.name.substr(folder + 1) != name) continue;
-            if (e.method != 0 || e.stored != e.size) throw Error("{} is compressed, which torch.save does not do; save it again", path_);
+            if (e.method != 0 || e.stored != e.size)
+                throw Error("{} is compressed, which torch.save does not do; save it again", path_);
             Bytes local = part(e.at, bytes_.size() - std::min<uint64_t>(e.at, bytes_.size()), "PK\3\4");
             local.take(22);    // the same as in the directory
             const uint64_t name_bytes = local.number(2), extra = local.number(2);
@@ -170,7 +180,8 @@ class Zip {
     std::string_view get(std::string_view name) const
     {
         const auto found = find(name);
-        if (!found) throw Error("{} has no {} in it, so torch.save did not write it; save it again", path_, printable(name));
+        if (!found)
+            throw Error("{} has no {} in it, so torch.save did not write it; save it again", path_, printable(name));
         return *found;
     }
 
@@ -201,8 +212,10 @@ struct TorchTensor {
     std::vector<uint64_t> shape, strides;
 };
 
-/// The pickle of a plain tensor is one sentence, of which only the numbers and names differ; it is read as that sentence and never run.
-///     _rebuild_tensor_v2(("storage", torch.FloatStorage, "0", "cpu", numel), offset, (n,), (stride,), False, OrderedDict())
+/// The pickle of a plain tensor is one sentence, of which only the numbers and names differ; it is read as that
+/// sentence and never run.
+///     _rebuild_tensor_v2(("storage", torch.FloatStorage, "0", "cpu", numel), offset, (n,), (stride,), False,
+///     OrderedDict())
 class Pickle : Bytes {
   public:
     using Bytes::Bytes;
@@ -239,7 +252,9 @@ class Pickle : Bytes {
   private:
     [[noreturn]] void refuse() const
     {
-        throw Error("{} holds something else than a plain tensor; save it again with torch.save(tensor.detach().clone(), path)", path_);
+        throw Error(
+            "{} holds something else than a plain tensor; save it again with torch.save(tensor.detach().clone(), path)",
+            path_);
     }
 
     void word(std::string_view expected)
@@ -308,20 +323,25 @@ std::vector<double> read_torch_vector(const std::filesystem::path& path, std::st
 {
     const std::string file = path.string();
     if (bytes.starts_with("\x80\2\x8a\x0a"))
-        throw Error("{} is in the format that torch had before version 1.6; save it again with torch.save(torch.load(path), path)", file);
+        throw Error("{} is in the format that torch had before version 1.6; save it again with "
+                    "torch.save(torch.load(path), path)",
+                    file);
     if (!bytes.starts_with("PK\3\4")) throw Error("{} is not a file of torch.save, or is damaged; copy it again", file);
 
     const Zip zip(file, bytes);
     const TorchTensor t = Pickle(file, zip.get("data.pkl")).tensor();
     if (t.shape.size() != 1 || t.shape[0] != n)
-        throw Error("{} holds a tensor of the shape ({}), expected ({}), one number for every neuron", file, fmt::join(t.shape, ", "), n);
+        throw Error("{} holds a tensor of the shape ({}), expected ({}), one number for every neuron", file,
+                    fmt::join(t.shape, ", "), n);
     const auto storage = std::ranges::find(storages, t.storage, &Storage::name);
     if (storage == std::end(storages))
-        throw Error("{} holds a tensor of the type {}, which this version cannot read; save it again with torch.save(tensor.float(), path)", file,
-                    printable(t.storage.substr(0, 60)));
+        throw Error("{} holds a tensor of the type {}, which this version cannot read; save it again with "
+                    "torch.save(tensor.float(), path)",
+                    file, printable(t.storage.substr(0, 60)));
     const std::string_view data = zip.get("data/" + std::string(t.key));
     const std::string_view order = zip.find("byteorder").value_or("little");    // older files have none
-    if (order != "little" && order != "big") throw Error("{} is damaged: its byte order is {}", file, printable(order.substr(0, 60)));
+    if (order != "little" && order != "big")
+        throw Error("{} is damaged: its byte order is {}", file, printable(order.substr(0, 60)));
 
     // The integers of the pickle are below 2^32, so the products stay below 2^64.
     if (data.size() != t.numel * storage->bytes || (n && t.offset + (n - 1) * t.strides[0] >= t.numel))
@@ -332,7 +352,8 @@ std::vector<double> read_torch_vector(const std::filesystem::path& path, std::st
         std::memcpy(element, data.data() + (t.offset + i * t.strides[0]) * storage->bytes, storage->bytes);
         if (order == "big") std::reverse(element, element + storage->bytes);
         x[i] = storage->number(element);
-        if (!(x[i] >= 0 && std::isfinite(x[i]))) throw Error("{}: neuron {} fires {} times, expected a finite number, 0 or more", file, i, x[i]);
+        if (!(x[i] >= 0 && std::isfinite(x[i])))
+            throw Error("{}: neuron {} fires {} times, expected a finite number, 0 or more", file, i, x[i]);
     }
     return x;
 }
@@ -347,11 +368,13 @@ ActivationStatistics read_activation_statistics(const std::filesystem::path& fol
     }
     std::error_code ignored;
     if (std::filesystem::exists(path(config.layers), ignored))
-        throw Error("{} is one more than the model has layers; the folder belongs to another model", path(config.layers).string());
+        throw Error("{} is one more than the model has layers; the folder belongs to another model",
+                    path(config.layers).string());
     return statistics;
 }
 
-// ---- the order of the layers -------------------------------------------------------------------------------------------
+// ---- the order of the layers
+// -------------------------------------------------------------------------------------------
 
 namespace {
 

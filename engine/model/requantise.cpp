@@ -1,8 +1,8 @@
 #include "engine/model/requantise.h"
 
 #include "engine/model/families.h"
-#include "engine/model/gguf_writer.h"
-#include "engine/model/not_finite.h"
+#include "engine/file/gguf_writer.h"
+#include "engine/file/not_finite.h"
 #include "engine/model/weights.h"
 #include "engine/system/limits.h"
 #include "host/arena.h"
@@ -42,8 +42,8 @@ RequantisedTensor Requantised::total() const
 namespace {
 
 constexpr std::string_view profile_prefix = "hearth.profile.";
-constexpr std::string_view replaced_keys[] = {"general.file_type", "general.quantization_version", "hearth.sparse.tensors", "hearth.sparse.types",
-                                              "hearth.sparse.columns"};
+constexpr std::string_view replaced_keys[] = {"general.file_type", "general.quantization_version",
+                                              "hearth.sparse.tensors", "hearth.sparse.types", "hearth.sparse.columns"};
 
 /// A tensor on its way from one file to the other.
 struct Job {
@@ -52,18 +52,24 @@ struct Job {
     bool transposed = false;
     std::string name;    // in the copy
     std::string_view note;
-    std::vector<uint32_t> starts = {};    // of sparse rows (Matrix::starts), which `type` is the type of the values of; else empty
-    uint32_t stacked = 0;                 // matrices, one below the other, where the source's shape does not say so
+    std::vector<uint32_t> starts =
+        {};                  // of sparse rows (Matrix::starts), which `type` is the type of the values of; else empty
+    uint32_t stacked = 0;    // matrices, one below the other, where the source's shape does not say so
 
     uint32_t experts() const { return stacked ? stacked : source->shape.size() > 2 ? uint32_t(source->shape[2]) : 1; }
     uint32_t source_rows() const
     {
-        return source->shape.size() > 1 ? uint32_t(source->shape[1]) * (source->shape.size() > 2 ? uint32_t(source->shape[2]) : 1) : 1;
+        return source->shape.size() > 1
+                   ? uint32_t(source->shape[1]) * (source->shape.size() > 2 ? uint32_t(source->shape[2]) : 1)
+                   : 1;
     }
     uint32_t source_cols() const { return uint32_t(source->shape[0]); }
     uint32_t rows() const { return transposed ? source_cols() * experts() : source_rows(); }
     uint32_t cols() const { return transposed ? source_rows() / experts() : source_cols(); }
-    Matrix matrix() const { return {WeightType(source->type), source_rows(), source_cols(), source->data, 0, source->starts}; }
+    Matrix matrix() const
+    {
+        return {WeightType(source->type), source_rows(), source_cols(), source->data, 0, source->starts};
+    }
     bool copied() const { return !transposed && WeightType(source->type) == type && !sparse(); }
     bool keeps_values() const { return !transposed && values_of(WeightType(source->type)) == type; }
     bool sparse() const { return !starts.empty(); }
@@ -74,7 +80,10 @@ struct Job {
         return transposed ? std::vector<uint64_t>{cols(), rows()} : source->shape;
     }
     uint64_t dense_bytes() const { return rows() * row_bytes(type, cols()); }
-    uint64_t bytes() const { return sparse() ? uint64_t(starts.back()) * sparse_row_unit + sparse_slack : dense_bytes(); }
+    uint64_t bytes() const
+    {
+        return sparse() ? uint64_t(starts.back()) * sparse_row_unit + sparse_slack : dense_bytes();
+    }
 };
 
 bool is_predictor(std::string_view name) { return name.ends_with(".fc1.weight") || name.ends_with(".fc2.weight"); }
@@ -103,8 +112,8 @@ const Exception* exception_of(std::span<const Exception> exceptions, const GgufT
     if (!where) return nullptr;
     const uint32_t l = where->layer, eighth = layers / 8;
     const bool chosen = l < eighth || l >= 7 * layers / 8 || (l - eighth) % 3 == 2;
-    const auto found =
-        std::ranges::find_if(exceptions, [&](const Exception& e) { return where->part.starts_with(e.part) && (chosen || !e.some_layers); });
+    const auto found = std::ranges::find_if(
+        exceptions, [&](const Exception& e) { return where->part.starts_with(e.part) && (chosen || !e.some_layers); });
     return found == exceptions.end() ? nullptr : &*found;
 }
 
@@ -138,11 +147,13 @@ void store_by_columns(Job& job, uint32_t experts)
     if (!job.name.ends_with(by_neurons)) return;
     job.transposed = true;
     job.stacked = std::max(experts, 1u);
-    job.name.replace(job.name.size() - by_neurons.size(), by_neurons.size(), experts ? ".ffn_down_exps.weight" : ".ffn_down.weight");
+    job.name.replace(job.name.size() - by_neurons.size(), by_neurons.size(),
+                     experts ? ".ffn_down_exps.weight" : ".ffn_down.weight");
     job.note = "by columns now";
 }
 
-Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, const RequantiseOptions& options, const Config& config)
+Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, const RequantiseOptions& options,
+           const Config& config)
 {
     const WeightType sensitive = options.sensitive.value_or(how.sensitive);
     constexpr std::string_view router = ".ffn_gate_inp.weight";
@@ -159,7 +170,8 @@ Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, cons
     }
     const bool head = t.name == "output.weight" || (t.name == "token_embd.weight" && !model.find("output.weight"));
     const auto better = [&](WeightType type) {    // nobody asked for more bytes than the source has
-        const bool stays = row_bytes(from, 256) <= row_bytes(type, 256) && (!job.transposed || host::find_quantiser(from));
+        const bool stays =
+            row_bytes(from, 256) <= row_bytes(type, 256) && (!job.transposed || host::find_quantiser(from));
         job.type = stays ? from : type;
     };
     if ((head || is_predictor(t.name)) && sensitive != how.matrices) {
@@ -181,13 +193,15 @@ Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, cons
     return job;
 }
 
-/// Rows [first, first + count) of what will be stored; `first` is a multiple of the source's block where it is transposed. out is (count, cols).
+/// Rows [first, first + count) of what will be stored; `first` is a multiple of the source's block where it is
+/// transposed. out is (count, cols).
 void read_rows(const Job& job, uint32_t first, uint32_t count, float* out)
 {
     const Matrix source = job.matrix();
     if (!job.transposed) {
         const auto decode = host::kernels().of(source.type).decode;
-        for (uint32_t r = 0; r < count; r++) decode(source.row(first + r), out + uint64_t(r) * source.cols, source.cols);
+        for (uint32_t r = 0; r < count; r++)
+            decode(source.row(first + r), out + uint64_t(r) * source.cols, source.cols);
         return;
     }
     constexpr uint32_t slab = 16;        // stored rows at a time: what they write into a row of `out` is a cache line
@@ -199,7 +213,8 @@ void read_rows(const Job& job, uint32_t first, uint32_t count, float* out)
         here = std::min(count, source.cols - column);
         for (uint32_t r = 0; r < rows; r += slab) {
             const uint32_t some = std::min(slab, rows - r);
-            for (uint32_t i = 0; i < some; i++) decode(source.row(uint64_t(expert) * rows + r + i), source.cols, column, here, &decoded[i * here]);
+            for (uint32_t i = 0; i < some; i++)
+                decode(source.row(uint64_t(expert) * rows + r + i), source.cols, column, here, &decoded[i * here]);
             for (uint32_t c = 0; c < here; c++)
                 for (uint32_t i = 0; i < some; i++) out[uint64_t(c) * rows + r + i] = decoded[i * here + c];
         }
@@ -257,8 +272,9 @@ struct NotFiniteWeights {};
 
 [[noreturn]] void refuse_weights(const Gguf& model, const GgufTensor& t, host::Team& team)
 {
-    throw Error("{}: {}: the file is broken, so convert or download the model again", model.path().string(),
-                not_finite_weights(team, t).value_or(fmt::format("{} holds weights that are not finite numbers", t.name)));
+    throw Error(
+        "{}: {}: the file is broken, so convert or download the model again", model.path().string(),
+        not_finite_weights(team, t).value_or(fmt::format("{} holds weights that are not finite numbers", t.name)));
 }
 
 Chunk make_chunk(const Gguf& model, const Job& job, uint32_t first, uint32_t count)
@@ -284,7 +300,8 @@ Chunk make_chunk(const Gguf& model, const Job& job, uint32_t first, uint32_t cou
     }
     if (!std::isfinite(chunk.squares.of_weights)) throw NotFiniteWeights();
     if (!std::isfinite(chunk.squares.of_errors))
-        throw Error("{}: {} has weights that are beyond the range of fp16, which also scales blocks: use bf16", model.path().string(), job.source->name);
+        throw Error("{}: {} has weights that are beyond the range of fp16, which also scales blocks: use bf16",
+                    model.path().string(), job.source->name);
     return chunk;
 }
 
@@ -314,9 +331,12 @@ void make_rows(const Gguf& model, const Job& job, host::Team& team, const std::f
     }
 }
 
-void convert(const Gguf& model, const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& result, const std::function<void(double)>& done)
+void convert(const Gguf& model, const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& result,
+             const std::function<void(double)>& done)
 {
-    const auto write = [&](const std::vector<std::byte>& bytes) { file.write({reinterpret_cast<const char*>(bytes.data()), bytes.size()}); };
+    const auto write = [&](const std::vector<std::byte>& bytes) {
+        file.write({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    };
     const uint64_t stride = row_bytes(job.type, job.cols());
     std::vector<std::byte> sparse;
     make_rows(
@@ -324,7 +344,8 @@ void convert(const Gguf& model, const Job& job, host::Team& team, ModelFile& fil
         [&](const Chunk& chunk) {
             if (job.sparse()) {
                 sparse.clear();
-                for (uint64_t at = 0; at < chunk.bytes.size(); at += stride) host::compress_row(job.type, &chunk.bytes[at], job.cols(), sparse);
+                for (uint64_t at = 0; at < chunk.bytes.size(); at += stride)
+                    host::compress_row(job.type, &chunk.bytes[at], job.cols(), sparse);
             }
             write(job.sparse() ? sparse : chunk.bytes);
             result.squares += chunk.squares.of_weights;
@@ -334,7 +355,8 @@ void convert(const Gguf& model, const Job& job, host::Team& team, ModelFile& fil
     if (job.sparse()) write(std::vector<std::byte>(sparse_slack));
 }
 
-// ---- zeros -------------------------------------------------------------------------------------------------------------
+// ---- zeros
+// -------------------------------------------------------------------------------------------------------------
 
 /// Less is not worth that rows differ in length.
 constexpr double least_saving = 0.1;
@@ -346,7 +368,8 @@ bool may_have_zeros(const Job& job)
     const uint32_t chunks = (job.rows() + chunk_rows(job) - 1) / chunk_rows(job);
     uint64_t zeros = 0, all = 0;
     for (uint32_t i = 0; i < std::min(looks, chunks); i++) {
-        const uint32_t first = uint32_t(uint64_t(chunks) * i / looks) * chunk_rows(job), count = std::min(chunk_rows(job), job.rows() - first);
+        const uint32_t first = uint32_t(uint64_t(chunks) * i / looks) * chunk_rows(job),
+                       count = std::min(chunk_rows(job), job.rows() - first);
         std::vector<float> x(uint64_t(count) * job.cols());
         read_rows(job, first, count, x.data());
         zeros += uint64_t(std::ranges::count(x, 0.0f));
@@ -371,7 +394,8 @@ std::vector<uint32_t> sparse_starts(const Gguf& model, const Job& job, host::Tea
             }
         },
         [](double) {});
-    const bool worth = end <= UINT32_MAX && double(end) * sparse_row_unit < (1 - least_saving) * double(job.dense_bytes());
+    const bool worth =
+        end <= UINT32_MAX && double(end) * sparse_row_unit < (1 - least_saving) * double(job.dense_bytes());
     return worth ? starts : std::vector<uint32_t>();
 }
 
@@ -382,8 +406,10 @@ struct Zeros {
     uint64_t of_experts = 0;                              // matrices that are stored dense for being of experts
 };
 
-/// Looks for zeros that are worth leaving out, and has those tensors' rows sparse. Experts' tensors have three dimensions, and sparse rows two.
-Zeros find_zeros(const Gguf& model, bool experts, std::vector<Job>& jobs, host::Team& team, const std::function<void(double)>& progress)
+/// Looks for zeros that are worth leaving out, and has those tensors' rows sparse. Experts' tensors have three
+/// dimensions, and sparse rows two.
+Zeros find_zeros(const Gguf& model, bool experts, std::vector<Job>& jobs, host::Team& team,
+                 const std::function<void(double)>& progress)
 {
     Zeros found;
     for (size_t i = 0; i < jobs.size(); i++, progress(double(i) / double(jobs.size()))) {
@@ -438,8 +464,10 @@ void add_entries(const Gguf& model, const Job& job, std::vector<GgufEntry>& entr
     entries.push_back({job.name, i8, {job.bytes()}, job.bytes()});
 }
 
-/// The same bytes. Its weights count in the sum of squares, so that the error of the whole model is one of all its weights.
-void copy(const Gguf& model, const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& result, const std::function<void(double)>& done)
+/// The same bytes. Its weights count in the sum of squares, so that the error of the whole model is one of all its
+/// weights.
+void copy(const Gguf& model, const Job& job, host::Team& team, ModelFile& file, RequantisedTensor& result,
+          const std::function<void(double)>& done)
 {
     constexpr uint32_t together = 256;
     const Matrix source = job.matrix();
@@ -479,32 +507,41 @@ void refuse_same_file(const Gguf& model, const std::filesystem::path& out)
 {
     for (const std::filesystem::path& file : model.files()) {
         std::error_code ec;
-        if (std::filesystem::equivalent(file, out, ec)) throw Error("{} is the model that is read: name another file to write", out.string());
+        if (std::filesystem::equivalent(file, out, ec))
+            throw Error("{} is the model that is read: name another file to write", out.string());
     }
 }
 
 /// Whether other programs can read the copy, and compute with it what this one does.
-void note_readers(const Gguf& model, const Config& config, const RequantiseOptions& options, const std::vector<Job>& jobs, Requantised& result)
+void note_readers(const Gguf& model, const Config& config, const RequantiseOptions& options,
+                  const std::vector<Job>& jobs, Requantised& result)
 {
     const auto note = [&](const std::string& what) { result.notes.push_back(what); };
-    const bool by_neurons = std::ranges::any_of(jobs, [](const Job& j) { return j.name.ends_with(".ffn_down_t.weight"); });
-    const bool predictors = std::ranges::any_of(model.tensors(), [](const GgufTensor& t) { return is_predictor(t.name); });
+    const bool by_neurons =
+        std::ranges::any_of(jobs, [](const Job& j) { return j.name.ends_with(".ffn_down_t.weight"); });
+    const bool predictors =
+        std::ranges::any_of(model.tensors(), [](const GgufTensor& t) { return is_predictor(t.name); });
     if (by_neurons || std::ranges::any_of(jobs, &Job::sparse))
-        note("the copy has down projections by neurons (ffn_down_t), or matrices without their zeros, which other programs do not read; --plain writes one "
+        note("the copy has down projections by neurons (ffn_down_t), or matrices without their zeros, which other "
+             "programs do not read; --plain writes one "
              "that they do");
     if (!options.plain) return;
-    if (predictors) note("the predictors (fc1, fc2) were left out: other programs refuse tensors that they do not know");
+    if (predictors)
+        note("the predictors (fc1, fc2) were left out: other programs refuse tensors that they do not know");
     if (config.architecture == "bamboo" || config.architecture == "opt")
-        note(fmt::format("few other programs know the architecture {}, so that they may not read the copy all the same", config.architecture));
+        note(fmt::format("few other programs know the architecture {}, so that they may not read the copy all the same",
+                         config.architecture));
     else if (config.activation != find_family(config.architecture)->activation || config.floor > 0)
-        note(fmt::format("other programs do not read {}, and compute {} where this model has {}: their text would be wrong", activation_key,
-                         activation_name(find_family(config.architecture)->activation), activation_name(config.activation)));
+        note(fmt::format(
+            "other programs do not read {}, and compute {} where this model has {}: their text would be wrong",
+            activation_key, activation_name(find_family(config.architecture)->activation),
+            activation_name(config.activation)));
 }
 
 }    // namespace
 
-Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options, const std::filesystem::path& out,
-                       const std::function<void(double)>& progress)
+Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options,
+                       const std::filesystem::path& out, const std::function<void(double)>& progress)
 {
     const Config config = describe_weights(model).config;    // throws where it is no model that can be run
     model->check_sparse_rows();
@@ -516,8 +553,9 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
     for (const GgufTensor& t : model->tensors())
         if (!options.plain || !is_predictor(t.name)) jobs.push_back(job_of(*model, t, how, options, config));
     constexpr double looking = 0.3;    // of the work, where there are zeros
-    const Zeros zeros =
-        options.dense || options.plain ? Zeros() : find_zeros(*model, config.experts > 0, jobs, team, [&](double share) { progress(looking * share); });
+    const Zeros zeros = options.dense || options.plain ? Zeros()
+                                                       : find_zeros(*model, config.experts > 0, jobs, team,
+                                                                    [&](double share) { progress(looking * share); });
     for (const Job& job : jobs) {
         add_entries(*model, job, entries);
         result.tensors.push_back({.name = job.name,
@@ -531,7 +569,8 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
     const bool same = std::ranges::all_of(jobs, &Job::copied) && jobs.size() == model->tensors().size();
     GgufKeys keys = keys_of(*model, same, how.file_type);
     add_sparse_keys(jobs, keys);
-    if (options.plain && model->powerinfer() && !model->keys().contains(activation_key)) keys.add(activation_key, activation_name(config.activation));
+    if (options.plain && model->powerinfer() && !model->keys().contains(activation_key))
+        keys.add(activation_key, activation_name(config.activation));
     ModelFile file(out, options.plain ? "GGUF" : model->raw().magic, keys, model->alignment(), std::move(entries));
 
     const double all = double(result.total().bytes_before);
@@ -539,7 +578,9 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
     for (size_t i = 0; i < jobs.size(); i++) {
         const double bytes = double(jobs[i].source->bytes);
         const auto done = [&](double share) { progress(looking + (1 - looking) * (before + share * bytes) / all); };
-        if (jobs[i].sparse()) file.write({reinterpret_cast<const char*>(jobs[i].starts.data()), jobs[i].starts.size() * sizeof(uint32_t)});
+        if (jobs[i].sparse())
+            file.write(
+                {reinterpret_cast<const char*>(jobs[i].starts.data()), jobs[i].starts.size() * sizeof(uint32_t)});
         if (jobs[i].copied()) copy(*model, jobs[i], team, file, result.tensors[i], done);
         else convert(*model, jobs[i], team, file, result.tensors[i], done);
         before += bytes;
@@ -547,20 +588,26 @@ Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& ho
     model->check_unchanged();
     file.finish();
 
-    if (std::ranges::any_of(jobs, [](const Job& j) { return !j.keeps_values() && is_quantised(WeightType(j.source->type)); }))
-        result.notes.push_back(fmt::format("{} is quantised already, and its errors and those made now add up: better start from the original model",
-                                           model->path().string()));
+    if (std::ranges::any_of(jobs,
+                            [](const Job& j) { return !j.keeps_values() && is_quantised(WeightType(j.source->type)); }))
+        result.notes.push_back(fmt::format(
+            "{} is quantised already, and its errors and those made now add up: better start from the original model",
+            model->path().string()));
     if (zeros.matrices > 0)
-        result.notes.push_back(fmt::format("{} matrices have zeros and are stored without them: {:.1f} MB instead of {:.1f}", zeros.matrices,
-                                           double(zeros.bytes) / 1e6, double(zeros.dense_bytes) / 1e6));
-    if (zeros.kept > 0)
         result.notes.push_back(
-            fmt::format("{} matrices have zeros, which {} stores like other weights: only f16 and q8_0 get smaller by them", zeros.kept, how.name));
+            fmt::format("{} matrices have zeros and are stored without them: {:.1f} MB instead of {:.1f}",
+                        zeros.matrices, double(zeros.bytes) / 1e6, double(zeros.dense_bytes) / 1e6));
+    if (zeros.kept > 0)
+        result.notes.push_back(fmt::format(
+            "{} matrices have zeros, which {} stores like other weights: only f16 and q8_0 get smaller by them",
+            zeros.kept, how.name));
     if (zeros.of_experts > 0)
-        result.notes.push_back(fmt::format("{} matrices of experts have zeros, which are stored like other weights", zeros.of_experts));
+        result.notes.push_back(
+            fmt::format("{} matrices of experts have zeros, which are stored like other weights", zeros.of_experts));
     if (!same && model->keys().contains("hearth.profile.version"))
-        result.notes.push_back(fmt::format("the profile in {} is of its weights and was left out: make one with `hearth profile {}`",
-                                           model->path().string(), out.string()));
+        result.notes.push_back(
+            fmt::format("the profile in {} is of its weights and was left out: make one with `hearth profile {}`",
+                        model->path().string(), out.string()));
     note_readers(*model, config, options, jobs, result);
     return result;
 }

@@ -1,7 +1,7 @@
 // A copy of a model with its matrices in another format, written tensor by tensor.
 #pragma once
 
-#include "engine/model/gguf.h"
+#include "engine/file/gguf.h"
 
 #include <functional>
 #include <memory>
@@ -17,8 +17,8 @@ struct Exception {
     WeightType type;
 };
 
-/// What llama.cpp's `quantize` calls Q4_K_M, and hubs by the same name, for dense models: its authors found these by perplexity at equal size. (Theirs
-/// also depends on the family in Falcon's and with eight experts.)
+/// What llama.cpp's `quantize` calls Q4_K_M, and hubs by the same name, for dense models: its authors found these by
+/// perplexity at equal size. (Theirs also depends on the family in Falcon's and with eight experts.)
 inline constexpr Exception q4_k_m[] = {
     {"attn_v.", true, WeightType::q6_k},
     {"ffn_down", true, WeightType::q6_k},
@@ -29,7 +29,8 @@ inline constexpr Exception q4_k_m[] = {
 struct Quantisation {
     std::string_view name;    // on the command line
     WeightType matrices;
-    WeightType sensitive;    // the output matrix (or the embedding where it serves as one) and predictors: few bytes, and their errors count more
+    WeightType sensitive;    // the output matrix (or the embedding where it serves as one) and predictors: few bytes,
+                             // and their errors count more
     uint32_t file_type;      // general.file_type, by llama.cpp's numbers
     std::span<const Exception> exceptions = {};
 };
@@ -69,16 +70,19 @@ struct RequantiseOptions {
     std::optional<WeightType> sensitive = {};    // instead of the Quantisation's
     bool dense = false;                          // zeros are stored like other weights
     bool by_neurons = false;                     // the down projection, also where no neuron is left out
-    bool plain = false;                          // as other programs read it: down projections by columns, no predictors, no sparse rows
+    bool plain = false;    // as other programs read it: down projections by columns, no predictors, no sparse rows
     unsigned threads = 0;
 };
 
-/// Writes `model` to `out`, its matrices as `how` says. Where that is F16 or Q8_0, a matrix that its zeros make at least a tenth smaller has sparse rows;
-/// those of experts never have. Down projections of ReLU models and of experts are stored by neurons (ffn_down_t), others as they are; vectors as F32, a
-/// router as it is, but for a plain copy, which has down projections by columns and leaves out what other programs do not know; a matrix whose rows are no whole blocks in a type with blocks of 32, or as F16. A tensor that is of its format already is copied.
-/// Keys are kept, but for the file's type, and for a profile if a weight changed: it would be another model's. The model must be one that can be run.
-/// `progress` is told shares of the work; what it throws ends the work, and `out` appears whole or not at all. Throws Error.
-Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options, const std::filesystem::path& out,
-                       const std::function<void(double)>& progress);
+/// Writes `model` to `out`, its matrices as `how` says. Where that is F16 or Q8_0, a matrix that its zeros make at
+/// least a tenth smaller has sparse rows; those of experts never have. Down projections of ReLU models and of experts
+/// are stored by neurons (ffn_down_t), others as they are; vectors as F32, a router as it is, but for a plain copy,
+/// which has down projections by columns and leaves out what other programs do not know; a matrix whose rows are no
+/// whole blocks in a type with blocks of 32, or as F16. A tensor that is of its format already is copied. Keys are
+/// kept, but for the file's type, and for a profile if a weight changed: it would be another model's. The model must be
+/// one that can be run. `progress` is told shares of the work; what it throws ends the work, and `out` appears whole or
+/// not at all. Throws Error.
+Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options,
+                       const std::filesystem::path& out, const std::function<void(double)>& progress);
 
 }    // namespace hearth

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "engine/model/families.h"
-#include "engine/model/gguf.h"
+#include "engine/file/gguf.h"
 #include "host/experts.h"
 
 #include <algorithm>
@@ -13,7 +13,8 @@
 
 namespace hearth {
 
-/// The neurons of an expert are a multiple of this, so that a group of neurons (engine/plan/placement.h) is of one expert.
+/// The neurons of an expert are a multiple of this, so that a group of neurons (engine/plan/placement.h) is of one
+/// expert.
 inline constexpr uint32_t expert_unit = 32;
 
 /// The key that says another activation than the architecture's, and what it is called there.
@@ -28,8 +29,9 @@ struct Config {
     uint32_t heads = 0;
     uint32_t kv_heads = 0;
     uint32_t head_dim = 0;
-    uint32_t neurons = 0;             // of one feed-forward block, of all its experts together
-    uint32_t experts = 0;             // that share the neurons of a block evenly, one after the other; 0: every token goes through all neurons
+    uint32_t neurons = 0;    // of one feed-forward block, of all its experts together
+    uint32_t experts =
+        0;    // that share the neurons of a block evenly, one after the other; 0: every token goes through all neurons
     uint32_t experts_used = 0;        // of a token
     bool normalise_experts = true;    // see host::Router
     uint32_t vocab = 0;
@@ -43,11 +45,13 @@ struct Config {
     bool parallel = false;        // the feed-forward block reads the layer's input, as attention does
     uint32_t rope_dim = 0;
     float rope_base = 10000.0f;
-    float window_base = 0;              // of layers with a window, whose positions are not scaled: `rope.freq_base_swa`; 0: rope_base, and they are
-    float rope_scale = 1;               // of linear scaling: positions are divided by it
+    float window_base = 0;    // of layers with a window, whose positions are not scaled: `rope.freq_base_swa`; 0:
+                              // rope_base, and they are
+    float rope_scale = 1;     // of linear scaling: positions are divided by it
     std::vector<float> rope_factors;    // (rope_dim / 2), what each pair's frequency is divided by; empty: by nothing
-    uint32_t rope_context = 0;          // positions that rope_factors are for, where longer contexts would take others; 0: all
-    float rope_magnitude = 1;           // what turned pairs are multiplied by
+    uint32_t rope_context =
+        0;                       // positions that rope_factors are for, where longer contexts would take others; 0: all
+    float rope_magnitude = 1;    // what turned pairs are multiplied by
     host::PairOrder pairs = host::PairOrder::neighbours;
 
     /// The longest context that can be run: rope_factors are the right ones.
@@ -63,21 +67,26 @@ struct Config {
     uint32_t neurons_together() const { return neurons / firing(); }    // those of an expert; else 1
 };
 
-/// Radians that each pair of a head turns from one position to the next (rope_dim / 2); `windowed`: in layers with a window.
+/// Radians that each pair of a head turns from one position to the next (rope_dim / 2); `windowed`: in layers with a
+/// window.
 std::vector<double> rope_frequencies(const Config& c, bool windowed = false);
 
 struct LayerWeights {
-    std::vector<float> attn_norm;                  // (dim)
-    std::vector<float> attn_norm_bias;             // (dim), of a LayerNorm; else empty, as are ffn_norm_bias and Weights::output_norm_bias
-    Matrix q;                                      // (heads * head_dim, dim)
-    Matrix k, v;                                   // (kv_heads * head_dim, dim)
-    std::vector<float> q_bias, k_bias, v_bias;     // as many as rows; empty where the family has none
-    std::vector<float> q_norm, k_norm;             // (head_dim), of every head; empty where the family has none
-    Matrix o;                                      // (dim, heads * head_dim)
-    std::vector<float> o_bias, down_bias;          // (dim), added once to what o and down give; empty where the family has none
-    std::vector<float> post_attn_norm;             // (dim), of what attention gives, before it is added; empty where the family has none
-    std::vector<float> post_ffn_norm;              // likewise of what the feed-forward block gives
-    uint32_t window = 0;                           // positions that a token looks back over, its own included: `attention.sliding_window`; 0: all
+    std::vector<float> attn_norm;    // (dim)
+    std::vector<float>
+        attn_norm_bias;    // (dim), of a LayerNorm; else empty, as are ffn_norm_bias and Weights::output_norm_bias
+    Matrix q;              // (heads * head_dim, dim)
+    Matrix k, v;           // (kv_heads * head_dim, dim)
+    std::vector<float> q_bias, k_bias, v_bias;    // as many as rows; empty where the family has none
+    std::vector<float> q_norm, k_norm;            // (head_dim), of every head; empty where the family has none
+    Matrix o;                                     // (dim, heads * head_dim)
+    std::vector<float> o_bias,
+        down_bias;    // (dim), added once to what o and down give; empty where the family has none
+    std::vector<float>
+        post_attn_norm;    // (dim), of what attention gives, before it is added; empty where the family has none
+    std::vector<float> post_ffn_norm;    // likewise of what the feed-forward block gives
+    uint32_t window =
+        0;    // positions that a token looks back over, its own included: `attention.sliding_window`; 0: all
     bool window_rope = false;                      // turns by Config::window_base
     std::vector<float> ffn_norm, ffn_norm_bias;    // (dim)
     host::FfnWeights ffn;
@@ -90,17 +99,19 @@ struct LayerWeights {
     float predictor_threshold = 0;
 };
 
-/// The row of Weights::positions for position 0: OPT (arXiv 2205.01068), the one family that has them, kept two rows for padding.
+/// The row of Weights::positions for position 0: OPT (arXiv 2205.01068), the one family that has them, kept two rows
+/// for padding.
 inline constexpr uint32_t first_position_row = 2;
 
 struct Weights {
     Config config;
     Matrix embedding;    // (vocab, dim)
-    Matrix positions;    // (first_position_row + context, dim), added to the embedding; no rows where heads turn instead
+    Matrix
+        positions;    // (first_position_row + context, dim), added to the embedding; no rows where heads turn instead
     std::vector<LayerWeights> layers;
     std::vector<float> output_norm, output_norm_bias;    // (dim)
     Matrix output;                                       // (vocab, dim); the embedding where the head is tied
-    bool transposed = false;                             // ffn_down was transposed at load: say so, and how to convert once
+    bool transposed = false;    // ffn_down was transposed at load: say so, and how to convert once
 
     /// The file's tensors (memory stays mapped through `file`) plus what had to be transposed.
     std::shared_ptr<const Gguf> file;
@@ -109,21 +120,25 @@ struct Weights {
 
 /// What becomes of a plain ffn_down.
 enum class DownLayout {
-    by_neurons,    // it is transposed: F32, F16, BF16 keep their type; quantised ones become F16, since a transposed block has other scales,
-                     // or F32 where they are beyond what halves hold, which only load_weights knows
-    dense,         // it stays as it is in models whose activations are never zero: for those who leave no neuron out
+    by_neurons,    // it is transposed: F32, F16, BF16 keep their type; quantised ones become F16, since a transposed
+                   // block has other scales, or F32 where they are beyond what halves hold, which only load_weights
+                   // knows
+    dense,    // it stays as it is in models whose activations are never zero: for those who leave no neuron out
 };
 
-/// Reads a model. PowerInfer's files say nothing of the activation and are taken for ReLU models, plain GGUF files for what their architecture is;
-/// `hearth.activation` overrides both. A predictor (blk.N.fc1 and fc2) may stand in either; its threshold is `powerinfer.sparse_threshold`, or an array
-/// `hearth.predictor_thresholds` with one for every layer. Experts come as ffn_gate_exps and ffn_up_exps (experts, neurons of one, dim), with
-/// ffn_down_exps or with one ffn_down_t for all of them. Throws Error: unknown architecture or weight type (named), missing or unused tensor (named), wrong
-/// shape (the tensor, what it has, what was expected). What has to be transposed is, by so many threads (0: one per physical core), after all that can be
-/// refused was; `progress` hears the share that is done, and what it throws ends the work.
+/// Reads a model. PowerInfer's files say nothing of the activation and are taken for ReLU models, plain GGUF files for
+/// what their architecture is; `hearth.activation` overrides both. A predictor (blk.N.fc1 and fc2) may stand in either;
+/// its threshold is `powerinfer.sparse_threshold`, or an array `hearth.predictor_thresholds` with one for every layer.
+/// Experts come as ffn_gate_exps and ffn_up_exps (experts, neurons of one, dim), with ffn_down_exps or with one
+/// ffn_down_t for all of them. Throws Error: unknown architecture or weight type (named), missing or unused tensor
+/// (named), wrong shape (the tensor, what it has, what was expected). What has to be transposed is, by so many threads
+/// (0: one per physical core), after all that can be refused was; `progress` hears the share that is done, and what it
+/// throws ends the work.
 Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout = DownLayout::by_neurons, unsigned threads = 0,
                      const std::function<void(double)>& progress = {});
 
-/// The same without the work: what would have to be transposed has its type and shape, but no data. For questions about sizes.
+/// The same without the work: what would have to be transposed has its type and shape, but no data. For questions about
+/// sizes.
 Weights describe_weights(std::shared_ptr<const Gguf> file, DownLayout layout = DownLayout::by_neurons);
 
 }    // namespace hearth

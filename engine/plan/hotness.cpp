@@ -35,7 +35,8 @@ Hotness hotness_of(const Profile& profile, uint32_t together)
         LayerHotness& h = hotness.emplace_back();
         for (const uint32_t counted : placement_order(layer, profile.sampled))
             for (uint32_t i = 0; i < together; ++i) h.order.push_back(counted * together + i);
-        for (const uint64_t fired : layer.fired) h.fires.insert(h.fires.end(), together, double(fired) / double(profile.positions));
+        for (const uint64_t fired : layer.fired)
+            h.fires.insert(h.fires.end(), together, double(fired) / double(profile.positions));
     }
     return hotness;
 }
@@ -45,7 +46,8 @@ Hotness hotness_of(const GpuIndex* index, const ActivationStatistics* statistics
     constexpr double of_the_hot = 0.8;    // PowerInfer (arXiv 2312.12456), section 3
     double most = 0;
     if (statistics)
-        for (const std::vector<double>& layer : *statistics) most = std::max(most, *std::max_element(layer.begin(), layer.end()));
+        for (const std::vector<double>& layer : *statistics)
+            most = std::max(most, *std::max_element(layer.begin(), layer.end()));
 
     Hotness hotness = even_hotness(uint32_t(index ? index->layers.size() : statistics->size()), neurons, share);
     for (size_t l = 0; l < hotness.size(); ++l) {
@@ -56,9 +58,12 @@ Hotness hotness_of(const GpuIndex* index, const ActivationStatistics* statistics
         const double k = index ? double(index->layers[l].size()) : 0;
         for (uint32_t n = 0; n < neurons; ++n) {
             if (statistics) h.fires[n] = most > 0 ? (*statistics)[l][n] / most : 0;
-            else if (k > 0 && k < neurons) h.fires[n] = std::min(1.0, share * neurons * (hot[n] ? of_the_hot / k : (1 - of_the_hot) / (neurons - k)));
+            else if (k > 0 && k < neurons)
+                h.fires[n] =
+                    std::min(1.0, share * neurons * (hot[n] ? of_the_hot / k : (1 - of_the_hot) / (neurons - k)));
         }
-        std::stable_sort(h.order.begin(), h.order.end(), [&](uint32_t a, uint32_t b) { return hot[a] != hot[b] ? hot[a] : h.fires[a] > h.fires[b]; });
+        std::stable_sort(h.order.begin(), h.order.end(),
+                         [&](uint32_t a, uint32_t b) { return hot[a] != hot[b] ? hot[a] : h.fires[a] > h.fires[b]; });
     }
     return hotness;
 }

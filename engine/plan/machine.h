@@ -1,7 +1,7 @@
 // This computer in figures, as `hearth tune` measures them.
 #pragma once
 
-#include "engine/model/gguf.h"
+#include "engine/file/gguf.h"
 
 #include <array>
 #include <compare>
@@ -29,11 +29,11 @@ struct RowRates {
 /// One side: the device, or the host with all its threads.
 struct SideRates {
     std::array<RowRates, std::size(weight_formats)> rows;    // in the order of weight_formats
-    double read = 1;                                         // GB/s of plain reading, which no kernel can exceed by much
-    double kv = 1;                                           // GB/s of KV cache at decode
-    double vector = 1;                                       // GB/s of activations in norms and joins
-    double signs = 1;                                        // GB/s of sign bits in the sign predictor
-    double step_us = 0;                                      // a step that has hardly anything to do: a dependent dispatch, a parallel loop
+    double read = 1;       // GB/s of plain reading, which no kernel can exceed by much
+    double kv = 1;         // GB/s of KV cache at decode
+    double vector = 1;     // GB/s of activations in norms and joins
+    double signs = 1;      // GB/s of sign bits in the sign predictor
+    double step_us = 0;    // a step that has hardly anything to do: a dependent dispatch, a parallel loop
 
     const RowRates& of(WeightType type) const { return rows[format_number(type)]; }
 };
@@ -48,8 +48,8 @@ struct RowVariant {
     auto operator<=>(const RowVariant&) const = default;
     std::string name() const
     {
-        return fmt::format("{} subgroups of {}, {} row{} at once, in {}", subgroups, subgroup, rows, rows > 1 ? "s" : "",
-                           int_dot ? "integers" : "floats");
+        return fmt::format("{} subgroups of {}, {} row{} at once, in {}", subgroups, subgroup, rows,
+                           rows > 1 ? "s" : "", int_dot ? "integers" : "floats");
     }
 };
 
@@ -79,7 +79,8 @@ struct RowVariants {
     }
 };
 
-/// The ways in which the device can multiply a matrix with many tokens: weights as floats, as halves, in integers, or as halves in cooperative matrices.
+/// The ways in which the device can multiply a matrix with many tokens: weights as floats, as halves, in integers, or
+/// as halves in cooperative matrices.
 enum class Product { floats, halves, integers, matrices };
 inline constexpr Product products[] = {Product::floats, Product::halves, Product::integers, Product::matrices};
 constexpr std::string_view product_name(Product p)
@@ -88,25 +89,27 @@ constexpr std::string_view product_name(Product p)
     return names[size_t(p)];
 }
 
-/// Billions of products of a weight and a number that each way makes in a second, for every weight format in the order of its table; 0: not measured, not
-/// offered, or wrong.
+/// Billions of products of a weight and a number that each way makes in a second, for every weight format in the order
+/// of its table; 0: not measured, not offered, or wrong.
 using ProductRates = std::array<std::array<double, std::size(products)>, std::size(weight_formats)>;
 
 struct Machine {
-    std::string device, driver;                                          // empty: no device was measured
-    std::string kernels;                                                 // of the host: "AVX-512"
-    unsigned threads = 0;                                                // of the host
-    bool software = false;                                               // the device computes on the host's cores
-    SideRates host, on_device;                                           // on_device with the variants below
-    RowVariants row_variants;                                            // of the device
-    ProductRates products = {};                                          // of the device
-    std::array<double, std::size(weight_formats)> host_products = {};    // likewise of the host, in the only way that it has
-    std::array<double, std::size(weight_formats)> laid_out = {};         // GB/s of a file's rows that the host lays out as the device has them
-    double submit_us = 0;                                                // one submit, on the host
-    double round_trip_us = 0;                                            // submit, run nothing, notice that it is done
-    double release_us = 0;                                               // the same for work submitted before, which waits for a word from the host
-    double upload = 0;                                                   // GB/s from host memory to the device's
-    double together = 0;                                                 // what both sides read at once, over what the faster reads alone
+    std::string device, driver;    // empty: no device was measured
+    std::string kernels;           // of the host: "AVX-512"
+    unsigned threads = 0;          // of the host
+    bool software = false;         // the device computes on the host's cores
+    SideRates host, on_device;     // on_device with the variants below
+    RowVariants row_variants;      // of the device
+    ProductRates products = {};    // of the device
+    std::array<double, std::size(weight_formats)> host_products =
+        {};    // likewise of the host, in the only way that it has
+    std::array<double, std::size(weight_formats)> laid_out =
+        {};                      // GB/s of a file's rows that the host lays out as the device has them
+    double submit_us = 0;        // one submit, on the host
+    double round_trip_us = 0;    // submit, run nothing, notice that it is done
+    double release_us = 0;       // the same for work submitted before, which waits for a word from the host
+    double upload = 0;           // GB/s from host memory to the device's
+    double together = 0;         // what both sides read at once, over what the faster reads alone
 
     bool has_device() const { return !device.empty(); }
 };

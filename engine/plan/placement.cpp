@@ -19,7 +19,8 @@ LayerEstimate estimate(const Costs& costs, const LayerCosts& layer, size_t k)
     e.host = layer.host_ffn[k];
     e.seam = costs.seam;
     e.device += layer.predict;
-    e.total = layer.attention + layer.predict + std::max(layer.device_ffn[k], costs.submit + layer.host_ffn[k]) + costs.seam;
+    e.total =
+        layer.attention + layer.predict + std::max(layer.device_ffn[k], costs.submit + layer.host_ffn[k]) + costs.seam;
     return e;
 }
 
@@ -65,7 +66,8 @@ uint64_t plan_bytes(const Needs& needs, const Plan& plan)
 {
     if (plan.layers.empty()) return 0;
     uint64_t bytes = needs.scratch + (plan.head ? needs.head : 0);
-    for (size_t l = 0; l < plan.layers.size(); ++l) bytes += layer_bytes(needs.layers[l], plan.layers[l].resident.size());
+    for (size_t l = 0; l < plan.layers.size(); ++l)
+        bytes += layer_bytes(needs.layers[l], plan.layers[l].resident.size());
     return bytes;
 }
 
@@ -100,7 +102,8 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget, cons
     const uint64_t unit = memory_unit(needs);
     const auto units = [unit](uint64_t bytes) { return size_t((bytes + unit - 1) / unit); };
     uint64_t all = units(needs.scratch) + units(needs.head);
-    for (const LayerNeeds& l : needs.layers) all += units(l.attention + l.kv) + units(l.predictor) + l.groups * units(l.group);
+    for (const LayerNeeds& l : needs.layers)
+        all += units(l.attention + l.kv) + units(l.predictor) + l.groups * units(l.group);
     const size_t room = size_t(std::min<uint64_t>(budget / unit, all)), layers = needs.layers.size();
 
     double host_rest = costs.head_host;    // what follows after the device's layers
@@ -119,7 +122,8 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget, cons
         const std::vector<uint32_t> ks = choices(n, l < limits.host_ffn);
         for (size_t i = 0; i < ks.size(); ++i) {
             const uint32_t k = ks[i];
-            const size_t bytes = units(n.attention + n.kv) + k * units(n.group) + (k < n.groups ? units(n.predictor) : 0);
+            const size_t bytes =
+                units(n.attention + n.kv) + k * units(n.group) + (k < n.groups ? units(n.predictor) : 0);
             const double us = estimate(costs, costs.layers[l], k).total;
             for (size_t b = bytes; b <= room; ++b)
                 if (best[b - bytes] + us < next[b]) {
@@ -167,14 +171,19 @@ Plan place_most(const Needs& needs, const Costs& costs, uint64_t budget, const L
         plan.head = true;
         bytes += needs.head;
     }
-    // The next group of the layer where it serves most for its bytes; of equals, the layer that has the smallest share so far.
+    // The next group of the layer where it serves most for its bytes; of equals, the layer that has the smallest share
+    // so far.
     std::vector<uint32_t> k(plan.layers.size());
     for (;;) {
-        const auto worth = [&](size_t l) { return costs.layers[l].activity[k[l]] / double(std::max<uint64_t>(needs.layers[l].group, 1)); };
+        const auto worth = [&](size_t l) {
+            return costs.layers[l].activity[k[l]] / double(std::max<uint64_t>(needs.layers[l].group, 1));
+        };
         size_t best = k.size();
         for (size_t l = 0; l < k.size(); ++l) {
             const LayerNeeds& n = needs.layers[l];
-            if (l < limits.host_ffn || k[l] == n.groups || bytes - layer_bytes(n, k[l]) + layer_bytes(n, k[l] + n.together) > budget) continue;
+            if (l < limits.host_ffn || k[l] == n.groups ||
+                bytes - layer_bytes(n, k[l]) + layer_bytes(n, k[l] + n.together) > budget)
+                continue;
             if (best == k.size() || worth(l) > worth(best) ||
                 (worth(l) == worth(best) && double(k[l]) / n.groups < double(k[best]) / needs.layers[best].groups))
                 best = l;

@@ -6,7 +6,8 @@
 
 namespace hearth {
 
-/// Neurons in a group, the unit of placement. A group of a 7B model's neurons in Q4_0 is 220 KB, large enough for a bus transfer at full speed.
+/// Neurons in a group, the unit of placement. A group of a 7B model's neurons in Q4_0 is 220 KB, large enough for a bus
+/// transfer at full speed.
 inline constexpr uint32_t group_neurons = 32;
 
 constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
@@ -28,7 +29,8 @@ struct Needs {
     uint64_t head = 0;    // the output matrix
 };
 
-/// Expected microseconds of one token in one layer. k: so many groups are resident, the first k of the layer's placement order.
+/// Expected microseconds of one token in one layer. k: so many groups are resident, the first k of the layer's
+/// placement order.
 struct LayerCosts {
     double host_layer = 0;             // the whole layer on the host
     double attention = 0;              // its attention on the device
@@ -76,12 +78,13 @@ struct Limits {
     uint32_t host_ffn = 0;           // the first so many layers keep their neurons on the host
 };
 
-/// The fastest plan within the budget by that estimate, which may put nothing on the device. Exact: more memory is never slower. (For models of more
-/// than 128 groups a layer, among evenly spaced numbers of them; sizes are rounded up to a 32768th of the model.)
+/// The fastest plan within the budget by that estimate, which may put nothing on the device. Exact: more memory is
+/// never slower. (For models of more than 128 groups a layer, among evenly spaced numbers of them; sizes are rounded up
+/// to a 32768th of the model.)
 Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget, const Limits& limits = {});
 
-/// As much on the device as the budget holds: attention and KV layer by layer, then the head, then the groups that fire most. What PowerInfer's
-/// solver amounts to. A plan without layers means that the budget is too small for any.
+/// As much on the device as the budget holds: attention and KV layer by layer, then the head, then the groups that fire
+/// most. What PowerInfer's solver amounts to. A plan without layers means that the budget is too small for any.
 Plan place_most(const Needs& needs, const Costs& costs, uint64_t budget, const Limits& limits = {});
 
 /// The least budget with which `place_most` puts anything on the device.

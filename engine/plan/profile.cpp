@@ -1,6 +1,6 @@
 #include "engine/plan/profile.h"
 
-#include "engine/model/gguf_writer.h"
+#include "engine/file/gguf_writer.h"
 #include "engine/system/checksum.h"
 
 #include <algorithm>
@@ -17,7 +17,8 @@ namespace {
 
 constexpr std::string_view prefix = "hearth.profile.";
 constexpr uint32_t format_version = 2;    // 1 is the same without a checksum
-constexpr uint64_t most_count = uint64_t(1) << 53;    // of anything: doubles hold it, and sums stay there instead of passing it
+constexpr uint64_t most_count = uint64_t(1)
+                                << 53;    // of anything: doubles hold it, and sums stay there instead of passing it
 constexpr uint32_t most_stride = uint32_t(1) << 31;
 
 uint32_t words_for(uint64_t neurons) { return ceil_div(neurons, 32); }
@@ -59,7 +60,8 @@ GgufKeys keys_of(const Profile& p)
     if (const auto& c = p.calibration) {
         const double figures[] = {c->sparsity, c->dense_nll, c->sparse_nll, double(c->tokens)};
         static constexpr const char* names[] = {"sparsity", "dense_nll", "sparse_nll", "tokens"};
-        for (size_t i = 0; i < std::size(names); ++i) keys.add(key_of(fmt::format("calibration.{}", names[i])), figures[i]);
+        for (size_t i = 0; i < std::size(names); ++i)
+            keys.add(key_of(fmt::format("calibration.{}", names[i])), figures[i]);
         keys.add(key_of("calibration.cuts"), std::span<const float>(c->cuts));
     }
     keys.add(checksum_key, std::string_view(checksum(keys.bytes())));
@@ -77,7 +79,8 @@ std::string checksum_of(const Gguf& file)
 
 }    // namespace
 
-// ---- bins ----------------------------------------------------------------------------------------------------------------
+// ---- bins
+// ----------------------------------------------------------------------------------------------------------------
 
 uint32_t activation_bin(float magnitude)
 {
@@ -87,7 +90,8 @@ uint32_t activation_bin(float magnitude)
 
 float activation_edge(uint32_t bin) { return bin == 0 ? 0.0f : std::exp2(float(bin - 1) / 16) * 0x1p-12f; }
 
-// ---- files ---------------------------------------------------------------------------------------------------------------
+// ---- files
+// ---------------------------------------------------------------------------------------------------------------
 
 std::string model_key(const Gguf& model)
 {
@@ -128,16 +132,19 @@ Profile read_profile(const Gguf& file, const Gguf& model, uint32_t layers, uint3
     if (!has_profile(file)) throw Error("{} is not a profile: make one with `hearth profile`", path);
     const uint32_t version = file.u32("hearth.profile.version");
     if (version < 1 || version > format_version)
-        throw Error("{} is a profile of version {}, and this program reads 1 to {}: make it again with `hearth profile --anew`", path, version,
-                    format_version);
+        throw Error(
+            "{} is a profile of version {}, and this program reads 1 to {}: make it again with `hearth profile --anew`",
+            path, version, format_version);
     if (version > 1 && file.string(checksum_key, "") != checksum_of(file))
         throw Error("{} is damaged: its checksum is wrong; make it again with `hearth profile --anew`", path);
     Profile p = empty_profile(model, layers, neurons, dim);
     if (file.string("hearth.profile.model") != p.model)
-        throw Error("{} is the profile of another model than {}: make one for it with `hearth profile --anew`", path, model.path().string());
+        throw Error("{} is the profile of another model than {}: make one for it with `hearth profile --anew`", path,
+                    model.path().string());
 
     const auto damaged = [&](const std::string& key) -> Error {
-        return Error("{} is damaged: {} is not what it should be; make it again with `hearth profile --anew`", path, key);
+        return Error("{} is damaged: {} is not what it should be; make it again with `hearth profile --anew`", path,
+                     key);
     };
     const auto integers = [&](const std::string& key, std::optional<uint64_t> count) -> const std::vector<int64_t>& {
         const std::vector<int64_t>* values = file.integers(key);
@@ -155,10 +162,12 @@ Profile read_profile(const Gguf& file, const Gguf& model, uint32_t layers, uint3
     p.positions = number("positions");
     p.stride = file.u32("hearth.profile.stride");
     p.sampled = number("sampled");
-    if (p.stride == 0 || !std::has_single_bit(p.stride) || p.sampled > most_samples || p.sampled > p.positions) throw damaged(key_of("sampled"));
+    if (p.stride == 0 || !std::has_single_bit(p.stride) || p.sampled > most_samples || p.sampled > p.positions)
+        throw damaged(key_of("sampled"));
     const std::vector<std::string_view>& texts = file.strings("hearth.profile.texts");
     const std::vector<int64_t>& progress = integers(key_of("progress"), 2 * texts.size());
-    for (size_t i = 0; i < texts.size(); ++i) p.texts.push_back({std::string(texts[i]), uint64_t(progress[2 * i]), uint64_t(progress[2 * i + 1])});
+    for (size_t i = 0; i < texts.size(); ++i)
+        p.texts.push_back({std::string(texts[i]), uint64_t(progress[2 * i]), uint64_t(progress[2 * i + 1])});
     for (uint32_t l = 0; l < layers; ++l) {
         LayerProfile& layer = p.layers[l];
         const auto read = [&](const char* name, auto& to, uint64_t count) {
@@ -185,7 +194,8 @@ Profile read_profile(const Gguf& file, const Gguf& model, uint32_t layers, uint3
             return x;
         };
         const std::vector<double>* cuts = file.floats("hearth.profile.calibration.cuts");
-        if (!cuts || cuts->size() != layers || !std::ranges::all_of(*cuts, [](double cut) { return cut >= 0 && cut <= FLT_MAX; }))
+        if (!cuts || cuts->size() != layers ||
+            !std::ranges::all_of(*cuts, [](double cut) { return cut >= 0 && cut <= FLT_MAX; }))
             throw damaged(key_of("calibration.cuts"));
         p.calibration = {.sparsity = figure("sparsity", 1),
                          .cuts = {cuts->begin(), cuts->end()},
@@ -203,9 +213,13 @@ void write_profile(const std::filesystem::path& path, const Profile& profile)
     write_whole(path, parts);
 }
 
-void embed_profile(const Gguf& model, const Profile& profile, const std::filesystem::path& out) { embed_keys(model, prefix, keys_of(profile), out); }
+void embed_profile(const Gguf& model, const Profile& profile, const std::filesystem::path& out)
+{
+    embed_keys(model, prefix, keys_of(profile), out);
+}
 
-// ---- adding up -----------------------------------------------------------------------------------------------------------
+// ---- adding up
+// -----------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -215,7 +229,8 @@ void halve_samples(Profile& p)
     for (LayerProfile& l : p.layers) {
         const size_t words = words_for(l.fired.size());
         for (uint64_t s = 0; s < p.sampled; s += 2)
-            std::copy_n(l.samples.begin() + std::ptrdiff_t(s * words), words, l.samples.begin() + std::ptrdiff_t(s / 2 * words));
+            std::copy_n(l.samples.begin() + std::ptrdiff_t(s * words), words,
+                        l.samples.begin() + std::ptrdiff_t(s / 2 * words));
         l.samples.resize((p.sampled + 1) / 2 * words);
     }
     p.sampled = (p.sampled + 1) / 2;
@@ -231,16 +246,20 @@ void thin_samples(Profile& p)
 
 void merge(Profile& into, Profile from)
 {
-    if (into.model != from.model || into.layers.size() != from.layers.size()) throw Error("profiles of different models cannot be merged");
+    if (into.model != from.model || into.layers.size() != from.layers.size())
+        throw Error("profiles of different models cannot be merged");
     for (const Profile::Text& t : from.texts)
         for (const Profile::Text& have : into.texts)
-            if (have.key == t.key) throw Error("a text is in both profiles, and would count twice: merge profiles of different texts");
+            if (have.key == t.key)
+                throw Error("a text is in both profiles, and would count twice: merge profiles of different texts");
     into.texts.insert(into.texts.end(), from.texts.begin(), from.texts.end());
     into.calibration.reset();    // it is of other cuts
     while (into.stride < from.stride) halve_samples(into);
     while (from.stride < into.stride) halve_samples(from);
     const auto sum = [](uint64_t a, uint64_t b) { return std::min(a + b, most_count); };
-    const auto add = [&](auto& to, const auto& more) { std::transform(to.begin(), to.end(), more.begin(), to.begin(), sum); };
+    const auto add = [&](auto& to, const auto& more) {
+        std::transform(to.begin(), to.end(), more.begin(), to.begin(), sum);
+    };
     for (size_t i = 0; i < into.layers.size(); ++i) {
         LayerProfile &l = into.layers[i], &m = from.layers[i];
         add(l.fired, m.fired);
@@ -256,19 +275,22 @@ void merge(Profile& into, Profile from)
     thin_samples(into);
 }
 
-// ---- what follows from it ------------------------------------------------------------------------------------------------
+// ---- what follows from it
+// ------------------------------------------------------------------------------------------------
 
 std::vector<uint32_t> placement_order(const LayerProfile& layer, uint64_t sampled)
 {
     const uint32_t neurons = uint32_t(layer.fired.size()), words = words_for(neurons);
     std::vector<uint32_t> order(neurons);
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return layer.fired[a] > layer.fired[b]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](uint32_t a, uint32_t b) { return layer.fired[a] > layer.fired[b]; });
 
     const size_t row = (sampled + 63) / 64;    // words of 64 sampled positions, neuron by neuron
     std::vector<uint64_t> when(neurons * row);
     for (uint64_t s = 0; s < sampled; ++s)
-        for (uint32_t n = 0; n < neurons; ++n) when[n * row + s / 64] |= uint64_t(layer.samples[s * words + n / 32] >> n % 32 & 1) << s % 64;
+        for (uint32_t n = 0; n < neurons; ++n)
+            when[n * row + s / 64] |= uint64_t(layer.samples[s * words + n / 32] >> n % 32 & 1) << s % 64;
 
     // Within a band of about equally hot neurons, each group is the hottest one left and those that fire most with it.
     constexpr uint32_t bands = 8;
@@ -279,12 +301,15 @@ std::vector<uint32_t> placement_order(const LayerProfile& layer, uint64_t sample
         for (uint32_t g = first; g + group_neurons < end; g += group_neurons) {
             for (uint32_t i = g + 1; i < end; ++i) {
                 uint32_t common = 0;
-                for (size_t w = 0; w < row; ++w) common += uint32_t(std::popcount(when[order[g] * row + w] & when[order[i] * row + w]));
+                for (size_t w = 0; w < row; ++w)
+                    common += uint32_t(std::popcount(when[order[g] * row + w] & when[order[i] * row + w]));
                 together[order[i]] = common;
             }
-            std::stable_sort(order.begin() + g + 1, order.begin() + end, [&](uint32_t a, uint32_t b) { return together[a] > together[b]; });
-            std::stable_sort(order.begin() + g + group_neurons, order.begin() + end,
-                             [&](uint32_t a, uint32_t b) { return layer.fired[a] > layer.fired[b] || (layer.fired[a] == layer.fired[b] && a < b); });
+            std::stable_sort(order.begin() + g + 1, order.begin() + end,
+                             [&](uint32_t a, uint32_t b) { return together[a] > together[b]; });
+            std::stable_sort(order.begin() + g + group_neurons, order.begin() + end, [&](uint32_t a, uint32_t b) {
+                return layer.fired[a] > layer.fired[b] || (layer.fired[a] == layer.fired[b] && a < b);
+            });
         }
     }
     return order;
@@ -320,7 +345,8 @@ PredictorQuality lowrank_quality(const LayerProfile& layer)
     const uint64_t all = std::accumulate(layer.agreeing.begin(), layer.agreeing.end(), uint64_t(0)),
                    fired = std::accumulate(layer.agreeing_fired.begin(), layer.agreeing_fired.end(), uint64_t(0));
     const auto share = [](uint64_t a, uint64_t b) { return b ? double(a) / double(b) : 1.0; };
-    return {share(layer.predicted_fired, fired), share(layer.predicted_fired, layer.predicted), share(layer.predicted, all)};
+    return {share(layer.predicted_fired, fired), share(layer.predicted_fired, layer.predicted),
+            share(layer.predicted, all)};
 }
 
 float activation_cut(const LayerProfile& layer, double sparsity)

@@ -1,8 +1,8 @@
-// A profile: which neurons of a model fire on a text, how often and together, and how well predictors tell. Plain numbers, kept in a GGUF file of
-// keys `hearth.profile.*` beside the model or in it.
+// A profile: which neurons of a model fire on a text, how often and together, and how well predictors tell. Plain
+// numbers, kept in a GGUF file of keys `hearth.profile.*` beside the model or in it.
 #pragma once
 
-#include "engine/model/gguf.h"
+#include "engine/file/gguf.h"
 #include "engine/plan/placement.h"
 
 #include <optional>
@@ -13,7 +13,8 @@
 namespace hearth {
 
 struct LayerProfile {
-    std::vector<uint64_t> fired;      // (neurons, or experts): positions at which the neuron's gate was positive, or that went through the expert
+    std::vector<uint64_t> fired;    // (neurons, or experts): positions at which the neuron's gate was positive, or that
+                                    // went through the expert
     std::vector<uint32_t> samples;    // (sampled positions, words): bit n % 32 of word n / 32: neuron n fired there
 
     // Of sampled positions, over all neurons:
@@ -55,7 +56,8 @@ inline constexpr uint32_t activation_bins = 320;
 uint32_t activation_bin(float magnitude);
 float activation_edge(uint32_t bin);    // its lower edge
 
-/// What tells one model's content from another's, whatever keys its file has: its tensors' names, types and shapes, and some of their bytes.
+/// What tells one model's content from another's, whatever keys its file has: its tensors' names, types and shapes, and
+/// some of their bytes.
 std::string model_key(const Gguf& model);
 
 Profile empty_profile(const Gguf& model, uint32_t layers, uint32_t neurons, uint32_t dim);
@@ -75,7 +77,8 @@ void merge(Profile& into, Profile from);
 /// Drops samples until there are at most `most_samples`.
 void thin_samples(Profile& profile);
 
-/// The neurons of a layer so that groups of equally hot ones come first the hotter they are, and in a group are such that fire together.
+/// The neurons of a layer so that groups of equally hot ones come first the hotter they are, and in a group are such
+/// that fire together.
 std::vector<uint32_t> placement_order(const LayerProfile& layer, uint64_t sampled);
 
 /// How a predictor did on the sampled positions.

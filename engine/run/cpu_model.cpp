@@ -44,13 +44,15 @@ void add_to_rows(const std::vector<float>& y, uint32_t rows, float* x)
 
 CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
     : weights_(weights), team_(team),
-      shape_(std::move(shape)), frequencies_{rope_frequencies(weights.config), rope_frequencies(weights.config, true)}, all_(weights.config.neurons)
+      shape_(std::move(shape)), frequencies_{rope_frequencies(weights.config), rope_frequencies(weights.config, true)},
+      all_(weights.config.neurons)
 {
     const Config& c = weights.config;
     const uint32_t batch = shape_.batch, first_layer = shape_.first_layer;
     HEARTH_CHECK(shape_.sparsity.size() == c.layers);
     std::iota(all_.begin(), all_.end(), 0);
-    for (uint32_t l = first_layer; l < c.layers; ++l) caches_.emplace_back(shape_.kv, c.kv_heads, shape_.context, c.head_dim);
+    for (uint32_t l = first_layer; l < c.layers; ++l)
+        caches_.emplace_back(shape_.kv, c.kv_heads, shape_.context, c.head_dim);
     norm_.resize(size_t(batch) * c.dim);
     out_.resize(size_t(batch) * c.dim);
     attended_.resize(out_.size());
@@ -62,7 +64,8 @@ CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
     mask_.resize((c.neurons + 31) / 32);
     signs_.resize(c.layers - first_layer);
     for (uint32_t l = first_layer; l < c.layers; ++l)
-        if (sparsity(l).predictor == Predictor::sign) signs_[l - first_layer] = host::SignRows(team, weights.layers[l].ffn.gate, all_);
+        if (sparsity(l).predictor == Predictor::sign)
+            signs_[l - first_layer] = host::SignRows(team, weights.layers[l].ffn.gate, all_);
 }
 
 void CpuModel::embed(std::span<const Token> tokens, uint32_t position, float* x) const
@@ -81,7 +84,8 @@ void CpuModel::embed(std::span<const Token> tokens, uint32_t position, float* x)
 }
 
 /// x += residual_scale norm(y) + bias; without the norm or the bias where they have no weights. y may change.
-void CpuModel::add_block(std::vector<float>& y, const std::vector<float>& post_norm, const std::vector<float>& bias, uint32_t tokens, float* x) const
+void CpuModel::add_block(std::vector<float>& y, const std::vector<float>& post_norm, const std::vector<float>& bias,
+                         uint32_t tokens, float* x) const
 {
     const Config& c = weights_.config;
     if (!post_norm.empty()) normalise_rows(team_, {post_norm, {}, c.norm_eps}, tokens, y.data(), y.data());
@@ -97,7 +101,8 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     const Stopwatch stopwatch;
 
     normalise_rows(team_, {w.attn_norm, w.attn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
-    inputs_.prepare(team_, norm_.data(), tokens, c.dim, is_quantised(w.q.type) || is_quantised(w.k.type) || is_quantised(w.v.type));
+    inputs_.prepare(team_, norm_.data(), tokens, c.dim,
+                    is_quantised(w.q.type) || is_quantised(w.k.type) || is_quantised(w.v.type));
     host::multiply(team_, w.q, inputs_, q_.data());
     host::multiply(team_, w.k, inputs_, k_.data());
     host::multiply(team_, w.v, inputs_, v_.data());
@@ -110,16 +115,21 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     show("product with attn_k", k_, kv_width);
     show("product with attn_v", v_, kv_width);
 
-    const host::AttentionShape shape = {
-        .heads = c.heads,
-        .kv_heads = c.kv_heads,
-        .head_dim = c.head_dim,
-        .scale = c.score_scale,
-        .rope = {frequencies_[w.window_rope], c.pairs, c.rope_magnitude},
-        .weights = {.q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm, .eps = c.norm_eps},
-        .softcap = c.score_cap,
-        .window = w.window};
-    host::attend(team_, shape, caches_[l - shape_.first_layer], position, tokens, q_.data(), k_.data(), v_.data(), mixed_.data(), attend_scratch_);
+    const host::AttentionShape shape = {.heads = c.heads,
+                                        .kv_heads = c.kv_heads,
+                                        .head_dim = c.head_dim,
+                                        .scale = c.score_scale,
+                                        .rope = {frequencies_[w.window_rope], c.pairs, c.rope_magnitude},
+                                        .weights = {.q_bias = w.q_bias,
+                                                    .k_bias = w.k_bias,
+                                                    .v_bias = w.v_bias,
+                                                    .q_norm = w.q_norm,
+                                                    .k_norm = w.k_norm,
+                                                    .eps = c.norm_eps},
+                                        .softcap = c.score_cap,
+                                        .window = w.window};
+    host::attend(team_, shape, caches_[l - shape_.first_layer], position, tokens, q_.data(), k_.data(), v_.data(),
+                 mixed_.data(), attend_scratch_);
     if (cached) cached(l, std::span(k_).first(tokens * kv_width), std::span(v_).first(tokens * kv_width));
     show("attention", mixed_, q_width);
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));
@@ -174,7 +184,12 @@ std::span<const uint32_t> CpuModel::predict(uint32_t l, const float* x, const fl
     predicted_.clear();
     for (const uint32_t n : all_)
         if (mask_[n / 32] >> n % 32 & 1) predicted_.push_back(n);
-    stats.stages.push_back({.name = "predict", .layer = l, .on_device = false, .bytes = bytes, .us = stopwatch.us(), .start_us = stopwatch.start});
+    stats.stages.push_back({.name = "predict",
+                            .layer = l,
+                            .on_device = false,
+                            .bytes = bytes,
+                            .us = stopwatch.us(),
+                            .start_us = stopwatch.start});
     return predicted_;
 }
 
@@ -187,17 +202,23 @@ CpuModel::Cold CpuModel::route(uint32_t l, uint32_t tokens, const float* x, Feed
     expert_weights_.resize(size_t(tokens) * c.experts);
     inputs_.prepare(team_, x, tokens, c.dim, is_quantised(router.scores.type));
     host::route(team_, router, inputs_, expert_weights_.data());
-    stats.stages.push_back(
-        {.name = "route", .layer = l, .on_device = false, .bytes = router.scores.bytes(), .us = stopwatch.us(), .start_us = stopwatch.start});
+    stats.stages.push_back({.name = "route",
+                            .layer = l,
+                            .on_device = false,
+                            .bytes = router.scores.bytes(),
+                            .us = stopwatch.us(),
+                            .start_us = stopwatch.start});
     if (tokens > 1) return {all_, all_, expert_weights_.data()};
     predicted_.clear();
     const uint32_t together = c.neurons_together();
     for (uint32_t e = 0; e < c.experts; ++e)
-        if (expert_weights_[e] != 0) predicted_.insert(predicted_.end(), all_.begin() + e * together, all_.begin() + (e + 1) * together);
+        if (expert_weights_[e] != 0)
+            predicted_.insert(predicted_.end(), all_.begin() + e * together, all_.begin() + (e + 1) * together);
     return {all_, predicted_, expert_weights_.data()};
 }
 
-std::span<const float> CpuModel::cold_ffn(uint32_t l, const Cold& cold, uint32_t tokens, const float* x, FeedStats& stats)
+std::span<const float> CpuModel::cold_ffn(uint32_t l, const Cold& cold, uint32_t tokens, const float* x,
+                                          FeedStats& stats)
 {
     const Config& c = weights_.config;
     const host::FfnWeights& w = weights_.layers[l].ffn;
@@ -205,7 +226,8 @@ std::span<const float> CpuModel::cold_ffn(uint32_t l, const Cold& cold, uint32_t
     const Stopwatch stopwatch;
     host::FfnCounts counts;
     if (cold.experts) {
-        counts = host::cold_experts(team_, w, c.experts, cold.may_fire, cold.experts, x, tokens, cut, out_.data(), scratch_);
+        counts =
+            host::cold_experts(team_, w, c.experts, cold.may_fire, cold.experts, x, tokens, cut, out_.data(), scratch_);
     } else {
         inputs_.prepare(team_, x, tokens, c.dim, is_quantised(w.gate.type) || is_quantised(w.up.type));
         counts = host::cold_ffn(team_, w, cold.may_fire, inputs_, cut, out_.data(), scratch_.ffn);
@@ -215,8 +237,12 @@ std::span<const float> CpuModel::cold_ffn(uint32_t l, const Cold& cold, uint32_t
     layer.host_neurons += cold.neurons.size() * tokens;
     layer.host_gates += counts.gates;
     layer.host_us += stopwatch.us();
-    stats.stages.push_back(
-        {.name = "cold_ffn", .layer = l, .on_device = false, .bytes = counts.bytes, .us = stopwatch.us(), .start_us = stopwatch.start});
+    stats.stages.push_back({.name = "cold_ffn",
+                            .layer = l,
+                            .on_device = false,
+                            .bytes = counts.bytes,
+                            .us = stopwatch.us(),
+                            .start_us = stopwatch.start});
     if (shape_.check_predictor && tokens == 1 && !cold.experts) {    // a router is never wrong
         gates_.resize(cold.neurons.size());
         host::multiply_rows(team_, w.gate, cold.neurons, inputs_, gates_.data());
@@ -240,7 +266,8 @@ void CpuModel::watch_experts(uint32_t l, uint32_t tokens, const float* x, const 
            .gates = std::span(weights, size_t(tokens) * experts)});
 }
 
-void CpuModel::watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x, const float* residual)
+void CpuModel::watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x,
+                           const float* residual)
 {
     const Matrix& gate = weights_.layers[l].ffn.gate;
     inputs_.prepare(team_, x, tokens, gate.cols, is_quantised(gate.type));
@@ -256,8 +283,12 @@ std::span<const float> CpuModel::head(const float* x, FeedStats& stats)
     host::normalise({weights_.output_norm, weights_.output_norm_bias, c.norm_eps}, x, norm_.data());
     inputs_.prepare(team_, norm_.data(), 1, c.dim, is_quantised(weights_.output.type));
     host::multiply(team_, weights_.output, inputs_, logits_.data());
-    stats.stages.push_back(
-        {.name = "head", .layer = c.layers, .on_device = false, .bytes = weights_.output.bytes(), .us = stopwatch.us(), .start_us = stopwatch.start});
+    stats.stages.push_back({.name = "head",
+                            .layer = c.layers,
+                            .on_device = false,
+                            .bytes = weights_.output.bytes(),
+                            .us = stopwatch.us(),
+                            .start_us = stopwatch.start});
     return logits_;
 }
 

@@ -1,6 +1,6 @@
 #include "engine/run/diagnosis.h"
 
-#include "engine/model/not_finite.h"
+#include "engine/file/not_finite.h"
 #include "engine/run/cpu_model.h"
 #include "host/numbers.h"
 
@@ -19,7 +19,9 @@ uint32_t place_of(const GgufTensor& t)
 {
     constexpr std::string_view layer = "blk.";
     uint32_t l = 0;
-    if (t.name.starts_with(layer) && std::from_chars(t.name.data() + layer.size(), t.name.data() + t.name.size(), l).ec == std::errc()) return 1 + l;
+    if (t.name.starts_with(layer) &&
+        std::from_chars(t.name.data() + layer.size(), t.name.data() + t.name.size(), l).ec == std::errc())
+        return 1 + l;
     return t.name.starts_with("output") ? UINT32_MAX : 0;
 }
 
@@ -36,15 +38,18 @@ Error Diagnosis::of(std::span<const Token> tokens) const
         return Error("{}: {}: the file is broken, so convert or download the model again", path, what);
     };
 
-    // Of the embedding only rows that were read; where it is the output matrix, too, it is looked at as a whole in the end.
+    // Of the embedding only rows that were read; where it is the output matrix, too, it is looked at as a whole in the
+    // end.
     for (const Token token : tokens)
         if (const auto found = host::find_not_finite(team, weights.embedding.slice(token, 1)))
             return broken(fmt::format("{} holds {}, the first in row {}, column {}, which is token {}", embedding,
-                                      found->count == 1 ? "a weight that is not a finite number" : "weights that are not finite numbers", token,
-                                      found->column, token));
+                                      found->count == 1 ? "a weight that is not a finite number"
+                                                        : "weights that are not finite numbers",
+                                      token, found->column, token));
     std::vector<const GgufTensor*> tensors;
     for (const GgufTensor& t : weights.file->tensors()) tensors.push_back(&t);
-    std::ranges::stable_sort(tensors, {}, [](const GgufTensor* t) { return t->name == embedding ? UINT32_MAX : place_of(*t); });
+    std::ranges::stable_sort(tensors, {},
+                             [](const GgufTensor* t) { return t->name == embedding ? UINT32_MAX : place_of(*t); });
     const bool tied = weights.output.data == weights.embedding.data;
     for (const GgufTensor* t : tensors)
         if (t->name != embedding || tied)
@@ -53,21 +58,31 @@ Error Diagnosis::of(std::span<const Token> tokens) const
     // The weights are sound, so it is what is computed of them.
     std::optional<std::string> found;
     const auto overflows = [&](uint32_t l, const char* part) {
-        if (!found) found = fmt::format("layer {}'s {} overflows: it gives numbers beyond the range of floats, though all weights are finite", l, part);
+        if (!found)
+            found = fmt::format(
+                "layer {}'s {} overflows: it gives numbers beyond the range of floats, though all weights are finite",
+                l, part);
     };
     CpuModel cpu(weights, team,
-                 {.first_layer = 0, .batch = batch, .context = uint32_t(tokens.size()), .kv = kv, .sparsity = std::vector<LayerSparsity>(c.layers)});
+                 {.first_layer = 0,
+                  .batch = batch,
+                  .context = uint32_t(tokens.size()),
+                  .kv = kv,
+                  .sparsity = std::vector<LayerSparsity>(c.layers)});
     cpu.parts = [&](uint32_t l, const char* part, std::span<const float> x) {
         if (!found && !host::all_finite(x)) overflows(l, part);
     };
     cpu.cached = [&](uint32_t l, std::span<const float> keys, std::span<const float> values) {
-        for (const auto& [name, flag, x, type] : {std::tuple("keys", "-ctk", keys, kv.k), std::tuple("values", "-ctv", values, kv.v)}) {
+        for (const auto& [name, flag, x, type] :
+             {std::tuple("keys", "-ctk", keys, kv.k), std::tuple("values", "-ctv", values, kv.v)}) {
             float largest = 0;
             for (const float v : x) largest = std::max(largest, std::abs(v));
             if (found || largest <= most_in_cache(type)) continue;
-            const bool larger = !is_quantised(type) && c.head_dim % format_of(WeightType::q8_0).block == 0 && largest <= most_in_cache(WeightType::q8_0);
-            found = fmt::format("layer {}'s {} reach {:.3g}, and a KV cache in {} holds {:.3g} at the most{}", l, name, largest, format_of(type).name,
-                                most_in_cache(type), larger ? fmt::format(": use {} q8_0", flag) : "");
+            const bool larger = !is_quantised(type) && c.head_dim % format_of(WeightType::q8_0).block == 0 &&
+                                largest <= most_in_cache(WeightType::q8_0);
+            found = fmt::format("layer {}'s {} reach {:.3g}, and a KV cache in {} holds {:.3g} at the most{}", l, name,
+                                largest, format_of(type).name, most_in_cache(type),
+                                larger ? fmt::format(": use {} q8_0", flag) : "");
         }
     };
     FeedStats stats = {.layers = std::vector<LayerCounts>(c.layers)};
@@ -76,19 +91,24 @@ Error Diagnosis::of(std::span<const Token> tokens) const
         for (size_t first = 0; first < tokens.size() && !found; first += batch) {
             const auto some = tokens.subspan(first, std::min<size_t>(batch, tokens.size() - first));
             cpu.embed(some, uint32_t(first), x.data());
-            if (!host::all_finite(std::span(x).first(some.size() * c.dim))) found = "the embedding overflows where it is scaled";
+            if (!host::all_finite(std::span(x).first(some.size() * c.dim)))
+                found = "the embedding overflows where it is scaled";
             for (uint32_t l = 0; l < c.layers && !found; ++l) {
                 stats.stages.clear();
                 cpu.layer(l, uint32_t(first), uint32_t(some.size()), x.data(), stats);
             }
             for (size_t t = 0; t < some.size() && !found; ++t)
-                if (!host::all_finite(cpu.head(&x[t * c.dim], stats))) found = "the logits overflow at the output matrix, though all weights are finite";
+                if (!host::all_finite(cpu.head(&x[t * c.dim], stats)))
+                    found = "the logits overflow at the output matrix, though all weights are finite";
         }
     });
     if (found) return Error("{}: {}", path, *found);
     if (!device.empty())
-        return Error("{} computes numbers that are not finite where the host finds finite ones: update its driver, or use --device cpu", device);
-    return Error("{} gives logits that are not finite numbers, though neither a weight nor a layer computed with all neurons does: use --sparsity dense",
+        return Error("{} computes numbers that are not finite where the host finds finite ones: update its driver, or "
+                     "use --device cpu",
+                     device);
+    return Error("{} gives logits that are not finite numbers, though neither a weight nor a layer computed with all "
+                 "neurons does: use --sparsity dense",
                  path);
 }
 

@@ -16,7 +16,8 @@ constexpr float hysteresis = 1.03f;
 Rebalancer::Rebalancer(GpuModel& model, GpuSession& session) : model_(model), session_(session)
 {
     for (const GpuModel::Layer& l : model.layers())
-        layers_.push_back({.score = std::vector<float>(l.residency.groups()), .now = std::vector<uint32_t>(l.residency.groups())});
+        layers_.push_back(
+            {.score = std::vector<float>(l.residency.groups()), .now = std::vector<uint32_t>(l.residency.groups())});
 }
 
 void Rebalancer::hear(uint32_t l, std::span<const uint32_t> fired, bool host_was_late)
@@ -24,7 +25,8 @@ void Rebalancer::hear(uint32_t l, std::span<const uint32_t> fired, bool host_was
     Layer& layer = layers_[l];
     const LayerResidency& residency = model_.layers()[l].residency;
     for (const uint32_t neuron : fired) ++layer.now[residency.group_of(neuron)];
-    // Late: what fires has moved away from what is resident, so forget faster. In time: there is nothing to gain, so be steady.
+    // Late: what fires has moved away from what is resident, so forget faster. In time: there is nothing to gain, so be
+    // steady.
     const float change = host_was_late ? -momentum_step : momentum_step;
     layer.momentum = std::clamp(layer.momentum + change * (1 - layer.momentum), least_momentum, most_momentum);
 }

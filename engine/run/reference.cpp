@@ -12,7 +12,8 @@ namespace {
 
 using Vector = std::vector<float>;
 
-Vector layernorm(const Vector& x, const Vector& weight, const Vector& bias, float eps)    // y_i = w_i (x_i - mean(x)) / sqrt(variance(x) + eps) + b_i
+Vector layernorm(const Vector& x, const Vector& weight, const Vector& bias,
+                 float eps)    // y_i = w_i (x_i - mean(x)) / sqrt(variance(x) + eps) + b_i
 {
     float mean = 0, variance = 0;
     for (const float v : x) mean += v / float(x.size());
@@ -32,14 +33,16 @@ Vector rmsnorm(const Vector& x, const Vector& weight, float eps)    // y_i = w_i
     return y;
 }
 
-/// Each pair of a head, (2i, 2i + 1) or (i, i + rope_dim / 2), turns by position * frequency_i and grows by the magnitude.
+/// Each pair of a head, (2i, 2i + 1) or (i, i + rope_dim / 2), turns by position * frequency_i and grows by the
+/// magnitude.
 void rope(Vector& x, const Config& c, const std::vector<double>& frequencies, uint32_t position)
 {
     const size_t pairs = frequencies.size();
     for (size_t head = 0; head < x.size(); head += c.head_dim)
         for (size_t i = 0; i < pairs; ++i) {
             const double angle = position * frequencies[i];
-            const float cosine = float(c.rope_magnitude * std::cos(angle)), sine = float(c.rope_magnitude * std::sin(angle));
+            const float cosine = float(c.rope_magnitude * std::cos(angle)),
+                        sine = float(c.rope_magnitude * std::sin(angle));
             const bool halves = c.pairs == host::PairOrder::halves;
             float &first = x[head + (halves ? i : 2 * i)], &second = x[head + (halves ? i + pairs : 2 * i + 1)];
             const float a = first, b = second;
@@ -57,7 +60,9 @@ float glu(const Config& c, float gate, float up)
     case host::Activation::drelu: return std::max(gate, 0.0f) * std::max(up, 0.0f);
     case host::Activation::gelu: return 0.5f * gate * (1.0f + std::erf(gate / std::sqrt(2.0f))) * up;
     case host::Activation::gelu_tanh:
-        return 0.5f * gate * (1.0f + std::tanh(std::sqrt(2 / std::numbers::pi_v<float>) * (gate + 0.044715f * gate * gate * gate))) * up;
+        return 0.5f * gate *
+               (1.0f + std::tanh(std::sqrt(2 / std::numbers::pi_v<float>) * (gate + 0.044715f * gate * gate * gate))) *
+               up;
     }
     return 0;
 }
@@ -110,8 +115,8 @@ Vector Reference::Dense::operator*(const Vector& x) const    // y_r = sum_i w_ri
 }
 
 Reference::Reference(const Weights& weights)
-    : weights_(weights), frequencies_{rope_frequencies(weights.config), rope_frequencies(weights.config, true)}, embedding_(weights.embedding),
-      positions_(weights.positions), output_(weights.output)
+    : weights_(weights), frequencies_{rope_frequencies(weights.config), rope_frequencies(weights.config, true)},
+      embedding_(weights.embedding), positions_(weights.positions), output_(weights.output)
 {
     for (const LayerWeights& l : weights.layers)
         layers_.push_back({Dense(l.q),
@@ -138,7 +143,10 @@ Vector Reference::feed(Token token)
         const Vector input = x;
         add_block(c, x, attention(w, layers_[l], norm(c, input, w.attn_norm, w.attn_norm_bias)), w.post_attn_norm);
         add(x, w.o_bias);    // empty where the family has none, as down_bias
-        add_block(c, x, feed_forward(w.ffn, layers_[l], norm(c, c.parallel ? input : x, w.ffn_norm, w.ffn_norm_bias), active_[l]), w.post_ffn_norm);
+        add_block(
+            c, x,
+            feed_forward(w.ffn, layers_[l], norm(c, c.parallel ? input : x, w.ffn_norm, w.ffn_norm_bias), active_[l]),
+            w.post_ffn_norm);
         add(x, w.down_bias);
     }
     ++position_;
@@ -147,7 +155,8 @@ Vector Reference::feed(Token token)
     return logits;
 }
 
-Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x) const    // per head: sum_p softmax_p(score_scale q . k_p) v_p
+Vector Reference::attention(const LayerWeights& w, Layer& layer,
+                            const Vector& x) const    // per head: sum_p softmax_p(score_scale q . k_p) v_p
 {
     const Config& c = weights_.config;
     Vector q = layer.q * x, k = layer.k * x, v = layer.v * x;
@@ -176,12 +185,14 @@ Vector Reference::attention(const LayerWeights& w, Layer& layer, const Vector& x
         float total = 0;
         for (float& e : weight) total += e = std::exp(e - top);
         for (uint32_t p = first; p <= position_; ++p)
-            for (uint32_t i = 0; i < c.head_dim; ++i) mixed[h * c.head_dim + i] += weight[p - first] / total * layer.values[p][kv + i];
+            for (uint32_t i = 0; i < c.head_dim; ++i)
+                mixed[h * c.head_dim + i] += weight[p - first] / total * layer.values[p][kv + i];
     }
     return layer.o * mixed;
 }
 
-/// What each expert's neurons count: softmax of the scores for the experts of the highest scores, 0 for the others; where there are none, 1 for all.
+/// What each expert's neurons count: softmax of the scores for the experts of the highest scores, 0 for the others;
+/// where there are none, 1 for all.
 Vector Reference::expert_weights(const Layer& layer, const Vector& x)
 {
     const Config& c = weights_.config;
@@ -190,11 +201,15 @@ Vector Reference::expert_weights(const Layer& layer, const Vector& x)
     std::vector<uint32_t> ranked(c.experts);
     std::iota(ranked.begin(), ranked.end(), 0);
     std::stable_sort(ranked.begin(), ranked.end(), [&](uint32_t a, uint32_t b) { return scores[a] > scores[b]; });
-    if (c.experts_used < c.experts) closest_choice_ = std::min(closest_choice_, scores[ranked[c.experts_used - 1]] - scores[ranked[c.experts_used]]);
+    if (c.experts_used < c.experts)
+        closest_choice_ =
+            std::min(closest_choice_, scores[ranked[c.experts_used - 1]] - scores[ranked[c.experts_used]]);
     float total = 0;
-    for (uint32_t i = 0; i < (c.normalise_experts ? c.experts_used : c.experts); ++i) total += std::exp(scores[ranked[i]] - scores[ranked[0]]);
+    for (uint32_t i = 0; i < (c.normalise_experts ? c.experts_used : c.experts); ++i)
+        total += std::exp(scores[ranked[i]] - scores[ranked[0]]);
     Vector weights(c.experts);
-    for (uint32_t i = 0; i < c.experts_used; ++i) weights[ranked[i]] = std::exp(scores[ranked[i]] - scores[ranked[0]]) / total;
+    for (uint32_t i = 0; i < c.experts_used; ++i)
+        weights[ranked[i]] = std::exp(scores[ranked[i]] - scores[ranked[0]]) / total;
     return weights;
 }
 
@@ -206,7 +221,8 @@ Vector Reference::feed_forward(const host::FfnWeights& w, const Layer& layer, co
     Vector y(x.size());
     active = 0;
     for (uint32_t n = 0; n < layer.gate.rows; ++n) {
-        const float h = weights[n / weights_.config.neurons_together()] * glu(weights_.config, gate[n] + w.bias_of(n), up[n]);
+        const float h =
+            weights[n / weights_.config.neurons_together()] * glu(weights_.config, gate[n] + w.bias_of(n), up[n]);
         if (h == 0) continue;
         ++active;
         for (uint32_t i = 0; i < y.size(); ++i) y[i] += h * layer.down_t.w[size_t(n) * y.size() + i];

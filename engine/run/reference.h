@@ -1,7 +1,7 @@
 // The plain fp32 forward pass: what a model computes, with no thought of speed. The oracle of all other tests.
 #pragma once
 
-#include "engine/model/tokenizer.h"
+#include "engine/text/tokenizer.h"
 #include "engine/model/weights.h"
 
 #include <cmath>
@@ -18,7 +18,8 @@ class Reference {
     /// Neurons of each layer whose activation was not zero for the last token.
     const std::vector<uint32_t>& active() const { return active_; }
 
-    /// Of all tokens and layers so far, the least by which a chosen expert's score was above one that was not chosen; infinite without experts.
+    /// Of all tokens and layers so far, the least by which a chosen expert's score was above one that was not chosen;
+    /// infinite without experts.
     float closest_choice() const { return closest_choice_; }
 
   private:
@@ -27,7 +28,10 @@ class Reference {
         std::vector<float> w;
         explicit Dense(const Matrix& m);
         std::vector<float> operator*(const std::vector<float>& x) const;
-        std::vector<float> row(uint32_t r) const { return {w.begin() + size_t(r) * cols, w.begin() + size_t(r + 1) * cols}; }
+        std::vector<float> row(uint32_t r) const
+        {
+            return {w.begin() + size_t(r) * cols, w.begin() + size_t(r + 1) * cols};
+        }
     };
     struct Layer {
         Dense q, k, v, o, gate, up, down_t, router;
@@ -35,7 +39,8 @@ class Reference {
     };
     std::vector<float> attention(const LayerWeights& w, Layer& layer, const std::vector<float>& x) const;
     std::vector<float> expert_weights(const Layer& layer, const std::vector<float>& x);
-    std::vector<float> feed_forward(const host::FfnWeights& w, const Layer& layer, const std::vector<float>& x, uint32_t& active);
+    std::vector<float> feed_forward(const host::FfnWeights& w, const Layer& layer, const std::vector<float>& x,
+                                    uint32_t& active);
 
     const Weights& weights_;
     std::vector<double> frequencies_[2];    // of rope; the second ones by Config::window_base

@@ -10,7 +10,9 @@ Token most_probable(std::span<const float> logits)
 {
     Token best = 0;
     for (Token i = 1; i < logits.size(); ++i)
-        if (logits[i] > logits[best] || (std::isnan(logits[best]) && logits[i] > -std::numeric_limits<float>::infinity())) best = i;
+        if (logits[i] > logits[best] ||
+            (std::isnan(logits[best]) && logits[i] > -std::numeric_limits<float>::infinity()))
+            best = i;
     return best;
 }
 

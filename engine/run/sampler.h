@@ -1,7 +1,7 @@
 // From logits to the next token.
 #pragma once
 
-#include "engine/model/tokenizer.h"
+#include "engine/text/tokenizer.h"
 
 #include <deque>
 #include <random>
@@ -12,12 +12,12 @@
 namespace hearth {
 
 struct SamplerOptions {
-    float temperature = 0.8f;       // 0: always the most probable token
-    uint32_t top_k = 40;            // only the k most probable; 0: all
-    float top_p = 0.95f;            // only the fewest whose probabilities reach p
-    float min_p = 0.05f;            // only those with at least this share of the best one's probability
-    // Penalties, as llama.cpp's: of a token that came n > 0 times among the last repeat_last_n, the prompt's included, a logit x becomes
-    // (x > 0 ? x / repeat_penalty : x * repeat_penalty) - n frequency_penalty - presence_penalty.
+    float temperature = 0.8f;    // 0: always the most probable token
+    uint32_t top_k = 40;         // only the k most probable; 0: all
+    float top_p = 0.95f;         // only the fewest whose probabilities reach p
+    float min_p = 0.05f;         // only those with at least this share of the best one's probability
+    // Penalties, as llama.cpp's: of a token that came n > 0 times among the last repeat_last_n, the prompt's included,
+    // a logit x becomes (x > 0 ? x / repeat_penalty : x * repeat_penalty) - n frequency_penalty - presence_penalty.
     float repeat_penalty = 1.0f;
     float presence_penalty = 0.0f;
     float frequency_penalty = 0.0f;
@@ -53,14 +53,15 @@ class Sampler {
   private:
     bool penalises() const
     {
-        return options_.repeat_last_n != 0 && (options_.repeat_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0);
+        return options_.repeat_last_n != 0 &&
+               (options_.repeat_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0);
     }
     void penalise();
     Token draw();
 
     SamplerOptions options_;
     std::mt19937_64 random_;
-    std::deque<Token> recent_;                       // the last repeat_last_n
+    std::deque<Token> recent_;                      // the last repeat_last_n
     std::unordered_map<Token, uint32_t> counts_;    // of them
 
     struct Candidate {
@@ -69,7 +70,10 @@ class Sampler {
         double weight;    // exp(logit - best logit)
     };
     /// Best first; equal logits by id, so that the order is always the same.
-    static bool better(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+    static bool better(const Candidate& a, const Candidate& b)
+    {
+        return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+    }
     std::vector<float> logits_;    // kept from call to call
     std::vector<Candidate> all_;
 };

@@ -10,7 +10,8 @@
 
 namespace hearth {
 
-Scheduler::Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, Rebalancer* rebalancer, host::Team& team, const Config& config)
+Scheduler::Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, Rebalancer* rebalancer, host::Team& team,
+                     const Config& config)
     : cpu_(cpu), gpu_(gpu), session_(session), rebalancer_(rebalancer), team_(team), config_(config)
 {
 }
@@ -19,7 +20,8 @@ FeedStats Scheduler::feed(uint32_t position, std::span<const Token> tokens, cons
 {
     HEARTH_CHECK(wanted.count <= tokens.size() && (!wanted.take_best || wanted.count <= 1));
     const auto start = std::chrono::steady_clock::now();
-    FeedStats stats = {.position = position, .tokens = uint32_t(tokens.size()), .layers = std::vector<LayerCounts>(config_.layers)};
+    FeedStats stats = {
+        .position = position, .tokens = uint32_t(tokens.size()), .layers = std::vector<LayerCounts>(config_.layers)};
     team_.hold([&] {    // the workers stay awake for the whole batch
         if (gpu_) device_layers(tokens, wanted, stats);
         else {
@@ -38,7 +40,8 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     const bool head = gpu_->has_head();
     uint32_t next = count - wanted.count;    // the next token whose logits are wanted
     uint32_t rows = head ? std::min(wanted.count, head_rows) : 0;
-    const bool best = rows > 0 && wanted.take_best && config_.logit_cap == 0;    // a cap makes equals of logits that differ little
+    const bool best =
+        rows > 0 && wanted.take_best && config_.logit_cap == 0;    // a cap makes equals of logits that differ little
 
     session_->begin(stats.position, count, {next, rows, best});
     cpu_.embed(tokens, stats.position, session_->input());
@@ -47,8 +50,12 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
         if (!segment.streamed.empty()) {
             const double from = clock_us();
             const uint64_t bytes = session_->stream(segment, team_);
-            stats.stages.push_back(
-                {.name = "stream", .layer = segment.layer, .on_device = false, .bytes = bytes, .us = clock_us() - from, .start_us = from});
+            stats.stages.push_back({.name = "stream",
+                                    .layer = segment.layer,
+                                    .on_device = false,
+                                    .bytes = bytes,
+                                    .us = clock_us() - from,
+                                    .start_us = from});
         } else if (segment.split) {
             session_->wait_published(segment);    // the hot FFN runs on while the host ...
             const uint32_t l = *segment.split;
@@ -66,7 +73,8 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
     if (best && session_->best() == gpu::no_token) throw NotFiniteNumbers();
     if (best) wanted.take_best(session_->best());
     while (rows > 0 && !best) {
-        for (uint32_t r = 0; r < rows; ++r) give(wanted, next + r, {session_->logits() + size_t(r) * config_.vocab, config_.vocab});
+        for (uint32_t r = 0; r < rows; ++r)
+            give(wanted, next + r, {session_->logits() + size_t(r) * config_.vocab, config_.vocab});
         next += rows;
         rows = std::min(count - next, head_rows);
         if (rows > 0) {
@@ -97,7 +105,8 @@ CpuModel::Cold Scheduler::cold_work(uint32_t l, uint32_t tokens)
 void Scheduler::show_activity(uint32_t l, uint32_t tokens)
 {
     session_->wait_all();
-    if (config_.experts) return cpu_.watch_experts(l, tokens, session_->published(), session_->residual(), session_->expert_weights(l));
+    if (config_.experts)
+        return cpu_.watch_experts(l, tokens, session_->published(), session_->residual(), session_->expert_weights(l));
     const LayerResidency& residency = gpu_->layers()[l].residency;
     std::vector<uint32_t> neurons;
     std::vector<uint32_t> columns;    // the last group may not fill its slot
@@ -109,10 +118,17 @@ void Scheduler::show_activity(uint32_t l, uint32_t tokens)
     const size_t stride = residency.slots().size() * group_neurons;
     std::vector<float> gates(tokens * neurons.size());
     for (size_t t = 0; t < tokens; ++t)
-        for (size_t j = 0; j < columns.size(); ++j) gates[t * columns.size() + j] = session_->gates()[t * stride + columns[j]];
+        for (size_t j = 0; j < columns.size(); ++j)
+            gates[t * columns.size() + j] = session_->gates()[t * stride + columns[j]];
     if (!neurons.empty())
-        cpu_.watch({.layer = l, .tokens = tokens, .x = session_->published(), .residual = session_->residual(), .neurons = neurons, .gates = gates});
-    if (residency.split()) cpu_.watch_gates(l, residency.cold_neurons(), tokens, session_->published(), session_->residual());
+        cpu_.watch({.layer = l,
+                    .tokens = tokens,
+                    .x = session_->published(),
+                    .residual = session_->residual(),
+                    .neurons = neurons,
+                    .gates = gates});
+    if (residency.split())
+        cpu_.watch_gates(l, residency.cold_neurons(), tokens, session_->published(), session_->residual());
 }
 
 void Scheduler::host_layers(const WantedLogits& wanted, FeedStats& stats)
@@ -139,7 +155,8 @@ std::span<const float> Scheduler::finished(std::span<const float> logits)
     if (scale == 1 && cap == 0) return logits;
     logits_.resize(logits.size());
     host::parallel_rows(team_, uint32_t(logits.size()), 16 * sizeof(float), [&](uint32_t first, uint32_t last) {
-        for (uint32_t i = first; i < last; ++i) logits_[i] = cap > 0 ? cap * std::tanh(scale * logits[i] / cap) : scale * logits[i];
+        for (uint32_t i = first; i < last; ++i)
+            logits_[i] = cap > 0 ? cap * std::tanh(scale * logits[i] / cap) : scale * logits[i];
     });
     return logits_;
 }

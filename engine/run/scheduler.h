@@ -11,17 +11,21 @@ struct WantedLogits {
     uint32_t count = 1;
     /// Called for each of them in order: the token's place in the batch, and its logits (vocab), valid during the call.
     std::function<void(uint32_t, std::span<const float>)> take = {};
-    /// Instead, of one token: called with what is most probable behind it. Where the device can tell, its logits stay there.
+    /// Instead, of one token: called with what is most probable behind it. Where the device can tell, its logits stay
+    /// there.
     std::function<void(Token)> take_best = {};
 };
 
 class Scheduler {
   public:
-    /// `gpu` may be null: everything runs on the host; `rebalancer` too: groups stay where they are. All must outlive this.
-    Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, Rebalancer* rebalancer, host::Team& team, const Config& config);
+    /// `gpu` may be null: everything runs on the host; `rebalancer` too: groups stay where they are. All must outlive
+    /// this.
+    Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, Rebalancer* rebalancer, host::Team& team,
+              const Config& config);
 
     /// Runs tokens (no more than the session's batch) at `position`.
-    /// Throws NotFiniteNumbers where logits, or the residual that makes them, are no finite numbers; none of these is given away.
+    /// Throws NotFiniteNumbers where logits, or the residual that makes them, are no finite numbers; none of these is
+    /// given away.
     FeedStats feed(uint32_t position, std::span<const Token> tokens, const WantedLogits& wanted);
 
   private:

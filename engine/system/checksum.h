@@ -1,5 +1,5 @@
-// FNV-1a of 64 bits: tells a file that was damaged, or is another one, from what it was. It is no defence against someone who wants two files to look alike.
-// http://www.isthe.com/chongo/tech/comp/fnv/
+// FNV-1a of 64 bits: tells a file that was damaged, or is another one, from what it was. It is no defence against
+// someone who wants two files to look alike. http://www.isthe.com/chongo/tech/comp/fnv/
 #pragma once
 
 #include <fmt/format.h>

@@ -1,5 +1,6 @@
-// Takes from this process, for good, what reading a stranger's file never needs: the network, other programs, writing beyond named files. Linux: Landlock for
-// files, seccomp for system calls. A call that is refused fails with EACCES or EPERM; nothing is killed.
+// Takes from this process, for good, what reading a stranger's file never needs: the network, other programs, writing
+// beyond named files. Linux: Landlock for files, seccomp for system calls. A call that is refused fails with EACCES or
+// EPERM; nothing is killed.
 #pragma once
 
 #include <filesystem>
@@ -8,20 +9,23 @@
 
 namespace hearth {
 
-/// What may still be written: files, which may be there already or not, with everything else in their folders; writing goes by temporary names.
+/// What may still be written: files, which may be there already or not, with everything else in their folders; writing
+/// goes by temporary names.
 using Outputs = std::vector<std::filesystem::path>;
 
 /// Whether this system has it. Asking changes nothing.
 bool can_confine_files();
 bool can_confine_calls();
 
-/// From here on nothing is written, made, renamed or removed but in the folders of `outputs`; `device`: and the files of /dev, as the drivers of GPUs want.
-/// Reading stays, and so do files that are open. It is of this thread and of those that it starts: to be called before there are others.
-/// False where the kernel has no Landlock. Throws Error where it should work and does not.
+/// From here on nothing is written, made, renamed or removed but in the folders of `outputs`; `device`: and the files
+/// of /dev, as the drivers of GPUs want. Reading stays, and so do files that are open. It is of this thread and of
+/// those that it starts: to be called before there are others. False where the kernel has no Landlock. Throws Error
+/// where it should work and does not.
 bool confine_files(const Outputs& outputs, bool device);
 
-/// From here on, in every thread, no sockets, no other programs, no other process's memory, no kernel interfaces that a model does not need;
-/// `writing`: nor any opening of a file for writing, for kernels without Landlock. False where the kernel has no seccomp. Throws Error as above.
+/// From here on, in every thread, no sockets, no other programs, no other process's memory, no kernel interfaces that a
+/// model does not need; `writing`: nor any opening of a file for writing, for kernels without Landlock. False where the
+/// kernel has no seccomp. Throws Error as above.
 bool confine_calls(bool writing);
 
 /// For a message about a file that cannot be written: what to do if it is this that refuses; empty where it is not.

@@ -38,7 +38,8 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path)
     check(stat(path.c_str(), &status) == 0);
     // Before open, which waits for ever on a pipe that nobody writes to.
     if (S_ISDIR(status.st_mode)) throw Error("{} is a directory; name the GGUF file in it", name);
-    if (!S_ISREG(status.st_mode)) throw Error("{} is not a regular file; a model cannot be read from a pipe or a device", name);
+    if (!S_ISREG(status.st_mode))
+        throw Error("{} is not a regular file; a model cannot be read from a pipe or a device", name);
     const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     check(file >= 0);
     const bool known = fstat(file, &status) == 0;    // of the file that was opened, whatever the name means by now
@@ -52,7 +53,8 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path)
     identity_ = {status.st_dev, status.st_ino, size_, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
     try {
         note_ = SignalNote::mapped(data_, size_,
-                                   fmt::format("hearth: {} cannot be read any more: it was changed while it was in use, or its disk or network failed; "
+                                   fmt::format("hearth: {} cannot be read any more: it was changed while it was in "
+                                               "use, or its disk or network failed; "
                                                "copy it again, and leave it alone while it is used\n",
                                                name));
     } catch (...) {
@@ -70,14 +72,17 @@ MappedFile::~MappedFile()
 void MappedFile::check_unchanged() const
 {
     struct stat now;
-    if (stat(path_.c_str(), &now) != 0 || now.st_dev != identity_.device || now.st_ino != identity_.node) return;    // the name is another file's
-    if (uint64_t(now.st_size) == identity_.size && now.st_mtim.tv_sec == identity_.seconds && now.st_mtim.tv_nsec == identity_.nanoseconds) return;
+    if (stat(path_.c_str(), &now) != 0 || now.st_dev != identity_.device || now.st_ino != identity_.node)
+        return;    // the name is another file's
+    if (uint64_t(now.st_size) == identity_.size && now.st_mtim.tv_sec == identity_.seconds &&
+        now.st_mtim.tv_nsec == identity_.nanoseconds)
+        return;
     throw Error("{} was changed while it was in use: start again once it is whole", printable(path_.string()));
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), identity_(other.identity_), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)),
-      note_(std::move(other.note_))
+    : path_(std::move(other.path_)), identity_(other.identity_), data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)), note_(std::move(other.note_))
 {
 }
 

@@ -9,8 +9,9 @@
 
 namespace hearth {
 
-/// Move-only. A page that cannot be read any more (the file was made shorter, its disk failed) ends a program that has called end_clearly_on_signals with a
-/// sentence that names the file. A file that is replaced by another of its name stays what it was.
+/// Move-only. A page that cannot be read any more (the file was made shorter, its disk failed) ends a program that has
+/// called end_clearly_on_signals with a sentence that names the file. A file that is replaced by another of its name
+/// stays what it was.
 class MappedFile {
   public:
     /// Throws Error where the file cannot be read, and where it is none.
@@ -20,7 +21,8 @@ class MappedFile {
     ~MappedFile();
     std::string_view bytes() const { return {data_, size_}; }
 
-    /// Throws Error where the file was written to since it was mapped: what was read and what will be read may not belong together.
+    /// Throws Error where the file was written to since it was mapped: what was read and what will be read may not
+    /// belong together.
     void check_unchanged() const;
 
   private:

@@ -18,7 +18,8 @@ namespace {
 
 constexpr off_t most_cached = off_t(1) << 30;
 
-/// A variable's path; empty where it is relative, which the specification has us ignore: it would name another place from every folder.
+/// A variable's path; empty where it is relative, which the specification has us ignore: it would name another place
+/// from every folder.
 std::filesystem::path absolute_of(const char* variable)
 {
     const char* value = std::getenv(variable);
@@ -50,10 +51,12 @@ std::string read_ours(const std::filesystem::path& path)
     const int fd = open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return bytes;
     struct stat status;
-    const bool ours = fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+    const bool ours = fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == geteuid() &&
+                      (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
     if (ours && status.st_size <= most_cached) bytes.resize(size_t(status.st_size));
     size_t read = 0;
-    for (ssize_t n; read < bytes.size() && (n = ::read(fd, bytes.data() + read, bytes.size() - read)) > 0;) read += size_t(n);
+    for (ssize_t n; read < bytes.size() && (n = ::read(fd, bytes.data() + read, bytes.size() - read)) > 0;)
+        read += size_t(n);
     bytes.resize(read);
     close(fd);
 #endif
@@ -65,7 +68,9 @@ std::string read_ours(const std::filesystem::path& path)
 std::string read_cached(const std::filesystem::path& path)
 {
     std::string bytes = read_ours(path);
-    if (bytes.size() < checksum_digits || checksum(std::string_view(bytes).substr(checksum_digits)) != bytes.substr(0, checksum_digits)) return {};
+    if (bytes.size() < checksum_digits ||
+        checksum(std::string_view(bytes).substr(checksum_digits)) != bytes.substr(0, checksum_digits))
+        return {};
     return bytes.substr(checksum_digits);
 }
 

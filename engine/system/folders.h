@@ -10,8 +10,9 @@ namespace hearth {
 /// What can be made again; empty where the system names no place.
 std::filesystem::path cache_folder();
 
-/// A file of the cache. What is read was written by this program for this user, and is whole: a file of somebody else, or that somebody else could have
-/// written to, is none, and neither is one whose checksum is wrong. Both are silent about failures, since everything can be made again.
+/// A file of the cache. What is read was written by this program for this user, and is whole: a file of somebody else,
+/// or that somebody else could have written to, is none, and neither is one whose checksum is wrong. Both are silent
+/// about failures, since everything can be made again.
 std::string read_cached(const std::filesystem::path& path);
 void write_cached(const std::filesystem::path& path, std::string_view bytes) noexcept;
 

@@ -1,4 +1,5 @@
-// cgroup v2: https://docs.kernel.org/admin-guide/cgroup-v2.html; v1: https://docs.kernel.org/admin-guide/cgroup-v1/memory.html and sched-bwc.html beside it
+// cgroup v2: https://docs.kernel.org/admin-guide/cgroup-v2.html; v1:
+// https://docs.kernel.org/admin-guide/cgroup-v1/memory.html and sched-bwc.html beside it
 #include "engine/system/limits.h"
 
 #include <algorithm>
@@ -49,7 +50,8 @@ std::string without_octals(const std::string& text)
     std::string out;
     for (size_t i = 0; i < text.size(); ++i) {
         unsigned code = 0;
-        const bool octal = text[i] == '\\' && i + 3 < text.size() && std::from_chars(&text[i + 1], &text[i + 4], code, 8).ptr == &text[i + 4];
+        const bool octal = text[i] == '\\' && i + 3 < text.size() &&
+                           std::from_chars(&text[i + 1], &text[i + 4], code, 8).ptr == &text[i + 4];
         out += octal ? char(code) : text[i];
         if (octal) i += 3;
     }
@@ -59,8 +61,8 @@ std::string without_octals(const std::string& text)
 /// Where the groups of a kind are to be seen.
 struct Hierarchy {
     bool v2 = false;
-    fs::path mount;                      // in the tree of `root`
-    std::string shown;                   // the group that the mount shows, "/" for all
+    fs::path mount;                       // in the tree of `root`
+    std::string shown;                    // the group that the mount shows, "/" for all
     std::set<std::string> controllers;    // v1
 };
 
@@ -68,10 +70,12 @@ std::vector<Hierarchy> hierarchies(const fs::path& root)
 {
     std::vector<Hierarchy> found;
     std::ifstream file(root / "proc/self/mountinfo");
-    for (std::string line; std::getline(file, line);) {    // id parent device root mount options [tags] - type source options
+    for (std::string line;
+         std::getline(file, line);) {    // id parent device root mount options [tags] - type source options
         const size_t dash = line.find(" - ");
         if (dash == line.npos) continue;
-        const std::vector<std::string> left = words(line.substr(0, dash), ' '), right = words(line.substr(dash + 3), ' ');
+        const std::vector<std::string> left = words(line.substr(0, dash), ' '),
+                                       right = words(line.substr(dash + 3), ' ');
         if (left.size() < 5 || right.empty() || (right[0] != "cgroup" && right[0] != "cgroup2")) continue;
         Hierarchy h = {.v2 = right[0] == "cgroup2",
                        .mount = root / fs::path(without_octals(left[4])).relative_path(),
@@ -105,8 +109,12 @@ Groups groups_of(const std::string& controller, const fs::path& root)
             if (h.v2 != v2 || (!v2 && !h.controllers.contains(controller))) continue;
             // Of a container that does not see its group as the root, the mount shows just that group.
             const bool below = h.shown != "/" && path.starts_with(h.shown);
-            fs::path inside = fs::path(h.shown == "/" ? path : below ? path.substr(h.shown.size()) : "").relative_path();
-            if (inside.begin() != inside.end() && *inside.begin() == "..") inside.clear();    // outside of what is shown
+            fs::path inside = fs::path(h.shown == "/" ? path
+                                       : below        ? path.substr(h.shown.size())
+                                                      : "")
+                                  .relative_path();
+            if (inside.begin() != inside.end() && *inside.begin() == "..")
+                inside.clear();    // outside of what is shown
             for (;;) {
                 (v2 ? groups.v2 : groups.v1).push_back(inside.empty() ? h.mount : h.mount / inside);
                 if (inside.empty()) break;
@@ -129,7 +137,8 @@ std::optional<double> cpu_quota(const fs::path& root)
         const std::vector<std::string> both = words(first_line(group / "cpu.max"), ' ');
         if (both.size() == 2) take(number(both[0]), number(both[1]));
     }
-    for (const fs::path& group : groups.v1) take(number(first_line(group / "cpu.cfs_quota_us")), number(first_line(group / "cpu.cfs_period_us")));
+    for (const fs::path& group : groups.v1)
+        take(number(first_line(group / "cpu.cfs_quota_us")), number(first_line(group / "cpu.cfs_period_us")));
     return least;
 }
 
@@ -148,7 +157,8 @@ std::optional<double> group_memory(const fs::path& group, bool v2)
 {
     std::optional<double> limit;
     for (const char* name : {"memory.max", "memory.high", "memory.limit_in_bytes"})
-        if (const std::optional<double> l = number(first_line(group / name))) limit = std::min(limit.value_or(INFINITY), *l);
+        if (const std::optional<double> l = number(first_line(group / name)))
+            limit = std::min(limit.value_or(INFINITY), *l);
     if (!limit) return {};
     const double used = number(first_line(group / (v2 ? "memory.current" : "memory.usage_in_bytes"))).value_or(0);
     double files = 0;
@@ -165,7 +175,8 @@ unsigned usable_cores(std::span<const int> allowed, const fs::path& root)
     std::set<std::string> cores;
     bool known = true;
     for (const int cpu : allowed) {
-        const std::string siblings = first_line(root / ("sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list"));
+        const std::string siblings =
+            first_line(root / ("sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list"));
         known = known && !siblings.empty();
         cores.insert(siblings);
     }
@@ -177,7 +188,8 @@ unsigned usable_cores(std::span<const int> allowed, const fs::path& root)
 unsigned usable_cores(const fs::path& root)
 {
     std::vector<int> allowed;
-    for (int most = CPU_SETSIZE; allowed.empty() && most <= 1 << 16; most *= 2) {    // the kernel may have more than the usual set has room for
+    for (int most = CPU_SETSIZE; allowed.empty() && most <= 1 << 16;
+         most *= 2) {    // the kernel may have more than the usual set has room for
         cpu_set_t* const set = CPU_ALLOC(size_t(most));
         if (!set) break;
         const size_t bytes = CPU_ALLOC_SIZE(size_t(most));
@@ -187,7 +199,8 @@ unsigned usable_cores(const fs::path& root)
         CPU_FREE(set);
     }
     if (allowed.empty())
-        for (unsigned cpu = 0; cpu < std::max(1u, std::thread::hardware_concurrency()); ++cpu) allowed.push_back(int(cpu));
+        for (unsigned cpu = 0; cpu < std::max(1u, std::thread::hardware_concurrency()); ++cpu)
+            allowed.push_back(int(cpu));
     return usable_cores(allowed, root);
 }
 
@@ -200,7 +213,8 @@ std::optional<uint64_t> available_memory(const fs::path& root)
     const Groups groups = groups_of("memory", root);
     const auto take = [&](const std::vector<fs::path>& folders, bool v2) {
         for (const fs::path& group : folders)
-            if (const std::optional<double> left = group_memory(group, v2)) least = std::min(least.value_or(INFINITY), *left);
+            if (const std::optional<double> left = group_memory(group, v2))
+                least = std::min(least.value_or(INFINITY), *left);
     };
     take(groups.v2, true);
     take(groups.v1, false);

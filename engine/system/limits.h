@@ -1,5 +1,6 @@
-// What of this machine is ours: the cores that threads may run on and the memory that can still be had. What a container, a batch system or `taskset`
-// gives counts as the machine's. `root` is for tests, which bring a tree of their own.
+// What of this machine is ours: the cores that threads may run on and the memory that can still be had. What a
+// container, a batch system or `taskset` gives counts as the machine's. `root` is for tests, which bring a tree of
+// their own.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@
 
 namespace hearth {
 
-/// Threads worth having: one for each physical core that this process may run on, and no more than its control groups' quota of processor time, rounded
-/// down, pays for. At least 1.
+/// Threads worth having: one for each physical core that this process may run on, and no more than its control groups'
+/// quota of processor time, rounded down, pays for. At least 1.
 unsigned usable_cores(const std::filesystem::path& root = "/");
 
 /// The same where the process may run on `allowed`, by the numbers of the system.
@@ -19,7 +20,8 @@ unsigned usable_cores(std::span<const int> allowed, const std::filesystem::path&
 /// What was asked for, or usable_cores where that is 0.
 unsigned threads_for(unsigned asked);
 
-/// Bytes of memory that this process can still have, by what the system says and by what its control groups leave it; nothing where neither says.
+/// Bytes of memory that this process can still have, by what the system says and by what its control groups leave it;
+/// nothing where neither says.
 std::optional<uint64_t> available_memory(const std::filesystem::path& root = "/");
 
 }    // namespace hearth

@@ -68,7 +68,8 @@ bool terminal_known = false;
 
 void restore_terminal()
 {
-    if (terminal_known && tcgetpgrp(STDIN_FILENO) == getpgrp()) tcsetattr(STDIN_FILENO, TCSANOW, &terminal);    // not another program's
+    if (terminal_known && tcgetpgrp(STDIN_FILENO) == getpgrp())
+        tcsetattr(STDIN_FILENO, TCSANOW, &terminal);    // not another program's
 }
 
 /// All in here must be safe in the middle of anything: system calls and atomics.
@@ -136,7 +137,8 @@ namespace {
 
 void put(std::string_view text) noexcept
 {
-    for (ssize_t n; !text.empty() && (n = write(STDERR_FILENO, text.data(), text.size())) > 0;) text.remove_prefix(size_t(n));
+    for (ssize_t n; !text.empty() && (n = write(STDERR_FILENO, text.data(), text.size())) > 0;)
+        text.remove_prefix(size_t(n));
 }
 
 [[noreturn]] void last_words() noexcept

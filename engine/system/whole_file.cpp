@@ -23,7 +23,10 @@ constexpr std::string_view part_end = ".part";
 constexpr size_t digits = 16;
 constexpr int most_links = 40;    // as the kernel follows
 
-std::filesystem::path folder_of(const std::filesystem::path& path) { return path.has_parent_path() ? path.parent_path() : "."; }
+std::filesystem::path folder_of(const std::filesystem::path& path)
+{
+    return path.has_parent_path() ? path.parent_path() : ".";
+}
 
 /// What the names of all parts of a file begin with. Where the name is as long as names may be, a part of it.
 std::string part_stem(const std::filesystem::path& path)
@@ -35,7 +38,8 @@ std::string part_stem(const std::filesystem::path& path)
 
 bool is_part(std::string_view name, std::string_view stem)
 {
-    return name.size() == stem.size() + digits + part_end.size() && name.starts_with(stem) && name.ends_with(part_end) &&
+    return name.size() == stem.size() + digits + part_end.size() && name.starts_with(stem) &&
+           name.ends_with(part_end) &&
            name.substr(stem.size(), digits).find_first_not_of("0123456789abcdef") == name.npos;
 }
 
@@ -52,12 +56,14 @@ void remove_leftovers(const std::filesystem::path& path)
 {
     const std::string stem = part_stem(path);
     std::error_code ec;
-    for (std::filesystem::directory_iterator entry(folder_of(path), ec), end; !ec && entry != end; entry.increment(ec)) {
+    for (std::filesystem::directory_iterator entry(folder_of(path), ec), end; !ec && entry != end;
+         entry.increment(ec)) {
         if (!is_part(entry->path().filename().string(), stem)) continue;
         const int fd = open(entry->path().c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
         if (fd < 0) continue;
         struct stat status;
-        if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0) unlink(entry->path().c_str());
+        if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0)
+            unlink(entry->path().c_str());
         close(fd);
     }
 }
@@ -66,7 +72,8 @@ void remove_leftovers(const std::filesystem::path& path)
 bool taken_for_leftover(int fd)
 {
     struct stat made;
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0) return errno == EWOULDBLOCK;    // other errors: a file system without locks, where nothing is removed
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+        return errno == EWOULDBLOCK;    // other errors: a file system without locks, where nothing is removed
     return fstat(fd, &made) == 0 && made.st_nlink == 0;
 }
 
@@ -98,7 +105,8 @@ int sync_error(int fd)
     return 0;
 }
 
-/// A page that cannot be read says so by a signal where the program touches it; a system call that touches it only fails.
+/// A page that cannot be read says so by a signal where the program touches it; a system call that touches it only
+/// fails.
 void touch_pages(std::string_view bytes)
 {
     constexpr size_t page = 4096;
@@ -115,7 +123,8 @@ std::filesystem::path WholeFile::target_of(std::filesystem::path path)
     std::error_code ec;
     for (int links = 0; std::filesystem::is_symlink(path, ec); ++links) {
         const std::filesystem::path target = std::filesystem::read_symlink(path, ec);
-        if (ec || links == most_links) throw Error("{} cannot be written: its links lead nowhere; name a file", path.string());
+        if (ec || links == most_links)
+            throw Error("{} cannot be written: its links lead nowhere; name a file", path.string());
         path = folder_of(path) / target;
     }
     return path;
@@ -206,8 +215,8 @@ void WholeFile::finish()
     const int error = sync_error(folder);
     close(folder);
     if (error)
-        throw Error("{} was written, but its folder could not be synced ({}), so that a loss of power may undo it", path_.string(),
-                    std::generic_category().message(error));
+        throw Error("{} was written, but its folder could not be synced ({}), so that a loss of power may undo it",
+                    path_.string(), std::generic_category().message(error));
 }
 
 void write_whole(const std::filesystem::path& path, std::span<const std::string_view> parts)

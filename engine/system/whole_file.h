@@ -11,14 +11,15 @@
 
 namespace hearth {
 
-/// A file that appears whole or not at all, under whatever fails: an error, a signal, a kill, a loss of power. It is written beside PATH as
-/// PATH.0123456789abcdef.part, a name that nobody can guess, is synced, and takes PATH's name and mode. Of several writers of one file the last one wins, with
-/// a whole file. What a killed writer left behind, the next writer of the same file removes. It is opened at once, so that a place that cannot be written is
-/// told before the work. A link is followed. Throws Error.
+/// A file that appears whole or not at all, under whatever fails: an error, a signal, a kill, a loss of power. It is
+/// written beside PATH as PATH.0123456789abcdef.part, a name that nobody can guess, is synced, and takes PATH's name
+/// and mode. Of several writers of one file the last one wins, with a whole file. What a killed writer left behind, the
+/// next writer of the same file removes. It is opened at once, so that a place that cannot be written is told before
+/// the work. A link is followed. Throws Error.
 class WholeFile {
   public:
     struct Options {
-        bool devices = false;    // a pipe or a device is written as it is; else it is an error
+        bool devices = false;      // a pipe or a device is written as it is; else it is an error
         bool for_owner = false;    // nobody else may read it, whatever was there before
     };
     explicit WholeFile(std::filesystem::path path) : WholeFile(std::move(path), Options()) {}

@@ -13,7 +13,8 @@ namespace hearth {
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path)
 {
-    const HANDLE file = CreateFileW(path.c_str(), GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
+    const HANDLE file = CreateFileW(path.c_str(), GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING,
+                                    FILE_ATTRIBUTE_NORMAL, nullptr);
     const bool opened = file != INVALID_HANDLE_VALUE;
     LARGE_INTEGER size{};
     const bool sized = opened && GetFileSizeEx(file, &size);
@@ -35,7 +36,10 @@ MappedFile::~MappedFile()
 /// Nobody can write to it: the view keeps it from being opened for that.
 void MappedFile::check_unchanged() const {}
 
-MappedFile::MappedFile(MappedFile&& other) noexcept : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0))
+{
+}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept
 {

@@ -13,7 +13,8 @@ PFN_vkGetInstanceProcAddr open_loader()
     // The library stays open for the life of the process: drivers do not like being unloaded.
 #ifdef _WIN32
     HMODULE library = LoadLibraryA("vulkan-1.dll");
-    return library ? reinterpret_cast<PFN_vkGetInstanceProcAddr>(GetProcAddress(library, "vkGetInstanceProcAddr")) : nullptr;
+    return library ? reinterpret_cast<PFN_vkGetInstanceProcAddr>(GetProcAddress(library, "vkGetInstanceProcAddr"))
+                   : nullptr;
 #else
     void* library = dlopen("libvulkan.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!library) library = dlopen("libvulkan.so", RTLD_NOW | RTLD_LOCAL);

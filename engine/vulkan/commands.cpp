@@ -28,8 +28,9 @@ Commands::Commands(std::shared_ptr<Device> device, bool timing, Lane lane) : Com
                                               .commandBufferCount = 1};
     check_result(api.AllocateCommandBuffers(device_->handle(), &info, &handle_), "vkAllocateCommandBuffers");
     if (timing && device_->timestamp_ns() > 0) {
-        const VkQueryPoolCreateInfo queries = {
-            .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = most_stages};
+        const VkQueryPoolCreateInfo queries = {.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
+                                               .queryType = VK_QUERY_TYPE_TIMESTAMP,
+                                               .queryCount = most_stages};
         check_result(api.CreateQueryPool(device_->handle(), &queries, nullptr, &queries_), "vkCreateQueryPool");
     }
     const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
@@ -57,21 +58,27 @@ void Commands::timestamp()
 {
     if (!queries_) return;
     HEARTH_CHECK(stages_.size() < most_stages);
-    device_->api().CmdWriteTimestamp2(handle_, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, queries_, uint32_t(stages_.size()));
+    device_->api().CmdWriteTimestamp2(handle_, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, queries_,
+                                      uint32_t(stages_.size()));
 }
 
 namespace {
 
-void barrier(const Device& device, VkCommandBuffer commands, VkPipelineStageFlags2 from, VkAccessFlags2 writes, VkPipelineStageFlags2 to,
-             VkAccessFlags2 reads)
+void barrier(const Device& device, VkCommandBuffer commands, VkPipelineStageFlags2 from, VkAccessFlags2 writes,
+             VkPipelineStageFlags2 to, VkAccessFlags2 reads)
 {
-    const VkMemoryBarrier2 memory = {
-        .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2, .srcStageMask = from, .srcAccessMask = writes, .dstStageMask = to, .dstAccessMask = reads};
-    const VkDependencyInfo dependency = {.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO, .memoryBarrierCount = 1, .pMemoryBarriers = &memory};
+    const VkMemoryBarrier2 memory = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
+                                     .srcStageMask = from,
+                                     .srcAccessMask = writes,
+                                     .dstStageMask = to,
+                                     .dstAccessMask = reads};
+    const VkDependencyInfo dependency = {
+        .sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO, .memoryBarrierCount = 1, .pMemoryBarriers = &memory};
     device.api().CmdPipelineBarrier2(commands, &dependency);
 }
 
-constexpr VkPipelineStageFlags2 work_stages = VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT;
+constexpr VkPipelineStageFlags2 work_stages =
+    VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT;
 constexpr VkAccessFlags2 work_writes = VK_ACCESS_2_SHADER_WRITE_BIT | VK_ACCESS_2_TRANSFER_WRITE_BIT;
 constexpr VkAccessFlags2 work_accesses = work_writes | VK_ACCESS_2_SHADER_READ_BIT | VK_ACCESS_2_TRANSFER_READ_BIT;
 
@@ -79,11 +86,11 @@ constexpr VkAccessFlags2 work_accesses = work_writes | VK_ACCESS_2_SHADER_READ_B
 
 void Commands::stage(const char* name, uint32_t index, uint64_t bytes)
 {
-    // The barrier reaches back over earlier submits to the same queue. What the host wrote before a submit is visible without one, what it wrote
-    // after it, before the release, is not.
+    // The barrier reaches back over earlier submits to the same queue. What the host wrote before a submit is visible
+    // without one, what it wrote after it, before the release, is not.
     const bool first = stages_.empty();
-    barrier(*device_, handle_, work_stages | (first ? VK_PIPELINE_STAGE_2_HOST_BIT : 0), work_writes | (first ? VK_ACCESS_2_HOST_WRITE_BIT : 0),
-            work_stages, work_accesses);
+    barrier(*device_, handle_, work_stages | (first ? VK_PIPELINE_STAGE_2_HOST_BIT : 0),
+            work_writes | (first ? VK_ACCESS_2_HOST_WRITE_BIT : 0), work_stages, work_accesses);
     timestamp();
     stages_.push_back({name, index, bytes});
 }
@@ -106,7 +113,8 @@ void Commands::copy(const Slice& from, const Slice& to, uint64_t bytes)
 void Commands::end()
 {
     timestamp();
-    if (lane_ == Lane::kernels) barrier(*device_, handle_, work_stages, work_writes, VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
+    if (lane_ == Lane::kernels)
+        barrier(*device_, handle_, work_stages, work_writes, VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
     check_result(device_->api().EndCommandBuffer(handle_), "vkEndCommandBuffer");
 }
 
@@ -114,9 +122,9 @@ std::vector<StageTime> Commands::times() const
 {
     std::vector<uint64_t> ticks(stages_.size() + 1);
     if (queries_) {
-        const VkResult result =
-            device_->api().GetQueryPoolResults(device_->handle(), queries_, 0, uint32_t(ticks.size()), ticks.size() * sizeof(uint64_t), ticks.data(),
-                                               sizeof(uint64_t), VK_QUERY_RESULT_64_BIT);
+        const VkResult result = device_->api().GetQueryPoolResults(
+            device_->handle(), queries_, 0, uint32_t(ticks.size()), ticks.size() * sizeof(uint64_t), ticks.data(),
+            sizeof(uint64_t), VK_QUERY_RESULT_64_BIT);
         check_result(result, "vkGetQueryPoolResults");
     }
     std::vector<StageTime> times;
@@ -127,11 +135,13 @@ std::vector<StageTime> Commands::times() const
     return times;
 }
 
-// ---- queue -------------------------------------------------------------------------------------------------------------
+// ---- queue
+// -------------------------------------------------------------------------------------------------------------
 
 Queue::Queue(std::shared_ptr<Device> device, Lane lane) : device_(std::move(device)), lane_(lane)
 {
-    const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO, .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
+    const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
+                                            .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
     const VkSemaphoreCreateInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
     for (VkSemaphore* semaphore : {&timeline_, &held_})
         check_result(device_->api().CreateSemaphore(device_->handle(), &info, nullptr, semaphore), "vkCreateSemaphore");
@@ -141,7 +151,8 @@ Queue::~Queue()
 {
     const DeviceApi& api = device_->api();
     if (released_ < last_held_) {    // after an error nobody else will let it go; release_all would throw
-        const VkSemaphoreSignalInfo all = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = held_, .value = last_held_};
+        const VkSemaphoreSignalInfo all = {
+            .sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = held_, .value = last_held_};
         api.SignalSemaphore(device_->handle(), &all);
     }
     api.DeviceWaitIdle(device_->handle());    // work may still be under way; a lost device returns at once
@@ -165,11 +176,13 @@ uint64_t Queue::submit(std::span<const Work> work)
                                          .value = value,
                                          .stageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT};
         };
-        parts[i] = {.commands = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO, .commandBuffer = work[i].commands->handle()},
+        parts[i] = {.commands = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO,
+                                 .commandBuffer = work[i].commands->handle()},
                     .done = semaphore(timeline_, submitted_ + 1 + i)};
         uint32_t waits = 0;
         if (work[i].held_for > released_) parts[i].waits[waits++] = semaphore(held_, work[i].held_for);
-        if (work[i].after_number > 0) parts[i].waits[waits++] = semaphore(work[i].after->timeline_, work[i].after_number);
+        if (work[i].after_number > 0)
+            parts[i].waits[waits++] = semaphore(work[i].after->timeline_, work[i].after_number);
         submits[i] = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
                       .waitSemaphoreInfoCount = waits,
                       .pWaitSemaphoreInfos = parts[i].waits,
@@ -179,14 +192,17 @@ uint64_t Queue::submit(std::span<const Work> work)
                       .pSignalSemaphoreInfos = &parts[i].done};
         last_held_ = std::max(last_held_, work[i].held_for);
     }
-    check_result(device_->api().QueueSubmit2(device_->queue(lane_), uint32_t(submits.size()), submits.data(), VK_NULL_HANDLE), "vkQueueSubmit2");
+    check_result(
+        device_->api().QueueSubmit2(device_->queue(lane_), uint32_t(submits.size()), submits.data(), VK_NULL_HANDLE),
+        "vkQueueSubmit2");
     return submitted_ += work.size();
 }
 
 void Queue::release(uint64_t number)
 {
     if (number <= released_) return;
-    const VkSemaphoreSignalInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = held_, .value = number};
+    const VkSemaphoreSignalInfo info = {
+        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = held_, .value = number};
     check_result(device_->api().SignalSemaphore(device_->handle(), &info), "vkSignalSemaphore");
     released_ = number;
 }
@@ -194,14 +210,16 @@ void Queue::release(uint64_t number)
 uint64_t Queue::done() const
 {
     uint64_t number = 0;
-    check_result(device_->api().GetSemaphoreCounterValue(device_->handle(), timeline_, &number), "vkGetSemaphoreCounterValue");
+    check_result(device_->api().GetSemaphoreCounterValue(device_->handle(), timeline_, &number),
+                 "vkGetSemaphoreCounterValue");
     return number;
 }
 
 void Queue::wait(uint64_t number) const
 {
-    // Polling sees the value within microseconds; a wait that sleeps costs 50 and more, which is little once it has been 5 ms, and then leaves the
-    // core to others: a software device computes on it. Nor do some drivers tell of a lost device but to those who wait.
+    // Polling sees the value within microseconds; a wait that sleeps costs 50 and more, which is little once it has
+    // been 5 ms, and then leaves the core to others: a software device computes on it. Nor do some drivers tell of a
+    // lost device but to those who wait.
     using clock = std::chrono::steady_clock;
     const auto start = clock::now();
     for (uint32_t polls = 0;; ++polls) {
@@ -213,15 +231,18 @@ void Queue::wait(uint64_t number) const
         } else if (clock::now() - start < std::chrono::milliseconds(5)) {
             std::this_thread::yield();
         } else {
-            const VkSemaphoreWaitInfo info = {
-                .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &timeline_, .pValues = &number};
+            const VkSemaphoreWaitInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                              .semaphoreCount = 1,
+                                              .pSemaphores = &timeline_,
+                                              .pValues = &number};
             const VkResult result = device_->api().WaitSemaphores(device_->handle(), &info, 100'000'000);
             if (result != VK_TIMEOUT) check_result(result, "vkWaitSemaphores");
         }
     }
 }
 
-// ---- uploads -----------------------------------------------------------------------------------------------------------
+// ---- uploads
+// -----------------------------------------------------------------------------------------------------------
 
 Uploader::Uploader(std::shared_ptr<Device> device)
     : device_(device), pool_(device, 2 * staging_bytes, Use::upload, "the staging buffers"), queue_(device)

@@ -23,7 +23,8 @@ struct StageTime {
 
 class Commands {
   public:
-    /// `timing`: every stage gets a timestamp. Those for Lane::copies have copies alone, without stages: what they wait for is said when they are submitted.
+    /// `timing`: every stage gets a timestamp. Those for Lane::copies have copies alone, without stages: what they wait
+    /// for is said when they are submitted.
     Commands(std::shared_ptr<Device> device, bool timing, Lane lane = Lane::kernels);
     ~Commands();
     Commands(Commands&& other) noexcept { *this = std::move(other); }
@@ -50,7 +51,8 @@ class Commands {
     std::vector<StageTime> times() const;
 
   private:
-    explicit Commands(std::shared_ptr<Device> device) : device_(std::move(device)) {}    // whole, if empty: its destructor runs if the rest throws
+    explicit Commands(std::shared_ptr<Device> device)
+        : device_(std::move(device)) {}    // whole, if empty: its destructor runs if the rest throws
     void dispatch_raw(const Pipeline& pipeline, Groups groups, const void* args, uint32_t bytes);
     void timestamp();
     struct Stage {
@@ -67,7 +69,8 @@ class Commands {
     uint32_t dispatches_ = 0;
 };
 
-/// One of the device's queues with two timelines: one numbers work in the order of submission, the other holds submitted work back until the host lets it go.
+/// One of the device's queues with two timelines: one numbers work in the order of submission, the other holds
+/// submitted work back until the host lets it go.
 class Queue {
   public:
     explicit Queue(std::shared_ptr<Device> device, Lane lane = Lane::kernels);
@@ -80,12 +83,15 @@ class Queue {
         uint64_t after_number = 0;    // nor before that work of `after` is done, and sees what it wrote
     };
 
-    /// One vkQueueSubmit2 of all of `work`, in order. Returns the number of the last; the others are numbered just before it.
+    /// One vkQueueSubmit2 of all of `work`, in order. Returns the number of the last; the others are numbered just
+    /// before it.
     uint64_t submit(std::span<const Work> work);
 
-    /// Lets work go that is held for `number` or less. Numbers grow; what the host wrote before is visible to that work.
+    /// Lets work go that is held for `number` or less. Numbers grow; what the host wrote before is visible to that
+    /// work.
     void release(uint64_t number);
-    /// Lets all submitted work go, number by number: validation layers (1.3.239) lose count when the host leaves some out.
+    /// Lets all submitted work go, number by number: validation layers (1.3.239) lose count when the host leaves some
+    /// out.
     void release_all()
     {
         while (released_ < last_held_) release(released_ + 1);
@@ -105,13 +111,14 @@ class Queue {
     uint64_t submitted_ = 0, released_ = 0, last_held_ = 0;
 };
 
-/// Copies host data into Use::device memory through two staging buffers in turn: one is filled while the other is copied.
+/// Copies host data into Use::device memory through two staging buffers in turn: one is filled while the other is
+/// copied.
 class Uploader {
   public:
     explicit Uploader(std::shared_ptr<Device> device);
 
-    /// `fill(p, first, count)` writes `count` units, from unit `first` on, to p; `unit` bytes each, `units` in all. The last copies may be under way when
-    /// this returns: what is submitted from now on sees them.
+    /// `fill(p, first, count)` writes `count` units, from unit `first` on, to p; `unit` bytes each, `units` in all. The
+    /// last copies may be under way when this returns: what is submitted from now on sees them.
     template <class Fill>
     void upload(const Slice& to, uint64_t units, uint64_t unit, Fill&& fill)
     {

@@ -19,12 +19,15 @@ void check_result(VkResult result, const char* call)
     switch (result) {
     case VK_SUCCESS: return;
     case VK_ERROR_DEVICE_LOST:
-        throw Error("the GPU was lost during {}: its driver reset it or it was taken away; start again, and if it happens again lower the load or "
+        throw Error("the GPU was lost during {}: its driver reset it or it was taken away; start again, and if it "
+                    "happens again lower the load or "
                     "update the driver",
                     call);
-    case VK_ERROR_OUT_OF_HOST_MEMORY: throw Error("out of memory in {}: close other programs or use a smaller context (-c)", call);
+    case VK_ERROR_OUT_OF_HOST_MEMORY:
+        throw Error("out of memory in {}: close other programs or use a smaller context (-c)", call);
     case VK_ERROR_OUT_OF_DEVICE_MEMORY: throw Error("out of GPU memory in {}: use a smaller --vram-budget", call);
-    default: throw Error("{} failed with Vulkan error {}: update the GPU driver, or use --device cpu", call, int(result));
+    default:
+        throw Error("{} failed with Vulkan error {}: update the GPU driver, or use --device cpu", call, int(result));
     }
 }
 
@@ -39,14 +42,16 @@ std::string_view kind_name(DeviceKind kind)
     return "other device";
 }
 
-// ---- choosing a device -------------------------------------------------------------------------------------------------
+// ---- choosing a device
+// -------------------------------------------------------------------------------------------------
 
 namespace {
 
 bool contains_ignoring_case(std::string_view text, std::string_view part)
 {
-    return std::search(text.begin(), text.end(), part.begin(), part.end(),
-                       [](unsigned char a, unsigned char b) { return std::tolower(a) == std::tolower(b); }) != text.end();
+    return std::search(text.begin(), text.end(), part.begin(), part.end(), [](unsigned char a, unsigned char b) {
+               return std::tolower(a) == std::tolower(b);
+           }) != text.end();
 }
 
 DeviceChoice choose_best(const std::vector<DeviceInfo>& devices)
@@ -56,13 +61,15 @@ DeviceChoice choose_best(const std::vector<DeviceInfo>& devices)
         const DeviceInfo& d = devices[i];
         const auto rank = [](const DeviceInfo& info) { return std::pair(-int(info.kind), info.memory); };
         if (!d.unfit.empty() || d.kind == DeviceKind::software) {
-            choice.reason += fmt::format("{}{} {}", choice.reason.empty() ? "" : "; ", d.name,
-                                         d.unfit.empty() ? "is a software device, which is used only when named" : d.unfit);
+            choice.reason +=
+                fmt::format("{}{} {}", choice.reason.empty() ? "" : "; ", d.name,
+                            d.unfit.empty() ? "is a software device, which is used only when named" : d.unfit);
         } else if (!choice.index || rank(d) > rank(devices[*choice.index])) {
             choice.index = i;
         }
     }
-    if (choice.index) choice.reason = fmt::format("the best of {} Vulkan device{}", devices.size(), devices.size() == 1 ? "" : "s");
+    if (choice.index)
+        choice.reason = fmt::format("the best of {} Vulkan device{}", devices.size(), devices.size() == 1 ? "" : "s");
     return choice;
 }
 
@@ -81,17 +88,21 @@ DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_v
         for (size_t i = 0; i < devices.size(); ++i)
             if (contains_ignoring_case(devices[i].name, wanted)) found.push_back(i);
     }
-    if (found.empty()) throw Error("no device is called '{}': `hearth devices` lists the {} there are", wanted, devices.size());
+    if (found.empty())
+        throw Error("no device is called '{}': `hearth devices` lists the {} there are", wanted, devices.size());
     if (found.size() > 1) throw Error("'{}' names {} devices: use an index of `hearth devices`", wanted, found.size());
     const DeviceInfo& d = devices[found[0]];
-    if (!d.unfit.empty()) throw Error("{} cannot be used: it {}; update its driver or use --device cpu", d.name, d.unfit);
+    if (!d.unfit.empty())
+        throw Error("{} cannot be used: it {}; update its driver or use --device cpu", d.name, d.unfit);
     return {found[0], "as asked"};
 }
 
-// ---- instance ----------------------------------------------------------------------------------------------------------
+// ---- instance
+// ----------------------------------------------------------------------------------------------------------
 
 struct MessageSink {
-    static VKAPI_ATTR VkBool32 VKAPI_CALL receive(VkDebugUtilsMessageSeverityFlagBitsEXT, VkDebugUtilsMessageTypeFlagsEXT,
+    static VKAPI_ATTR VkBool32 VKAPI_CALL receive(VkDebugUtilsMessageSeverityFlagBitsEXT,
+                                                  VkDebugUtilsMessageTypeFlagsEXT,
                                                   const VkDebugUtilsMessengerCallbackDataEXT* data, void* instance)
     {
         auto& self = *static_cast<Instance*>(instance);
@@ -114,8 +125,9 @@ std::shared_ptr<Instance> Instance::open(const InstanceOptions& options, std::st
     const char* layer = "VK_LAYER_KHRONOS_validation";
     const char* extension = VK_EXT_DEBUG_UTILS_EXTENSION_NAME;
     const VkValidationFeatureEnableEXT enable = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT;
-    VkValidationFeaturesEXT validation = {
-        .sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT, .enabledValidationFeatureCount = 1, .pEnabledValidationFeatures = &enable};
+    VkValidationFeaturesEXT validation = {.sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT,
+                                          .enabledValidationFeatureCount = 1,
+                                          .pEnabledValidationFeatures = &enable};
     const VkApplicationInfo application = {
         .sType = VK_STRUCTURE_TYPE_APPLICATION_INFO, .pApplicationName = "hearth", .apiVersion = VK_API_VERSION_1_3};
     VkInstanceCreateInfo info = {.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO, .pApplicationInfo = &application};
@@ -129,33 +141,38 @@ std::shared_ptr<Instance> Instance::open(const InstanceOptions& options, std::st
 
     std::shared_ptr<Instance> self(new Instance);
     const VkResult result = create(&info, nullptr, &self->handle_);
-    if (result == VK_ERROR_LAYER_NOT_PRESENT) throw Error("the Vulkan validation layers are not installed (Debian: vulkan-validationlayers)");
+    if (result == VK_ERROR_LAYER_NOT_PRESENT)
+        throw Error("the Vulkan validation layers are not installed (Debian: vulkan-validationlayers)");
     if (result != VK_SUCCESS) {
         why_not = result == VK_ERROR_INCOMPATIBLE_DRIVER ? "this machine has no Vulkan driver"
                                                          : fmt::format("Vulkan does not start (error {})", int(result));
         return nullptr;
     }
     InstanceApi& api = self->api_;
-#define X(name)                                                                                                                                      \
-    api.name = reinterpret_cast<PFN_vk##name>(get(self->handle_, "vk" #name));                                                                       \
+#define X(name)                                                                                                        \
+    api.name = reinterpret_cast<PFN_vk##name>(get(self->handle_, "vk" #name));                                         \
     HEARTH_CHECK(api.name);
     HEARTH_INSTANCE_FUNCTIONS(X)
 #undef X
     if (options.validation) {
-        api.CreateDebugUtilsMessengerEXT = reinterpret_cast<PFN_vkCreateDebugUtilsMessengerEXT>(get(self->handle_, "vkCreateDebugUtilsMessengerEXT"));
-        api.DestroyDebugUtilsMessengerEXT =
-            reinterpret_cast<PFN_vkDestroyDebugUtilsMessengerEXT>(get(self->handle_, "vkDestroyDebugUtilsMessengerEXT"));
+        api.CreateDebugUtilsMessengerEXT =
+            reinterpret_cast<PFN_vkCreateDebugUtilsMessengerEXT>(get(self->handle_, "vkCreateDebugUtilsMessengerEXT"));
+        api.DestroyDebugUtilsMessengerEXT = reinterpret_cast<PFN_vkDestroyDebugUtilsMessengerEXT>(
+            get(self->handle_, "vkDestroyDebugUtilsMessengerEXT"));
         const VkDebugUtilsMessengerCreateInfoEXT messenger = {
             .sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT,
-            .messageSeverity = VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT,
+            .messageSeverity =
+                VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT,
             .messageType = VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT,
             .pfnUserCallback = MessageSink::receive,
             .pUserData = self.get(),
         };
-        check_result(api.CreateDebugUtilsMessengerEXT(self->handle_, &messenger, nullptr, &self->messenger_), "vkCreateDebugUtilsMessengerEXT");
+        check_result(api.CreateDebugUtilsMessengerEXT(self->handle_, &messenger, nullptr, &self->messenger_),
+                     "vkCreateDebugUtilsMessengerEXT");
     }
-    api.GetPhysicalDeviceCooperativeMatrixPropertiesKHR = reinterpret_cast<PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR>(
-        get(self->handle_, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"));
+    api.GetPhysicalDeviceCooperativeMatrixPropertiesKHR =
+        reinterpret_cast<PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR>(
+            get(self->handle_, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"));
     return self->look_at_devices(why_not) ? self : nullptr;
 }
 
@@ -212,19 +229,22 @@ QueueFamilies queue_families(const InstanceApi& api, VkPhysicalDevice device)
     return out;
 }
 
-/// The largest product of halves, summed in floats, whose sizes divide a quarter of a tile of matmul_coop; zeros where there is none.
+/// The largest product of halves, summed in floats, whose sizes divide a quarter of a tile of matmul_coop; zeros where
+/// there is none.
 MatrixSize matrix_size(const InstanceApi& api, VkPhysicalDevice device)
 {
     MatrixSize best;
     uint32_t count = 0;
     const auto properties = api.GetPhysicalDeviceCooperativeMatrixPropertiesKHR;
     if (!properties || properties(device, &count, nullptr) != VK_SUCCESS) return best;
-    std::vector<VkCooperativeMatrixPropertiesKHR> all(count, {.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR});
+    std::vector<VkCooperativeMatrixPropertiesKHR> all(count,
+                                                      {.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR});
     if (properties(device, &count, all.data()) != VK_SUCCESS) return best;
     for (const VkCooperativeMatrixPropertiesKHR& p : all) {
         const bool halves = p.AType == VK_COMPONENT_TYPE_FLOAT16_KHR && p.BType == VK_COMPONENT_TYPE_FLOAT16_KHR;
         const bool floats = p.CType == VK_COMPONENT_TYPE_FLOAT32_KHR && p.ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR;
-        if (!halves || !floats || p.scope != VK_SCOPE_SUBGROUP_KHR || 32 % p.MSize || 32 % p.NSize || 32 % p.KSize) continue;
+        if (!halves || !floats || p.scope != VK_SCOPE_SUBGROUP_KHR || 32 % p.MSize || 32 % p.NSize || 32 % p.KSize)
+            continue;
         if (p.MSize * p.NSize * p.KSize > best.m * best.n * best.k) best = {p.MSize, p.NSize, p.KSize};
     }
     return best;
@@ -255,9 +275,12 @@ bool Instance::look_at_devices(std::string& why_not)
 
     for (VkPhysicalDevice handle : handles) {
         VkPhysicalDeviceVulkan13Properties v13 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_PROPERTIES};
-        VkPhysicalDeviceVulkan12Properties v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES, .pNext = &v13};
-        VkPhysicalDeviceVulkan11Properties v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES, .pNext = &v12};
-        VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &v11};
+        VkPhysicalDeviceVulkan12Properties v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES,
+                                                  .pNext = &v13};
+        VkPhysicalDeviceVulkan11Properties v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES,
+                                                  .pNext = &v12};
+        VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2,
+                                                  .pNext = &v11};
         api_.GetPhysicalDeviceProperties2(handle, &properties);
 
         DeviceInfo d;
@@ -265,7 +288,8 @@ bool Instance::look_at_devices(std::string& why_not)
         d.name = properties.properties.deviceName;
         const uint32_t version = properties.properties.apiVersion;
         if (version < VK_API_VERSION_1_3) {
-            d.unfit = fmt::format("speaks Vulkan {}.{} and 1.3 is needed", VK_API_VERSION_MAJOR(version), VK_API_VERSION_MINOR(version));
+            d.unfit = fmt::format("speaks Vulkan {}.{} and 1.3 is needed", VK_API_VERSION_MAJOR(version),
+                                  VK_API_VERSION_MINOR(version));
             devices_.push_back(d);
             continue;
         }
@@ -281,7 +305,8 @@ bool Instance::look_at_devices(std::string& why_not)
         d.max_subgroup_size = v13.maxSubgroupSize;
         d.max_subgroups = v13.maxComputeWorkgroupSubgroups;
 
-        VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
+        VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {
+            .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
         const bool has_budget = has_extension(api_, handle, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
         VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
                                                     .pNext = has_budget ? &budget : nullptr};
@@ -290,26 +315,32 @@ bool Instance::look_at_devices(std::string& why_not)
             const VkMemoryHeap& heap = memory.memoryProperties.memoryHeaps[i];
             if (!(heap.flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) || heap.size <= d.memory) continue;
             d.memory = heap.size;
-            d.free_memory = has_budget ? budget.heapBudget[i] - std::min(budget.heapUsage[i], budget.heapBudget[i]) : heap.size;
+            d.free_memory =
+                has_budget ? budget.heapBudget[i] - std::min(budget.heapUsage[i], budget.heapBudget[i]) : heap.size;
         }
 
-        VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrices = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR};
+        VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrices = {
+            .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR};
         const bool has_matrices = has_extension(api_, handle, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
         VkPhysicalDeviceVulkan13Features f13 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
                                                 .pNext = has_matrices ? &matrices : nullptr};
-        VkPhysicalDeviceVulkan12Features f12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES, .pNext = &f13};
+        VkPhysicalDeviceVulkan12Features f12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
+                                                .pNext = &f13};
         VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &f12};
         api_.GetPhysicalDeviceFeatures2(handle, &features);
         d.features = {.fp16 = bool(f12.shaderFloat16), .int_dot = bool(f13.shaderIntegerDotProduct)};
-        // The kernel's memory model is Vulkan's, as the compiler wants it with cooperative matrices. Intel's driver has rules of its own for the size of
-        // their subgroups, under which nobody has seen this kernel run.
-        const bool fit = matrices.cooperativeMatrix && f12.shaderFloat16 && f12.vulkanMemoryModel && properties.properties.vendorID != intel;
+        // The kernel's memory model is Vulkan's, as the compiler wants it with cooperative matrices. Intel's driver has
+        // rules of its own for the size of their subgroups, under which nobody has seen this kernel run.
+        const bool fit = matrices.cooperativeMatrix && f12.shaderFloat16 && f12.vulkanMemoryModel &&
+                         properties.properties.vendorID != intel;
         if (fit && has_kernel("matmul_coop")) d.matrix = matrix_size(api_, handle);
         d.features.matrices = d.matrix.m > 0;
-        // Every Vulkan 1.3 device has the instruction; those that only emulate it are faster with floats. A software device keeps it, for the tests.
+        // Every Vulkan 1.3 device has the instruction; those that only emulate it are faster with floats. A software
+        // device keeps it, for the tests.
         d.features.int_dot &= v13.integerDotProduct4x8BitPackedSignedAccelerated || d.kind == DeviceKind::software;
         if (f13.subgroupSizeControl && (v13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT))
-            for (uint32_t size = d.min_subgroup_size; size <= d.max_subgroup_size; size *= 2) d.subgroup_sizes.push_back(size);
+            for (uint32_t size = d.min_subgroup_size; size <= d.max_subgroup_size; size *= 2)
+                d.subgroup_sizes.push_back(size);
         const uint32_t vendor = properties.properties.vendorID;
         const Subgroups subgroups = usual_subgroups(vendor, d.reported_subgroup_size, d.subgroup_sizes);
         d.subgroup_size = subgroups.usual;
@@ -327,7 +358,8 @@ bool Instance::look_at_devices(std::string& why_not)
             {bool(f12.scalarBlockLayout), "scalar block layout"},
             {bool(f13.synchronization2), "synchronization2"},
             {bool(f13.computeFullSubgroups), "full subgroups"},
-            {(v11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) && (v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT),
+            {(v11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) &&
+                 (v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT),
              "subgroup arithmetic in compute shaders"},
             {d.max_subgroup_size <= 64, "subgroups of at most 64"},
             {queue_families(api_, handle).kernels.has_value(), "a compute queue"},
@@ -339,7 +371,8 @@ bool Instance::look_at_devices(std::string& why_not)
     return true;
 }
 
-// ---- device ------------------------------------------------------------------------------------------------------------
+// ---- device
+// ------------------------------------------------------------------------------------------------------------
 
 std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features,
                                      Statistics statistics)
@@ -361,13 +394,15 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
     std::vector<VkDeviceQueueCreateInfo> queues;
     for (const uint32_t family : self->families_)
         if (queues.empty() || family != queues[0].queueFamilyIndex)
-            queues.push_back(
-                {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = family, .queueCount = 1, .pQueuePriorities = &priority});
+            queues.push_back({.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
+                              .queueFamilyIndex = family,
+                              .queueCount = 1,
+                              .pQueuePriorities = &priority});
     const bool with_matrices = self->features_.matrices, with_statistics = statistics == Statistics::kept;
     std::vector<const char*> extensions;
     void* further = nullptr;
-    VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrices = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
-                                                             .cooperativeMatrix = VK_TRUE};
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrices = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR, .cooperativeMatrix = VK_TRUE};
     if (with_matrices) {
         extensions.push_back(VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
         further = &matrices;
@@ -403,17 +438,21 @@ std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const D
                                        .enabledExtensionCount = uint32_t(extensions.size()),
                                        .ppEnabledExtensionNames = extensions.data()};
     check_result(api.CreateDevice(info.handle, &create, nullptr, &self->handle_), "vkCreateDevice");
-#define X(name)                                                                                                                                      \
-    self->api_.name = reinterpret_cast<PFN_vk##name>(api.GetDeviceProcAddr(self->handle_, "vk" #name));                                              \
+#define X(name)                                                                                                        \
+    self->api_.name = reinterpret_cast<PFN_vk##name>(api.GetDeviceProcAddr(self->handle_, "vk" #name));                \
     HEARTH_CHECK(self->api_.name);
     HEARTH_DEVICE_FUNCTIONS(X)
-    if (with_statistics) { HEARTH_STATISTICS_FUNCTIONS(X) }
+    if (with_statistics) {
+        HEARTH_STATISTICS_FUNCTIONS(X)
+    }
 #undef X
     for (const Lane lane : {Lane::kernels, Lane::copies}) {
         const size_t i = size_t(lane);
         self->api_.GetDeviceQueue(self->handle_, self->families_[i], 0, &self->queues_[i]);
-        const VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO, .queueFamilyIndex = self->families_[i]};
-        check_result(self->api_.CreateCommandPool(self->handle_, &pool, nullptr, &self->command_pools_[i]), "vkCreateCommandPool");
+        const VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                              .queueFamilyIndex = self->families_[i]};
+        check_result(self->api_.CreateCommandPool(self->handle_, &pool, nullptr, &self->command_pools_[i]),
+                     "vkCreateCommandPool");
     }
 
     VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2};
@@ -459,8 +498,9 @@ void Device::open_pipeline_cache()
         data = read_cached(cache_path_);
     }
     cache_bytes_ = data.size();
-    VkPipelineCacheCreateInfo info = {
-        .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO, .initialDataSize = data.size(), .pInitialData = data.data()};
+    VkPipelineCacheCreateInfo info = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO,
+                                      .initialDataSize = data.size(),
+                                      .pInitialData = data.data()};
     if (api_.CreatePipelineCache(handle_, &info, nullptr, &pipeline_cache_) == VK_SUCCESS) return;
     info.initialDataSize = 0;
     check_result(api_.CreatePipelineCache(handle_, &info, nullptr, &pipeline_cache_), "vkCreatePipelineCache");
@@ -469,7 +509,9 @@ void Device::open_pipeline_cache()
 void Device::save_pipeline_cache() const
 {
     size_t bytes = 0;
-    if (cache_path_.empty() || api_.GetPipelineCacheData(handle_, pipeline_cache_, &bytes, nullptr) != VK_SUCCESS || bytes == cache_bytes_) return;
+    if (cache_path_.empty() || api_.GetPipelineCacheData(handle_, pipeline_cache_, &bytes, nullptr) != VK_SUCCESS ||
+        bytes == cache_bytes_)
+        return;
     std::vector<char> data;
     try {
         data.resize(bytes);
@@ -503,22 +545,27 @@ std::shared_ptr<Device> Workshop::device(const std::shared_ptr<Instance>& instan
     return device;
 }
 
-// ---- memory ------------------------------------------------------------------------------------------------------------
+// ---- memory
+// ------------------------------------------------------------------------------------------------------------
 
 namespace {
 
 /// The first memory type that has all of `wanted` and none of `avoided`; the wish lists are tried in order.
 std::optional<uint32_t> find_memory(const VkPhysicalDeviceMemoryProperties& memory, uint32_t allowed, Use use)
 {
-    constexpr VkMemoryPropertyFlags local = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, visible = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT,
-                                    coherent = VK_MEMORY_PROPERTY_HOST_COHERENT_BIT, cached = VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
+    constexpr VkMemoryPropertyFlags local = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT,
+                                    visible = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT,
+                                    coherent = VK_MEMORY_PROPERTY_HOST_COHERENT_BIT,
+                                    cached = VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
     struct Wish {
         VkMemoryPropertyFlags wanted, avoided;
     };
     static const std::vector<Wish> wishes[] = {
-        {{local, visible}, {local, 0}, {0, 0}},                                                               // Use::device
-        {{visible | coherent, local}, {visible | coherent, 0}},                                               // Use::upload
-        {{visible | coherent | cached, local}, {visible | coherent | cached, 0}, {visible | coherent, 0}},    // Use::readback
+        {{local, visible}, {local, 0}, {0, 0}},                    // Use::device
+        {{visible | coherent, local}, {visible | coherent, 0}},    // Use::upload
+        {{visible | coherent | cached, local},
+         {visible | coherent | cached, 0},
+         {visible | coherent, 0}},    // Use::readback
     };
     for (const Wish& wish : wishes[size_t(use)])
         for (uint32_t i = 0; i < memory.memoryTypeCount; ++i) {
@@ -536,15 +583,17 @@ Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::str
     HEARTH_CHECK(bytes > 0);
     device_ = std::move(device);
     if (bytes > device_->info().max_buffer)
-        throw Error("{} has no room for {} ({:.1f} MiB): its buffers end at {:.1f} MiB; use a smaller context (-c), or --device cpu",
-                    device_->info().name, what, double(bytes) / (1 << 20), double(device_->info().max_buffer) / (1 << 20));
+        throw Error("{} has no room for {} ({:.1f} MiB): its buffers end at {:.1f} MiB; use a smaller context (-c), or "
+                    "--device cpu",
+                    device_->info().name, what, double(bytes) / (1 << 20),
+                    double(device_->info().max_buffer) / (1 << 20));
     const DeviceApi& api = device_->api();
     const bool two_families = device_->families_[0] != device_->families_[1];
     const VkBufferCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
         .size = bytes,
-        .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
-                 VK_BUFFER_USAGE_TRANSFER_DST_BIT,
+        .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT |
+                 VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT,
         .sharingMode = two_families ? VK_SHARING_MODE_CONCURRENT : VK_SHARING_MODE_EXCLUSIVE,
         .queueFamilyIndexCount = two_families ? 2u : 0u,
         .pQueueFamilyIndices = device_->families_,
@@ -555,19 +604,24 @@ Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::str
     const auto type = find_memory(device_->memory_, needs.memoryTypeBits, use);
     if (!type) throw Error("{} offers no memory for {}: use --device cpu", device_->info().name, what);
 
-    const VkMemoryAllocateFlagsInfo flags = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_FLAGS_INFO, .flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT};
-    const VkMemoryAllocateInfo allocate = {
-        .sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, .pNext = &flags, .allocationSize = needs.size, .memoryTypeIndex = *type};
+    const VkMemoryAllocateFlagsInfo flags = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_FLAGS_INFO,
+                                             .flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT};
+    const VkMemoryAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
+                                           .pNext = &flags,
+                                           .allocationSize = needs.size,
+                                           .memoryTypeIndex = *type};
     const VkResult result = api.AllocateMemory(device_->handle(), &allocate, nullptr, &memory_);
     if (result != VK_SUCCESS) {
         if (result == VK_ERROR_OUT_OF_DEVICE_MEMORY || result == VK_ERROR_OUT_OF_HOST_MEMORY)
-            throw Error("{} has no room for {} ({:.1f} MiB): use a smaller --vram-budget or context (-c)", device_->info().name, what,
-                        double(bytes) / (1 << 20));
+            throw Error("{} has no room for {} ({:.1f} MiB): use a smaller --vram-budget or context (-c)",
+                        device_->info().name, what, double(bytes) / (1 << 20));
         check_result(result, "vkAllocateMemory");
     }
     check_result(api.BindBufferMemory(device_->handle(), handle_, memory_, 0), "vkBindBufferMemory");
-    if (use != Use::device) check_result(api.MapMemory(device_->handle(), memory_, 0, VK_WHOLE_SIZE, 0, &mapped_), "vkMapMemory");
-    const VkBufferDeviceAddressInfo address = {.sType = VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO, .buffer = handle_};
+    if (use != Use::device)
+        check_result(api.MapMemory(device_->handle(), memory_, 0, VK_WHOLE_SIZE, 0, &mapped_), "vkMapMemory");
+    const VkBufferDeviceAddressInfo address = {.sType = VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO,
+                                               .buffer = handle_};
     address_ = api.GetBufferDeviceAddress(device_->handle(), &address);
     if (mapped_) std::memset(mapped_, 0, bytes);
     bytes_ = bytes;

@@ -40,8 +40,8 @@ struct DeviceInfo {
     std::string name;
     std::string driver;    // name and version
     DeviceKind kind = DeviceKind::other;
-    uint64_t memory = 0;         // bytes of the largest device-local heap
-    uint64_t free_memory = 0;    // of it, as the driver reports; `memory` where it does not
+    uint64_t memory = 0;                    // bytes of the largest device-local heap
+    uint64_t free_memory = 0;               // of it, as the driver reports; `memory` where it does not
     uint32_t subgroup_size = 0;             // of kernels that name no other: usual_subgroups
     uint32_t heavy_subgroup_size = 0;       // of those that need many registers
     uint32_t reported_subgroup_size = 0;    // what the driver gives to who asks for none
@@ -65,7 +65,8 @@ struct Subgroups {
 /// kernel can ask for.
 Subgroups usual_subgroups(uint32_t vendor, uint32_t reported, std::span<const uint32_t> sizes);
 
-/// Which of `devices` is meant by `wanted`: "auto" (the best GPU; never a software device), an index, or a part of a name (case does not matter).
+/// Which of `devices` is meant by `wanted`: "auto" (the best GPU; never a software device), an index, or a part of a
+/// name (case does not matter).
 struct DeviceChoice {
     std::optional<size_t> index;
     std::string reason;    // one clause: why this one, or why none
@@ -151,7 +152,10 @@ constexpr uint64_t aligned(uint64_t bytes) { return (bytes + slice_alignment - 1
 class Pool {
   public:
     Pool() = default;
-    Pool(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::string_view what) : buffer_(std::move(device), bytes, use, what) {}
+    Pool(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::string_view what)
+        : buffer_(std::move(device), bytes, use, what)
+    {
+    }
     Slice take(uint64_t bytes);
     uint64_t bytes() const { return buffer_.bytes(); }
 
@@ -160,7 +164,8 @@ class Pool {
     uint64_t taken_ = 0;
 };
 
-/// Where work runs: kernels one after the other, or copies beside them. Where a device has no queue for copies alone, both are the same queue.
+/// Where work runs: kernels one after the other, or copies beside them. Where a device has no queue for copies alone,
+/// both are the same queue.
 enum class Lane { kernels, copies };
 
 class Pipeline;    // engine/vulkan/kernel.h
@@ -219,8 +224,8 @@ class Device {
     uint64_t allocated_ = 0;
 };
 
-/// The devices of a program that loads several models, each opened once, with all that was compiled for it. What shares a
-/// device must not use it at the same time.
+/// The devices of a program that loads several models, each opened once, with all that was compiled for it. What shares
+/// a device must not use it at the same time.
 class Workshop {
   public:
     /// As Instance::open and Device::open have them.

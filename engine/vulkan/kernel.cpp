@@ -27,15 +27,16 @@ const Spirv& find_module(std::string_view name)
 
 bool has_kernel(std::string_view name) { return find_if_built(name); }
 
-Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,
-                   uint32_t subgroup)
+Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_bytes,
+                   std::span<const uint32_t> constants, uint32_t subgroup)
     : Pipeline(device, name)
 {
     const DeviceApi& api = device_.api();
     const Spirv& spirv = find_module(name);
     const VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, args_bytes};
-    const VkPipelineLayoutCreateInfo layout_info = {
-        .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .pushConstantRangeCount = 1, .pPushConstantRanges = &range};
+    const VkPipelineLayoutCreateInfo layout_info = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
+                                                    .pushConstantRangeCount = 1,
+                                                    .pPushConstantRanges = &range};
     check_result(api.CreatePipelineLayout(device_.handle(), &layout_info, nullptr, &layout_), "vkCreatePipelineLayout");
 
     const VkShaderModuleCreateInfo module_info = {
@@ -44,11 +45,14 @@ Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_by
     check_result(api.CreateShaderModule(device_.handle(), &module_info, nullptr, &module), "vkCreateShaderModule");
 
     std::vector<VkSpecializationMapEntry> entries;
-    for (uint32_t i = 0; i < constants.size(); ++i) entries.push_back({i, uint32_t(i * sizeof(uint32_t)), sizeof(uint32_t)});
-    const VkSpecializationInfo specialization = {uint32_t(entries.size()), entries.data(), constants.size_bytes(), constants.data()};
+    for (uint32_t i = 0; i < constants.size(); ++i)
+        entries.push_back({i, uint32_t(i * sizeof(uint32_t)), sizeof(uint32_t)});
+    const VkSpecializationInfo specialization = {uint32_t(entries.size()), entries.data(), constants.size_bytes(),
+                                                 constants.data()};
     if (subgroup == 0) subgroup = device_.info().subgroup_size;
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
-        .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO, .requiredSubgroupSize = subgroup};
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
+        .requiredSubgroupSize = subgroup};
     // Who asks may have no more than max_subgroups in a workgroup; a software device with small ones has fewer than
     // some kernels want.
     const bool asks = subgroup != device_.info().reported_subgroup_size;
@@ -85,12 +89,14 @@ std::map<std::string, double> Pipeline::statistics() const
 {
     HEARTH_CHECK(device_.statistics() == Statistics::kept);
     const auto ask = device_.api().GetPipelineExecutableStatisticsKHR;
-    const VkPipelineExecutableInfoKHR only_one = {    // of a compute pipeline
-        .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR, .pipeline = handle_, .executableIndex = 0};
+    const VkPipelineExecutableInfoKHR only_one = {// of a compute pipeline
+                                                  .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR,
+                                                  .pipeline = handle_,
+                                                  .executableIndex = 0};
     uint32_t count = 0;
     check_result(ask(device_.handle(), &only_one, &count, nullptr), "vkGetPipelineExecutableStatistics");
-    std::vector<VkPipelineExecutableStatisticKHR> all(
-        count, {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR});
+    std::vector<VkPipelineExecutableStatisticKHR> all(count,
+                                                      {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR});
     check_result(ask(device_.handle(), &only_one, &count, all.data()), "vkGetPipelineExecutableStatistics");
 
     std::map<std::string, double> found;
@@ -107,8 +113,10 @@ std::map<std::string, double> Pipeline::statistics() const
 
 std::vector<ReflectedMember> reflect_push_constants(std::string_view kernel)
 {
-    // SPIR-V: five words of header, then instructions of (length << 16 | opcode). See the SPIR-V specification, section 3.
-    constexpr uint32_t op_member_name = 6, op_member_decorate = 72, op_variable = 59, op_type_pointer = 32, op_type_struct = 30;
+    // SPIR-V: five words of header, then instructions of (length << 16 | opcode). See the SPIR-V specification,
+    // section 3.
+    constexpr uint32_t op_member_name = 6, op_member_decorate = 72, op_variable = 59, op_type_pointer = 32,
+                       op_type_struct = 30;
     constexpr uint32_t storage_push_constant = 9, decoration_offset = 35;
     const Spirv& spirv = find_module(kernel);
     std::map<std::pair<uint32_t, uint32_t>, std::string> names;

@@ -16,8 +16,8 @@ bool has_kernel(std::string_view name);
 /// A compute pipeline whose only interface is a push-constant struct. It belongs to its device: Device::pipeline.
 class Pipeline {
   public:
-    /// `constants` are specialization constants 0, 1, ...; `subgroup` is the size of subgroups, 0: the device's usual one. Throws Error if the driver
-    /// refuses the kernel.
+    /// `constants` are specialization constants 0, 1, ...; `subgroup` is the size of subgroups, 0: the device's usual
+    /// one. Throws Error if the driver refuses the kernel.
     Pipeline(const Device& device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,
              uint32_t subgroup);
     ~Pipeline();
@@ -47,9 +47,10 @@ class Kernel {
     static_assert(sizeof(Args) <= 128, "push constants of 128 bytes are all that Vulkan guarantees");
 
     Kernel() = default;
-    Kernel(const std::shared_ptr<Device>& device, std::string_view name, std::initializer_list<uint32_t> constants = {}, uint32_t subgroup = 0)
-        : device_(device),
-          pipeline_(&device->pipeline(name, uint32_t(sizeof(Args)), std::span(constants.begin(), constants.size()), subgroup))
+    Kernel(const std::shared_ptr<Device>& device, std::string_view name, std::initializer_list<uint32_t> constants = {},
+           uint32_t subgroup = 0)
+        : device_(device), pipeline_(&device->pipeline(name, uint32_t(sizeof(Args)),
+                                                       std::span(constants.begin(), constants.size()), subgroup))
     {
     }
     const Pipeline& pipeline() const { return *pipeline_; }
@@ -59,7 +60,8 @@ class Kernel {
     const Pipeline* pipeline_ = nullptr;
 };
 
-/// Name and offset of each member of a module's push-constant struct, as the compiler laid it out. For the test that C++ lays it out alike.
+/// Name and offset of each member of a module's push-constant struct, as the compiler laid it out. For the test that
+/// C++ lays it out alike.
 struct ReflectedMember {
     std::string name;
     uint32_t offset;

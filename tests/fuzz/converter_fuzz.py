@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""tools/convert.py on a folder one of whose files is the fuzzer's: a GGUF or one sentence, and nothing else (Atheris, which is libFuzzer for Python).
+"""tools/models/convert.py on a folder one of whose files is the fuzzer's: a GGUF or one sentence, and nothing else (Atheris, which is libFuzzer for Python).
 
 The first byte says which file, the rest is what it holds; JSON is changed value by value. tools/fuzz runs it; alone: converter_fuzz.py --seeds FOLDER
 writes what it starts from, and otherwise the arguments are libFuzzer's.
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools" / "models")]
 
 import atheris  # noqa: E402
 import numpy as np  # noqa: E402

@@ -1,5 +1,6 @@
-// libFuzzer's entry: limits of time and memory around a target. Time is the processor's, so that a busy machine makes no faults; memory is counted by what
-// was asked for, so that the sanitizer's own does not count. libFuzzer's -timeout and -rss_limit_mb stand behind both.
+// libFuzzer's entry: limits of time and memory around a target. Time is the processor's, so that a busy machine makes
+// no faults; memory is counted by what was asked for, so that the sanitizer's own does not count. libFuzzer's -timeout
+// and -rss_limit_mb stand behind both.
 #include "tests/fuzz/fuzz.h"
 
 #include <sanitizer/allocator_interface.h>
@@ -74,7 +75,9 @@ TemporaryFile::~TemporaryFile() { ::unlink(path_.c_str()); }
 const std::filesystem::path& TemporaryFile::folder()
 {
     static const std::filesystem::path folder = [] {
-        const std::filesystem::path memory = "/dev/shm", parent = std::filesystem::exists(memory) ? memory : std::filesystem::temp_directory_path();
+        const std::filesystem::path memory = "/dev/shm", parent = std::filesystem::exists(memory)
+                                                                      ? memory
+                                                                      : std::filesystem::temp_directory_path();
         const std::filesystem::path own = parent / fmt::format("hearth-fuzz-{}", ::getpid());
         std::filesystem::create_directory(own);    // tools/fuzz removes it
         return own;
@@ -115,7 +118,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size)
         std::fprintf(stderr, "fuzz: largest %lld bytes of memory, of %zu bytes\n", static_cast<long long>(peak), size);
     }
     if (uint64_t(peak) > base_memory + most_times * size) {
-        std::fprintf(stderr, "fuzz: this input of %zu bytes takes %lld bytes of memory\n", size, static_cast<long long>(peak));
+        std::fprintf(stderr, "fuzz: this input of %zu bytes takes %lld bytes of memory\n", size,
+                     static_cast<long long>(peak));
         std::abort();
     }
     return 0;

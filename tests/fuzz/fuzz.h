@@ -1,6 +1,7 @@
-// What the fuzz targets share. A target is one reader: it takes any bytes, and gives a result or throws Error. Everything else that comes of them is a
-// fault: another exception, a broken promise (HEARTH_CHECK), what the sanitizers see, more than two seconds, more than 64 times the input's memory.
-// tools/fuzz builds and runs them; tests/fuzz/make_corpus.cpp makes what they start from.
+// What the fuzz targets share. A target is one reader: it takes any bytes, and gives a result or throws Error.
+// Everything else that comes of them is a fault: another exception, a broken promise (HEARTH_CHECK), what the
+// sanitizers see, more than two seconds, more than 64 times the input's memory. tools/fuzz builds and runs them;
+// tests/fuzz/make_corpus.cpp makes what they start from.
 #pragma once
 
 #include "engine/error.h"
@@ -12,7 +13,8 @@
 
 namespace hearth::fuzz {
 
-/// The target, which ends where the reader is done. The bytes lie at a multiple of 16, and nothing before or behind them may be read.
+/// The target, which ends where the reader is done. The bytes lie at a multiple of 16, and nothing before or behind
+/// them may be read.
 void read(std::string_view bytes);
 
 /// What the target may allocate beyond 64 times its input: what a reader needs whatever the file.

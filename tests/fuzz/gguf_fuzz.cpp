@@ -1,7 +1,7 @@
-// A GGUF file from its first byte to a model's answer: keys, tensors, sparse rows, configuration, tokenizer; where the model is small also its weights and two
-// tokens on the CPU.
-#include "engine/model/chat_template.h"
-#include "engine/model/tokenizer.h"
+// A GGUF file from its first byte to a model's answer: keys, tensors, sparse rows, configuration, tokenizer; where the
+// model is small also its weights and two tokens on the CPU.
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
 #include "engine/model/weights.h"
 #include "engine/run/diagnosis.h"
 #include "engine/run/scheduler.h"
@@ -15,7 +15,8 @@ namespace {
 
 void look_at(const Gguf& file)
 {
-    // Each key by one of the ways to ask for it, which is another one in another file: most are refused, and refusals take time.
+    // Each key by one of the ways to ask for it, which is another one in another file: most are refused, and refusals
+    // take time.
     size_t way = file.file_bytes() / file.alignment();
     for (const auto& entry : file.keys()) {
         const std::string_view key = entry.first;
@@ -45,7 +46,8 @@ void look_at(const Gguf& file)
 void tokenize(const Gguf& file)
 {
     const Tokenizer tokenizer(file);
-    for (const std::string_view text : {"Once upon a time, 12345 d\u00e9j\u00e0 vu's </s>\r\n\t  x", "\xff\xc0 a\u0301\u0323 \U0001f600<|im_end|>"}) {
+    for (const std::string_view text :
+         {"Once upon a time, 12345 d\u00e9j\u00e0 vu's </s>\r\n\t  x", "\xff\xc0 a\u0301\u0323 \U0001f600<|im_end|>"}) {
         const std::vector<Token> ids = tokenizer.encode(text, true);
         for (const Token id : ids) FUZZ_CHECK(id < tokenizer.size());
         tokenizer.decode(ids);
@@ -66,7 +68,8 @@ void run(const std::shared_ptr<const Gguf>& file, DownLayout layout)
                  {.first_layer = 0,
                   .batch = 2,
                   .context = std::min(c.most_positions(), 4u),
-                  .sparsity = std::vector<LayerSparsity>(c.layers, {.cut = host::makes_zeros(c.activation) ? 0 : host::no_cut})});
+                  .sparsity = std::vector<LayerSparsity>(c.layers,
+                                                         {.cut = host::makes_zeros(c.activation) ? 0 : host::no_cut})});
     Scheduler scheduler(cpu, nullptr, nullptr, nullptr, team, c);
     const Token tokens[] = {0, c.vocab - 1};
     for (uint32_t position = 0; position < std::min(c.most_positions(), 2u); ++position) {

@@ -1,5 +1,6 @@
-// A mutator that knows GGUF: it changes keys and tensors and writes a file whose counts, lengths and offsets are right again, so that what comes after the
-// format is reached. One change in four is of plain bytes, which is how the format itself is tried.
+// A mutator that knows GGUF: it changes keys and tensors and writes a file whose counts, lengths and offsets are right
+// again, so that what comes after the format is reached. One change in four is of plain bytes, which is how the format
+// itself is tried.
 #include "shaders/blocks.h"
 #include "tests/fuzz/parts.h"
 #include "tests/gguf_writer.h"
@@ -67,7 +68,10 @@ struct Cursor {
     std::string text() { return std::string(take(number<uint64_t>())); }
 };
 
-std::string element(Cursor& c, uint32_t type) { return type == text_type ? c.text() : std::string(c.take(scalar_bytes[type])); }
+std::string element(Cursor& c, uint32_t type)
+{
+    return type == text_type ? c.text() : std::string(c.take(scalar_bytes[type]));
+}
 
 std::optional<File> parse(std::string_view bytes)
 {
@@ -87,7 +91,8 @@ std::optional<File> parse(std::string_view bytes)
         }
         if (k.value.type >= std::size(scalar_bytes) || k.value.type == array_type) return {};
         for (uint64_t e = 0; e < n && c.good; e++) k.value.elements.push_back(element(c, k.value.type));
-        if (k.name == "general.alignment" && !k.value.array && k.value.elements[0].size() == 4) std::memcpy(&f.alignment, k.value.elements[0].data(), 4);
+        if (k.name == "general.alignment" && !k.value.array && k.value.elements[0].size() == 4)
+            std::memcpy(&f.alignment, k.value.elements[0].data(), 4);
         else f.keys.push_back(std::move(k));
     }
     std::vector<uint64_t> offsets;
@@ -102,7 +107,8 @@ std::optional<File> parse(std::string_view bytes)
         f.tensors.push_back(std::move(t));
     }
     if (!c.good || !std::has_single_bit(f.alignment) || f.alignment > 4096) return {};
-    const std::string_view data = bytes.substr(std::min<uint64_t>((c.at + f.alignment - 1) / f.alignment * f.alignment, bytes.size()));
+    const std::string_view data =
+        bytes.substr(std::min<uint64_t>((c.at + f.alignment - 1) / f.alignment * f.alignment, bytes.size()));
     for (size_t i = 0; i < f.tensors.size(); i++) {    // a tensor is what lies before the next one
         uint64_t end = data.size();
         for (const uint64_t other : offsets)
@@ -184,7 +190,24 @@ class Mutator {
 
     uint64_t number(uint64_t old)
     {
-        constexpr uint64_t odd[] = {0, 1, 2, 31, 32, 33, 255, 256, 65535, 65536, 1u << 24, INT32_MAX, uint64_t(INT32_MAX) + 1, UINT32_MAX, 1ull << 32, 1ull << 62, INT64_MAX, UINT64_MAX};
+        constexpr uint64_t odd[] = {0,
+                                    1,
+                                    2,
+                                    31,
+                                    32,
+                                    33,
+                                    255,
+                                    256,
+                                    65535,
+                                    65536,
+                                    1u << 24,
+                                    INT32_MAX,
+                                    uint64_t(INT32_MAX) + 1,
+                                    UINT32_MAX,
+                                    1ull << 32,
+                                    1ull << 62,
+                                    INT64_MAX,
+                                    UINT64_MAX};
         switch (below(6)) {
         case 0: return old + 1;
         case 1: return old - 1;
@@ -230,7 +253,9 @@ class Mutator {
             if (v.array && !v.elements.empty()) v.elements.resize(below(uint32_t(v.elements.size())));
             break;
         case 6:
-            if (v.array && !v.elements.empty()) v.elements.insert(v.elements.begin() + below(uint32_t(v.elements.size())), std::string(any(v.elements)));
+            if (v.array && !v.elements.empty())
+                v.elements.insert(v.elements.begin() + below(uint32_t(v.elements.size())),
+                                  std::string(any(v.elements)));
             break;
         case 7:
             if (v.array && !v.elements.empty()) std::swap(any(v.elements), any(v.elements));
@@ -280,7 +305,8 @@ class Mutator {
         if (t.shape.empty() || (format && is_sparse(format->type))) return;
         uint64_t bytes = format ? t.shape[0] / format->block : t.shape[0];
         const uint64_t unit = format ? format->block_bytes : t.type == 26 ? 4 : 1;
-        for (size_t d = 1; d < t.shape.size(); d++) bytes = t.shape[d] && bytes > room_ / t.shape[d] ? room_ : bytes * t.shape[d];
+        for (size_t d = 1; d < t.shape.size(); d++)
+            bytes = t.shape[d] && bytes > room_ / t.shape[d] ? room_ : bytes * t.shape[d];
         if (bytes <= room_ / unit) t.bytes.resize(bytes * unit);
     }
 
@@ -299,7 +325,8 @@ void share(std::string& bytes, const File& f, Mutator& mutator)
         const size_t offset = at + name.size() + t.name.size() + 4 + 8 * t.shape.size() + 4;
         return at == bytes.npos || offset + 8 > bytes.size() ? bytes.npos : offset;
     };
-    const size_t from = offset_of(f.tensors[mutator.below(uint32_t(f.tensors.size()))]), to = offset_of(f.tensors[mutator.below(uint32_t(f.tensors.size()))]);
+    const size_t from = offset_of(f.tensors[mutator.below(uint32_t(f.tensors.size()))]),
+                 to = offset_of(f.tensors[mutator.below(uint32_t(f.tensors.size()))]);
     if (from == bytes.npos || to == bytes.npos) return;
     uint64_t offset;
     std::memcpy(&offset, &bytes[from], sizeof offset);
@@ -336,7 +363,8 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
     return all.size() > max_size ? LLVMFuzzerMutate(data, size, max_size) : put(all, data, max_size);
 }
 
-extern "C" size_t LLVMFuzzerCustomCrossOver(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size, uint8_t* out, size_t max_size, unsigned seed)
+extern "C" size_t LLVMFuzzerCustomCrossOver(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size,
+                                            uint8_t* out, size_t max_size, unsigned seed)
 {
     using namespace hearth::fuzz;
     std::optional<File> file = parse(view(a, a_size));

@@ -17,7 +17,8 @@ void read(std::string_view bytes)
     const GpuIndex index = read_gpu_index(file.path(), config);
     const ActivationStatistics statistics(config.layers, std::vector<double>(config.neurons, 1));
     missorted(index, statistics);
-    for (const LayerHotness& layer : hotness_of(&index, nullptr, config.neurons, 0.2)) FUZZ_CHECK(layer.order.size() == config.neurons);
+    for (const LayerHotness& layer : hotness_of(&index, nullptr, config.neurons, 0.2))
+        FUZZ_CHECK(layer.order.size() == config.neurons);
     hotness_of(&index, &statistics, config.neurons, 0.2);
 }
 

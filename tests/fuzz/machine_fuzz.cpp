@@ -2,7 +2,7 @@
 #include "engine/plan/costs.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/seeds.h"
-#include "tools/cli.h"
+#include "tools/hearth/cli.h"
 
 namespace hearth::fuzz {
 
@@ -16,10 +16,12 @@ void plan(const Machine& machine)
     static const Weights weights = describe_weights(std::make_shared<const Gguf>("model.gguf", bytes));
     static const Needs needs = device_needs(weights, small_model.context, 16, {});
     std::vector<LayerUse> use;
-    for (const LayerNeeds& layer : needs.layers) use.push_back({.fired = std::vector<double>(layer.groups, 3.5), .looked_at = 0.5, .skips = true});
+    for (const LayerNeeds& layer : needs.layers)
+        use.push_back({.fired = std::vector<double>(layer.groups, 3.5), .looked_at = 0.5, .skips = true});
     const Costs costs = expected_costs(weights, needs, use, needs.layers[0].kv / small_model.context, machine, 7);
     uint64_t all = needs.scratch + needs.head;
-    for (const LayerNeeds& layer : needs.layers) all += layer.attention + layer.kv + layer.predictor + layer.group * layer.groups;
+    for (const LayerNeeds& layer : needs.layers)
+        all += layer.attention + layer.kv + layer.predictor + layer.group * layer.groups;
     for (const uint64_t budget : {uint64_t(0), least_budget(needs), all / 2, all, UINT64_MAX}) {
         const Plan plan = place_fastest(needs, costs, budget);
         FUZZ_CHECK(plan.layers.size() <= needs.layers.size() && plan_bytes(needs, plan) <= budget);
@@ -38,7 +40,8 @@ void read(std::string_view bytes)
     const std::string first = tools::to_json(machine).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     const TemporaryFile again("again.json", first);
     try {
-        FUZZ_CHECK(tools::to_json(tools::read_machine(again.path())).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) == first);
+        FUZZ_CHECK(tools::to_json(tools::read_machine(again.path()))
+                       .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) == first);
     } catch (const Error& error) {    // what we write we can read
         fmt::print(stderr, "{}\n", error.what());
         FUZZ_CHECK(false);

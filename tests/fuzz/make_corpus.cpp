@@ -1,14 +1,15 @@
-// Writes what the fuzz targets start from: make_corpus FOLDER makes a folder for each target, with small files of every kind that it reads.
+// Writes what the fuzz targets start from: make_corpus FOLDER makes a folder for each target, with small files of every
+// kind that it reads.
 #include "engine/model/families.h"
-#include "engine/model/gguf_writer.h"
-#include "engine/model/pretokenizer.h"
+#include "engine/file/gguf_writer.h"
+#include "engine/text/pretokenizer.h"
 #include "engine/plan/profile.h"
 #include "host/sparse.h"
 #include "tests/fuzz/parts.h"
 #include "tests/fuzz/seeds.h"
 #include "tests/fuzz/vocabulary.h"
 #include "tests/tiny_tokenizer.h"
-#include "tools/cli.h"
+#include "tools/hearth/cli.h"
 
 #include <fmt/format.h>
 
@@ -51,7 +52,8 @@ void add_sparse(GgufWriter& file, const std::string& name, WeightType values, ui
     constexpr uint32_t i8 = 24, i32 = 26;
     file.remove(name);
     file.tensor(name, i8, {bytes.size()}, std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
-    file.tensor(name + ".starts", i32, {starts.size()}, std::string(reinterpret_cast<const char*>(starts.data()), starts.size() * sizeof(uint32_t)));
+    file.tensor(name + ".starts", i32, {starts.size()},
+                std::string(reinterpret_cast<const char*>(starts.data()), starts.size() * sizeof(uint32_t)));
     file.key("hearth.sparse.tensors", std::vector<std::string>{name});
     file.key("hearth.sparse.types", std::vector<std::string>{std::string(format_of(values).name)});
     file.key("hearth.sparse.columns", std::vector<uint32_t>{cols});
@@ -83,7 +85,8 @@ void write_byte_level_tokenizer(GgufWriter& file, std::string_view pre)
 GgufWriter unigram_tokenizer()
 {
     GgufWriter file;
-    std::vector<std::string> tokens = {"<pad>", "</s>", "<unk>", "\u2581", "\u2581the", "e", "t", "on", "o", "n", "\u2581once", "\u00e9"};
+    std::vector<std::string> tokens = {"<pad>", "</s>", "<unk>", "\u2581", "\u2581the",  "e",
+                                       "t",     "on",   "o",     "n",      "\u2581once", "\u00e9"};
     std::vector<float> scores;
     std::vector<int32_t> kinds(tokens.size(), normal);
     for (size_t i = 0; i < tokens.size(); i++) scores.push_back(-float(i));
@@ -107,7 +110,8 @@ std::vector<std::pair<std::string, GgufWriter>> models()
         change(m);
         all.emplace_back(std::move(name), random_model(m));
     };
-    for (const std::string_view family : {"llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "falcon", "opt", "minicpm", "granite", "bamboo"})
+    for (const std::string_view family : {"llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "falcon",
+                                          "opt", "minicpm", "granite", "bamboo"})
         if (find_family(family))
             make(std::string(family), [&](RandomModel& m) {
                 m.architecture = family;
@@ -120,13 +124,17 @@ std::vector<std::pair<std::string, GgufWriter>> models()
             if (format.block > 32) m.dim = m.neurons = 256, m.vocab = 5;
         });
     make("experts", [](RandomModel& m) { m.experts = 4; });
-    make("experts-plain", [](RandomModel& m) { m.experts = 4, m.down_transposed = false, m.normalise_experts = false; });
+    make("experts-plain",
+         [](RandomModel& m) { m.experts = 4, m.down_transposed = false, m.normalise_experts = false; });
     make("predictor", [](RandomModel& m) { m.predictor = {8}; });
-    make("long-rope", [](RandomModel& m) { m.architecture = "phi3", m.long_rope = true, m.activation = host::Activation::silu; });
+    make("long-rope",
+         [](RandomModel& m) { m.architecture = "phi3", m.long_rope = true, m.activation = host::Activation::silu; });
     make("yarn", [](RandomModel& m) { m.yarn = true; });
     make("rope-factors", [](RandomModel& m) { m.rope_factors = true; });
-    make("window", [](RandomModel& m) { m.architecture = "gemma3", m.window = 4, m.activation = host::Activation::gelu_tanh; });
-    make("two-norms", [](RandomModel& m) { m.architecture = "falcon", m.two_norms = true, m.activation = host::Activation::gelu; });
+    make("window",
+         [](RandomModel& m) { m.architecture = "gemma3", m.window = 4, m.activation = host::Activation::gelu_tanh; });
+    make("two-norms",
+         [](RandomModel& m) { m.architecture = "falcon", m.two_norms = true, m.activation = host::Activation::gelu; });
     for (const WeightType values : {WeightType::f16, WeightType::q8_0}) {
         make(values == WeightType::f16 ? "sparse-f16" : "sparse-q8_0", [&](RandomModel& m) { m.type = values; });
         add_sparse(all.back().second, "blk.0.ffn_up.weight", values, small_model.neurons, small_model.dim);
@@ -190,7 +198,8 @@ void add_parts()
     for (uint16_t no = 0; no < count; no++) {
         GgufWriter part;
         if (no == 0)
-            for (const auto& [name, key] : model.raw().keys) part.raw_key(name, std::string(key.substr(8 + name.size())));
+            for (const auto& [name, key] : model.raw().keys)
+                part.raw_key(name, std::string(key.substr(8 + name.size())));
         part.key("split.no", no);
         part.key("split.count", count);
         part.key("split.tensors.count", int32_t(model.tensors().size()));
@@ -217,7 +226,8 @@ void add_gpu_index()
     }
     const auto list = [&](const char* name, const std::vector<int32_t>& x) {
         constexpr uint32_t i32 = 26;
-        file.tensor(name, i32, {x.size()}, std::string(reinterpret_cast<const char*>(x.data()), x.size() * sizeof(int32_t)));
+        file.tensor(name, i32, {x.size()},
+                    std::string(reinterpret_cast<const char*>(x.data()), x.size() * sizeof(int32_t)));
     };
     list("blk.0.gpu_idx", on_gpu);
     list("blk.0.gpu_bucket", bucket);
@@ -227,7 +237,8 @@ void add_gpu_index()
 /// What tests/data has of files that torch wrote.
 void add_torch_files()
 {
-    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(HEARTH_SOURCE) / "tests/data/powerinfer")) {
+    for (const auto& entry :
+         std::filesystem::directory_iterator(std::filesystem::path(HEARTH_SOURCE) / "tests/data/powerinfer")) {
         if (entry.path().extension() != ".pt") continue;
         std::ifstream file(entry.path(), std::ios::binary);
         add("torch", entry.path().filename().string(), std::string(std::istreambuf_iterator<char>(file), {}));
@@ -247,29 +258,40 @@ void add_machines()
 void add_vocabularies()
 {
     using namespace std::string_literals;
-    const std::string words = "on\nthe\nth\nan\n#<|im_end|>\n!<|user|>\n%x\n \n\u2581the\n\u2581"s, text = "\0once the\n  <|im_end|> d\u00e9j\u00e0 12<|user|>\xff"s;
+    const std::string words = "on\nthe\nth\nan\n#<|im_end|>\n!<|user|>\n%x\n \n\u2581the\n\u2581"s,
+                      text = "\0once the\n  <|im_end|> d\u00e9j\u00e0 12<|user|>\xff"s;
     for (int kind = 0; kind < 3; kind++)
-        for (int flags = 0; flags < 32; flags += 7) add("tokenizer", fmt::format("{}-{}", kind, flags), std::string{char(kind), char(flags), char(flags)} + words + text);
+        for (int flags = 0; flags < 32; flags += 7)
+            add("tokenizer", fmt::format("{}-{}", kind, flags),
+                std::string{char(kind), char(flags), char(flags)} + words + text);
 }
 
 void add_templates()
 {
     using namespace std::string_literals;
-    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(HEARTH_SOURCE) / "tests/data/templates")) {
+    for (const auto& entry :
+         std::filesystem::directory_iterator(std::filesystem::path(HEARTH_SOURCE) / "tests/data/templates")) {
         std::ifstream file(entry.path(), std::ios::binary);
-        add("template", entry.path().stem().string(), std::string(std::istreambuf_iterator<char>(file), {}) + "\0Hello {{ <|im_end|> }}"s);
+        add("template", entry.path().stem().string(),
+            std::string(std::istreambuf_iterator<char>(file), {}) + "\0Hello {{ <|im_end|> }}"s);
     }
-    add("template", "statements", "{%- macro f(x, y=1) -%}{{ x|trim|upper ~ y }}{%- endmacro -%}{% set ns = namespace(n=0) %}{% for m in messages[::-1] if m.content is string %}"
-                                  "{% set ns.n = ns.n + loop.index0 %}{{ f(m['content'].split('a')[0][:3] + '\\n', loop.last) }}{% else %}{{ raise_exception('no') }}{% endfor %}"
-                                  "{{ {'a': [1, 2.5, none]}|tojson(indent=2) }}{{ '%s %d'|format(messages|length, ns.n) }}{{ strftime_now('%Y') }}\0x"s);
+    add("template", "statements",
+        "{%- macro f(x, y=1) -%}{{ x|trim|upper ~ y }}{%- endmacro -%}{% set ns = namespace(n=0) %}{% for m in "
+        "messages[::-1] if m.content is string %}"
+        "{% set ns.n = ns.n + loop.index0 %}{{ f(m['content'].split('a')[0][:3] + '\\n', loop.last) }}{% else %}{{ "
+        "raise_exception('no') }}{% endfor %}"
+        "{{ {'a': [1, 2.5, none]}|tojson(indent=2) }}{{ '%s %d'|format(messages|length, ns.n) }}{{ strftime_now('%Y') }}\0x"s);
 }
 
 void add_texts()
 {
     uint8_t kind = 0;
-    for (const std::string_view text : {"Once upon a time there were 1234567 d\u00e9j\u00e0 vu's; they'LL go\r\n\n\t on  .", "e\u0301\u0323\u0327 \uac00\u11a8 \u4e2d\u6587\u3002 \U0001f468\u200d\U0001f469 \u180e\u2028",
-                                        "\xff\xfe\xc0\x80 ab\xe2\x82", "<|im_start|>user\nx<|im_end|> \u00b2\u00bd"})
-        for (int n = 0; n < 3; n++) add("text", fmt::format("text-{}", kind), std::string(1, char(kind++)) + std::string(text));
+    for (const std::string_view text :
+         {"Once upon a time there were 1234567 d\u00e9j\u00e0 vu's; they'LL go\r\n\n\t on  .",
+          "e\u0301\u0323\u0327 \uac00\u11a8 \u4e2d\u6587\u3002 \U0001f468\u200d\U0001f469 \u180e\u2028",
+          "\xff\xfe\xc0\x80 ab\xe2\x82", "<|im_start|>user\nx<|im_end|> \u00b2\u00bd"})
+        for (int n = 0; n < 3; n++)
+            add("text", fmt::format("text-{}", kind), std::string(1, char(kind++)) + std::string(text));
 }
 
 }    // namespace

@@ -12,10 +12,12 @@ void read(std::string_view bytes)
 {
     static const std::string model_bytes = random_model(small_model).bytes();
     static const Gguf model("model.gguf", model_bytes);
-    // Of version 1, which has no checksum that would refuse every change at once. Behind the key stand its value's type and the value.
+    // Of version 1, which has no checksum that would refuse every change at once. Behind the key stand its value's type
+    // and the value.
     constexpr std::string_view version = "hearth.profile.version";
     std::string unsummed(bytes);
-    if (const size_t at = unsummed.find(version); at != unsummed.npos && at + version.size() + 4 < unsummed.size()) unsummed[at + version.size() + 4] = 1;
+    if (const size_t at = unsummed.find(version); at != unsummed.npos && at + version.size() + 4 < unsummed.size())
+        unsummed[at + version.size() + 4] = 1;
     const Gguf file("model.gguf.profile", unsummed);
     Profile p = read_profile(file, model, small_model.layers, small_model.neurons, small_model.dim);
     thin_samples(p);

@@ -1,4 +1,5 @@
-// A model that is quantised anew, to the type and with the options that the number of its bytes names. What comes out must be a model.
+// A model that is quantised anew, to the type and with the options that the number of its bytes names. What comes out
+// must be a model.
 #include "engine/model/requantise.h"
 #include "engine/model/weights.h"
 #include "tests/fuzz/fuzz.h"

@@ -1,6 +1,6 @@
 // Any text, cut into words by every kind of pre-tokenizer (the first byte says which) and brought into normal form.
-#include "engine/model/normal_form.h"
-#include "engine/model/pretokenizer.h"
+#include "engine/text/normal_form.h"
+#include "engine/text/pretokenizer.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <map>

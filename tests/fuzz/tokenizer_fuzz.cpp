@@ -1,7 +1,8 @@
-// A vocabulary and a text, both of the fuzzer's bytes: kind, cuts and flags, a line for each token, a zero byte, the text.
-#include "engine/model/pretokenizer.h"
-#include "engine/model/tokenizer.h"
-#include "engine/model/utf8.h"
+// A vocabulary and a text, both of the fuzzer's bytes: kind, cuts and flags, a line for each token, a zero byte, the
+// text.
+#include "engine/text/pretokenizer.h"
+#include "engine/text/tokenizer.h"
+#include "engine/text/utf8.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/vocabulary.h"
 #include "tests/gguf_writer.h"
@@ -49,7 +50,8 @@ Words words_of(const Choice& choice, std::string_view lines)
     w.add("<s>", 3);
     w.add("</s>", 3);
     if (choice.flags & with_bytes)
-        for (int b = 0; b < 256; b++) w.add(byte_level ? byte_letter(uint8_t(b)) : fmt::format("<0x{:02X}>", b), byte_level ? 1 : 6);
+        for (int b = 0; b < 256; b++)
+            w.add(byte_level ? byte_letter(uint8_t(b)) : fmt::format("<0x{:02X}>", b), byte_level ? 1 : 6);
     while (!lines.empty()) {
         std::string_view line = lines.substr(0, lines.find('\n'));
         lines.remove_prefix(std::min(lines.size(), line.size() + 1));
@@ -96,9 +98,11 @@ GgufWriter file_of(const Choice& choice, const Words& w)
 void read(std::string_view bytes)
 {
     if (bytes.size() < 3) return;
-    const Choice choice = {kinds[uint8_t(bytes[0]) % std::size(kinds)], cuts[uint8_t(bytes[1]) % std::size(cuts)], uint8_t(bytes[2])};
+    const Choice choice = {kinds[uint8_t(bytes[0]) % std::size(kinds)], cuts[uint8_t(bytes[1]) % std::size(cuts)],
+                           uint8_t(bytes[2])};
     bytes.remove_prefix(3);
-    const std::string_view lines = bytes.substr(0, bytes.find('\0')), text = bytes.substr(std::min(bytes.size(), lines.size() + 1));
+    const std::string_view lines = bytes.substr(0, bytes.find('\0')),
+                           text = bytes.substr(std::min(bytes.size(), lines.size() + 1));
     const Words words = words_of(choice, lines);
     const std::string file_bytes = file_of(choice, words).bytes();
     const Gguf file("model.gguf", file_bytes);
@@ -114,7 +118,9 @@ void read(std::string_view bytes)
     FUZZ_CHECK(together == tokenizer.decode(ids));
     const std::vector<Utf8Run> runs = utf8_runs(text);
     const bool valid = std::ranges::all_of(runs, &Utf8Run::valid);
-    if (choice.kind == "gpt2" && choice.flags & with_bytes && words.plain && valid && choice.cut != "qwen2" && !(choice.flags & special)) FUZZ_CHECK(together == text);
+    if (choice.kind == "gpt2" && choice.flags & with_bytes && words.plain && valid && choice.cut != "qwen2" &&
+        !(choice.flags & special))
+        FUZZ_CHECK(together == text);
 }
 
 }    // namespace hearth::fuzz

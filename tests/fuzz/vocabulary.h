@@ -15,7 +15,8 @@ inline std::string byte_letter(uint8_t byte)
         letter = 256;
         for (int b = 0; b < byte; b++) letter += !itself(b);
     }
-    return letter < 128 ? std::string(1, char(letter)) : std::string{char(0xc0 | letter >> 6), char(0x80 | (letter & 63))};
+    return letter < 128 ? std::string(1, char(letter))
+                        : std::string{char(0xc0 | letter >> 6), char(0x80 | (letter & 63))};
 }
 
 }    // namespace hearth::fuzz

@@ -3,9 +3,9 @@
 //
 //     kernel_statistics DEVICE        an index or a part of a name, as of `hearth devices`
 //
-// The kernels are those that engine/run/gpu_kernels.h offers for this device: every weight format, every product, every
+// The kernels are those that engine/device/kernels.h offers for this device: every weight format, every product, every
 // form of attention, rows gone over in the usual number of subgroups of the usual size.
-#include "engine/run/gpu_kernels.h"
+#include "engine/device/kernels.h"
 #include "engine/vulkan/spirv.h"
 
 #include <nlohmann/json.hpp>

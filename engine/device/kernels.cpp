@@ -1,0 +1,195 @@
+#include "engine/device/kernels.h"
+
+#include <algorithm>
+
+namespace hearth {
+
+using vulkan::Groups;
+using vulkan::Kernel;
+
+namespace {
+
+bool can_int_dot(const vulkan::Device& device, WeightType type)
+{
+    return is_quantised(type) && device.features().int_dot;
+}
+
+/// Whether the device can run it on rows of some type. A neuron's slot is a multiple of `rows`.
+bool offers(const vulkan::Device& device, const RowVariant& v)
+{
+    const vulkan::DeviceInfo& info = device.info();
+    const bool size = v.subgroup == info.subgroup_size || std::ranges::count(info.subgroup_sizes, v.subgroup) > 0;
+    return size && v.subgroups > 0 && v.subgroups <= info.max_subgroups &&
+           v.subgroups * v.subgroup <= info.max_workgroup && v.rows > 0 && v.rows <= v.subgroup &&
+           gpu::slot_neurons % v.rows == 0;
+}
+
+// What is tried of each property. More rows at once share x, but there are fewer subgroups; a workgroup of one has
+// nobody to wait for.
+constexpr uint32_t tried_rows[] = {1, 2, 4}, tried_subgroups[] = {1, 4, 16};
+
+}    // namespace
+
+RowVariant usual_variant(const vulkan::Device& device, WeightType type)
+{
+    // x costs a software device as much as the weights do, a GPU has it in the nearest cache.
+    const vulkan::DeviceInfo& info = device.info();
+    return {.subgroup = info.subgroup_size,
+            .subgroups = 128 / info.subgroup_size,
+            .rows = info.kind == vulkan::DeviceKind::software ? 4u : 1u,
+            .int_dot = can_int_dot(device, type)};
+}
+
+std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType type)
+{
+    const RowVariant usual = usual_variant(device, type);
+    std::vector<uint32_t> sizes = device.info().subgroup_sizes,
+                          counts(std::begin(tried_subgroups), std::end(tried_subgroups));
+    if (sizes.empty()) sizes.push_back(usual.subgroup);
+    if (!std::ranges::count(counts, usual.subgroups)) counts.push_back(usual.subgroups);
+    std::vector<RowVariant> variants;
+    for (const bool int_dot : {false, true})
+        for (const uint32_t rows : tried_rows)
+            for (const uint32_t subgroups : counts)
+                for (const uint32_t subgroup : sizes) {
+                    const RowVariant v = {subgroup, subgroups, rows, int_dot};
+                    if (offers(device, v) && (!int_dot || can_int_dot(device, type))) variants.push_back(v);
+                }
+    return variants;
+}
+
+Groups row_groups(uint32_t rows, const RowVariant& variant)
+{
+    return {std::min(ceil_div(rows, variant.subgroups * variant.rows), 65535u)};    // kernels stride over what is left
+}
+
+GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c, const RowVariants& tuned,
+                       const ProductRates& products)
+    : join(device, "join",
+           {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
+      quantise(device, "quantise", {}, device->info().heavy_subgroup_size), rope(device, "rope"),
+      glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
+      threshold(device, "threshold"), route(device, "route"), best(device, "best"), device_(device),
+      activation_(uint32_t(c.activation)), head_dim_(c.head_dim), tuned_(tuned), products_(products)
+{
+    static_assert(gpu::slot_neurons == group_neurons && expert_unit % group_neurons == 0 &&
+                  host::most_experts <= gpu::route_most_experts);
+    HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);
+}
+
+RowVariant GpuKernels::variant(WeightType type, uint32_t rows, uint32_t cols) const
+{
+    const std::optional<RowVariant>& tuned = tuned_.of(type, rows, cols);
+    RowVariant v = tuned && offers(*device_, *tuned) ? *tuned : usual_variant(*device_, type);
+    v.int_dot = v.int_dot && can_int_dot(*device_, type);
+    return v;
+}
+
+namespace {
+
+template <class Key, class Args>
+const Kernel<Args>& compiled(std::map<Key, Kernel<Args>>& kernels, const Key& key,
+                             const std::shared_ptr<vulkan::Device>& device, const char* name,
+                             std::initializer_list<uint32_t> constants, uint32_t subgroup = 0)
+{
+    const auto found = kernels.find(key);
+    return found != kernels.end() ? found->second
+                                  : kernels.emplace(key, Kernel<Args>(device, name, constants, subgroup)).first->second;
+}
+
+}    // namespace
+
+const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant& v)
+{
+    return compiled(matvec_, {type, v}, device_, v.int_dot ? "matvec_idot" : "matvec",
+                    {uint32_t(type), 0, 0, v.rows, v.subgroups * v.subgroup}, v.subgroup);
+}
+
+bool offers(const vulkan::Device& device, Product product, WeightType type, const ProductUse& use)
+{
+    const bool halves = use.halves || values_of(type) == WeightType::f16;    // which are what they are
+    switch (product) {
+    case Product::floats: return true;
+    case Product::halves: return device.features().fp16 && halves;
+    case Product::integers:
+        return can_int_dot(device, type) && use.planes &&
+               !use.transposed;    // else every weight of a sum has another scale
+    case Product::matrices: return device.features().matrices && halves;
+    }
+    return false;
+}
+
+Product GpuKernels::product(WeightType type, const ProductUse& use) const
+{
+    // Without figures, what is most likely fastest. Not cooperative matrices: some drivers name them and make errors,
+    // so they are for who has tuned.
+    constexpr std::array<double, std::size(products)> usual = {1, 2, 3, 0};
+    const auto& measured = products_[format_number(type)];
+    const auto& rates = std::ranges::max(measured) > 0 ? measured : usual;
+    Product best = Product::floats;
+    for (const Product p : products)
+        if (offers(*device_, p, type, use) && rates[size_t(p)] > rates[size_t(best)]) best = p;
+    return best;
+}
+
+const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, Product product)
+{
+    const std::tuple key(type, transposed, product);
+    const uint32_t heavy = device_->info().heavy_subgroup_size;
+    switch (product) {
+    case Product::floats: return compiled(matmul_, key, device_, "matmul", {uint32_t(type), transposed}, heavy);
+    case Product::halves: return compiled(matmul_, key, device_, "matmul_f16", {uint32_t(type), transposed}, heavy);
+    case Product::integers: return compiled(matmul_, key, device_, "matmul_idot", {uint32_t(type)}, heavy);
+    case Product::matrices: break;
+    }
+    const auto [m, n, k] = device_->info().matrix;
+    const uint32_t subgroup = device_->info().subgroup_size;
+    return compiled(matmul_, key, device_, "matmul_coop", {uint32_t(type), transposed, m, 1, 4 * subgroup, n, k},
+                    subgroup);
+}
+
+const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v)
+{
+    v.int_dot = v.int_dot && is_quantised(gate) && is_quantised(up);
+    return compiled(ffn_up_, {gate, up, v}, device_, v.int_dot ? "ffn_up_idot" : "ffn_up",
+                    {uint32_t(gate), uint32_t(up), activation_, v.rows, v.subgroups * v.subgroup}, v.subgroup);
+}
+
+const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type)
+{
+    return compiled(ffn_down_, type, device_, "ffn_down", {uint32_t(type)}, device_->info().heavy_subgroup_size);
+}
+
+const Kernel<gpu::Attend>& GpuKernels::attend(AttendTile tile, host::KvTypes kv)
+{
+    const uint32_t k = is_quantised(kv.k), v = is_quantised(kv.v);
+    return compiled(attend_, {tile.heads, tile.tokens, k, v}, device_, "attend",
+                    {head_dim_, tile.heads, tile.tokens, k, v}, device_->info().heavy_subgroup_size);
+}
+
+AttendTile attend_tile(const Config& c, bool decode)
+{
+    // Each row is a register and a half of sums in every invocation, and a software device's compiler takes a second
+    // for eight.
+    constexpr uint32_t most_rows = 4, most_numbers = 1024;
+    const uint32_t rows = std::clamp(most_numbers / c.head_dim, 1u, most_rows);
+    uint32_t heads = std::min(rows, c.heads / c.kv_heads);
+    while (c.heads / c.kv_heads % heads != 0) --heads;
+    return {heads, decode ? 1 : rows / heads};
+}
+
+uint32_t most_attend_splits(uint32_t context)
+{
+    constexpr uint32_t positions = 128,
+                       most = 16;    // that a workgroup takes at a time; more would take long to add up
+    return std::min(ceil_div(context, positions), most);
+}
+
+uint32_t GpuKernels::attend_splits(uint32_t tiles, uint32_t context) const
+{
+    // Enough to fill a large GPU; a software device has few cores, and every workgroup costs it something.
+    const uint32_t workgroups = device_->info().kind == vulkan::DeviceKind::software ? 4 : 128;
+    return std::min(ceil_div(workgroups, tiles), most_attend_splits(context));
+}
+
+}    // namespace hearth

@@ -1,0 +1,517 @@
+#include "engine/device/session.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace hearth {
+
+using vulkan::aligned;
+using vulkan::Commands;
+using vulkan::Slice;
+
+// ---- memory
+// ------------------------------------------------------------------------------------------------------------
+
+uint32_t prefill_neurons(const Config& c)
+{
+    constexpr uint32_t most_of_experts = 1 << 14;
+    const uint32_t all = ceil_div(c.neurons, group_neurons) * group_neurons;
+    return c.experts ? std::min(all, most_of_experts) : all;
+}
+
+namespace {
+
+/// The same at decode: of the experts of one token.
+uint32_t decode_neurons(const Config& c)
+{
+    return c.experts ? c.experts_used * c.neurons_together() : prefill_neurons(c);
+}
+
+/// Activations of a batch on the device, each with its floats.
+struct ScratchSizes {
+    uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale, attend_parts, attend_counters,
+        scores, routed, chosen, row, best_parts;
+
+    ScratchSizes(const Config& c, uint32_t batch, uint32_t context)
+    {
+        const uint64_t t = batch, q_width = uint64_t(c.heads) * c.head_dim,
+                       kv_width = uint64_t(c.kv_heads) * c.head_dim;
+        const uint64_t neurons = prefill_neurons(c), of_one = decode_neurons(c);
+        const uint64_t widest =
+            std::max<uint64_t>({c.dim, q_width, neurons});    // neurons: a predictor's hidden layer may be as wide
+        residual = xn = t * c.dim;
+        head_residual = residual;
+        mixed = t * q_width;
+        qkv = t * (q_width + 2 * kv_width);
+        parts = (std::max<uint64_t>(t, most_slices) + (c.parallel ? t : 0)) *
+                c.dim;    // with both blocks' until the next layer's join
+        h = u = std::max(t * neurons, of_one);
+        scores = routed = t * c.experts;
+        chosen = c.experts ? 2 * of_one / group_neurons : 0;
+        row = c.vocab;
+        best_parts = 2 * most_best_parts;
+        high = low = t * ceil_div(widest, 4);
+        scale = t * 4 * ceil_div(widest, 32);
+        attend_parts = uint64_t(c.heads) * most_attend_splits(context) * (c.head_dim + 2);
+        attend_counters = c.heads;
+    }
+    template <class F>
+    void each(F&& f)
+    {
+        for (uint64_t* floats : {&residual, &head_residual, &xn, &qkv, &mixed, &parts, &h, &u, &high, &low, &scale,
+                                 &attend_parts, &attend_counters, &scores, &routed, &chosen, &row, &best_parts})
+            f(*floats * sizeof(float));
+    }
+    uint64_t bytes()
+    {
+        uint64_t sum = 0;
+        each([&](uint64_t b) { sum += aligned(b); });
+        return sum;
+    }
+};
+
+/// Keys, or values, of one layer as gpu::Rope has them.
+uint64_t cache_bytes(const Config& c, uint32_t context, WeightType type)
+{
+    const uint64_t rows = uint64_t(c.kv_heads) * context;
+    return rows * (is_quantised(type) ? c.head_dim + ceil_div(c.head_dim, 64) * sizeof(uint32_t)
+                                      : c.head_dim * sizeof(uint16_t));
+}
+
+}    // namespace
+
+Needs GpuSession::needs(const Weights& weights, const SessionShape& shape)
+{
+    Needs needs = GpuModel::needs(weights, shape.sparsity);
+    needs.scratch += ScratchSizes(weights.config, shape.batch, shape.context).bytes();
+    for (LayerNeeds& layer : needs.layers)
+        for (const WeightType type : {shape.kv.k, shape.kv.v})
+            layer.kv += aligned(cache_bytes(weights.config, shape.context, type));
+    return needs;
+}
+
+uint64_t GpuSession::ring_bytes(const Needs& needs, const Config& c, uint64_t most)
+{
+    uint64_t half = 0;
+    for (const LayerNeeds& layer : needs.layers)
+        half = std::max(half, std::max(std::min(layer.groups * layer.group, most / 2), layer.together * layer.group));
+    // Each of a block's matrices begins a slice of its own, and rows of down are filled up.
+    return 2 * aligned(half + 6 * vulkan::slice_alignment + c.dim * 16);
+}
+
+GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watching)
+    : model_(model), shape_(shape), watching_(watching), copies_(model.device(), vulkan::Lane::copies),
+      queue_(model.device())
+{
+    using vulkan::Pool, vulkan::Use;
+    const Config& c = model.config();
+    const auto& device = model.device();
+
+    const uint64_t keys = cache_bytes(c, shape.context, shape.kv.k), values = cache_bytes(c, shape.context, shape.kv.v);
+    for (size_t l = 0; l < model.layers().size(); ++l) {
+        Pool& pool = kv_pools_.emplace_back(device, aligned(keys) + aligned(values), Use::device, "the KV cache");
+        keys_.push_back(pool.take(keys));
+        values_.push_back(pool.take(values));
+    }
+
+    ScratchSizes sizes(c, shape.batch, shape.context);
+    scratch_pool_ = Pool(device, sizes.bytes(), Use::device, "activations");
+    Slice* const scratch[] = {
+        &residual_, &head_residual_, &xn_,  &qkv_,       &mixed_,        &parts_,           &h_,
+        &u_,        &high_,          &low_, &scale_,     &attend_parts_, &attend_counters_, &scores_,
+        &routed_,   &chosen_,        &row_, &best_parts_};
+    Slice* const* next = scratch;
+    sizes.each([&](uint64_t bytes) { **next++ = scratch_pool_.take(bytes); });
+
+    const uint64_t x = uint64_t(shape.batch) * c.dim * sizeof(float),
+                   rotations = std::max<uint64_t>(uint64_t(shape.batch) * c.rope_dim * (c.window_base > 0 ? 2 : 1), 1) *
+                               sizeof(float);
+    upload_pool_ = Pool(device, 2 * aligned(x) + aligned(rotations) + aligned(sizeof(gpu::Step)), Use::upload,
+                        "the host's results");
+    input_ = upload_pool_.take(x);
+    cold_ = upload_pool_.take(x);
+    angles_ = upload_pool_.take(rotations);
+    step_ = upload_pool_.take(sizeof(gpu::Step));
+
+    const uint64_t logits = uint64_t(std::min(shape.batch, head_rows)) * c.vocab * sizeof(float),
+                   gates =
+                       watching.activity && !c.experts
+                           ? uint64_t(shape.batch) * ceil_div(c.neurons, group_neurons) * group_neurons * sizeof(float)
+                           : 0,
+                   watched = watching.activity ? x : 0;
+    group_words_ = ceil_div(c.neurons, group_neurons);
+    const uint64_t groups = model.layers().size() * group_words_ * sizeof(uint32_t);
+    expert_weight_stride_ = uint64_t(shape.batch) * c.experts;
+    const uint64_t experts = model.layers().size() * expert_weight_stride_ * sizeof(float);
+    readback_pool_ = Pool(device,
+                          aligned(x) + aligned(logits) + 2 * aligned(sizeof(uint32_t)) + 2 * aligned(groups) +
+                              aligned(gates) + aligned(watched) + aligned(experts),
+                          Use::readback, "results for the host");
+    published_ = readback_pool_.take(x);
+    logits_ = readback_pool_.take(logits);
+    best_ = readback_pool_.take(sizeof(uint32_t));
+    broken_ = readback_pool_.take(sizeof(uint32_t));
+    fired_ = readback_pool_.take(groups);
+    mask_ = readback_pool_.take(groups);
+    gates_ = readback_pool_.take(gates);
+    watched_residual_ = readback_pool_.take(watched);
+    expert_weights_ = readback_pool_.take(experts);
+
+    if (shape.ring_bytes > 0 && !watching.activity) {
+        uint64_t largest = 0;
+        for (uint32_t l = 0; l < model.layers().size(); ++l)
+            if (const size_t cold = model.layers()[l].residency.cold_groups().size(); cold > 0)
+                largest = std::max(largest, model.cold_block(l, 0, uint32_t(cold), {}).bytes());
+        if (const uint64_t half = std::min(aligned(largest), shape.ring_bytes / 2); half > 0) {
+            ring_staging_ = Pool(device, 2 * half, Use::upload, "neurons on their way");
+            ring_memory_ = Pool(device, 2 * half, Use::device, "neurons on their way");
+            for (RingHalf& h : ring_) h = {.staging = ring_staging_.take(half), .memory = ring_memory_.take(half)};
+        }
+    }
+    if (shape.rebalance) {
+        constexpr size_t copies = 4;    // under way at once
+        uint64_t largest = 0;
+        for (uint32_t l = 0; l < model.layers().size(); ++l) largest = std::max(largest, aligned(model.group_bytes(l)));
+        staging_pool_ = Pool(device, copies * largest, Use::upload, "groups on their way");
+        staging_.resize(copies);
+        for (Staging& s : staging_) s.memory = staging_pool_.take(largest);
+    }
+
+    frequencies_.push_back(rope_frequencies(c));
+    if (c.window_base > 0) frequencies_.push_back(rope_frequencies(c, true));
+}
+
+// ---- a batch
+// ------------------------------------------------------------------------------------------------------------
+
+void GpuSession::begin(uint32_t position, uint32_t tokens, HeadTokens head)
+{
+    HEARTH_CHECK(tokens > 0 && tokens <= shape_.batch && position + tokens <= shape_.context);
+    HEARTH_CHECK(head.count == 0 || model_.has_head());
+    queue_.release_all();    // after an error, a batch may have been left under way, or held
+    queue_.wait(last_work_);
+    published_numbers_.resize(model_.layers().size() + 1);
+    position_ = position;
+    tokens_ = tokens;
+    submits_ = waits_ = head_rows_ = 0;
+    streamed_bytes_ = 0;
+    notices_.clear();
+    *static_cast<uint32_t*>(broken_.mapped) = 0;
+    set_step(head);
+    const double magnitude = model_.config().rope_magnitude;
+    for (size_t set = 0; set < frequencies_.size(); ++set) {
+        float* out = static_cast<float*>(angles_.mapped) + set * angle_set();
+        for (uint32_t t = 0; t < tokens; ++t)
+            for (const double frequency : frequencies_[set]) {
+                *out++ = float(magnitude * std::cos((position + t) * frequency));
+                *out++ = float(magnitude * std::sin((position + t) * frequency));
+            }
+    }
+}
+
+void GpuSession::set_step(HeadTokens head)
+{
+    HEARTH_CHECK(head.first + head.count <= tokens_ && head.count <= head_rows && (!head.best || head.count == 1));
+    *static_cast<gpu::Step*>(step_.mapped) = {.position = position_,
+                                              .tokens = tokens_,
+                                              .head_first = head.first,
+                                              .head_tokens = head.count,
+                                              .broken = broken_.address};
+    head_ = head;
+    head_rows_ += head.count;
+}
+
+// Few sizes, each recorded once: a workgroup of a token that is not there ends at once.
+uint32_t GpuSession::capacity_for(uint32_t tokens) const
+{
+    return tokens == 1 && !watching_.activity ? 1 : tokens <= 16 ? std::min(16u, shape_.batch) : shape_.batch;
+}
+
+bool GpuSession::streams(uint32_t tokens) const
+{
+    return tokens > 1 && tokens >= shape_.stream_from && ring_[0].memory.bytes > 0;
+}
+
+GpuSession::Recording& GpuSession::recording(uint32_t tokens)
+{
+    const std::pair key(capacity_for(tokens), streams(tokens));
+    auto found = recordings_.find(key);
+    if (found == recordings_.end()) found = recordings_.emplace(key, record(key.first, key.second)).first;
+    return found->second;
+}
+
+std::vector<GpuSession::Segment>& GpuSession::segments(uint32_t tokens) { return recording(tokens).segments; }
+
+void GpuSession::submit(Segment& segment)
+{
+    Recording& recording = this->recording(tokens_);
+    const size_t number = size_t(&segment - recording.segments.data());
+    // Ahead: all at once, each but the first held until the host comes to it.
+    const bool ahead = shape_.submit == SubmitMode::ahead && tokens_ == 1;
+    if (ahead && number > 0) return queue_.release(first_held_ + number);
+    if (ahead) first_held_ = queue_.released();
+    std::vector<vulkan::Queue::Work> work;
+    for (size_t s = number; s < (ahead ? recording.segments.size() : number + 1); ++s) {
+        const uint64_t held = ahead && s > 0 ? first_held_ + s : 0;
+        const Segment& part = recording.segments[s];
+        work.push_back({&part.attention, held});
+        published_numbers_[s] = work.size();
+        if (part.ffn) work.push_back({&*part.ffn});
+        if (s + 1 == recording.segments.size() && head_.count > 0) work.push_back({&head_commands()});
+    }
+    last_work_ = queue_.submit(work);
+    for (size_t s = number; s < (ahead ? recording.segments.size() : number + 1); ++s)
+        published_numbers_[s] += last_work_ - work.size();
+    ++submits_;
+}
+
+uint64_t GpuSession::stream(const Segment& segment, host::Team& team)
+{
+    uint64_t bytes = 0;
+    for (const Streamed& part : segment.streamed) {
+        RingHalf& half = ring_[part.half];
+        copies_.wait(half.copied);
+        model_.lay_out(*segment.split, part.first, part.staged, team);
+        const vulkan::Queue::Work copy[] = {{.commands = &part.copy, .after = &queue_, .after_number = half.computed}};
+        half.copied = copies_.submit(copy);
+        const vulkan::Queue::Work compute[] = {
+            {.commands = &part.compute, .after = &copies_, .after_number = half.copied}};
+        half.computed = last_work_ = queue_.submit(compute);
+        submits_ += 2;
+        bytes += part.bytes;
+    }
+    streamed_bytes_ += bytes;
+    return bytes;
+}
+
+const Commands& GpuSession::head_commands() const
+{
+    const Recording& recording = recordings_.at({capacity_for(tokens_), streams(tokens_)});
+    return head_.best ? *recording.best : *recording.head;
+}
+
+void GpuSession::submit_head(HeadTokens head)
+{
+    HEARTH_CHECK(head.count > 0);
+    set_step(head);
+    const vulkan::Queue::Work work[] = {{&head_commands()}};
+    last_work_ = queue_.submit(work);
+    ++submits_;
+}
+
+void GpuSession::wait_published(const Segment& segment)
+{
+    queue_.wait(published_numbers_[size_t(&segment - segments(tokens_).data())]);
+    ++waits_;
+    if (watching_.timing) notices_.emplace_back(&segment.attention, clock_us());
+}
+
+void GpuSession::wait_all()
+{
+    queue_.wait(last_work_);
+    ++waits_;
+}
+
+std::span<const uint32_t> GpuSession::mask(uint32_t l) const
+{
+    return {static_cast<const uint32_t*>(mask_.mapped) + size_t(l) * group_words_, group_words_};
+}
+
+/// Groups that a decode's hot FFN of layer l computes: those in all slots, or as many as the experts of a token can
+/// have.
+uint32_t GpuSession::places(uint32_t l) const
+{
+    const uint32_t slots = uint32_t(model_.layers()[l].residency.slots().size()),
+                   most = decode_neurons(model_.config()) / group_neurons;
+    return model_.config().experts ? std::min(slots, most) : slots;
+}
+
+/// After a decode: a word per place, bit i set where neuron i of the group in it fired.
+std::span<const uint32_t> GpuSession::fired(uint32_t l) const
+{
+    return {static_cast<const uint32_t*>(fired_.mapped) + size_t(l) * group_words_, places(l)};
+}
+
+/// f(place, group) for every place of layer l that a decode filled.
+template <class F>
+void GpuSession::each_place(uint32_t l, F&& f) const
+{
+    const LayerResidency& residency = model_.layers()[l].residency;
+    const uint32_t experts = model_.config().experts;
+    uint32_t place = 0;
+    for (const uint32_t group : residency.slots())
+        if (experts == 0 || expert_weights(l)[residency.expert_of(group, experts)] != 0) f(place++, group);
+}
+
+void GpuSession::add_fired(uint32_t l, std::vector<uint32_t>& groups) const
+{
+    const std::span<const uint32_t> words = fired(l);
+    each_place(l, [&](uint32_t place, uint32_t group) { groups[group] += uint32_t(std::popcount(words[place])); });
+}
+
+/// Of the rows of those neurons that fired.
+GpuModel::FiredBytes GpuSession::fired_bytes(uint32_t l) const
+{
+    const std::span<const uint32_t> words = fired(l);
+    GpuModel::FiredBytes sum = {};
+    each_place(l, [&](uint32_t place, uint32_t group) {
+        const GpuModel::FiredBytes bytes = model_.fired_bytes(l, group, words[place]);
+        sum.up += bytes.up;
+        sum.down += bytes.down;
+    });
+    return sum;
+}
+
+/// Resident neurons that a decode looked at.
+uint32_t GpuSession::chosen_neurons(uint32_t l) const
+{
+    if (model_.config().experts == 0) return model_.layers()[l].gate.rows;
+    uint32_t groups = 0;
+    each_place(l, [&](uint32_t, uint32_t) { ++groups; });
+    return groups * group_neurons;
+}
+
+bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
+{
+    Staging& staging = staging_[next_staging_];
+    if (queue_.done() < staging.work) return false;
+    next_staging_ = (next_staging_ + 1) % staging_.size();
+    model_.lay_out_group(l, group, static_cast<std::byte*>(staging.memory.mapped));
+    staging.commands.emplace(model_.device(), false);
+    staging.commands->stage("rebalance", l, model_.group_bytes(l));
+    const GpuModel::Layer& layer = model_.layers()[l];
+    Slice from = staging.memory;
+    for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down_t, &layer.bias}) {
+        const uint64_t bytes = m->RowLayout::bytes(group_neurons);
+        if (bytes == 0) continue;
+        Slice to = m->memory;
+        to.offset += slot * bytes;
+        to.bytes -= slot * bytes;
+        staging.commands->copy(from, to, bytes);
+        from.offset += bytes;
+        from.bytes -= bytes;
+    }
+    if (model_.config().experts) {
+        Slice to = layer.group_experts;
+        to.offset += slot * sizeof(uint32_t);
+        to.bytes = from.bytes = sizeof(uint32_t);
+        staging.commands->copy(from, to, to.bytes);
+    }
+    staging.commands->end();
+    const vulkan::Queue::Work work[] = {{&*staging.commands}};
+    staging.work = last_work_ = queue_.submit(work);
+    model_.put(l, slot, group);
+    return true;
+}
+
+// ---- statistics
+// ---------------------------------------------------------------------------------------------------------
+
+void GpuSession::report(FeedStats& stats) const
+{
+    stats.submits += submits_;
+    stats.waits += waits_;
+    stats.downloaded += downloaded();
+    count_neurons(stats);
+    stats.streamed_bytes += streamed_bytes_;
+    const Recording& recording = recordings_.at({capacity_for(tokens_), streams(tokens_)});
+    std::vector<vulkan::StageTime> times;
+    const auto add = [&](const Commands& commands) {
+        stats.dispatches += commands.dispatches();
+        for (const vulkan::StageTime& t : commands.times()) times.push_back(t);
+    };
+    for (const Segment& segment : recording.segments) {
+        add(segment.attention);
+        if (segment.ffn) add(*segment.ffn);
+        for (const Streamed& part : segment.streamed) add(part.compute);
+    }
+    if (head_.count > 0) add(head_commands());
+    // The host learns of a segment's end a little later than it happens: the shortest delay seen shows how far the
+    // clocks are apart.
+    for (const auto& [commands, noticed] : notices_)
+        if (const std::vector<vulkan::StageTime> stages = commands->times(); !stages.empty()) {
+            const double offset = noticed - (stages.back().start_us + stages.back().us);
+            if (clock_offset_us_ == 0 || offset < clock_offset_us_) clock_offset_us_ = offset;
+        }
+    add_stages(times, stats);
+}
+
+/// Without what is watched.
+uint64_t GpuSession::downloaded() const
+{
+    const Config& c = model_.config();
+    const uint64_t x = uint64_t(tokens_) * c.dim * sizeof(float);
+    uint64_t bytes = model_.has_head() ? 0 : x;    // the residual
+    for (uint32_t l = 0; l < model_.layers().size(); ++l) {
+        const GpuModel::Layer& layer = model_.layers()[l];
+        bytes += uint64_t(tokens_) * c.experts * sizeof(float);
+        if (layer.split() && !streams(tokens_)) bytes += x;
+        if (tokens_ > 1 || watching_.activity) continue;
+        if (layer.split() && shape_.sparsity[l].predictor != Predictor::none)
+            bytes += layer.residency.groups() * sizeof(uint32_t);
+        if (layer.down_t.rows > 0) bytes += places(l) * sizeof(uint32_t);
+    }
+    return bytes + (head_.best ? sizeof(uint32_t) : uint64_t(head_rows_) * c.vocab * sizeof(float));
+}
+
+void GpuSession::count_neurons(FeedStats& stats) const
+{
+    const auto& layers = model_.layers();
+    for (uint32_t l = 0; l < layers.size(); ++l) {
+        LayerCounts& layer = stats.layers[l];
+        layer.split = layers[l].split();
+        layer.resident = layers[l].residency.resident_neurons();
+        if (tokens_ > 1 || watching_.activity) continue;
+        if (layers[l].down.rows > 0) layer.active_device = layer.resident;    // where this is, nothing is ever zero
+        else
+            for (const uint32_t word : fired(l)) layer.active_device += uint32_t(std::popcount(word));
+    }
+}
+
+/// The recorded byte counts are of the most that a stage can read; here they become what it did read.
+void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedStats& stats) const
+{
+    const Config& c = model_.config();
+    double hot_start = 0;
+    LayerCounts* hot = nullptr;    // the split layer whose join is still to come
+    for (const vulkan::StageTime& t : times) {
+        Stage stage = {.name = t.name,
+                       .layer = t.index,
+                       .on_device = true,
+                       .bytes = t.bytes,
+                       .us = t.us,
+                       .start_us = t.start_us + clock_offset_us_};
+        const bool of_ffn = t.name == "ffn_up" || t.name == "glu" || t.name == "ffn_down";
+        if (hot && !of_ffn) {    // the join: it starts when both shares are there
+            hot->both_us = t.start_us - hot_start;
+            hot = nullptr;
+        }
+        if (t.name == "attend")
+            stage.bytes =
+                kv_bytes_read(position_, tokens_, cache_bytes(c, 1, shape_.kv.k) + cache_bytes(c, 1, shape_.kv.v),
+                              model_.layers()[t.index].window);
+        if (of_ffn) {
+            const GpuModel::Layer& w = model_.layers()[t.index];
+            LayerCounts& layer = stats.layers[t.index];
+            if (tokens_ == 1 && t.name == "ffn_down" && w.down_t.rows > 0)
+                stage.bytes = fired_bytes(t.index).down;    // zeros are never read
+            if (tokens_ == 1 && t.name == "ffn_up") {
+                const uint32_t looked_at = chosen_neurons(t.index);
+                const auto bytes_of = [&](const GpuMatrix& m) {
+                    return m.rows > 0 ? m.part(0, looked_at).row_bytes : 0;
+                };
+                stage.bytes =
+                    bytes_of(w.gate) + (shape_.sparsity[t.index].cut >= 0 ? fired_bytes(t.index).up : bytes_of(w.up));
+            }
+            if (layer.split && t.name == "ffn_up") {
+                hot_start = t.start_us;
+                hot = &layer;
+            }
+            layer.device_us += t.us;
+        }
+        stats.stages.push_back(stage);
+    }
+}
+
+}    // namespace hearth

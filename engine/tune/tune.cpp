@@ -1,0 +1,455 @@
+#include "engine/tune/tune.h"
+
+#include "engine/tune/measure.h"
+#include "engine/tune/products.h"
+#include "host/attention.h"
+
+#include <atomic>
+#include <bit>
+#include <cstring>
+#include <thread>
+
+namespace hearth {
+
+namespace {
+
+using vulkan::Buffer, vulkan::Commands, vulkan::Queue, vulkan::Use;
+
+constexpr uint32_t dim = 4096, rows_per_step = 1024;
+constexpr float nothing_fires = 1e30f;
+
+/// MXFP4's scale is an exponent, and most exponents make numbers without use; its rows are read as IQ4_NL's are, which
+/// have a byte more in 18.
+WeightType measured_as(WeightType type) { return type == WeightType::mxfp4 ? WeightType::iq4_nl : type; }
+
+// ---- host
+// ----------------------------------------------------------------------------------------------------------------
+
+/// As a model's layers do, the work walks through memory that no cache holds.
+class HostMeasurement {
+  public:
+    HostMeasurement(host::Team& team, uint64_t bytes) : team_(team), memory_(bytes), x_(some_vector(dim)), y_(1 << 16)
+    {
+        fill_weights(memory_.data(), bytes);
+    }
+
+    SideRates measure(const std::function<void(double)>& progress)
+    {
+        SideRates rates;
+        team_.hold([&] {
+            std::atomic<uint32_t> sink = 0;
+            constexpr int loops = 200;
+            rates.step_us = 1e6 / loops * median_time([&] {
+                                for (int i = 0; i < loops; ++i)
+                                    team_.parallel(team_.size(), [&](uint32_t c) { sink.fetch_add(c); });
+                            });
+            for (size_t f = 0; f < std::size(weight_formats); ++f) {
+                rates.rows[f] = rows(measured_as(weight_formats[f].type));
+                progress(double(f + 1) / std::size(weight_formats));
+            }
+            rates.kv = kv();
+            rates.read = read();
+        });
+        rates.vector = rates.signs = rates.kv;    // both are small on the host
+        return rates;
+    }
+
+    double dot(WeightType type)
+    {
+        const Matrix all = {type, uint32_t(memory_.size() / row_bytes(type, dim)), dim, memory_.data()};
+        host::Inputs inputs;
+        inputs.prepare(team_, x_.data(), 1, dim, is_quantised(type));
+        y_.resize(std::max<size_t>(y_.size(), all.rows));
+        return gb_per_s(all.bytes(), median_time([&] { host::multiply(team_, all, inputs, y_.data()); }));
+    }
+
+    /// Billions of products a second, of a matrix with many tokens.
+    double products(WeightType type)
+    {
+        constexpr uint32_t tokens = 128;
+        const Matrix some = {type, rows_per_step, dim, memory_.data()};
+        const std::vector<float> x = some_vector(tokens * dim);
+        std::vector<float> y(size_t(tokens) * some.rows);
+        const double t = median_time([&] {
+            host::Inputs inputs;
+            inputs.prepare(team_, x.data(), tokens, dim, is_quantised(type));
+            host::multiply(team_, some, inputs, y.data());
+        });
+        return double(some.rows) * dim * tokens / t / 1e9;
+    }
+
+    /// GB/s of rows laid out as the device has them.
+    double laid_out(WeightType type)
+    {
+        const uint64_t size = uint64_t(row_quads(type, dim)) * 16;
+        const Matrix all = {type, uint32_t(memory_.size() / 2 / size), dim,
+                            memory_.data()};    // the other half takes them
+        std::byte* const to = memory_.data() + memory_.size() / 2;
+        const double t = median_time([&] {
+            host::parallel_rows(team_, all.rows, size, [&](uint32_t first, uint32_t last) {
+                for (uint32_t r = first; r < last; ++r) lay_out_row(type, all.row(r), dim, to + r * size);
+            });
+        });
+        fill_weights(to, memory_.size() / 2);
+        return gb_per_s(all.bytes(), t);
+    }
+
+  private:
+    RowRates rows(WeightType type)
+    {
+        const uint64_t matrix = uint64_t(rows_per_step) * row_bytes(type, dim);
+        const uint32_t layers = std::max<uint32_t>(1, uint32_t(memory_.size() / (3 * matrix)));
+        std::vector<uint32_t> neurons(rows_per_step);
+        for (uint32_t i = 0; i < rows_per_step; ++i) neurons[i] = i;
+        host::Inputs inputs;
+        inputs.prepare(team_, x_.data(), 1, dim, is_quantised(type));
+        host::FfnScratch scratch;
+        std::vector<float> y(dim);
+        host::FfnCounts counts;
+        const auto all_layers = [&](float cut) {
+            return median_time([&] {
+                for (uint32_t l = 0; l < layers; ++l) {
+                    const std::byte* at = memory_.data() + 3 * l * matrix;
+                    const auto part = [&](uint64_t i) { return Matrix{type, rows_per_step, dim, at + i * matrix}; };
+                    const host::FfnCounts one =
+                        host::cold_ffn(team_, {part(0), part(1), part(2), host::Activation::relu}, neurons, inputs, cut,
+                                       y.data(), scratch);
+                    counts = {counts.active + one.active, counts.bytes + one.bytes};
+                }
+            });
+        };
+        const double gates = all_layers(nothing_fires);
+        counts = {};
+        const double fired = all_layers(0);
+        constexpr int runs = 6;    // of median_time
+        const uint64_t fired_bytes = (counts.bytes - runs * layers * matrix) / runs;
+        return {.dot = dot(type),
+                .gate = gb_per_s(layers * matrix, gates),
+                .fired = gb_per_s(fired_bytes, std::max(fired - gates, fired / 10))};
+    }
+
+    double read()
+    {
+        const std::span<const uint64_t> words(reinterpret_cast<const uint64_t*>(memory_.data()),
+                                              memory_.size() / sizeof(uint64_t));
+        return gb_per_s(memory_.size(), median_time([&] { sum += host::sum_words(team_, words); }));
+    }
+
+    double kv()
+    {
+        constexpr uint32_t heads = 32, head_dim = 128, context = 1024;
+        host::KvCache keys_and_values({}, heads, context, head_dim);
+        for (const host::KvCache::Side* side : {&keys_and_values.keys(), &keys_and_values.values()})
+            std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), side->bytes / sizeof(uint16_t),
+                        uint16_t(0x3000));
+        host::AttendScratch scratch;
+        const std::vector<double> frequencies = host::rope_frequencies(head_dim, 10000);
+        const host::AttentionShape shape = {
+            .heads = heads, .kv_heads = heads, .head_dim = head_dim, .scale = 0.1f, .rope = {frequencies}};
+        std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
+        const double t = median_time([&] {
+            host::attend(team_, shape, keys_and_values, context - 1, 1, q.data(), k.data(), v.data(), out.data(),
+                         scratch);
+        });
+        return gb_per_s(keys_and_values.keys().bytes + keys_and_values.values().bytes, t);
+    }
+
+    host::Team& team_;
+    std::atomic<uint64_t> sum = 0;    // so that the reading is not left out
+    std::vector<std::byte> memory_;
+    std::vector<float> x_, y_;
+};
+
+// ---- device
+// --------------------------------------------------------------------------------------------------------------
+
+class DeviceMeasurement {
+  public:
+    DeviceMeasurement(std::shared_ptr<vulkan::Device> device, uint64_t bytes, const RowVariants& variants)
+        : device_(device), kernels_(device, config(), variants), queue_(device),
+          weights_(device, bytes, Use::device, "the measurement"), x_(device, 2 << 20, Use::device, "the measurement"),
+          step_(device, 8192, Use::readback, "the measurement"), out_(device, 16 << 20, Use::device, "the measurement")
+    {
+        const std::vector<float> x = some_vector(dim);
+        vulkan::Uploader uploader(device);
+        const uint64_t x_bytes = x.size() * sizeof(float);
+        uploader.upload({x_.handle(), 0, x_bytes, x_.address(), nullptr}, 1, x_bytes,
+                        [&](std::byte* to, uint64_t, uint64_t) { std::memcpy(to, x.data(), x_bytes); });
+        const vulkan::Slice weights = {weights_.handle(), 0, bytes, weights_.address(), nullptr};
+        uploader.upload(weights, bytes >> 20, 1 << 20,
+                        [&](std::byte* to, uint64_t, uint64_t count) { fill_weights(to, count << 20); });
+        vulkan::Pool staging(device, vulkan::Uploader::staging_bytes, Use::upload, "the measurement");
+        const vulkan::Slice from = staging.take(vulkan::Uploader::staging_bytes);
+        upload = gb_per_s(from.bytes, queue_.time([&](Commands& c) {
+            c.stage("tune", 0, 0);
+            c.copy(from, weights, from.bytes);
+        }));
+        queue_.run([&](Commands& c) {
+            c.stage("tune", 0, 0);
+            c.dispatch(kernels_.quantise, {ceil_div(dim / 32, 64)},
+                       {.x = x_.address(), .high = planes(0), .low = planes(1), .scale = planes(2), .n = dim});
+        });
+    }
+
+    double upload = 0;
+
+    SideRates measure(const std::function<void(double)>& progress)
+    {
+        SideRates rates;
+        constexpr int chain = 100;
+        const auto norms = [&](uint32_t n, uint32_t parts) {
+            return queue_.time([&](Commands& c) {
+                for (int i = 0; i < chain; ++i) {
+                    c.stage("tune", 0, 0);
+                    c.dispatch(kernels_.join, {1},
+                               {.step = step_address(),
+                                .base = x_.address(),
+                                .parts = weights_.address(),
+                                .cold = 0,
+                                .weight = x_.address(),
+                                .residual = out_.address(),
+                                .y = out_.address() + (1 << 20),
+                                .published = 0,
+                                .n = n,
+                                .part_count = parts,
+                                .part_stride = n,
+                                .has_cold = 0,
+                                .publish = 0,
+                                .head = 0,
+                                .eps = 1e-5f,
+                                .gain = 1});
+                }
+            }) / chain;
+        };
+        const double small = norms(32, 0), large = norms(dim, 16);
+        rates.step_us = small * 1e6;
+        rates.vector = gb_per_s(uint64_t(dim) * sizeof(float) * 19, std::max(large - small, large / 10));
+        for (size_t f = 0; f < std::size(weight_formats); ++f) {
+            rates.rows[f] = rows(measured_as(weight_formats[f].type), rates.step_us * 1e-6);
+            progress(double(f + 1) / std::size(weight_formats));
+        }
+        rates.kv = kv(rates.step_us * 1e-6);
+        rates.signs = rates.of(WeightType::f32).dot;
+        return rates;
+    }
+
+    double dot(WeightType type)
+    {
+        const uint32_t stride = row_quads(type, dim), rows = uint32_t(weights_.bytes() / (stride * 16));
+        return gb_per_s(weights_.bytes(),
+                        queue_.time([&](Commands& c) { matvec(c, type, std::min(rows, uint32_t(out_.bytes() / 4))); }));
+    }
+
+    double submit_s() { return submit_; }
+
+    /// Submit something that does nothing, and notice that it is done; `ahead`: it was submitted before and is let go.
+    double round_trip(bool ahead)
+    {
+        constexpr int trips = 50;
+        std::vector<Commands> empty;
+        for (int i = 0; i < trips; ++i) {
+            empty.emplace_back(device_, false);
+            empty.back().stage("tune", 0, 0);
+            empty.back().end();
+        }
+        return median_time([&] {
+                   double submitting = 0;
+                   uint64_t last = 0;
+                   const uint64_t base = queue_.released();
+                   if (ahead) {
+                       std::vector<Queue::Work> work;
+                       for (int i = 0; i < trips; ++i) work.push_back({&empty[i], base + i + 1});
+                       last = queue_.submit(work) - trips;
+                   }
+                   for (int i = 0; i < trips; ++i) {
+                       const double start = seconds();
+                       if (ahead) {
+                           queue_.release(base + i + 1);
+                           ++last;
+                       } else {
+                           const Queue::Work work[] = {{&empty[i]}};
+                           last = queue_.submit(work);
+                       }
+                       submitting += seconds() - start;
+                       queue_.wait(last);
+                   }
+                   if (!ahead) submit_ = submitting / trips;
+               }) /
+               trips;
+    }
+
+  private:
+    static Config config()
+    {
+        Config c;
+        c.dim = dim;
+        c.head_dim = 128;
+        c.activation = host::Activation::relu;
+        return c;
+    }
+
+    uint64_t planes(int part) const { return x_.address() + (1 << 20) + part * (256 << 10); }
+
+    uint64_t step_address()
+    {
+        *step_.mapped<gpu::Step>() = {.position = 1023, .tokens = 1, .head_first = 0, .head_tokens = 0};
+        return step_.address();
+    }
+
+    void matvec(Commands& c, WeightType type, uint32_t rows)
+    {
+        c.stage("tune", 0, 0);
+        const RowVariant variant = kernels_.variant(type, rows, dim);
+        c.dispatch(kernels_.matvec(type, variant), row_groups(rows, variant),
+                   {.weight = weights_.address(),
+                    .x = x_.address(),
+                    .high = planes(0),
+                    .low = planes(1),
+                    .scale = planes(2),
+                    .y = out_.address(),
+                    .rows = rows,
+                    .cols = dim,
+                    .stride = row_quads(type, dim)});
+    }
+
+    RowRates rows(WeightType type, double step)
+    {
+        const uint32_t stride = row_quads(type, dim);
+        const uint64_t row = uint64_t(stride) * 16;
+        const uint32_t dot_rows = uint32_t(std::min<uint64_t>(weights_.bytes() / row, out_.bytes() / sizeof(float)));
+        const uint32_t neurons = uint32_t(weights_.bytes() / row / 3) / 32 * 32, slices = 16;
+        Buffer fires(device_, neurons / 8, Use::readback, "the measurement");
+        const RowVariant variant = kernels_.variant(type, neurons, dim);
+        const auto block = [&](float cut) {
+            return queue_.time([&](Commands& c) {
+                c.stage("tune", 0, 0);
+                c.dispatch(kernels_.ffn_up(type, type, variant), row_groups(neurons, variant),
+                           {.gate = weights_.address(),
+                            .up = weights_.address() + neurons * row,
+                            .x = x_.address(),
+                            .high = planes(0),
+                            .low = planes(1),
+                            .scale = planes(2),
+                            .h = out_.address(),
+                            .neurons = neurons,
+                            .cols = dim,
+                            .gate_stride = stride,
+                            .up_stride = stride,
+                            .cut = cut});
+                c.stage("tune", 0, 0);
+                c.dispatch(kernels_.ffn_down(type), {ceil_div(dim, gpu::ffn_down_chunks * chunk_weights(type)), slices},
+                           {.down = weights_.address() + 2 * neurons * row,
+                            .h = out_.address(),
+                            .parts = out_.address() + (8 << 20),
+                            .fired = fires.address(),
+                            .neurons = neurons,
+                            .cols = dim,
+                            .stride = stride,
+                            .slices = slices,
+                            .part_stride = dim});
+            });
+        };
+        const double dot = queue_.time([&](Commands& c) { matvec(c, type, dot_rows); });
+        const double gates = block(nothing_fires), all = block(0);
+        uint64_t fired = 0;
+        for (uint32_t i = 0; i < neurons / 32; ++i) fired += uint64_t(std::popcount(fires.mapped<uint32_t>()[i]));
+        return {.dot = gb_per_s(dot_rows * row, std::max(dot - step, dot / 10)),
+                .gate = gb_per_s(neurons * row, std::max(gates - 2 * step, gates / 10)),
+                .fired = gb_per_s(2 * fired * row, std::max(all - gates, all / 10))};
+    }
+
+    double kv(double step)
+    {
+        constexpr uint32_t heads = 32, context = 1024;
+        const uint64_t cache = uint64_t(heads) * context * 128 * sizeof(uint16_t);
+        if (2 * cache > weights_.bytes()) return 1;
+        const uint32_t splits = kernels_.attend_splits(heads, context);
+        const uint64_t counters = 4096;    // behind the step
+        std::fill_n(reinterpret_cast<uint32_t*>(step_.mapped<std::byte>() + counters), heads, 0u);
+        const double t = queue_.time([&](Commands& c) {
+            c.stage("tune", 0, 0);
+            c.dispatch(kernels_.attend({}, {}), {heads, 1, splits},
+                       {.step = step_address(),
+                        .q = x_.address(),
+                        .k_cache = weights_.address(),
+                        .v_cache = weights_.address() + cache,
+                        .y = out_.address(),
+                        .parts = out_.address() + (8 << 20),
+                        .counters = step_.address() + counters,
+                        .heads = heads,
+                        .kv_heads = heads,
+                        .context = context,
+                        .splits = splits,
+                        .scale = 0.09f});
+        });
+        return gb_per_s(2 * cache, std::max(t - step, t / 10));
+    }
+
+    std::shared_ptr<vulkan::Device> device_;
+    GpuKernels kernels_;
+    MeasuredQueue queue_;
+    Buffer weights_, x_, step_, out_;
+    double submit_ = 0;
+};
+
+}    // namespace
+
+Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>& device, const Progress& progress,
+                        const Warn& warn)
+{
+    Machine m;
+    m.kernels = host::kernels().name;
+    m.threads = team.size();
+    const double host_share = device ? 0.3 : 1;
+    HostMeasurement host(team, 192 << 20);
+    m.host = host.measure([&](double share) { progress(share * host_share); });
+    if (!device) return m;
+
+    m.device = device->info().name;
+    m.driver = device->info().driver;
+    m.software = device->info().kind == vulkan::DeviceKind::software;
+    team.hold([&] {
+        for (size_t f = 0; f < std::size(weight_formats); ++f) {
+            const WeightType type = measured_as(weight_formats[f].type);
+            m.host_products[f] = host.products(type);
+            m.laid_out[f] = host.laid_out(type);
+            progress(0.3 + 0.05 * double(f + 1) / std::size(weight_formats));
+        }
+    });
+    m.row_variants = tune_rows(
+        device, m.software ? 512 << 10 : 192 << 20, [&](double share) { progress(0.35 + share * 0.3); }, warn);
+    // A software device's compiler takes a second for each of these kernels.
+    std::vector<WeightType> types = {WeightType::f16, WeightType::q8_0, WeightType::q4_0};
+    if (!m.software) {
+        types.clear();
+        for (const WeightFormat& f : weight_formats) types.push_back(f.type);
+    }
+    m.products = tune_products(
+        device, types, m.software ? ProductSize{128, 512, 64} : ProductSize{4096, 4096, 256},
+        [&](double share) { progress(0.65 + share * 0.1); }, warn);
+    DeviceMeasurement measurement(device, m.software ? 24 << 20 : 192 << 20, m.row_variants);
+    m.on_device = measurement.measure([&](double share) { progress(0.75 + share * 0.2); });
+    for (const RowRates& r : m.on_device.rows)
+        m.on_device.read = std::max(m.on_device.read, r.dot);    // its fastest matrix kernel
+    m.upload = measurement.upload;
+    m.round_trip_us = measurement.round_trip(false) * 1e6;
+    m.submit_us = measurement.submit_s() * 1e6;
+    m.release_us = measurement.round_trip(true) * 1e6;
+
+    // Both at once: a GPU that shares the host's memory gains little.
+    double host_alone = 0, device_alone = 0, host_both = 0, device_both = 0;
+    team.hold([&] { host_alone = host.dot(WeightType::f16); });
+    device_alone = measurement.dot(WeightType::f16);
+    std::atomic<bool> more = true;
+    std::thread other([&] {
+        while (more) device_both = measurement.dot(WeightType::f16);
+    });
+    team.hold([&] { host_both = host.dot(WeightType::f16); });
+    more = false;
+    other.join();
+    m.together = (host_both + device_both) / std::max(host_alone, device_alone);
+    progress(1);
+    return m;
+}
+
+}    // namespace hearth

@@ -1,0 +1,35 @@
+// From what was typed, and from the environment, to what CLI11 reads.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace hearth::tools {
+
+/// A wrong command line: one sentence, exit code 2.
+struct WrongUse : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+struct CommandLine {
+    std::vector<std::string> words;    // a subcommand, its options, and behind "--" the rest; or --help or --version
+    std::vector<std::string> notes;    // what was accepted and changes nothing, and what the environment said
+    std::vector<std::pair<std::string, std::string>> environment;    // HEARTH_ variable, and the option that it is
+};
+
+/// Every option of a subcommand can be given in the environment, too: --ctx-size as HEARTH_CTX_SIZE. The command line
+/// comes first.
+std::string environment_name(std::string_view option);
+
+/// `typed` is without the program's name. Other programs' names of our options become ours, options whose meaning
+/// Hearth decides itself become a note. Without a subcommand it is `run`; and `run` without a text, on a terminal, is
+/// `chat`. Throws WrongUse.
+CommandLine read_command_line(const std::vector<std::string>& typed, const CLI::App& app);
+
+/// The help of the program or of a subcommand, by groups, in lines of at most 100 columns.
+std::string help_text(const CLI::App& app, const std::string& name);
+
+}    // namespace hearth::tools

@@ -1,0 +1,171 @@
+// The machine's figures as JSON: measured by `hearth tune`, read by whatever plans.
+#include "engine/system/folders.h"
+#include "tools/hearth/cli.h"
+
+#include <fstream>
+
+namespace hearth::tools {
+
+namespace {
+
+template <class F>
+void each_figure(SideRates& r, F&& f)
+{
+    f("read", r.read);
+    f("kv", r.kv);
+    f("vector", r.vector);
+    f("signs", r.signs);
+    f("step_us", r.step_us);
+}
+
+template <class F>
+void each_figure(Machine& m, F&& f)
+{
+    f("submit_us", m.submit_us);
+    f("round_trip_us", m.round_trip_us);
+    f("release_us", m.release_us);
+    f("upload", m.upload);
+    f("together", m.together);
+}
+
+nlohmann::json side_json(SideRates r)
+{
+    nlohmann::json rows;
+    for (size_t i = 0; i < std::size(weight_formats); ++i)
+        rows[std::string(weight_formats[i].name)] = {
+            {"dot", r.rows[i].dot}, {"gate", r.rows[i].gate}, {"fired", r.rows[i].fired}};
+    nlohmann::json json = {{"rows", rows}};
+    each_figure(r, [&](const char* name, double& x) { json[name] = x; });
+    return json;
+}
+
+double figure(const nlohmann::json& at, const char* name)
+{
+    const double x = at.at(name).get<double>();
+    if (!(x >= 0)) throw Error("{} is {}", name, x);
+    return x;
+}
+
+uint32_t whole(const nlohmann::json& at, const char* name)
+{
+    const nlohmann::json& x = at.at(name);
+    if (!x.is_number_unsigned() || x.get<uint64_t>() > UINT32_MAX)
+        throw Error("{} is {}, expected a whole number", name, printable(x.dump()));
+    return x.get<uint32_t>();
+}
+
+SideRates side_from(const nlohmann::json& json)
+{
+    SideRates r;
+    for (size_t i = 0; i < std::size(weight_formats); ++i) {
+        const nlohmann::json& row = json.at("rows").at(std::string(weight_formats[i].name));
+        r.rows[i] = {figure(row, "dot"), figure(row, "gate"), figure(row, "fired")};
+    }
+    each_figure(r, [&](const char* name, double& x) { x = figure(json, name); });
+    return r;
+}
+
+/// Of the formats that were measured.
+nlohmann::json products_json(const Machine& m)
+{
+    nlohmann::json json = nlohmann::json::object();
+    for (size_t f = 0; f < std::size(weight_formats); ++f) {
+        nlohmann::json format;
+        if (m.host_products[f] > 0) format["host"] = m.host_products[f];
+        if (m.laid_out[f] > 0) format["laid_out"] = m.laid_out[f];
+        for (const Product p : products)
+            if (const double rate = m.products[f][size_t(p)]; rate > 0) format[std::string(product_name(p))] = rate;
+        if (!format.is_null()) json[std::string(weight_formats[f].name)] = format;
+    }
+    return json;
+}
+
+void read_products(const nlohmann::json& json, Machine& m)
+{
+    for (size_t f = 0; f < std::size(weight_formats); ++f) {
+        const nlohmann::json format = json.value(std::string(weight_formats[f].name), nlohmann::json::object());
+        const auto figure = [&](std::string_view name) { return std::max(format.value(std::string(name), 0.0), 0.0); };
+        m.host_products[f] = figure("host");
+        m.laid_out[f] = figure("laid_out");
+        for (const Product p : products) m.products[f][size_t(p)] = figure(product_name(p));
+    }
+}
+
+nlohmann::json variants_json(const RowVariants& variants)
+{
+    nlohmann::json json = nlohmann::json::object();
+    for (size_t c = 0; c < std::size(matrix_classes); ++c)
+        for (size_t f = 0; f < std::size(weight_formats); ++f)
+            if (const std::optional<RowVariant>& v = variants.choice[c][f])
+                json[std::string(matrix_classes[c].name)][std::string(weight_formats[f].name)] = {
+                    {"subgroup", v->subgroup}, {"subgroups", v->subgroups}, {"rows", v->rows}, {"int_dot", v->int_dot}};
+    return json;
+}
+
+/// What is not there was not measured.
+RowVariants variants_from(const nlohmann::json& json)
+{
+    RowVariants variants;
+    for (size_t c = 0; c < std::size(matrix_classes); ++c)
+        for (size_t f = 0; f < std::size(weight_formats); ++f) {
+            const auto of_class = json.find(matrix_classes[c].name);
+            if (of_class == json.end() || !of_class->contains(weight_formats[f].name)) continue;
+            const nlohmann::json& v = of_class->at(std::string(weight_formats[f].name));
+            variants.choice[c][f] =
+                RowVariant{whole(v, "subgroup"), whole(v, "subgroups"), whole(v, "rows"), v.at("int_dot")};
+        }
+    return variants;
+}
+
+}    // namespace
+
+nlohmann::json to_json(const Machine& machine)
+{
+    Machine m = machine;
+    nlohmann::json json = {{"device", m.device},
+                           {"driver", m.driver},
+                           {"kernels", m.kernels},
+                           {"threads", m.threads},
+                           {"software", m.software},
+                           {"host", side_json(m.host)},
+                           {"on_device", side_json(m.on_device)},
+                           {"row_variants", variants_json(m.row_variants)},
+                           {"products", products_json(m)}};
+    each_figure(m, [&](const char* name, double& x) { json[name] = x; });
+    return json;
+}
+
+Machine read_machine(const std::filesystem::path& path)
+{
+    std::ifstream file(path);
+    if (!file) throw Error("{} cannot be read: measure this machine with `hearth tune`", path.string());
+    try {
+        const nlohmann::json json = nlohmann::json::parse(file);
+        Machine m = {.device = json.at("device"),
+                     .driver = json.at("driver"),
+                     .kernels = json.at("kernels"),
+                     .threads = whole(json, "threads"),
+                     .software = json.at("software"),
+                     .host = side_from(json.at("host")),
+                     .on_device = side_from(json.at("on_device")),
+                     .row_variants = variants_from(
+                         json.value("row_variants", nlohmann::json::object()))};    // older files have none
+        each_figure(m, [&](const char* name, double& x) { x = figure(json, name); });
+        read_products(json.value("products", nlohmann::json::object()), m);    // older files have none
+        return m;
+    } catch (const std::exception& e) {
+        throw Error("{} is not a file of `hearth tune` ({}): measure this machine again", path.string(), e.what());
+    }
+}
+
+std::filesystem::path machine_path(const std::string& device, const std::string& driver, unsigned threads)
+{
+    const std::filesystem::path folder = cache_folder();
+    if (folder.empty()) return {};
+    std::string name = fmt::format("machine {} {} {}", device.empty() ? "cpu" : device, driver, threads);
+    for (char& ch : name)
+        if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '-';
+    return folder / (name + ".json");
+}
+
+}    // namespace hearth::tools

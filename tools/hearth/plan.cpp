@@ -1,0 +1,126 @@
+// hearth plan: who would get what for a memory budget, and the speed to expect. Loads nothing.
+#include "tools/hearth/cli.h"
+#include "tools/hearth/confine.h"
+
+#include <sstream>
+
+namespace hearth::tools {
+
+namespace {
+
+struct PlanOptions {
+    EngineOptions engine;
+    std::vector<std::optional<uint64_t>> budgets;
+    std::optional<double> position;
+    bool json = false;
+};
+
+constexpr double mib = 1 << 20;
+
+std::string speed(const PlanReport& r)
+{
+    return r.expected_us ? fmt::format("{:.2f} tokens/s", 1e6 / *r.expected_us)
+                         : "speed unknown: run `hearth tune` first";
+}
+
+std::string table(const Planner& planner, const PlanReport& r)
+{
+    const Needs& needs = planner.needs();
+    std::string out = fmt::format("budget {:.1f} MiB, used {:.1f} MiB: attention of {} of {} layers{}; {}\n\n",
+                                  double(r.budget) / mib, double(r.plan.bytes) / mib, r.plan.layers.size(),
+                                  needs.layers.size(), r.plan.head ? ", head" : "", speed(r));
+    out += "| layer | groups on the GPU | of what fires | GPU us | CPU us | seam us | all us "
+           "|\n|---:|---:|---:|---:|---:|---:|---:|\n";
+    for (uint32_t l = 0; l < needs.layers.size(); ++l) {
+        const size_t resident = l < r.plan.layers.size() ? r.plan.layers[l].resident.size() : 0;
+        out += fmt::format("| {} | {} of {}{} | {:.0f} % |", l, resident, needs.layers[l].groups,
+                           l < r.plan.layers.size() ? "" : ", attention on the CPU", 100 * r.served[l]);
+        if (r.expected_us) {
+            const LayerEstimate e = estimate_layer(r.costs, r.plan, l);
+            out += fmt::format(" {:.1f} | {:.1f} | {:.1f} | {:.1f} |\n", e.device, e.host, e.seam, e.total);
+        } else {
+            out += " - | - | - | - |\n";
+        }
+    }
+    return out;
+}
+
+nlohmann::json json_of(const Planner& planner, const PlanReport& r)
+{
+    nlohmann::json layers = nlohmann::json::array();
+    for (uint32_t l = 0; l < planner.needs().layers.size(); ++l) {
+        const bool on_device = l < r.plan.layers.size();
+        nlohmann::json layer = {{"attention_on_device", on_device},
+                                {"groups", planner.needs().layers[l].groups},
+                                {"resident", on_device ? r.plan.layers[l].resident.size() : 0},
+                                {"served", r.served[l]}};
+        if (r.expected_us) {
+            const LayerEstimate e = estimate_layer(r.costs, r.plan, l);
+            layer.update({{"device_us", e.device}, {"host_us", e.host}, {"seam_us", e.seam}, {"us", e.total}});
+        }
+        layers.push_back(layer);
+    }
+    nlohmann::json json = {
+        {"budget", r.budget}, {"bytes", r.plan.bytes}, {"head_on_device", r.plan.head}, {"layers", layers}};
+    if (r.expected_us) json.update({{"expected_us", *r.expected_us}, {"expected_tokens_per_s", 1e6 / *r.expected_us}});
+    return json;
+}
+
+void plan(const PlanOptions& o)
+{
+    confinement().files(false, o.engine.device != "cpu");
+    const Planner planner(o.engine);
+    confinement().calls();
+    for (const std::string& note : planner.notes()) say("note: {}", note);
+    say("{}: {}", planner.config().name, planner.device());
+    std::vector<PlanReport> reports;
+    const double position = o.position.value_or(128);
+    for (const auto& budget : o.budgets.empty() ? std::vector<std::optional<uint64_t>>(1) : o.budgets)
+        reports.push_back(planner.plan(budget, position));
+    if (o.json) {
+        nlohmann::json all = nlohmann::json::array();
+        for (const PlanReport& r : reports) all.push_back(json_of(planner, r));
+        return print(dump({{"model", planner.config().name}, {"device", planner.device()}, {"plans", all}}));
+    }
+    if (reports.size() == 1) return print(table(planner, reports[0]));
+    std::string out =
+        "| budget MiB | used MiB | attention | groups | of what fires | expected |\n|---:|---:|---:|---:|---:|---:|\n";
+    for (const PlanReport& r : reports) {
+        uint64_t groups = 0, all = 0;
+        double served = 0;
+        for (size_t l = 0; l < planner.needs().layers.size(); ++l) {
+            all += planner.needs().layers[l].groups;
+            if (l < r.plan.layers.size()) groups += r.plan.layers[l].resident.size();
+            served += r.served[l] / double(r.served.size());
+        }
+        out += fmt::format("| {:.1f} | {:.1f} | {} of {} layers{} | {:.0f} % | {:.0f} % | {} |\n",
+                           double(r.budget) / mib, double(r.plan.bytes) / mib, r.plan.layers.size(), r.served.size(),
+                           r.plan.head ? ", head" : "", 100.0 * double(groups) / double(all), 100 * served, speed(r));
+    }
+    print(out);
+}
+
+}    // namespace
+
+Command add_plan(CLI::App& app)
+{
+    auto o = std::make_shared<PlanOptions>();
+    add_engine_options(app, o->engine);
+    app.remove_option(app.get_option("--vram-budget"));
+    group(app, "Device and memory");
+    app.add_option_function<std::vector<std::string>>(
+           "--vram-budget",
+           [o](const std::vector<std::string>& budgets) {
+               for (const std::string& b : budgets) o->budgets.emplace_back(parse_size("--vram-budget", b));
+           },
+           "GPU memory to plan for, or several: 2GiB,4GiB,8GiB (default: what is free, less a margin)")
+        ->delimiter(',')
+        ->type_name("SIZE");
+    group(app, "Output");
+    app.add_option("--at", o->position, "position in the context to expect the speed of (default: 128)")
+        ->check(number_between(0, 1 << 24));
+    app.add_flag("--json", o->json, "print JSON");
+    return [o] { plan(*o); };
+}
+
+}    // namespace hearth::tools

@@ -1,0 +1,223 @@
+// hearth profile: runs texts and counts which neurons fire. What it finds makes plans and predictors better.
+#include "tools/hearth/cli.h"
+#include "tools/hearth/confine.h"
+#include "tools/hearth/text.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace hearth::tools {
+
+namespace {
+
+struct ProfileOptions {
+    EngineOptions engine;
+    std::vector<std::string> files, merge;
+    std::string output, embed;
+    int64_t limit = 0;
+    std::optional<double> calibrate;    // share of the neurons to leave out
+    bool json = false;
+    bool anew = false;
+};
+
+/// What tells one text from another: its tokens and how they are cut into windows.
+std::string text_key(std::span<const Token> tokens, uint32_t window)
+{
+    uint64_t hash = 0xcbf29ce484222325u ^ window;
+    for (const Token t : tokens) hash = (hash ^ t) * 0x100000001b3u;
+    return fmt::format("{:016x}", hash);
+}
+
+/// The share of the neurons, or experts, that make 80 % of what fires.
+double hot_share(const LayerProfile& layer)
+{
+    std::vector<uint64_t> counts = layer.fired;
+    std::sort(counts.rbegin(), counts.rend());
+    const uint64_t all = std::accumulate(counts.begin(), counts.end(), uint64_t(0));
+    uint64_t sum = 0;
+    size_t n = 0;
+    while (n < counts.size() && double(sum) < 0.8 * double(all)) sum += counts[n++];
+    return double(n) / double(counts.size());
+}
+
+double activity(const Profile& p, const LayerProfile& layer)
+{
+    return double(std::accumulate(layer.fired.begin(), layer.fired.end(), uint64_t(0))) /
+           double(std::max<uint64_t>(p.positions, 1)) / double(layer.fired.size());
+}
+
+std::string table(const Profile& p, const Weights& weights, double recall)
+{
+    if (weights.config.experts) {
+        std::string out = fmt::format(
+            "{} positions of {} texts\n\n| layer | experts of a token | 80 % of it by |\n|---:|---:|---:|\n",
+            p.positions, p.texts.size());
+        for (size_t l = 0; l < p.layers.size(); ++l)
+            out +=
+                fmt::format("| {} | {:.2f} of {} | {:.0f} % |\n", l, activity(p, p.layers[l]) * weights.config.experts,
+                            weights.config.experts, 100 * hot_share(p.layers[l]));
+        return out;
+    }
+    const bool lowrank = weights.layers[0].fc1.rows > 0;
+    std::string out =
+        fmt::format("{} positions of {} texts, {} of them sampled\n\n| layer | fire | 80 % of it by | sign: recall | "
+                    "precision | looked at |{}\n"
+                    "|---:|---:|---:|---:|---:|---:|{}\n",
+                    p.positions, p.texts.size(), p.sampled,
+                    lowrank ? " low rank: recall | precision | looked at |" : "", lowrank ? "---:|---:|---:|" : "");
+    const auto quality = [](const PredictorQuality& q) {
+        return fmt::format(" {:.1f} % | {:.0f} % | {:.1f} % |", 100 * q.recall, 100 * q.precision, 100 * q.predicted);
+    };
+    for (size_t l = 0; l < p.layers.size(); ++l) {
+        const LayerProfile& layer = p.layers[l];
+        out += fmt::format("| {} | {:.2f} % | {:.0f} % |", l, 100 * activity(p, layer), 100 * hot_share(layer)) +
+               quality(sign_quality(layer, sign_threshold(layer, recall))) +
+               (lowrank ? quality(lowrank_quality(layer)) : "") + "\n";
+    }
+    return out;
+}
+
+nlohmann::json json_of(const Profile& p, double recall)
+{
+    nlohmann::json layers = nlohmann::json::array();
+    const auto quality = [](const PredictorQuality& q) {
+        return nlohmann::json{{"recall", q.recall}, {"precision", q.precision}, {"looked_at", q.predicted}};
+    };
+    for (const LayerProfile& layer : p.layers)
+        layers.push_back({{"fired", layer.fired},
+                          {"activity", activity(p, layer)},
+                          {"hot_share", hot_share(layer)},
+                          {"sign", quality(sign_quality(layer, sign_threshold(layer, recall)))},
+                          {"lowrank", quality(lowrank_quality(layer))}});
+    return {{"positions", p.positions}, {"sampled", p.sampled}, {"layers", layers}};
+}
+
+/// The mean over the tokens, in windows, one token at a time: as decode runs them.
+double mean_nll(const EngineOptions& options, std::span<const Token> tokens)
+{
+    Engine engine(options);
+    Session session = engine.session();
+    const size_t run = engine.context() - 1;
+    double sum = 0;
+    for (size_t done = 0; done < tokens.size(); ++done) {
+        if (done % run == 0) session.reset();
+        const Token before = done % run == 0 ? engine.tokenizer().bos() : tokens[done - 1];
+        sum += negative_log_likelihood(session.feed(std::span(&before, 1)), tokens[done]);
+    }
+    return sum / double(tokens.size());
+}
+
+/// Chooses cuts that leave out the wanted share of the neurons in every layer, and measures on the text what they cost.
+void calibrate(Profile& p, const ProfileOptions& o, const std::filesystem::path& path, std::span<const Token> tokens)
+{
+    constexpr size_t most = 2000;    // tokens: a percent of the perplexity shows
+    const std::span<const Token> some = tokens.first(std::min(most, tokens.size()));
+    p.calibration = Calibration{.sparsity = *o.calibrate, .tokens = some.size()};
+    for (const LayerProfile& layer : p.layers) p.calibration->cuts.push_back(activation_cut(layer, *o.calibrate));
+    write_profile(path, p);
+    EngineOptions options = o.engine;
+    options.profile = path;
+    options.sparsity = Sparsity::dense;
+    p.calibration->dense_nll = mean_nll(options, some);
+    options.sparsity = Sparsity::threshold;
+    p.calibration->sparse_nll = mean_nll(options, some);
+    say("leaving out {:.0f} % of the neurons takes the perplexity from {:.3f} to {:.3f} ({:+.1f} %), on the first {} "
+        "tokens",
+        100 * *o.calibrate, std::exp(p.calibration->dense_nll), std::exp(p.calibration->sparse_nll),
+        100 * std::expm1(p.calibration->sparse_nll - p.calibration->dense_nll), some.size());
+}
+
+void profile(ProfileOptions o)
+{
+    const std::filesystem::path path =
+        o.output.empty() ? profile_path(o.engine.model) : std::filesystem::path(o.output);
+    std::vector<std::string> texts;
+    for (const std::string& file : o.files) texts.push_back(read_text_file(file));
+    o.engine.batch = std::max(o.engine.batch, o.engine.context);    // a window is a batch
+    catch_interrupt();
+    confinement().allow(path);
+    if (!o.embed.empty()) confinement().allow(o.embed);
+    Engine engine = load_engine(o.engine);
+    const Weights& weights = engine.weights();
+    const Config& c = engine.config();
+
+    if (o.calibrate && host::makes_zeros(c.activation))
+        throw Error(
+            "--calibrate is for models whose activations are never zero, and {} is a ReLU model: use --sparsity exact",
+            c.name);
+    if (o.calibrate && c.experts)
+        throw Error("--calibrate is for models without experts, and {} is a mixture of experts, of which a token needs "
+                    "few anyway",
+                    c.name);
+    Profile p = empty_profile(*weights.file, c.layers, c.firing(), c.dim);
+    std::error_code ec;
+    if (!o.anew && std::filesystem::exists(path, ec))
+        p = read_profile(Gguf(path), *weights.file, c.layers, c.firing(), c.dim);
+    for (const std::string& other : o.merge)
+        merge(p, read_profile(Gguf(other), *weights.file, c.layers, c.firing(), c.dim));
+
+    write_profile(path, p);    // before the work, so that a place that cannot be written is told at once
+    Profiling profiling(engine, p);
+    ProgressBar bar("profiling");
+    const size_t run = engine.context() - 1;
+    double written = seconds();
+    for (size_t i = 0; i < texts.size() && !interrupted(); ++i) {
+        std::vector<Token> tokens = engine.tokenizer().encode(texts[i]);
+        if (o.limit) tokens.resize(std::min(tokens.size(), size_t(o.limit)));
+        if (tokens.empty()) throw Error("{} has no tokens: name a file with a text", o.files[i]);
+        const std::string key = text_key(tokens, engine.context());
+        auto text = std::find_if(p.texts.begin(), p.texts.end(), [&](const Profile::Text& t) { return t.key == key; });
+        if (text == p.texts.end()) text = p.texts.insert(p.texts.end(), {key, 0, (tokens.size() + run - 1) / run});
+        if (text->done == text->total)
+            say("note: {} is in {} already, and does not count twice", o.files[i], path.string());
+        for (; text->done < text->total && !interrupted(); ++text->done) {
+            const std::span<const Token> part =
+                std::span(tokens).subspan(text->done * run, std::min(run, tokens.size() - text->done * run));
+            std::vector<Token> input = {engine.tokenizer().bos()};
+            input.insert(input.end(), part.begin(), part.end());
+            profiling.window(input);
+            bar.show((double(i) + double(text->done) / double(text->total)) / double(texts.size()));
+            if (seconds() - written > 10) {    // so that nothing that stops this costs more
+                text->done += 1;
+                write_profile(path, p);
+                text->done -= 1;
+                written = seconds();
+            }
+        }
+    }
+    if (o.calibrate && !interrupted()) calibrate(p, o, path, engine.tokenizer().encode(texts.at(0)));
+    write_profile(path, p);
+    if (!o.embed.empty()) embed_profile(*weights.file, p, o.embed);
+    print(o.json ? dump(json_of(p, o.engine.recall)) : table(p, weights, o.engine.recall));
+    say("kept in {}{}", path.string(), interrupted() ? "; interrupted: the same command goes on from here" : "");
+}
+
+}    // namespace
+
+Command add_profile(CLI::App& app)
+{
+    auto o = std::make_shared<ProfileOptions>();
+    o->engine.context = 256;
+    add_engine_options(app, o->engine);
+    app.get_option("-c")->description("tokens in a window, BOS included")->capture_default_str();
+    app.add_option("-f,--file", o->files,
+                   "a text, or several: whatever the model will be used for; - is standard input")
+        ->check(not_empty());
+    app.add_option("-n,--tokens", o->limit, "only the first n tokens of each text")
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 40));
+    group(app, "Output");
+    app.add_option("-o,--output", o->output, "the profile to write, or to go on with (default: MODEL.profile)")
+        ->check(not_empty());
+    app.add_option("--merge", o->merge, "profiles of the same model and other texts, to add")->check(not_empty());
+    app.add_option("--embed", o->embed, "write a copy of the model with the profile in it")->check(not_empty());
+    app.add_option("--calibrate", o->calibrate,
+                   "SiLU models: share of the neurons, such as 0.4, that --sparsity threshold shall leave out; says "
+                   "what it costs on the first text")
+        ->check(number_between(0, 1));
+    app.add_flag("--anew", o->anew, "do not go on with a profile that is there");
+    app.add_flag("--json", o->json, "print all counts as JSON");
+    return [o] { profile(*o); };
+}
+
+}    // namespace hearth::tools
