@@ -1,4 +1,5 @@
-// y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p, online: tiles of 128 positions, one running maximum and sum for each row, a head of a token
+// y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p, online: tiles of 128 positions, one running maximum and sum for
+// each row, a head of a token
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -7,7 +8,8 @@
 const uint lanes = 128;
 const float lowest = -3.0e38;    // finite: exp(lowest - x) is zero on every device, infinities need not be
 layout(local_size_x = 128) in;
-layout(constant_id = 0) const uint head_dim = 64;    // known to the compiler, as are the others, so that sums stay in registers
+// All known to the compiler, so that sums stay in registers.
+layout(constant_id = 0) const uint head_dim = 64;
 layout(constant_id = 1) const uint tile_heads = 1;
 layout(constant_id = 2) const uint tile_tokens = 1;
 layout(constant_id = 3) const uint k_q8 = 0;
@@ -68,8 +70,10 @@ void add_products(uint row, inout float s[rows])
         else
             [[unroll]] for (uint j = 0; j < 4; ++j)
                 if (4 * i + j < pairs) k[j] = a.k_cache.at[row * pairs + 4 * i + j];
-        const vec4 k0 = vec4(unpackHalf2x16(k.x), unpackHalf2x16(k.y)), k1 = vec4(unpackHalf2x16(k.z), unpackHalf2x16(k.w));
-        [[unroll]] for (uint r = 0; r < rows; ++r) s[r] += dot(four(r * stride + 8 * i), k0) + dot(four(r * stride + 8 * i + 4), k1);
+        const vec4 k0 = vec4(unpackHalf2x16(k.x), unpackHalf2x16(k.y)),
+                   k1 = vec4(unpackHalf2x16(k.z), unpackHalf2x16(k.w));
+        [[unroll]] for (uint r = 0; r < rows; ++r)
+            s[r] += dot(four(r * stride + 8 * i), k0) + dot(four(r * stride + 8 * i + 4), k1);
     }
 }
 
@@ -149,9 +153,12 @@ void main()
     const uint last_token = min(first_token + tile_tokens, step.tokens) - 1;
     const uint cache = first_head / (a.heads / a.kv_heads) * a.context;    // rows of this head before
 
-    // Of the positions that any of the tile's tokens sees, each split has its share in whole tiles; the last ones may have none.
-    const uint window = a.window > 0 ? a.window : ~0u, first_own = step.position + first_token, earliest = first_own - min(first_own, window - 1);
-    const uint all = step.position + last_token + 1, share = ((all - earliest + lanes - 1) / lanes + a.splits - 1) / a.splits * lanes;
+    // Of the positions that any of the tile's tokens sees, each split has its share in whole tiles; the last ones may
+    // have none.
+    const uint window = a.window > 0 ? a.window : ~0u, first_own = step.position + first_token,
+               earliest = first_own - min(first_own, window - 1);
+    const uint all = step.position + last_token + 1,
+               share = ((all - earliest + lanes - 1) / lanes + a.splits - 1) / a.splits * lanes;
     const uint begin = earliest + gl_WorkGroupID.z * share, end = min(all, begin + share);
 
     for (uint i = me; i < rows * stride; i += lanes) {

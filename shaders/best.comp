@@ -9,8 +9,8 @@ layout(push_constant, scalar) uniform Push { Best a; };
 
 shared uint largest[lanes], first[lanes];    // of each subgroup
 
-/// An integer that grows with x: equal numbers, of which 0 and -0 are two, have the same; what is not finite has the largest of all. Bits, because a
-/// compiler may take it that there is nothing else than numbers.
+/// An integer that grows with x: equal numbers, of which 0 and -0 are two, have the same; what is not finite has the
+/// largest of all. Bits, because a compiler may take it that there is nothing else than numbers.
 uint rank(float x)
 {
     uint bits = floatBitsToUint(x);

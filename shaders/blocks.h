@@ -74,7 +74,8 @@ struct BlockIQ4_NL {
 };
 static_assert(sizeof(BlockIQ4_NL) == 18);
 
-/// 32 weights: w_i = 2^(e - 128) * values[q_i], or NaN where e is 255, nibbles as in Q4_0: the values are twice those of OCP's four-bit floats
+/// 32 weights: w_i = 2^(e - 128) * values[q_i], or NaN where e is 255, nibbles as in Q4_0: the values are twice those
+/// of OCP's four-bit floats
 struct BlockMXFP4 {
     static constexpr int8_t values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     uint8_t e;
@@ -82,10 +83,11 @@ struct BlockMXFP4 {
 };
 static_assert(sizeof(BlockMXFP4) == 17);
 
-// Blocks of 256 weights lie in parts of 32. Part p of an array of bits takes 32 bytes and the same bits of each, weight i in byte i.
+// Blocks of 256 weights lie in parts of 32. Part p of an array of bits takes 32 bytes and the same bits of each,
+// weight i in byte i.
 
-/// 256 weights: w_i = d * s * q_i - dmin * m, where s is the low nibble of scale[i / 16] and m the high one. Part p has the two bits of q_i in bits
-/// 2 (p % 4) of the bytes from 32 (p / 4) on.
+/// 256 weights: w_i = d * s * q_i - dmin * m, where s is the low nibble of scale[i / 16] and m the high one.
+/// Part p has the two bits of q_i in bits 2 (p % 4) of the bytes from 32 (p / 4) on.
 struct BlockQ2_K {
     uint8_t scale[16];
     uint8_t q[64];
@@ -93,8 +95,10 @@ struct BlockQ2_K {
 };
 static_assert(sizeof(BlockQ2_K) == 84);
 
-/// 256 weights: w_i = d * (s - 32) * (q_i - 4). The low two bits of q_i are as in Q2_K, the third of part p is bit p of qh. Of the six bits of s number
-/// k = i / 16, the low four are a nibble of scale[k % 8], the low one for k < 8, and the upper two are bits 2 (k / 4) of scale[8 + k % 4].
+/// 256 weights: w_i = d * (s - 32) * (q_i - 4).
+/// The low two bits of q_i are as in Q2_K, the third of part p is bit p of qh. Of the six bits of s number k = i / 16,
+/// the low four are a nibble of scale[k % 8], the low one for k < 8, and the upper two are bits 2 (k / 4) of
+/// scale[8 + k % 4].
 struct BlockQ3_K {
     uint8_t qh[32];
     uint8_t q[64];
@@ -103,9 +107,11 @@ struct BlockQ3_K {
 };
 static_assert(sizeof(BlockQ3_K) == 110);
 
-/// 256 weights: w_i = d * s_p * q_i - dmin * m_p in part p. q_i is the low nibble of byte i % 32 from 32 (p / 2) on for even p, the high one for odd p.
-/// s and m have six bits. For p < 4 they are the low six of scale[p] and scale[4 + p]. For the others scale[4 + p] has the low four, those of s in its
-/// low nibble and those of m in the high one, and the upper two bits of scale[p - 4] and of scale[p] are the upper two.
+/// 256 weights: w_i = d * s_p * q_i - dmin * m_p in part p.
+/// q_i is the low nibble of byte i % 32 from 32 (p / 2) on for even p, the high one for odd p. s and m have six bits.
+/// For p < 4 they are the low six of scale[p] and scale[4 + p]. For the others scale[4 + p] has the low four, those of
+/// s in its low nibble and those of m in the high one, and the upper two bits of scale[p - 4] and of scale[p] are the
+/// upper two.
 struct BlockQ4_K {
     uint16_t d, dmin;    // fp16
     uint8_t scale[12];
@@ -122,8 +128,9 @@ struct BlockQ5_K {
 };
 static_assert(sizeof(BlockQ5_K) == 176);
 
-/// 256 weights: w_i = d * scale[i / 16] * (q_i - 32). Of q's six bits, part p has the low four in ql from 64 (p / 4) + 32 (p % 2) on, in the low
-/// nibbles for p % 4 < 2 and the high ones above, and the upper two in bits 2 (p % 4) of qh from 32 (p / 4) on.
+/// 256 weights: w_i = d * scale[i / 16] * (q_i - 32).
+/// Of q's six bits, part p has the low four in ql from 64 (p / 4) + 32 (p % 2) on, in the low nibbles for p % 4 < 2
+/// and the high ones above, and the upper two in bits 2 (p % 4) of qh from 32 (p / 4) on.
 struct BlockQ6_K {
     uint8_t ql[128];
     uint8_t qh[64];
@@ -132,12 +139,15 @@ struct BlockQ6_K {
 };
 static_assert(sizeof(BlockQ6_K) == 210);
 
-/// Where the parts of a sparse row of n weights lie, in bytes; n is a multiple of 32. Such a row has the weights that are not zero, as values of another
-/// format. It begins with a bit for each weight, number i % 32 of word i / 32, which is set where a value is stored. Then comes for every 128 weights how
-/// many values are stored before theirs, and how many are in all (uint16), then with Q8_0 the d of every 32 weights (fp16), then the values in order
-/// (fp16 or int8), and zeros up to a multiple of 16 bytes. So rows differ in length: a matrix has a list of where they start (Matrix::starts).
-/// Nothing here asks for a pattern: which of a row's weights are zero, and how many, differs too much for blocks of one size. In half of SparseGPT's blocks
-/// of 32 more than 16 are not zero, up to all of them, and 2:4 runs across the rows of down_t.
+/// Where the parts of a sparse row of n weights lie, in bytes; n is a multiple of 32. Such a row has the weights that
+/// are not zero, as values of another format. It begins with a bit for each weight, number i % 32 of word i / 32, which
+/// is set where a value is stored. Then comes for every 128 weights how many values are stored before theirs, and how
+/// many are in all (uint16), then with Q8_0 the d of every 32 weights (fp16), then the values in order (fp16 or int8),
+/// and zeros up to a multiple of 16 bytes. So rows differ in length: a matrix has a list of where they start
+/// (Matrix::starts).
+/// Nothing here asks for a pattern: which of a row's weights are zero, and how many, differs too much for blocks of one
+/// size. In half of SparseGPT's blocks of 32 more than 16 are not zero, up to all of them, and 2:4 runs across the rows
+/// of down_t.
 struct SparseParts {
     uint32_t starts, scales, values;
 };
@@ -145,7 +155,7 @@ struct SparseParts {
 inline constexpr uint32_t sparse_span = 128;       // weights for which `starts` has a number
 inline constexpr uint32_t sparse_most = 65504;     // weights of a row, so that these numbers fit
 inline constexpr uint32_t sparse_row_unit = 16;    // bytes
-inline constexpr uint32_t sparse_slack = 64;       // bytes behind a matrix's last row, so that kernels may read whole vectors
+inline constexpr uint32_t sparse_slack = 64;       // bytes behind a matrix's last row: kernels may read whole vectors
 
 struct WeightFormat {
     WeightType type;
@@ -217,8 +227,12 @@ constexpr uint64_t sparse_row_bytes(WeightType type, uint32_t n, uint32_t stored
     return (bytes + sparse_row_unit - 1) / sparse_row_unit * sparse_row_unit;
 }
 
-/// Bytes of a row of n weights; n is a multiple of the format's block. Of a sparse one its matrix knows (Matrix::row_bytes).
-constexpr uint64_t row_bytes(WeightType type, uint64_t n) { return n / format_of(type).block * format_of(type).block_bytes; }
+/// Bytes of a row of n weights; n is a multiple of the format's block. Of a sparse one its matrix knows
+/// (Matrix::row_bytes).
+constexpr uint64_t row_bytes(WeightType type, uint64_t n)
+{
+    return n / format_of(type).block * format_of(type).block_bytes;
+}
 
 /// Formats whose rows meet the activations in integer arithmetic.
 constexpr bool is_quantised(WeightType type) { return format_of(values_of(type)).block > 1; }

@@ -4,24 +4,30 @@
 #include "kernels.h"
 #include "row.glsl"
 
-// A workgroup has four teams of ffn_down_chunks invocations. All teams own the same columns, a chunk per invocation, and take every fourth neuron each.
+// A workgroup has four teams of ffn_down_chunks invocations. All teams own the same columns, a chunk per invocation,
+// and take every fourth neuron each.
 const uint teams = 4, lanes = teams * ffn_down_chunks, at_once = 2;
 layout(local_size_x = 128) in;
 layout(constant_id = 0) const uint type = 0;
 layout(push_constant, scalar) uniform Push { FfnDown a; };
 
 const uint words = lanes / 32;
-shared uint fires[words];                              // a bit per neuron: atomicOr commutes, so the list below is always the same
-shared uint neuron[lanes + teams * at_once];           // rows of those that fire, in order; filled up with some of no strength
+shared uint fires[words];    // a bit per neuron: atomicOr commutes, so the list below is always the same
+// Rows of those that fire, in order; filled up with some of no strength.
+shared uint neuron[lanes + teams * at_once];
 shared float strength[lanes + teams * at_once];
 shared vec4 other_teams[lanes];
 
-uint row_of(uint n) { return a.has_experts != 0 ? a.chosen.at[n / slot_neurons].x * slot_neurons + n % slot_neurons : n; }
+uint row_of(uint n)
+{
+    return a.has_experts != 0 ? a.chosen.at[n / slot_neurons].x * slot_neurons + n % slot_neurons : n;
+}
 
 void main()    // x: columns; y: slices
 {
     const uint me = gl_LocalInvocationID.x, slice = gl_WorkGroupID.y, team = me / ffn_down_chunks;
-    const uint chunk = chunk_weights(type), column = (gl_WorkGroupID.x * ffn_down_chunks + me % ffn_down_chunks) * chunk;
+    const uint chunk = chunk_weights(type),
+               column = (gl_WorkGroupID.x * ffn_down_chunks + me % ffn_down_chunks) * chunk;
     const uint per_slice = ((a.neurons + a.slices - 1) / a.slices + 31) / 32 * 32;    // whole words of `fired`
     const uint end = min((slice + 1) * per_slice, a.neurons);
 
@@ -56,7 +62,8 @@ void main()    // x: columns; y: slices
             for (uint k = team; k < count; k += teams * at_once) {
                 uint row[at_once];
                 Chunk weights[at_once];
-                [[unroll]] for (uint i = 0; i < at_once; ++i) {    // all loads first, so that they are under way together
+                // All loads first, so that they are under way together.
+                [[unroll]] for (uint i = 0; i < at_once; ++i) {
                     row[i] = row_at(a.down, type, a.stride, neuron[k + i * teams]);
                     weights[i] = load_chunk(a.down, type, row[i], column / chunk, a.cols);
                 }

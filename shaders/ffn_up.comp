@@ -30,7 +30,8 @@ float bias_of(uint row, uint n)
 void main()
 {
     const uint step = gl_NumWorkGroups.x * gl_NumSubgroups * rows_at_once;
-    for (uint next = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; next < a.neurons; next += step) {
+    for (uint next = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; next < a.neurons;
+         next += step) {
         const uint n = min(next, a.neurons - 1);    // see rows_dot
         uint row = n;
         float weight = 1;
@@ -46,7 +47,8 @@ void main()
         const uint last = a.neurons - 1 - n;
         float gate[rows_at_once], up[rows_at_once];
         rows(a.gate, gate_type, row, a.gate_stride, last, gate);
-        [[unroll]] for (uint i = 0; i < rows_at_once; ++i) gate[i] = activate(activation, a.floor, subgroupAdd(gate[i]) + bias_of(row + i, n + i));
+        [[unroll]] for (uint i = 0; i < rows_at_once; ++i)
+            gate[i] = activate(activation, a.floor, subgroupAdd(gate[i]) + bias_of(row + i, n + i));
         if (a.has_up == 0) {
             [[unroll]] for (uint i = 0; i < rows_at_once; ++i)
                 if (subgroupElect() && n + i < a.neurons) a.h.at[n + i] = abs(gate[i]) <= a.cut ? 0 : weight * gate[i];

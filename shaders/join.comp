@@ -1,4 +1,5 @@
-// r = base + gain (sum_p parts_p + cold), the sum normalised first or not;  y = weight r / sqrt(mean(r^2) + eps), or a LayerNorm of r
+// r = base + gain (sum_p parts_p + cold), the sum normalised first or not
+// y = weight r / sqrt(mean(r^2) + eps), or a LayerNorm of r
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -96,7 +97,8 @@ void main()    // an invocation has four columns in turn, a word of each plane
         const uint i = out_row + 4 * w;
         const float top = uintBitsToFloat(largest[w / 8]);
         uint high, low;
-        atomicAdd(sums[w / 4], fixed_words(vec4(a.y.at[i], a.y.at[i + 1], a.y.at[i + 2], a.y.at[i + 3]), top, high, low));
+        atomicAdd(sums[w / 4],
+                  fixed_words(vec4(a.y.at[i], a.y.at[i + 1], a.y.at[i + 2], a.y.at[i + 3]), top, high, low));
         a.high.at[w] = high;
         a.low.at[w] = low;
     }

@@ -1,9 +1,10 @@
 // The GPU's table of contents: every kernel with its formula and its arguments.
-// Compiles as GLSL and as C++ (shared.h). The structs are push constants, at most 128 bytes. Buffers are device addresses; (a, b) after a name is
-// its shape, the last index contiguous. A row of weights starts on 16 bytes; `stride` counts uvec4 from row to row (see row.glsl).
+// Compiles as GLSL and as C++ (shared.h). The structs are push constants, at most 128 bytes. Buffers are device
+// addresses; (a, b) after a name is its shape, the last index contiguous. A row of weights starts on 16 bytes; `stride`
+// counts uvec4 from row to row (see row.glsl).
 //
-// A command buffer is recorded once for a number of tokens at most; how many there are this time, and where, stands in the Step that every kernel
-// with a `step` reads.
+// A command buffer is recorded once for a number of tokens at most; how many there are this time, and where, stands in
+// the Step that every kernel with a `step` reads.
 #ifndef HEARTH_KERNELS_H
 #define HEARTH_KERNELS_H
 
@@ -16,7 +17,8 @@ struct Step {              // written by the host before each submit
     uint tokens;           // in this batch
     uint head_first;       // first token whose logits are wanted
     uint head_tokens;      // how many, from there on
-    Words broken;          // in host memory: 0 becomes 1 where a Join meets a token whose r is not finite, or has squares beyond the range of floats
+    Words broken;          // in host memory: 0 becomes 1 where a Join meets a token whose r is not finite, or has
+                           // squares beyond the range of floats
 };
 
 #ifndef __cplusplus
@@ -43,9 +45,12 @@ const uint join_rms = 0;
 const uint join_layer_norm = 1;
 const uint join_post_norm = 2;
 
-struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y = weight r / sqrt(mean(r^2) + eps).  One workgroup per token.
-                           // join_layer_norm: r = base + s + addend;  y = weight (r - mean(r)) / sqrt(mean((r - mean(r))^2) + eps) + bias
-                           // join_post_norm: r = base + post s / sqrt(mean(s^2) + eps), the norm being of s without the gain
+struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y = weight r / sqrt(mean(r^2) + eps)
+                           // join_layer_norm: r = base + s + addend;
+                           //   y = weight (r - mean(r)) / sqrt(mean((r - mean(r))^2) + eps) + bias
+                           // join_post_norm: r = base + post s / sqrt(mean(s^2) + eps),
+                           //   the norm being of s without the gain
+                           // One workgroup per token.
     Steps step;
     Floats base;           // (tokens, n)
     Floats parts;          // (part_count, part_stride): token t at t n
@@ -82,11 +87,13 @@ struct MatVec {            // y_r = sum_i w_ri x_i.  A subgroup per row, or per 
     uint relu;             // 1: negative y_r become 0
 };
 
-struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = sum_i w_ir x_ti.  A tile of 64 rows x 64 tokens per workgroup.
+struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = sum_i w_ir x_ti.
+                           // A tile of 64 rows x 64 tokens per workgroup.
     Steps step;
     Quads weight;          // (rows, inner), TRANSPOSED: (inner, rows)
     Floats x;              // (tokens, x_stride)
-    Words high, low;       // x as of Quantise, all tokens as one vector, for the integer variant: x_stride is then a multiple of 32
+    Words high, low;       // x as of Quantise, all tokens as one vector, for the integer variant: x_stride is then a
+                           // multiple of 32
     Floats scale;
     Floats y;              // (tokens, y_stride)
     uint rows, inner, stride, x_stride, y_stride;
@@ -94,16 +101,18 @@ struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = 
     uint add;              // 1: added to the y that is there
 };
 
-struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / sqrt(mean(x^2) + eps);  q, k rotated by (cos, sin);
-                           // k, v appended to the cache, in fp16 or q8_0.  One workgroup per head and token.
+struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / sqrt(mean(x^2) + eps);
+                           // q, k rotated by (cos, sin);  k, v appended to the cache, in fp16 or q8_0.
+                           // One workgroup per head and token.
     Steps step;
     Floats q;              // (tokens, heads, head_dim), in place
     Floats k, v;           // (tokens, kv_heads, head_dim)
     Floats bias;           // (heads + 2 kv_heads, head_dim): q's, k's, v's; read if has_bias
     Floats norms;          // (2, head_dim): q's and k's; read if has_norms
     Floats angles;         // (tokens, rope_dim / 2, 2): cos and sin for each pair, computed by the host in double
-    Words k_cache, v_cache;    // (kv_heads, context, head_dim) fp16, two to a word. In q8_0: int8, four to a word, and behind them all
-                               // (kv_heads, context, head_dim / 64 rounded up) words, each the scales of two blocks of 32 in fp16
+    Words k_cache, v_cache;    // (kv_heads, context, head_dim) fp16, two to a word. In q8_0: int8, four to a word,
+                               // and behind them all (kv_heads, context, head_dim / 64 rounded up) words, each the
+                               // scales of two blocks of 32 in fp16
     Words counters;        // of Attend, which become 0
     uint heads, kv_heads, head_dim, rope_dim, context;
     uint k_q8, v_q8;
@@ -113,14 +122,16 @@ struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / 
     float eps;
 };
 
-struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p over p <= position of t, of which the last `window` if that is not 0;
-                           // cap(s) = softcap tanh(s / softcap), or s if softcap is 0.  A tile of tokens and of heads that share keys per
-                           // workgroup. With one token a tile, `splits` workgroups share the positions: the last one to end adds up their parts.
+struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p over p <= position of t, of which the
+                           // last `window` if that is not 0;  cap(s) = softcap tanh(s / softcap), or s if softcap is 0.
+                           // A tile of tokens and of heads that share keys per workgroup. With one token a tile,
+                           // `splits` workgroups share the positions: the last one to end adds up their parts.
     Steps step;
     Floats q;              // (tokens, heads, head_dim)
     Words k_cache, v_cache;    // as of Rope; their types, head_dim and the tile are specialization constants
     Floats y;              // (tokens, heads, head_dim)
-    Floats parts;          // (heads / heads of a tile, splits, heads of a tile, 2 + head_dim): largest score, sum, and y not yet divided by it
+    Floats parts;          // (heads / heads of a tile, splits, heads of a tile, 2 + head_dim): largest score, sum, and
+                           // y not yet divided by it
     Words counters;        // (heads / heads of a tile): splits that are done
     Words high, low;       // y as Quantise would write it, if `planes`; of one token only, head_dim a multiple of 32
     Floats scales;
@@ -128,27 +139,31 @@ struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p 
     float scale, softcap;
 };
 
-struct Route {             // weight_te = softmax of score_te over the `used` experts of the highest scores, or over all of them if not `normalise`; 0 for
-                           // those that are not used.  One workgroup per token.
+struct Route {             // weight_te = softmax of score_te over the `used` experts of the highest scores, or over all
+                           // of them if not `normalise`; 0 for those that are not used.  One workgroup per token.
     Steps step;
     Floats score, weight;  // (tokens, experts)
     Floats published;      // (tokens, experts) in host memory: weight
     Words slot_expert;     // (slots): whose neurons are in a slot
-    Pairs chosen;          // (places): of one token, slots of the experts with a weight, in order, and its bits; then as many as fit with weight 0
+    Pairs chosen;          // (places): of one token, slots of the experts with a weight, in order, and its bits; then
+                           // as many as fit with weight 0
     uint experts, used, normalise;
     uint slots, places;    // 0 places: no list
 };
 
-struct FfnUp {             // h_n = act(gate_n . x + bias_n) act_up(up_n . x) (see activation.glsl).  A subgroup per neuron, or per few.
+struct FfnUp {             // h_n = act(gate_n . x + bias_n) act_up(up_n . x) (see activation.glsl).
+                           // A subgroup per neuron, or per few.
     Quads gate, up;        // (neurons, cols); up is read, and a factor, if has_up
     Quads bias;            // (neurons), each the first word of a quad; read if has_bias
     Floats x;              // (cols)
     Words high, low;       // x as of Quantise, for the integer variant
     Floats scale;
     Floats h;              // (neurons)
-    Pairs chosen;          // of Route, read if has_experts: neuron n is row n % 32 of slot chosen_(n / 32), and its weight is one more factor
+    Pairs chosen;          // of Route, read if has_experts: neuron n is row n % 32 of slot chosen_(n / 32), and its
+                           // weight is one more factor
     uint neurons, cols, gate_stride, up_stride;
-    float cut;             // h_n = 0, and up_n is not read, where |act(gate_n . x + bias_n)| <= cut; less than 0: nowhere
+    float cut;             // h_n = 0, and up_n is not read, where |act(gate_n . x + bias_n)| <= cut;
+                           // less than 0: nowhere
     float floor;           // of relu
     uint has_up, has_bias, has_experts;
 };
@@ -162,9 +177,11 @@ struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  ne
     uint neurons, cols, stride, slices, part_stride, has_experts;
 };
 
-struct PredictSign {       // bit n: x and row n of the gate have different signs in no more than `differing` columns; signs are sign bits
+struct PredictSign {       // bit n: x and row n of the gate have different signs in no more than `differing` columns;
+                           // signs are sign bits
     Floats x;              // (cols)
-    Quads signs;           // quad q of neuron n at q neurons + n: its columns 128 q and on, a bit each; bits behind the last column are 0
+    Quads signs;           // quad q of neuron n at q neurons + n: its columns 128 q and on, a bit each; bits behind
+                           // the last column are 0
     Words mask;            // (neurons / 32) in host memory
     uint neurons, cols, differing;
 };
@@ -176,8 +193,9 @@ struct Threshold {         // bit n: score_n >= threshold, or NaN
     float threshold;
 };
 
-struct Best {              // token = the i of the largest scale logit_i, the first of equals; no_token if any is not finite.  Twice: first each workgroup finds that
-                           // of its logits, then one workgroup that of theirs.
+struct Best {              // token = the i of the largest scale logit_i, the first of equals; no_token if any is not
+                           // finite.  Twice: first each workgroup finds that of its logits, then one workgroup that of
+                           // theirs.
     Floats logits;         // (n)
     Pairs parts;           // (part_count), of the workgroups: an integer that grows with the largest, and its i
     Words token;           // in host memory

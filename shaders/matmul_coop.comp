@@ -7,10 +7,11 @@
 #include "kernels.h"
 #include "row.glsl"
 
-// A workgroup of four subgroups makes 64 rows x 64 tokens in steps of 32 along the inner dimension, each subgroup a quarter of them, in matrices of
-// the size that the device offers. Weights are halves, as in matmul_f16. x is the sum of two halves, since one alone would cost a random model a
-// thousandth of its largest logit: x = (high + low / low_gain) / x_gain. The gain of the low one keeps it from becoming subnormal; it has sums of its
-// own, added in the end. The gain of both leaves room for an x of up to a million, where a half ends at 65504.
+// A workgroup of four subgroups makes 64 rows x 64 tokens in steps of 32 along the inner dimension, each subgroup a
+// quarter of them, in matrices of the size that the device offers. Weights are halves, as in matmul_f16. x is the sum
+// of two halves, since one alone would cost a random model a thousandth of its largest logit: x = (high + low /
+// low_gain) / x_gain. The gain of the low one keeps it from becoming subnormal; it has sums of its own, added in the
+// end. The gain of both leaves room for an x of up to a million, where a half ends at 65504.
 const float x_gain = 1.0 / 16, low_gain = 1024;
 const uint tile_rows = matmul_tile, tile_tokens = matmul_tile, tile_inner = 32;
 const uint share_rows = tile_rows / 2, share_tokens = tile_tokens / 2;    // of a subgroup
@@ -22,7 +23,8 @@ layout(constant_id = 5) const uint matrix_tokens = 16;    // N: divides share_to
 layout(constant_id = 6) const uint matrix_inner = 16;     // K: divides tile_inner
 layout(push_constant, scalar) uniform Push { MatMul a; };
 
-// From row to row of a tile. A quad of padding keeps neighbouring rows in different banks, and each on 16 bytes, as loading a matrix demands.
+// From row to row of a tile. A quad of padding keeps neighbouring rows in different banks, and each on 16 bytes, as
+// loading a matrix demands.
 const uint pitch = tile_inner + 8;
 #define Tile float16_t
 #include "weight_tile.glsl"
@@ -33,7 +35,8 @@ shared float y_tile[4 * matrix_rows * matrix_tokens];    // a matrix of each sub
 #define Weights coopmat<float16_t, gl_ScopeSubgroup, matrix_rows, matrix_inner, gl_MatrixUseA>
 #define Inputs coopmat<float16_t, gl_ScopeSubgroup, matrix_inner, matrix_tokens, gl_MatrixUseB>
 
-// What a half keeps of x, cut off at its last bit; below 2^-14 that is 2^-24. Not float(float16_t(x)), which Mesa's compiler takes for x itself.
+// What a half keeps of x, cut off at its last bit; below 2^-14 that is 2^-24. Not float(float16_t(x)), which Mesa's
+// compiler takes for x itself.
 float cut(float x)
 {
     const float least = 1.0 / 16777216;
@@ -43,7 +46,8 @@ float cut(float x)
 void load_inputs(uint first_token, uint first_inner, uint tokens)
 {
     for (uint i = gl_LocalInvocationID.x; i < tile_tokens * tile_inner; i += gl_WorkGroupSize.x) {
-        const uint t = first_token + i / tile_inner, k = first_inner + i % tile_inner, at = i / tile_inner * pitch + i % tile_inner;
+        const uint t = first_token + i / tile_inner, k = first_inner + i % tile_inner,
+                   at = i / tile_inner * pitch + i % tile_inner;
         const float x = t < tokens && k < a.inner ? x_gain * a.x.at[t * a.x_stride + k] : 0;
         const float high = cut(x);
         x_high[at] = float16_t(high);
@@ -56,7 +60,8 @@ void main()
     const uint tokens = a.head != 0 ? a.step.at.head_tokens : a.step.at.tokens;
     const uint first_row = gl_WorkGroupID.x * tile_rows, first_token = gl_WorkGroupID.y * tile_tokens;
     if (first_token >= tokens) return;
-    const uint r0 = gl_SubgroupID % 2 * share_rows, t0 = gl_SubgroupID / 2 * share_tokens;    // this subgroup's, within the tile
+    // This subgroup's, within the tile.
+    const uint r0 = gl_SubgroupID % 2 * share_rows, t0 = gl_SubgroupID / 2 * share_tokens;
 
     const uint count_r = share_rows / matrix_rows, count_t = share_tokens / matrix_tokens;
     Sums sum[count_r * count_t], low_sum[count_r * count_t];
@@ -69,11 +74,14 @@ void main()
         [[dont_unroll]] for (uint k = 0; k < tile_inner; k += matrix_inner) {
             Weights w[count_r];
             [[unroll]] for (uint i = 0; i < count_r; ++i)
-                coopMatLoad(w[i], w_tile, (r0 + i * matrix_rows) * pitch + k, pitch, gl_CooperativeMatrixLayoutRowMajor);
+                coopMatLoad(w[i], w_tile, (r0 + i * matrix_rows) * pitch + k, pitch,
+                            gl_CooperativeMatrixLayoutRowMajor);
             [[unroll]] for (uint j = 0; j < count_t; ++j) {
                 Inputs high, low;    // stored by tokens, and so by columns
-                coopMatLoad(high, x_high, (t0 + j * matrix_tokens) * pitch + k, pitch, gl_CooperativeMatrixLayoutColumnMajor);
-                coopMatLoad(low, x_low, (t0 + j * matrix_tokens) * pitch + k, pitch, gl_CooperativeMatrixLayoutColumnMajor);
+                coopMatLoad(high, x_high, (t0 + j * matrix_tokens) * pitch + k, pitch,
+                            gl_CooperativeMatrixLayoutColumnMajor);
+                coopMatLoad(low, x_low, (t0 + j * matrix_tokens) * pitch + k, pitch,
+                            gl_CooperativeMatrixLayoutColumnMajor);
                 [[unroll]] for (uint i = 0; i < count_r; ++i) {
                     sum[i * count_t + j] = coopMatMulAdd(w[i], high, sum[i * count_t + j]);
                     low_sum[i * count_t + j] = coopMatMulAdd(w[i], low, low_sum[i * count_t + j]);
@@ -82,7 +90,8 @@ void main()
         }
     }
 
-    // Where a matrix keeps which element is the device's own affair, so it goes through shared memory, where an invocation knows what is outside.
+    // Where a matrix keeps which element is the device's own affair, so it goes through shared memory, where an
+    // invocation knows what is outside.
     const uint size = matrix_rows * matrix_tokens, own = gl_SubgroupID * size;
     [[unroll]] for (uint i = 0; i < count_r; ++i)
         [[unroll]] for (uint j = 0; j < count_t; ++j) {
@@ -91,8 +100,10 @@ void main()
             coopMatStore(both, y_tile, own, matrix_rows, gl_CooperativeMatrixLayoutColumnMajor);
             subgroupBarrier();
             for (uint e = gl_SubgroupInvocationID; e < size; e += gl_SubgroupSize) {
-                const uint r = first_row + r0 + i * matrix_rows + e % matrix_rows, t = first_token + t0 + j * matrix_tokens + e / matrix_rows;
-                if (r < a.rows && t < tokens) a.y.at[t * a.y_stride + r] = y_tile[own + e] + (a.add != 0 ? a.y.at[t * a.y_stride + r] : 0);
+                const uint r = first_row + r0 + i * matrix_rows + e % matrix_rows,
+                           t = first_token + t0 + j * matrix_tokens + e / matrix_rows;
+                if (r < a.rows && t < tokens)
+                    a.y.at[t * a.y_stride + r] = y_tile[own + e] + (a.add != 0 ? a.y.at[t * a.y_stride + r] : 0);
             }
         }
 }

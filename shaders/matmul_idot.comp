@@ -5,8 +5,9 @@
 #include "kernels.h"
 #include "row.glsl"
 
-// A workgroup makes 64 rows x 64 tokens, a block of 32 weights after the other, and an invocation 8 x 4 of them: a token has two words for each of the
-// weights', so with twice as many rows each word read from shared memory serves as many products.
+// A workgroup makes 64 rows x 64 tokens, a block of 32 weights after the other, and an invocation 8 x 4 of them: a
+// token has two words for each of the weights', so with twice as many rows each word read from shared memory serves as
+// many products.
 const uint block = 32, block_words = block / 4, lanes = 128;
 layout(local_size_x = 128) in;
 layout(constant_id = 0) const uint type = 0;
@@ -33,7 +34,8 @@ void load_weights(uint first_row, uint first_inner)
             weights = load_chunk(a.weight, type, row, first_inner / chunk + c, a.inner);
             row_scales(a.weight, type, row, first_inner + c * chunk, a.inner, scale, minimum);
         }
-        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) w_tile[r * pitch + c * chunk / 4 + j] = chunk_s8(type, weights, j);
+        [[unroll]] for (uint j = 0; j < chunk / 4; ++j)
+            w_tile[r * pitch + c * chunk / 4 + j] = chunk_s8(type, weights, j);
         if (c == 0) w_scale[r] = scale, w_minimum[r] = minimum;
     }
 }
@@ -41,7 +43,8 @@ void load_weights(uint first_row, uint first_inner)
 void load_inputs(uint first_token, uint first_inner, uint tokens)
 {
     for (uint i = gl_LocalInvocationID.x; i < matmul_tile * block_words; i += lanes) {
-        const uint t = i / block_words, word = i % block_words, at = ((first_token + t) * a.x_stride + first_inner) / 4 + word;
+        const uint t = i / block_words, word = i % block_words,
+                   at = ((first_token + t) * a.x_stride + first_inner) / 4 + word;
         const bool there = first_token + t < tokens;
         high_tile[t * pitch + word] = there ? a.high.at[at] : 0;
         low_tile[t * pitch + word] = there ? a.low.at[at] : 0;
@@ -87,7 +90,8 @@ void main()
                 x_sum[j] = part_weights() < block ? x[1 + part] : x.y + x.z;
             }
             [[unroll]] for (uint i = 0; i < 8; ++i) {
-                sum[i] += w_scale[r0 + 8 * i][part] * scale * vec4(256 * high[i] + low[i]);    // 32 * 127 * 32512 fits into 32 bits
+                // 32 * 127 * 32512 fits into 32 bits.
+                sum[i] += w_scale[r0 + 8 * i][part] * scale * vec4(256 * high[i] + low[i]);
                 if (has_minima(type)) sum[i] -= w_minimum[r0 + 8 * i][part] * x_sum;
             }
         }
@@ -96,6 +100,7 @@ void main()
     [[unroll]] for (uint i = 0; i < 8; ++i)
         [[unroll]] for (uint j = 0; j < 4; ++j) {
             const uint r = first_row + r0 + 8 * i, t = first_token + t0 + 16 * j;
-            if (r < a.rows && t < tokens) a.y.at[t * a.y_stride + r] = sum[i][j] + (a.add != 0 ? a.y.at[t * a.y_stride + r] : 0);
+            if (r < a.rows && t < tokens)
+                a.y.at[t * a.y_stride + r] = sum[i][j] + (a.add != 0 ? a.y.at[t * a.y_stride + r] : 0);
         }
 }

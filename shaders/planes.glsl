@@ -1,11 +1,14 @@
-// A vector in 16-bit fixed point, x = scale (256 high + low), as two planes of int8, four numbers to a word. With each block of 32 stand its scale and the
-// sums of its first and its last 16 numbers, which formats with minima need.
+// A vector in 16-bit fixed point, x = scale (256 high + low), as two planes of int8, four numbers to a word. With each
+// block of 32 stand its scale and the sums of its first and its last 16 numbers, which formats with minima need.
 
 const float fixed_max = 32512.0;    // 127 * 256: both planes fit into int8
 
-// The larger of `largest` and |x|. As bits: floats of one sign compare as they do, and NaN, which max may leave out, is larger than all of them. A block with
-// one gets it as its scale.
-float most(float largest, float x) { return uintBitsToFloat(max(floatBitsToUint(largest), floatBitsToUint(x) & 0x7fffffffu)); }
+// The larger of `largest` and |x|. As bits: floats of one sign compare as they do, and NaN, which max may leave out, is
+// larger than all of them. A block with one gets it as its scale.
+float most(float largest, float x)
+{
+    return uintBitsToFloat(max(floatBitsToUint(largest), floatBitsToUint(x) & 0x7fffffffu));
+}
 
 vec4 fixed_scale(float largest, ivec2 sums)
 {

@@ -27,10 +27,12 @@ void main()
         uint differing = 0;
         for (uint q = 0; q < quads; ++q) {
             const uvec4 row = a.signs.at[q * a.neurons + n];
-            const ivec4 bits = bitCount(row ^ uvec4(signs_of_x[4 * q], signs_of_x[4 * q + 1], signs_of_x[4 * q + 2], signs_of_x[4 * q + 3]));
+            const ivec4 bits = bitCount(row ^ uvec4(signs_of_x[4 * q], signs_of_x[4 * q + 1],
+                                                    signs_of_x[4 * q + 2], signs_of_x[4 * q + 3]));
             differing += uint(bits.x + bits.y + bits.z + bits.w);
         }
-        if (differing <= a.differing) atomicOr(found[me / 32], 1u << (me & 31));    // commutes, so the mask is always the same
+        // It commutes, so the mask is always the same.
+        if (differing <= a.differing) atomicOr(found[me / 32], 1u << (me & 31));
     }
     barrier();
     if (me < 4 && gl_WorkGroupID.x * 128 + me * 32 < a.neurons) a.mask.at[gl_WorkGroupID.x * 4 + me] = found[me];

@@ -16,7 +16,8 @@ void main()    // one invocation per block of 32
         for (uint word = 0; word < 8; ++word) {
             const uint i = 32 * block + 4 * word;
             uint high, low;
-            sum[word / 4] += fixed_words(vec4(a.x.at[i], a.x.at[i + 1], a.x.at[i + 2], a.x.at[i + 3]), largest, high, low);
+            sum[word / 4] +=
+                fixed_words(vec4(a.x.at[i], a.x.at[i + 1], a.x.at[i + 2], a.x.at[i + 3]), largest, high, low);
             a.high.at[8 * block + word] = high;
             a.low.at[8 * block + word] = low;
         }

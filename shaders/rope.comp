@@ -1,4 +1,5 @@
-// A head of q, or of k with v: bias, norm, then (a, b) -> (a cos - b sin, a sin + b cos) for each pair; k and v to the cache
+// A head of q, or of k with v: bias, norm, then (a, b) -> (a cos - b sin, a sin + b cos) for each pair;
+// k and v to the cache
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -38,8 +39,10 @@ void normalise(uint norm)
     sum = 0;
     for (uint s = 0; s < gl_NumSubgroups; ++s) sum += squares[s];
     // Squares beyond the range of floats would make zeros of all.
-    const float scale = floatBitsToUint(sum) < 0x7f800000u ? inversesqrt(sum / float(a.head_dim) + a.eps) : not_a_number();
-    for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) x[i] *= a.norms.at[norm + i] * scale;    // its own elements
+    const float scale =
+        floatBitsToUint(sum) < 0x7f800000u ? inversesqrt(sum / float(a.head_dim) + a.eps) : not_a_number();
+    // Each its own elements.
+    for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) x[i] *= a.norms.at[norm + i] * scale;
 }
 
 // max |done_i| of a block of 32, over 127
@@ -65,7 +68,9 @@ void append(Words cache, uint q8, uint kv, uint p)
 {
     const uint row = kv * a.context + p, me = gl_LocalInvocationID.x;
     if (q8 == 0) {
-        for (uint i = me; i < a.head_dim / 2; i += 64) cache.at[row * (a.head_dim / 2) + i] = packHalf2x16(vec2(bounded(done[2 * i]), bounded(done[2 * i + 1])));
+        for (uint i = me; i < a.head_dim / 2; i += 64)
+            cache.at[row * (a.head_dim / 2) + i] =
+                packHalf2x16(vec2(bounded(done[2 * i]), bounded(done[2 * i + 1])));
         return;
     }
     for (uint i = me; i < a.head_dim / 4; i += 64) {
@@ -77,7 +82,8 @@ void append(Words cache, uint q8, uint kv, uint p)
     const uint scale_words = (a.head_dim + 63) / 64, scales = a.kv_heads * a.context * (a.head_dim / 4);
     if (me < scale_words)
         cache.at[scales + row * scale_words + me] =
-            packHalf2x16(vec2(bounded(block_scale(2 * me)), 64 * me + 32 < a.head_dim ? bounded(block_scale(2 * me + 1)) : 0));
+            packHalf2x16(vec2(bounded(block_scale(2 * me)),
+                              64 * me + 32 < a.head_dim ? bounded(block_scale(2 * me + 1)) : 0));
 }
 
 void main()    // x: the heads of q, then of k with v; y: tokens
@@ -90,7 +96,8 @@ void main()    // x: the heads of q, then of k with v; y: tokens
     const bool of_q = head < a.heads;
     const uint kv = head - a.heads;    // of k and v
     const uint at = (of_q ? t * a.heads + head : t * a.kv_heads + kv) * a.head_dim;
-    for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) x[i] = biased(of_q ? a.q.at[at + i] : a.k.at[at + i], head * a.head_dim + i);
+    for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64)
+        x[i] = biased(of_q ? a.q.at[at + i] : a.k.at[at + i], head * a.head_dim + i);
     if (a.has_norms != 0) normalise(of_q ? 0 : a.head_dim);
     barrier();
     if (of_q) {

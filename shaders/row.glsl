@@ -24,12 +24,13 @@
 //   1 to a weight    weights 4j.. in bit j of the bytes
 // What a row has behind its last weight is zero.
 //
-// Sparse rows (SparseParts in blocks.h) lie as in the file. They differ in length, so they come in packs of 32: a pack begins with a word for each row, the
-// quad of the pack that it starts with, and the stride is from pack to pack. Their chunks are those of their values' type, with the zeros put in.
+// Sparse rows (SparseParts in blocks.h) lie as in the file. They differ in length, so they come in packs of 32: a pack
+// begins with a word for each row, the quad of the pack that it starts with, and the stride is from pack to pack. Their
+// chunks are those of their values' type, with the zeros put in.
 
 // The file format's type numbers (blocks.h).
-const uint F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, IQ4_NL = 20,
-           BF16 = 30, MXFP4 = 39;
+const uint F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12,
+           Q5_K = 13, Q6_K = 14, IQ4_NL = 20, BF16 = 30, MXFP4 = 39;
 
 bool is_sparse(uint type) { return type >= 256; }
 uint values_of(uint type) { return type & 255; }
@@ -51,9 +52,13 @@ uint chunk_weights(uint type)
 // Weights of a chunk that have a scale of their own.
 uint scale_weights(uint type) { return type == Q6_K || type == Q2_K || type == Q3_K ? 16 : chunk_weights(type); }
 
-// The formats with blocks: bits of a weight, low and high; what is subtracted from the integer; whether w = scale q - minimum.
+// The formats with blocks: bits of a weight, low and high; what is subtracted from the integer;
+// whether w = scale q - minimum.
 uint low_bits(uint type) { return values_of(type) == Q8_0 ? 8 : type == Q2_K || type == Q3_K ? 2 : 4; }
-uint high_bits(uint type) { return type == Q6_K ? 2 : type == Q5_K || type == Q5_0 || type == Q5_1 || type == Q3_K ? 1 : 0; }
+uint high_bits(uint type)
+{
+    return type == Q6_K ? 2 : type == Q5_K || type == Q5_0 || type == Q5_1 || type == Q3_K ? 1 : 0;
+}
 uint bias(uint type) { return type == Q3_K ? 4 : type == Q4_0 ? 8 : type == Q5_0 ? 16 : type == Q6_K ? 32 : 0; }
 bool has_minima(uint type) { return type == Q4_1 || type == Q5_1 || type == Q2_K || type == Q4_K || type == Q5_K; }
 
@@ -61,7 +66,8 @@ bool has_minima(uint type) { return type == Q4_1 || type == Q5_1 || type == Q2_K
 bool has_table(uint type) { return type == IQ4_NL || type == MXFP4; }
 uvec4 table(uint type)
 {
-    return type == IQ4_NL ? uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u) : uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
+    return type == IQ4_NL ? uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u)
+                          : uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
 }
 
 struct Chunk {
@@ -69,7 +75,8 @@ struct Chunk {
     uvec2 high;
 };
 
-uint u16_at(Quads w, uint first, uint i) { return Words(w).at[first + i / 2] >> 16 * (i & 1) & 0xffff; }    // number i of those that begin at a word
+// Number i of those that begin at a word.
+uint u16_at(Quads w, uint first, uint i) { return Words(w).at[first + i / 2] >> 16 * (i & 1) & 0xffff; }
 
 // Where a sparse row's scales begin, in 16 bits, and its values, in words.
 uint sparse_scales(uint n) { return n / 16 + (n + 127) / 128 + 1; }
@@ -161,7 +168,8 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
         minimum = -both.yy;
     } else if (type == MXFP4) {
         const uint e = u8_at(Words(w).at[first + i / 128], i / 32 & 3);
-        scale = vec2(uintBitsToFloat(e < 2 ? 0x00200000u << e : e == 255 ? 0x7fc00000u : (e - 1) << 23));    // 2^(e - 128)
+        // 2^(e - 128)
+        scale = vec2(uintBitsToFloat(e < 2 ? 0x00200000u << e : e == 255 ? 0x7fc00000u : (e - 1) << 23));
     } else {
         scale = vec2(half_at(w, first, i / 32));
     }
@@ -212,23 +220,26 @@ vec4 chunk_part(uint type, Chunk c, uint j)
     return unpack_u8(chunk_bytes(type, c, j)) - float(bias(type));
 }
 
-// Rows that a subgroup takes at once: x is then read once for all of them. A software device gains most, a large GPU wants more subgroups instead.
+// Rows that a subgroup takes at once: x is then read once for all of them. A software device gains most, a large GPU
+// wants more subgroups instead.
 layout(constant_id = 3) const uint rows_at_once = 1;
 
 float add_lanes(vec4 v) { return v.x + v.y + v.z + v.w; }
 
-// This invocation's share of sum_i w_ri x_i for rows_at_once rows from number `first` on, a chunk in turn with the others of its subgroup. Rows behind
-// the `last`-th are taken for it.
+// This invocation's share of sum_i w_ri x_i for rows_at_once rows from number `first` on, a chunk in turn with the
+// others of its subgroup. Rows behind the `last`-th are taken for it.
 void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint n, out float sum[rows_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type), whole = n / chunk;
     uint row[rows_at_once];
-    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) row[r] = row_at(w, type, stride, first + min(r, last)), sum[r] = 0;
+    [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+        row[r] = row_at(w, type, stride, first + min(r, last)), sum[r] = 0;
     for (uint q = gl_SubgroupInvocationID; q < whole; q += gl_SubgroupSize) {
         Chunk c[rows_at_once];
         vec2 scale[rows_at_once], minimum[rows_at_once];
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, row[r], q, n);
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) row_scales(w, type, row[r], q * chunk, n, scale[r], minimum[r]);
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+            row_scales(w, type, row[r], q * chunk, n, scale[r], minimum[r]);
         [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
             vec4 part[rows_at_once], x_sum = vec4(0);
             [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r] = vec4(0);
@@ -243,11 +254,13 @@ void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, 
             }
         }
     }
-    // What is left of a row of odd length, a weight per invocation; x ends with the row. Nothing that is not there is named, even where no invocation
-    // comes: Mesa's software device (26.2) reads what is at an address that is the same for all of a subgroup whether any of them is active or not.
+    // What is left of a row of odd length, a weight per invocation; x ends with the row. Nothing that is not there is
+    // named, even where no invocation comes: Mesa's software device (26.2) reads what is at an address that is the same
+    // for all of a subgroup whether any of them is active or not.
     for (uint i = whole * chunk + gl_SubgroupInvocationID; i < n; i += gl_SubgroupSize)
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            sum[r] += chunk_part(type, load_chunk(w, type, row[r], min(whole, (n - 1) / chunk), n), (i - whole * chunk) / 4)[i & 3] * x.at[i];
+            sum[r] += chunk_part(type, load_chunk(w, type, row[r], min(whole, (n - 1) / chunk), n),
+                                 (i - whole * chunk) / 4)[i & 3] * x.at[i];
 }
 
 #ifdef INT_DOT
@@ -258,7 +271,8 @@ int sdot4(uint a, uint b, spirv_literal int format);
 
 int dot4(uint a, uint b) { return sdot4(a, b, 0); }
 
-// Weights 4j .. 4j + 3 of a chunk as int8, without scale and minimum. The bias b is a power of two: q - b is q ^ b, sign-extended from b's bit.
+// Weights 4j .. 4j + 3 of a chunk as int8, without scale and minimum. The bias b is a power of two: q - b is q ^ b,
+// sign-extended from b's bit.
 uint chunk_s8(uint type, Chunk c, uint j)
 {
     const uint four = chunk_bytes(type, c, j), b = bias(type);
@@ -269,16 +283,19 @@ uint chunk_s8(uint type, Chunk c, uint j)
 }
 
 // The same for formats with blocks in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32 bits.
-void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale, uint n, out float sum[rows_at_once])
+void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale, uint n,
+                  out float sum[rows_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type);
     uint row[rows_at_once];
-    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) row[r] = row_at(w, type, stride, first + min(r, last)), sum[r] = 0;
+    [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+        row[r] = row_at(w, type, stride, first + min(r, last)), sum[r] = 0;
     for (uint q = gl_SubgroupInvocationID; q < n / chunk; q += gl_SubgroupSize) {
         Chunk c[rows_at_once];
         vec2 w_scale[rows_at_once], minimum[rows_at_once];
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, row[r], q, n);
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) row_scales(w, type, row[r], q * chunk, n, w_scale[r], minimum[r]);
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+            row_scales(w, type, row[r], q * chunk, n, w_scale[r], minimum[r]);
         const vec4 x = Floats4(scale).at[q * chunk / 32];    // scale, sum of the first 16, sum of the others
         [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
             int h[rows_at_once], l[rows_at_once];

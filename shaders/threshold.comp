@@ -11,6 +11,7 @@ void main()
     const uint word = gl_GlobalInvocationID.x;
     if (word * 32 >= a.neurons) return;
     uint mask = 0;
-    for (uint i = 0; i < 32 && word * 32 + i < a.neurons; ++i) mask |= uint(!(a.score.at[word * 32 + i] < a.threshold)) << i;
+    for (uint i = 0; i < 32 && word * 32 + i < a.neurons; ++i)
+        mask |= uint(!(a.score.at[word * 32 + i] < a.threshold)) << i;
     a.mask.at[word] = mask;
 }

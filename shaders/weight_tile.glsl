@@ -1,14 +1,17 @@
-// A tile of weights in shared memory, decoded: for kernels that multiply it with many tokens. Who includes this has said
+// A tile of weights in shared memory, decoded: for kernels that multiply it with many tokens.
+// Who includes this has said
 //   Tile        what a weight is kept as
 //   tile_rows, tile_inner, pitch    sizes, and how far it is from row to row
 //   type, TRANSPOSED, a             constants and arguments of MatMul
 shared Tile w_tile[tile_rows * pitch];
 
-// Rows first_row .. + tile_rows, numbers first_inner .. + tile_inner of the inner dimension; what the matrix does not have is zero.
+// Rows first_row .. + tile_rows, numbers first_inner .. + tile_inner of the inner dimension; what the matrix does not
+// have is zero.
 void load_weights(uint first_row, uint first_inner)
 {
     // The tile's stored rows: tile_rows of tile_inner weights, TRANSPOSED tile_inner of tile_rows.
-    const uint chunk = chunk_weights(type), stored_cols = TRANSPOSED ? a.rows : a.inner, stored_rows = TRANSPOSED ? a.inner : a.rows;
+    const uint chunk = chunk_weights(type), stored_cols = TRANSPOSED ? a.rows : a.inner,
+               stored_rows = TRANSPOSED ? a.inner : a.rows;
     const uint width = TRANSPOSED ? tile_rows : tile_inner, height = TRANSPOSED ? tile_inner : tile_rows;
     const uint row0 = TRANSPOSED ? first_inner : first_row, col0 = TRANSPOSED ? first_row : first_inner;
     for (uint i = gl_LocalInvocationID.x; i < height * (width / chunk); i += gl_WorkGroupSize.x) {
