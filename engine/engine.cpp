@@ -6,6 +6,7 @@
 #include "engine/run/diagnosis.h"
 #include "engine/tune/profiler.h"
 #include "engine/run/scheduler.h"
+#include "engine/run/sequence.h"
 #include "engine/tune/tune.h"
 #include "engine/system/limits.h"
 
@@ -16,6 +17,7 @@ namespace hearth {
 namespace {
 
 constexpr double mib = 1 << 20;
+constexpr uint32_t most_sequences = 256;
 constexpr uint32_t most_batch = 4096;    // far below what a dispatch may have of workgroups in one direction
 
 vulkan::Features allowed_features(const EngineOptions& options)
@@ -41,8 +43,11 @@ uint64_t parameters(const Weights& w)
     return sum;
 }
 
-SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch, host::KvTypes kv)
+SessionShape session_shape(const Config& c, const EngineOptions& o)
 {
+    const auto [context, batch, kv] = std::tuple(o.context, o.batch, o.kv);
+    if (o.sequences == 0 || o.sequences > most_sequences)
+        throw Error("{} sequences at once cannot be run: use a number from 1 to {}", o.sequences, most_sequences);
     if (batch == 0 || batch > most_batch)
         throw Error("batches of {} tokens cannot be run: use -b with a number from 1 to {}", batch, most_batch);
     if (context > c.context)
@@ -57,17 +62,20 @@ SessionShape session_shape(const Config& c, uint32_t context, uint32_t batch, ho
             throw Error("{} keeps blocks of {} numbers, and the heads of {} have {}: leave its KV cache in f16", f.name,
                         f.block, c.name, c.head_dim);
     const uint32_t positions = context ? context : std::min(c.most_positions(), 4096u);
-    return {.batch = std::min(batch, positions),
+    const uint32_t rows = std::min(batch, positions);
+    return {.batch = rows,
             .context = positions,
+            .sequences = o.sequences,
+            .few = std::clamp(std::max(o.few, o.sequences), 1u, std::min(host::most_few, rows)),
             .kv = kv,
             .sparsity = std::vector<LayerSparsity>(c.layers)};
 }
 
 }    // namespace
 
-Needs device_needs(const Weights& weights, uint32_t context, uint32_t batch, host::KvTypes kv)
+Needs device_needs(const Weights& weights, const EngineOptions& options)
 {
-    return GpuSession::needs(weights, session_shape(weights.config, context, batch, kv));
+    return GpuSession::needs(weights, session_shape(weights.config, options));
 }
 
 DeviceList list_devices()
@@ -96,6 +104,8 @@ DeviceList list_devices()
 
 // ---- engine
 // ------------------------------------------------------------------------------------------------------------
+
+struct Runner;
 
 struct Machinery {
     EngineOptions options;
@@ -141,7 +151,7 @@ struct Machinery {
                 "--cpu-moe and --n-cpu-moe do nothing: {} has no experts; --disable-gpu-index keeps all neurons in RAM",
                 c.name));
         find_profile();
-        shape = session_shape(c, o.context, o.batch, o.kv);
+        shape = session_shape(c, o);
         shape.rebalance = o.rebalance;
         find_hotness();
         choose_sparsity();
@@ -407,12 +417,13 @@ struct Machinery {
     {
         const Config& c = weights.config;
         const uint64_t layers = c.layers - report.plan.layers.size(),
-                       bytes = layers * c.kv_heads * shape.context * shape.kv.row_bytes(c.head_dim);
+                       bytes =
+                           layers * c.kv_heads * shape.pages() * host::page_positions * shape.kv.row_bytes(c.head_dim);
         const std::optional<uint64_t> available = available_memory();
         if (!available || bytes <= *available) return;
         throw Error(
             "the KV cache of {} positions needs {:.1f} MiB of memory and {:.1f} MiB are available: use a smaller -c{}",
-            shape.context, double(bytes) / mib, double(*available) / mib,
+            uint64_t(shape.context) * shape.sequences, double(bytes) / mib, double(*available) / mib,
             shape.kv.k == WeightType::f16 && c.head_dim % 32 == 0 ? ", or -ctk q8_0 -ctv q8_0" : "");
     }
 
@@ -473,6 +484,10 @@ struct Machinery {
         file->check_unchanged();
         next_check_us = now + every_us;
     }
+
+    /// What runs its batches, made for the first session and shared by all that watch the same.
+    std::shared_ptr<Runner> runner_for(const Watching& watching);
+    std::weak_ptr<Runner> runner;
 
     double next_check_us = 0;
     double usual_position() const { return std::min(shape.context / 4.0, 512.0); }    // of a conversation's middle
@@ -603,73 +618,103 @@ std::vector<std::string> Engine::take_validation_messages()
 // ---- session
 // -----------------------------------------------------------------------------------------------------------
 
-struct Session::State {
-    CpuModel cpu;
-    std::optional<GpuSession> gpu;
+/// What runs batches of a loaded model: one for all of its sequences.
+struct Runner {
+    Watching watching;
+    PagePool pool;
+    HostLayers host;
+    std::optional<GpuSession> device;
     std::optional<Rebalancer> rebalancer;
     Scheduler scheduler;
 
-    State(Machinery& m, Watching watching)
-        : cpu(m.weights, m.team,
-              {.first_layer = m.gpu ? uint32_t(m.gpu->layers().size()) : 0,
-               .batch = m.shape.batch,
-               .context = m.shape.context,
-               .kv = m.shape.kv,
-               .sparsity = m.shape.sparsity,
-               .check_predictor = m.options.check_predictor}),
-          gpu(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, watching) : std::nullopt),
-          rebalancer(gpu && m.shape.rebalance ? std::make_optional<Rebalancer>(*m.gpu, *gpu) : std::nullopt),
-          scheduler(cpu, m.gpu.get(), gpu ? &*gpu : nullptr, rebalancer ? &*rebalancer : nullptr, m.team,
+    Runner(Machinery& m, const Watching& w)
+        : watching(w), pool(m.shape.pages()), host(m.weights, m.team,
+                                                   {.first_layer = m.gpu ? uint32_t(m.gpu->layers().size()) : 0,
+                                                    .batch = m.shape.batch,
+                                                    .pages = m.shape.pages(),
+                                                    .kv = m.shape.kv,
+                                                    .sparsity = m.shape.sparsity,
+                                                    .check_predictor = m.options.check_predictor}),
+          device(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, watching) : std::nullopt),
+          rebalancer(device && m.shape.rebalance ? std::make_optional<Rebalancer>(*m.gpu, *device) : std::nullopt),
+          scheduler(host, m.gpu.get(), device ? &*device : nullptr, rebalancer ? &*rebalancer : nullptr, m.team,
                     m.weights.config)
     {
     }
+
+    auto copier()
+    {
+        return [this](uint32_t from, uint32_t to) { scheduler.copy_page(from, to); };
+    }
 };
 
-Session::Session(std::shared_ptr<Machinery> machinery, Watching watching)
-    : machinery_(std::move(machinery)), state_(std::make_unique<State>(*machinery_, watching))
+/// The runner in use, if it watches the same; else one of its own.
+std::shared_ptr<Runner> Machinery::runner_for(const Watching& watching)
+{
+    std::shared_ptr<Runner> found = runner.lock();
+    if (found && found->watching == watching) return found;
+    found.reset();    // its memory is given back first, if nobody else has it
+    found = std::make_shared<Runner>(*this, watching);
+    runner = found;
+    return found;
+}
+
+Session::Session(std::shared_ptr<Machinery> machinery, const Watching& watching)
+    : machinery_(std::move(machinery)), runner_(machinery_->runner_for(watching)),
+      sequence_(std::make_unique<Sequence>(runner_->pool))
 {
 }
-void Session::watch(ActivitySink sink) { state_->cpu.watch = std::move(sink); }
+Session::Session(const Session& other, std::unique_ptr<Sequence> sequence)
+    : machinery_(other.machinery_), runner_(other.runner_), sequence_(std::move(sequence))
+{
+}
 Session::Session(Session&&) noexcept = default;
 Session::~Session() = default;
 
-void Session::rewind(uint32_t position)
-{
-    HEARTH_CHECK(position <= position_);
-    position_ = position;
-}
+Session Session::fork() const { return Session(*this, std::make_unique<Sequence>(*sequence_)); }
+uint32_t Session::position() const { return sequence_->position(); }
+void Session::rewind(uint32_t position) { sequence_->rewind(position); }
+void Session::watch(ActivitySink sink) { runner_->host.watch = std::move(sink); }
 
 void Session::check_room(size_t tokens) const
 {
     const uint32_t context = machinery_->shape.context, most = machinery_->weights.config.most_positions();
-    if (position_ + tokens <= context) return;
-    throw Error("the text needs {} positions and the context has {}: {}", position_ + tokens, context,
-                position_ + tokens <= most
-                    ? fmt::format("use -c {} or more", position_ + tokens)
+    if (position() + tokens <= context) return;
+    throw Error("the text needs {} positions and the context has {}: {}", position() + tokens, context,
+                position() + tokens <= most
+                    ? fmt::format("use -c {} or more", position() + tokens)
                     : fmt::format("shorten it to {}, all that this model can be run with", most));
 }
 
 bool Session::each_batch(std::span<const Token> tokens, const std::function<bool()>& stop,
-                         const std::function<WantedLogits(size_t, size_t)>& wanted)
+                         const std::function<void(size_t, Batch&)>& want)
 {
     check_room(tokens.size());
     for (size_t first = 0; first < tokens.size(); first += machinery_->shape.batch) {
         if (stop && stop()) return false;
         machinery_->check_file();
-        const auto batch = tokens.subspan(first, std::min<size_t>(machinery_->shape.batch, tokens.size() - first));
-        fed_.resize(position_);
-        fed_.insert(fed_.end(), batch.begin(), batch.end());
+        const auto some = tokens.subspan(first, std::min<size_t>(machinery_->shape.batch, tokens.size() - first));
+        sequence_->make_room(uint32_t(some.size()), runner_->copier());
+        Batch batch = {.work = some.size() == 1 ? host::Work::few : host::Work::many,
+                       .rows = {},
+                       .tokens = {some.begin(), some.end()},
+                       .embeddings = {},
+                       .wanted = {}};
+        for (uint32_t i = 0; i < some.size(); ++i) batch.rows.push_back(sequence_->row(i));
+        want(first, batch);
         const FeedStats stats = [&] {
             try {
-                return state_->scheduler.feed(position_, batch, wanted(first, batch.size()));
+                return runner_->scheduler.feed(batch);
             } catch (const NotFiniteNumbers&) {
                 const Machinery& m = *machinery_;
+                std::vector<Token> fed = sequence_->fed();
+                fed.insert(fed.end(), some.begin(), some.end());
                 throw Diagnosis{m.weights, machinery_->team, m.shape.batch, m.shape.kv,
                                 m.gpu ? m.device->info().name : ""}
-                    .of(fed_);
+                    .of(fed);
             }
         }();
-        position_ += uint32_t(batch.size());
+        sequence_->went(some);
         if (on_stats) on_stats(stats);
     }
     return true;
@@ -677,9 +722,9 @@ bool Session::each_batch(std::span<const Token> tokens, const std::function<bool
 
 std::span<const float> Session::feed(std::span<const Token> tokens, const std::function<bool()>& stop)
 {
-    const auto last_one = [&](size_t first, size_t count) -> WantedLogits {
-        return {.count = first + count == tokens.size() ? 1u : 0u,
-                .take = [&](uint32_t, std::span<const float> logits) { last_.assign(logits.begin(), logits.end()); }};
+    const auto last_one = [&](size_t first, Batch& batch) {
+        if (first + batch.size() == tokens.size()) batch.wanted = {batch.size() - 1};
+        batch.take = [&](uint32_t, std::span<const float> logits) { last_.assign(logits.begin(), logits.end()); };
     };
     if (!each_batch(tokens, stop, last_one)) return {};
     return last_;
@@ -692,8 +737,9 @@ std::optional<Token> Session::next(std::span<const Token> tokens, Sampler& sampl
         return logits.empty() ? std::nullopt : std::optional(sampler.sample(logits));
     }
     std::optional<Token> best;
-    const auto last_one = [&](size_t first, size_t count) -> WantedLogits {
-        return {.count = first + count == tokens.size() ? 1u : 0u, .take_best = [&](Token token) { best = token; }};
+    const auto last_one = [&](size_t first, Batch& batch) {
+        if (first + batch.size() == tokens.size()) batch.wanted = {batch.size() - 1};
+        batch.take_best = [&](uint32_t, Token token) { best = token; };
     };
     if (!each_batch(tokens, stop, last_one)) return {};
     return best;
@@ -701,9 +747,9 @@ std::optional<Token> Session::next(std::span<const Token> tokens, Sampler& sampl
 
 void Session::feed(std::span<const Token> tokens, const LogitsSink& each)
 {
-    each_batch(tokens, {}, [&](size_t first, size_t count) -> WantedLogits {
-        return {.count = uint32_t(count),
-                .take = [&each, first](uint32_t t, std::span<const float> logits) { each(first + t, logits); }};
+    each_batch(tokens, {}, [&](size_t first, Batch& batch) {
+        for (uint32_t r = 0; r < batch.size(); ++r) batch.wanted.push_back(r);
+        batch.take = [&each, first](uint32_t r, std::span<const float> logits) { each(first + r, logits); };
     });
 }
 

@@ -67,10 +67,12 @@ struct EngineOptions {
     uint64_t ring_bytes = 64 << 20;    // device memory that they pass through, at the most
     std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given
     MachineLookup machine;
-    unsigned threads = 0;         // 0: one per physical core
-    uint32_t context = 0;         // positions; 0: the model's, at most 4096
-    uint32_t batch = 256;         // prompt tokens done at once
-    host::KvTypes kv;             // of the cache, on host and device
+    unsigned threads = 0;      // 0: one per physical core
+    uint32_t context = 0;      // positions of a session; 0: the model's, at most 4096
+    uint32_t sequences = 1;    // sessions of that length that the KV cache has room for at once
+    uint32_t few = 1;        // rows that are verified or decoded together, at the most; at least `sequences`, up to 16
+    uint32_t batch = 256;    // prompt tokens done at once
+    host::KvTypes kv;        // of the cache, on host and device
     bool without_fp16 = false;    // leave optional abilities of the device unused
     bool without_int_dot = false;
     bool without_matrices = false;
@@ -96,12 +98,13 @@ struct DeviceList {
 
 DeviceList list_devices();
 
-/// Device memory for all of a model, by pieces; context 0: the model's, at most 4096.
-Needs device_needs(const Weights& weights, uint32_t context = 0, uint32_t batch = EngineOptions().batch,
-                   host::KvTypes kv = {});
+/// Device memory for all of a model, by pieces, with the context, batch, sequences and types of the cache of `options`.
+Needs device_needs(const Weights& weights, const EngineOptions& options = {});
 
+struct Batch;
+struct Runner;
 struct Watching;
-struct WantedLogits;
+class Sequence;
 /// What a budget of device memory brings.
 struct PlanReport {
     uint64_t budget = 0;
@@ -132,11 +135,14 @@ class Session {
     /// The same as feed, with the logits of every token.
     void feed(std::span<const Token> tokens, const LogitsSink& each);
 
-    uint32_t position() const { return position_; }
+    uint32_t position() const;
     /// Forgets the conversation.
     void reset() { rewind(0); }
     /// Goes back to a position that it was at: what was fed since is forgotten.
     void rewind(uint32_t position);
+
+    /// Another one that stands where this one does: what was fed is shared, not computed again.
+    Session fork() const;
 
     /// Called after each batch.
     std::function<void(const FeedStats&)> on_stats;
@@ -146,18 +152,17 @@ class Session {
 
   private:
     friend class Engine;
-    Session(std::shared_ptr<Machinery> machinery, Watching watching);
-    struct State;
+    Session(std::shared_ptr<Machinery> machinery, const Watching& watching);
+    Session(const Session& other, std::unique_ptr<Sequence> sequence);
     void watch(ActivitySink sink);
     void check_room(size_t tokens) const;
-    /// Runs tokens in batches; wanted(first, count) says which logits of a batch are wanted. False if `stop` said so.
+    /// Runs tokens in batches; want(first, batch) says which logits of a batch are wanted. False if `stop` said so.
     bool each_batch(std::span<const Token> tokens, const std::function<bool()>& stop,
-                    const std::function<WantedLogits(size_t, size_t)>& wanted);
+                    const std::function<void(size_t, Batch&)>& want);
 
     std::shared_ptr<Machinery> machinery_;
-    std::unique_ptr<State> state_;
-    uint32_t position_ = 0;
-    std::vector<Token> fed_;    // position_ of them: for who wants to know how a number came about
+    std::shared_ptr<Runner> runner_;
+    std::unique_ptr<Sequence> sequence_;
     std::vector<float> last_;
 };
 

@@ -80,68 +80,87 @@ void add(const Part& all, const Part& more, uint32_t n)
     for (uint32_t i = 0; i < n; i++) all.y[i] = all.y[i] * kept + more.y[i] * taken;
 }
 
-/// Consecutive tokens of the heads that share keys and values.
+/// Neighbouring rows of one sequence, and the pages that they see.
 struct Block {
-    uint32_t kv_head, first_token, tokens;
+    uint32_t first, rows;
+    uint32_t first_page, pages;
 };
 
-/// A batch's queries, rotated, and the cache that they meet.
+/// A batch's queries, rotated, and the cache that they meet. A block has a query for each of its rows and each of the
+/// heads that share a key.
 class Queries {
   public:
-    Queries(const AttentionShape& s, const KvCache& cache, const Input& q, uint32_t first)
-        : s_(s), cache_(cache), q_(q), first_(first)
+    Queries(const AttentionShape& s, const KvCache& cache, const Input& q, std::span<const Row> rows)
+        : s_(s), cache_(cache), q_(q), rows_(rows)
     {
     }
 
     uint32_t group() const { return s_.heads / s_.kv_heads; }
-    uint32_t rows(const Block& b) const { return b.tokens * group(); }
-    /// The first position that the block's token t sees, and the one behind the last.
-    uint32_t begin(const Block& b, uint32_t t) const
-    {
-        return s_.window && end(b, t) > s_.window ? end(b, t) - s_.window : 0;
-    }
-    uint32_t end(const Block& b, uint32_t t) const { return first_ + b.first_token + t + 1; }
-    /// Of positions, the same for every block.
-    uint32_t first_span(const Block& b) const { return begin(b, 0) / attend_span; }
-    uint32_t last_span(const Block& b) const { return (end(b, b.tokens - 1) - 1) / attend_span; }
 
-    /// parts[t group + h] = what token t's head h makes of a span of positions; its sum is 0 where it sees none of
-    /// them.
-    void attend(const Block& b, uint32_t span, float* parts) const
+    /// At most `together` rows each.
+    std::vector<Block> blocks(uint32_t together) const
+    {
+        std::vector<Block> blocks;
+        for (uint32_t r = 0; r < rows_.size(); r++) {
+            const bool goes_on = r > 0 && rows_[r].pages == rows_[r - 1].pages && blocks.back().rows < together;
+            if (!goes_on) blocks.push_back({r, 0, 0, 0});
+            blocks.back().rows++;
+        }
+        for (Block& b : blocks) {
+            uint32_t begin = UINT32_MAX, end = 0;
+            for (uint32_t r = b.first; r < b.first + b.rows; r++) {
+                begin = std::min(begin, this->begin(r));
+                end = std::max(end, rows_[r].sees);
+            }
+            b.first_page = begin / page_positions;
+            b.pages = (end - 1) / page_positions + 1 - b.first_page;
+        }
+        return blocks;
+    }
+    uint32_t queries(const Block& b) const { return b.rows * group(); }
+
+    /// parts[r group + h] = what the block's row r makes of the i-th of its pages with head h of those that share
+    /// kv_head; its sum is 0 where it sees none of its positions.
+    void attend(const Block& b, uint32_t kv_head, uint32_t i, float* parts) const
     {
         const Kernels& cpu = kernels();
-        const uint32_t n = s_.head_dim, g = group(), from = span * attend_span, rows = this->rows(b);
-        const uint32_t positions = std::min(end(b, b.tokens - 1) - from, attend_span);
+        const uint32_t n = s_.head_dim, g = group(), from = (b.first_page + i) * page_positions,
+                       queries = this->queries(b);
+        const uint32_t page = rows_[b.first].pages[b.first_page + i];
+        uint32_t end = 0;
+        for (uint32_t r = 0; r < b.rows; r++) end = std::max(end, rows_[b.first + r].sees);
+        const uint32_t positions = std::min(end - from, page_positions);
         thread_local std::vector<Input> q;
         thread_local std::vector<float> score, mixed;
-        q.resize(rows);
-        score.resize(size_t(rows) * attend_span);
-        mixed.resize(size_t(rows) * n);
-        for (uint32_t r = 0; r < rows; r++) q[r] = query(b, r);
+        q.resize(queries);
+        score.resize(size_t(queries) * page_positions);
+        mixed.resize(size_t(queries) * n);
+        for (uint32_t j = 0; j < queries; j++) q[j] = query(b, kv_head, j);
 
         cpu.cache(cache_.keys().type)
-            .scores(q.data(), rows, cache_.row(cache_.keys(), b.kv_head, from), positions, n, score.data(),
-                    attend_span);
-        for (uint32_t r = 0; r < rows; r++) {
-            const Part part(parts + r * Part::floats(n));
-            float* const weights = &score[size_t(r) * attend_span];
-            const auto in_span = [&](uint32_t position) { return std::clamp(position, from, from + positions) - from; };
-            const uint32_t first = in_span(begin(b, r / g)), last = in_span(end(b, r / g));
+            .scores(q.data(), queries, cache_.row(cache_.keys(), kv_head, page, 0), positions, n, score.data(),
+                    page_positions);
+        for (uint32_t j = 0; j < queries; j++) {
+            const Part part(parts + j * Part::floats(n));
+            float* const weights = &score[size_t(j) * page_positions];
+            const auto in_page = [&](uint32_t position) { return std::clamp(position, from, from + positions) - from; };
+            const uint32_t row = b.first + j / g, first = in_page(begin(row)), last = in_page(rows_[row].sees);
             const SoftMax all = first < last ? soften(weights, first, last) : SoftMax{0, 0};
             part.largest = all.largest;
             part.sum = all.sum;
             std::fill(weights + (first < last ? last : 0), weights + positions, 0.0f);
         }
         cpu.cache(cache_.values().type)
-            .mix(score.data(), attend_span, rows, cache_.row(cache_.values(), b.kv_head, from), positions, n,
+            .mix(score.data(), page_positions, queries, cache_.row(cache_.values(), kv_head, page, 0), positions, n,
                  mixed.data());
-        for (uint32_t r = 0; r < rows; r++) std::copy_n(&mixed[size_t(r) * n], n, Part(parts + r * Part::floats(n)).y);
+        for (uint32_t j = 0; j < queries; j++)
+            std::copy_n(&mixed[size_t(j) * n], n, Part(parts + j * Part::floats(n)).y);
     }
 
-    /// y of the block's row r, of which `all` knows every span.
-    void write(const Block& b, uint32_t r, const Part& all, float* y) const
+    /// y of the block's query j, of which `all` knows every page.
+    void write(const Block& b, uint32_t kv_head, uint32_t j, const Part& all, float* y) const
     {
-        for (size_t i = 0; i < s_.head_dim; i++) y[at(b, r) + i] = all.y[i] / all.sum;
+        for (size_t i = 0; i < s_.head_dim; i++) y[at(b, kv_head, j) + i] = all.y[i] / all.sum;
     }
 
   private:
@@ -158,22 +177,28 @@ class Queries {
         }
         return kernels().soften(products, last, 1);
     }
-    /// Where the block's row r stands in q and y.
-    size_t at(const Block& b, uint32_t r) const
+    /// The first position that a row sees.
+    uint32_t begin(uint32_t row) const
     {
-        return (size_t(b.first_token + r / group()) * s_.heads + b.kv_head * group() + r % group()) * s_.head_dim;
+        const uint32_t behind = rows_[row].position + 1;
+        return s_.window && behind > s_.window ? behind - s_.window : 0;
     }
-    Input query(const Block& b, uint32_t r) const
+    /// Where the block's query j stands in q and y.
+    size_t at(const Block& b, uint32_t kv_head, uint32_t j) const
     {
-        const size_t i = at(b, r);
+        return (size_t(b.first + j / group()) * s_.heads + kv_head * group() + j % group()) * s_.head_dim;
+    }
+    Input query(const Block& b, uint32_t kv_head, uint32_t j) const
+    {
+        const size_t i = at(b, kv_head, j);
         if (!q_.q) return {q_.x + i, nullptr, nullptr, nullptr, nullptr};
         return {q_.x + i, q_.q + i, q_.scale + i / fixed_block, q_.sum + i / fixed_block, nullptr};
     }
 
     const AttentionShape& s_;
     const KvCache& cache_;
-    Input q_;    // (tokens, heads, head_dim)
-    uint32_t first_;
+    Input q_;    // (rows, heads, head_dim)
+    std::span<const Row> rows_;
 };
 
 }    // namespace
@@ -200,10 +225,9 @@ namespace {
 /// whole.
 constexpr size_t large_page = 2 << 20, least_large = 4 * large_page;
 
-KvCache::Side cache_side(WeightType type, uint32_t kv_heads, uint32_t context, uint32_t head_dim)
+KvCache::Side cache_side(WeightType type, uint32_t kv_heads, uint32_t pages, uint32_t head_dim)
 {
-    const size_t row = row_bytes(type, head_dim), spans = (size_t(context) + attend_span - 1) / attend_span,
-                 bytes = spans * kv_heads * attend_span * row;
+    const size_t row = row_bytes(type, head_dim), bytes = size_t(pages) * kv_heads * page_positions * row;
     // Large blocks come from the system as they are touched.
     const std::align_val_t alignment{bytes < least_large ? 64 : large_page};
     std::byte* const memory = static_cast<std::byte*>(::operator new(bytes, alignment));
@@ -215,102 +239,127 @@ KvCache::Side cache_side(WeightType type, uint32_t kv_heads, uint32_t context, u
 
 }    // namespace
 
-KvCache::KvCache(KvTypes types, uint32_t kv_heads, uint32_t context, uint32_t head_dim)
-    : kv_heads_(kv_heads), keys_(cache_side(types.k, kv_heads, context, head_dim)),
-      values_(cache_side(types.v, kv_heads, context, head_dim))
+KvCache::KvCache(KvTypes types, uint32_t kv_heads, uint32_t pages, uint32_t head_dim)
+    : kv_heads_(kv_heads), keys_(cache_side(types.k, kv_heads, pages, head_dim)),
+      values_(cache_side(types.v, kv_heads, pages, head_dim))
 {
+}
+
+void KvCache::copy_page(uint32_t from, uint32_t to)
+{
+    for (const Side* side : {&keys_, &values_})
+        std::copy_n(row(*side, 0, from, 0), kv_heads_ * page_positions * side->row_bytes, row(*side, 0, to, 0));
 }
 
 // ---- a batch
 // -----------------------------------------------------------------------------------------------------------
 
-void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first, uint32_t tokens, float* q, float* k,
+void attend(Team& team, const AttentionShape& s, KvCache& cache, std::span<const Row> rows, float* q, float* k,
             float* v, float* y, AttendScratch& scratch)
 {
     const size_t q_size = size_t(s.heads) * s.head_dim, kv_size = size_t(s.kv_heads) * s.head_dim;
+    const uint32_t n = s.head_dim;
     const bool fixed = is_quantised(cache.keys().type);
-    scratch.q.resize(fixed ? tokens * q_size : 0);
+    scratch.q.resize(fixed ? rows.size() * q_size : 0);
     scratch.scale.resize(scratch.q.size() / fixed_block);
     scratch.sum.resize(scratch.scale.size());
     const auto encode_key = find_quantiser(cache.keys().type)->encode,
                encode_value = find_quantiser(cache.values().type)->encode;
 
-    parallel_rows(team, tokens, (q_size + 2 * kv_size) * sizeof(float), [&](uint32_t begin, uint32_t end) {
-        for (size_t t = begin; t < end; t++) {
-            add(q + t * q_size, s.weights.q_bias);
-            add(k + t * kv_size, s.weights.k_bias);
-            add(v + t * kv_size, s.weights.v_bias);
-            normalise(q + t * q_size, s.heads, s.head_dim, s.weights.q_norm, s.weights.eps);
-            normalise(k + t * kv_size, s.kv_heads, s.head_dim, s.weights.k_norm, s.weights.eps);
-            const std::vector<float> turns = rotation(s.rope, uint32_t(first + t));
-            turn(q + t * q_size, s.heads, s.head_dim, turns, s.rope.pairs);
-            turn(k + t * kv_size, s.kv_heads, s.head_dim, turns, s.rope.pairs);
-            if (fixed) {
-                const size_t at = t * q_size, blocks = at / fixed_block;
-                kernels().quantise(q + at, &scratch.q[at], &scratch.scale[blocks], &scratch.sum[blocks], nullptr,
-                                   uint32_t(q_size));
-            }
-            for (uint32_t h = 0; h < s.kv_heads; h++) {
-                const size_t from = t * kv_size + h * s.head_dim;
-                encode_key(k + from, cache.row(cache.keys(), h, uint32_t(first + t)), s.head_dim);
-                encode_value(v + from, cache.row(cache.values(), h, uint32_t(first + t)), s.head_dim);
-            }
-        }
-    });
-
-    const Queries queries(
-        s, cache, {q, fixed ? scratch.q.data() : nullptr, scratch.scale.data(), scratch.sum.data(), nullptr}, first);
-    // So many rows that reading keys and values costs little beside multiplying them, and that the rows stay in the
-    // nearest cache.
-    constexpr uint32_t enough_rows = 32;
-    const uint32_t together = std::max(1u, enough_rows / queries.group()), blocks = (tokens + together - 1) / together,
-                   n = s.head_dim;
-    const auto block = [&](uint32_t kv_head, uint32_t b) {
-        return Block{kv_head, b * together, std::min(together, tokens - b * together)};
-    };
-
-    if (blocks == 1 && s.kv_heads < 8 * team.size()) {    // few rows: the threads share each head's spans
-        const Block all = block(0, 0);
-        const uint32_t earliest = queries.first_span(all), spans = queries.last_span(all) + 1 - earliest,
-                       rows = queries.rows(all);
-        const size_t row = Part::floats(n);
-        scratch.parts.resize(s.kv_heads * spans * rows * row);    // (kv_heads, spans, rows)
-        const auto parts = [&](uint32_t kv_head, uint32_t span) {
-            return &scratch.parts[(kv_head * spans + span) * rows * row];
-        };
-        const uint64_t bytes = attend_span * (cache.keys().row_bytes + cache.values().row_bytes);
-        parallel_rows(team, spans * s.kv_heads, bytes,
-                      [&](uint32_t begin, uint32_t end) {    // in the order in which they lie
-                          for (uint32_t i = begin; i < end; i++) {
-                              const uint32_t kv_head = i % s.kv_heads, span = i / s.kv_heads;
-                              queries.attend(block(kv_head, 0), earliest + span, parts(kv_head, span));
-                          }
-                      });
-        parallel_rows(team, s.kv_heads * rows, spans * row * sizeof(float), [&](uint32_t begin, uint32_t end) {
-            for (uint32_t i = begin; i < end; i++) {
-                const uint32_t kv_head = i / rows, r = i % rows;
-                const Part sum(parts(kv_head, 0) + r * row);
-                for (uint32_t span = 1; span < spans; span++) add(sum, parts(kv_head, span) + r * row, n);
-                queries.write(block(kv_head, 0), r, sum, y);
+    parallel_rows(
+        team, uint32_t(rows.size()), (q_size + 2 * kv_size) * sizeof(float), [&](uint32_t begin, uint32_t end) {
+            for (size_t r = begin; r < end; r++) {
+                add(q + r * q_size, s.weights.q_bias);
+                add(k + r * kv_size, s.weights.k_bias);
+                add(v + r * kv_size, s.weights.v_bias);
+                normalise(q + r * q_size, s.heads, n, s.weights.q_norm, s.weights.eps);
+                normalise(k + r * kv_size, s.kv_heads, n, s.weights.k_norm, s.weights.eps);
+                const uint32_t position = rows[r].position;
+                const std::vector<float> turns = rotation(s.rope, position);
+                turn(q + r * q_size, s.heads, n, turns, s.rope.pairs);
+                turn(k + r * kv_size, s.kv_heads, n, turns, s.rope.pairs);
+                if (fixed) {
+                    const size_t at = r * q_size, blocks = at / fixed_block;
+                    kernels().quantise(q + at, &scratch.q[at], &scratch.scale[blocks], &scratch.sum[blocks], nullptr,
+                                       uint32_t(q_size));
+                }
+                const uint32_t page = rows[r].pages[position / page_positions], in_page = position % page_positions;
+                for (uint32_t h = 0; h < s.kv_heads; h++) {
+                    const size_t from = r * kv_size + h * n;
+                    encode_key(k + from, cache.row(cache.keys(), h, page, in_page), n);
+                    encode_value(v + from, cache.row(cache.values(), h, page, in_page), n);
+                }
             }
         });
+
+    const Queries queries(
+        s, cache, {q, fixed ? scratch.q.data() : nullptr, scratch.scale.data(), scratch.sum.data(), nullptr}, rows);
+    // So many queries that reading keys and values costs little beside multiplying them, and that they stay in the
+    // nearest cache.
+    constexpr uint32_t enough_queries = 32;
+    const std::vector<Block> blocks = queries.blocks(std::max(1u, enough_queries / queries.group()));
+    const uint32_t count = uint32_t(blocks.size());
+    const size_t part_floats = Part::floats(n);
+
+    if (count * s.kv_heads < 8 * team.size()) {    // few blocks: the threads share each head's pages
+        struct Share {
+            const Block* block;
+            uint32_t page;    // of the block's
+            size_t parts;     // where its parts begin: (kv_heads, pages, queries) of every block
+        };
+        std::vector<Share> shares;
+        size_t parts = 0;
+        for (const Block& b : blocks) {
+            for (uint32_t page = 0; page < b.pages; page++) shares.push_back({&b, page, parts});
+            parts += size_t(s.kv_heads) * b.pages * queries.queries(b) * part_floats;
+        }
+        scratch.parts.resize(parts);
+        const auto part_of = [&](const Share& share, uint32_t kv_head, uint32_t page) {
+            const size_t of_page = queries.queries(*share.block) * part_floats;
+            return &scratch.parts[share.parts + (size_t(kv_head) * share.block->pages + page) * of_page];
+        };
+        const uint64_t bytes = page_positions * (cache.keys().row_bytes + cache.values().row_bytes);
+        parallel_rows(team, uint32_t(shares.size()) * s.kv_heads, bytes,
+                      [&](uint32_t begin, uint32_t end) {    // in the order in which they lie
+                          for (uint32_t i = begin; i < end; i++) {
+                              const Share& share = shares[i / s.kv_heads];
+                              const uint32_t kv_head = i % s.kv_heads;
+                              queries.attend(*share.block, kv_head, share.page, part_of(share, kv_head, share.page));
+                          }
+                      });
+        for (const Share& share : shares) {
+            if (share.page > 0) continue;    // each block once
+            const Block& b = *share.block;
+            const uint32_t of_head = queries.queries(b);
+            parallel_rows(team, s.kv_heads * of_head, b.pages * part_floats * sizeof(float),
+                          [&](uint32_t begin, uint32_t end) {
+                              for (uint32_t i = begin; i < end; i++) {
+                                  const uint32_t kv_head = i / of_head, j = i % of_head;
+                                  const Part sum(part_of(share, kv_head, 0) + j * part_floats);
+                                  for (uint32_t page = 1; page < b.pages; page++)
+                                      add(sum, part_of(share, kv_head, page) + j * part_floats, n);
+                                  queries.write(b, kv_head, j, sum, y);
+                              }
+                          });
+        }
         return;
     }
-    team.parallel(s.kv_heads * blocks, [&](uint32_t i) {
-        // The last tokens see the most, so they come first; blocks of one head lie side by side, so that they find its
+    team.parallel(s.kv_heads * count, [&](uint32_t i) {
+        // The last rows see the most, so they come first; blocks of one head lie side by side, so that they find its
         // keys and values in the caches.
-        const Block mine = block(i / blocks, blocks - 1 - i % blocks);
-        const size_t row = Part::floats(n);
+        const uint32_t kv_head = i / count;
+        const Block& mine = blocks[count - 1 - i % count];
         thread_local std::vector<float> sums, parts;
-        sums.assign(queries.rows(mine) * row, 0.0f);
+        sums.assign(queries.queries(mine) * part_floats, 0.0f);
         parts.resize(sums.size());
-        const uint32_t earliest = queries.first_span(mine);
-        queries.attend(mine, earliest, sums.data());
-        for (uint32_t span = earliest + 1; span <= queries.last_span(mine); span++) {
-            queries.attend(mine, span, parts.data());
-            for (uint32_t r = 0; r < queries.rows(mine); r++) add(&sums[r * row], &parts[r * row], n);
+        queries.attend(mine, kv_head, 0, sums.data());
+        for (uint32_t page = 1; page < mine.pages; page++) {
+            queries.attend(mine, kv_head, page, parts.data());
+            for (uint32_t j = 0; j < queries.queries(mine); j++)
+                add(&sums[j * part_floats], &parts[j * part_floats], n);
         }
-        for (uint32_t r = 0; r < queries.rows(mine); r++) queries.write(mine, r, Part(&sums[r * row]), y);
+        for (uint32_t j = 0; j < queries.queries(mine); j++)
+            queries.write(mine, kv_head, j, Part(&sums[j * part_floats]), y);
     });
 }
 

@@ -3,6 +3,7 @@
 
 #include "host/arena.h"
 #include "host/kernels.h"
+#include "host/rows.h"
 
 #include <functional>
 #include <memory>
@@ -58,14 +59,11 @@ struct KvTypes {
     }
 };
 
-/// Positions that share a running maximum. They are also a thread's share where heads are few and the context is long.
-inline constexpr uint32_t attend_span = 256;
-
-/// One layer's keys and values, each (spans, kv_heads, attend_span, head_dim): a text fills them from the front, in
-/// whatever pages the system has, and what no token has written yet takes no memory yet.
+/// One layer's keys and values, each (pages, kv_heads, page_positions, head_dim). What no row has written yet takes no
+/// memory yet.
 class KvCache {
   public:
-    KvCache(KvTypes types, uint32_t kv_heads, uint32_t context, uint32_t head_dim);
+    KvCache(KvTypes types, uint32_t kv_heads, uint32_t pages, uint32_t head_dim);
 
     struct Side {
         WeightType type;
@@ -73,14 +71,14 @@ class KvCache {
         size_t bytes;        // of the whole
         std::unique_ptr<std::byte, std::function<void(std::byte*)>> memory;
     };
-    /// Those of further positions lie behind it up to the end of its span.
-    std::byte* row(const Side& side, uint32_t kv_head, uint32_t position) const
+    /// Those of further positions lie behind it up to the end of the page.
+    std::byte* row(const Side& side, uint32_t kv_head, uint32_t page, uint32_t in_page) const
     {
-        const size_t span = position / attend_span, in_span = position % attend_span;
-        return side.memory.get() + ((span * kv_heads_ + kv_head) * attend_span + in_span) * side.row_bytes;
+        return side.memory.get() + ((size_t(page) * kv_heads_ + kv_head) * page_positions + in_page) * side.row_bytes;
     }
     const Side& keys() const { return keys_; }
     const Side& values() const { return values_; }
+    void copy_page(uint32_t from, uint32_t to);
 
   private:
     uint32_t kv_heads_;
@@ -94,13 +92,14 @@ struct AttendScratch {
     std::vector<float> parts;
 };
 
-/// For tokens at positions [first, first + tokens): adds biases, normalises, rotates q and k, appends k and v to the
-/// cache, then y[t][h] = sum_p softmax_p(cap(scale q[t][h] . k[p])) v[p] over first + t - window < p <= first + t. q
-/// (tokens, heads, head_dim) and k, v (tokens, kv_heads, head_dim) are floats and are overwritten; y is (tokens, heads,
-/// head_dim). Keys and values are read once for all heads that share them and for a block of tokens. The bits of a y
-/// depend neither on the threads nor on what other tokens there are: spans of positions are added up one after the
-/// other, as the softmax of FlashAttention (arXiv 2205.14135).
-void attend(Team& team, const AttentionShape& s, KvCache& cache, uint32_t first, uint32_t tokens, float* q, float* k,
+/// For every row r: adds biases, normalises, rotates q and k to its position, puts k and v into its page of the cache,
+/// and then, when this is done for all rows, y[r][h] = sum_p softmax_p(cap(scale q[r][h] . k[p])) v[p] over the
+/// positions p that it sees: position - window < p < sees. q (rows, heads, head_dim) and k, v (rows, kv_heads,
+/// head_dim) are floats and are overwritten; y is (rows, heads, head_dim). Keys and values are read once for all heads
+/// that share them and for a block of neighbouring rows of one sequence. The bits of a y depend neither on the threads
+/// nor on what other rows there are: pages are added up one after the other, as the softmax of FlashAttention (arXiv
+/// 2205.14135).
+void attend(Team& team, const AttentionShape& s, KvCache& cache, std::span<const Row> rows, float* q, float* k,
             float* v, float* y, AttendScratch& scratch);
 
 }    // namespace hearth::host

@@ -34,7 +34,7 @@ struct Share {
     std::span<const float> strengths;
     FfnScratch& scratch;
     std::vector<uint32_t>& neurons = scratch.neurons;
-    std::vector<float>& h = scratch.h;    // (neurons, tokens)
+    std::vector<float>& h = scratch.h;    // (neurons, rows of x)
 
     bool skips() const { return cut >= 0; }
     Matrix columns_of_down() const
@@ -44,7 +44,9 @@ struct Share {
     FfnCounts gate_and_up() const;
     void gate_and_up_some(uint32_t first, uint32_t last) const;
     void gate_and_up_tiled() const;
-    void down_one(float* y) const;
+    void list_terms() const;
+    void keep_fired() const;
+    void down_few(float* y) const;
     void down_dense(float* y) const;
 };
 
@@ -113,17 +115,21 @@ void Share::gate_and_up_tiled() const
 FfnCounts Share::gate_and_up() const
 {
     const uint32_t tokens = x.tokens();
-    std::atomic<uint64_t> active = 0, touched = 0;
+    std::atomic<uint64_t> active = 0, touched = 0, looked_at = 0;
     const Rows gates(w.gate), ups(w.up), downs(w.down_t);
-    const bool tiled = tokens > kernels().of(w.gate.type).few_tokens;
+    const bool tiled = x.in_tiles(w.gate.type);
     if (tiled) gate_and_up_tiled();
 
     parallel_rows(team, uint32_t(neurons.size()), w.gate.mean_row_bytes() + (skips() ? 0 : w.up.mean_row_bytes()),
                   [&](uint32_t first, uint32_t last) {
                       if (!tiled) gate_and_up_some(first, last);
-                      for (uint32_t p = first; p < last && !strengths.empty(); p++) h[p] *= strengths[p];
-
-                      uint64_t chunk_active = 0, chunk_touched = 0;
+                      uint64_t chunk_active = 0, chunk_touched = 0, chunk_looked_at = 0;
+                      if (strengths.empty()) chunk_looked_at = uint64_t(last - first) * tokens;
+                      else
+                          for (size_t i = size_t(first) * tokens; i < size_t(last) * tokens; i++) {
+                              h[i] = strengths[i] == 0 ? 0.0f : h[i] * strengths[i];
+                              chunk_looked_at += strengths[i] != 0;
+                          }
                       for (uint32_t p = first; p < last; p++) {
                           const float* row = &h[size_t(p) * tokens];
                           const uint64_t nonzero = uint64_t(tokens - std::count(row, row + tokens, 0.0f));
@@ -132,54 +138,124 @@ FfnCounts Share::gate_and_up() const
                           if (nonzero > 0 || !skips()) chunk_touched += ups.bytes(neurons[p]) + downs.bytes(neurons[p]);
                       }
                       active.fetch_add(chunk_active, std::memory_order_relaxed);
+                      looked_at.fetch_add(chunk_looked_at, std::memory_order_relaxed);
                       touched.fetch_add(chunk_touched, std::memory_order_relaxed);
                   });
-    return {active, touched + (w.down.rows > 0 ? columns_of_down().bytes() : 0), neurons.size() * tokens};
+    return {active, touched + (w.down.rows > 0 ? columns_of_down().bytes() : 0), looked_at};
 }
 
-/// y = sum_p h_p down_t_p for one token. A part of the rows after the other, in order, each with a sum of its own; how
-/// many parts there are depends on the rows alone. Cutting the columns instead would read little pieces of every row.
-void Share::down_one(float* y) const
+/// What is added for each of few rows, in the order of the neurons. Without a branch that would be mispredicted at
+/// every fifth neuron.
+void Share::list_terms() const
+{
+    const size_t rows = x.tokens(), count = neurons.size();
+    scratch.terms.resize(std::max(scratch.terms.size(), rows));
+    for (size_t r = 0; r < rows; r++) {
+        std::vector<FfnScratch::Term>& terms = scratch.terms[r];
+        terms.resize(count);
+        size_t kept = 0;
+        for (size_t p = 0; p < count; p++) {
+            const size_t i = p * rows + r;
+            terms[kept] = {uint32_t(p), h[i]};
+            kept += skips() ? h[i] != 0 : strengths.empty() || strengths[i] != 0;
+        }
+        terms.resize(kept);
+    }
+}
+
+/// Keeps the neurons that fired for any of few rows.
+void Share::keep_fired() const
+{
+    const size_t rows = x.tokens();
+    size_t kept = 0;
+    for (size_t p = 0; p < neurons.size(); p++) {
+        bool fired = false;
+        for (size_t r = 0; r < rows; r++) fired |= h[p * rows + r] != 0;
+        neurons[kept] = neurons[p];
+        kept += fired;
+    }
+    neurons.resize(kept);
+}
+
+/// y[r] = sum_p h_pr down_t_p for few rows. Of each row's terms a part after the other, in order, each with a sum of
+/// its own; how many parts there are depends on the row alone. Cutting the columns instead would read little pieces of
+/// every row of weights. The same part of all rows is one thread's, so that what they share is read once.
+void Share::down_few(float* y) const
 {
     constexpr uint64_t part_bytes =
         160 << 10;    // a sum is written and read again: at most a tenth of what its rows take
     constexpr uint32_t most_parts = 32, together = 32, rows_ahead = 16;
     const auto axpy = kernels().of(w.down_t.type).axpy;
-    const uint32_t dim = w.down_t.cols, rows = uint32_t(neurons.size());
+    const uint32_t dim = w.down_t.cols, rows = x.tokens();
     const uint64_t bytes = w.down_t.mean_row_bytes();
-    const uint32_t parts = uint32_t(std::clamp<uint64_t>(rows * bytes / part_bytes, 1, most_parts));
     const Rows downs(w.down_t);
-    std::vector<float>& sums = scratch.sums;
-    sums.resize(size_t(parts - 1) * dim);
-    const auto sum_of = [&](uint32_t part) { return part ? &sums[size_t(part - 1) * dim] : y; };
 
-    const auto first_of = [&](uint32_t part) { return uint32_t(uint64_t(rows) * part / parts); };
+    struct Sums {    // of one row
+        std::span<const FfnScratch::Term> terms;
+        uint32_t parts, dim;
+        float *first, *later;    // (dim), (parts - 1, dim)
 
-    team.parallel(parts, [&](uint32_t part) {
-        float* const sum = sum_of(part);
-        std::fill_n(sum, dim, 0.0f);
-        const uint32_t last = first_of(part + 1);
+        uint32_t begin(uint32_t part) const { return uint32_t(uint64_t(terms.size()) * part / parts); }
+        float* sum(uint32_t part) const { return part ? later + size_t(part - 1) * dim : first; }
+    } of_row[most_few];
+    uint32_t most = 0, all = 0;
+    for (uint32_t r = 0; r < rows; r++) {
+        const auto& terms = scratch.terms[r];
+        const uint32_t parts = uint32_t(std::clamp<uint64_t>(terms.size() * bytes / part_bytes, 1, most_parts));
+        of_row[r] = {terms, parts, dim, y + size_t(r) * dim, nullptr};
+        most = std::max(most, parts);
+        all += parts - 1;
+    }
+    scratch.sums.resize(size_t(all) * dim);
+    float* later = scratch.sums.data();
+    for (uint32_t r = 0; r < rows; later += size_t(of_row[r++].parts - 1) * dim) of_row[r].later = later;
+
+    team.parallel(most, [&](uint32_t part) {
+        uint32_t next[most_few], end[most_few];    // of each row's terms
+        for (uint32_t r = 0; r < rows; r++) {
+            const Sums& s = of_row[r];
+            next[r] = end[r] = 0;
+            if (part >= s.parts) continue;
+            next[r] = s.begin(part);
+            end[r] = s.begin(part + 1);
+            std::fill_n(s.sum(part), dim, 0.0f);
+        }
         // Behind its end, the beginning of the part that this thread will probably do next is fetched.
-        const uint32_t next = part + team.size() < parts ? first_of(part + team.size()) : 0;
-        const auto ahead_of = [&](uint32_t p) {
-            return p + rows_ahead < last ? p + rows_ahead : next ? next + (p + rows_ahead - last) : last - 1;
+        const auto ahead_of = [&](uint32_t r, uint32_t i) {
+            const Sums& s = of_row[r];
+            const uint32_t next_part = part + team.size(), ahead = i + rows_ahead,
+                           begin = next_part < s.parts ? s.begin(next_part) : 0;
+            const uint32_t wanted = ahead < end[r] ? ahead : begin ? begin + (ahead - end[r]) : end[r] - 1;
+            return downs[neurons[s.terms[std::min<size_t>(wanted, s.terms.size() - 1)].place]];
         };
-        for (uint32_t p = first_of(part); p < last; p += together) {
-            Term terms[together];
-            const uint32_t count = std::min(together, last - p);
-            for (uint32_t i = 0; i < count; i++)
-                terms[i] = {h[p + i], downs[neurons[p + i]], downs[neurons[std::min(ahead_of(p + i), rows - 1)]]};
-            axpy(terms, count, sum, dim);
+        for (;;) {
+            // The next few neurons that any of the rows wants, and of each row the terms among them.
+            uint32_t place = UINT32_MAX;
+            for (uint32_t r = 0; r < rows; r++)
+                if (next[r] < end[r]) place = std::min(place, of_row[r].terms[next[r]].place);
+            if (place == UINT32_MAX) break;
+            const uint32_t behind = rows > 1 ? place + together : UINT32_MAX;
+            for (uint32_t r = 0; r < rows; r++) {
+                Term terms[together];
+                uint32_t count = 0;
+                for (; next[r] < end[r] && count < together && of_row[r].terms[next[r]].place < behind; next[r]++) {
+                    const FfnScratch::Term& term = of_row[r].terms[next[r]];
+                    terms[count++] = {term.strength, downs[neurons[term.place]], ahead_of(r, next[r])};
+                }
+                if (count > 0) axpy(terms, count, of_row[r].sum(part), dim);
+            }
         }
     });
-    if (parts == 1) return;
-    parallel_rows(team, (dim + 15) / 16, parts * 16 * sizeof(float), [&](uint32_t first, uint32_t last) {
-        const uint32_t begin = first * 16, end = std::min(last * 16, dim);
-        for (uint32_t part = 1; part < parts; part++) {
-            const float* const sum = sum_of(part);
-            for (uint32_t i = begin; i < end; i++) y[i] += sum[i];
-        }
-    });
+    for (const Sums& s : std::span(of_row, rows)) {
+        if (s.parts == 1) continue;
+        parallel_rows(team, (dim + 15) / 16, s.parts * 16 * sizeof(float), [&](uint32_t first, uint32_t last) {
+            const uint32_t begin = first * 16, end = std::min(last * 16, dim);
+            for (uint32_t part = 1; part < s.parts; part++) {
+                const float* const sum = s.sum(part);
+                for (uint32_t i = begin; i < end; i++) s.first[i] += sum[i];
+            }
+        });
+    }
 }
 
 /// y[t] = down h[t], down as the file has it.
@@ -190,19 +266,19 @@ void Share::down_dense(float* y) const
         std::fill_n(y, size_t(tokens) * w.down.rows, 0.0f);
         return;
     }
-    const float* by_token = h.data();
+    const float* by_row = h.data();
     if (tokens > 1) {
         constexpr uint32_t line = 16;    // neurons: what a token gets of them is a cache line
-        scratch.by_token.resize(h.size());
+        scratch.by_row.resize(h.size());
         team.parallel((count + line - 1) / line, [&](uint32_t chunk) {
             const uint32_t first = chunk * line, last = std::min(first + line, count);
             for (uint32_t t = 0; t < tokens; t++)
                 for (uint32_t p = first; p < last; p++)
-                    scratch.by_token[size_t(t) * count + p] = h[size_t(p) * tokens + t];
+                    scratch.by_row[size_t(t) * count + p] = h[size_t(p) * tokens + t];
         });
-        by_token = scratch.by_token.data();
+        by_row = scratch.by_row.data();
     }
-    scratch.inputs.prepare(team, by_token, tokens, count, is_quantised(w.down.type));
+    scratch.inputs.prepare(team, by_row, tokens, count, is_quantised(w.down.type), x.work());
     multiply(team, columns_of_down(), scratch.inputs, y);
 }
 
@@ -221,21 +297,13 @@ FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wa
         share.down_dense(y);
         return counts;
     }
-    if (x.tokens() != 1) {
+    if (x.work() == Work::many) {
         multiply_transposed(team, w.down_t, neurons, scratch.h.data(), x.tokens(), y);
         return counts;
     }
-    if (share.skips()) {    // keep those that fired, in order; without a branch that would be mispredicted at every
-                            // fifth neuron
-        size_t kept = 0;
-        for (size_t p = 0; p < neurons.size(); p++) {
-            neurons[kept] = neurons[p];
-            scratch.h[kept] = scratch.h[p];
-            kept += scratch.h[p] != 0;
-        }
-        neurons.resize(kept);
-    }
-    share.down_one(y);
+    share.list_terms();
+    share.down_few(y);
+    if (share.skips() || !strengths.empty()) share.keep_fired();
     return counts;
 }
 

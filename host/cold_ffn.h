@@ -48,19 +48,24 @@ struct FfnCounts {
 
 /// Memory that `cold_ffn` keeps from call to call.
 struct FfnScratch {
-    std::vector<uint32_t> neurons;    // in their order; of one token, with a cut, in the end only those that fired
-    std::vector<float> h;             // (neurons, tokens): act(gate . x + bias) (up . x)
-    std::vector<float> sums;          // (parts - 1, dim): of one token, the later parts of the sum over neurons
-    std::vector<float> by_token;      // (tokens, neurons): h, where the down projection is stored by its rows
+    std::vector<uint32_t> neurons;    // in their order; of few rows, in the end only those that fired for one of them
+    std::vector<float> h;             // (neurons, rows): act(gate . x + bias) (up . x)
+    std::vector<float> sums;          // of few rows, the later parts of their sums over neurons: (dim) each
+    std::vector<float> by_row;        // (rows, neurons): h, where the down projection is stored by its rows
     Inputs inputs;                    // of it
+    struct Term {
+        uint32_t place;    // in neurons
+        float strength;
+    };
+    std::vector<std::vector<Term>> terms;    // of each of few rows
 };
 
-/// y[t] = the share of `neurons` for x[t]; y is (tokens, dim) and is overwritten (zeros where there are no neurons).
-/// With `down` they follow one another, from a whole block of its columns on, and nothing is cut. Of one token, up and
-/// down_t rows are touched only where |act(gate . x + bias)| > cut (see no_cut); of few, an up row where it is so for
-/// any of them; of many, all. A row is read once for all tokens. The order of addition depends on the neurons that are
-/// added and on whether there is one token or many, not on threads. strengths: (neurons) what each one's share is
-/// multiplied by, of one token only; empty: 1.
+/// y[r] = the share of `neurons` for x[r]; y is (rows, dim) and is overwritten (zeros where there are no neurons). With
+/// `down` they follow one another, from a whole block of its columns on, and nothing is cut. Of few rows (Work), up and
+/// down_t are touched only where |act(gate . x + bias)| > cut (see no_cut) for any of them; of many, all. A row of
+/// weights is read once for all rows of x. The order of addition depends on the neurons that are added for this row of
+/// x and on the kind of work, not on threads or other rows. strengths: (neurons, rows) what each one's share is
+/// multiplied by, of few rows only; 0 where it is none of that row's; empty: 1.
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut,
                    float* y, FfnScratch& scratch, std::span<const float> strengths = {});
 

@@ -31,15 +31,17 @@ void route(Team& team, const Router& router, const Inputs& x, float* weights)
 }
 
 FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::span<const uint32_t> neurons,
-                       const float* weights, const float* x, uint32_t tokens, float cut, float* y,
+                       const float* weights, const float* x, uint32_t tokens, Work work, float cut, float* y,
                        ExpertScratch& scratch)
 {
     const uint32_t dim = w.gate.cols, together = w.gate.rows / experts;
     const bool quantised = is_quantised(w.gate.type) || is_quantised(w.up.type);
-    if (tokens == 1) {    // all its experts at once
+    if (work == Work::few) {    // all their experts at once
         scratch.strengths.clear();
-        for (const uint32_t n : neurons) scratch.strengths.push_back(weights[n / together]);
-        scratch.inputs.prepare(team, x, 1, dim, quantised);
+        for (const uint32_t n : neurons)
+            for (uint32_t r = 0; r < tokens; r++)
+                scratch.strengths.push_back(weights[size_t(r) * experts + n / together]);
+        scratch.inputs.prepare(team, x, tokens, dim, quantised, work);
         return cold_ffn(team, w, neurons, scratch.inputs, cut, y, scratch.ffn, scratch.strengths);
     }
     // Expert by expert, those tokens that go through it.
@@ -57,7 +59,8 @@ FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::s
         scratch.y.resize(size_t(count) * dim);
         for (uint32_t i = 0; i < count; i++)
             std::copy_n(x + size_t(scratch.tokens[i]) * dim, dim, &scratch.x[size_t(i) * dim]);
-        scratch.inputs.prepare(team, scratch.x.data(), count, dim, quantised);
+        scratch.inputs.prepare(team, scratch.x.data(), count, dim, quantised,
+                               count == 1 ? Work::few : work);    // a row alone is done sooner so
         const FfnCounts more =
             cold_ffn(team, w, neurons.subspan(first, last - first), scratch.inputs, cut, scratch.y.data(), scratch.ffn);
         counts.active += more.active;

@@ -25,15 +25,15 @@ void route(Team& team, const Router& router, const Inputs& x, float* weights);
 struct ExpertScratch {
     FfnScratch ffn;
     Inputs inputs;
-    std::vector<float> x, y, strengths;    // of the tokens of one expert; of one token's neurons
+    std::vector<float> x, y, strengths;    // of the rows of one expert; of few rows' neurons
     std::vector<uint32_t> tokens;
 };
 
 /// y[t] = sum over `neurons` of weights[t][their expert] times what cold_ffn gives for them. x and y are (tokens, dim),
-/// weights (tokens, experts), and neurons of one expert stand together. Of one token the neurons must be of experts
-/// that it goes through. cut and counts as of cold_ffn.
+/// weights (tokens, experts), and neurons of one expert stand together. Of few rows the neurons should be of experts
+/// that one of them goes through. cut, work and counts as of cold_ffn.
 FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::span<const uint32_t> neurons,
-                       const float* weights, const float* x, uint32_t tokens, float cut, float* y,
+                       const float* weights, const float* x, uint32_t tokens, Work work, float cut, float* y,
                        ExpertScratch& scratch);
 
 }    // namespace hearth::host

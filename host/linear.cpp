@@ -30,8 +30,9 @@ void parallel_rows(Team& team, uint32_t rows, uint64_t row_bytes, const std::fun
     team.parallel(chunks, [&](uint32_t i) { fn(first[i], first[i + 1]); });
 }
 
-void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bool quantised)
+void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bool quantised, Work work)
 {
+    work_ = work;
     const size_t blocks = n / fixed_block, groups = kernels().reads_groups ? n / group_numbers : 0;
     q_.resize(quantised ? size_t(tokens) * n : 0);
     scale_.resize(quantised ? tokens * blocks : 0);
@@ -107,7 +108,7 @@ namespace {
 template <class Row>
 void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, const Inputs& x, float* y)
 {
-    if (x.tokens() > kernels().of(w.type).few_tokens) {
+    if (x.in_tiles(w.type)) {
         multiply_tiled(team, w, rows, row, x, [&](const Products& p) {
             for (uint32_t t = 0; t < p.tokens; t++) {
                 float* const to = y + size_t(p.first_token + t) * rows + p.first_row;

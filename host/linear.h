@@ -3,6 +3,7 @@
 
 #include "host/arena.h"
 #include "host/kernels.h"
+#include "host/rows.h"
 
 #include <algorithm>
 #include <functional>
@@ -30,12 +31,15 @@ struct PackedInputs {
 class Inputs {
   public:
     /// Prepares x (tokens, n). Fixed-point forms are made only if `quantised` (any row that will read it is of such a
-    /// format). x must outlive the reads.
-    void prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bool quantised);
+    /// format). x must outlive the reads. `work`: how they are multiplied; of few there are at most most_few.
+    void prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bool quantised, Work work);
 
     std::span<const Input> span() const { return inputs_; }
     const Input& operator[](uint32_t t) const { return inputs_[t]; }
     uint32_t tokens() const { return uint32_t(inputs_.size()); }
+    Work work() const { return work_; }
+    /// Whether a matrix of this type is multiplied with them tile by tile, not row by row.
+    bool in_tiles(WeightType type) const { return work_ == Work::many && tokens() > kernels().of(type).few_tokens; }
 
     /// In fixed point or as floats; made when it is first asked for. Not while another thread asks.
     const PackedInputs& packed(Team& team, bool fixed) const;
@@ -46,6 +50,7 @@ class Inputs {
     std::vector<float> scale_, sum_;
     std::vector<FixedGroup> groups_;
     uint32_t n_ = 0;
+    Work work_ = Work::many;
     mutable PackedInputs packed_;
     mutable bool has_floats_ = false, has_fixed_ = false;    // of packed_
 };

@@ -48,10 +48,10 @@ void predict_lowrank(Team& team, const Matrix& fc1, const Matrix& fc2, std::span
 {
     Inputs inputs;
     std::vector<float> hidden(fc1.rows), scores(rows.size());
-    inputs.prepare(team, r, 1, fc1.cols, is_quantised(fc1.type));
+    inputs.prepare(team, r, 1, fc1.cols, is_quantised(fc1.type), Work::few);
     multiply(team, fc1, inputs, hidden.data());
     for (float& h : hidden) h = h < 0 ? 0.0f : h;    // NaN stays, as below
-    inputs.prepare(team, hidden.data(), 1, fc2.cols, is_quantised(fc2.type));
+    inputs.prepare(team, hidden.data(), 1, fc2.cols, is_quantised(fc2.type), Work::few);
     multiply_rows(team, fc2, rows, inputs, scores.data());
     fill_mask(team, uint32_t(rows.size()), sizeof(float), mask, [&](uint32_t j) { return !(scores[j] < threshold); });
 }

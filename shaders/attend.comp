@@ -27,6 +27,7 @@ layout(buffer_reference, scalar, buffer_reference_align = 4) coherent buffer Cou
 shared float query[rows * stride];    // in the end y
 shared float weight[rows * lanes];
 shared float reduced[rows * most_subgroups];
+shared uint place[lanes];    // rows of the cache of a tile's positions
 shared uint arrived;
 
 uint me, first_head, first_token;    // this invocation, and where the tile begins
@@ -44,7 +45,7 @@ vec4 integers(uint word)
 // Of a block of 32 in q8_0; `row` counts heads and positions.
 float scale_of(Words cache, uint row, uint block)
 {
-    const uint scales = a.kv_heads * a.context * (head_dim / 4);
+    const uint scales = a.pages * a.kv_heads * page_positions * (head_dim / 4);
     const vec2 two = unpackHalf2x16(cache.at[scales + row * ((head_dim + 63) / 64) + block / 2]);
     return block % 2 == 0 ? two.x : two.y;
 }
@@ -116,12 +117,12 @@ void write(uint last_token)
 }
 
 // All splits' shares of a row as one, in their order, by the last workgroup that is done.
-void join_splits()
+void join_splits(uint tile)
 {
     const uint share = head_dim + 2;
     Handed parts = Handed(a.parts);
     for (uint r = 0; r < rows; ++r) {
-        const uint from = gl_WorkGroupID.x * a.splits * rows + r;
+        const uint from = tile * a.splits * rows + r;
         float top = lowest, total = 0;
         for (uint s = 0; s < a.splits; ++s) top = max(top, parts.at[(from + s * rows) * share]);
         vec2 y = vec2(0);
@@ -147,18 +148,23 @@ void main()
 {
     Step step = a.step.at;
     me = gl_LocalInvocationID.x;
+    if (gl_WorkGroupID.y >= step.tiles) return;
     first_head = gl_WorkGroupID.x * tile_heads;
-    first_token = gl_WorkGroupID.y * tile_tokens;
-    if (first_token >= step.tokens) return;
-    const uint last_token = min(first_token + tile_tokens, step.tokens) - 1;
-    const uint cache = first_head / (a.heads / a.kv_heads) * a.context;    // rows of this head before
+    first_token = step.tile.at[gl_WorkGroupID.y].x;
+    const uint last_token = first_token + step.tile.at[gl_WorkGroupID.y].y - 1;
+    const uint kv = first_head / (a.heads / a.kv_heads), pages = step.row.at[first_token].pages;
 
     // Of the positions that any of the tile's tokens sees, each split has its share in whole tiles; the last ones may
     // have none.
-    const uint window = a.window > 0 ? a.window : ~0u, first_own = step.position + first_token,
-               earliest = first_own - min(first_own, window - 1);
-    const uint all = step.position + last_token + 1,
-               share = ((all - earliest + lanes - 1) / lanes + a.splits - 1) / a.splits * lanes;
+    uint own[tile_tokens], sees[tile_tokens], earliest = ~0u, all = 0;    // own: its position
+    [[unroll]] for (uint t = 0; t < tile_tokens; ++t) {
+        const Row row = step.row.at[min(first_token + t, last_token)];
+        own[t] = row.position;
+        sees[t] = row.sees;
+        earliest = min(earliest, a.window > 0 ? row.position - min(row.position, a.window - 1) : 0);
+        all = max(all, row.sees);
+    }
+    const uint share = ((all - earliest + lanes - 1) / lanes + a.splits - 1) / a.splits * lanes;
     const uint begin = earliest + gl_WorkGroupID.z * share, end = min(all, begin + share);
 
     for (uint i = me; i < rows * stride; i += lanes) {
@@ -176,10 +182,15 @@ void main()
         const uint p = first + me;
         float score[rows];
         [[unroll]] for (uint r = 0; r < rows; ++r) score[r] = 0;
-        if (p < end) add_products(cache + p, score);
+        if (p < end) {
+            place[me] = (step.pages.at[pages + p / page_positions] * a.kv_heads + kv) * page_positions +
+                        p % page_positions;
+            add_products(place[me], score);
+        }
         [[unroll]] for (uint r = 0; r < rows; ++r) {
-            const uint own = step.position + first_token + r / tile_heads;    // position
-            score[r] = p < end && p <= own && own - p < window ? capped(score[r]) : lowest;
+            const uint t = r / tile_heads;
+            const bool in_window = a.window == 0 || p + a.window > own[t];
+            score[r] = p < end && p < sees[t] && in_window ? capped(score[r]) : lowest;
             const float most = subgroupMax(score[r]);
             if (subgroupElect()) reduced[r * most_subgroups + gl_SubgroupID] = most;
         }
@@ -196,7 +207,7 @@ void main()
         barrier();
         if (group < groups)
             for (uint i = group; i < min(lanes, end - first); i += groups) {
-                const vec2 v = value(cache + first + i, pair);
+                const vec2 v = value(place[i], pair);
                 [[unroll]] for (uint r = 0; r < rows; ++r) sum[r] += weight[r * lanes + i] * v;
             }
     }
@@ -221,18 +232,19 @@ void main()
     }
     if (a.splits > 1) {
         Handed parts = Handed(a.parts);
+        const uint tile = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;    // of all
         [[unroll]] for (uint r = 0; r < rows; ++r) {
-            const uint at = ((gl_WorkGroupID.x * a.splits + gl_WorkGroupID.z) * rows + r) * (head_dim + 2);
+            const uint at = ((tile * a.splits + gl_WorkGroupID.z) * rows + r) * (head_dim + 2);
             if (me == 0) parts.at[at] = top[r], parts.at[at + 1] = total[r];
             if (me < pairs) parts.at[at + 2 + 2 * me] = sum[r].x, parts.at[at + 3 + 2 * me] = sum[r].y;
         }
         memoryBarrierBuffer();
         barrier();
-        if (me == 0) arrived = atomicAdd(Counters(a.counters).at[gl_WorkGroupID.x], 1);
+        if (me == 0) arrived = atomicAdd(Counters(a.counters).at[tile], 1);
         barrier();
         if (arrived % a.splits != a.splits - 1) return;
         memoryBarrierBuffer();
-        join_splits();
+        join_splits(tile);
     } else {
         [[unroll]] for (uint r = 0; r < rows; ++r)
             if (me < pairs) put(r, sum[r] / total[r]);

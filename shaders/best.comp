@@ -1,4 +1,4 @@
-// token = the i of the largest scale logit_i
+// token_t = the i of the largest scale logit_ti
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
@@ -30,15 +30,16 @@ void take(uint other_rank, uint other_i, inout uint best_rank, inout uint best_i
 
 void main()
 {
-    const uint me = gl_LocalInvocationID.x;
+    const uint me = gl_LocalInvocationID.x, t = gl_WorkGroupID.y;
+    if (t >= a.step.at.head_tokens) return;
     uint best_rank = 0, best_i = ~0u;
     if (a.last == 0)
         for (uint i = gl_GlobalInvocationID.x; i < a.n; i += gl_NumWorkGroups.x * lanes) {
-            const float x = a.logits.at[i];
+            const float x = a.logits.at[t * a.n + i];
             take(rank(a.scale == 1 ? x : a.scale * x), i, best_rank, best_i);
         }
     else
-        for (uint p = me; p < a.part_count; p += lanes) take(a.parts.at[p].x, a.parts.at[p].y, best_rank, best_i);
+        for (uint p = me; p < a.part_count; p += lanes) take(a.parts.at[t * a.part_count + p].x, a.parts.at[t * a.part_count + p].y, best_rank, best_i);
 
     const uint most = subgroupMax(best_rank), least_i = subgroupMin(best_rank == most ? best_i : ~0u);
     if (subgroupElect()) {
@@ -48,6 +49,6 @@ void main()
     barrier();
     if (me != 0) return;
     for (uint s = 0; s < gl_NumSubgroups; ++s) take(largest[s], first[s], best_rank, best_i);
-    if (a.last == 0) a.parts.at[gl_WorkGroupID.x] = uvec2(best_rank, best_i);
-    else a.token.at[0] = best_rank == ~0u ? no_token : best_i;
+    if (a.last == 0) a.parts.at[t * a.part_count + gl_WorkGroupID.x] = uvec2(best_rank, best_i);
+    else a.token.at[t] = best_rank == ~0u ? no_token : best_i;
 }

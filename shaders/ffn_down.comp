@@ -18,13 +18,15 @@ shared uint neuron[lanes + teams * at_once];
 shared float strength[lanes + teams * at_once];
 shared vec4 other_teams[lanes];
 
-uint row_of(uint n)
+uint row_of(uint token, uint n)
 {
-    return a.has_experts != 0 ? a.chosen.at[n / slot_neurons].x * slot_neurons + n % slot_neurons : n;
+    return a.has_experts != 0 ? a.chosen.at[(token * a.neurons + n) / slot_neurons].x * slot_neurons + n % slot_neurons : n;
 }
 
-void main()    // x: columns; y: slices
+void main()    // x: columns; y: slices; z: tokens
 {
+    const uint token = gl_WorkGroupID.z;
+    if (token >= a.step.at.tokens) return;
     const uint me = gl_LocalInvocationID.x, slice = gl_WorkGroupID.y, team = me / ffn_down_chunks;
     const uint chunk = chunk_weights(type),
                column = (gl_WorkGroupID.x * ffn_down_chunks + me % ffn_down_chunks) * chunk;
@@ -38,7 +40,7 @@ void main()    // x: columns; y: slices
         barrier();
         if (me < words) fires[me] = 0;
         barrier();
-        const float h = first + me < end ? a.h.at[first + me] : 0;
+        const float h = first + me < end ? a.h.at[token * a.neurons + first + me] : 0;
         const bool fires_now = !(h == 0);    // so does what is not a number
         if (fires_now) atomicOr(fires[me / 32], 1u << (me & 31));
         barrier();
@@ -48,7 +50,7 @@ void main()    // x: columns; y: slices
             count += bitCount(fires[i]);
         }
         if (fires_now) {
-            neuron[before] = row_of(first + me);
+            neuron[before] = row_of(token, first + me);
             strength[before] = h;
         }
         if (me < teams * at_once) {
@@ -56,7 +58,7 @@ void main()    // x: columns; y: slices
             strength[count + me] = 0;
         }
         barrier();
-        if (gl_WorkGroupID.x == 0 && me < words && first + 32 * me < end) a.fired.at[first / 32 + me] = fires[me];
+        if (gl_WorkGroupID.x == 0 && me < words && first + 32 * me < end) a.fired.at[token * a.words + first / 32 + me] = fires[me];
 
         if (column < a.cols) {
             for (uint k = team; k < count; k += teams * at_once) {
@@ -90,7 +92,7 @@ void main()    // x: columns; y: slices
         if (team == 0) {
             for (uint t = 1; t < teams; ++t) sum[j] += other_teams[t * ffn_down_chunks + me];
             [[unroll]] for (uint k = 0; k < 4; ++k)
-                if (column + 4 * j + k < a.cols) a.parts.at[slice * a.part_stride + column + 4 * j + k] = sum[j][k];
+                if (column + 4 * j + k < a.cols) a.parts.at[slice * a.part_stride + token * a.cols + column + 4 * j + k] = sum[j][k];
         }
     }
 }

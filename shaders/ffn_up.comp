@@ -11,12 +11,12 @@ layout(constant_id = 1) const uint up_type = 0;
 layout(constant_id = 2) const uint activation = 0;
 layout(push_constant, scalar) uniform Push { FfnUp a; };
 
-void rows(Quads w, uint type, uint n, uint stride, uint last, out float part[rows_at_once])
+void rows(Quads w, uint type, uint n, uint stride, uint last, uint token, out float part[sums_at_once])
 {
 #ifdef INT_DOT
-    rows_dot_int(w, type, n, stride, last, a.high, a.low, a.scale, a.cols, part);
+    rows_dot_int(w, type, n, stride, last, a.high, a.low, a.scale, token, a.cols, part);
 #else
-    rows_dot(w, type, n, stride, last, a.x, a.cols, part);
+    rows_dot(w, type, n, stride, last, a.x, token, a.cols, part);
 #endif
 }
 
@@ -27,42 +27,50 @@ float bias_of(uint row, uint n)
     return a.has_bias != 0 && n < a.neurons ? uintBitsToFloat(bias.at[row].x) : 0;
 }
 
-void main()
+void main()    // x: neurons; y: tokens, `few` at a time
 {
+    const uint token = gl_WorkGroupID.y * few, tokens = a.step.at.tokens;
+    if (token >= tokens) return;
     const uint step = gl_NumWorkGroups.x * gl_NumSubgroups * rows_at_once;
     for (uint next = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; next < a.neurons;
          next += step) {
         const uint n = min(next, a.neurons - 1);    // see rows_dot
         uint row = n;
         float weight = 1;
-        if (a.has_experts != 0) {    // a slot's neurons are of one expert, so this is uniform in the subgroup
-            const uvec2 place = a.chosen.at[n / slot_neurons];
+        if (a.has_experts != 0) {    // one token at a time; a slot's neurons are of one expert, so this is uniform in the
+                                     // subgroup
+            const uvec2 place = a.chosen.at[(token * a.neurons + n) / slot_neurons];
             row = place.x * slot_neurons + n % slot_neurons;
             weight = uintBitsToFloat(place.y);
             if (weight == 0) {
-                if (gl_SubgroupInvocationID < rows_at_once) a.h.at[n + gl_SubgroupInvocationID] = 0;
+                if (gl_SubgroupInvocationID < rows_at_once)
+                    a.h.at[token * a.neurons + n + gl_SubgroupInvocationID] = 0;
                 continue;
             }
         }
         const uint last = a.neurons - 1 - n;
-        float gate[rows_at_once], up[rows_at_once];
-        rows(a.gate, gate_type, row, a.gate_stride, last, gate);
-        [[unroll]] for (uint i = 0; i < rows_at_once; ++i)
-            gate[i] = activate(activation, a.floor, subgroupAdd(gate[i]) + bias_of(row + i, n + i));
-        if (a.has_up == 0) {
-            [[unroll]] for (uint i = 0; i < rows_at_once; ++i)
-                if (subgroupElect() && n + i < a.neurons) a.h.at[n + i] = abs(gate[i]) <= a.cut ? 0 : weight * gate[i];
-            continue;
-        }
-        if (a.cut < 0) rows(a.up, up_type, row, a.up_stride, last, up);
+        float gate[sums_at_once], up[sums_at_once];
+        rows(a.gate, gate_type, row, a.gate_stride, last, token, gate);
         [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
-            float h = 0;
-            if (a.cut < 0) h = weight * gate[i] * activate_up(activation, subgroupAdd(up[i]));
-            else if (!(abs(gate[i]) <= a.cut) && n + i < a.neurons) {    // uniform in the subgroup
-                rows(a.up, up_type, row + min(i, last), a.up_stride, 0, up);
-                h = weight * gate[i] * activate_up(activation, subgroupAdd(up[0]));
+            const float bias = bias_of(row + i, n + i);
+            [[unroll]] for (uint t = 0; t < few; ++t)
+                gate[i * few + t] = activate(activation, a.floor, subgroupAdd(gate[i * few + t]) + bias);
+        }
+        if (a.has_up != 0 && a.cut < 0) rows(a.up, up_type, row, a.up_stride, last, token, up);
+        [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
+            if (n + i >= a.neurons) break;
+            bool fires[few], any = false;    // uniform in the subgroup
+            [[unroll]] for (uint t = 0; t < few; ++t) {
+                fires[t] = !(abs(gate[i * few + t]) <= a.cut) && token + t < tokens;
+                any = any || fires[t];
             }
-            if (subgroupElect() && n + i < a.neurons) a.h.at[n + i] = h;
+            if (a.has_up != 0 && a.cut >= 0 && any) rows(a.up, up_type, row + i, a.up_stride, 0, token, up);
+            [[unroll]] for (uint t = 0; t < few; ++t) {
+                float h = weight * gate[i * few + t];
+                if (a.has_up != 0 && (a.cut < 0 || any))
+                    h *= activate_up(activation, subgroupAdd(up[a.cut < 0 ? i * few + t : t]));
+                if (subgroupElect() && token + t < tokens) a.h.at[(token + t) * a.neurons + n + i] = fires[t] ? h : 0;
+            }
         }
     }
 }

@@ -39,7 +39,7 @@ void main()    // an invocation has four columns in turn, a word of each plane
     Step step = a.step.at;
     const uint row = gl_WorkGroupID.x, me = gl_LocalInvocationID.x, words = (a.n + 3) / 4;
     if (row >= (a.head != 0 ? step.head_tokens : step.tokens)) return;
-    const uint in_row = (a.head != 0 ? step.head_first + row : row) * a.n, out_row = row * a.n;
+    const uint in_row = (a.head != 0 ? step.wanted.at[step.head_first + row] : row) * a.n, out_row = row * a.n;
 
     if (a.planes != 0)
         for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x) largest[b] = 0, sums[2 * b] = sums[2 * b + 1] = 0;
@@ -99,10 +99,10 @@ void main()    // an invocation has four columns in turn, a word of each plane
         uint high, low;
         atomicAdd(sums[w / 4],
                   fixed_words(vec4(a.y.at[i], a.y.at[i + 1], a.y.at[i + 2], a.y.at[i + 3]), top, high, low));
-        a.high.at[w] = high;
-        a.low.at[w] = low;
+        a.high.at[out_row / 4 + w] = high;
+        a.low.at[out_row / 4 + w] = low;
     }
     barrier();
     for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x)
-        Floats4(a.scale).at[b] = fixed_scale(uintBitsToFloat(largest[b]), ivec2(sums[2 * b], sums[2 * b + 1]));
+        Floats4(a.scale).at[out_row / 32 + b] = fixed_scale(uintBitsToFloat(largest[b]), ivec2(sums[2 * b], sums[2 * b + 1]));
 }

@@ -3,8 +3,8 @@
 // addresses; (a, b) after a name is its shape, the last index contiguous. A row of weights starts on 16 bytes; `stride`
 // counts uvec4 from row to row (see row.glsl).
 //
-// A command buffer is recorded once for a number of tokens at most; how many there are this time, and where, stands in
-// the Step that every kernel with a `step` reads.
+// A command buffer is recorded once for a number of tokens at most; how many there are this time, of which sequences, and
+// where they stand, is in the Step that every kernel with a `step` reads. A token is a row of the batch.
 #ifndef HEARTH_KERNELS_H
 #define HEARTH_KERNELS_H
 
@@ -12,11 +12,27 @@
 
 HEARTH_GPU_BEGIN
 
+const uint page_positions = 256;       // of a page of the KV cache
+
+struct Row {               // a token of the batch
+    uint position;         // in its sequence
+    uint sees;             // it sees the positions before this one
+    uint pages;            // where in Step::pages its sequence's begin: page i there has positions 256 i and on
+};
+
+#ifndef __cplusplus
+layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Rows { Row at[]; };
+#endif
+
 struct Step {              // written by the host before each submit
-    uint position;         // of the first token in the context
     uint tokens;           // in this batch
-    uint head_first;       // first token whose logits are wanted
+    uint tiles;            // of Attend
+    uint head_first;       // first of the wanted tokens whose logits are computed
     uint head_tokens;      // how many, from there on
+    Rows row;              // (tokens)
+    Words pages;           // numbers of pages of the KV cache
+    Pairs tile;            // (tiles): first token and number of those of one sequence that a workgroup of Attend has
+    Words wanted;          // tokens whose logits are wanted
     Words broken;          // in host memory: 0 becomes 1 where a Join meets a token whose r is not finite, or has
                            // squares beyond the range of floats
 };
@@ -59,12 +75,12 @@ struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y
     Floats residual;       // (tokens, n): r; may be base
     Floats y;              // (tokens, n)
     Floats published;      // (tokens, n) in host memory
-    Words high, low;       // y as Quantise would write it, if `planes`; of one token only
+    Words high, low;       // y as Quantise would write it, if `planes`
     Floats scale;
     uint n, part_count, part_stride;
     uint has_cold;
     uint publish;          // publish_nothing, publish_norm or publish_residual
-    uint head;             // 1: only the tokens of step.head_*, y counted from the first of them
+    uint head;             // 1: only the wanted tokens of step.head_*, y counted from the first of them
     uint planes;
     uint form;             // join_rms, join_layer_norm or join_post_norm
     float eps, gain;
@@ -77,12 +93,13 @@ struct Quantise {          // x_i = scale[i / 32] (256 high_i + low_i), scale = 
     uint n;
 };
 
-struct MatVec {            // y_r = sum_i w_ri x_i.  A subgroup per row, or per few rows.
+struct MatVec {            // y_tr = sum_i w_ri x_ti.  A subgroup per row, or per few rows; a workgroup per few tokens.
+    Steps step;
     Quads weight;          // (rows, cols)
-    Floats x;              // (cols)
+    Floats x;              // (tokens, cols)
     Words high, low;       // x as of Quantise, for the integer variant
     Floats scale;
-    Floats y;              // (rows)
+    Floats y;              // (tokens, rows)
     uint rows, cols, stride;
     uint relu;             // 1: negative y_r become 0
 };
@@ -110,11 +127,11 @@ struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / 
     Floats bias;           // (heads + 2 kv_heads, head_dim): q's, k's, v's; read if has_bias
     Floats norms;          // (2, head_dim): q's and k's; read if has_norms
     Floats angles;         // (tokens, rope_dim / 2, 2): cos and sin for each pair, computed by the host in double
-    Words k_cache, v_cache;    // (kv_heads, context, head_dim) fp16, two to a word. In q8_0: int8, four to a word,
-                               // and behind them all (kv_heads, context, head_dim / 64 rounded up) words, each the
+    Words k_cache, v_cache;    // (pages, kv_heads, page_positions, head_dim) fp16, two to a word. In q8_0: int8, four to
+                               // a word, and behind them all as many rows of (head_dim / 64 rounded up) words, each the
                                // scales of two blocks of 32 in fp16
     Words counters;        // of Attend, which become 0
-    uint heads, kv_heads, head_dim, rope_dim, context;
+    uint heads, kv_heads, head_dim, rope_dim, pages;
     uint k_q8, v_q8;
     uint counter_count;
     uint has_bias, has_norms;
@@ -122,20 +139,20 @@ struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / 
     float eps;
 };
 
-struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p over p <= position of t, of which the
-                           // last `window` if that is not 0;  cap(s) = softcap tanh(s / softcap), or s if softcap is 0.
-                           // A tile of tokens and of heads that share keys per workgroup. With one token a tile,
+struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p over the p that t sees, and no further
+                           // back than `window` if that is not 0;  cap(s) = softcap tanh(s / softcap), or s if softcap
+                           // is 0.  A tile of tokens and of heads that share keys per workgroup. With one token a tile,
                            // `splits` workgroups share the positions: the last one to end adds up their parts.
     Steps step;
     Floats q;              // (tokens, heads, head_dim)
     Words k_cache, v_cache;    // as of Rope; their types, head_dim and the tile are specialization constants
     Floats y;              // (tokens, heads, head_dim)
-    Floats parts;          // (heads / heads of a tile, splits, heads of a tile, 2 + head_dim): largest score, sum, and
-                           // y not yet divided by it
-    Words counters;        // (heads / heads of a tile): splits that are done
-    Words high, low;       // y as Quantise would write it, if `planes`; of one token only, head_dim a multiple of 32
+    Floats parts;          // (tiles, heads / heads of a tile, splits, heads of a tile, 2 + head_dim): largest score, sum,
+                           // and y not yet divided by it
+    Words counters;        // (tiles, heads / heads of a tile): splits that are done
+    Words high, low;       // y as Quantise would write it, if `planes`; head_dim is then a multiple of 32
     Floats scales;
-    uint heads, kv_heads, context, planes, splits, window;
+    uint heads, kv_heads, pages, planes, splits, window;
     float scale, softcap;
 };
 
@@ -145,60 +162,65 @@ struct Route {             // weight_te = softmax of score_te over the `used` ex
     Floats score, weight;  // (tokens, experts)
     Floats published;      // (tokens, experts) in host memory: weight
     Words slot_expert;     // (slots): whose neurons are in a slot
-    Pairs chosen;          // (places): of one token, slots of the experts with a weight, in order, and its bits; then
-                           // as many as fit with weight 0
+    Pairs chosen;          // (tokens, places): slots of the experts with a weight, in order, and its bits; then as many
+                           // as fit with weight 0
     uint experts, used, normalise;
     uint slots, places;    // 0 places: no list
 };
 
-struct FfnUp {             // h_n = act(gate_n . x + bias_n) act_up(up_n . x) (see activation.glsl).
-                           // A subgroup per neuron, or per few.
+struct FfnUp {             // h_tn = act(gate_n . x_t + bias_n) act_up(up_n . x_t) (see activation.glsl).
+                           // A subgroup per neuron, or per few; a workgroup per few tokens.
+    Steps step;
     Quads gate, up;        // (neurons, cols); up is read, and a factor, if has_up
     Quads bias;            // (neurons), each the first word of a quad; read if has_bias
-    Floats x;              // (cols)
+    Floats x;              // (tokens, cols)
     Words high, low;       // x as of Quantise, for the integer variant
     Floats scale;
-    Floats h;              // (neurons)
+    Floats h;              // (tokens, neurons)
     Pairs chosen;          // of Route, read if has_experts: neuron n is row n % 32 of slot chosen_(n / 32), and its
                            // weight is one more factor
     uint neurons, cols, gate_stride, up_stride;
-    float cut;             // h_n = 0, and up_n is not read, where |act(gate_n . x + bias_n)| <= cut;
-                           // less than 0: nowhere
+    float cut;             // h_tn = 0 where |act(gate_n . x_t + bias_n)| <= cut, and where this is so for all of the
+                           // workgroup's tokens up_n is not read; less than 0: nowhere
     float floor;           // of relu
     uint has_up, has_bias, has_experts;
 };
 
-struct FfnDown {           // parts_s = sum over n of slice s of h_n down_n;  neurons whose h is zero are not read
+struct FfnDown {           // parts_st = sum over n of slice s of h_tn down_n;  neurons whose h is zero are not read
+    Steps step;
     Quads down;            // (neurons, cols)
-    Floats h;              // (neurons)
-    Floats parts;          // (slices, part_stride)
-    Words fired;           // (neurons / 32) in host memory: bit n % 32 of word n / 32: h_n is not zero
+    Floats h;              // (tokens, neurons)
+    Floats parts;          // (slices, part_stride): token t at t cols
+    Words fired;           // (tokens, words) in host memory: bit n % 32 of word n / 32: h_tn is not zero
     Pairs chosen;          // as of FfnUp
-    uint neurons, cols, stride, slices, part_stride, has_experts;
+    uint neurons, cols, stride, slices, part_stride, has_experts, words;
 };
 
-struct PredictSign {       // bit n: x and row n of the gate have different signs in no more than `differing` columns;
-                           // signs are sign bits
-    Floats x;              // (cols)
+struct PredictSign {       // bit n of t: x_t and row n of the gate have different signs in no more than `differing`
+                           // columns; signs are sign bits
+    Steps step;
+    Floats x;              // (tokens, cols)
     Quads signs;           // quad q of neuron n at q neurons + n: its columns 128 q and on, a bit each; bits behind
                            // the last column are 0
-    Words mask;            // (neurons / 32) in host memory
-    uint neurons, cols, differing;
+    Words mask;            // (tokens, words) in host memory
+    uint neurons, cols, differing, words;
 };
 
-struct Threshold {         // bit n: score_n >= threshold, or NaN
-    Floats score;          // (neurons)
-    Words mask;            // (neurons / 32) in host memory
-    uint neurons;
+struct Threshold {         // bit n of t: score_tn >= threshold, or NaN
+    Steps step;
+    Floats score;          // (tokens, neurons)
+    Words mask;            // (tokens, words) in host memory
+    uint neurons, words;
     float threshold;
 };
 
-struct Best {              // token = the i of the largest scale logit_i, the first of equals; no_token if any is not
+struct Best {              // token_t = the i of the largest scale logit_ti, the first of equals; no_token if any is not
                            // finite.  Twice: first each workgroup finds that of its logits, then one workgroup that of
-                           // theirs.
-    Floats logits;         // (n)
-    Pairs parts;           // (part_count), of the workgroups: an integer that grows with the largest, and its i
-    Words token;           // in host memory
+                           // theirs; of the wanted tokens of step.head_*.
+    Steps step;
+    Floats logits;         // (tokens, n)
+    Pairs parts;           // (tokens, part_count), of the workgroups: an integer that grows with the largest, and its i
+    Words token;           // (tokens) in host memory
     uint n, part_count;
     uint last;             // 0: parts are written, else read
     float scale;

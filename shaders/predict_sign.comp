@@ -11,12 +11,14 @@ const uint most_words = 2048;    // of x: as many columns as a model may have (w
 shared uint signs_of_x[most_words];
 shared uint found[4];
 
-void main()
+void main()    // x: neurons; y: tokens
 {
+    const uint token = gl_WorkGroupID.y;
+    if (token >= a.step.at.tokens) return;
     const uint me = gl_LocalInvocationID.x, quads = (a.cols + 127) / 128;
     for (uint w = me; w < 4 * quads; w += 128) {
         uint word = 0;
-        for (uint i = 0; i < 32 && w * 32 + i < a.cols; ++i) word |= (floatBitsToUint(a.x.at[w * 32 + i]) >> 31) << i;
+        for (uint i = 0; i < 32 && w * 32 + i < a.cols; ++i) word |= (floatBitsToUint(a.x.at[token * a.cols + w * 32 + i]) >> 31) << i;
         signs_of_x[w] = word;
     }
     if (me < 4) found[me] = 0;
@@ -35,5 +37,5 @@ void main()
         if (differing <= a.differing) atomicOr(found[me / 32], 1u << (me & 31));
     }
     barrier();
-    if (me < 4 && gl_WorkGroupID.x * 128 + me * 32 < a.neurons) a.mask.at[gl_WorkGroupID.x * 4 + me] = found[me];
+    if (me < 4 && gl_WorkGroupID.x * 128 + me * 32 < a.neurons) a.mask.at[token * a.words + gl_WorkGroupID.x * 4 + me] = found[me];
 }

@@ -63,10 +63,10 @@ int nearest(float v)
 // What a half cannot hold is infinite, so that it shows: a driver may round to the largest half instead.
 float bounded(float v) { return abs(v) < 65520 ? v : v > 0 ? infinity() : v < 0 ? -infinity() : not_a_number(); }
 
-// The head in `done` to the cache's row of it at position p.
-void append(Words cache, uint q8, uint kv, uint p)
+// The head in `done` to that row of the cache.
+void append(Words cache, uint q8, uint row)
 {
-    const uint row = kv * a.context + p, me = gl_LocalInvocationID.x;
+    const uint me = gl_LocalInvocationID.x;
     if (q8 == 0) {
         for (uint i = me; i < a.head_dim / 2; i += 64)
             cache.at[row * (a.head_dim / 2) + i] =
@@ -79,7 +79,7 @@ void append(Words cache, uint q8, uint kv, uint p)
         [[unroll]] for (uint j = 0; j < 4; ++j) word |= (uint(nearest(done[4 * i + j] * inverse)) & 255) << 8 * j;
         cache.at[row * (a.head_dim / 4) + i] = word;
     }
-    const uint scale_words = (a.head_dim + 63) / 64, scales = a.kv_heads * a.context * (a.head_dim / 4);
+    const uint scale_words = (a.head_dim + 63) / 64, scales = a.pages * a.kv_heads * page_positions * (a.head_dim / 4);
     if (me < scale_words)
         cache.at[scales + row * scale_words + me] =
             packHalf2x16(vec2(bounded(block_scale(2 * me)),
@@ -104,12 +104,14 @@ void main()    // x: the heads of q, then of k with v; y: tokens
         for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) a.q.at[at + i] = turned(t, i);
         return;
     }
+    const uint position = step.row.at[t].position, page = step.pages.at[step.row.at[t].pages + position / page_positions];
+    const uint row = (page * a.kv_heads + kv) * page_positions + position % page_positions;
     const uint v_bias = (head + a.kv_heads) * a.head_dim;
     for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) done[i] = turned(t, i);
     barrier();
-    append(a.k_cache, a.k_q8, kv, step.position + t);
+    append(a.k_cache, a.k_q8, row);
     barrier();
     for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) done[i] = biased(a.v.at[at + i], v_bias + i);
     barrier();
-    append(a.v_cache, a.v_q8, kv, step.position + t);
+    append(a.v_cache, a.v_q8, row);
 }

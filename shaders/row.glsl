@@ -226,14 +226,21 @@ layout(constant_id = 3) const uint rows_at_once = 1;
 
 float add_lanes(vec4 v) { return v.x + v.y + v.z + v.w; }
 
-// This invocation's share of sum_i w_ri x_i for rows_at_once rows from number `first` on, a chunk in turn with the
-// others of its subgroup. Rows behind the `last`-th are taken for it.
-void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint n, out float sum[rows_at_once])
+// Tokens that meet a weight as it is unpacked once.
+layout(constant_id = 5) const uint few = 1;
+const uint sums_at_once = rows_at_once * few;
+
+// This invocation's share of sum_i w_ri x_ti for rows_at_once rows from number `first` on and `few` tokens from number
+// `token` on (sum[r few + t]), a chunk in turn with the others of its subgroup. Rows behind the `last`-th are taken for
+// it. With more than one token n is a multiple of 4.
+void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint token, uint n,
+              out float sum[sums_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type), whole = n / chunk;
     uint row[rows_at_once];
     [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-        row[r] = row_at(w, type, stride, first + min(r, last)), sum[r] = 0;
+        row[r] = row_at(w, type, stride, first + min(r, last));
+    [[unroll]] for (uint s = 0; s < sums_at_once; ++s) sum[s] = 0;
     for (uint q = gl_SubgroupInvocationID; q < whole; q += gl_SubgroupSize) {
         Chunk c[rows_at_once];
         vec2 scale[rows_at_once], minimum[rows_at_once];
@@ -241,17 +248,23 @@ void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, 
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
             row_scales(w, type, row[r], q * chunk, n, scale[r], minimum[r]);
         [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
-            vec4 part[rows_at_once], x_sum = vec4(0);
-            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r] = vec4(0);
+            vec4 part[sums_at_once], x_sum[few];
+            [[unroll]] for (uint s = 0; s < sums_at_once; ++s) part[s] = vec4(0);
+            [[unroll]] for (uint t = 0; t < few; ++t) x_sum[t] = vec4(0);
             [[unroll]] for (uint j = g * group / 4; j < (g + 1) * group / 4; ++j) {
-                const vec4 four = Floats4(x).at[q * (chunk / 4) + j];
-                [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r] += chunk_part(type, c[r], j) * four;
-                if (has_minima(type)) x_sum += four;
+                vec4 weights[rows_at_once];
+                [[unroll]] for (uint r = 0; r < rows_at_once; ++r) weights[r] = chunk_part(type, c[r], j);
+                [[unroll]] for (uint t = 0; t < few; ++t) {
+                    const vec4 four = Floats4(x).at[(token + t) * (n / 4) + q * (chunk / 4) + j];
+                    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r * few + t] += weights[r] * four;
+                    if (has_minima(type)) x_sum[t] += four;
+                }
             }
-            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
-                sum[r] += scale[r][g] * add_lanes(part[r]);
-                if (has_minima(type)) sum[r] -= minimum[r][g] * add_lanes(x_sum);
-            }
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+                [[unroll]] for (uint t = 0; t < few; ++t) {
+                    sum[r * few + t] += scale[r][g] * add_lanes(part[r * few + t]);
+                    if (has_minima(type)) sum[r * few + t] -= minimum[r][g] * add_lanes(x_sum[t]);
+                }
         }
     }
     // What is left of a row of odd length, a weight per invocation; x ends with the row. Nothing that is not there is
@@ -259,8 +272,9 @@ void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, 
     // for all of a subgroup whether any of them is active or not.
     for (uint i = whole * chunk + gl_SubgroupInvocationID; i < n; i += gl_SubgroupSize)
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            sum[r] += chunk_part(type, load_chunk(w, type, row[r], min(whole, (n - 1) / chunk), n),
-                                 (i - whole * chunk) / 4)[i & 3] * x.at[i];
+            [[unroll]] for (uint t = 0; t < few; ++t)
+                sum[r * few + t] += chunk_part(type, load_chunk(w, type, row[r], min(whole, (n - 1) / chunk), n),
+                                               (i - whole * chunk) / 4)[i & 3] * x.at[(token + t) * n + i];
 }
 
 #ifdef INT_DOT
@@ -283,35 +297,43 @@ uint chunk_s8(uint type, Chunk c, uint j)
 }
 
 // The same for formats with blocks in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32 bits.
-void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale, uint n,
-                  out float sum[rows_at_once])
+void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale,
+                  uint token, uint n, out float sum[sums_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type);
     uint row[rows_at_once];
     [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-        row[r] = row_at(w, type, stride, first + min(r, last)), sum[r] = 0;
+        row[r] = row_at(w, type, stride, first + min(r, last));
+    [[unroll]] for (uint s = 0; s < sums_at_once; ++s) sum[s] = 0;
     for (uint q = gl_SubgroupInvocationID; q < n / chunk; q += gl_SubgroupSize) {
         Chunk c[rows_at_once];
         vec2 w_scale[rows_at_once], minimum[rows_at_once];
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, row[r], q, n);
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
             row_scales(w, type, row[r], q * chunk, n, w_scale[r], minimum[r]);
-        const vec4 x = Floats4(scale).at[q * chunk / 32];    // scale, sum of the first 16, sum of the others
+        vec4 x[few];    // scale, sum of the first 16, sum of the others
+        [[unroll]] for (uint t = 0; t < few; ++t) x[t] = Floats4(scale).at[(token + t) * (n / 32) + q * chunk / 32];
         [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
-            int h[rows_at_once], l[rows_at_once];
-            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) h[r] = l[r] = 0;
+            int h[sums_at_once], l[sums_at_once];
+            [[unroll]] for (uint s = 0; s < sums_at_once; ++s) h[s] = l[s] = 0;
             [[unroll]] for (uint j = g * group / 4; j < (g + 1) * group / 4; ++j) {
-                const uint x_high = high.at[q * (chunk / 4) + j], x_low = low.at[q * (chunk / 4) + j];
-                [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
-                    const uint four = chunk_s8(type, c[r], j);
-                    h[r] += dot4(four, x_high);
-                    l[r] += dot4(four, x_low);
+                uint four[rows_at_once];
+                [[unroll]] for (uint r = 0; r < rows_at_once; ++r) four[r] = chunk_s8(type, c[r], j);
+                [[unroll]] for (uint t = 0; t < few; ++t) {
+                    const uint at = (token + t) * (n / 4) + q * (chunk / 4) + j, x_high = high.at[at],
+                               x_low = low.at[at];
+                    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
+                        h[r * few + t] += dot4(four[r], x_high);
+                        l[r * few + t] += dot4(four[r], x_low);
+                    }
                 }
             }
-            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
-                sum[r] += float(256 * h[r] + l[r]) * (w_scale[r][g] * x.x);
-                if (has_minima(type)) sum[r] -= minimum[r][g] * (group < chunk ? x[1 + g] : x.y + x.z);
-            }
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+                [[unroll]] for (uint t = 0; t < few; ++t) {
+                    const uint s = r * few + t;
+                    sum[s] += float(256 * h[s] + l[s]) * (w_scale[r][g] * x[t].x);
+                    if (has_minima(type)) sum[s] -= minimum[r][g] * (group < chunk ? x[t][1 + g] : x[t].y + x[t].z);
+                }
         }
     }
 }

@@ -14,6 +14,7 @@ using Words = uint64_t;     // address of uint[]
 using Pairs = uint64_t;     // address of uvec2[], 8-byte aligned
 using Quads = uint64_t;     // address of uvec4[], 16-byte aligned: rows of weights
 using Steps = uint64_t;     // address of a Step
+using Rows = uint64_t;      // address of Row[]
 }  // namespace hearth::gpu
 
 #define HEARTH_GPU_BEGIN namespace hearth::gpu {

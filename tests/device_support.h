@@ -1,10 +1,13 @@
 // A device for tests, under the validation layers, with and without its optional features.
 #pragma once
 
+#include "engine/device/step.h"
+#include "engine/plan/placement.h"
 #include "engine/vulkan/commands.h"
 #include "tests/support.h"
 
 #include <cstring>
+#include <numeric>
 
 namespace hearth::tests {
 
@@ -59,6 +62,31 @@ class Shared {
   private:
     vulkan::Buffer buffer_;
     size_t count_;
+};
+
+/// Tokens of one sequence at positions `first` and on, whose pages lie one behind the other; the last `wanted` of them
+/// have their logits computed.
+class TestStep {
+  public:
+    TestStep(const std::shared_ptr<vulkan::Device>& device, uint32_t tokens, uint32_t first = 0, uint32_t tile = 1,
+             uint32_t wanted = 0, uint64_t broken = 0)
+        : pages_(ceil_div(first + tokens + 1, host::page_positions)), room_{tokens + 1, uint32_t(pages_.size())},
+          memory_(device, room_.bytes())
+    {
+        std::iota(pages_.begin(), pages_.end(), 0);
+        std::vector<host::Row> rows;
+        std::vector<uint32_t> last;
+        for (uint32_t t = 0; t < tokens; ++t) rows.push_back({first + t, first + t + 1, pages_.data()});
+        for (uint32_t t = tokens - wanted; t < tokens; ++t) last.push_back(t);
+        write_step(room_, memory_.begin(), memory_.address(), rows, tile, last, broken).head_tokens = wanted;
+    }
+    uint64_t address() const { return memory_.address(); }
+    gpu::Step& operator*() { return *reinterpret_cast<gpu::Step*>(memory_.begin()); }
+
+  private:
+    std::vector<uint32_t> pages_;
+    StepRoom room_;
+    Shared<std::byte> memory_;
 };
 
 /// Runs one dispatch and waits for it.

@@ -56,13 +56,14 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
                        .workshop = workshop,
                        .validation = validation};
     o.kv = path.kv;
+    o.sequences = 2;    // some tests compare two sessions
     o.batch = path.batch;
     o.stream = path.ring ? 2 : 0;
     o.ring_bytes = path.ring;
     const DownLayout layout = path.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons;
     if (path.device == "cpu") return o;
     const Weights weights = describe_weights(std::make_shared<Gguf>(model), layout);
-    const Needs needs = device_needs(weights, 0, o.batch, o.kv);
+    const Needs needs = device_needs(weights, o);
     o.vram_budget = budget_for(needs, path.resident, path.layers) +
                     (path.ring ? GpuSession::ring_bytes(needs, weights.config, path.ring) : 0);
     return o;
@@ -1049,7 +1050,7 @@ TEST_SUITE("device")
     {
         const Weights weights = describe_weights(std::make_shared<Gguf>(shipped_model()));
         const Needs f16 = device_needs(weights),
-                    q8 = device_needs(weights, 0, EngineOptions().batch, {WeightType::q8_0, WeightType::q8_0});
+                    q8 = device_needs(weights, {.kv = {WeightType::q8_0, WeightType::q8_0}});
         CHECK(double(q8.layers[0].kv) / double(f16.layers[0].kv) == doctest::Approx(0.53).epsilon(0.07));
         Engine engine(
             options_for(shipped_model(), {.device = device_name, .kv = {WeightType::q8_0, WeightType::q8_0}}));
@@ -1229,7 +1230,7 @@ TEST_SUITE("device")
         Needs needs;
         {
             Engine engine({.model = shipped_model(), .device = "cpu", .context = 256});
-            needs = device_needs(engine.weights(), 256);
+            needs = device_needs(engine.weights(), {.context = 256});
         }
         const uint64_t least = least_budget(needs), all = budget_for(needs, 1);
         uint64_t before = 0;
@@ -1319,12 +1320,15 @@ TEST_SUITE("device")
         std::vector<float> first;
         {
             GpuSession session(model, shape, Watching());
+            const uint32_t page = 0, row_wanted[] = {0};
+            const host::Row row[] = {{0, 1, &page}};
             for (int again = 0; again < 2; ++again) {
-                session.begin(0, 1, {.count = 1});
+                session.begin(host::Work::few, row, row_wanted);
+                session.want({.count = 1});
                 std::fill(session.input(), session.input() + weights.config.dim, 1.0f);
-                session.submit(session.segments(1)[0]);
+                session.submit(session.segments()[0]);
                 session.wait_published(
-                    session.segments(1)[0]);    // the hot FFN may still run, as when the cold one throws now
+                    session.segments()[0]);    // the hot FFN may still run, as when the cold one throws now
                 const std::vector<float> x(session.published(), session.published() + weights.config.dim);
                 if (again) CHECK(x == first);
                 first = x;
@@ -1353,14 +1357,18 @@ TEST_SUITE("device")
             host::Team team(2);
             GpuModel model(test_device(), weights, layout, team, {});
             GpuSession session(model, shape, Watching());
-            CpuModel cpu(weights, team, {.first_layer = 6, .batch = 16, .context = 64, .sparsity = shape.sparsity});
+            HostLayers cpu(weights, team, {.first_layer = 6, .batch = 16, .pages = 1, .sparsity = shape.sparsity});
             Scheduler scheduler(cpu, &model, &session, nullptr, team, weights.config);
             Reference reference(weights);
             std::mt19937_64 random(1);
             for (uint32_t t = 0; t < ids.size(); ++t) {
                 std::vector<float> got;
-                scheduler.feed(t, std::span(&ids[t], 1),
-                               {.take = [&](uint32_t, std::span<const float> l) { got.assign(l.begin(), l.end()); }});
+                const uint32_t page = 0;
+                scheduler.feed({.work = host::Work::few,
+                                .rows = {{t, t + 1, &page}},
+                                .tokens = {ids[t]},
+                                .wanted = {0},
+                                .take = [&](uint32_t, std::span<const float> l) { got.assign(l.begin(), l.end()); }});
                 CHECK(worst_error(got, reference.feed(ids[t])) < 1e-3);
                 for (uint32_t l = 0; l < 6; ++l) {
                     const LayerResidency& residency = model.layers()[l].residency;

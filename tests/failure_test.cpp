@@ -65,7 +65,7 @@ struct Split {
     host::Team team{2};
     std::unique_ptr<GpuModel> model;
     std::unique_ptr<GpuSession> session;
-    std::unique_ptr<CpuModel> cpu;
+    std::unique_ptr<HostLayers> cpu;
     std::unique_ptr<Scheduler> scheduler;
 
     explicit Split(SubmitMode submit) : weights(load_weights(std::make_shared<Gguf>(shipped_model())))
@@ -91,17 +91,21 @@ struct Split {
             for (uint32_t n = 0; n < weights.config.neurons; ++n) order.push_back(n);
         model = std::make_unique<GpuModel>(device, weights, ModelLayout{plan, orders, shape.sparsity}, team, nullptr);
         session = std::make_unique<GpuSession>(*model, shape, Watching());
-        cpu = std::make_unique<CpuModel>(
+        cpu = std::make_unique<HostLayers>(
             weights, team,
-            CpuModel::Shape{.first_layer = layers, .batch = 16, .context = 64, .sparsity = shape.sparsity});
+            HostLayers::Shape{.first_layer = layers, .batch = 16, .pages = 1, .sparsity = shape.sparsity});
         scheduler = std::make_unique<Scheduler>(*cpu, model.get(), session.get(), nullptr, team, weights.config);
     }
 
     std::vector<float> feed(Token id)
     {
         std::vector<float> logits;
-        scheduler->feed(0, std::span(&id, 1),
-                        {.take = [&](uint32_t, std::span<const float> l) { logits.assign(l.begin(), l.end()); }});
+        const uint32_t page = 0;
+        scheduler->feed({.work = host::Work::few,
+                         .rows = {{0, 1, &page}},
+                         .tokens = {id},
+                         .wanted = {0},
+                         .take = [&](uint32_t, std::span<const float> l) { logits.assign(l.begin(), l.end()); }});
         return logits;
     }
     /// Calls of the driver; a test may put others in their place.

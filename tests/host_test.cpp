@@ -417,14 +417,19 @@ struct Conversation {
                                           .softcap = shape.softcap,
                                           .window = shape.window};
         std::vector<float> q = this->q, k = this->k, v = this->v, y(q.size(), NAN);
-        KvCache cache(shape.kv, shape.kv_heads, shape.context, shape.head_dim);
+        KvCache cache(shape.kv, shape.kv_heads, (shape.context + page_positions - 1) / page_positions, shape.head_dim);
         for (const KvCache::Side* side :
              {&cache.keys(), &cache.values()})    // NaN, as a scale too: what is not written must not be read
             std::memset(side->memory.get(), 0x7e, side->bytes);
         AttendScratch scratch;
-        for (uint32_t t = 0; t < tokens; t += batch)
-            attend(team, attention, cache, t, std::min(batch, tokens - t), &q[t * q_size], &k[t * kv_size],
-                   &v[t * kv_size], &y[t * q_size], scratch);
+        std::vector<uint32_t> pages((shape.context + page_positions - 1) / page_positions);
+        std::iota(pages.begin(), pages.end(), 0);
+        for (uint32_t first = 0; first < tokens; first += batch) {
+            std::vector<Row> rows;
+            for (uint32_t t = first; t < std::min(first + batch, tokens); t++) rows.push_back({t, t + 1, pages.data()});
+            attend(team, attention, cache, rows, &q[first * q_size], &k[first * kv_size], &v[first * kv_size],
+                   &y[first * q_size], scratch);
+        }
         return y;
     }
 
@@ -1017,7 +1022,7 @@ TEST_SUITE("host")
 
             Team team(3), single(1);
             Inputs inputs;
-            inputs.prepare(team, x.data(), tokens, cols, is_quantised(type));
+            inputs.prepare(team, x.data(), tokens, cols, is_quantised(type), Work::many);
             multiply(team, w.matrix, inputs, together.data());
 
             std::vector<double> want;
@@ -1031,12 +1036,12 @@ TEST_SUITE("host")
             CHECK(worst_error(together, want) < 2e-6);
 
             for (uint32_t t = 0; t < tokens; t++) {
-                inputs.prepare(single, &x[size_t(t) * cols], 1, cols, is_quantised(type));
+                inputs.prepare(single, &x[size_t(t) * cols], 1, cols, is_quantised(type), Work::few);
                 multiply(single, w.matrix, inputs, &alone[size_t(t) * rows]);
             }
             CHECK(same_bits(together, alone));
-            inputs.prepare(single, x.data(), tokens, cols,
-                           is_quantised(type));    // one thread takes more rows at a time
+            inputs.prepare(single, x.data(), tokens, cols, is_quantised(type),
+                           Work::many);    // one thread takes more rows at a time
             multiply(single, w.matrix, inputs, alone.data());
             CHECK(same_bits(together, alone));
         }
@@ -1055,7 +1060,7 @@ TEST_SUITE("host")
                     const Block block(type, neurons, dim, activation, random, floor);
                     const std::vector<float> x = random.vector(size_t(tokens) * dim);
                     Inputs inputs;
-                    inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
+                    inputs.prepare(team, x.data(), tokens, dim, is_quantised(type), Work::many);
                     std::vector<uint32_t> some = neurons_from(64, 86);
                     some.insert(some.end(), {20, 3, 7, 0, 19});
                     CAPTURE(name);
@@ -1077,7 +1082,7 @@ TEST_SUITE("host")
                     block.weights.up = {};
                     block.weights.bias = {WeightType::f32, neurons, 1, reinterpret_cast<const std::byte*>(bias.data())};
                     Inputs inputs;
-                    inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
+                    inputs.prepare(team, x.data(), tokens, dim, is_quantised(type), Work::many);
                     std::vector<uint32_t> some = neurons_from(64, 86);
                     some.insert(some.end(), {20, 3});
                     std::vector<double> want(size_t(tokens) * dim, 0.0);
@@ -1109,7 +1114,7 @@ TEST_SUITE("host")
                 block.weights.down = down.matrix;
                 const std::vector<float> x = random.vector(size_t(tokens) * dim);
                 Inputs inputs;
-                inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
+                inputs.prepare(team, x.data(), tokens, dim, is_quantised(type), Work::many);
                 CAPTURE(name);
                 CAPTURE(tokens);
                 for (const uint32_t first : {0u, unit, 2 * unit}) {
@@ -1158,7 +1163,7 @@ TEST_SUITE("host")
             std::vector<uint32_t> some = neurons_from(101, 299);
             some.insert(some.end(), {5, 3, 100});
             Inputs inputs;
-            inputs.prepare(one, x.data(), tokens, dim, is_quantised(type));
+            inputs.prepare(one, x.data(), tokens, dim, is_quantised(type), Work::many);
             const std::vector<double> want = block.apply(some, inputs);
             CAPTURE(name);
             for (const float cut : {no_cut, 0.0f}) {
@@ -1167,7 +1172,7 @@ TEST_SUITE("host")
                     std::vector<float> one_by_one;
                     for (uint32_t t = 0; t < tokens; t++) {
                         Inputs token;
-                        token.prepare(*team, &x[size_t(t) * dim], 1, dim, is_quantised(type));
+                        token.prepare(*team, &x[size_t(t) * dim], 1, dim, is_quantised(type), Work::few);
                         const std::vector<float> y = run(*team, block, some, token, cut).y;
                         one_by_one.insert(one_by_one.end(), y.begin(), y.end());
                     }
@@ -1190,7 +1195,7 @@ TEST_SUITE("host")
         const Block block(WeightType::f32, neurons, dim, Activation::relu, random);
         const std::vector<float> x = random.vector(dim);
         Inputs inputs;
-        inputs.prepare(one, x.data(), 1, dim, false);
+        inputs.prepare(one, x.data(), 1, dim, false, Work::few);
         const std::vector<uint32_t> all = neurons_from(0, neurons);
         const std::vector<double> want = block.apply(all, inputs);
         std::vector<float> y[2];
@@ -1212,7 +1217,7 @@ TEST_SUITE("host")
         const Block block(WeightType::f32, neurons, dim, Activation::relu, random);
         const std::vector<float> x = random.vector(dim);
         Inputs inputs;
-        inputs.prepare(team, x.data(), 1, dim, false);
+        inputs.prepare(team, x.data(), 1, dim, false, Work::few);
         uint64_t active = 0;
         for (uint32_t r = 0; r < neurons; r++) {
             double g = 0;
@@ -1252,7 +1257,7 @@ TEST_SUITE("host")
         std::copy_n(&rows[2 * dim], dim, &rows[7 * dim]);    // experts 2 and 7 have the same score: 2 goes first
         const std::vector<float> x = random.vector(size_t(tokens) * dim);
         Inputs inputs;
-        inputs.prepare(team, x.data(), tokens, dim, false);
+        inputs.prepare(team, x.data(), tokens, dim, false, Work::many);
         for (const uint32_t used : {1u, 3u, experts})
             for (const bool normalise : {false, true}) {
                 const Router router = {
@@ -1302,7 +1307,7 @@ TEST_SUITE("host")
                     for (uint32_t i = 0; i < together - (e == 1 ? 9 : 0); i++)
                         if (tokens > 1 || weights[e] != 0) neurons.push_back(e * together + i);
                 Inputs inputs;
-                inputs.prepare(team, x.data(), tokens, dim, is_quantised(type));
+                inputs.prepare(team, x.data(), tokens, dim, is_quantised(type), Work::many);
                 std::vector<double> want(size_t(tokens) * dim);
                 uint64_t looked_at = 0;
                 for (const uint32_t n : neurons) {
@@ -1316,8 +1321,9 @@ TEST_SUITE("host")
                 }
                 std::vector<float> y(want.size(), NAN);
                 ExpertScratch scratch;
-                const FfnCounts counts = cold_experts(team, block.weights, experts, neurons, weights.data(), x.data(),
-                                                      tokens, no_cut, y.data(), scratch);
+                const FfnCounts counts =
+                    cold_experts(team, block.weights, experts, neurons, weights.data(), x.data(), tokens,
+                                 tokens == 1 ? Work::few : Work::many, no_cut, y.data(), scratch);
                 CAPTURE(tokens);
                 CHECK(worst_error(y, want) < 1e-4);
                 CHECK(counts.gates == looked_at);
@@ -1334,7 +1340,7 @@ TEST_SUITE("host")
         for (uint32_t tokens : {1u, 3u}) {
             const std::vector<float> x = random.vector(size_t(tokens) * 64);
             Inputs inputs;
-            inputs.prepare(team, x.data(), tokens, 64, true);
+            inputs.prepare(team, x.data(), tokens, 64, true, Work::many);
             const FfnResult result = run(team, block, {}, inputs, 0);
             CHECK(result.y == std::vector<float>(x.size(), 0.0f));
             CHECK(result.counts.active == 0);
@@ -1350,7 +1356,7 @@ TEST_SUITE("host")
         const Block block(WeightType::q4_0, neurons, dim, Activation::relu, random);
         const std::vector<float> x = random.vector(dim);
         Inputs inputs;
-        inputs.prepare(team, x.data(), 1, dim, true);
+        inputs.prepare(team, x.data(), 1, dim, true, Work::few);
         const std::vector<uint32_t> all = neurons_from(0, neurons);
         const std::vector<float> whole = run(team, block, all, inputs, 0).y;
         for (uint32_t cut : {1u, 16u, 50u, 95u}) {
@@ -1422,12 +1428,12 @@ TEST_SUITE("host")
     {
         Random random(20);
         Team team(2);
-        for (const Heads& shape : {Heads{2, 1, 32, 2 * attend_span + 9, {32, 10000}},
-                                   {6, 3, 33, 2 * attend_span, {32, 10000}},
+        for (const Heads& shape : {Heads{2, 1, 32, 2 * page_positions + 9, {32, 10000}},
+                                   {6, 3, 33, 2 * page_positions, {32, 10000}},
                                    {.heads = 4,
                                    .kv_heads = 2,
                                    .head_dim = 32,
-                                   .context = 3 * attend_span + 9,
+                                   .context = 3 * page_positions + 9,
                                    .rope = {32, 10000},
                                    .window = 300}}) {
             const Conversation talk(shape, shape.context, random);
@@ -1439,7 +1445,7 @@ TEST_SUITE("host")
     TEST_CASE("threads and batches of tokens change no bit of attention")
     {
         Random random(18);
-        constexpr uint32_t tokens = 2 * attend_span + 40;
+        constexpr uint32_t tokens = 2 * page_positions + 40;
         for (const KvTypes kv : {KvTypes{}, {WeightType::q8_0, WeightType::q8_0}}) {
             const Conversation talk({8, 2, 64, tokens + 10, {64, 10000, PairOrder::halves}, true, true, kv}, tokens,
                                     random);

@@ -72,7 +72,7 @@ void put_nan(Patched& model, const std::string& name, WeightType type, uint32_t 
 
 EngineOptions options(const std::filesystem::path& model, const std::string& device)
 {
-    return {.model = model, .device = device, .threads = 2, .validation = validation};
+    return {.model = model, .device = device, .threads = 2, .sequences = 2, .validation = validation};
 }
 
 /// What a text ends in: by sampling, greedily and with the logits of all its tokens, which has to be the same.
@@ -288,7 +288,7 @@ TEST_SUITE("host")
         std::vector<float> scores = random_floats(8 * 4, 5), x = {1, 1, 1, 1}, weights(8);
         scores[6 * 4 + 2] = NAN;
         host::Inputs inputs;
-        inputs.prepare(team, x.data(), 1, 4, false);
+        inputs.prepare(team, x.data(), 1, 4, false, host::Work::few);
         host::route(team, {{WeightType::f32, 8, 4, reinterpret_cast<const std::byte*>(scores.data())}, 2, true}, inputs,
                     weights.data());
         CHECK(std::isnan(weights[6]));
@@ -414,10 +414,7 @@ TEST_SUITE("device")
             Shared<float> base(device, values), weight(device, random_floats(64, 8)), residual(device, 128),
                 y(device, 128);
             Shared<uint32_t> broken(device, std::vector<uint32_t>{0});
-            Shared<gpu::Step> step(
-                device,
-                std::vector<gpu::Step>{
-                    {.position = 0, .tokens = 2, .head_first = 0, .head_tokens = 0, .broken = broken.address()}});
+            TestStep step(device, 2, 0, 1, 0, broken.address());
             run(device, kernels.join, {2},
                 {.step = step.address(),
                  .base = base.address(),

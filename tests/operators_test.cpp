@@ -160,9 +160,8 @@ void check_product(GpuKernels& kernels, const std::shared_ptr<vulkan::Device>& d
         run(device, kernels.quantise, {1},
             {.x = dx.address(), .high = high.address(), .low = low.address(), .scale = scale.address(), .n = padded});
     for (const uint32_t again : {0u, 1u}) {
-        const gpu::Step where = {
-            .position = 0, .tokens = again ? 0 : tokens, .head_first = 0, .head_tokens = again ? tokens : 0};
-        Shared<gpu::Step> step(device, std::vector<gpu::Step>{where});
+        TestStep step(device, tokens, 0, 1, tokens);
+        (again ? (*step).tokens : (*step).head_tokens) = 0;
         run(device, kernels.matmul(format.type, transposed, product), {(outer + 63) / 64, 2},
             {.step = step.address(),
              .weight = w.device->address(),
@@ -217,6 +216,7 @@ TEST_SUITE("device")
     TEST_CASE("matvec is the product of every weight type at odd sizes")
     {
         for_each_feature_set([](const auto& device) {
+            TestStep one(device, 1, 0, 1, 1);
             GpuKernels kernels(device, shape());
             for (const WeightFormat& format : all_formats())
                 for (const uint32_t cols : odd_sizes(format.type))
@@ -227,7 +227,8 @@ TEST_SUITE("device")
                         Shared<float> y(device, rows);
                         const RowVariant variant = usual_variant(*device, format.type);
                         run(device, kernels.matvec(format.type, variant), row_groups(rows, variant),
-                            {.weight = w.device->address(),
+                            {.step = one.address(),
+                             .weight = w.device->address(),
                              .x = input.x.address(),
                              .high = input.high.address(),
                              .low = input.low.address(),
@@ -249,6 +250,7 @@ TEST_SUITE("device")
               "written twice")
     {
         const auto device = test_device();
+        TestStep one(device, 1, 0, 1, 1);
         const host::Activation activation = host::Activation::relu;
         GpuKernels kernels(device, shape(activation));
         for (const WeightType type :
@@ -266,7 +268,8 @@ TEST_SUITE("device")
                         Shared<float> y(device, std::vector<float>(rows + 1, 12345.0f)),
                             h(device, std::vector<float>(rows + 1, 12345.0f));
                         run(device, kernels.matvec(type, variant), row_groups(rows, variant),
-                            {.weight = gate.device->address(),
+                            {.step = one.address(),
+                             .weight = gate.device->address(),
                              .x = input.x.address(),
                              .high = input.high.address(),
                              .low = input.low.address(),
@@ -285,7 +288,8 @@ TEST_SUITE("device")
                         CHECK(y[rows] == 12345);
                         for (const float cut : {host::no_cut, 0.0f}) {
                             run(device, kernels.ffn_up(type, type, variant), row_groups(rows, variant),
-                                {.gate = gate.device->address(),
+                                {.step = one.address(),
+                                 .gate = gate.device->address(),
                                  .up = up.device->address(),
                                  .x = input.x.address(),
                                  .high = input.high.address(),
@@ -348,15 +352,14 @@ TEST_SUITE("device")
                                                      {true, gpu::join_layer_norm},
                                                      {false, gpu::join_post_norm},
                                                      {true, gpu::join_post_norm}}) {
-                        const uint32_t tokens = 5, parts = 3;
+                        const uint32_t tokens = 5, parts = 3, wanted = 2;
                         const bool affine = form == gpu::join_layer_norm;
                         const float gain = cold ? 0.5f : 1.0f;
                         Shared<float> base(device, random_floats(tokens * n, 1)),
                             part(device, random_floats(parts * tokens * n, 2)),
                             host(device, random_floats(tokens * n, 3)), weight(device, random_floats(3 * n, 4)),
                             residual(device, tokens * n), y(device, tokens * n), published(device, tokens * n);
-                        const gpu::Step where = {.position = 0, .tokens = tokens, .head_first = 2, .head_tokens = 2};
-                        Shared<gpu::Step> step(device, std::vector<gpu::Step>{where});
+                        TestStep step(device, tokens, 0, 1, wanted);
                         run(device, kernels.join, {tokens + 1},
                             {.step = step.address(),
                              .base = base.address(),
@@ -375,7 +378,7 @@ TEST_SUITE("device")
                              .form = form,
                              .eps = 1e-5f,
                              .gain = gain});
-                        const uint32_t first = head ? where.head_first : 0, count = head ? where.head_tokens : tokens;
+                        const uint32_t first = head ? tokens - wanted : 0, count = head ? wanted : tokens;
                         std::vector<double> r, norm;
                         for (uint32_t t = first; t < first + count; ++t) {
                             double squares = 0, mean = 0, squares_added = 0;
@@ -438,8 +441,7 @@ TEST_SUITE("device")
             Shared<float> base(device, values), weight(device, random_floats(n, 2)), residual(device, n), y(device, n),
                 scale(device, n / 8);
             Shared<uint32_t> high(device, n / 4), low(device, n / 4);
-            Shared<gpu::Step> step(
-                device, std::vector<gpu::Step>{{.position = 0, .tokens = 1, .head_first = 0, .head_tokens = 0}});
+            TestStep step(device, 1);
             run(device, kernels.join, {1},
                 {.step = step.address(),
                  .base = base.address(),
@@ -459,7 +461,8 @@ TEST_SUITE("device")
             for (const uint32_t splits : {1u, 3u}) {
                 CAPTURE(head_dim);
                 constexpr uint32_t heads = 4, kv_heads = 2, positions = 300;
-                const uint32_t n = heads * head_dim, cells = kv_heads * head_dim * positions;
+                const uint32_t n = heads * head_dim, pages = ceil_div(positions, host::page_positions),
+                               cells = pages * host::page_positions * kv_heads * head_dim;
                 GpuKernels kernels(device, shape(host::Activation::relu, head_dim));
                 std::vector<uint16_t> cache(cells);
                 host::kernels().to_f16(random_floats(cells, 1).data(), cache.data(), cells);
@@ -469,9 +472,7 @@ TEST_SUITE("device")
                     parts(device, heads * splits * (head_dim + 2));
                 Shared<uint32_t> keys(device, words), high(device, n / 4), low(device, n / 4),
                     counters(device, std::vector<uint32_t>(kv_heads));
-                Shared<gpu::Step> step(
-                    device, std::vector<gpu::Step>{
-                                {.position = positions - 1, .tokens = 1, .head_first = 0, .head_tokens = 0}});
+                TestStep step(device, 1, positions - 1);
                 run(device, kernels.attend({.heads = 2}, {}), {kv_heads, 1, splits},
                     {.step = step.address(),
                      .q = q.address(),
@@ -485,7 +486,7 @@ TEST_SUITE("device")
                      .scales = scale.address(),
                      .heads = heads,
                      .kv_heads = kv_heads,
-                     .context = positions,
+                     .pages = pages,
                      .planes = 1,
                      .splits = splits,
                      .scale = 0.1f});
@@ -535,7 +536,8 @@ TEST_SUITE("device")
                               Case{4, 2, 64, 64, 700, 1, halves, false, false, {}, 300},
                               Case{2, 2, 64, 64, 9, 3, halves, false, false, {}, 1}}) {
             const uint32_t context = c.earlier + c.tokens, q_width = c.heads * c.head_dim,
-                           kv_width = c.kv_heads * c.head_dim, cells = kv_width * context;
+                           kv_width = c.kv_heads * c.head_dim, pages = ceil_div(context, host::page_positions),
+                           cells = kv_width * pages * host::page_positions;
             const Config config = shape(host::Activation::relu, c.head_dim, c.heads, c.kv_heads);
             GpuKernels kernels(device, config);
             host::Team team(1);
@@ -561,7 +563,9 @@ TEST_SUITE("device")
                 shape.weights.eps = 1e-3f;
             }
             Shared<float> device_bias(device, bias), device_norms(device, norms);
-            host::KvCache cache(c.kv, c.kv_heads, context, c.head_dim);
+            host::KvCache cache(c.kv, c.kv_heads, pages, c.head_dim);
+            std::vector<uint32_t> in_order(pages);
+            std::iota(in_order.begin(), in_order.end(), 0);
             host::AttendScratch scratch;
             Shared<uint32_t> keys(device, cells / 2), values(device, cells / 2),
                 counters(device, c.heads);    // q8_0 takes no more than fp16
@@ -579,9 +583,7 @@ TEST_SUITE("device")
                         angles.push_back(float(std::sin(angle)));
                     }
                 Shared<float> dq(device, q), dk(device, k), dv(device, v), turn(device, angles);
-                Shared<gpu::Step> step(
-                    device,
-                    std::vector<gpu::Step>{{.position = first, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
+                TestStep step(device, tokens, first, attend_tile(config, false).tokens), alone(device, tokens, first);
                 run(device, kernels.rope, {c.heads + c.kv_heads, tokens},
                     {.step = step.address(),
                      .q = dq.address(),
@@ -597,7 +599,7 @@ TEST_SUITE("device")
                      .kv_heads = c.kv_heads,
                      .head_dim = c.head_dim,
                      .rope_dim = c.rope_dim,
-                     .context = context,
+                     .pages = pages,
                      .k_q8 = is_quantised(c.kv.k),
                      .v_q8 = is_quantised(c.kv.v),
                      .counter_count = c.heads,
@@ -606,7 +608,9 @@ TEST_SUITE("device")
                      .halves = c.pairs == halves,
                      .eps = shape.weights.eps});
                 want.assign(tokens * q_width, 0);
-                host::attend(team, shape, cache, first, tokens, q.data(), k.data(), v.data(), want.data(), scratch);
+                std::vector<host::Row> rows;
+                for (uint32_t t = 0; t < tokens; ++t) rows.push_back({first + t, first + t + 1, in_order.data()});
+                host::attend(team, shape, cache, rows, q.data(), k.data(), v.data(), want.data(), scratch);
                 struct Cut {
                     AttendTile tile;
                     uint32_t splits;
@@ -621,7 +625,7 @@ TEST_SUITE("device")
                     for (int again = 0; again < 2; ++again)    // as of the next layer
                         run(device, kernels.attend(cut.tile, c.kv),
                             {tiles, ceil_div(tokens + 1, cut.tile.tokens), cut.splits},
-                            {.step = step.address(),
+                            {.step = (cut.tile.tokens == 1 ? alone : step).address(),
                              .q = dq.address(),
                              .k_cache = keys.address(),
                              .v_cache = values.address(),
@@ -630,7 +634,7 @@ TEST_SUITE("device")
                              .counters = counters.address(),
                              .heads = c.heads,
                              .kv_heads = c.kv_heads,
-                             .context = context,
+                             .pages = pages,
                              .splits = cut.splits,
                              .window = c.window,
                              .scale = shape.scale,
@@ -652,6 +656,7 @@ TEST_SUITE("device")
         "the hot FFN's two kernels are the formula, dense and exact give the same bits, and those that fire are marked")
     {
         for_each_feature_set([](const auto& device) {
+            TestStep one(device, 1, 0, 1, 1);
             std::vector<std::tuple<host::Activation, float, bool>>
                 blocks;    // the last one: without a gate, and with a bias
             for (const auto& [activation, floor] : activations) blocks.emplace_back(activation, floor, true);
@@ -683,7 +688,8 @@ TEST_SUITE("device")
                         for (const float cut : {host::no_cut, 0.0f}) {
                             Shared<float> parts(device, slices * cols);
                             run(device, kernels.ffn_up(format.type, format.type, variant), row_groups(neurons, variant),
-                                {.gate = gate.device->address(),
+                                {.step = one.address(),
+                                 .gate = gate.device->address(),
                                  .up = up.device->address(),
                                  .bias = bias.address(),
                                  .x = input.x.address(),
@@ -700,7 +706,8 @@ TEST_SUITE("device")
                                  .has_up = gated,
                                  .has_bias = !gated});
                             run(device, kernels.ffn_down(format.type), {3, slices},
-                                {.down = down.device->address(),
+                                {.step = one.address(),
+                                 .down = down.device->address(),
                                  .h = h.address(),
                                  .parts = parts.address(),
                                  .fired = fires.address(),
@@ -761,7 +768,7 @@ TEST_SUITE("device")
                 c.used,
                 c.normalise};
             host::Inputs inputs;
-            inputs.prepare(team, scores.data(), c.tokens, c.experts, false);
+            inputs.prepare(team, scores.data(), c.tokens, c.experts, false, host::Work::many);
             std::vector<float> want(scores.size());
             host::route(team, router, inputs, want.data());
             for (uint32_t t = 0; t < c.tokens; ++t) {
@@ -780,8 +787,7 @@ TEST_SUITE("device")
             std::fill_n(chosen.begin(), 2 * places, 77u);
             published[scores.size()] = 12345;
             chosen[2 * places] = 12345;
-            Shared<gpu::Step> step(
-                device, std::vector<gpu::Step>{{.position = 0, .tokens = c.tokens, .head_first = 0, .head_tokens = 0}});
+            TestStep step(device, c.tokens);
             run(device, kernels.route, {c.tokens + 1},
                 {.step = step.address(),
                  .score = score.address(),
@@ -815,6 +821,7 @@ TEST_SUITE("device")
     TEST_CASE("the hot FFN of listed slots is the formula with their weights, and other slots are not looked at")
     {
         for_each_feature_set([](const auto& device) {
+            TestStep one(device, 1, 0, 1, 1);
             for (const auto& [activation, cut] :
                  {std::pair(host::Activation::silu, host::no_cut), {host::Activation::relu, 0.0f}}) {
                 GpuKernels kernels(device, shape(activation));
@@ -835,7 +842,8 @@ TEST_SUITE("device")
                     Shared<float> h(device, neurons), parts(device, slices * cols);
                     const RowVariant variant = usual_variant(*device, type);
                     run(device, kernels.ffn_up(type, type, variant), row_groups(neurons, variant),
-                        {.gate = gate.device->address(),
+                        {.step = one.address(),
+                         .gate = gate.device->address(),
                          .up = up.device->address(),
                          .x = input.x.address(),
                          .high = input.high.address(),
@@ -851,7 +859,8 @@ TEST_SUITE("device")
                          .has_up = 1,
                          .has_experts = 1});
                     run(device, kernels.ffn_down(type), {3, slices},
-                        {.down = down.device->address(),
+                        {.step = one.address(),
+                         .down = down.device->address(),
                          .h = h.address(),
                          .parts = parts.address(),
                          .fired = fires.address(),
@@ -891,8 +900,7 @@ TEST_SUITE("device")
             const uint32_t n = 257, tokens = 3;
             const std::vector<float> a = random_floats(n * (tokens + 1), 1), b = random_floats(n * (tokens + 1), 2);
             Shared<float> h(device, a), routed(device, a), u(device, b), bias(device, random_floats(4 * n, 3));
-            Shared<gpu::Step> step(
-                device, std::vector<gpu::Step>{{.position = 0, .tokens = tokens, .head_first = 0, .head_tokens = 0}});
+            TestStep step(device, tokens);
             run(device, kernels.glu, {3, tokens + 1},
                 {.step = step.address(),
                  .h = h.address(),
@@ -939,13 +947,15 @@ TEST_SUITE("device")
         "best is the first of the largest scaled logits, as the host finds it, and no token where one is not finite")
     {
         const auto device = test_device();
+        TestStep one(device, 1, 0, 1, 1);
         GpuKernels kernels(device, shape());
         const float nan = NAN, infinite = INFINITY;
         const auto check = [&](std::vector<float> values, float scale) {
             Shared<float> logits(device, values);
             for (const uint32_t parts : {1u, 3u, 64u}) {
                 Shared<uint32_t> pairs(device, 2 * parts), token(device, std::vector<uint32_t>{12345});
-                gpu::Best args = {.logits = logits.address(),
+                gpu::Best args = {.step = one.address(),
+                                  .logits = logits.address(),
                                   .parts = pairs.address(),
                                   .token = token.address(),
                                   .n = uint32_t(values.size()),
@@ -993,6 +1003,7 @@ TEST_SUITE("device")
     TEST_CASE("the predictors' masks are their formulas")
     {
         const auto device = test_device();
+        TestStep one(device, 1, 0, 1, 1);
         GpuKernels kernels(device, shape());
         for (const uint32_t cols : {32u, 100u, 129u, 1024u})
             for (const uint32_t neurons : {32u, 160u, 384u}) {
@@ -1008,7 +1019,8 @@ TEST_SUITE("device")
                         signs[(size_t(c / 128) * neurons + n) * 4 + c % 128 / 32] |=
                             uint32_t(rows[size_t(n) * cols + c] < 0) << c % 32;
                 run(device, kernels.predict_sign, {ceil_div(neurons, 128)},
-                    {.x = x.address(),
+                    {.step = one.address(),
+                     .x = x.address(),
                      .signs = signs.address(),
                      .mask = mask.address(),
                      .neurons = neurons,
@@ -1027,7 +1039,11 @@ TEST_SUITE("device")
                 const std::vector<float> scores = random_floats(neurons, 3);
                 Shared<float> score(device, scores);
                 run(device, kernels.threshold, {ceil_div(neurons / 32, 128)},
-                    {.score = score.address(), .mask = mask.address(), .neurons = neurons, .threshold = 0.25f});
+                    {.step = one.address(),
+                     .score = score.address(),
+                     .mask = mask.address(),
+                     .neurons = neurons,
+                     .threshold = 0.25f});
                 for (uint32_t n = 0; n < neurons; ++n) CHECK((mask[n / 32] >> n % 32 & 1) == (scores[n] >= 0.25f));
             }
         check_silence();

@@ -97,8 +97,9 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
                   M(Join, gain)});
     check_layout("quantise", {M(Quantise, x), M(Quantise, high), M(Quantise, low), M(Quantise, scale), M(Quantise, n)});
     for (const char* kernel : {"matvec", "matvec_idot"})
-        check_layout(kernel, {M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low), M(MatVec, scale),
-                              M(MatVec, y), M(MatVec, rows), M(MatVec, cols), M(MatVec, stride), M(MatVec, relu)});
+        check_layout(kernel, {M(MatVec, step), M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low),
+                              M(MatVec, scale), M(MatVec, y), M(MatVec, rows), M(MatVec, cols), M(MatVec, stride),
+                              M(MatVec, relu)});
     for (const char* kernel : {"matmul", "matmul_f16", "matmul_idot"})
         check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, high), M(MatMul, low),
                               M(MatMul, scale), M(MatMul, y), M(MatMul, rows), M(MatMul, inner), M(MatMul, stride),
@@ -107,33 +108,34 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
                           M(Rope, v),        M(Rope, bias),      M(Rope, norms),
                           M(Rope, angles),   M(Rope, k_cache),   M(Rope, v_cache),
                           M(Rope, counters), M(Rope, heads),     M(Rope, kv_heads),
-                          M(Rope, head_dim), M(Rope, rope_dim),  M(Rope, context),
+                          M(Rope, head_dim), M(Rope, rope_dim),  M(Rope, pages),
                           M(Rope, k_q8),     M(Rope, v_q8),      M(Rope, counter_count),
                           M(Rope, has_bias), M(Rope, has_norms), M(Rope, halves),
                           M(Rope, eps)});
     check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y),
                             M(Attend, parts), M(Attend, counters), M(Attend, high), M(Attend, low), M(Attend, scales),
-                            M(Attend, heads), M(Attend, kv_heads), M(Attend, context), M(Attend, planes),
+                            M(Attend, heads), M(Attend, kv_heads), M(Attend, pages), M(Attend, planes),
                             M(Attend, splits), M(Attend, window), M(Attend, scale), M(Attend, softcap)});
     for (const char* kernel : {"ffn_up", "ffn_up_idot"})
-        check_layout(kernel, {M(FfnUp, gate), M(FfnUp, up), M(FfnUp, bias), M(FfnUp, x), M(FfnUp, high), M(FfnUp, low),
-                              M(FfnUp, scale), M(FfnUp, h), M(FfnUp, chosen), M(FfnUp, neurons), M(FfnUp, cols),
-                              M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut), M(FfnUp, floor),
-                              M(FfnUp, has_up), M(FfnUp, has_bias), M(FfnUp, has_experts)});
-    check_layout("ffn_down", {M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, fired), M(FfnDown, chosen),
-                              M(FfnDown, neurons), M(FfnDown, cols), M(FfnDown, stride), M(FfnDown, slices),
-                              M(FfnDown, part_stride), M(FfnDown, has_experts)});
+        check_layout(kernel, {M(FfnUp, step), M(FfnUp, gate), M(FfnUp, up), M(FfnUp, bias), M(FfnUp, x), M(FfnUp, high),
+                              M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h), M(FfnUp, chosen), M(FfnUp, neurons),
+                              M(FfnUp, cols), M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut),
+                              M(FfnUp, floor), M(FfnUp, has_up), M(FfnUp, has_bias), M(FfnUp, has_experts)});
+    check_layout("ffn_down", {M(FfnDown, step), M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, fired),
+                              M(FfnDown, chosen), M(FfnDown, neurons), M(FfnDown, cols), M(FfnDown, stride),
+                              M(FfnDown, slices), M(FfnDown, part_stride), M(FfnDown, has_experts), M(FfnDown, words)});
     check_layout("route", {M(Route, step), M(Route, score), M(Route, weight), M(Route, published),
                            M(Route, slot_expert), M(Route, chosen), M(Route, experts), M(Route, used),
                            M(Route, normalise), M(Route, slots), M(Route, places)});
-    check_layout("best", {M(Best, logits), M(Best, parts), M(Best, token), M(Best, n), M(Best, part_count),
-                          M(Best, last), M(Best, scale)});
+    check_layout("best", {M(Best, step), M(Best, logits), M(Best, parts), M(Best, token), M(Best, n),
+                          M(Best, part_count), M(Best, last), M(Best, scale)});
     check_layout("glu", {M(Glu, step), M(Glu, h), M(Glu, u), M(Glu, bias), M(Glu, weight), M(Glu, slot_expert),
                          M(Glu, n), M(Glu, experts), M(Glu, floor), M(Glu, has_up), M(Glu, has_bias)});
-    check_layout("predict_sign", {M(PredictSign, x), M(PredictSign, signs), M(PredictSign, mask),
-                                  M(PredictSign, neurons), M(PredictSign, cols), M(PredictSign, differing)});
-    check_layout("threshold",
-                 {M(Threshold, score), M(Threshold, mask), M(Threshold, neurons), M(Threshold, threshold)});
+    check_layout("predict_sign",
+                 {M(PredictSign, step), M(PredictSign, x), M(PredictSign, signs), M(PredictSign, mask),
+                  M(PredictSign, neurons), M(PredictSign, cols), M(PredictSign, differing), M(PredictSign, words)});
+    check_layout("threshold", {M(Threshold, step), M(Threshold, score), M(Threshold, mask), M(Threshold, neurons),
+                               M(Threshold, words), M(Threshold, threshold)});
 }
 #undef M
 }

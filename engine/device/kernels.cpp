@@ -1,6 +1,7 @@
 #include "engine/device/kernels.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace hearth {
 
@@ -58,9 +59,23 @@ std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType ty
     return variants;
 }
 
-Groups row_groups(uint32_t rows, const RowVariant& variant)
+// More sums than that of an invocation go to memory.
+constexpr uint32_t most_sums = 8;
+
+uint32_t tokens_at_once(uint32_t tokens) { return std::min(std::bit_ceil(tokens), most_sums); }
+
+/// Fewer rows where several tokens meet each of them.
+static RowVariant narrowed(RowVariant v, uint32_t together)
 {
-    return {std::min(ceil_div(rows, variant.subgroups * variant.rows), 65535u)};    // kernels stride over what is left
+    v.rows = std::min(v.rows, std::max(most_sums / together, 1u));
+    return v;
+}
+
+Groups row_groups(uint32_t rows, const RowVariant& variant, uint32_t tokens, uint32_t together)
+{
+    const uint32_t of_workgroup = variant.subgroups * narrowed(variant, together).rows;
+    return {std::min(ceil_div(rows, of_workgroup), 65535u),    // kernels stride over what is left
+            ceil_div(tokens, together)};
 }
 
 GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c, const RowVariants& tuned,
@@ -99,10 +114,11 @@ const Kernel<Args>& compiled(std::map<Key, Kernel<Args>>& kernels, const Key& ke
 
 }    // namespace
 
-const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant& v)
+const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant& variant, uint32_t together)
 {
-    return compiled(matvec_, {type, v}, device_, v.int_dot ? "matvec_idot" : "matvec",
-                    {uint32_t(type), 0, 0, v.rows, v.subgroups * v.subgroup}, v.subgroup);
+    const RowVariant v = narrowed(variant, together);
+    return compiled(matvec_, {type, v, together}, device_, v.int_dot ? "matvec_idot" : "matvec",
+                    {uint32_t(type), 0, 0, v.rows, v.subgroups * v.subgroup, together}, v.subgroup);
 }
 
 bool offers(const vulkan::Device& device, Product product, WeightType type, const ProductUse& use)
@@ -148,11 +164,13 @@ const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, 
                     subgroup);
 }
 
-const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v)
+const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v, uint32_t together)
 {
+    v = narrowed(v, together);
     v.int_dot = v.int_dot && is_quantised(gate) && is_quantised(up);
-    return compiled(ffn_up_, {gate, up, v}, device_, v.int_dot ? "ffn_up_idot" : "ffn_up",
-                    {uint32_t(gate), uint32_t(up), activation_, v.rows, v.subgroups * v.subgroup}, v.subgroup);
+    return compiled(ffn_up_, {gate, up, v, together}, device_, v.int_dot ? "ffn_up_idot" : "ffn_up",
+                    {uint32_t(gate), uint32_t(up), activation_, v.rows, v.subgroups * v.subgroup, together},
+                    v.subgroup);
 }
 
 const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type)

@@ -36,8 +36,11 @@ struct ProductUse {
 /// Whether the device can multiply matrices of this type so.
 bool offers(const vulkan::Device& device, Product product, WeightType type, const ProductUse& use);
 
-/// Workgroups for the row kernels over `rows` rows.
-vulkan::Groups row_groups(uint32_t rows, const RowVariant& variant);
+/// Of so many tokens, those that meet each weight at once in the row kernels.
+uint32_t tokens_at_once(uint32_t tokens);
+
+/// Workgroups for the row kernels over `rows` rows and so many tokens, of which `together` meet each weight at once.
+vulkan::Groups row_groups(uint32_t rows, const RowVariant& variant, uint32_t tokens = 1, uint32_t together = 1);
 
 /// The kernels, compiled when first used, by the weight types that they read.
 class GpuKernels {
@@ -53,12 +56,13 @@ class GpuKernels {
     /// Whether they are met in integers, from the two planes of `quantise`.
     bool reads_planes(const GpuMatrix& m) const { return variant(m).int_dot; }
 
-    const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type, const RowVariant& variant);
+    /// `together`: tokens_at_once.
+    const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type, const RowVariant& variant, uint32_t together = 1);
     /// The fastest way for many tokens.
     Product product(WeightType type, const ProductUse& use) const;
     const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, Product product);
     /// In floats if one of the types has no integers.
-    const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up, RowVariant variant);
+    const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up, RowVariant variant, uint32_t together = 1);
     const vulkan::Kernel<gpu::FfnDown>& ffn_down(WeightType type);
     const vulkan::Kernel<gpu::Attend>& attend(AttendTile tile, host::KvTypes kv);
     /// Workgroups that do share them: always the same number, since what is recorded serves every position.
@@ -77,9 +81,9 @@ class GpuKernels {
     uint32_t activation_, head_dim_;
     RowVariants tuned_;
     ProductRates products_;
-    std::map<std::pair<WeightType, RowVariant>, vulkan::Kernel<gpu::MatVec>> matvec_;
+    std::map<std::tuple<WeightType, RowVariant, uint32_t>, vulkan::Kernel<gpu::MatVec>> matvec_;
     std::map<std::tuple<WeightType, bool, Product>, vulkan::Kernel<gpu::MatMul>> matmul_;
-    std::map<std::tuple<WeightType, WeightType, RowVariant>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
+    std::map<std::tuple<WeightType, WeightType, RowVariant, uint32_t>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
     std::map<WeightType, vulkan::Kernel<gpu::FfnDown>> ffn_down_;
     std::map<std::array<uint32_t, 4>, vulkan::Kernel<gpu::Attend>> attend_;
 };

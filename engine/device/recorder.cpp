@@ -32,13 +32,14 @@ struct ProductKind {
 /// skip what is inactive) and many (matrix-matrix kernels, all neurons).
 class GpuSession::Recorder {
   public:
-    Recorder(GpuSession& session, uint32_t capacity, bool streamed)
-        : s_(session), kernels_(session.model_.kernels()), c_(session.model_.config()), capacity_(capacity),
-          streamed_(streamed)
+    Recorder(GpuSession& session, const Form& form)
+        : s_(session), kernels_(session.model_.kernels()), c_(session.model_.config()),
+          few_(form.work == host::Work::few), capacity_(form.capacity), together_(tokens_at_once(form.capacity)),
+          streamed_(form.streamed)
     {
         uint64_t at = 0;    // in qkv_
         for (const auto& [part, width] : {std::pair(&q_, c_.heads), {&k_, c_.kv_heads}, {&v_, c_.kv_heads}}) {
-            const uint64_t bytes = uint64_t(capacity) * width * c_.head_dim * sizeof(float);
+            const uint64_t bytes = uint64_t(capacity_) * width * c_.head_dim * sizeof(float);
             *part = {s_.qkv_.buffer, s_.qkv_.offset + at, bytes, s_.qkv_.address + at, nullptr};
             at += bytes;
         }
@@ -46,7 +47,7 @@ class GpuSession::Recorder {
 
     Recording record()
     {
-        Recording out = {.capacity = capacity_, .segments = {}, .head = {}};
+        Recording out = {.segments = {}, .head = {}, .best = {}};
         const auto& layers = s_.model_.layers();
         Commands commands(s_.model_.device(), s_.watching_.timing);
         for (uint32_t l = 0; l < layers.size(); ++l) {
@@ -55,7 +56,7 @@ class GpuSession::Recorder {
             std::optional<Commands> hot;
             if (!layers[l].split()) {
                 ffn(commands, l);
-                if (decode())
+                if (few_)
                     continue;    // many tokens: a submit per layer, since drivers reset a GPU that is busy too long
             } else {
                 split = l;
@@ -93,8 +94,6 @@ class GpuSession::Recorder {
     }
 
   private:
-    bool decode() const { return capacity_ == 1; }
-
     /// r = residual + what is pending; xn = weight r / rms(r). The caller says what else it wants.
     gpu::Join pending_join(const Slice& weight) const
     {
@@ -124,7 +123,7 @@ class GpuSession::Recorder {
     void join(Commands& commands, const char* stage, uint32_t l, uint32_t rows, gpu::Join args,
               std::initializer_list<const GpuMatrix*> readers = {})
     {
-        args.planes = decode() && wants_planes(readers) && args.n % 32 == 0 && args.n / 32 <= gpu::join_most_blocks;
+        args.planes = few_ && wants_planes(readers) && args.n % 32 == 0 && args.n / 32 <= gpu::join_most_blocks;
         commands.stage(stage, l, uint64_t(rows) * c_.dim * sizeof(float) * (3 + args.part_count + args.has_cold));
         commands.dispatch(kernels_.join, {rows}, args);
         pending_ = {};
@@ -132,12 +131,15 @@ class GpuSession::Recorder {
         if (!args.planes && wants_planes(readers)) planes(commands, l, s_.xn_, rows * args.n);
     }
 
+    /// Bytes of weights that all rows of the batch take.
+    uint64_t read(const GpuMatrix& w) const { return w.row_bytes * (few_ ? ceil_div(capacity_, together_) : 1); }
+
     /// Whether one of them is met in integers.
     bool wants_planes(std::initializer_list<const GpuMatrix*> readers) const
     {
         return std::any_of(readers.begin(), readers.end(), [&](const GpuMatrix* m) {
-            return m->rows > 0 && (decode() ? kernels_.reads_planes(*m)
-                                            : kernels_.product(m->type, {.halves = m->halves}) == Product::integers);
+            return m->rows > 0 && (few_ ? kernels_.reads_planes(*m)
+                                        : kernels_.product(m->type, {.halves = m->halves}) == Product::integers);
         });
     }
 
@@ -155,12 +157,13 @@ class GpuSession::Recorder {
     /// y = w x for every token.
     void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, LinearKind kind = {})
     {
-        if (!decode())
-            return product(commands, w, x, y, {{.halves = kind.halves, .planes = kind.planes}, kind.of_head});
+        if (!few_) return product(commands, w, x, y, {{.halves = kind.halves, .planes = kind.planes}, kind.of_head});
         RowVariant variant = kernels_.variant(w);
         variant.int_dot = variant.int_dot && kind.planes;
-        commands.dispatch(kernels_.matvec(w.type, variant), row_groups(w.rows, variant),
-                          {.weight = w.memory.address,
+        commands.dispatch(kernels_.matvec(w.type, variant, together_),
+                          row_groups(w.rows, variant, capacity_, together_),
+                          {.step = s_.step_.address,
+                           .weight = w.memory.address,
                            .x = x.address,
                            .high = s_.high_.address,
                            .low = s_.low_.address,
@@ -204,10 +207,10 @@ class GpuSession::Recorder {
 
         gpu::Join before = pending_join(w.attn_norm);
         if (l == 0) before.base = s_.input_.address;
-        const bool together = decode() && w.qkv.rows > 0;
+        const bool together = few_ && capacity_ == 1 && w.qkv.rows > 0;
         if (together) join(commands, "attn_norm", l, capacity_, before, {&w.qkv});
         else join(commands, "attn_norm", l, capacity_, before, {&w.q, &w.k, &w.v});
-        commands.stage("qkv", l, w.q.row_bytes + w.k.row_bytes + w.v.row_bytes);
+        commands.stage("qkv", l, read(w.q) + read(w.k) + read(w.v));
         if (together) linear(commands, w.qkv, s_.xn_, q_);    // k_ and v_ come right behind
         else
             for (const auto& [matrix, y] : {std::pair(&w.q, &q_), {&w.k, &k_}, {&w.v, &v_}})
@@ -228,20 +231,20 @@ class GpuSession::Recorder {
                            .kv_heads = c_.kv_heads,
                            .head_dim = c_.head_dim,
                            .rope_dim = c_.rope_dim,
-                           .context = s_.shape_.context,
+                           .pages = s_.shape_.pages(),
                            .k_q8 = is_quantised(s_.shape_.kv.k),
                            .v_q8 = is_quantised(s_.shape_.kv.v),
-                           .counter_count = c_.heads,
+                           .counter_count = few_ ? capacity_ * c_.heads : 0,
                            .has_bias = w.qkv_bias.bytes > 0,
                            .has_norms = w.head_norms.bytes > 0,
                            .halves = c_.pairs == host::PairOrder::halves,
                            .eps = c_.norm_eps});
-        const bool attend_writes_planes = decode() && wants_planes({&w.o}) && c_.head_dim % 32 == 0;
+        const bool attend_writes_planes = few_ && wants_planes({&w.o}) && c_.head_dim % 32 == 0;
         commands.stage("attend", l, 0);    // its bytes grow with the position: see report
-        const AttendTile tile = attend_tile(c_, decode());
+        const AttendTile tile = attend_tile(c_, few_);
         const uint32_t tiles = c_.heads / tile.heads,
-                       splits = decode() ? kernels_.attend_splits(tiles, s_.shape_.context) : 1;
-        commands.dispatch(kernels_.attend(tile, s_.shape_.kv), {tiles, ceil_div(capacity_, tile.tokens), splits},
+                       splits = few_ ? kernels_.attend_splits(tiles, s_.shape_.context) : 1;
+        commands.dispatch(kernels_.attend(tile, s_.shape_.kv), {tiles, most_tiles(tile.tokens), splits},
                           {.step = s_.step_.address,
                            .q = q_.address,
                            .k_cache = s_.keys_[l].address,
@@ -254,7 +257,7 @@ class GpuSession::Recorder {
                            .scales = s_.scale_.address,
                            .heads = c_.heads,
                            .kv_heads = c_.kv_heads,
-                           .context = s_.shape_.context,
+                           .pages = s_.shape_.pages(),
                            .planes = attend_writes_planes,
                            .splits = splits,
                            .window = w.window,
@@ -262,7 +265,7 @@ class GpuSession::Recorder {
                            .softcap = c_.score_cap});
         planes_of_ = attend_writes_planes ? s_.mixed_.address : 0;
         if (wants_planes({&w.o})) planes(commands, l, s_.mixed_, capacity_ * q_width);
-        commands.stage("attn_out", l, w.o.row_bytes);
+        commands.stage("attn_out", l, read(w.o));
         linear(commands, w.o, s_.mixed_, s_.parts_);
         // In a parallel block the next layer's join adds what attention gives, and here there is a norm of the layer's
         // input only.
@@ -272,9 +275,15 @@ class GpuSession::Recorder {
         join(commands, "ffn_norm", l, capacity_, after, {&w.gate, &w.up});
         if (c_.parallel) pending_.parts = 1;
         if (c_.experts) route(commands, l);
-        if (w.split() && decode()) predict(commands, l);
+        if (w.split() && few_) predict(commands, l);
         if (s_.watching_.activity)
             watch(commands, "watch_residual", l, s_.residual_, s_.watched_residual_, uint64_t(capacity_) * c_.dim);
+    }
+
+    /// Tiles of attention at the most: the last one of each sequence may not be full.
+    uint32_t most_tiles(uint32_t tokens) const
+    {
+        return std::min(capacity_, ceil_div(capacity_, tokens) + s_.shape_.sequences - 1);
     }
 
     /// Which of the layer's neurons may fire, as a mask for the host.
@@ -283,26 +292,32 @@ class GpuSession::Recorder {
         const GpuModel::Layer& w = s_.model_.layers()[l];
         const LayerSparsity& sparsity = s_.shape_.sparsity[l];
         const uint32_t neurons = w.residency.groups() * group_neurons;
-        const uint64_t mask = s_.mask_.address + l * s_.group_words_ * sizeof(uint32_t);
+        const uint64_t mask = s_.mask_.address + uint64_t(l) * s_.shape_.few * s_.group_words_ * sizeof(uint32_t);
         if (sparsity.predictor == Predictor::sign) {
             commands.stage("predict", l, w.signs.bytes);
-            commands.dispatch(kernels_.predict_sign, {ceil_div(neurons, 128)},
-                              {.x = s_.xn_.address,
+            commands.dispatch(kernels_.predict_sign, {ceil_div(neurons, 128), capacity_},
+                              {.step = s_.step_.address,
+                               .x = s_.xn_.address,
                                .signs = w.signs.address,
                                .mask = mask,
                                .neurons = neurons,
                                .cols = c_.dim,
-                               .differing = c_.dim - sparsity.agreements});
+                               .differing = c_.dim - sparsity.agreements,
+                               .words = s_.group_words_});
         } else if (sparsity.predictor == Predictor::lowrank) {
             // In floats: the planes are those of x, for the hot FFN.
-            commands.stage("predict", l, w.fc1.row_bytes);
+            commands.stage("predict", l, read(w.fc1));
             linear(commands, w.fc1, s_.residual_, s_.u_, {.relu = true, .planes = false});
-            commands.stage("predict", l, w.fc2.row_bytes);
+            commands.stage("predict", l, read(w.fc2));
             linear(commands, w.fc2, s_.u_, s_.h_, {.planes = false});
             commands.stage("predict", l, uint64_t(neurons) * sizeof(float));
-            commands.dispatch(
-                kernels_.threshold, {ceil_div(neurons / 32, 128)},
-                {.score = s_.h_.address, .mask = mask, .neurons = neurons, .threshold = w.predictor_threshold});
+            commands.dispatch(kernels_.threshold, {ceil_div(neurons / 32, 128), capacity_},
+                              {.step = s_.step_.address,
+                               .score = s_.h_.address,
+                               .mask = mask,
+                               .neurons = neurons,
+                               .words = s_.group_words_,
+                               .threshold = w.predictor_threshold});
         }
     }
 
@@ -311,7 +326,7 @@ class GpuSession::Recorder {
     void route(Commands& commands, uint32_t l)
     {
         const GpuModel::Layer& w = s_.model_.layers()[l];
-        commands.stage("route", l, w.router.row_bytes);
+        commands.stage("route", l, read(w.router));
         linear(commands, w.router, s_.xn_, s_.scores_, {.planes = false, .halves = false});
         commands.stage("route", l, 3ull * capacity_ * c_.experts * sizeof(float));
         commands.dispatch(kernels_.route, {capacity_},
@@ -325,7 +340,7 @@ class GpuSession::Recorder {
                            .used = c_.experts_used,
                            .normalise = c_.normalise_experts,
                            .slots = uint32_t(w.residency.slots().size()),
-                           .places = decode() ? s_.places(l) : 0});
+                           .places = few_ ? s_.places(l) : 0});
     }
 
     void watch(Commands& commands, const char* stage, uint32_t l, const Slice& from, const Slice& to, uint64_t floats)
@@ -339,13 +354,15 @@ class GpuSession::Recorder {
     {
         const GpuModel::Layer& w = s_.model_.layers()[l];
         const Slice parts = next_parts();
-        if (decode()) {
+        if (few_) {
             const uint32_t neurons = s_.places(l) * group_neurons;
             commands.stage("ffn_up", l, w.gate.row_bytes + w.up.row_bytes);
             const RowVariant variant = kernels_.variant(w.gate);
-            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type, variant),
-                              row_groups(neurons, variant),
-                              {.gate = w.gate.memory.address,
+            const uint32_t together = c_.experts ? 1 : together_;    // each row has experts of its own
+            commands.dispatch(kernels_.ffn_up(w.gate.type, w.up.rows > 0 ? w.up.type : w.gate.type, variant, together),
+                              row_groups(neurons, variant, capacity_, together),
+                              {.step = s_.step_.address,
+                               .gate = w.gate.memory.address,
                                .up = w.up.memory.address,
                                .bias = w.bias.memory.address,
                                .x = s_.xn_.address,
@@ -365,8 +382,8 @@ class GpuSession::Recorder {
                                .has_experts = c_.experts > 0});
             if (w.down.rows > 0) {
                 planes_of_ = 0;
-                if (wants_planes({&w.down})) planes(commands, l, s_.h_, w.down.cols);
-                commands.stage("ffn_down", l, w.down.row_bytes);
+                if (wants_planes({&w.down})) planes(commands, l, s_.h_, capacity_ * w.down.cols);
+                commands.stage("ffn_down", l, read(w.down));
                 linear(commands, w.down, s_.h_, parts);
                 ++pending_.parts;
                 return;
@@ -374,19 +391,22 @@ class GpuSession::Recorder {
             const uint32_t slices = ffn_slices(neurons);
             pending_.parts += slices;
             commands.stage("ffn_down", l, w.down_t.row_bytes);
-            commands.dispatch(kernels_.ffn_down(w.down_t.type),
-                              {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down_t.type)), slices},
-                              {.down = w.down_t.memory.address,
-                               .h = s_.h_.address,
-                               .parts = parts.address,
-                               .fired = s_.fired_.address + l * s_.group_words_ * sizeof(uint32_t),
-                               .chosen = s_.chosen_.address,
-                               .neurons = neurons,
-                               .cols = c_.dim,
-                               .stride = w.down_t.stride,
-                               .slices = slices,
-                               .part_stride = c_.dim,
-                               .has_experts = c_.experts > 0});
+            commands.dispatch(
+                kernels_.ffn_down(w.down_t.type),
+                {ceil_div(c_.dim, gpu::ffn_down_chunks * chunk_weights(w.down_t.type)), slices, capacity_},
+                {.step = s_.step_.address,
+                 .down = w.down_t.memory.address,
+                 .h = s_.h_.address,
+                 .parts = parts.address,
+                 .fired = s_.fired_.address + uint64_t(l) * s_.shape_.few * s_.group_words_ * sizeof(uint32_t),
+                 .chosen = s_.chosen_.address,
+                 .neurons = neurons,
+                 .cols = c_.dim,
+                 .stride = w.down_t.stride,
+                 .slices = slices,
+                 .part_stride = capacity_ * c_.dim,
+                 .has_experts = c_.experts > 0,
+                 .words = s_.group_words_});
             return;
         }
         many_tokens(commands, l, w, parts, false);
@@ -477,32 +497,35 @@ class GpuSession::Recorder {
         norm.residual = s_.head_residual_.address;
         norm.head = 1;
         join(commands, "output_norm", l, std::min(capacity_, head_rows), norm, {&s_.model_.head()});
-        commands.stage("head", l, s_.model_.head().row_bytes);
+        commands.stage("head", l, read(s_.model_.head()));
         linear(commands, s_.model_.head(), s_.xn_, logits, {.of_head = true});
     }
 
-    /// The token of the largest of one token's logits.
+    /// The tokens of the largest of each row's logits.
     void best(Commands& commands)
     {
         const uint32_t l = uint32_t(s_.model_.layers().size());
         constexpr uint32_t logits_per_part = 1024;
-        gpu::Best args = {.logits = s_.row_.address,
+        gpu::Best args = {.step = s_.step_.address,
+                          .logits = s_.row_.address,
                           .parts = s_.best_parts_.address,
                           .token = s_.best_.address,
                           .n = c_.vocab,
                           .part_count = std::min(ceil_div(c_.vocab, logits_per_part), most_best_parts),
                           .scale = c_.logit_scale};
         commands.stage("best", l, uint64_t(c_.vocab) * sizeof(float));
-        commands.dispatch(kernels_.best, {args.part_count}, args);
+        commands.dispatch(kernels_.best, {args.part_count, s_.shape_.few}, args);
         args.last = 1;
         commands.stage("best", l, uint64_t(args.part_count) * 2 * sizeof(uint32_t));
-        commands.dispatch(kernels_.best, {1}, args);
+        commands.dispatch(kernels_.best, {1, s_.shape_.few}, args);
     }
 
     GpuSession& s_;
     GpuKernels& kernels_;
     const Config& c_;
-    uint32_t capacity_;
+    bool few_;             // the kind of work
+    uint32_t capacity_;    // rows at the most
+    uint32_t together_;    // of few, those that meet each weight at once
     bool streamed_;
     size_t next_half_ = 0;      // of the ring
     uint64_t planes_of_ = 0;    // address of the x whose planes are in memory, by what is recorded so far
@@ -513,9 +536,6 @@ class GpuSession::Recorder {
     } pending_;
 };
 
-GpuSession::Recording GpuSession::record(uint32_t capacity, bool streamed)
-{
-    return Recorder(*this, capacity, streamed).record();
-}
+GpuSession::Recording GpuSession::record(const Form& form) { return Recorder(*this, form).record(); }
 
 }    // namespace hearth

@@ -21,25 +21,6 @@ std::span<const uint32_t> LayerResidency::group(uint32_t g) const
     return std::span(order_).subspan(first, std::min<size_t>(group_neurons, order_.size() - first));
 }
 
-void LayerResidency::masked(std::span<const uint32_t> mask, std::vector<uint32_t>& neurons) const
-{
-    neurons.clear();
-    for (const uint32_t g : cold_) {
-        const std::span<const uint32_t> of_group = group(g);
-        for (uint32_t bits = mask[g]; bits; bits &= bits - 1) {
-            const uint32_t i = uint32_t(std::countr_zero(bits));
-            if (i < of_group.size()) neurons.push_back(of_group[i]);
-        }
-    }
-}
-
-void LayerResidency::of_experts(std::span<const float> weights, std::vector<uint32_t>& neurons) const
-{
-    neurons.clear();
-    for (const uint32_t g : cold_)
-        if (weights[expert_of(g, weights.size())] != 0) neurons.insert(neurons.end(), group(g).begin(), group(g).end());
-}
-
 void LayerResidency::put(uint32_t slot, uint32_t group)
 {
     HEARTH_CHECK(std::find(cold_.begin(), cold_.end(), group) != cold_.end());

@@ -25,12 +25,8 @@ class LayerResidency {
     bool split() const { return !cold_.empty(); }
     uint32_t resident_neurons() const { return uint32_t(order_.size() - cold_neurons_.size()); }
 
-    /// Those cold neurons whose bit is set: bit i of mask[g] belongs to neuron i of group g.
-    void masked(std::span<const uint32_t> mask, std::vector<uint32_t>& neurons) const;
-
-    /// Those cold neurons whose expert has a weight that is not 0; a group is of one expert, and all have equally many
-    /// neurons.
-    void of_experts(std::span<const float> weights, std::vector<uint32_t>& neurons) const;
+    /// Where a neuron is in the order: bit i of word g of a mask of the layer belongs to place 32 g + i.
+    uint32_t place_of(uint32_t neuron) const { return place_[neuron]; }
     uint32_t expert_of(uint32_t g, size_t experts) const
     {
         return uint32_t(order_[size_t(g) * group_neurons] / (order_.size() / experts));

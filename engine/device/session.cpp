@@ -22,7 +22,7 @@ uint32_t prefill_neurons(const Config& c)
 
 namespace {
 
-/// The same at decode: of the experts of one token.
+/// The same of one of few rows: of its experts.
 uint32_t decode_neurons(const Config& c)
 {
     return c.experts ? c.experts_used * c.neurons_together() : prefill_neurons(c);
@@ -33,9 +33,9 @@ struct ScratchSizes {
     uint64_t residual, head_residual, xn, qkv, mixed, parts, h, u, high, low, scale, attend_parts, attend_counters,
         scores, routed, chosen, row, best_parts;
 
-    ScratchSizes(const Config& c, uint32_t batch, uint32_t context)
+    ScratchSizes(const Config& c, const SessionShape& shape)
     {
-        const uint64_t t = batch, q_width = uint64_t(c.heads) * c.head_dim,
+        const uint64_t t = shape.batch, few = shape.few, q_width = uint64_t(c.heads) * c.head_dim,
                        kv_width = uint64_t(c.kv_heads) * c.head_dim;
         const uint64_t neurons = prefill_neurons(c), of_one = decode_neurons(c);
         const uint64_t widest =
@@ -44,17 +44,17 @@ struct ScratchSizes {
         head_residual = residual;
         mixed = t * q_width;
         qkv = t * (q_width + 2 * kv_width);
-        parts = (std::max<uint64_t>(t, most_slices) + (c.parallel ? t : 0)) *
+        parts = (std::max<uint64_t>(t, few * most_slices) + (c.parallel ? t : 0)) *
                 c.dim;    // with both blocks' until the next layer's join
-        h = u = std::max(t * neurons, of_one);
+        h = u = std::max(t * neurons, few * of_one);
         scores = routed = t * c.experts;
-        chosen = c.experts ? 2 * of_one / group_neurons : 0;
-        row = c.vocab;
-        best_parts = 2 * most_best_parts;
+        chosen = c.experts ? few * 2 * of_one / group_neurons : 0;
+        row = few * c.vocab;
+        best_parts = few * 2 * most_best_parts;
         high = low = t * ceil_div(widest, 4);
         scale = t * 4 * ceil_div(widest, 32);
-        attend_parts = uint64_t(c.heads) * most_attend_splits(context) * (c.head_dim + 2);
-        attend_counters = c.heads;
+        attend_parts = few * c.heads * most_attend_splits(shape.context) * (c.head_dim + 2);
+        attend_counters = few * c.heads;
     }
     template <class F>
     void each(F&& f)
@@ -71,10 +71,10 @@ struct ScratchSizes {
     }
 };
 
-/// Keys, or values, of one layer as gpu::Rope has them.
-uint64_t cache_bytes(const Config& c, uint32_t context, WeightType type)
+/// Keys, or values, of so many positions of one layer as gpu::Rope has them.
+uint64_t cache_bytes(const Config& c, uint64_t positions, WeightType type)
 {
-    const uint64_t rows = uint64_t(c.kv_heads) * context;
+    const uint64_t rows = c.kv_heads * positions;
     return rows * (is_quantised(type) ? c.head_dim + ceil_div(c.head_dim, 64) * sizeof(uint32_t)
                                       : c.head_dim * sizeof(uint16_t));
 }
@@ -84,10 +84,10 @@ uint64_t cache_bytes(const Config& c, uint32_t context, WeightType type)
 Needs GpuSession::needs(const Weights& weights, const SessionShape& shape)
 {
     Needs needs = GpuModel::needs(weights, shape.sparsity);
-    needs.scratch += ScratchSizes(weights.config, shape.batch, shape.context).bytes();
+    needs.scratch += ScratchSizes(weights.config, shape).bytes();
     for (LayerNeeds& layer : needs.layers)
         for (const WeightType type : {shape.kv.k, shape.kv.v})
-            layer.kv += aligned(cache_bytes(weights.config, shape.context, type));
+            layer.kv += aligned(cache_bytes(weights.config, uint64_t(shape.pages()) * host::page_positions, type));
     return needs;
 }
 
@@ -108,14 +108,15 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     const Config& c = model.config();
     const auto& device = model.device();
 
-    const uint64_t keys = cache_bytes(c, shape.context, shape.kv.k), values = cache_bytes(c, shape.context, shape.kv.v);
+    const uint64_t positions = uint64_t(shape.pages()) * host::page_positions,
+                   keys = cache_bytes(c, positions, shape.kv.k), values = cache_bytes(c, positions, shape.kv.v);
     for (size_t l = 0; l < model.layers().size(); ++l) {
         Pool& pool = kv_pools_.emplace_back(device, aligned(keys) + aligned(values), Use::device, "the KV cache");
         keys_.push_back(pool.take(keys));
         values_.push_back(pool.take(values));
     }
 
-    ScratchSizes sizes(c, shape.batch, shape.context);
+    ScratchSizes sizes(c, shape);
     scratch_pool_ = Pool(device, sizes.bytes(), Use::device, "activations");
     Slice* const scratch[] = {
         &residual_, &head_residual_, &xn_,  &qkv_,       &mixed_,        &parts_,           &h_,
@@ -127,12 +128,12 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     const uint64_t x = uint64_t(shape.batch) * c.dim * sizeof(float),
                    rotations = std::max<uint64_t>(uint64_t(shape.batch) * c.rope_dim * (c.window_base > 0 ? 2 : 1), 1) *
                                sizeof(float);
-    upload_pool_ = Pool(device, 2 * aligned(x) + aligned(rotations) + aligned(sizeof(gpu::Step)), Use::upload,
-                        "the host's results");
+    const uint64_t step = step_room().bytes();
+    upload_pool_ = Pool(device, 2 * aligned(x) + aligned(rotations) + aligned(step), Use::upload, "the host's results");
     input_ = upload_pool_.take(x);
     cold_ = upload_pool_.take(x);
     angles_ = upload_pool_.take(rotations);
-    step_ = upload_pool_.take(sizeof(gpu::Step));
+    step_ = upload_pool_.take(step);
 
     const uint64_t logits = uint64_t(std::min(shape.batch, head_rows)) * c.vocab * sizeof(float),
                    gates =
@@ -141,16 +142,17 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
                            : 0,
                    watched = watching.activity ? x : 0;
     group_words_ = ceil_div(c.neurons, group_neurons);
-    const uint64_t groups = model.layers().size() * group_words_ * sizeof(uint32_t);
+    const uint64_t groups = model.layers().size() * shape.few * group_words_ * sizeof(uint32_t),
+                   best = shape.few * sizeof(uint32_t);
     expert_weight_stride_ = uint64_t(shape.batch) * c.experts;
     const uint64_t experts = model.layers().size() * expert_weight_stride_ * sizeof(float);
     readback_pool_ = Pool(device,
-                          aligned(x) + aligned(logits) + 2 * aligned(sizeof(uint32_t)) + 2 * aligned(groups) +
-                              aligned(gates) + aligned(watched) + aligned(experts),
+                          aligned(x) + aligned(logits) + aligned(best) + aligned(sizeof(uint32_t)) +
+                              2 * aligned(groups) + aligned(gates) + aligned(watched) + aligned(experts),
                           Use::readback, "results for the host");
     published_ = readback_pool_.take(x);
     logits_ = readback_pool_.take(logits);
-    best_ = readback_pool_.take(sizeof(uint32_t));
+    best_ = readback_pool_.take(best);
     broken_ = readback_pool_.take(sizeof(uint32_t));
     fired_ = readback_pool_.take(groups);
     mask_ = readback_pool_.take(groups);
@@ -185,70 +187,72 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
 // ---- a batch
 // ------------------------------------------------------------------------------------------------------------
 
-void GpuSession::begin(uint32_t position, uint32_t tokens, HeadTokens head)
+void GpuSession::begin(host::Work work, std::span<const host::Row> rows, std::span<const uint32_t> wanted)
 {
-    HEARTH_CHECK(tokens > 0 && tokens <= shape_.batch && position + tokens <= shape_.context);
-    HEARTH_CHECK(head.count == 0 || model_.has_head());
+    const bool few = work == host::Work::few && !watching_.activity;
+    HEARTH_CHECK(!rows.empty() && rows.size() <= shape_.batch && wanted.size() <= rows.size());
+    HEARTH_CHECK(!few || rows.size() <= shape_.few);
     queue_.release_all();    // after an error, a batch may have been left under way, or held
     queue_.wait(last_work_);
     published_numbers_.resize(model_.layers().size() + 1);
-    position_ = position;
-    tokens_ = tokens;
+    rows_now_.assign(rows.begin(), rows.end());
+    wanted_count_ = uint32_t(wanted.size());
+    const uint32_t count = uint32_t(rows.size());
+    // Few sizes, each recorded once: a workgroup of a row that is not there ends at once.
+    form_ = {few ? host::Work::few : host::Work::many,
+             few           ? std::min(std::bit_ceil(count), shape_.few)
+             : count <= 16 ? std::min(16u, shape_.batch)
+                           : shape_.batch,
+             !few && count >= shape_.stream_from && ring_[0].memory.bytes > 0};
     submits_ = waits_ = head_rows_ = 0;
     streamed_bytes_ = 0;
     notices_.clear();
     *static_cast<uint32_t*>(broken_.mapped) = 0;
-    set_step(head);
+
+    for (const host::Row& row : rows) HEARTH_CHECK(row.position < shape_.context && row.sees <= shape_.context);
+    write_step(step_room(), step_.mapped, step_.address, rows, attend_tile(model_.config(), few).tokens, wanted,
+               broken_.address);
+    head_ = {};
+    write_rotations(rows);
+}
+
+void GpuSession::write_rotations(std::span<const host::Row> rows)
+{
     const double magnitude = model_.config().rope_magnitude;
     for (size_t set = 0; set < frequencies_.size(); ++set) {
         float* out = static_cast<float*>(angles_.mapped) + set * angle_set();
-        for (uint32_t t = 0; t < tokens; ++t)
+        for (const host::Row& row : rows)
             for (const double frequency : frequencies_[set]) {
-                *out++ = float(magnitude * std::cos((position + t) * frequency));
-                *out++ = float(magnitude * std::sin((position + t) * frequency));
+                *out++ = float(magnitude * std::cos(row.position * frequency));
+                *out++ = float(magnitude * std::sin(row.position * frequency));
             }
     }
 }
 
-void GpuSession::set_step(HeadTokens head)
+void GpuSession::want(HeadRows head)
 {
-    HEARTH_CHECK(head.first + head.count <= tokens_ && head.count <= head_rows && (!head.best || head.count == 1));
-    *static_cast<gpu::Step*>(step_.mapped) = {.position = position_,
-                                              .tokens = tokens_,
-                                              .head_first = head.first,
-                                              .head_tokens = head.count,
-                                              .broken = broken_.address};
+    HEARTH_CHECK(head.count == 0 || model_.has_head());
+    HEARTH_CHECK(head.first + head.count <= wanted_count_ && head.count <= most_wanted(head.best));
+    auto* const step = static_cast<gpu::Step*>(step_.mapped);
+    step->head_first = head.first;
+    step->head_tokens = head.count;
     head_ = head;
     head_rows_ += head.count;
 }
 
-// Few sizes, each recorded once: a workgroup of a token that is not there ends at once.
-uint32_t GpuSession::capacity_for(uint32_t tokens) const
+GpuSession::Recording& GpuSession::recording()
 {
-    return tokens == 1 && !watching_.activity ? 1 : tokens <= 16 ? std::min(16u, shape_.batch) : shape_.batch;
-}
-
-bool GpuSession::streams(uint32_t tokens) const
-{
-    return tokens > 1 && tokens >= shape_.stream_from && ring_[0].memory.bytes > 0;
-}
-
-GpuSession::Recording& GpuSession::recording(uint32_t tokens)
-{
-    const std::pair key(capacity_for(tokens), streams(tokens));
-    auto found = recordings_.find(key);
-    if (found == recordings_.end()) found = recordings_.emplace(key, record(key.first, key.second)).first;
+    auto found = recordings_.find(form_);
+    if (found == recordings_.end()) found = recordings_.emplace(form_, record(form_)).first;
     return found->second;
 }
 
-std::vector<GpuSession::Segment>& GpuSession::segments(uint32_t tokens) { return recording(tokens).segments; }
-
 void GpuSession::submit(Segment& segment)
 {
-    Recording& recording = this->recording(tokens_);
+    Recording& recording = this->recording();
     const size_t number = size_t(&segment - recording.segments.data());
     // Ahead: all at once, each but the first held until the host comes to it.
-    const bool ahead = shape_.submit == SubmitMode::ahead && tokens_ == 1;
+    const bool ahead = shape_.submit == SubmitMode::ahead && few();
     if (ahead && number > 0) return queue_.release(first_held_ + number);
     if (ahead) first_held_ = queue_.released();
     std::vector<vulkan::Queue::Work> work;
@@ -285,24 +289,54 @@ uint64_t GpuSession::stream(const Segment& segment, host::Team& team)
     return bytes;
 }
 
-const Commands& GpuSession::head_commands() const
+const Commands& GpuSession::head_commands()
 {
-    const Recording& recording = recordings_.at({capacity_for(tokens_), streams(tokens_)});
+    const Recording& recording = this->recording();
     return head_.best ? *recording.best : *recording.head;
 }
 
-void GpuSession::submit_head(HeadTokens head)
+void GpuSession::submit_head()
 {
-    HEARTH_CHECK(head.count > 0);
-    set_step(head);
+    HEARTH_CHECK(head_.count > 0);
     const vulkan::Queue::Work work[] = {{&head_commands()}};
     last_work_ = queue_.submit(work);
     ++submits_;
 }
 
+void GpuSession::copy_page(uint32_t from, uint32_t to)
+{
+    queue_.release_all();
+    queue_.wait(last_work_);
+    Commands commands(model_.device(), false);
+    const Config& c = model_.config();
+    const auto part = [](const Slice& whole, uint64_t first, uint64_t bytes) {
+        Slice part = whole;
+        part.offset += first;
+        part.bytes = bytes;
+        return part;
+    };
+    for (size_t l = 0; l < keys_.size(); ++l) {
+        commands.stage("copy_page", uint32_t(l), 0);
+        for (const auto& [cache, type] : {std::pair(&keys_[l], shape_.kv.k), {&values_[l], shape_.kv.v}}) {
+            // Of a quantised cache the scales are a part of their own, behind those of all pages.
+            const uint64_t rows = uint64_t(c.kv_heads) * host::page_positions, quantised = is_quantised(type),
+                           numbers = rows * (quantised ? c.head_dim : c.head_dim * sizeof(uint16_t)),
+                           scales = quantised ? rows * ceil_div(c.head_dim, 64) * sizeof(uint32_t) : 0;
+            commands.copy(part(*cache, from * numbers, numbers), part(*cache, to * numbers, numbers), numbers);
+            if (scales > 0)
+                commands.copy(part(*cache, shape_.pages() * numbers + from * scales, scales),
+                              part(*cache, shape_.pages() * numbers + to * scales, scales), scales);
+        }
+    }
+    commands.end();
+    const vulkan::Queue::Work work[] = {{&commands}};
+    last_work_ = queue_.submit(work);
+    queue_.wait(last_work_);
+}
+
 void GpuSession::wait_published(const Segment& segment)
 {
-    queue_.wait(published_numbers_[size_t(&segment - segments(tokens_).data())]);
+    queue_.wait(published_numbers_[size_t(&segment - segments().data())]);
     ++waits_;
     if (watching_.timing) notices_.emplace_back(&segment.attention, clock_us());
 }
@@ -313,12 +347,12 @@ void GpuSession::wait_all()
     ++waits_;
 }
 
-std::span<const uint32_t> GpuSession::mask(uint32_t l) const
+std::span<const uint32_t> GpuSession::mask(uint32_t l, uint32_t row) const
 {
-    return {static_cast<const uint32_t*>(mask_.mapped) + size_t(l) * group_words_, group_words_};
+    return {static_cast<const uint32_t*>(mask_.mapped) + (size_t(l) * shape_.few + row) * group_words_, group_words_};
 }
 
-/// Groups that a decode's hot FFN of layer l computes: those in all slots, or as many as the experts of a token can
+/// Groups that the hot FFN of layer l computes for one of few rows: those in all slots, or as many as its experts can
 /// have.
 uint32_t GpuSession::places(uint32_t l) const
 {
@@ -327,48 +361,62 @@ uint32_t GpuSession::places(uint32_t l) const
     return model_.config().experts ? std::min(slots, most) : slots;
 }
 
-/// After a decode: a word per place, bit i set where neuron i of the group in it fired.
-std::span<const uint32_t> GpuSession::fired(uint32_t l) const
+/// After a batch of few rows: of one of them a word per place, bit i set where neuron i of the group in it fired.
+std::span<const uint32_t> GpuSession::fired(uint32_t l, uint32_t row) const
 {
-    return {static_cast<const uint32_t*>(fired_.mapped) + size_t(l) * group_words_, places(l)};
+    return {static_cast<const uint32_t*>(fired_.mapped) + (size_t(l) * shape_.few + row) * group_words_, places(l)};
 }
 
-/// f(place, group) for every place of layer l that a decode filled.
+/// f(place, group) for every place of layer l that was filled for one of few rows.
 template <class F>
-void GpuSession::each_place(uint32_t l, F&& f) const
+void GpuSession::each_place(uint32_t l, uint32_t row, F&& f) const
 {
     const LayerResidency& residency = model_.layers()[l].residency;
     const uint32_t experts = model_.config().experts;
+    const float* const weights = experts ? expert_weights(l) + size_t(row) * experts : nullptr;
     uint32_t place = 0;
     for (const uint32_t group : residency.slots())
-        if (experts == 0 || expert_weights(l)[residency.expert_of(group, experts)] != 0) f(place++, group);
+        if (!weights || weights[residency.expert_of(group, experts)] != 0) f(place++, group);
 }
 
 void GpuSession::add_fired(uint32_t l, std::vector<uint32_t>& groups) const
 {
-    const std::span<const uint32_t> words = fired(l);
-    each_place(l, [&](uint32_t place, uint32_t group) { groups[group] += uint32_t(std::popcount(words[place])); });
+    for (uint32_t row = 0; row < rows_now_.size(); ++row) {
+        const std::span<const uint32_t> words = fired(l, row);
+        each_place(l, row,
+                   [&](uint32_t place, uint32_t group) { groups[group] += uint32_t(std::popcount(words[place])); });
+    }
 }
 
-/// Of the rows of those neurons that fired.
+/// What was read of up and down of neurons that fired: of down each row's own, of up those of any row that met the same
+/// weights at once.
 GpuModel::FiredBytes GpuSession::fired_bytes(uint32_t l) const
 {
-    const std::span<const uint32_t> words = fired(l);
+    const uint32_t rows = uint32_t(rows_now_.size()), experts = model_.config().experts;
+    const uint32_t together = experts ? 1 : tokens_at_once(form_.capacity);
     GpuModel::FiredBytes sum = {};
-    each_place(l, [&](uint32_t place, uint32_t group) {
-        const GpuModel::FiredBytes bytes = model_.fired_bytes(l, group, words[place]);
-        sum.up += bytes.up;
-        sum.down += bytes.down;
-    });
+    std::vector<uint32_t> any;
+    for (uint32_t first = 0; first < rows; first += together) {
+        any.assign(places(l), 0);
+        for (uint32_t row = first; row < std::min(first + together, rows); ++row) {
+            const std::span<const uint32_t> words = fired(l, row);
+            each_place(l, row, [&](uint32_t place, uint32_t group) {
+                any[place] |= words[place];
+                sum.down += model_.fired_bytes(l, group, words[place]).down;
+            });
+        }
+        each_place(l, first,
+                   [&](uint32_t place, uint32_t group) { sum.up += model_.fired_bytes(l, group, any[place]).up; });
+    }
     return sum;
 }
 
-/// Resident neurons that a decode looked at.
-uint32_t GpuSession::chosen_neurons(uint32_t l) const
+/// Resident neurons that were looked at for one of few rows.
+uint32_t GpuSession::chosen_neurons(uint32_t l, uint32_t row) const
 {
     if (model_.config().experts == 0) return model_.layers()[l].gate.rows;
     uint32_t groups = 0;
-    each_place(l, [&](uint32_t, uint32_t) { ++groups; });
+    each_place(l, row, [&](uint32_t, uint32_t) { ++groups; });
     return groups * group_neurons;
 }
 
@@ -415,7 +463,7 @@ void GpuSession::report(FeedStats& stats) const
     stats.downloaded += downloaded();
     count_neurons(stats);
     stats.streamed_bytes += streamed_bytes_;
-    const Recording& recording = recordings_.at({capacity_for(tokens_), streams(tokens_)});
+    const Recording& recording = recordings_.at(form_);
     std::vector<vulkan::StageTime> times;
     const auto add = [&](const Commands& commands) {
         stats.dispatches += commands.dispatches();
@@ -426,7 +474,7 @@ void GpuSession::report(FeedStats& stats) const
         if (segment.ffn) add(*segment.ffn);
         for (const Streamed& part : segment.streamed) add(part.compute);
     }
-    if (head_.count > 0) add(head_commands());
+    if (head_.count > 0) add(head_.best ? *recording.best : *recording.head);
     // The host learns of a segment's end a little later than it happens: the shortest delay seen shows how far the
     // clocks are apart.
     for (const auto& [commands, noticed] : notices_)
@@ -441,18 +489,18 @@ void GpuSession::report(FeedStats& stats) const
 uint64_t GpuSession::downloaded() const
 {
     const Config& c = model_.config();
-    const uint64_t x = uint64_t(tokens_) * c.dim * sizeof(float);
+    const uint64_t rows = rows_now_.size(), x = rows * c.dim * sizeof(float);
     uint64_t bytes = model_.has_head() ? 0 : x;    // the residual
     for (uint32_t l = 0; l < model_.layers().size(); ++l) {
         const GpuModel::Layer& layer = model_.layers()[l];
-        bytes += uint64_t(tokens_) * c.experts * sizeof(float);
-        if (layer.split() && !streams(tokens_)) bytes += x;
-        if (tokens_ > 1 || watching_.activity) continue;
+        bytes += rows * c.experts * sizeof(float);
+        if (layer.split() && !form_.streamed) bytes += x;
+        if (!few()) continue;
         if (layer.split() && shape_.sparsity[l].predictor != Predictor::none)
-            bytes += layer.residency.groups() * sizeof(uint32_t);
-        if (layer.down_t.rows > 0) bytes += places(l) * sizeof(uint32_t);
+            bytes += rows * layer.residency.groups() * sizeof(uint32_t);
+        if (layer.down_t.rows > 0) bytes += rows * places(l) * sizeof(uint32_t);
     }
-    return bytes + (head_.best ? sizeof(uint32_t) : uint64_t(head_rows_) * c.vocab * sizeof(float));
+    return bytes + uint64_t(head_rows_) * (head_.best ? 1 : c.vocab) * sizeof(float);
 }
 
 void GpuSession::count_neurons(FeedStats& stats) const
@@ -462,10 +510,13 @@ void GpuSession::count_neurons(FeedStats& stats) const
         LayerCounts& layer = stats.layers[l];
         layer.split = layers[l].split();
         layer.resident = layers[l].residency.resident_neurons();
-        if (tokens_ > 1 || watching_.activity) continue;
-        if (layers[l].down.rows > 0) layer.active_device = layer.resident;    // where this is, nothing is ever zero
-        else
-            for (const uint32_t word : fired(l)) layer.active_device += uint32_t(std::popcount(word));
+        if (!few()) continue;
+        for (uint32_t row = 0; row < rows_now_.size(); ++row) {
+            if (layers[l].down.rows > 0)
+                layer.active_device += layer.resident;    // where this is, nothing is ever zero
+            else
+                for (const uint32_t word : fired(l, row)) layer.active_device += uint32_t(std::popcount(word));
+        }
     }
 }
 
@@ -488,21 +539,25 @@ void GpuSession::add_stages(const std::vector<vulkan::StageTime>& times, FeedSta
             hot = nullptr;
         }
         if (t.name == "attend")
-            stage.bytes =
-                kv_bytes_read(position_, tokens_, cache_bytes(c, 1, shape_.kv.k) + cache_bytes(c, 1, shape_.kv.v),
-                              model_.layers()[t.index].window);
+            stage.bytes = kv_bytes_read(rows_now_, cache_bytes(c, 1, shape_.kv.k) + cache_bytes(c, 1, shape_.kv.v),
+                                        model_.layers()[t.index].window);
         if (of_ffn) {
             const GpuModel::Layer& w = model_.layers()[t.index];
             LayerCounts& layer = stats.layers[t.index];
-            if (tokens_ == 1 && t.name == "ffn_down" && w.down_t.rows > 0)
+            if (few() && t.name == "ffn_down" && w.down_t.rows > 0)
                 stage.bytes = fired_bytes(t.index).down;    // zeros are never read
-            if (tokens_ == 1 && t.name == "ffn_up") {
-                const uint32_t looked_at = chosen_neurons(t.index);
-                const auto bytes_of = [&](const GpuMatrix& m) {
-                    return m.rows > 0 ? m.part(0, looked_at).row_bytes : 0;
+            if (few() && t.name == "ffn_up") {
+                const uint32_t rows = uint32_t(rows_now_.size()),
+                               together = c.experts ? 1 : tokens_at_once(form_.capacity);
+                const bool skips = shape_.sparsity[t.index].cut >= 0;
+                const auto bytes_of = [](const GpuMatrix& m, uint32_t neurons) {
+                    return m.rows > 0 ? m.part(0, neurons).row_bytes : 0;
                 };
-                stage.bytes =
-                    bytes_of(w.gate) + (shape_.sparsity[t.index].cut >= 0 ? fired_bytes(t.index).up : bytes_of(w.up));
+                stage.bytes = skips ? fired_bytes(t.index).up : 0;
+                for (uint32_t row = 0; row < rows; row += together) {
+                    const uint32_t looked_at = chosen_neurons(t.index, row);
+                    stage.bytes += bytes_of(w.gate, looked_at) + (skips ? 0 : bytes_of(w.up, looked_at));
+                }
             }
             if (layer.split && t.name == "ffn_up") {
                 hot_start = t.start_us;

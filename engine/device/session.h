@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/device/model.h"
+#include "engine/device/step.h"
 #include "engine/model/sparsity.h"
 #include "engine/plan/stats.h"
 
@@ -10,18 +11,23 @@
 
 namespace hearth {
 
-/// Tokens done at once at the most, positions in the KV cache and what they are kept in, and what decode leaves out,
+/// Rows done at once at the most, what the KV cache has room for and is kept in, and what is left out of few rows,
 /// layer by layer.
 struct SessionShape {
     uint32_t batch;
-    uint32_t context;
-    host::KvTypes kv;
-    std::vector<LayerSparsity> sparsity;
+    uint32_t context;          // positions of a sequence
+    uint32_t sequences = 1;    // so many of that length have room, and as many can be in one batch
+    uint32_t few = 1;          // rows that are done as few (host::Work), at the most
+    host::KvTypes kv = {};
+    std::vector<LayerSparsity> sparsity = {};
     SubmitMode submit = SubmitMode::just_in_time;
     bool rebalance = false;     // groups may be replaced
     uint64_t ring_bytes = 0;    // device memory that cold groups pass through in batches of ...
     uint32_t stream_from =
-        2;    // ... so many tokens and more, which are then computed on the device alone; 0 bytes: none are
+        2;    // ... so many rows and more, which are then computed on the device alone; 0 bytes: none are
+
+    uint32_t pages_of_one() const { return ceil_div(context, host::page_positions); }
+    uint32_t pages() const { return sequences * pages_of_one(); }
 };
 
 /// What somebody wants to know of a session's work while it runs.
@@ -29,15 +35,17 @@ struct Watching {
     bool timing = false;    // every stage on the device gets timestamps
     bool activity =
         false;    // every layer's inputs and gates come to the host; decode then runs as a prefill of one token does
+
+    bool operator==(const Watching&) const = default;
 };
 
 /// Rows of logits that one submit computes.
 inline constexpr uint32_t head_rows = 32;
 
-/// Tokens of a batch whose logits are wanted.
-struct HeadTokens {
+/// Some of the rows of a batch whose logits are wanted, by their number among these.
+struct HeadRows {
     uint32_t first = 0, count = 0;
-    bool best = false;    // of one token: only what is most probable behind it, and its logits stay on the device
+    bool best = false;    // only what is most probable behind each, and the logits stay on the device
 };
 
 // What a session has room for, and its commands keep to.
@@ -76,20 +84,23 @@ class GpuSession {
         uint32_t layer;                         // the last layer in it; the number of layers: what comes after them
     };
 
-    /// Starts a batch: positions, cos and sin of its rotations, and what of the head is wanted with it. The caller then
-    /// fills `input`.
-    void begin(uint32_t position, uint32_t tokens, HeadTokens head);
+    /// Starts a batch: where its rows stand, and which ones' logits may be wanted. The caller then says with `want`
+    /// which are computed with it, and fills `input`.
+    void begin(host::Work work, std::span<const host::Row> rows, std::span<const uint32_t> wanted);
+    void want(HeadRows head);
+    /// Rows whose logits, or whose best token, can be wanted at once.
+    uint32_t most_wanted(bool best) const { return best ? shape_.few : std::min(shape_.batch, head_rows); }
 
-    /// The segments for a batch of this size, recorded when first asked for.
-    std::vector<Segment>& segments(uint32_t tokens);
+    /// The segments of the batch, recorded when first needed.
+    std::vector<Segment>& segments() { return recording().segments; }
 
     /// Submits the next segment, with the last one the wanted logits too.
     void submit(Segment& segment);
     /// After that, where the segment's cold groups are streamed: lays them out and submits them, one part after the
     /// other. The host waits only where both halves of the ring are still on their way. Returns the bytes of them.
     uint64_t stream(const Segment& segment, host::Team& team);
-    /// Logits of further tokens of the same batch, after wait_all.
-    void submit_head(HeadTokens head);
+    /// Logits of what is wanted now, of the same batch, after wait_all.
+    void submit_head();
 
     /// Waits for x of a split segment, or for all of the last.
     void wait_published(const Segment& segment);
@@ -107,25 +118,28 @@ class GpuSession {
     float* cold() const { return static_cast<float*>(cold_.mapped); }
     const float* published() const { return static_cast<const float*>(published_.mapped); }
     const float* logits() const { return static_cast<const float*>(logits_.mapped); }
-    /// With HeadTokens::best, after wait_all: the token with the largest logit, scaled but not capped, as most_probable
-    /// finds it; gpu::no_token where one is not finite.
-    uint32_t best() const { return *static_cast<const uint32_t*>(best_.mapped); }
+    /// With HeadRows::best, after wait_all: the token with the largest logit of the i-th row, scaled but not capped, as
+    /// most_probable finds it; gpu::no_token where one is not finite.
+    uint32_t best(uint32_t i) const { return static_cast<const uint32_t*>(best_.mapped)[i]; }
     /// After wait_all: whether a residual of the batch is not finite, or beyond what its norm can take.
     bool broken() const { return *static_cast<const uint32_t*>(broken_.mapped) != 0; }
-    /// Once x of a split layer is published, where there is a predictor: a word per group, bit i set where neuron i may
-    /// fire.
-    std::span<const uint32_t> mask(uint32_t l) const;
+    /// Once x of a split layer is published, where there is a predictor: of one of few rows a word per group, bit i set
+    /// where neuron i may fire.
+    std::span<const uint32_t> mask(uint32_t l, uint32_t row) const;
     /// What host::route gives, where there are experts: once x of a split layer is published, or after wait_all.
     const float* expert_weights(uint32_t l) const
     {
         return static_cast<const float*>(expert_weights_.mapped) + l * expert_weight_stride_;
     }
-    /// After a decode: adds to each group of layer l how many of its neurons fired on the device.
+    /// After a batch of few rows: adds to each group of layer l how many of its neurons fired on the device.
     void add_fired(uint32_t l, std::vector<uint32_t>& groups) const;
 
     /// Puts a cold group of a split layer into a slot: the copy runs before the next submit, nothing waits for it.
     /// False, and nothing happens, while the staging memory is still in use.
     bool replace(uint32_t l, uint32_t slot, uint32_t group);
+
+    /// Copies a page of the KV cache in every layer; the next batch finds it done.
+    void copy_page(uint32_t from, uint32_t to);
 
     /// Whether the device has nothing left to do.
     bool idle() const { return queue_.done() >= last_work_; }
@@ -134,25 +148,36 @@ class GpuSession {
     void report(FeedStats& stats) const;
 
   private:
+    /// What a batch's commands depend on.
+    struct Form {
+        host::Work work;
+        uint32_t capacity;    // rows at the most
+        bool streamed;        // cold groups come to the device
+
+        auto operator<=>(const Form&) const = default;
+    };
     struct Recording {
-        uint32_t capacity;    // tokens at the most
         std::vector<Segment> segments;
-        std::optional<vulkan::Commands> head, best;    // logits, and the largest of those of one token
+        std::optional<vulkan::Commands> head, best;    // logits, and the largest of each row's
     };
     class Recorder;
-    uint32_t capacity_for(uint32_t tokens) const;
-    bool streams(uint32_t tokens) const;
-    Recording record(uint32_t capacity, bool streamed);    // gpu_recorder.cpp
-    Recording& recording(uint32_t tokens);
-    void set_step(HeadTokens head);
-    const vulkan::Commands& head_commands() const;
+    Form form() const;    // of the batch
+    bool few() const { return form_.work == host::Work::few; }
+    Recording record(const Form& form);    // recorder.cpp
+    Recording& recording();
+    const vulkan::Commands& head_commands();
+    StepRoom step_room() const
+    {
+        return {shape_.batch, std::min(shape_.batch, shape_.sequences) * shape_.pages_of_one()};
+    }
+    void write_rotations(std::span<const host::Row> rows);
     uint64_t downloaded() const;
     uint32_t places(uint32_t l) const;
-    std::span<const uint32_t> fired(uint32_t l) const;
+    std::span<const uint32_t> fired(uint32_t l, uint32_t row) const;
     template <class F>
-    void each_place(uint32_t l, F&& f) const;
+    void each_place(uint32_t l, uint32_t row, F&& f) const;
     GpuModel::FiredBytes fired_bytes(uint32_t l) const;
-    uint32_t chosen_neurons(uint32_t l) const;
+    uint32_t chosen_neurons(uint32_t l, uint32_t row) const;
     void count_neurons(FeedStats& stats) const;
     void add_stages(const std::vector<vulkan::StageTime>& times, FeedStats& stats) const;
 
@@ -171,7 +196,7 @@ class GpuSession {
     std::vector<std::vector<double>> frequencies_;    // of rope, per pair; of a model with a window_base both sets
     /// Floats in angles_ that belong to one of them.
     uint64_t angle_set() const { return uint64_t(shape_.batch) * model_.config().rope_dim; }
-    std::map<std::pair<uint32_t, bool>, Recording> recordings_;    // by capacity, and whether cold groups are streamed
+    std::map<Form, Recording> recordings_;
 
     /// Memory for copies of groups into slots, each with the commands that copy from it and their number.
     struct Staging {
@@ -193,12 +218,14 @@ class GpuSession {
     size_t next_staging_ = 0;
 
     // of the batch under way
-    uint32_t position_ = 0, tokens_ = 0;
+    Form form_ = {};
+    std::vector<host::Row> rows_now_;
+    uint32_t wanted_count_ = 0;
     uint32_t submits_ = 0, waits_ = 0;
     uint64_t streamed_bytes_ = 0;
     uint64_t last_work_ = 0, first_held_ = 0;
     std::vector<uint64_t> published_numbers_;    // of the work after which a segment's x is published
-    HeadTokens head_;
+    HeadRows head_;
     uint32_t head_rows_ = 0;    // of logits, so far
     mutable double clock_offset_us_ =
         0;    // host clock less device clock, as the shortest notice of a finished segment shows it

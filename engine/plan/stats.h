@@ -1,9 +1,11 @@
 // What a batch of tokens did: the counters behind --stats, bench and the closing line.
 #pragma once
 
-#include <algorithm>
+#include "host/rows.h"
+
 #include <chrono>
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -34,12 +36,13 @@ struct LayerCounts {
     double both_us = 0;      // from the start of the one to the end of the later, where both ran and timing is on
 };
 
-/// Bytes of one layer's KV cache that tokens at `position` and after see, each over as many positions as `window` says
-/// (0: all); `bytes`: of all keys and values of a position.
-inline uint64_t kv_bytes_read(uint32_t position, uint32_t tokens, uint64_t bytes, uint32_t window)
+/// Bytes of one layer's KV cache that rows see, each over no more positions than `window` says (0: all); `bytes`: of
+/// all keys and values of a position.
+inline uint64_t kv_bytes_read(std::span<const host::Row> rows, uint64_t bytes, uint32_t window)
 {
     uint64_t positions = 0;
-    for (uint32_t t = 0; t < tokens; ++t) positions += window ? std::min(position + t + 1, window) : position + t + 1;
+    for (const host::Row& row : rows)
+        positions += row.sees - (window && row.position + 1 > window ? row.position + 1 - window : 0);
     return positions * bytes;
 }
 
@@ -50,8 +53,8 @@ inline double clock_us()
 }
 
 struct FeedStats {
-    uint32_t position = 0;    // of the first token
-    uint32_t tokens = 0;
+    uint32_t position = 0;      // of the first row
+    uint32_t tokens = 0;        // rows
     uint32_t submits = 0;       // vkQueueSubmit2 calls
     uint32_t dispatches = 0;    // of kernels, on the device
     uint32_t waits = 0;         // times the host waited for the device (polling; there are no fences)

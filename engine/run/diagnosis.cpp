@@ -1,7 +1,8 @@
 #include "engine/run/diagnosis.h"
 
 #include "engine/file/not_finite.h"
-#include "engine/run/cpu_model.h"
+#include "engine/run/host_layers.h"
+#include "engine/run/sequence.h"
 #include "host/numbers.h"
 
 #include <algorithm>
@@ -63,12 +64,14 @@ Error Diagnosis::of(std::span<const Token> tokens) const
                 "layer {}'s {} overflows: it gives numbers beyond the range of floats, though all weights are finite",
                 l, part);
     };
-    CpuModel cpu(weights, team,
-                 {.first_layer = 0,
-                  .batch = batch,
-                  .context = uint32_t(tokens.size()),
-                  .kv = kv,
-                  .sparsity = std::vector<LayerSparsity>(c.layers)});
+    PagePool pool(uint32_t((tokens.size() + host::page_positions - 1) / host::page_positions));
+    Sequence sequence(pool);
+    HostLayers cpu(weights, team,
+                   {.first_layer = 0,
+                    .batch = batch,
+                    .pages = pool.size(),
+                    .kv = kv,
+                    .sparsity = std::vector<LayerSparsity>(c.layers)});
     cpu.parts = [&](uint32_t l, const char* part, std::span<const float> x) {
         if (!found && !host::all_finite(x)) overflows(l, part);
     };
@@ -90,16 +93,21 @@ Error Diagnosis::of(std::span<const Token> tokens) const
     team.hold([&] {
         for (size_t first = 0; first < tokens.size() && !found; first += batch) {
             const auto some = tokens.subspan(first, std::min<size_t>(batch, tokens.size() - first));
-            cpu.embed(some, uint32_t(first), x.data());
+            sequence.make_room(uint32_t(some.size()), {});
+            Batch rows = {.work = some.size() == 1 ? host::Work::few : host::Work::many,
+                          .tokens = {some.begin(), some.end()}};
+            for (uint32_t i = 0; i < some.size(); ++i) rows.rows.push_back(sequence.row(i));
+            cpu.embed(rows, x.data());
             if (!host::all_finite(std::span(x).first(some.size() * c.dim)))
                 found = "the embedding overflows where it is scaled";
             for (uint32_t l = 0; l < c.layers && !found; ++l) {
                 stats.stages.clear();
-                cpu.layer(l, uint32_t(first), uint32_t(some.size()), x.data(), stats);
+                cpu.layer(l, rows, x.data(), stats);
             }
             for (size_t t = 0; t < some.size() && !found; ++t)
-                if (!host::all_finite(cpu.head(&x[t * c.dim], stats)))
+                if (!host::all_finite(cpu.head(1, &x[t * c.dim], stats)))
                     found = "the logits overflow at the output matrix, though all weights are finite";
+            sequence.went(some);
         }
     });
     if (found) return Error("{}: {}", path, *found);

@@ -10,46 +10,54 @@
 
 namespace hearth {
 
-Scheduler::Scheduler(CpuModel& cpu, GpuModel* gpu, GpuSession* session, Rebalancer* rebalancer, host::Team& team,
+Scheduler::Scheduler(HostLayers& host, GpuModel* gpu, GpuSession* device, Rebalancer* rebalancer, host::Team& team,
                      const Config& config)
-    : cpu_(cpu), gpu_(gpu), session_(session), rebalancer_(rebalancer), team_(team), config_(config)
+    : host_(host), gpu_(gpu), device_(device), rebalancer_(rebalancer), team_(team), config_(config)
 {
 }
 
-FeedStats Scheduler::feed(uint32_t position, std::span<const Token> tokens, const WantedLogits& wanted)
+FeedStats Scheduler::feed(const Batch& batch)
 {
-    HEARTH_CHECK(wanted.count <= tokens.size() && (!wanted.take_best || wanted.count <= 1));
+    HEARTH_CHECK(batch.size() > 0 && batch.tokens.size() == batch.size() && batch.wanted.size() <= batch.size());
+    HEARTH_CHECK(batch.work == host::Work::many || batch.size() <= host::most_few);
     const auto start = std::chrono::steady_clock::now();
     FeedStats stats = {
-        .position = position, .tokens = uint32_t(tokens.size()), .layers = std::vector<LayerCounts>(config_.layers)};
+        .position = batch.rows[0].position, .tokens = batch.size(), .layers = std::vector<LayerCounts>(config_.layers)};
     team_.hold([&] {    // the workers stay awake for the whole batch
-        if (gpu_) device_layers(tokens, wanted, stats);
+        if (gpu_) device_layers(batch, stats);
         else {
-            residual_.resize(tokens.size() * config_.dim);
-            cpu_.embed(tokens, position, residual_.data());
+            residual_.resize(size_t(batch.size()) * config_.dim);
+            host_.embed(batch, residual_.data());
         }
-        if (!gpu_ || !gpu_->has_head()) host_layers(wanted, stats);
+        if (!gpu_ || !gpu_->has_head()) host_layers(batch, stats);
     });
     stats.us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
     return stats;
 }
 
-void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits& wanted, FeedStats& stats)
+void Scheduler::copy_page(uint32_t from, uint32_t to)
 {
-    const uint32_t count = uint32_t(tokens.size());
-    const bool head = gpu_->has_head();
-    uint32_t next = count - wanted.count;    // the next token whose logits are wanted
-    uint32_t rows = head ? std::min(wanted.count, head_rows) : 0;
-    const bool best =
-        rows > 0 && wanted.take_best && config_.logit_cap == 0;    // a cap makes equals of logits that differ little
+    host_.copy_page(from, to);
+    if (device_) device_->copy_page(from, to);
+}
 
-    session_->begin(stats.position, count, {next, rows, best});
-    cpu_.embed(tokens, stats.position, session_->input());
-    for (GpuSession::Segment& segment : session_->segments(count)) {
-        session_->submit(segment);
+void Scheduler::device_layers(const Batch& batch, FeedStats& stats)
+{
+    const uint32_t count = batch.size(), wanted = uint32_t(batch.wanted.size());
+    const bool few = batch.work == host::Work::few, head = gpu_->has_head();
+    // A cap makes equals of logits that differ little.
+    const bool best = head && batch.take_best && config_.logit_cap == 0;
+    uint32_t next = 0;    // of the wanted rows
+    uint32_t some = head ? std::min(wanted, head_rows) : 0;
+
+    device_->begin(batch.work, batch.rows, batch.wanted);
+    device_->want({next, some, best});
+    host_.embed(batch, device_->input());
+    for (GpuSession::Segment& segment : device_->segments()) {
+        device_->submit(segment);
         if (!segment.streamed.empty()) {
             const double from = clock_us();
-            const uint64_t bytes = session_->stream(segment, team_);
+            const uint64_t bytes = device_->stream(segment, team_);
             stats.stages.push_back({.name = "stream",
                                     .layer = segment.layer,
                                     .on_device = false,
@@ -57,56 +65,60 @@ void Scheduler::device_layers(std::span<const Token> tokens, const WantedLogits&
                                     .us = clock_us() - from,
                                     .start_us = from});
         } else if (segment.split) {
-            session_->wait_published(segment);    // the hot FFN runs on while the host ...
+            device_->wait_published(segment);    // the hot FFN runs on while the host ...
             const uint32_t l = *segment.split;
-            const std::span<const float> cold =
-                cpu_.cold_ffn(l, cold_work(l, count), count, session_->published(), stats);    // ... does the cold one
-            std::copy(cold.begin(), cold.end(), session_->cold());
+            const std::span<const float> cold = host_.cold_ffn(l, cold_work(l, batch), batch.work, count,
+                                                               device_->published(), stats);    // ... does the cold one
+            std::copy(cold.begin(), cold.end(), device_->cold());
             ++stats.joins;    // by the next segment
-            if (rebalancer_ && count == 1) rebalancer_->hear(l, cpu_.fired(), session_->idle());
+            if (rebalancer_ && few) rebalancer_->hear(l, host_.fired(), device_->idle());
         }
-        if (cpu_.watch && segment.layer < gpu_->layers().size()) show_activity(segment.layer, count);
+        if (host_.watch && segment.layer < gpu_->layers().size()) show_activity(segment.layer, count);
     }
-    session_->wait_all();
+    device_->wait_all();
 
-    if (session_->broken()) throw NotFiniteNumbers();
-    if (best && session_->best() == gpu::no_token) throw NotFiniteNumbers();
-    if (best) wanted.take_best(session_->best());
-    while (rows > 0 && !best) {
-        for (uint32_t r = 0; r < rows; ++r)
-            give(wanted, next + r, {session_->logits() + size_t(r) * config_.vocab, config_.vocab});
-        next += rows;
-        rows = std::min(count - next, head_rows);
-        if (rows > 0) {
-            session_->submit_head({next, rows});
-            session_->wait_all();
+    if (device_->broken()) throw NotFiniteNumbers();
+    while (some > 0) {
+        for (uint32_t i = 0; i < some; ++i) {
+            const uint32_t row = batch.wanted[next + i];
+            if (!best) give(batch, row, {device_->logits() + size_t(i) * config_.vocab, config_.vocab});
+            else if (device_->best(i) == gpu::no_token) throw NotFiniteNumbers();
+            else batch.take_best(row, device_->best(i));
         }
+        next += some;
+        some = std::min(wanted - next, head_rows);
+        if (some == 0) break;
+        device_->want({next, some, best});
+        device_->submit_head();
+        device_->wait_all();
     }
-    if (!head) residual_.assign(session_->published(), session_->published() + size_t(count) * config_.dim);
-    session_->report(stats);
-    if (rebalancer_ && count == 1) rebalancer_->after_token(stats);
+    if (!head) residual_.assign(device_->published(), device_->published() + size_t(count) * config_.dim);
+    device_->report(stats);
+    if (rebalancer_ && few) rebalancer_->after_token(stats);
 }
 
 /// What is the host's of a split layer, by the word of the device's predictor or router if there is one.
-CpuModel::Cold Scheduler::cold_work(uint32_t l, uint32_t tokens)
+HostLayers::Cold Scheduler::cold_work(uint32_t l, const Batch& batch)
 {
     const LayerResidency& residency = gpu_->layers()[l].residency;
-    CpuModel::Cold cold = {.neurons = residency.cold_neurons(), .may_fire = residency.cold_neurons()};
-    if (config_.experts) cold.experts = session_->expert_weights(l);
-    if (tokens > 1) return cold;
-    if (cold.experts) residency.of_experts({cold.experts, config_.experts}, predicted_);
-    else if (cpu_.sparsity(l).predictor != Predictor::none) residency.masked(session_->mask(l), predicted_);
-    else return cold;
-    cold.may_fire = predicted_;
-    return cold;
+    const std::span<const uint32_t> neurons = residency.cold_neurons();
+    const float* const experts = config_.experts ? device_->expert_weights(l) : nullptr;
+    if (batch.work == host::Work::many)
+        return {.neurons = neurons, .may_fire = neurons, .predicted = {}, .experts = experts};
+    if (experts) return host_.of_experts(neurons, batch.size(), experts);
+    if (host_.sparsity(l).predictor == Predictor::none) return {.neurons = neurons, .may_fire = neurons};
+    return host_.predicted(neurons, batch.size(), [&](uint32_t row, uint32_t neuron) {
+        const uint32_t place = residency.place_of(neuron);
+        return device_->mask(l, row)[place / 32] >> place % 32 & 1;
+    });
 }
 
 /// The device's gates of a layer, then the host's.
-void Scheduler::show_activity(uint32_t l, uint32_t tokens)
+void Scheduler::show_activity(uint32_t l, uint32_t rows)
 {
-    session_->wait_all();
+    device_->wait_all();
     if (config_.experts)
-        return cpu_.watch_experts(l, tokens, session_->published(), session_->residual(), session_->expert_weights(l));
+        return host_.watch_experts(l, rows, device_->published(), device_->residual(), device_->expert_weights(l));
     const LayerResidency& residency = gpu_->layers()[l].residency;
     std::vector<uint32_t> neurons;
     std::vector<uint32_t> columns;    // the last group may not fill its slot
@@ -116,36 +128,44 @@ void Scheduler::show_activity(uint32_t l, uint32_t tokens)
         neurons.insert(neurons.end(), group.begin(), group.end());
     }
     const size_t stride = residency.slots().size() * group_neurons;
-    std::vector<float> gates(tokens * neurons.size());
-    for (size_t t = 0; t < tokens; ++t)
+    std::vector<float> gates(rows * neurons.size());
+    for (size_t r = 0; r < rows; ++r)
         for (size_t j = 0; j < columns.size(); ++j)
-            gates[t * columns.size() + j] = session_->gates()[t * stride + columns[j]];
+            gates[r * columns.size() + j] = device_->gates()[r * stride + columns[j]];
     if (!neurons.empty())
-        cpu_.watch({.layer = l,
-                    .tokens = tokens,
-                    .x = session_->published(),
-                    .residual = session_->residual(),
-                    .neurons = neurons,
-                    .gates = gates});
+        host_.watch({.layer = l,
+                     .tokens = rows,
+                     .x = device_->published(),
+                     .residual = device_->residual(),
+                     .neurons = neurons,
+                     .gates = gates});
     if (residency.split())
-        cpu_.watch_gates(l, residency.cold_neurons(), tokens, session_->published(), session_->residual());
+        host_.watch_gates(l, residency.cold_neurons(), rows, device_->published(), device_->residual());
 }
 
-void Scheduler::host_layers(const WantedLogits& wanted, FeedStats& stats)
+void Scheduler::host_layers(const Batch& batch, FeedStats& stats)
 {
+    const size_t dim = config_.dim;
     for (uint32_t l = gpu_ ? uint32_t(gpu_->layers().size()) : 0; l < config_.layers; ++l)
-        cpu_.layer(l, stats.position, stats.tokens, residual_.data(), stats);
-    // Logits alone would not tell of tokens whose logits nobody wants, and which no window reaches later.
+        host_.layer(l, batch, residual_.data(), stats);
+    // Logits alone would not tell of rows whose logits nobody wants, and which no window reaches later.
     if (!host::all_finite(residual_)) throw NotFiniteNumbers();
-    for (uint32_t t = stats.tokens - wanted.count; t < stats.tokens; ++t)
-        give(wanted, t, cpu_.head(residual_.data() + size_t(t) * config_.dim, stats));
+    for (size_t first = 0; first < batch.wanted.size(); first += host::most_few) {
+        const size_t count = std::min<size_t>(host::most_few, batch.wanted.size() - first);
+        wanted_.resize(count * dim);
+        for (size_t i = 0; i < count; ++i)
+            std::copy_n(&residual_[batch.wanted[first + i] * dim], dim, &wanted_[i * dim]);
+        const std::span<const float> logits = host_.head(uint32_t(count), wanted_.data(), stats);
+        for (size_t i = 0; i < count; ++i)
+            give(batch, batch.wanted[first + i], logits.subspan(i * config_.vocab, config_.vocab));
+    }
 }
 
-void Scheduler::give(const WantedLogits& wanted, uint32_t t, std::span<const float> logits)
+void Scheduler::give(const Batch& batch, uint32_t row, std::span<const float> logits)
 {
     if (!host::all_finite(logits)) throw NotFiniteNumbers();    // before a cap makes numbers of them
-    if (wanted.take_best) wanted.take_best(most_probable(finished(logits)));
-    else wanted.take(t, finished(logits));
+    if (batch.take_best) batch.take_best(row, most_probable(finished(logits)));
+    else batch.take(row, finished(logits));
 }
 
 /// Logits as the model means them: scaled and capped.

@@ -34,7 +34,7 @@ class ProductTuning {
                 kernels_.quantise, {std::min(ceil_div(x_.size() / 32, 64), 65535u)},
                 {.x = input_.address(), .high = high(), .low = low(), .scale = scale(), .n = uint32_t(x_.size())});
         });
-        *step_.mapped<gpu::Step>() = {.position = 0, .tokens = size.tokens, .head_first = 0, .head_tokens = 0};
+        step_.mapped<gpu::Step>()->tokens = size.tokens;    // all that a product reads of it
     }
 
     /// Billions of products a second, for each way.

@@ -71,8 +71,10 @@ class RowTuning {
           weights_(device, bytes, vulkan::Use::device, "the measurement"),
           input_(device, most_cols() * 8, vulkan::Use::device, "the measurement"),
           y_(device, most_rows() * sizeof(float), vulkan::Use::device, "the measurement"),
-          result_(device, most_rows() * sizeof(float), vulkan::Use::readback, "the measurement")
+          result_(device, most_rows() * sizeof(float), vulkan::Use::readback, "the measurement"),
+          step_(device, sizeof(gpu::Step), vulkan::Use::upload, "the measurement")
     {
+        step_.mapped<gpu::Step>()->tokens = 1;    // all that a product reads of it
     }
 
     /// Fills the memory with rows of this type.
@@ -117,7 +119,8 @@ class RowTuning {
                      ++m) {    // one after the other, as a model's layers do, so that no cache holds them
                     commands.stage("tune", 0, 0);
                     commands.dispatch(kernels_.matvec(type_, v), row_groups(rows, v),
-                                      {.weight = weights_.address() + uint64_t(m) * rows * stride_ * 16,
+                                      {.step = step_.address(),
+                                       .weight = weights_.address() + uint64_t(m) * rows * stride_ * 16,
                                        .x = input_.address(),
                                        .high = high(),
                                        .low = low(),
@@ -168,7 +171,7 @@ class RowTuning {
     GpuKernels kernels_;
     MeasuredQueue queue_;
     vulkan::Uploader uploader_;
-    vulkan::Buffer weights_, input_, y_, result_;    // result_ is the host's
+    vulkan::Buffer weights_, input_, y_, result_, step_;    // result_ is the host's
     WeightType type_ = WeightType::f32;
     uint32_t cols_ = 0, stride_ = 0;
     std::vector<double> products_;    // of the different rows with x

@@ -1,5 +1,6 @@
 #include "engine/tune/tune.h"
 
+#include "engine/device/step.h"
 #include "engine/tune/measure.h"
 #include "engine/tune/products.h"
 #include "host/attention.h"
@@ -58,7 +59,7 @@ class HostMeasurement {
     {
         const Matrix all = {type, uint32_t(memory_.size() / row_bytes(type, dim)), dim, memory_.data()};
         host::Inputs inputs;
-        inputs.prepare(team_, x_.data(), 1, dim, is_quantised(type));
+        inputs.prepare(team_, x_.data(), 1, dim, is_quantised(type), host::Work::few);
         y_.resize(std::max<size_t>(y_.size(), all.rows));
         return gb_per_s(all.bytes(), median_time([&] { host::multiply(team_, all, inputs, y_.data()); }));
     }
@@ -72,7 +73,7 @@ class HostMeasurement {
         std::vector<float> y(size_t(tokens) * some.rows);
         const double t = median_time([&] {
             host::Inputs inputs;
-            inputs.prepare(team_, x.data(), tokens, dim, is_quantised(type));
+            inputs.prepare(team_, x.data(), tokens, dim, is_quantised(type), host::Work::many);
             host::multiply(team_, some, inputs, y.data());
         });
         return double(some.rows) * dim * tokens / t / 1e9;
@@ -102,7 +103,7 @@ class HostMeasurement {
         std::vector<uint32_t> neurons(rows_per_step);
         for (uint32_t i = 0; i < rows_per_step; ++i) neurons[i] = i;
         host::Inputs inputs;
-        inputs.prepare(team_, x_.data(), 1, dim, is_quantised(type));
+        inputs.prepare(team_, x_.data(), 1, dim, is_quantised(type), host::Work::few);
         host::FfnScratch scratch;
         std::vector<float> y(dim);
         host::FfnCounts counts;
@@ -138,7 +139,10 @@ class HostMeasurement {
     double kv()
     {
         constexpr uint32_t heads = 32, head_dim = 128, context = 1024;
-        host::KvCache keys_and_values({}, heads, context, head_dim);
+        constexpr uint32_t pages[] = {0, 1, 2, 3};
+        static_assert(std::size(pages) * host::page_positions == context);
+        const host::Row row[] = {{context - 1, context, pages}};
+        host::KvCache keys_and_values({}, heads, std::size(pages), head_dim);
         for (const host::KvCache::Side* side : {&keys_and_values.keys(), &keys_and_values.values()})
             std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), side->bytes / sizeof(uint16_t),
                         uint16_t(0x3000));
@@ -148,7 +152,7 @@ class HostMeasurement {
             .heads = heads, .kv_heads = heads, .head_dim = head_dim, .scale = 0.1f, .rope = {frequencies}};
         std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
         const double t = median_time([&] {
-            host::attend(team_, shape, keys_and_values, context - 1, 1, q.data(), k.data(), v.data(), out.data(),
+            host::attend(team_, shape, keys_and_values, row, q.data(), k.data(), v.data(), out.data(),
                          scratch);
         });
         return gb_per_s(keys_and_values.keys().bytes + keys_and_values.values().bytes, t);
@@ -290,9 +294,12 @@ class DeviceMeasurement {
 
     uint64_t planes(int part) const { return x_.address() + (1 << 20) + part * (256 << 10); }
 
+    /// One token at position 1023 of a sequence whose pages lie one behind the other.
     uint64_t step_address()
     {
-        *step_.mapped<gpu::Step>() = {.position = 1023, .tokens = 1, .head_first = 0, .head_tokens = 0};
+        constexpr uint32_t pages[] = {0, 1, 2, 3};
+        const host::Row row[] = {{1023, 1024, pages}};
+        write_step({1, std::size(pages)}, step_.mapped<void>(), step_.address(), row, 1, {}, 0);
         return step_.address();
     }
 
@@ -301,7 +308,8 @@ class DeviceMeasurement {
         c.stage("tune", 0, 0);
         const RowVariant variant = kernels_.variant(type, rows, dim);
         c.dispatch(kernels_.matvec(type, variant), row_groups(rows, variant),
-                   {.weight = weights_.address(),
+                   {.step = step_address(),
+                    .weight = weights_.address(),
                     .x = x_.address(),
                     .high = planes(0),
                     .low = planes(1),
@@ -324,7 +332,8 @@ class DeviceMeasurement {
             return queue_.time([&](Commands& c) {
                 c.stage("tune", 0, 0);
                 c.dispatch(kernels_.ffn_up(type, type, variant), row_groups(neurons, variant),
-                           {.gate = weights_.address(),
+                           {.step = step_address(),
+                            .gate = weights_.address(),
                             .up = weights_.address() + neurons * row,
                             .x = x_.address(),
                             .high = planes(0),
@@ -338,7 +347,8 @@ class DeviceMeasurement {
                             .cut = cut});
                 c.stage("tune", 0, 0);
                 c.dispatch(kernels_.ffn_down(type), {ceil_div(dim, gpu::ffn_down_chunks * chunk_weights(type)), slices},
-                           {.down = weights_.address() + 2 * neurons * row,
+                           {.step = step_address(),
+                            .down = weights_.address() + 2 * neurons * row,
                             .h = out_.address(),
                             .parts = out_.address() + (8 << 20),
                             .fired = fires.address(),
@@ -378,7 +388,7 @@ class DeviceMeasurement {
                         .counters = step_.address() + counters,
                         .heads = heads,
                         .kv_heads = heads,
-                        .context = context,
+                        .pages = context / host::page_positions,
                         .splits = splits,
                         .scale = 0.09f});
         });

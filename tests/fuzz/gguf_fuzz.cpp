@@ -64,18 +64,22 @@ void run(const std::shared_ptr<const Gguf>& file, DownLayout layout)
     const Config& c = weights.config;
     if (!c.vocab || !c.most_positions()) return;
     static host::Team team(1);
-    CpuModel cpu(weights, team,
-                 {.first_layer = 0,
-                  .batch = 2,
-                  .context = std::min(c.most_positions(), 4u),
-                  .sparsity = std::vector<LayerSparsity>(c.layers,
-                                                         {.cut = host::makes_zeros(c.activation) ? 0 : host::no_cut})});
+    HostLayers cpu(weights, team,
+                   {.first_layer = 0,
+                    .batch = 2,
+                    .pages = 1,
+                    .sparsity = std::vector<LayerSparsity>(
+                        c.layers, {.cut = host::makes_zeros(c.activation) ? 0 : host::no_cut})});
     Scheduler scheduler(cpu, nullptr, nullptr, nullptr, team, c);
     const Token tokens[] = {0, c.vocab - 1};
     for (uint32_t position = 0; position < std::min(c.most_positions(), 2u); ++position) {
         try {
-            scheduler.feed(position, std::span(&tokens[position], 1),
-                           {.take = [](uint32_t, std::span<const float>) {}});
+            const uint32_t page = 0;
+            scheduler.feed({.work = host::Work::few,
+                            .rows = {{position, position + 1, &page}},
+                            .tokens = {tokens[position]},
+                            .wanted = {0},
+                            .take = [](uint32_t, std::span<const float>) {}});
         } catch (const NotFiniteNumbers&) {    // as a Session does
             const Diagnosis why = {.weights = weights, .team = team, .batch = 2, .kv = {}, .device = ""};
             throw why.of({tokens, position + 1});

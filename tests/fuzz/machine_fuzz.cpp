@@ -14,7 +14,7 @@ void plan(const Machine& machine)
 {
     static const std::string bytes = random_model(small_model).bytes();
     static const Weights weights = describe_weights(std::make_shared<const Gguf>("model.gguf", bytes));
-    static const Needs needs = device_needs(weights, small_model.context, 16, {});
+    static const Needs needs = device_needs(weights, {.context = small_model.context, .batch = 16});
     std::vector<LayerUse> use;
     for (const LayerNeeds& layer : needs.layers)
         use.push_back({.fired = std::vector<double>(layer.groups, 3.5), .looked_at = 0.5, .skips = true});

@@ -54,7 +54,7 @@ void inspect(const ModelOptions& model, uint32_t context, uint32_t batch, host::
     } catch (const Error& e) {
         unfit = e.what();
     }
-    if (weights) needs = device_needs(*weights, context, batch, kv);
+    if (weights) needs = device_needs(*weights, {.context = context, .batch = batch, .kv = kv});
     uint64_t all = 0;
     if (needs) {
         all = needs->scratch + needs->head;

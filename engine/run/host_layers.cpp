@@ -1,4 +1,4 @@
-#include "engine/run/cpu_model.h"
+#include "engine/run/host_layers.h"
 
 #include "host/norm.h"
 
@@ -42,7 +42,7 @@ void add_to_rows(const std::vector<float>& y, uint32_t rows, float* x)
 
 }    // namespace
 
-CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
+HostLayers::HostLayers(const Weights& weights, host::Team& team, Shape shape)
     : weights_(weights), team_(team),
       shape_(std::move(shape)), frequencies_{rope_frequencies(weights.config), rope_frequencies(weights.config, true)},
       all_(weights.config.neurons)
@@ -52,7 +52,7 @@ CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
     HEARTH_CHECK(shape_.sparsity.size() == c.layers);
     std::iota(all_.begin(), all_.end(), 0);
     for (uint32_t l = first_layer; l < c.layers; ++l)
-        caches_.emplace_back(shape_.kv, c.kv_heads, shape_.context, c.head_dim);
+        caches_.emplace_back(shape_.kv, c.kv_heads, shape_.pages, c.head_dim);
     norm_.resize(size_t(batch) * c.dim);
     out_.resize(size_t(batch) * c.dim);
     attended_.resize(out_.size());
@@ -60,32 +60,41 @@ CpuModel::CpuModel(const Weights& weights, host::Team& team, Shape shape)
     mixed_.resize(q_.size());
     k_.resize(size_t(batch) * c.kv_heads * c.head_dim);
     v_.resize(k_.size());
-    logits_.resize(c.vocab);
-    mask_.resize((c.neurons + 31) / 32);
+    mask_.resize(host::most_few * ((c.neurons + 31) / 32));
     signs_.resize(c.layers - first_layer);
     for (uint32_t l = first_layer; l < c.layers; ++l)
         if (sparsity(l).predictor == Predictor::sign)
             signs_[l - first_layer] = host::SignRows(team, weights.layers[l].ffn.gate, all_);
 }
 
-void CpuModel::embed(std::span<const Token> tokens, uint32_t position, float* x) const
+void HostLayers::embed(const Batch& batch, float* x) const
 {
     const Matrix &e = weights_.embedding, &p = weights_.positions;
     std::vector<float> of_position(p.cols);
-    for (size_t t = 0; t < tokens.size(); ++t) {
-        HEARTH_CHECK(tokens[t] < e.rows);
-        host::kernels().of(e.type).decode(e.row(tokens[t]), x + t * e.cols, e.cols);
-        if (const float scale = weights_.config.embedding_scale; scale != 1)
-            std::for_each_n(x + t * e.cols, e.cols, [scale](float& v) { v *= scale; });
+    for (size_t r = 0; r < batch.size(); ++r) {
+        float* const to = x + r * e.cols;
+        if (!batch.embeddings.empty() && batch.embeddings[r]) std::copy_n(batch.embeddings[r], e.cols, to);
+        else {
+            HEARTH_CHECK(batch.tokens[r] < e.rows);
+            host::kernels().of(e.type).decode(e.row(batch.tokens[r]), to, e.cols);
+            if (const float scale = weights_.config.embedding_scale; scale != 1)
+                std::for_each_n(to, e.cols, [scale](float& v) { v *= scale; });
+        }
         if (p.rows == 0) continue;
-        host::kernels().of(p.type).decode(p.row(first_position_row + position + t), of_position.data(), p.cols);
-        add_to_rows(of_position, 1, x + t * e.cols);
+        host::kernels().of(p.type).decode(p.row(first_position_row + batch.rows[r].position), of_position.data(),
+                                          p.cols);
+        add_to_rows(of_position, 1, to);
     }
 }
 
+void HostLayers::copy_page(uint32_t from, uint32_t to)
+{
+    for (host::KvCache& cache : caches_) cache.copy_page(from, to);
+}
+
 /// x += residual_scale norm(y) + bias; without the norm or the bias where they have no weights. y may change.
-void CpuModel::add_block(std::vector<float>& y, const std::vector<float>& post_norm, const std::vector<float>& bias,
-                         uint32_t tokens, float* x) const
+void HostLayers::add_block(std::vector<float>& y, const std::vector<float>& post_norm, const std::vector<float>& bias,
+                           uint32_t tokens, float* x) const
 {
     const Config& c = weights_.config;
     if (!post_norm.empty()) normalise_rows(team_, {post_norm, {}, c.norm_eps}, tokens, y.data(), y.data());
@@ -93,8 +102,10 @@ void CpuModel::add_block(std::vector<float>& y, const std::vector<float>& post_n
     add_to_rows(bias, tokens, x);
 }
 
-void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, FeedStats& stats)
+void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stats)
 {
+    const uint32_t tokens = batch.size();
+    const host::Work work = batch.work;
     HEARTH_CHECK(l >= shape_.first_layer);
     const Config& c = weights_.config;
     const LayerWeights& w = weights_.layers[l];
@@ -102,7 +113,7 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
 
     normalise_rows(team_, {w.attn_norm, w.attn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
     inputs_.prepare(team_, norm_.data(), tokens, c.dim,
-                    is_quantised(w.q.type) || is_quantised(w.k.type) || is_quantised(w.v.type));
+                    is_quantised(w.q.type) || is_quantised(w.k.type) || is_quantised(w.v.type), work);
     host::multiply(team_, w.q, inputs_, q_.data());
     host::multiply(team_, w.k, inputs_, k_.data());
     host::multiply(team_, w.v, inputs_, v_.data());
@@ -128,16 +139,16 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
                                                     .eps = c.norm_eps},
                                         .softcap = c.score_cap,
                                         .window = w.window};
-    host::attend(team_, shape, caches_[l - shape_.first_layer], position, tokens, q_.data(), k_.data(), v_.data(),
+    host::attend(team_, shape, caches_[l - shape_.first_layer], batch.rows, q_.data(), k_.data(), v_.data(),
                  mixed_.data(), attend_scratch_);
     if (cached) cached(l, std::span(k_).first(tokens * kv_width), std::span(v_).first(tokens * kv_width));
     show("attention", mixed_, q_width);
-    inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type));
+    inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type), work);
     host::multiply(team_, w.o, inputs_, attended_.data());
     show("product with attn_output", attended_, c.dim);
     if (!c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
 
-    const uint64_t kv = kv_bytes_read(position, tokens, c.kv_heads * shape_.kv.row_bytes(c.head_dim), w.window);
+    const uint64_t kv = kv_bytes_read(batch.rows, c.kv_heads * shape_.kv.row_bytes(c.head_dim), w.window);
     stats.stages.push_back({.name = "attention",
                             .layer = l,
                             .on_device = false,
@@ -149,58 +160,78 @@ void CpuModel::layer(uint32_t l, uint32_t position, uint32_t tokens, float* x, F
     show("norm before the feed-forward block", norm_, c.dim);
     Cold cold = {.neurons = all_, .may_fire = all_};
     if (c.experts) {
-        cold = route(l, tokens, norm_.data(), stats);
+        cold = route(l, work, tokens, norm_.data(), stats);
         if (watch) watch_experts(l, tokens, norm_.data(), x, cold.experts);
     } else {
         if (watch) watch_gates(l, all_, tokens, norm_.data(), x);
-        if (tokens == 1) cold.may_fire = predict(l, norm_.data(), x, stats);
+        if (work == host::Work::few) cold = predict(l, tokens, norm_.data(), x, stats);
     }
-    cold_ffn(l, cold, tokens, norm_.data(), stats);
+    cold_ffn(l, cold, work, tokens, norm_.data(), stats);
     show("feed-forward block", out_, c.dim);
     if (c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
     add_block(out_, w.post_ffn_norm, w.down_bias, tokens, x);
     if (parts) parts(l, "sum with what came before", {x, size_t(tokens) * c.dim});
 }
 
-/// Of all the layer's neurons, those that may fire.
-std::span<const uint32_t> CpuModel::predict(uint32_t l, const float* x, const float* residual, FeedStats& stats)
+HostLayers::Cold HostLayers::of_experts(std::span<const uint32_t> neurons, uint32_t rows, const float* experts)
 {
+    const uint32_t count = weights_.config.experts, together = weights_.config.neurons_together();
+    may_fire_.clear();
+    uint32_t first = 0;    // of the expert that the neurons at hand are of; they come in runs
+    bool any = false;
+    for (size_t i = 0; i < neurons.size(); ++i) {
+        const uint32_t n = neurons[i];
+        if (i == 0 || n - first >= together) {
+            const uint32_t e = n / together;
+            first = e * together;
+            any = false;
+            for (uint32_t r = 0; r < rows; ++r) any |= experts[size_t(r) * count + e] != 0;
+        }
+        if (any) may_fire_.push_back(n);
+    }
+    return {.neurons = neurons, .may_fire = may_fire_, .predicted = {}, .experts = experts};
+}
+
+/// Of all the layer's neurons, those that may fire for one of few rows.
+HostLayers::Cold HostLayers::predict(uint32_t l, uint32_t rows, const float* x, const float* residual, FeedStats& stats)
+{
+    const Config& c = weights_.config;
     const LayerWeights& w = weights_.layers[l];
+    const Predictor predictor = sparsity(l).predictor;
+    if (predictor == Predictor::none) return {.neurons = all_, .may_fire = all_};
     const Stopwatch stopwatch;
+    const size_t words = (c.neurons + 31) / 32;
     uint64_t bytes = 0;
-    switch (sparsity(l).predictor) {
-    case Predictor::none: return all_;
-    case Predictor::sign: {
-        const host::SignRows& signs = signs_[l - shape_.first_layer];
-        host::predict_sign(team_, signs, x, sparsity(l).agreements, mask_.data());
-        bytes = uint64_t(signs.rows()) * signs.words() * sizeof(uint64_t);
-        break;
+    for (size_t r = 0; r < rows; ++r) {
+        uint32_t* const mask = &mask_[r * words];
+        if (predictor == Predictor::sign) {
+            const host::SignRows& signs = signs_[l - shape_.first_layer];
+            host::predict_sign(team_, signs, x + r * c.dim, sparsity(l).agreements, mask);
+            bytes += uint64_t(signs.rows()) * signs.words() * sizeof(uint64_t);
+        } else {
+            host::predict_lowrank(team_, w.fc1, w.fc2, all_, residual + r * c.dim, w.predictor_threshold, mask);
+            bytes += w.fc1.bytes() + w.fc2.bytes();
+        }
     }
-    case Predictor::lowrank:
-        host::predict_lowrank(team_, w.fc1, w.fc2, all_, residual, w.predictor_threshold, mask_.data());
-        bytes = w.fc1.bytes() + w.fc2.bytes();
-        break;
-    }
-    predicted_.clear();
-    for (const uint32_t n : all_)
-        if (mask_[n / 32] >> n % 32 & 1) predicted_.push_back(n);
+    const Cold cold =
+        predicted(all_, rows, [&](uint32_t r, uint32_t n) { return mask_[r * words + n / 32] >> n % 32 & 1; });
     stats.stages.push_back({.name = "predict",
                             .layer = l,
                             .on_device = false,
                             .bytes = bytes,
                             .us = stopwatch.us(),
                             .start_us = stopwatch.start});
-    return predicted_;
+    return cold;
 }
 
-/// Which experts each token goes through; of one token, their neurons.
-CpuModel::Cold CpuModel::route(uint32_t l, uint32_t tokens, const float* x, FeedStats& stats)
+/// Which experts each row goes through; of few rows, their neurons.
+HostLayers::Cold HostLayers::route(uint32_t l, host::Work work, uint32_t rows, const float* x, FeedStats& stats)
 {
     const Config& c = weights_.config;
     const host::Router& router = weights_.layers[l].router;
     const Stopwatch stopwatch;
-    expert_weights_.resize(size_t(tokens) * c.experts);
-    inputs_.prepare(team_, x, tokens, c.dim, is_quantised(router.scores.type));
+    expert_weights_.resize(size_t(rows) * c.experts);
+    inputs_.prepare(team_, x, rows, c.dim, is_quantised(router.scores.type), work);
     host::route(team_, router, inputs_, expert_weights_.data());
     stats.stages.push_back({.name = "route",
                             .layer = l,
@@ -208,33 +239,29 @@ CpuModel::Cold CpuModel::route(uint32_t l, uint32_t tokens, const float* x, Feed
                             .bytes = router.scores.bytes(),
                             .us = stopwatch.us(),
                             .start_us = stopwatch.start});
-    if (tokens > 1) return {all_, all_, expert_weights_.data()};
-    predicted_.clear();
-    const uint32_t together = c.neurons_together();
-    for (uint32_t e = 0; e < c.experts; ++e)
-        if (expert_weights_[e] != 0)
-            predicted_.insert(predicted_.end(), all_.begin() + e * together, all_.begin() + (e + 1) * together);
-    return {all_, predicted_, expert_weights_.data()};
+    if (work == host::Work::many)
+        return {.neurons = all_, .may_fire = all_, .predicted = {}, .experts = expert_weights_.data()};
+    return of_experts(all_, rows, expert_weights_.data());
 }
 
-std::span<const float> CpuModel::cold_ffn(uint32_t l, const Cold& cold, uint32_t tokens, const float* x,
-                                          FeedStats& stats)
+std::span<const float> HostLayers::cold_ffn(uint32_t l, const Cold& cold, host::Work work, uint32_t rows,
+                                            const float* x, FeedStats& stats)
 {
     const Config& c = weights_.config;
     const host::FfnWeights& w = weights_.layers[l].ffn;
-    const float cut = tokens == 1 ? shape_.sparsity[l].cut : host::no_cut;
+    const float cut = work == host::Work::few ? shape_.sparsity[l].cut : host::no_cut;
     const Stopwatch stopwatch;
     host::FfnCounts counts;
     if (cold.experts) {
-        counts =
-            host::cold_experts(team_, w, c.experts, cold.may_fire, cold.experts, x, tokens, cut, out_.data(), scratch_);
+        counts = host::cold_experts(team_, w, c.experts, cold.may_fire, cold.experts, x, rows, work, cut, out_.data(),
+                                    scratch_);
     } else {
-        inputs_.prepare(team_, x, tokens, c.dim, is_quantised(w.gate.type) || is_quantised(w.up.type));
-        counts = host::cold_ffn(team_, w, cold.may_fire, inputs_, cut, out_.data(), scratch_.ffn);
+        inputs_.prepare(team_, x, rows, c.dim, is_quantised(w.gate.type) || is_quantised(w.up.type), work);
+        counts = host::cold_ffn(team_, w, cold.may_fire, inputs_, cut, out_.data(), scratch_.ffn, cold.predicted);
     }
     LayerCounts& layer = stats.layers[l];
     layer.active_host += counts.active;
-    layer.host_neurons += cold.neurons.size() * tokens;
+    layer.host_neurons += cold.neurons.size() * rows;
     layer.host_gates += counts.gates;
     layer.host_us += stopwatch.us();
     stats.stages.push_back({.name = "cold_ffn",
@@ -243,19 +270,30 @@ std::span<const float> CpuModel::cold_ffn(uint32_t l, const Cold& cold, uint32_t
                             .bytes = counts.bytes,
                             .us = stopwatch.us(),
                             .start_us = stopwatch.start});
-    if (shape_.check_predictor && tokens == 1 && !cold.experts) {    // a router is never wrong
-        gates_.resize(cold.neurons.size());
-        host::multiply_rows(team_, w.gate, cold.neurons, inputs_, gates_.data());
-        auto said = cold.may_fire.begin();    // in the order of `neurons`
-        for (size_t i = 0; i < cold.neurons.size(); ++i) {
-            if (said != cold.may_fire.end() && *said == cold.neurons[i]) ++said;
-            else layer.missed += gates_[i] + w.bias_of(cold.neurons[i]) > c.floor;
-        }
-    }
-    return std::span(out_).first(size_t(tokens) * c.dim);
+    // A router is never wrong.
+    if (shape_.check_predictor && work == host::Work::few && !cold.experts) count_missed(l, cold, rows, layer);
+    return std::span(out_).first(size_t(rows) * c.dim);
 }
 
-void CpuModel::watch_experts(uint32_t l, uint32_t tokens, const float* x, const float* residual, const float* weights)
+/// Neurons that fire for a row that was not expected to need them; inputs_ are those of the block.
+void HostLayers::count_missed(uint32_t l, const Cold& cold, uint32_t rows, LayerCounts& counts)
+{
+    const host::FfnWeights& w = weights_.layers[l].ffn;
+    gates_.resize(cold.neurons.size() * rows);
+    host::multiply_rows(team_, w.gate, cold.neurons, inputs_, gates_.data());
+    size_t said = 0;    // in may_fire, which is in the order of `neurons`
+    for (size_t i = 0; i < cold.neurons.size(); ++i) {
+        const uint32_t n = cold.neurons[i];
+        const bool any = said < cold.may_fire.size() && cold.may_fire[said] == n;
+        for (uint32_t r = 0; r < rows; ++r) {
+            const bool expected = any && (cold.predicted.empty() || cold.predicted[said * rows + r] != 0);
+            if (!expected) counts.missed += gates_[r * cold.neurons.size() + i] + w.bias_of(n) > weights_.config.floor;
+        }
+        said += any;
+    }
+}
+
+void HostLayers::watch_experts(uint32_t l, uint32_t tokens, const float* x, const float* residual, const float* weights)
 {
     const uint32_t experts = weights_.config.experts;
     watch({.layer = l,
@@ -266,22 +304,23 @@ void CpuModel::watch_experts(uint32_t l, uint32_t tokens, const float* x, const 
            .gates = std::span(weights, size_t(tokens) * experts)});
 }
 
-void CpuModel::watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x,
-                           const float* residual)
+void HostLayers::watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x,
+                             const float* residual)
 {
     const Matrix& gate = weights_.layers[l].ffn.gate;
-    inputs_.prepare(team_, x, tokens, gate.cols, is_quantised(gate.type));
+    inputs_.prepare(team_, x, tokens, gate.cols, is_quantised(gate.type), host::Work::many);
     gates_.resize(neurons.size() * tokens);
     host::multiply_rows(team_, gate, neurons, inputs_, gates_.data());
     watch({.layer = l, .tokens = tokens, .x = x, .residual = residual, .neurons = neurons, .gates = gates_});
 }
 
-std::span<const float> CpuModel::head(const float* x, FeedStats& stats)
+std::span<const float> HostLayers::head(uint32_t rows, const float* x, FeedStats& stats)
 {
     const Config& c = weights_.config;
     const Stopwatch stopwatch;
-    host::normalise({weights_.output_norm, weights_.output_norm_bias, c.norm_eps}, x, norm_.data());
-    inputs_.prepare(team_, norm_.data(), 1, c.dim, is_quantised(weights_.output.type));
+    logits_.resize(size_t(rows) * c.vocab);
+    normalise_rows(team_, {weights_.output_norm, weights_.output_norm_bias, c.norm_eps}, rows, x, norm_.data());
+    inputs_.prepare(team_, norm_.data(), rows, c.dim, is_quantised(weights_.output.type), host::Work::few);
     host::multiply(team_, weights_.output, inputs_, logits_.data());
     stats.stages.push_back({.name = "head",
                             .layer = c.layers,
