@@ -626,6 +626,7 @@ struct Runner {
     std::optional<GpuSession> device;
     std::optional<Rebalancer> rebalancer;
     Scheduler scheduler;
+    Diagnosis diagnosis;
 
     Runner(Machinery& m, const Watching& w)
         : watching(w), pool(m.shape.pages()), host(m.weights, m.team,
@@ -638,13 +639,24 @@ struct Runner {
           device(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, watching) : std::nullopt),
           rebalancer(device && m.shape.rebalance ? std::make_optional<Rebalancer>(*m.gpu, *device) : std::nullopt),
           scheduler(host, m.gpu.get(), device ? &*device : nullptr, rebalancer ? &*rebalancer : nullptr, m.team,
-                    m.weights.config)
+                    m.weights.config),
+          diagnosis{m.weights, m.team, m.shape.batch, m.shape.kv, m.gpu ? m.device->info().name : ""}
     {
     }
 
     auto copier()
     {
         return [this](uint32_t from, uint32_t to) { scheduler.copy_page(from, to); };
+    }
+
+    /// `texts`: of the batch's sequences, to find out why numbers are not finite.
+    FeedStats feed(const Batch& batch, const std::function<std::vector<std::vector<Token>>()>& texts)
+    {
+        try {
+            return scheduler.feed(batch);
+        } catch (const NotFiniteNumbers&) {
+            throw diagnosis.of(texts());
+        }
     }
 };
 
@@ -669,6 +681,15 @@ Session::Session(const Session& other, std::unique_ptr<Sequence> sequence)
 {
 }
 Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session other) noexcept
+{
+    std::swap(machinery_, other.machinery_);
+    std::swap(runner_, other.runner_);
+    std::swap(sequence_, other.sequence_);
+    std::swap(last_, other.last_);
+    std::swap(on_stats, other.on_stats);
+    return *this;
+}
 Session::~Session() = default;
 
 Session Session::fork() const { return Session(*this, std::make_unique<Sequence>(*sequence_)); }
@@ -702,22 +723,62 @@ bool Session::each_batch(std::span<const Token> tokens, const std::function<bool
                        .wanted = {}};
         for (uint32_t i = 0; i < some.size(); ++i) batch.rows.push_back(sequence_->row(i));
         want(first, batch);
-        const FeedStats stats = [&] {
-            try {
-                return runner_->scheduler.feed(batch);
-            } catch (const NotFiniteNumbers&) {
-                const Machinery& m = *machinery_;
-                std::vector<Token> fed = sequence_->fed();
-                fed.insert(fed.end(), some.begin(), some.end());
-                throw Diagnosis{m.weights, machinery_->team, m.shape.batch, m.shape.kv,
-                                m.gpu ? m.device->info().name : ""}
-                    .of(fed);
-            }
-        }();
+        const FeedStats stats = runner_->feed(batch, [&] {
+            std::vector<Token> fed = sequence_->fed();
+            fed.insert(fed.end(), some.begin(), some.end());
+            return std::vector<std::vector<Token>>{fed};
+        });
         sequence_->went(some);
         if (on_stats) on_stats(stats);
     }
     return true;
+}
+
+uint32_t Engine::few() const { return machinery_->shape.few; }
+uint32_t Engine::sequences() const { return machinery_->shape.sequences; }
+
+FeedStats Engine::together(std::span<const Turn> turns)
+{
+    machinery_->check_file();
+    Batch batch = {.work = host::Work::few};
+    std::vector<const Turn*> turn_of;    // of each row
+    std::vector<size_t> place_of;        // in its turn
+    bool best = true;
+    for (const Turn& turn : turns) {
+        HEARTH_CHECK(turn.session->machinery_ == machinery_ && !turn.tokens.empty() &&
+                     turn.wanted <= turn.tokens.size());
+        turn.session->check_room(turn.tokens.size());
+        best = best && turn.take_best;
+    }
+    for (const Turn& turn : turns) {
+        Session& session = *turn.session;
+        session.sequence_->make_room(uint32_t(turn.tokens.size()), session.runner_->copier());
+        for (size_t i = 0; i < turn.tokens.size(); ++i) {
+            if (i + turn.wanted >= turn.tokens.size()) batch.wanted.push_back(batch.size());
+            batch.rows.push_back(session.sequence_->row(uint32_t(i)));
+            batch.tokens.push_back(turn.tokens[i]);
+            turn_of.push_back(&turn);
+            place_of.push_back(i);
+        }
+    }
+    HEARTH_CHECK(batch.size() > 0 && batch.size() <= few());
+    if (best) batch.take_best = [&](uint32_t row, Token token) { turn_of[row]->take_best(place_of[row], token); };
+    else
+        batch.take = [&](uint32_t row, std::span<const float> logits) {
+            const Turn& turn = *turn_of[row];
+            if (turn.take_best) turn.take_best(place_of[row], most_probable(logits));
+            else turn.take(place_of[row], logits);
+        };
+    const FeedStats stats = turns[0].session->runner_->feed(batch, [&] {
+        std::vector<std::vector<Token>> texts;
+        for (const Turn& turn : turns) {
+            texts.push_back(turn.session->sequence_->fed());
+            texts.back().insert(texts.back().end(), turn.tokens.begin(), turn.tokens.end());
+        }
+        return texts;
+    });
+    for (const Turn& turn : turns) turn.session->sequence_->went(turn.tokens);
+    return stats;
 }
 
 std::span<const float> Session::feed(std::span<const Token> tokens, const std::function<bool()>& stop)

@@ -148,6 +148,7 @@ class Session {
     std::function<void(const FeedStats&)> on_stats;
 
     Session(Session&&) noexcept;
+    Session& operator=(Session other) noexcept;
     ~Session();
 
   private:
@@ -164,6 +165,17 @@ class Session {
     std::shared_ptr<Runner> runner_;
     std::unique_ptr<Sequence> sequence_;
     std::vector<float> last_;
+};
+
+/// What one session does in a batch of several: some tokens at its next positions, and who hears of what is behind the
+/// last `wanted` of them: the token's place in `tokens`, and its logits (vocab), valid during the call, or only the
+/// most probable token. One of the two is set.
+struct Turn {
+    Session* session;
+    std::span<const Token> tokens;
+    size_t wanted = 1;
+    LogitsSink take = {};
+    std::function<void(size_t, Token)> take_best = {};
 };
 
 /// Plans without loading.
@@ -212,6 +224,13 @@ class Engine {
 
     /// One at a time. `timing`: every stage on the device gets timestamps.
     Session session(bool timing = false);
+
+    /// Runs the next tokens of several sessions, each of them once, in one batch: every weight is read once for all of
+    /// them, and each gets the bits that it gets alone, token by token. At most few() tokens in all. Throws Error, and
+    /// no session has moved, where they do not fit into a context or the KV cache.
+    FeedStats together(std::span<const Turn> turns);
+    uint32_t few() const;
+    uint32_t sequences() const;
 
     /// A session whose every batch, layer by layer, is shown to `watch`: inputs and gates of the feed-forward blocks.
     /// Slower.

@@ -31,7 +31,7 @@ float most_in_cache(WeightType type) { return is_quantised(type) ? 65504.0f * 12
 
 }    // namespace
 
-Error Diagnosis::of(std::span<const Token> tokens) const
+Error Diagnosis::of(std::span<const std::vector<Token>> texts) const
 {
     const Config& c = weights.config;
     const std::string path = weights.file->path().string();
@@ -41,7 +41,9 @@ Error Diagnosis::of(std::span<const Token> tokens) const
 
     // Of the embedding only rows that were read; where it is the output matrix, too, it is looked at as a whole in the
     // end.
-    for (const Token token : tokens)
+    std::vector<Token> read;
+    for (const std::vector<Token>& text : texts) read.insert(read.end(), text.begin(), text.end());
+    for (const Token token : read)
         if (const auto found = host::find_not_finite(team, weights.embedding.slice(token, 1)))
             return broken(fmt::format("{} holds {}, the first in row {}, column {}, which is token {}", embedding,
                                       found->count == 1 ? "a weight that is not a finite number"
@@ -64,8 +66,9 @@ Error Diagnosis::of(std::span<const Token> tokens) const
                 "layer {}'s {} overflows: it gives numbers beyond the range of floats, though all weights are finite",
                 l, part);
     };
-    PagePool pool(uint32_t((tokens.size() + host::page_positions - 1) / host::page_positions));
-    Sequence sequence(pool);
+    size_t longest = 0;
+    for (const std::vector<Token>& text : texts) longest = std::max(longest, text.size());
+    PagePool pool(uint32_t((longest + host::page_positions - 1) / host::page_positions));
     HostLayers cpu(weights, team,
                    {.first_layer = 0,
                     .batch = batch,
@@ -91,8 +94,7 @@ Error Diagnosis::of(std::span<const Token> tokens) const
     FeedStats stats = {.layers = std::vector<LayerCounts>(c.layers)};
     std::vector<float> x(size_t(batch) * c.dim);
     team.hold([&] {
-        for (size_t first = 0; first < tokens.size() && !found; first += batch) {
-            const auto some = tokens.subspan(first, std::min<size_t>(batch, tokens.size() - first));
+        const auto run = [&](Sequence& sequence, std::span<const Token> some) {
             sequence.make_room(uint32_t(some.size()), {});
             Batch rows = {.work = some.size() == 1 ? host::Work::few : host::Work::many,
                           .tokens = {some.begin(), some.end()}};
@@ -108,6 +110,11 @@ Error Diagnosis::of(std::span<const Token> tokens) const
                 if (!host::all_finite(cpu.head(1, &x[t * c.dim], stats)))
                     found = "the logits overflow at the output matrix, though all weights are finite";
             sequence.went(some);
+        };
+        for (const std::vector<Token>& text : texts) {
+            Sequence sequence(pool);
+            for (size_t first = 0; first < text.size() && !found; first += batch)
+                run(sequence, std::span(text).subspan(first, std::min<size_t>(batch, text.size() - first)));
         }
     });
     if (found) return Error("{}: {}", path, *found);

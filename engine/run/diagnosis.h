@@ -6,6 +6,7 @@
 #include "host/attention.h"
 
 #include <span>
+#include <vector>
 
 namespace hearth {
 
@@ -13,9 +14,9 @@ namespace hearth {
 /// know why.
 struct NotFiniteNumbers {};
 
-/// Where a text's numbers went wrong, as what is to be said of it: the first tensor with weights that are not finite,
-/// in the order in which a model reads them; else the first layer, computed by the host from the first token on, that
-/// makes such numbers of others; else the device.
+/// Where the numbers of a batch's texts went wrong, as what is to be said of it: the first tensor with weights that are
+/// not finite, in the order in which a model reads them; else the first layer, computed by the host from the first
+/// token on, that makes such numbers of others; else the device.
 struct Diagnosis {
     const Weights& weights;
     host::Team& team;
@@ -23,7 +24,7 @@ struct Diagnosis {
     host::KvTypes kv;
     std::string device;    // that computed part of it; empty where none did
 
-    Error of(std::span<const Token> tokens) const;
+    Error of(std::span<const std::vector<Token>> texts) const;
 };
 
 }    // namespace hearth

@@ -516,7 +516,8 @@ void dot_some(const std::byte* const* rows, const Input* x, uint32_t tokens, uin
     uint32_t t = 0;
     for (; t + token_block <= tokens; t += token_block)
         dot_together<S, W, R, token_block>(rows, rows + R, x + t, n, y + t, tokens);
-    for (; t < tokens; t++) dot_together<S, W, R, 1>(rows, rows + R, x + t, n, y + t, tokens);
+    for (; t + 2 <= tokens; t += 2) dot_together<S, W, R, 2>(rows, rows + R, x + t, n, y + t, tokens);
+    if (t < tokens) dot_together<S, W, R, 1>(rows, rows + R, x + t, n, y + t, tokens);
 }
 
 template <class S, class W>

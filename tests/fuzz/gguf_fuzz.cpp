@@ -82,7 +82,7 @@ void run(const std::shared_ptr<const Gguf>& file, DownLayout layout)
                             .take = [](uint32_t, std::span<const float>) {}});
         } catch (const NotFiniteNumbers&) {    // as a Session does
             const Diagnosis why = {.weights = weights, .team = team, .batch = 2, .kv = {}, .device = ""};
-            throw why.of({tokens, position + 1});
+            throw why.of(std::vector{std::vector<Token>(tokens, tokens + position + 1)});
         }
     }
 }

@@ -1,5 +1,6 @@
 // hearth bench: tokens/s of prefill and decode over several runs, then one timed run for GB/s per stage; and how decode
 // grows with the context.
+#include "engine/batcher.h"
 #include "tools/hearth/cli.h"
 #include "tools/hearth/plot.h"
 
@@ -17,6 +18,7 @@ struct BenchOptions {
     float temperature = 0.8f;
     std::string format = "md";
     std::string plot;
+    std::vector<uint32_t> together;    // sequences
 };
 
 struct Series {
@@ -56,6 +58,71 @@ struct FillRow {
     double us, bytes;     // of a token
     double reading_us;    // what its bytes take at the speed of plain reading
 };
+
+/// Several sequences that decode together.
+struct TogetherRow {
+    uint32_t sequences;
+    std::vector<double> tokens_per_s;    // of all, run by run
+    std::vector<double> us;              // that a token took, of every step
+    double bytes_per_token = 0;
+
+    double median_rate() const { return middle(tokens_per_s, 0.5); }
+    double latency(double share) const { return middle(us, share); }
+
+  private:
+    static double middle(std::vector<double> of, double share)
+    {
+        const auto at = of.begin() + std::ptrdiff_t(share * double(of.size() - 1));
+        std::nth_element(of.begin(), at, of.end());
+        return *at;
+    }
+};
+
+/// Texts of `count` tokens each, of prompts and seeds of their own, as many together as each of `sequences` says; in
+/// turn, so that all meet the machine in the same state.
+std::vector<TogetherRow> measure_together(Engine& engine, const BenchOptions& o)
+{
+    constexpr uint32_t prompt = 8;
+    std::vector<TogetherRow> rows;
+    for (const uint32_t sequences : o.together) rows.push_back({.sequences = sequences});
+    ProgressBar bar("sequences together");
+    for (uint32_t r = 0; r <= o.repetitions; ++r) {    // the first one to warm up
+        for (TogetherRow& row : rows) {
+            Batcher batcher(engine);
+            uint32_t prompts = row.sequences;
+            double us = 0, bytes = 0;
+            uint64_t tokens = 0;
+            batcher.on_stats = [&](const FeedStats& s) {
+                if (prompts > 0) return;    // only while all of them write
+                us += s.us;
+                tokens += s.tokens;
+                bytes += double(s.bytes());
+                if (r > 0) row.us.push_back(s.us);
+            };
+            for (uint32_t i = 0; i < row.sequences; ++i) {
+                std::mt19937_64 random(i);
+                Batcher::Request request = {.prompt = {engine.tokenizer().bos()},
+                                            .sampling = {.temperature = o.temperature, .seed = i + 1},
+                                            .count = o.count + row.sequences};
+                while (request.prompt.size() < prompt)
+                    request.prompt.push_back(Token(random() % engine.config().vocab));
+                request.on_token = [&, first = true](Token) mutable {
+                    if (first) --prompts;
+                    first = false;
+                    return tokens < uint64_t(o.count) * row.sequences;
+                };
+                batcher.add(std::move(request));
+            }
+            while (batcher.step())
+                if (interrupted()) throw Error("interrupted");
+            if (r == 0) continue;
+            row.tokens_per_s.push_back(double(tokens) * 1e6 / us);
+            row.bytes_per_token = bytes / double(tokens);
+        }
+        bar.show(double(r + 1) / (o.repetitions + 1));
+    }
+    return rows;
+}
 
 constexpr uint32_t least_fill = 512, most_fill = 32768;
 
@@ -126,16 +193,25 @@ bool reads_on_host(const FeedStats& s)
 }
 
 std::string report(const std::string& format, const Engine& engine, const std::vector<Series>& results,
-                   const std::vector<StageRow>& stages, const std::vector<FillRow>& fills)
+                   const std::vector<StageRow>& stages, const std::vector<FillRow>& fills,
+                   const std::vector<TogetherRow>& together)
 {
     const double device_read = engine.machine() ? engine.machine()->on_device.read : 0;
 
     const auto gb_per_s = [](const StageRow& s) { return s.us > 0 ? s.bytes / s.us / 1000 : 0; };
     std::string out;
     if (format == "json") {
-        nlohmann::json json = {{"model", engine.config().name},     {"summary", engine.summary()},
-                               {"threads", engine.threads()},       {"results", nlohmann::json::array()},
-                               {"stages", nlohmann::json::array()}, {"fills", nlohmann::json::array()}};
+        nlohmann::json json = {{"model", engine.config().name},      {"summary", engine.summary()},
+                               {"threads", engine.threads()},        {"results", nlohmann::json::array()},
+                               {"stages", nlohmann::json::array()},  {"fills", nlohmann::json::array()},
+                               {"together", nlohmann::json::array()}};
+        for (const TogetherRow& t : together)
+            json["together"].push_back({{"sequences", t.sequences},
+                                        {"tokens_per_s", t.median_rate()},
+                                        {"runs", t.tokens_per_s},
+                                        {"us_per_token_p50", t.latency(0.5)},
+                                        {"us_per_token_p95", t.latency(0.95)},
+                                        {"bytes_per_token", t.bytes_per_token}});
         for (const Series& s : results)
             json["results"].push_back(
                 {{"expected_tokens_per_s", s.expected ? nlohmann::json(*s.expected) : nlohmann::json()},
@@ -172,16 +248,21 @@ std::string report(const std::string& format, const Engine& engine, const std::v
         for (const FillRow& f : fills)
             out += fmt::format("decode at {},all,both,1,{:.3f},,{:.3f},{:.0f},{:.3f}\n", f.positions, 1e6 / f.us, f.us,
                                f.bytes, f.bytes / f.us / 1000);
+        for (const TogetherRow& t : together)
+            out += fmt::format("{} together,all,both,1,{:.3f},,{:.3f},{:.0f},{:.3f}\n", t.sequences, t.median_rate(),
+                               t.latency(0.5), t.bytes_per_token, t.bytes_per_token * t.median_rate() / 1e9);
     } else {
-        out = fmt::format("{}\n\n| test | tokens | tokens/s | expected | MB/token | GB/s | KB to the host "
-                          "|\n|---|---:|---:|---:|---:|---:|---:|\n",
-                          engine.summary());
+        out = engine.summary() + "\n\n";
+        if (!results.empty())
+            out += "| test | tokens | tokens/s | expected | MB/token | GB/s | KB to the host "
+                   "|\n|---|---:|---:|---:|---:|---:|---:|\n";
         for (const Series& s : results)
             out += fmt::format("| {} | {} | {:.2f} ± {:.2f} | {} | {:.2f} | {:.2f} | {:.2f} |\n", s.name, s.tokens,
                                s.mean(), s.deviation(), s.expected ? fmt::format("{:.2f}", *s.expected) : "-",
                                s.bytes_per_token / 1e6, s.gb_per_s(), s.downloaded_per_token / 1e3);
-        out += "\n| test | stage | on | us/token | MB/token | GB/s | of plain reading "
-               "|\n|---|---|---|---:|---:|---:|---:|\n";
+        if (!stages.empty())
+            out += "\n| test | stage | on | us/token | MB/token | GB/s | of plain reading "
+                   "|\n|---|---|---|---:|---:|---:|---:|\n";
         for (const StageRow& s : stages) {
             const auto series = std::ranges::find(results, s.test, &Series::name);
             const double most = s.on_device ? device_read : series->read_speed;
@@ -199,6 +280,15 @@ std::string report(const std::string& format, const Engine& engine, const std::v
         for (const FillRow& f : fills)
             out += fmt::format("| {} | {:.3f} | {:.3f} | {:.3f} | {:.0f} % |\n", f.positions, f.us / 1000,
                                f.bytes / 1e6, f.reading_us / 1000, 100 * f.reading_us / f.us);
+        if (!together.empty())
+            out += std::string(results.empty() ? "" : "\n") +
+                   "| together | tokens/s | tokens/s each | times the first | ms/token p50 | p95 | MB/token | GB/s "
+                   "|\n|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+        for (const TogetherRow& t : together)
+            out += fmt::format(
+                "| {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |\n", t.sequences, t.median_rate(),
+                t.median_rate() / t.sequences, t.median_rate() / together[0].median_rate(), t.latency(0.5) / 1000,
+                t.latency(0.95) / 1000, t.bytes_per_token / 1e6, t.bytes_per_token * t.median_rate() / 1e9);
     }
     return out;
 }
@@ -210,10 +300,13 @@ void bench(const BenchOptions& o)
     std::optional<OutputFile> plot_file;
     if (!o.plot.empty()) plot_file.emplace(o.plot);
     if (wanted == 0 && !plot_file) throw Error("-p 0 and -n 0 leave nothing to measure: give one of them");
+    if (!o.together.empty() && o.count == 0) throw Error("-np writes texts, and -n 0 asks for none: give a larger -n");
+    for (const uint32_t n : o.together) options.sequences = std::max(options.sequences, n);
+    const uint32_t room = wanted + (o.together.empty() ? 0 : 16 + options.sequences);
     if (options.context == 0) {
         const Config config = describe_weights(std::make_shared<Gguf>(options.model, options.overrides)).config;
         const uint32_t most = config.context;
-        options.context = std::max(wanted, plot_file ? std::min(config.most_positions(), most_fill) : 2u);
+        options.context = std::max(room, plot_file ? std::min(config.most_positions(), most_fill) : 2u);
         if (wanted > most)
             throw Error("-p {} and -n {} need {} positions, and the model has {}: use smaller numbers", o.prompt,
                         o.count, wanted, most);
@@ -247,7 +340,9 @@ void bench(const BenchOptions& o)
         uint32_t tokens;
         std::function<void(Session&)> work;
     };
-    const Test tests[] = {{"prefill", o.prompt, prefill}, {"decode", o.count, decode}};
+    // With -np only that is measured.
+    const Test tests[] = {{"prefill", o.together.empty() ? o.prompt : 0, prefill},
+                          {"decode", o.together.empty() ? o.count : 0, decode}};
     std::vector<Series> results;
     std::vector<StageRow> stages;
     catch_interrupt();
@@ -299,7 +394,9 @@ void bench(const BenchOptions& o)
         fills = measure_fills(engine, prompt);
         plot_file->finish(picture(engine, fills));
     }
-    print(report(o.format, engine, results, stages, fills));
+    const std::vector<TogetherRow> together =
+        o.together.empty() ? std::vector<TogetherRow>() : measure_together(engine, o);
+    print(report(o.format, engine, results, stages, fills, together));
 }
 
 }    // namespace
@@ -319,6 +416,12 @@ Command add_bench(CLI::App& app)
                    "finds itself")
         ->capture_default_str()
         ->check(number_between(0, 1e6));
+    app.add_option("--parallel", o->together,
+                   "instead: so many sequences decode together, such as 1,2,4,8, each with a prompt and a seed of its "
+                   "own: what all of them write in a second, and how long each waits for a token")
+        ->delimiter(',')
+        ->check(CLI::Range(1, 256))
+        ->type_name("N,...");
     group(app, "Output");
     app.add_option("-o,--output", o->format, "md, json or csv")
         ->capture_default_str()

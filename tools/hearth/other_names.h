@@ -15,6 +15,7 @@ inline constexpr OtherName other_names[] = {
     {"-ctk", "--cache-type-k"},
     {"-ctv", "--cache-type-v"},
     {"-ngl", "--gpu-layers"},
+    {"-np", "--parallel"},
     {"--n-gpu-layers", "--gpu-layers"},
     {"-cmoe", "--cpu-moe"},
     {"-ncmoe", "--n-cpu-moe"},
