@@ -11,12 +11,12 @@ layout(constant_id = 1) const uint up_type = 0;
 layout(constant_id = 2) const uint activation = 0;
 layout(push_constant, scalar) uniform Push { FfnUp a; };
 
-void rows(Quads w, uint type, uint n, uint stride, uint last, uint token, out float part[sums_at_once])
+void rows(Quads w, uint type, uint n, uint stride, uint last, uint token, uint tokens, out float part[sums_at_once])
 {
 #ifdef INT_DOT
-    rows_dot_int(w, type, n, stride, last, a.high, a.low, a.scale, token, a.cols, part);
+    rows_dot_int(w, type, n, stride, last, a.high, a.low, a.scale, token, tokens, a.cols, part);
 #else
-    rows_dot(w, type, n, stride, last, a.x, token, a.cols, part);
+    rows_dot(w, type, n, stride, last, a.x, token, tokens, a.cols, part);
 #endif
 }
 
@@ -50,13 +50,13 @@ void main()    // x: neurons; y: tokens, `few` at a time
         }
         const uint last = a.neurons - 1 - n;
         float gate[sums_at_once], up[sums_at_once];
-        rows(a.gate, gate_type, row, a.gate_stride, last, token, gate);
+        rows(a.gate, gate_type, row, a.gate_stride, last, token, tokens, gate);
         [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
             const float bias = bias_of(row + i, n + i);
             [[unroll]] for (uint t = 0; t < few; ++t)
                 gate[i * few + t] = activate(activation, a.floor, subgroupAdd(gate[i * few + t]) + bias);
         }
-        if (a.has_up != 0 && a.cut < 0) rows(a.up, up_type, row, a.up_stride, last, token, up);
+        if (a.has_up != 0 && a.cut < 0) rows(a.up, up_type, row, a.up_stride, last, token, tokens, up);
         [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
             if (n + i >= a.neurons) break;
             bool fires[few], any = false;    // uniform in the subgroup
@@ -64,7 +64,7 @@ void main()    // x: neurons; y: tokens, `few` at a time
                 fires[t] = !(abs(gate[i * few + t]) <= a.cut) && token + t < tokens;
                 any = any || fires[t];
             }
-            if (a.has_up != 0 && a.cut >= 0 && any) rows(a.up, up_type, row + i, a.up_stride, 0, token, up);
+            if (a.has_up != 0 && a.cut >= 0 && any) rows(a.up, up_type, row + i, a.up_stride, 0, token, tokens, up);
             [[unroll]] for (uint t = 0; t < few; ++t) {
                 float h = weight * gate[i * few + t];
                 if (a.has_up != 0 && (a.cut < 0 || any))

@@ -17,9 +17,9 @@ void main()    // x: rows; y: tokens, `few` at a time
         const uint r = min(next, a.rows - 1);    // see rows_dot
         float part[sums_at_once];
 #ifdef INT_DOT
-        rows_dot_int(a.weight, type, r, a.stride, a.rows - 1 - r, a.high, a.low, a.scale, token, a.cols, part);
+        rows_dot_int(a.weight, type, r, a.stride, a.rows - 1 - r, a.high, a.low, a.scale, token, tokens, a.cols, part);
 #else
-        rows_dot(a.weight, type, r, a.stride, a.rows - 1 - r, a.x, token, a.cols, part);
+        rows_dot(a.weight, type, r, a.stride, a.rows - 1 - r, a.x, token, tokens, a.cols, part);
 #endif
         [[unroll]] for (uint i = 0; i < rows_at_once; ++i)
             [[unroll]] for (uint t = 0; t < few; ++t) {

@@ -230,10 +230,12 @@ float add_lanes(vec4 v) { return v.x + v.y + v.z + v.w; }
 layout(constant_id = 5) const uint few = 1;
 const uint sums_at_once = rows_at_once * few;
 
+uint token_at(uint token, uint tokens, uint t) { return few == 1 ? token : min(token + t, tokens - 1); }
+
 // This invocation's share of sum_i w_ri x_ti for rows_at_once rows from number `first` on and `few` tokens from number
 // `token` on (sum[r few + t]), a chunk in turn with the others of its subgroup. Rows behind the `last`-th are taken for
-// it. With more than one token n is a multiple of 4.
-void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint token, uint n,
+// it, and of tokens behind the last of `tokens` that one. With more than one token n is a multiple of 4.
+void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint token, uint tokens, uint n,
               out float sum[sums_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type), whole = n / chunk;
@@ -255,7 +257,7 @@ void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, 
                 vec4 weights[rows_at_once];
                 [[unroll]] for (uint r = 0; r < rows_at_once; ++r) weights[r] = chunk_part(type, c[r], j);
                 [[unroll]] for (uint t = 0; t < few; ++t) {
-                    const vec4 four = Floats4(x).at[(token + t) * (n / 4) + q * (chunk / 4) + j];
+                    const vec4 four = Floats4(x).at[token_at(token, tokens, t) * (n / 4) + q * (chunk / 4) + j];
                     [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r * few + t] += weights[r] * four;
                     if (has_minima(type)) x_sum[t] += four;
                 }
@@ -274,7 +276,7 @@ void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, 
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
             [[unroll]] for (uint t = 0; t < few; ++t)
                 sum[r * few + t] += chunk_part(type, load_chunk(w, type, row[r], min(whole, (n - 1) / chunk), n),
-                                               (i - whole * chunk) / 4)[i & 3] * x.at[(token + t) * n + i];
+                                               (i - whole * chunk) / 4)[i & 3] * x.at[token_at(token, tokens, t) * n + i];
 }
 
 #ifdef INT_DOT
@@ -298,7 +300,7 @@ uint chunk_s8(uint type, Chunk c, uint j)
 
 // The same for formats with blocks in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32 bits.
 void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale,
-                  uint token, uint n, out float sum[sums_at_once])
+                  uint token, uint tokens, uint n, out float sum[sums_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type);
     uint row[rows_at_once];
@@ -312,7 +314,7 @@ void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words 
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
             row_scales(w, type, row[r], q * chunk, n, w_scale[r], minimum[r]);
         vec4 x[few];    // scale, sum of the first 16, sum of the others
-        [[unroll]] for (uint t = 0; t < few; ++t) x[t] = Floats4(scale).at[(token + t) * (n / 32) + q * chunk / 32];
+        [[unroll]] for (uint t = 0; t < few; ++t) x[t] = Floats4(scale).at[token_at(token, tokens, t) * (n / 32) + q * chunk / 32];
         [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
             int h[sums_at_once], l[sums_at_once];
             [[unroll]] for (uint s = 0; s < sums_at_once; ++s) h[s] = l[s] = 0;
@@ -320,7 +322,7 @@ void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words 
                 uint four[rows_at_once];
                 [[unroll]] for (uint r = 0; r < rows_at_once; ++r) four[r] = chunk_s8(type, c[r], j);
                 [[unroll]] for (uint t = 0; t < few; ++t) {
-                    const uint at = (token + t) * (n / 4) + q * (chunk / 4) + j, x_high = high.at[at],
+                    const uint at = token_at(token, tokens, t) * (n / 4) + q * (chunk / 4) + j, x_high = high.at[at],
                                x_low = low.at[at];
                     [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
                         h[r * few + t] += dot4(four[r], x_high);
