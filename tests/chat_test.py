@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""`hearth chat`: its frames against the families' own Jinja templates, and its turns, commands and interruptions from outside.
+"""`hearth chat`: its frames against the families' own Jinja templates, and its turns,
+commands and interruptions from outside.
 
     python3 tests/chat_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
@@ -40,7 +41,8 @@ LONG = 200   # seconds; above every run here
 # ---- templates -------------------------------------------------------------------------------------------------------
 
 class Family:
-    """What a family's models have. `opens`: what an answer begins with, which the template writes itself in the next turn."""
+    """What a family's models have. `opens`: what an answer begins with,
+    which the template writes itself in the next turn."""
 
     def __init__(self, template, marks=(), bos="<s>", eos="</s>", end=None, opens=""):
         self.template, self.marks, self.bos, self.eos, self.opens = template, marks, bos, eos, opens
@@ -146,7 +148,8 @@ def byte_alphabet():
 
 
 class Vocabulary:
-    """Every byte is a token, and so is every mark; and two bytes that no text has together, since there must be a merge."""
+    """Every byte is a token, and so is every mark; and two bytes that no text has together,
+    since there must be a merge."""
 
     def __init__(self, family, special=True):
         self.specials = list(dict.fromkeys([family.bos, family.eos, family.end, *family.marks]))
@@ -179,7 +182,8 @@ def converted(folder, config, tensors):
 
 
 def parrot(folder, family, circles=False, special=True, answer=None, **settings):
-    """A model that says "Okay." (or `answer`) to everything, and ends (or `circles`: begins again): each token leads to one other, whatever came before."""
+    """A model that says "Okay." (or `answer`) to everything, and ends (or `circles`: begins again):
+    each token leads to one other, whatever came before."""
     vocabulary = Vocabulary(family, special)
     settings = {"chat_template": family.template} | settings
     vocabulary.write(folder, family, **settings)

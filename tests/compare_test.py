@@ -28,7 +28,8 @@ F32, F16, Q4_0, Q8_0 = 0, 1, 2, 8
 TENSORS = {"token_embd.weight": (Q8_0, (64, 320)), "blk.0.ffn_norm.weight": (F32, (64,)), "blk.0.ffn_up.weight": (Q4_0, (64, 96)),
            "blk.0.ffn_down.weight": (Q4_0, (96, 64))}
 
-# Speeds come from a list, one for each run; a run notes that it was there. llama-bench's decode is fastest with 2 threads, its prefill with 4.
+# Speeds come from a list, one for each run; a run notes that it was there.
+# llama-bench's decode is fastest with 2 threads, its prefill with 4.
 HEARTH = """#!/bin/sh
 echo "ours $*" >> "$LOG"
 speed=$(sed -n "$(grep -c ^ours "$LOG")p" "$OURS")

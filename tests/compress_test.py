@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/compress.py: its two methods on random matrices, and the whole way through the program on a tiny model. Needs torch (which the other tests do
-not), so it is a command of its own; half a minute:
+"""tools/models/compress.py: its two methods on random matrices, and the whole way through the program on a tiny model.
+Needs torch (which the other tests do not), so it is a command of its own; half a minute:
 
     python3 -m venv build/torch-venv
     build/torch-venv/bin/pip install -r tools/models/requirements.txt torch
@@ -210,7 +210,8 @@ class Models(unittest.TestCase):
         return float(re.search(r"[\d.]+", result.stdout).group())
 
     def test_the_residuals_are_those_of_the_reference(self):
-        """A method that changes nothing sees the inputs that the forward pass of the converter's test gives, and writes the plain conversion."""
+        """A method that changes nothing sees the inputs that the forward pass of the converter's test gives,
+        and writes the plain conversion."""
         for name in ("relu", "silu"):
             keys, values, _ = read_gguf(self.folder / f"{name}.gguf")
             for source in (name, f"{name}.gguf"):

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/convert.py against tiny checkpoints made here with numpy, and against the shipped model's expected results.
+"""tools/models/convert.py against tiny checkpoints made here with numpy,
+and against the shipped model's expected results.
 
     python3 tests/convert_test.py          (packages: tools/models/requirements.txt)
 """
@@ -177,7 +178,7 @@ def read_gguf(path):
     return keys, values, types
 
 
-# ---- a forward pass, once for each layout ------------------------------------------------------------------------------
+# ---- a forward pass, once for each layout ----------------------------------------------------------------------------
 
 def angles(positions, head_dim, base):
     return np.outer(np.arange(positions), base ** (-np.arange(0, head_dim, 2) / head_dim))[:, None, :]    # (positions, 1, head_dim / 2)
@@ -253,7 +254,7 @@ def gguf_logits(keys, values, ids, watch=None):
                    keys["hearth.activation"], watch)
 
 
-# ---- what is written ---------------------------------------------------------------------------------------------------
+# ---- what is written -------------------------------------------------------------------------------------------------
 
 class Content(Case):
     def check_forward(self, config, tensors, keys, values):
@@ -568,7 +569,8 @@ class Families(Case):
         self.assertNotIn("llama.rope.scaling.type", self.file("LlamaForCausalLM")[1])
 
     def test_llama3s_scaling_is_a_factor_for_each_pair(self):
-        """Waves shorter than 64 / 4 positions as they are, those longer than 64 / 1 eight times slower, and a blend of the two between."""
+        """Waves shorter than 64 / 4 positions as they are, those longer than 64 / 1 eight times slower,
+        and a blend of the two between."""
         _, keys, values = self.file("LlamaForCausalLM", rope_scaling=LLAMA3)
         self.assertNotIn("llama.rope.scaling.type", keys)
         for i, factor in enumerate(values["rope_freqs.weight"]):
@@ -805,7 +807,7 @@ class ShippedModel(unittest.TestCase):
             self.assertLess(np.abs(logits - np.array(case["logits"])).max(), 1e-3)
 
 
-# ---- what is refused ---------------------------------------------------------------------------------------------------
+# ---- what is refused -------------------------------------------------------------------------------------------------
 
 class Refusals(Case):
     def refused(self, message, *options, code=1):
@@ -924,7 +926,8 @@ class Refusals(Case):
         self.refused("has neither tokenizer.model (SentencePiece) nor tokenizer.json; there is no tokenizer at all")
         (self.folder / "vocab.txt").write_text("a")
         self.refused("there is vocab.txt")
-        # In protobuf the last value of a field wins, so a setting is changed by appending a message (its number, its length, field and value).
+        # In protobuf the last value of a field wins, so a setting is changed by appending a message (its number,
+        # its length, field and value).
         trainer, normalizer = (lambda b: b"\x12" + bytes([len(b)]) + b), (lambda b: b"\x1a" + bytes([len(b)]) + b)
         for data, message in ((good + trainer(b"\x18\x03"), "neither a BPE nor a unigram model"),
                               (good + trainer(b"\x18\x02\xc0\x01\x01"), "treats spaces"), (good + normalizer(b"\x28\x00"), "treats spaces"), (good[:1000], "not a SentencePiece model"),

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Every family of models against transformers: tiny random checkpoints made by transformers, converted to F16, must give its logits, computed in fp32, within
-1e-3 of the largest, and its greedy text, on the reference, the CPU, the software device, and split between both. Needs torch, so it is a command of its own:
+"""Every family of models against transformers: tiny random checkpoints made by transformers, converted to F16, must
+give its logits, computed in fp32, within 1e-3 of the largest, and its greedy text, on the reference, the CPU, the
+software device, and split between both. Needs torch, so it is a command of its own:
 
     python3 -m venv build/transformers-venv
     build/transformers-venv/bin/pip install -r tools/models/requirements.txt torch transformers
     build/transformers-venv/bin/python tests/families_test.py build/release/tests [gemma ...] [--no-validation]
 
-Tested with torch 2.6.0 and transformers 4.51.3. Any torch will do; nothing here uses a GPU, so a CPU-only wheel saves gigabytes.
+Tested with torch 2.6.0 and transformers 4.51.3. Any torch will do;
+nothing here uses a GPU, so a CPU-only wheel saves gigabytes.
 """
 
 import json
@@ -34,7 +36,8 @@ SHAPE = {"vocab_size": VOCAB, "hidden_size": 128, "intermediate_size": 320, "num
          "attn_implementation": "eager"}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 
-# A gate that is just at FATReLU's threshold may fall to either side of it, and is worth as much as the threshold if it falls above.
+# A gate that is just at FATReLU's threshold may fall to either side of it,
+# and is worth as much as the threshold if it falls above.
 TOLERANCE = {"prosparse": 0.01, "minicpm-s": 0.01}
 
 VARIANTS = {    # the class of transformers, and what differs from SHAPE
@@ -92,7 +95,8 @@ class DRelu(torch.nn.Module):
 
 
 class Predicted(torch.nn.Module):
-    """The MLP of TurboSparse-Mistral: round(sigmoid(fc2 . relu(fc1 . r))) of what enters the norm before it says which neurons count."""
+    """The MLP of TurboSparse-Mistral: round(sigmoid(fc2 . relu(fc1 . r))) of what enters the norm before it
+    says which neurons count."""
     def __init__(self, layer, rank=16, kinds=8):
         super().__init__()
         self.gate_proj, self.up_proj, self.down_proj = layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj
@@ -169,7 +173,8 @@ def logits_of(model, ids):
 
 
 def decided(model, ids):
-    """Whether no choice of experts or of neurons hangs on so small a difference of scores that the rounding of a KV cache in fp16 could turn it round."""
+    """Whether no choice of experts or of neurons hangs on so small a difference of scores that the rounding of a KV
+    cache in fp16 could turn it round."""
     predicted = [part for part in model.modules() if isinstance(part, Predicted)]
     if predicted:
         logits_of(model, ids)
@@ -188,7 +193,8 @@ def decided_ids(model, length):
 
 
 def greedy(model, prompt, tolerance):
-    """The ids that follow, or None where rounding could decide one of them: both of the best two logits may be off by the tolerance."""
+    """The ids that follow, or None where rounding could decide one of them:
+    both of the best two logits may be off by the tolerance."""
     ids = list(prompt)
     for _ in range(FOLLOWING):
         logits = logits_of(model, ids)

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The program where memory, threads, file handles or the disk fail: one sentence, exit code 1, no file half written, nothing left behind.
+"""The program where memory, threads, file handles or the disk fail:
+one sentence, exit code 1, no file half written, nothing left behind.
 
     python3 tests/faults_test.py build/check/hearth [--all]          (packages: tools/models/requirements.txt)
 
---all: every allocation up to the 8,000th fails once in each command, alone and with all after it, instead of a sample of them; takes an hour or two.
+--all: every allocation up to the 8,000th fails once in each command, alone and with all after it,
+instead of a sample of them; takes an hour or two.
 """
 
 import concurrent.futures

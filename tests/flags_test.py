@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What somebody types who comes from llama.cpp or ollama: names of options, the environment, overrides, texts and standard input, perplexity as others
-count it. On the shipped model, on the CPU.
+"""What somebody types who comes from llama.cpp or ollama: names of options, the environment, overrides, texts and
+standard input, perplexity as others count it. On the shipped model, on the CPU.
 
     python3 tests/flags_test.py build/check/hearth [arguments of unittest]
 """
@@ -165,20 +165,22 @@ class Names(Case):
 
 # What is accepted and changes nothing, as users of llama.cpp type it.
 DECIDED = """
--fa | -fa on | -fa off | -fa auto | -fa 1 | --flash-attn | --flash-attn on | --flash-attn=off | --mmap | --no-mmap | --mlock | -dio | --load-mode mmap
--tb 4 | --threads-batch 4 | --numa distribute | --prio 2 | --poll 50 | -C 0xff | --cpu-mask 0xff | --cpu-range 0-3 | --cpu-strict 1
--sm none | --split-mode layer | -mg 0 | --main-gpu 0 | -ts 3,1 | --tensor-split 1,1 | -nkvo | --no-kv-offload | -kvu | --kv-unified | -np 1 | --parallel 1
--ot exps=CPU | --override-tensor a=CPU | -fit on | --no-op-offload | --no-repack | -cb | -nocb | -dt 0.1 | --defrag-thold 0.1 | --swa-full
---context-shift | --no-context-shift | --keep 4 | --warmup | --no-warmup | --jinja | --no-jinja | --reasoning-format none | -v | --verbose | -lv 3
---verbosity 1 | --log-disable | --log-prefix | --log-timestamps | --log-colors on | --log-file x.log | --perf | --no-perf | --simple-io
---samplers top_k;temperature | --sampling-seq kt | --display-prompt | --no-escape | -no-cnv | --no-conversation | --no-penalize-nl | --check-tensors
---offline | --mirostat 0 | --typical 1.0 | --xtc-probability 0.0 | --dry-multiplier 0 | --dynatemp-range 0 | --top-nsigma -1
+-fa | -fa on | -fa off | -fa auto | -fa 1 | --flash-attn | --flash-attn on | --flash-attn=off | --mmap | --no-mmap
+--mlock | -dio | --load-mode mmap | -tb 4 | --threads-batch 4 | --numa distribute | --prio 2 | --poll 50 | -C 0xff
+--cpu-mask 0xff | --cpu-range 0-3 | --cpu-strict 1 | -sm none | --split-mode layer | -mg 0 | --main-gpu 0 | -ts 3,1
+--tensor-split 1,1 | -nkvo | --no-kv-offload | -kvu | --kv-unified | -np 1 | --parallel 1 | -ot exps=CPU
+--override-tensor a=CPU | -fit on | --no-op-offload | --no-repack | -cb | -nocb | -dt 0.1 | --defrag-thold 0.1
+--swa-full | --context-shift | --no-context-shift | --keep 4 | --warmup | --no-warmup | --jinja | --no-jinja
+--reasoning-format none | -v | --verbose | -lv 3 | --verbosity 1 | --log-disable | --log-prefix | --log-timestamps
+--log-colors on | --log-file x.log | --perf | --no-perf | --simple-io | --samplers top_k;temperature | --sampling-seq kt
+--display-prompt | --no-escape | -no-cnv | --no-conversation | --no-penalize-nl | --check-tensors | --offline
+--mirostat 0 | --typical 1.0 | --xtc-probability 0.0 | --dry-multiplier 0 | --dynatemp-range 0 | --top-nsigma -1
 """
 
 MISSING = """
---mirostat 2 | --typical 0.9 | --xtc-probability 0.5 | --dry-multiplier 0.8 | --grammar root | --grammar-file x | --json-schema {} | -l 5+1
---lora x.gguf | --control-vector x | --mmproj x | --image x.png | -md draft.gguf | --draft 8 | -hf user/model | --model-url http://x | -r User:
---in-prefix x | --prompt-cache x | --rpc host:1 | -bf x
+--mirostat 2 | --typical 0.9 | --xtc-probability 0.5 | --dry-multiplier 0.8 | --grammar root | --grammar-file x
+--json-schema {} | -l 5+1 | --lora x.gguf | --control-vector x | --mmproj x | --image x.png | -md draft.gguf | --draft 8
+-hf user/model | --model-url http://x | -r User: | --in-prefix x | --prompt-cache x | --rpc host:1 | -bf x
 """
 
 
@@ -269,7 +271,7 @@ class Mistyped(Case):
         self.refused("run", MODEL, "-m", MODEL, "-p", "Once", code=2)
 
 
-# ---- the environment ---------------------------------------------------------------------------------------------------
+# ---- the environment -------------------------------------------------------------------------------------------------
 
 class Environment(Case):
     def test_every_option_can_be_set_there_and_the_command_line_comes_first(self):
@@ -304,7 +306,7 @@ class Environment(Case):
         self.assertEqual(self.notes(*RUN, environment={"HEARTH_SOURCE_OF_NOTHING": "1"}), self.notes(*RUN))
 
 
-# ---- without a text ----------------------------------------------------------------------------------------------------
+# ---- without a text --------------------------------------------------------------------------------------------------
 
 def on_terminal(*args, lines=(), seconds=60):
     """Runs on a terminal of its own, types the lines, and Ctrl-D; all that was shown, and the exit code."""
@@ -411,7 +413,7 @@ class Conversations(Case):
                 self.assertIn("\nBe brief.<", self.good(*chat, *args, input=b"/show\n").stderr.decode())
 
 
-# ---- texts ---------------------------------------------------------------------------------------------------------------
+# ---- texts -----------------------------------------------------------------------------------------------------------
 
 LF = "Once upon a time\nthere was a king.\n\nHe had a fox.\n"
 
@@ -495,7 +497,7 @@ class StandardInput(Case):
                              for a in command), says=["/proc/self/mem cannot be read"])
 
 
-# ---- overrides -----------------------------------------------------------------------------------------------------------
+# ---- overrides -------------------------------------------------------------------------------------------------------
 
 class Overrides(Case):
     def override(self, *texts):
@@ -584,7 +586,7 @@ class Overrides(Case):
         self.assertEqual(self.text_of("inspect", out, "--json").count("another name"), 1)
 
 
-# ---- perplexity as others count it ---------------------------------------------------------------------------------------
+# ---- perplexity as others count it -----------------------------------------------------------------------------------
 
 class Perplexity(Case):
     @classmethod
@@ -616,8 +618,8 @@ class Perplexity(Case):
         self.assertIn(f"{len(nlls)} tokens in ", talk)
         self.assertIn(says, talk)
 
-    # Written after tools/perplexity of llama.cpp: tokens with BOS, chunks of n_ctx, BOS in the place of each one's first token, and of the logits of a
-    # chunk those from n_ctx / 2 on.
+    # Written after tools/perplexity of llama.cpp: tokens with BOS, chunks of n_ctx, BOS in the place of each one's
+    # first token, and of the logits of a chunk those from n_ctx / 2 on.
     def test_the_half_window_convention_is_llama_cpps(self):
         n_ctx = 64
         tokens = [self.bos, *self.ids]
@@ -627,7 +629,8 @@ class Perplexity(Case):
             nlls += self.nlls(chunk)[n_ctx // 2:]
         self.check(nlls, "--as", "llama.cpp", "-c", n_ctx, says=f"llama-perplexity -c {n_ctx}")
 
-    # There, a stride makes the windows longer by its half, and what it writes in the place of the first token comes after that was read.
+    # There, a stride makes the windows longer by its half, and what it writes in the place of the first token
+    # comes after that was read.
     def test_the_strided_convention_is_llama_cpps(self):
         n_ctx, stride = 64, 48
         tokens = [self.bos, *self.ids]

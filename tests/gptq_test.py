@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
-"""GPTQ checkpoints through tools/models/convert.py. The checkpoints are packed here, number by number, from the description of the format, not with tools/models/gptq.py.
+"""GPTQ checkpoints through tools/models/convert.py. The checkpoints are packed here, number by number, from the
+description of the format, not with tools/models/gptq.py.
 
-    python3 tests/gptq_test.py [build/release/hearth]          (packages: tools/models/requirements.txt; with a program, its results are compared, too)
+    python3 tests/gptq_test.py [build/release/hearth]
+
+Packages: tools/models/requirements.txt. With a program, its results are compared, too.
 """
 
 import json
@@ -155,7 +158,8 @@ class GptqCase(Case):
         return float(re.search(r"[\d.]+", result.stdout).group())
 
     def check_equal(self, dense, keys, values):
-        """Logits, and perplexity through the program, are those of the decoded model but for the rounding of what became F16 (each weight by 1/2048)."""
+        """Logits, and perplexity through the program, are those of the decoded model but for the rounding of what
+        became F16 (each weight by 1/2048)."""
         ids = np.random.default_rng(2).integers(0, CONFIG["vocab_size"], 20)
         expected = source_logits(CONFIG, dense, ids)
         self.assertLess(np.abs(gguf_logits(keys, values, ids) - expected).max(), 2e-3 * np.abs(expected).max())
@@ -324,7 +328,8 @@ class Converted(GptqCase):
 
 class ZeroPoints(GptqCase):
     def spoilt(self, masked):
-        """A v1 file with zero points of 0, as old packers wrote it: minus one, all 32 bits, ran over the numbers above it in the word; or as new ones did."""
+        """A v1 file with zero points of 0, as old packers wrote it: minus one, all 32 bits,
+        ran over the numbers above it in the word; or as new ones did."""
         form = Form(4, 32, sym=False)
 
         def change(tensors):

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What files and names say cannot act on a terminal, and small files cannot ask for much: every string of a model, one after the other, with escapes in it.
+"""What files and names say cannot act on a terminal, and small files cannot ask for much:
+every string of a model, one after the other, with escapes in it.
 
     python3 tests/hostile_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """

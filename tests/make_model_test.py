@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/make_model.py: what it promises, measured with a plain forward pass in numpy, and whether the program takes its files.
+"""tools/models/make_model.py: what it promises, measured with a plain forward pass in numpy,
+and whether the program takes its files.
 
     python3 tests/make_model_test.py [build/check/hearth]          (packages: tools/models/requirements.txt)
 """
@@ -160,7 +161,8 @@ def share_of_80(chances):
 
 class Behaviour(Case):
     def measure(self, *options):
-        """Chances of firing (layers, neurons), recall of the predictor, the share of neurons that it names, and logits."""
+        """Chances of firing (layers, neurons), recall of the predictor,
+        the share of neurons that it names, and logits."""
         keys, values, _ = self.read(*options)
         ids = np.random.default_rng(3).integers(0, keys["llama.vocab_size"], TOKENS)
         chances, hits, named = [], 0, []

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Numbers at the edge, from outside: weights that are not numbers end every command in a sentence that names them, and matrices beyond the range of fp16
-keep it. What is expected follows from the shipped model itself: a power of two that one matrix is multiplied by and the next one is divided by changes
-nothing. On the CPU and on the software device. As program_test.py, whose helpers it uses.
+"""Numbers at the edge, from outside: weights that are not numbers end every command in a sentence that names them, and
+matrices beyond the range of fp16 keep it. What is expected follows from the shipped model itself: a power of two that
+one matrix is multiplied by and the next one is divided by changes nothing. On the CPU and on the software device. As
+program_test.py, whose helpers it uses.
 
     python3 tests/numbers_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""The program from outside: what it writes, where, and with which exit code, on the shipped model. On the CPU and on Mesa's software Vulkan device.
+"""The program from outside: what it writes, where, and with which exit code, on the shipped model.
+On the CPU and on Mesa's software Vulkan device.
 
     python3 tests/program_test.py build/check/hearth [--all] [arguments of unittest]
 
-Needs nothing but Python. `--all` adds the slow ones: every prompt at every share of the neurons (4 minutes on two cores), and the perplexity of
-the whole text on the CPU (4 minutes), on the device and on both (about half an hour each).
+Needs nothing but Python. `--all` adds the slow ones: every prompt at every share of the neurons (4 minutes on two
+cores), and the perplexity of the whole text on the CPU (4 minutes), on the device and on both (about half an hour
+each).
 """
 
 import csv
@@ -169,8 +171,8 @@ class Case(unittest.TestCase):
         return result
 
     def refused(self, *args, says=(), alone=True, **more):
-        """Exit code 1, one sentence that names what is wrong, nothing else: no output, no file. `alone`: found before the model was loaded, so
-        that the sentence is all that is said."""
+        """Exit code 1, one sentence that names what is wrong, nothing else: no output, no file. `alone`: found before
+        the model was loaded, so that the sentence is all that is said."""
         with tempfile.TemporaryDirectory(dir=self.folder) as here:
             result = hearth(*args, **{"cwd": here, "timeout": 60} | more)
             self.assertEqual(os.listdir(here), [])

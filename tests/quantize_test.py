@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""hearth quantize: its files against what the Python package gguf makes of the same weights, bit by bit; what it keeps, refuses and leaves behind.
+"""hearth quantize: its files against what the Python package gguf makes of the same weights, bit by bit;
+what it keeps, refuses and leaves behind.
 
     python3 tests/quantize_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
@@ -96,7 +97,8 @@ def bytes_of(stored):
 
 class Weights(Case):
     def check(self, source, out, name, kind, before=None):
-        """`out` has the source's weights, transposed where they are a plain down projection, as gguf rounds them to that type."""
+        """`out` has the source's weights, transposed where they are a plain down projection,
+        as gguf rounds them to that type."""
         _, tensors = read(source)
         before = tensors[before or name]
         stored = read(out)[1][name]
@@ -108,7 +110,8 @@ class Weights(Case):
         return x, floats(stored)
 
     def hard(self):
-        """A model in F32 with rows that are hard to round: of zeros, of ties, of the largest and the least numbers, of one value only."""
+        """A model in F32 with rows that are hard to round: of zeros, of ties, of the largest and the least numbers,
+        of one value only."""
         source = self.made("--type", "f32", "--layers", "1")
         rng = np.random.default_rng(1)
         w = rng.standard_normal((256, 128)).astype(np.float32)

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The program from outside: profiles, plans, predictors, rebalancing and traces. As program_test.py, whose helpers it uses.
+"""The program from outside: profiles, plans, predictors, rebalancing and traces.
+As program_test.py, whose helpers it uses.
 
     python3 tests/split_test.py build/check/hearth [--all] [arguments of unittest]
 
-Needs numpy and gguf for the generated model. `--all` adds the counts of 30,000 tokens on the software device (two minutes and a half on two cores).
+Needs numpy and gguf for the generated model. `--all` adds the counts of 30,000 tokens on the software device (two
+minutes and a half on two cores).
 """
 
 import json
@@ -322,7 +324,8 @@ class Splits(Case):
         self.assertGreater(copied[1], 0)
 
     def test_a_trace_shows_host_and_device_at_work_at_once(self):
-        """How long they are is for a benchmark to say: a busy machine may stop either. One after the other they would never be."""
+        """How long they are is for a benchmark to say: a busy machine may stop either.
+        One after the other they would never be."""
         path = self.folder / "trace.json"
         self.good("run", MODEL, "-p", "Once", "-n", "40", "--temp", "0", *share(0.2), "--sparsity", "dense", "--trace", path)
         events = [e for e in program.json.loads(path.read_text())["traceEvents"] if e["ph"] == "X" and e["cat"] == "decode"]

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""`hearth template` against jinja2, set up as transformers sets it up: whole templates over whole conversations, and thousands of small expressions.
+"""`hearth template` against jinja2, set up as transformers sets it up: whole templates over whole conversations,
+and thousands of small expressions.
 
     python3 tests/template_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
@@ -210,7 +211,8 @@ def merges_of(pieces):
 
 
 class Tokens(unittest.TestCase):
-    """Ids of whole conversations, against the tokenizers library, which takes the text that a template gives and finds special tokens in it."""
+    """Ids of whole conversations, against the tokenizers library, which takes the text that a template gives and
+    finds special tokens in it."""
 
     IM = ["<|im_start|>", "<|im_end|>", "<|im_sep|>", "<think>", "</think>"]
     PHI = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
@@ -485,7 +487,8 @@ class Generator:
 class Expressions(unittest.TestCase):
     maxDiff = 3000
 
-    #: What differs: numbers beyond 64 bits, complex ones, what Python shows of its own insides, and what jinja2 lets through where it works out a constant.
+    #: What differs: numbers beyond 64 bits, complex ones, what Python shows of its own insides,
+    #: and what jinja2 lets through where it works out a constant.
     OTHERS = ("more than 64 bits", "too large", "no real number", "is written out", "cannot be sliced")
 
     def compare(self, templates):

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""`hearth tokenize` against the libraries that the tokenizers come from. Small ones of every kind are trained here, converted, and compared.
+"""`hearth tokenize` against the libraries that the tokenizers come from.
+Small ones of every kind are trained here, converted, and compared.
 
     python3 tests/tokenizers_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
@@ -31,7 +32,7 @@ PROGRAM = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 and not sys.argv[
 TEXTS = 1500
 
 
-# ---- texts -------------------------------------------------------------------------------------------------------------
+# ---- texts -----------------------------------------------------------------------------------------------------------
 
 FRAGMENTS = [
     "the", " the", "The old woman", " and", "was", " 'tis", "I'm", "we'LL", "They'Re", "don't", " it's", "'S", "'\u017f", "o'clock", "''", "'d've", "\u2019s",
@@ -89,7 +90,7 @@ def broken_texts():
     return result
 
 
-# ---- the program -------------------------------------------------------------------------------------------------------
+# ---- the program -----------------------------------------------------------------------------------------------------
 
 class Case(unittest.TestCase):
     def setUp(self):
@@ -130,7 +131,7 @@ class Case(unittest.TestCase):
         self.assertTrue(not wrong, f"{len(wrong)} of {len(strings)}; text, ours, theirs: {wrong[:5]}")
 
 
-# ---- byte-level BPE ----------------------------------------------------------------------------------------------------
+# ---- byte-level BPE --------------------------------------------------------------------------------------------------
 
 def byte_level(use_regex):
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
@@ -326,7 +327,7 @@ class ByteLevel(Case):
                 self.assertLess(wrong, len(strings) // 20, f"{name} was taken for {taken}")
 
 
-# ---- SentencePiece -----------------------------------------------------------------------------------------------------
+# ---- SentencePiece ---------------------------------------------------------------------------------------------------
 
 class SentencePiece(Case):
     def train(self, kind, **options):

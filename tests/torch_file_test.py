@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/convert.py on files of torch. They are made here from the description of the format, without torch; families_test.py has some that torch made.
+"""tools/models/convert.py on files of torch. They are made here from the description of the format, without torch;
+families_test.py has some that torch made.
 
     python3 tests/torch_file_test.py          (packages: tools/models/requirements.txt)
 """

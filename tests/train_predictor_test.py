@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/train_predictor.py on the shipped model, by a short training: what its predictors find is measured here again with numpy alone. Takes a minute
-and needs torch (which the other tests do not), so it is a command of its own:
+"""tools/models/train_predictor.py on the shipped model, by a short training: what its predictors find is measured here
+again with numpy alone. Takes a minute and needs torch (which the other tests do not), so it is a command of its own:
 
     python3 -m venv build/torch-venv
     build/torch-venv/bin/pip install -r tools/models/requirements.txt torch
@@ -48,7 +48,8 @@ def run(out, *options, model=MODEL):
 
 
 def feed_forward_inputs(keys, values, ids):
-    """For each layer, of one window: the residual that enters the block's norm, and which neurons fired. Formulas as in convert_test.forward."""
+    """For each layer, of one window: the residual that enters the block's norm, and which neurons fired.
+    Formulas as in convert_test.forward."""
     heads, kv_heads, width = (keys["llama.attention." + key] for key in ("head_count", "head_count_kv", "key_length"))
     eps, base, n = keys["llama.attention.layer_norm_rms_epsilon"], keys["llama.rope.freq_base"], len(ids)
 

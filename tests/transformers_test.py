@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Converted random models in Hearth against the same models in transformers, both in fp32. Slower than the other tests and needs torch, so it is a
-command of its own:
+"""Converted random models in Hearth against the same models in transformers, both in fp32. Slower than the other tests
+and needs torch, so it is a command of its own:
 
     python3 -m venv build/transformers-venv
     build/transformers-venv/bin/pip install -r tools/models/requirements.txt torch transformers sentencepiece

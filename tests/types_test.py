@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Every weight type means what gguf-py says: a model of random blocks has the perplexity of the same model with gguf-py's numbers in F32, on the CPU and
-on the software device, many tokens at a time (matrix kernels) and one by one (vector kernels). As program_test.py, whose helpers it uses.
+"""Every weight type means what gguf-py says: a model of random blocks has the perplexity of the same model with
+gguf-py's numbers in F32, on the CPU and on the software device, many tokens at a time (matrix kernels) and one by one
+(vector kernels). As program_test.py, whose helpers it uses.
 
     python3 tests/types_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""tools/models/convert.py on a folder one of whose files is the fuzzer's: a GGUF or one sentence, and nothing else (Atheris, which is libFuzzer for Python).
+"""tools/models/convert.py on a folder one of whose files is the fuzzer's: a GGUF or one sentence, and nothing else
+(Atheris, which is libFuzzer for Python).
 
-The first byte says which file, the rest is what it holds; JSON is changed value by value. tools/fuzz runs it; alone: converter_fuzz.py --seeds FOLDER
-writes what it starts from, and otherwise the arguments are libFuzzer's.
+The first byte says which file, the rest is what it holds; JSON is changed value by value. tools/fuzz runs it; alone:
+converter_fuzz.py --seeds FOLDER writes what it starts from, and otherwise the arguments are libFuzzer's.
 """
 
 import json
@@ -102,7 +103,7 @@ class Folder:
         self.good = [file.read_bytes() for file in self.files]
 
 
-# ---- changes -----------------------------------------------------------------------------------------------------------
+# ---- changes ---------------------------------------------------------------------------------------------------------
 
 ODD = [None, True, False, 0, 1, -1, 2, 3, 31, 32, 64, 255, 261, 262, 263, 65535, 2**31, 2**32, 2**63, 2**64, -2**63, 10**40, 0.5, -0.0, 1e308, float("inf"),
        float("nan"), "", "a", "\ud800", "\u202e\x1b[2J", "../model.safetensors", "/etc/passwd", "<|end|>", "F16", "BF16", "I64", [], {}, [0], [[]], ["a"],
@@ -167,7 +168,7 @@ def mutate(data, most, seed):
     return bytes([data[0]]) + content[:most - 1]
 
 
-# ---- a try -------------------------------------------------------------------------------------------------------------
+# ---- a try -----------------------------------------------------------------------------------------------------------
 
 class Fault(Exception):
     pass

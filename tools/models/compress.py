@@ -1,25 +1,31 @@
 #!/usr/bin/env python3
-"""Makes the matrices of a Llama model smaller, with as little harm as a text can show: GPTQ rounds them to 4 or 8 bits, SparseGPT sets a part of them to 0.
+"""Makes the matrices of a Llama model smaller, with as little harm as a text can show:
+GPTQ rounds them to 4 or 8 bits, SparseGPT sets a part of them to 0.
 
-    python3 tools/models/compress.py gptq MODEL OUT --calibration TEXT [--bits 4] [--group 128] [--act-order no|static|full]
+    python3 tools/models/compress.py gptq MODEL OUT --calibration TEXT [--bits 4] [--group 128]
+                                          [--act-order no|static|full]
     python3 tools/models/compress.py sparsegpt MODEL OUT --calibration TEXT [--pattern 0.5|2:4]
 
-MODEL is a Hugging Face folder, or a GGUF file of the Llama family with weights of any type that the gguf package can read. OUT is a GGUF file where its
-name ends in .gguf, else a folder (of a folder): with a GPTQ checkpoint (format gptq_v2), or with the model as it was but for its zeros. Embedding, output
-matrix and norms stay as they are.
+MODEL is a Hugging Face folder, or a GGUF file of the Llama family with weights of any type that the gguf package can
+read. OUT is a GGUF file where its name ends in .gguf, else a folder (of a folder): with a GPTQ checkpoint (format
+gptq_v2), or with the model as it was but for its zeros. Embedding, output matrix and norms stay as they are.
 
-How. Both methods see each matrix W alone, and want W'X to be near WX for the inputs X that the text gives it. That is a least-squares problem with the
-Hessian H = 2 X X^T. Going through the columns from left to right, what one loses by rounding or by a zero is made good in those to its right, as well as
-is possible: with U the upper Cholesky factor of H^-1, column j's loss e = (w_j - w'_j) / U_jj takes e U_jk from every column k > j. Columns go in blocks
-of 128, and columns beyond a block are brought up to date once for each block. H is damped: 1 % of the mean of its diagonal is added there.
-* GPTQ (https://arxiv.org/abs/2210.17323): w' is w rounded to the grid of its group of columns, chosen when the group is reached. --act-order takes the
-  columns in the order of falling H_jj, so that those that matter have most others to lean on; `full` also groups them so, which GGUF has no type for, and
-  `static` leaves the groups in place.
-* SparseGPT (https://arxiv.org/abs/2301.00774): in every block (or in every 4 columns of a row, for 2:4) the weights with the least w^2 / U_jj^2 become 0.
+How. Both methods see each matrix W alone, and want W'X to be near WX for the inputs X that the text gives it. That
+is a least-squares problem with the Hessian H = 2 X X^T. Going through the columns from left to right, what one
+loses by rounding or by a zero is made good in those to its right, as well as is possible: with U the upper Cholesky
+factor of H^-1, column j's loss e = (w_j - w'_j) / U_jj takes e U_jk from every column k > j. Columns go in blocks
+of 128, and columns beyond a block are brought up to date once for each block. H is damped: 1 % of the mean of its
+diagonal is added there.
+* GPTQ (https://arxiv.org/abs/2210.17323): w' is w rounded to the grid of its group of columns, chosen when the group is
+  reached. --act-order takes the columns in the order of falling H_jj, so that those that matter have most others to
+  lean on; `full` also groups them so, which GGUF has no type for, and `static` leaves the groups in place.
+* SparseGPT (https://arxiv.org/abs/2301.00774): in every block (or in every 4 columns of a row,
+  for 2:4) the weights with the least w^2 / U_jj^2 become 0.
 
-A layer at a time is in memory. The text goes through layer after layer as it has become, so that a layer makes good what the ones before it have lost, as
-far as it can. What is between layers is kept on disk, beside OUT. In a GGUF file the down projection is stored by neurons; there GPTQ forms its groups
-along those rows, so that the file is Q4_0 or Q8_0 throughout. The folder has them along the neurons, as the format wants it (see convert.py).
+A layer at a time is in memory. The text goes through layer after layer as it has become, so that a layer makes good
+what the ones before it have lost, as far as it can. What is between layers is kept on disk, beside OUT. In a GGUF file
+the down projection is stored by neurons; there GPTQ forms its groups along those rows, so that the file is Q4_0 or Q8_0
+throughout. The folder has them along the neurons, as the format wants it (see convert.py).
 
 Besides tools/models/requirements.txt this needs torch, on the CPU or (--device cuda) on a GPU. Tested with 2.6.0.
 """
@@ -91,8 +97,8 @@ def inverse_factor(h, damping):
 
 
 def solve(w, inputs, rule, block, damping, order=None):
-    """w' for w (rows, columns). `rule(j, w, u)` says what becomes of column j, of a w that is up to date in j's block. `order` of the columns: as the rule
-    counts them, which is as they come."""
+    """w' for w (rows, columns). `rule(j, w, u)` says what becomes of column j, of a w that is up to date in j's block.
+    `order` of the columns: as the rule counts them, which is as they come."""
     h, w = inputs.h.clone(), w.clone()
     dead = h.diagonal() == 0    # inputs that are always 0
     h.diagonal()[dead] = 1
@@ -186,7 +192,8 @@ class Rounding:
 
 
 class RoundingAcross:
-    """The rule of GPTQ with groups of rows: for each column, a scale for every `size` rows. The result is the transposed matrix."""
+    """The rule of GPTQ with groups of rows: for each column, a scale for every `size` rows.
+    The result is the transposed matrix."""
 
     def __init__(self, w, form, size):
         rows, columns = w.shape
@@ -219,7 +226,8 @@ class Gptq:
     across: bool    # the groups of the down projection run across its columns
 
     def __call__(self, w, inputs, down):
-        """W', and the matrix as convert.py's checkpoints have it: gptq.Quantised (of W^T, where the groups run across)."""
+        """W', and the matrix as convert.py's checkpoints have it:
+        gptq.Quantised (of W^T, where the groups run across)."""
         columns, size = w.shape[1], self.form.group_size
         groups = torch.zeros(columns, dtype=torch.long) if size == -1 else torch.arange(columns) // size
         order = None
@@ -327,7 +335,8 @@ class Text:
 
 
 def compress_layer(model, n, text, method, tell):
-    """Takes the text through layer n while its matrices are compressed. Returns, by name, what the method made of each."""
+    """Takes the text through layer n while its matrices are compressed.
+    Returns, by name, what the method made of each."""
     layer, made, eps = Layer(model, n), {}, model.eps
 
     def compress(names, inputs):

@@ -3,25 +3,29 @@
 
     python3 tools/models/convert.py FOLDER OUT.gguf [--type f16|f32|bf16|q8_0|q4_0] [--by-neurons] [--predictors FOLDER]
 
-The folder holds config.json, model.safetensors or pytorch_model.bin (or their shards with an index), and tokenizer.model (SentencePiece), tokenizer.json or
-GPT-2's vocab.json and merges.txt (byte-level BPE). One tensor at a time is in memory, so a large model needs little of it. Nothing that a .bin file may name
-is run. What this program does not know, it refuses: a file that loads but computes something else would be worse than none.
+The folder holds config.json, model.safetensors or pytorch_model.bin (or their shards with an index), and
+tokenizer.model (SentencePiece), tokenizer.json or GPT-2's vocab.json and merges.txt (byte-level BPE). One tensor at a
+time is in memory, so a large model needs little of it. Nothing that a .bin file may name is run. What this program does
+not know, it refuses: a file that loads but computes something else would be worse than none.
 
-Predictors of a ReLU model, which say before a feed-forward block what will fire in it, are taken over from the checkpoint (TurboSparse-Mistral has them as
-model.layers.N.mlp.predictor) or from the folder of PowerInfer's beside it (model_N.pt, --predictors).
+Predictors of a ReLU model, which say before a feed-forward block what will fire in it, are taken over from the
+checkpoint (TurboSparse-Mistral has them as model.layers.N.mlp.predictor) or from the folder of PowerInfer's beside it
+(model_N.pt, --predictors).
 
-A GPTQ checkpoint of 4 or 8 bits (gptq.py says what its tensors mean) is taken over bit for bit where a type of GGUF has the same scales: symmetric ones
-as Q4_0 or Q8_0, those of 4 bits with zero points as Q8_0. The rest becomes F16, rounded as fp16 rounds: matrices whose groups are scattered over the
-columns by act-order, and a down projection that is stored by neurons, since its groups run along them and so across its rows. What became of which
-tensor is said. --type, where it is given, asks for all matrices in that type, and requantises those that are not in it already.
+A GPTQ checkpoint of 4 or 8 bits (gptq.py says what its tensors mean) is taken over bit for bit where a type of GGUF has
+the same scales: symmetric ones as Q4_0 or Q8_0, those of 4 bits with zero points as Q8_0. The rest becomes F16, rounded
+as fp16 rounds: matrices whose groups are scattered over the columns by act-order, and a down projection that is stored
+by neurons, since its groups run along them and so across its rows. What became of which tensor is said. --type, where
+it is given, asks for all matrices in that type, and requantises those that are not in it already.
 
-A checkpoint of compressed-tensors without its zeros (sparse-bitmask, sparse-24-bitmask) gets them back; `hearth quantize` leaves them out again.
+A checkpoint of compressed-tensors without its zeros (sparse-bitmask, sparse-24-bitmask) gets them back;
+`hearth quantize` leaves them out again.
 
 Two layouts differ from the source:
-* Rows of Q and K within a head are reordered in the Llama family. Hugging Face rotates element i with element i + head_dim/2; a GGUF of that family
-  rotates neighbours, so the source's halves are interleaved.
-* The down projection of ReLU models and of experts is stored transposed (`ffn_down_t`), one row per neuron, so that a neuron's three rows can be
-  skipped or moved together. That of other models is not, unless --by-neurons asks for it.
+* Rows of Q and K within a head are reordered in the Llama family. Hugging Face rotates element i with element
+  i + head_dim/2; a GGUF of that family rotates neighbours, so the source's halves are interleaved.
+* The down projection of ReLU models and of experts is stored transposed (`ffn_down_t`), one row per neuron, so that a
+  neuron's three rows can be skipped or moved together. That of other models is not, unless --by-neurons asks for it.
 """
 
 import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
@@ -179,7 +183,8 @@ def read_config(folder):
 
 
 def read_rope(c, family, head_dim, context):
-    """Newer configs keep all of it in rope_parameters, older ones the base at the top level and the rest in rope_scaling."""
+    """Newer configs keep all of it in rope_parameters, older ones the base at the top level and
+    the rest in rope_scaling."""
     said = c.get("rope_parameters") or c.get("rope_scaling") or {}
     rotated = c.get("partial_rotary_factor", said.get("partial_rotary_factor", 1))
     if rotated != 1 and not family.partly_turned:
@@ -210,7 +215,8 @@ def read_rope(c, family, head_dim, context):
         trained = c.get("original_max_position_embeddings") or said.get("original_max_position_embeddings")
         rope.context = int(number("original_max_position_embeddings", trained or context))
         longer = context / rope.context if trained else number("factor")
-        # Section 3.2 of Phi-3's report (arXiv 2404.14219) refers to LongRoPE's authors for it; transformers has the formula.
+        # Section 3.2 of Phi-3's report (arXiv 2404.14219) refers to LongRoPE's authors for it;
+        # transformers has the formula.
         implied = math.sqrt(1 + math.log(longer) / math.log(rope.context)) if longer > 1 else 1.0
         rope.magnitude = number("attention_factor", implied if said.get("attention_factor") is None else None)
     elif kind == "yarn":
@@ -222,7 +228,8 @@ def read_rope(c, family, head_dim, context):
         def growth(strength):
             return 0.1 * strength * math.log(factor) + 1 if factor > 1 else 1.0
 
-        # As transformers has it: a factor that is said, else DeepSeek's pair of mscales, else that of the paper, which whoever reads the file takes by itself.
+        # As transformers has it: a factor that is said, else DeepSeek's pair of mscales, else that of the paper,
+        # which whoever reads the file takes by itself.
         both = said.get("mscale") and said.get("mscale_all_dim")
         implied = growth(number("mscale")) / growth(number("mscale_all_dim")) if both else growth(1)
         rope.magnitude = number("attention_factor", said.get("attention_factor") or implied) / growth(1)
@@ -232,7 +239,8 @@ def read_rope(c, family, head_dim, context):
 
 
 def llama3_factors(rope, factor, low, high, context):
-    """Waves that are longer than context / low turn `factor` times slower, those shorter than context / high as before; between them it is interpolated."""
+    """Waves that are longer than context / low turn `factor` times slower, those shorter than context / high as before;
+    between them it is interpolated."""
     if not low < high:
         raise Refusal(f"low_freq_factor {low} of rope_scaling in config.json is not below high_freq_factor {high}")
     frequencies = rope.base ** (-np.arange(0, rope.dim, 2) / rope.dim)
@@ -248,8 +256,9 @@ BITMASK_PARTS = {"shape": ("I64",), "compressed": tuple(DTYPES), "bitmask": ("U8
 
 @dataclass
 class BitmaskTensor:
-    """A matrix of a checkpoint of compressed-tensors (https://pypi.org/project/compressed-tensors) without its zeros: the values of all rows, and a bit for
-    each weight, the first in the lowest of a byte. To who wants its values it is like a SourceTensor."""
+    """A matrix of a checkpoint of compressed-tensors (https://pypi.org/project/compressed-tensors) without its zeros:
+    the values of all rows, and a bit for each weight, the first in the lowest of a byte. To who wants its values it is
+    like a SourceTensor."""
     name: str
     parts: dict    # by BITMASK_PARTS: SourceTensors; row_offsets may be missing
     shape: tuple
@@ -271,7 +280,8 @@ class BitmaskTensor:
 
 
 def join_bitmasks(tensors):
-    """The checkpoint's tensors, NAME.bitmask and what belongs to it joined to a NAME.weight. Older files say NAME.weight.bitmask."""
+    """The checkpoint's tensors, NAME.bitmask and what belongs to it joined to a NAME.weight.
+    Older files say NAME.weight.bitmask."""
     result = dict(tensors)
     for name in [name.removesuffix(".bitmask") for name in tensors if name.endswith(".bitmask")]:
         parts = {part: result.pop(f"{name}.{part}") for part in BITMASK_PARTS if f"{name}.{part}" in result}
@@ -301,7 +311,8 @@ class Quantization:
 
 
 def read_quantization(folder, c):
-    """What a GPTQ checkpoint says of itself, in config.json or quantize_config.json or both; None of one that is not quantised."""
+    """What a GPTQ checkpoint says of itself, in config.json or quantize_config.json or both;
+    None of one that is not quantised."""
     beside, said = without_nulls(check_file("quantize_config.json", json_in(folder, "quantize_config.json"), "quantize_config.json")), c.get("quantization_config")
     if not said and not beside:
         return None
@@ -348,7 +359,8 @@ class GptqTensor:
         return np.full_like(zeros, middle) if self.mislabelled(zeros) else zeros
 
     def mislabelled(self, zeros=None):
-        """Symmetric, so that all zero points are the middle, but they are that only in the other form, with or without the 1 that v1 takes off."""
+        """Symmetric, so that all zero points are the middle, but they are that only in the other form,
+        with or without the 1 that v1 takes off."""
         if zeros is None:
             zeros = gptq.zero_points(self.parts["qzeros"].raw(), self.form.bits, self.form.v1)
         middle = 1 << self.form.bits - 1
@@ -362,7 +374,8 @@ class GptqTensor:
 
 
 def form_of(parts, form):
-    """Of one matrix, where they differ: GPTQModel's `dynamic` names them by regular expressions, but the shapes of the four tensors say the same."""
+    """Of one matrix, where they differ: GPTQModel's `dynamic` names them by regular expressions,
+    but the shapes of the four tensors say the same."""
     (groups, out), words, zeros = parts["scales"].shape, parts["qweight"].shape[0], parts["qzeros"].shape[1]
     bits = zeros * 32 // out if form.varied and out else form.bits
     if not form.varied or bits not in gptq.BITS or not groups:
@@ -372,7 +385,8 @@ def form_of(parts, form):
 
 
 def join_gptq(tensors, asked, wanted=()):
-    """The checkpoint's tensors, NAME.qweight and what belongs to it joined to a NAME.weight. Biases of zeros that are not wanted are left out."""
+    """The checkpoint's tensors, NAME.qweight and what belongs to it joined to a NAME.weight.
+    Biases of zeros that are not wanted are left out."""
     result = dict(tensors)
     for name in [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]:
         parts = {part: result.pop(f"{name}.{part}") for part in gptq.PARTS if f"{name}.{part}" in result}
@@ -398,7 +412,8 @@ def join_gptq(tensors, asked, wanted=()):
 
 
 def keep_exact(targets, tensors, asked):
-    """Gives targets the type that holds their GPTQ matrix bit for bit, where there is one and no other type was asked for; tells what becomes of which."""
+    """Gives targets the type that holds their GPTQ matrix bit for bit, where there is one and no other type was asked
+    for; tells what becomes of which."""
     notes, spoilt, mislabelled = collections.Counter(), [], []
     for target in targets:
         parts = [part for part in parts_of(tensors[target.source]) if isinstance(part, GptqTensor)]
@@ -556,7 +571,8 @@ PREDICTOR = "model.layers.{}.mlp.predictor."    # begins the names of its tensor
 
 
 def predictor_targets(c, tensors):
-    """fc2 . relu(fc1 . r), above 0, says which neurons fire, where r is what enters the norm before the block (or the layer, if its blocks are parallel)."""
+    """fc2 . relu(fc1 . r), above 0, says which neurons fire, where r is what enters the norm before the block (or the
+    layer, if its blocks are parallel)."""
     if PREDICTOR.format(0) + "fc1.weight" not in tensors or c.activation not in MAKES_ZEROS or c.experts:
         return []
     result = []
@@ -579,7 +595,8 @@ def read_predictors(folder, c):
 
 
 def expert_targets(c, to, of):
-    """The feed-forward block of a layer of experts. Gate and up are stored expert by expert, down as one matrix of all neurons."""
+    """The feed-forward block of a layer of experts. Gate and up are stored expert by expert,
+    down as one matrix of all neurons."""
     module, gate, up, down = c.family.experts
     of, count, neurons = f"{of}{module}.", c.experts.count, c.experts.neurons
     return [Target(to + "ffn_gate_inp.weight", of + "gate.weight", (count, c.dim), precise=True),
@@ -708,7 +725,8 @@ def without_predictors(tensors):
 
 
 def check_tied(tensors, config, targets):
-    """Some checkpoints keep a copy of the embedding as lm_head.weight, which transformers does not read. One that is no copy means that config.json lies."""
+    """Some checkpoints keep a copy of the embedding as lm_head.weight, which transformers does not read.
+    One that is no copy means that config.json lies."""
     if not config.tied or "lm_head.weight" not in tensors:
         return
     head, embedding = tensors["lm_head.weight"], tensors[next(target.source for target in targets if target.name == "token_embd.weight")]
@@ -850,7 +868,8 @@ def stored_bytes(target, weight_type):
 
 
 def write_file(writer, file, targets, weight_type, pieces):
-    """All of the file, which is open, after the keys were added. `pieces(target)` yields the fp32 values in the file's layout, some rows at a time."""
+    """All of the file, which is open, after the keys were added. `pieces(target)` yields the fp32 values in the file's
+    layout, some rows at a time."""
     for target in targets:
         target_type, size = type_of(target, weight_type), stored_bytes(target, weight_type)
         writer.add_tensor_info(target.name, target.stored_shape(), np.float32, size, raw_dtype=target_type)

@@ -1,4 +1,5 @@
-"""The families of models that convert.py knows: what distinguishes them, and their config.json in the words of Llama's."""
+"""The families of models that convert.py knows: what distinguishes them,
+and their config.json in the words of Llama's."""
 
 import math
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
-"""Llama models in torch, a layer at a time: read from a GGUF file, PowerInfer's, or a Hugging Face folder, and the forward pass. What train_predictor.py and
-compress.py share.
+"""Llama models in torch, a layer at a time: read from a GGUF file, PowerInfer's, or a Hugging Face folder, and the
+forward pass. What train_predictor.py and compress.py share.
 
-Everything is in the layout of a GGUF file: neighbours are rotated (see convert.py on Q and K), and a neuron's down row is a row.
+Everything is in the layout of a GGUF file: neighbours are rotated (see convert.py on Q and K),
+and a neuron's down row is a row.
 """
 
 import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence

@@ -1,27 +1,36 @@
 #!/usr/bin/env python3
-"""Makes a GGUF file of a random model with the shape of a real one, for measuring speed where the real one is not at hand.
+"""Makes a GGUF file of a random model with the shape of a real one, for measuring speed where
+the real one is not at hand.
 
     python3 tools/models/make_model.py OUT.gguf --shape 7b --type q4_0 [--activity 0.3 --skew 0.43] [--pwri] [--seed 0]
 
-What it writes is nonsense, but it costs what a trained ReLU model costs: the weights are random numbers in the layout of tools/models/convert.py, and its
-neurons are as sparse and as unevenly used as asked, by the model's own arithmetic (nothing but the weights makes it so):
-* `--activity` is the share of neurons that fire (gate . x > 0) for a token, the mean over all layers; layers differ by up to a quarter.
-* `--skew` is the share of neurons that together make 80 % of all firings. Neurons are scattered: hot ones stand anywhere in file order.
+What it writes is nonsense, but it costs what a trained ReLU model costs: the weights are random numbers in the layout
+of tools/models/convert.py, and its neurons are as sparse and as unevenly used as asked, by the model's own arithmetic
+(nothing but the weights makes it so):
+* `--activity` is the share of neurons that fire (gate . x > 0) for a token, the mean over all layers;
+  layers differ by up to a quarter.
+* `--skew` is the share of neurons that together make 80 % of all firings. Neurons are scattered:
+  hot ones stand anywhere in file order.
 Known figures of real models: about 0.33 and 0.43 for ReLU-fied LLaMA 7B, about 0.11 for ProSparse 7B.
 
-`--pwri` writes the same model as PowerInfer does: magic PWRI, and in every layer a predictor fc2 . relu(fc1 . r) >= 0, of the residual r that enters the
-FFN's norm. It names the neurons that fire almost without error; `--predictor-noise` makes it worse.
+`--pwri` writes the same model as PowerInfer does: magic PWRI, and in every layer a predictor
+fc2 . relu(fc1 . r) >= 0, of the residual r that enters the FFN's norm. It names the neurons that fire almost without
+error; `--predictor-noise` makes it worse.
 
-How. The residual of every token is r = sqrt(dim) a c + v. c is one fixed direction, and v is random and orthogonal to c: the embedding's, of variance
-b^2 for each component, and what the layers add. A neuron's gate row, the norm's weights folded in, is q - beta c, with q a unit vector out of a random
-subspace of `--predictor-rank` dimensions. So q . r is normal with the deviation s of v's components, and the neuron fires with the chance p where
-beta sqrt(dim) a = s z, z = -Phi^-1(p). The chances over the neurons are a normal distribution seen through Phi, p = Phi(mu + sigma xi) with xi normal:
-any mean and any skew that is possible at all. What reads the residual for other ends is orthogonal to c, and so is what the FFN adds, so c lasts.
+How. The residual of every token is r = sqrt(dim) a c + v. c is one fixed direction, and v is random and orthogonal to
+c: the embedding's, of variance b^2 for each component, and what the layers add. A neuron's gate row, the norm's weights
+folded in, is q - beta c, with q a unit vector out of a random subspace of `--predictor-rank` dimensions. So q . r is
+normal with the deviation s of v's components, and the neuron fires with the chance p where beta sqrt(dim) a = s z,
+z = -Phi^-1(p). The chances over the neurons are a normal distribution seen through Phi, p = Phi(mu + sigma xi) with xi
+normal: any mean and any skew that is possible at all. What reads the residual for other ends is orthogonal to c, and so
+is what the FFN adds, so c lasts.
 
-`--plain` stores the down projection as other programs want it (`ffn_down`), so that llama.cpp takes the file, too, and a comparison runs the same
-weights on both. It takes them for a SiLU model, which costs the same where all neurons are computed.
+`--plain` stores the down projection as other programs want it (`ffn_down`), so that llama.cpp takes the file, too,
+and a comparison runs the same weights on both. It takes them for a SiLU model, which costs the same where all
+neurons are computed.
 
-The same options give the same bytes, on the same machine. Only pieces of one tensor are in memory. Packages: numpy and gguf.
+The same options give the same bytes, on the same machine. Only pieces of one tensor are in memory.
+Packages: numpy and gguf.
 """
 
 import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
@@ -40,7 +49,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
-# The threads here do one piece each, in which numpy's own would only be in the way; and with one of them the results do not depend on the number of cores.
+# The threads here do one piece each, in which numpy's own would only be in the way;
+# and with one of them the results do not depend on the number of cores.
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[variable] = "1"
 
@@ -111,7 +121,8 @@ def tail(z):
 
 
 def thresholds(activity, skew, quantiles):
-    """z of the neurons, descending: mean chance `activity`, and the `skew` share of the most active has 80 % of all chances."""
+    """z of the neurons, descending: mean chance `activity`, and the `skew` share of the most active
+    has 80 % of all chances."""
     def z_of(sigma, xi):
         return np.clip(-(math.sqrt(1 + sigma * sigma) * STANDARD.inv_cdf(activity) + sigma * xi), -MAX_Z, MAX_Z)
 
@@ -196,7 +207,8 @@ class Weights:
             yield rows
 
     def dense_pieces(self, target):
-        """fp32 rows in file order, some at a time. They are made by several threads; every piece has its own random numbers."""
+        """fp32 rows in file order, some at a time. They are made by several threads;
+        every piece has its own random numbers."""
         shape = target.stored_shape()
         if len(shape) == 1:
             yield self.norm(target.name)
@@ -236,7 +248,8 @@ class Weights:
         return w
 
     def reading(self, rows, rng, norm, variance, deviation):
-        """Rows that read a normed residual whose v has that variance: what comes out has `deviation`, and nothing of c is in it."""
+        """Rows that read a normed residual whose v has that variance:
+        what comes out has `deviation`, and nothing of c is in it."""
         w = self.normal(rng, rows, self.c.dim, deviation * self.rms(variance) / math.sqrt(variance * self.c.dim))
         w = without(w, self.direction)
         w /= self.norm(norm)
@@ -295,8 +308,9 @@ class Weights:
         w[:muted] -= self.direction / self.norm("output_norm.weight") * np.float32(12 * LOGITS * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
         return w
 
-    # The predictor: fc1's rows give y and -y (relu(y) - relu(-y) = y) within the subspace, and copies of c . r, which is positive. These are scaled so
-    # that fc2's columns for them are as large as the others, and several, because quantised ones err.
+    # The predictor: fc1's rows give y and -y (relu(y) - relu(-y) = y) within the subspace, and copies of c . r,
+    # which is positive. These are scaled so that fc2's columns for them are as large as the others, and several,
+    # because quantised ones err.
 
     def copies(self, layer):
         """How many rows of fc1 are c, and their scale."""
@@ -324,7 +338,8 @@ def predictor_width(rank):
 # ---- the tokenizer ---------------------------------------------------------------------------------------------------
 
 def make_tokenizer(vocab, seed):
-    """A SentencePiece vocabulary of made-up words: every piece but the letters is a union of two earlier ones, as BPE makes them."""
+    """A SentencePiece vocabulary of made-up words: every piece but the letters is a union of two earlier ones,
+    as BPE makes them."""
     pieces = [Piece("<unk>", 0.0, int(TokenType.UNKNOWN)), Piece("<s>", 0.0, int(TokenType.CONTROL)), Piece("</s>", 0.0, int(TokenType.CONTROL))]
     pieces += [Piece(f"<0x{i:02X}>", 0.0, int(TokenType.BYTE)) for i in range(256)]
     vowels, consonants, mark = "aeiou", "bcdfghjklmnpqrstvwxyz", "\u2581"

@@ -1,29 +1,36 @@
 #!/usr/bin/env python3
-"""Trains predictors for a ReLU model: small networks that say, before a feed-forward block, which of its neurons will fire.
+"""Trains predictors for a ReLU model: small networks that say, before a feed-forward block,
+which of its neurons will fire.
 
-    python3 tools/models/train_predictor.py MODEL.gguf -f TEXT... -o OUT.gguf [--recall 0.99] [--tokens 200000] [--ranks 64,128,256]
+    python3 tools/models/train_predictor.py MODEL.gguf -f TEXT... -o OUT.gguf [--recall 0.99] [--tokens 200000]
+                                            [--ranks 64,128,256]
 
-They are PowerInfer's: neuron n of a layer is looked at iff fc2_n . relu(fc1 . r) >= threshold, where r is the residual that enters the block's norm.
-OUT.gguf is the model with two more matrices for each layer (blk.N.fc1.weight, blk.N.fc2.weight) and their thresholds (hearth.predictor_thresholds); all else
-is copied byte for byte. A file with predictors gets new ones. MODEL.gguf is a GGUF or a PowerInfer file of the Llama family whose activation is ReLU, with
+They are PowerInfer's: neuron n of a layer is looked at iff fc2_n . relu(fc1 . r) >= threshold, where r is the residual
+that enters the block's norm. OUT.gguf is the model with two more matrices for each layer (blk.N.fc1.weight,
+blk.N.fc2.weight) and their thresholds (hearth.predictor_thresholds); all else is copied byte for byte. A file with
+predictors gets new ones. MODEL.gguf is a GGUF or a PowerInfer file of the Llama family whose activation is ReLU, with
 weights in any type that the gguf package can read.
 
-How. The model runs over the text, a layer at a time, in windows of 256 tokens (BOS first), and what enters each feed-forward block is kept on disk, beside
-the neurons that fired. Three stretches of the text, a tenth of it, are held out. A predictor starts as the best linear one of its rank, and is trained with
-cross-entropy, in which a neuron that fires weighs more than one that does not: as much more as brings the recall at a threshold of 0 to what is asked. Then
-the threshold is chosen on the held-out text, for the weights as they are stored. On other kinds of text the recall may differ by a point.
+How. The model runs over the text, a layer at a time, in windows of 256 tokens (BOS first), and what enters each
+feed-forward block is kept on disk, beside the neurons that fired. Three stretches of the text, a tenth of it, are
+held out. A predictor starts as the best linear one of its rank, and is trained with cross-entropy, in which a neuron
+that fires weighs more than one that does not: as much more as brings the recall at a threshold of 0 to what is asked.
+Then the threshold is chosen on the held-out text, for the weights as they are stored. On other kinds of text the
+recall may differ by a point.
 
-Rank (the number of rows of fc1). What a layer reads for a token is its predictor and the rows of the neurons that the predictor names:
+Rank (the number of rows of fc1). What a layer reads for a token is its predictor and the rows of the neurons
+that the predictor names:
     bytes(fc1) + bytes(fc2) + share of neurons named * bytes(gate, up, down)
-The ranks of --ranks are tried upwards, each trained for a quarter of the epochs and with the threshold of the recall that is asked, until two were worse
-than the best so far. The one with the smallest sum is trained to the end.
+The ranks of --ranks are tried upwards, each trained for a quarter of the epochs and with the threshold of the recall
+that is asked, until two were worse than the best so far. The one with the smallest sum is trained to the end.
 
-Scale. Scores grow in proportion to r, so only a threshold of 0 means the same for every token. A predictor is trained on r / rms(r), and a threshold that is
-not 0 there is folded into fc2: the combination a of the hidden units that comes nearest to rms(r) is found by least squares, and threshold * a is taken
-from every row. What is left as a threshold in the file is 0, but for rounding.
+Scale. Scores grow in proportion to r, so only a threshold of 0 means the same for every token. A predictor is trained
+on r / rms(r), and a threshold that is not 0 there is folded into fc2: the combination a of the hidden units that comes
+nearest to rms(r) is found by least squares, and threshold * a is taken from every row. What is left as a threshold in
+the file is 0, but for rounding.
 
-Besides tools/models/requirements.txt this needs torch, on the CPU or (--device cuda) on a GPU: python3-torch on Debian and Ubuntu, torch on PyPI. Tested with 2.6.0.
-The same seed, machine and number of threads give the same file.
+Besides tools/models/requirements.txt this needs torch, on the CPU or (--device cuda) on a GPU: python3-torch on Debian
+and Ubuntu, torch on PyPI. Tested with 2.6.0. The same seed, machine and number of threads give the same file.
 """
 
 import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
@@ -71,7 +78,8 @@ class Sample:
 
 
 class Text:
-    """The residuals of all windows between two layers, and what entered the last two feed-forward blocks, in files of the scratch folder."""
+    """The residuals of all windows between two layers, and what entered the last two feed-forward blocks,
+    in files of the scratch folder."""
 
     def __init__(self, model, windows, scratch):
         self.model, self.scratch = model, scratch
@@ -91,7 +99,8 @@ class Text:
         return [slice(i, i + BATCH_WINDOWS) for i in range(0, len(self.ids), BATCH_WINDOWS)]
 
     def through(self, n):
-        """Takes the residuals through layer n; returns what entered its feed-forward block. It is overwritten two layers later."""
+        """Takes the residuals through layer n; returns what entered its feed-forward block.
+        It is overwritten two layers later."""
         m, sample, layer = self.model, self.samples[n % 2], Layer(self.model, n)
         with torch.no_grad():
             for at in self.batches():
@@ -131,8 +140,9 @@ class Quality:
 
 
 class LinearStart:
-    """gate . x as well as few linear units can give it, in the mean square over the sample; and units that are linear although they end in relu: what
-    they read is moved up by SHIFT of a direction d with d . x near 1, and one unit more, d . x itself, takes it off again."""
+    """gate . x as well as few linear units can give it, in the mean square over the sample; and units that are linear
+    although they end in relu: what they read is moved up by SHIFT of a direction d with d . x near 1, and one unit
+    more, d . x itself, takes it off again."""
     SHIFT = 1.5
 
     def __init__(self, gate, sample, positions):
@@ -202,7 +212,8 @@ def lower_bound(score, sample, positions, recall):
 
 
 def fold(p, sample, positions, recall):
-    """Moves s so that s >= 0 has the recall, whatever the size of r: a . u is nearly rms(r), and t of it is taken off."""
+    """Moves s so that s >= 0 has the recall, whatever the size of r:
+    a . u is nearly rms(r), and t of it is taken off."""
     squares, sums = 0, 0
     for at in pieces(positions):
         u = p.hidden(sample.inputs(at))
