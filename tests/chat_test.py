@@ -49,7 +49,8 @@ class Family:
         self.end = end or eos
 
     def render(self, messages, **variables):
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)    # as transformers has it
+        # As transformers has it.
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         variables = {"add_generation_prompt": True, "tools": None} | variables
         return environment.from_string(self.template).render(messages=messages, bos_token=self.bos, eos_token=self.eos, **variables)
 
@@ -209,7 +210,8 @@ def rambler(folder):
     config = tiny_config(vocab_size=DIM)
     tensors = random_tensors(config)
     letters = [vocabulary.ids[c] for c in "abcdefghijklmnopqrstuvwxyz"]
-    tensors["lm_head.weight"][[i for i in range(DIM) if i not in letters]] = 0    # letters that are likelier than that there are always some
+    # Letters that are likelier than that there are always some.
+    tensors["lm_head.weight"][[i for i in range(DIM) if i not in letters]] = 0
     return converted(folder, config, tensors)
 
 
@@ -390,7 +392,8 @@ class Frames(Case):
             out, talk = self.run_chat(model, [text, "/stats"])
             self.assertEqual(out, "Okay.\n")
             frame = family.render([{"role": "user", "content": ""}])
-            tokens = len(re.sub(r"<\|im_\w+\|>", "*", frame)) + len(text)    # a token for every mark of the frame and every other character
+            # A token for every mark of the frame and every other character.
+            tokens = len(re.sub(r"<\|im_\w+\|>", "*", frame)) + len(text)
             self.assertEqual(numbers(talk)[2], tokens)
 
     def test_a_template_that_cannot_be_rendered_is_named_and_another_can_be_chosen(self):
@@ -579,7 +582,8 @@ class Terminal(Case):
             if last == "again":
                 os.write(fd, b"\x1b[A\n")    # the arrow up
             else:
-                os.write(fd, "fixxed \u00e9\x1b[D\x1b[D\x1b[D\x1b[D\x7f\n".encode())    # four times to the left, and one character taken back
+                # Four times to the left, and one character taken back.
+                os.write(fd, "fixxed \u00e9\x1b[D\x1b[D\x1b[D\x1b[D\x7f\n".encode())
             self.wait_for(fd, "Okay.")
             self.prompt(fd)
             os.write(fd, b"/show\n")

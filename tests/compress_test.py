@@ -186,14 +186,16 @@ class Models(unittest.TestCase):
             save_file({n: w.astype(np.float16) for n, w in random_tensors(config).items()}, folder / "model.safetensors")
             (folder / "tokenizer.model").write_bytes((DATA / "tokenizer.model").read_bytes())
             with contextlib.redirect_stderr(io.StringIO()):
-                assert convert.main([str(folder), str(cls.folder / f"{name}.gguf"), "--by-neurons"]) == 0    # as compress.py stores it
+                # As compress.py stores it.
+                assert convert.main([str(folder), str(cls.folder / f"{name}.gguf"), "--by-neurons"]) == 0
         cls.there = {p.name for p in cls.folder.iterdir()}
 
     def compressed(self, what, model, out, *options):
         code, err = run(what, self.folder / model, self.folder / out, "--calibration", self.text, "--tokens", "4000", "--hearth", HEARTH, *options)
         self.assertEqual(code, 0, err)
         self.there.add(out)
-        self.assertEqual({p.name for p in self.folder.iterdir()}, self.there)    # nothing is left but what was asked for
+        # Nothing is left but what was asked for.
+        self.assertEqual({p.name for p in self.folder.iterdir()}, self.there)
         return err
 
     def converted(self, folder, *options):

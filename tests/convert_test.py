@@ -181,7 +181,8 @@ def read_gguf(path):
 # ---- a forward pass, once for each layout ----------------------------------------------------------------------------
 
 def angles(positions, head_dim, base):
-    return np.outer(np.arange(positions), base ** (-np.arange(0, head_dim, 2) / head_dim))[:, None, :]    # (positions, 1, head_dim / 2)
+    # (positions, 1, head_dim / 2)
+    return np.outer(np.arange(positions), base ** (-np.arange(0, head_dim, 2) / head_dim))[:, None, :]
 
 
 def rope_halves(x, base):
@@ -391,10 +392,13 @@ class Content(Case):
                         continue
                     self.assertEqual(types[name], type_name.upper())
                     error = np.abs(values[name] - w)
-                    largest = np.abs(w.reshape(-1, 32)).max(axis=1, keepdims=True).repeat(32, axis=1).reshape(w.shape)    # of each block
+                    # Of each block.
+                    largest = np.abs(w.reshape(-1, 32)).max(axis=1, keepdims=True).repeat(32, axis=1).reshape(w.shape)
                     bound = {"f16": np.abs(w) / 2048 + 1e-7, "bf16": np.abs(w) / 256,
-                             "q8_0": largest / 127 * 0.57,    # half a step, and the fp16 scale's rounding times 127 steps
-                             "q4_0": largest / 8 * 1.01}[type_name]    # a whole step: 16 levels of which one is spent on the largest value's sign
+                             # Half a step, and the fp16 scale's rounding times 127 steps.
+                             "q8_0": largest / 127 * 0.57,
+                             # A whole step: 16 levels of which one is spent on the largest value's sign.
+                             "q4_0": largest / 8 * 1.01}[type_name]
                     self.assertTrue((error <= bound).all(), name)
                     self.assertGreater(error.max(), 0, name)
 
@@ -502,7 +506,8 @@ class Families(Case):
             np.testing.assert_array_equal(values[to + "ffn_gate_inp.weight"], tensors[of + "gate.weight"])
             np.testing.assert_array_equal(values[to + "ffn_gate_exps.weight"], np.stack(gate))
             np.testing.assert_array_equal(values[to + "ffn_up_exps.weight"], np.stack(up))
-            np.testing.assert_array_equal(values[to + "ffn_down_t.weight"], np.concatenate([w.T for w in down]))    # all neurons, one after the other
+            # All neurons, one after the other.
+            np.testing.assert_array_equal(values[to + "ffn_down_t.weight"], np.concatenate([w.T for w in down]))
             self.assertNotIn(to + "ffn_gate.weight", values)
         return keys
 
@@ -579,7 +584,8 @@ class Families(Case):
             expected = 1 if wave < 16 else 8 if wave > 64 else 1 / (blend + (1 - blend) / 8)
             self.assertAlmostEqual(factor, expected, places=5)
         self.assertEqual(len(values["rope_freqs.weight"]), 8)
-        self.assertGreater(len({round(float(x), 3) for x in values["rope_freqs.weight"]}), 2)    # each of the cases occurs
+        # Each of the cases occurs.
+        self.assertGreater(len({round(float(x), 3) for x in values["rope_freqs.weight"]}), 2)
 
     def test_longropes_factors_and_magnitude_are_kept(self):
         _, keys, values = self.file("Phi3ForCausalLM", rope_scaling=LONGROPE, original_max_position_embeddings=32)
@@ -599,7 +605,8 @@ class Families(Case):
         self.assertNotIn("rope_freqs.weight", values)
         _, keys, _ = self.file("Qwen2ForCausalLM", rope_scaling=scaling | {"attention_factor": 2.0})
         self.assertAlmostEqual(keys["qwen2.rope.scaling.attn_factor"], 2 / (1 + 0.1 * np.log(4)), places=6)
-        _, keys, _ = self.file("Qwen2ForCausalLM", rope_scaling=scaling | {"mscale": 1.0, "mscale_all_dim": 0.707})    # DeepSeek's; one alone says nothing
+        # DeepSeek's; one alone says nothing.
+        _, keys, _ = self.file("Qwen2ForCausalLM", rope_scaling=scaling | {"mscale": 1.0, "mscale_all_dim": 0.707})
         self.assertAlmostEqual(keys["qwen2.rope.scaling.attn_factor"], 1 / (1 + 0.0707 * np.log(4)), places=6)
         _, keys, _ = self.file("Qwen2ForCausalLM", rope_scaling=scaling | {"mscale": 1.0})
         self.assertEqual(keys["qwen2.rope.scaling.attn_factor"], 1)

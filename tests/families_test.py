@@ -69,13 +69,15 @@ VARIANTS = {    # the class of transformers, and what differs from SHAPE
                           "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
     "gemma3 with seven layers": ("Gemma3", {"head_dim": 32, "sliding_window": 12, "num_hidden_layers": 7, "query_pre_attn_scalar": 32}),
     "falcon": ("Falcon", {"ffn_hidden_size": 320}),    # as of 7B
-    "falcon with groups of heads": ("Falcon", {"ffn_hidden_size": 320, "new_decoder_architecture": True, "num_kv_heads": 2}),    # as of 40B
+    # As of 40B.
+    "falcon with groups of heads": ("Falcon", {"ffn_hidden_size": 320, "new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon with relu": ("Falcon", {"ffn_hidden_size": 320, "activation": "relu", "new_decoder_architecture": True, "num_kv_heads": 2}),
     "granite": ("Granite", {"embedding_multiplier": 6.0, "attention_multiplier": 0.1, "residual_multiplier": 0.22, "logits_scaling": 4.0}),
     "minicpm": ("Llama", {}),
     "minicpm-s": ("Llama", {"hidden_act": "relu", "tie_word_embeddings": True}),
 }
-TORCH_FILES = ("opt", "bamboo with predictors", "qwen2 with a tied head and one key-value head")    # saved as pytorch_model.bin
+# Saved as pytorch_model.bin.
+TORCH_FILES = ("opt", "bamboo with predictors", "qwen2 with a tied head and one key-value head")
 CONFIGS = {"Gemma3": "Gemma3TextConfig"}    # where its name is not that of the class
 
 
@@ -102,7 +104,8 @@ class Predicted(torch.nn.Module):
         self.gate_proj, self.up_proj, self.down_proj = layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj
         dim, neurons = self.down_proj.weight.shape
         self.predictor = torch.nn.ModuleDict({"fc1": torch.nn.Linear(dim, rank, bias=False), "fc2": torch.nn.Linear(rank, neurons, bias=False)})
-        rows = torch.randn(kinds, rank)[torch.randint(kinds, (neurons,))]    # few different ones, so that a text can be found where no score is near 0
+        # Few different ones, so that a text can be found where no score is near 0.
+        rows = torch.randn(kinds, rank)[torch.randint(kinds, (neurons,))]
         self.predictor["fc1"].weight.data = torch.randn(rank, dim).half().float()
         self.predictor["fc2"].weight.data = rows.half().float()
         layer.post_attention_layernorm.register_forward_pre_hook(self.look)
@@ -159,7 +162,8 @@ def random_model(name, changes):
                 if name.startswith("Gemma"):
                     w -= 1    # which its norms add
             else:
-                w.normal_(std=0.7 * w.shape[1] ** -0.5)    # no larger: what attention sees would decide too sharply for a KV cache in fp16
+                # No larger: what attention sees would decide too sharply for a KV cache in fp16.
+                w.normal_(std=0.7 * w.shape[1] ** -0.5)
         model.get_output_embeddings().weight[LOUD:] /= 4
         for w in model.parameters():
             if w.dim() > 1:

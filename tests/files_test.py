@@ -266,7 +266,8 @@ class Plain(Case):
         self.assertIn("predictors", result.stderr)
         self.assertEqual((self.folder / "plain.gguf").read_bytes()[:4], b"GGUF")
         self.assertFalse([name for name in self.tensors(self.folder / "plain.gguf") if ".fc1." in name or ".fc2." in name])
-        ask = ("-p", "the", "-n", "8", "--temp", "0", *CPU)    # still ReLU, which PowerInfer's magic says and a key says now
+        # Still ReLU, which PowerInfer's magic says and a key says now.
+        ask = ("-p", "the", "-n", "8", "--temp", "0", *CPU)
         self.assertEqual(self.hearth("run", self.folder / "plain.gguf", *ask).stdout, self.hearth("run", source, *ask).stdout)
 
 

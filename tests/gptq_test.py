@@ -100,7 +100,8 @@ def packed(m, form):
 def checkpoint(form, config=CONFIG):
     """The tensors of a GPTQ checkpoint, those of the model that it decodes to, and the matrices by name."""
     rng, matrices = np.random.default_rng(3), {}
-    dense = {name: w.astype(np.float16).astype(np.float32) for name, w in random_tensors(config).items()}    # what is not quantised is fp16 in such files
+    # What is not quantised is fp16 in such files.
+    dense = {name: w.astype(np.float16).astype(np.float32) for name, w in random_tensors(config).items()}
     tensors = dict(dense)
     for name in list(dense):
         prefix = name.removesuffix(".weight")

@@ -199,7 +199,8 @@ class Posture(Case):
         self.assertRegex(symbols, r"__\w+_chk\b")    # FORTIFY
         self.assertIn("__glibcxx_assert_fail", symbols)
         if "X86-64" in readelf("-h"):
-            self.assertGreater(PROGRAM.read_bytes().count(b"\xf3\x0f\x1e\xfa"), 1000)    # endbr64, where calls may arrive
+            # endbr64, where calls may arrive.
+            self.assertGreater(PROGRAM.read_bytes().count(b"\xf3\x0f\x1e\xfa"), 1000)
 
 
 class Sizes(Case):

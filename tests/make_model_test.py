@@ -104,7 +104,8 @@ class Content(Case):
         x = np.stack([row / np.sqrt(np.mean(row ** 2)) for row in tensors["token_embd.weight"]]) * tensors["blk.0.ffn_norm.weight"]
         scores = x @ tensors["blk.0.ffn_gate_inp.weight"].T
         self.assertAlmostEqual(scores.std(axis=0).mean(), 1, delta=0.2)               # from token to token
-        self.assertAlmostEqual(scores.mean(axis=0).std(), make_model.EXPERT_SPREAD, delta=0.25)    # from expert to expert
+        # From expert to expert.
+        self.assertAlmostEqual(scores.mean(axis=0).std(), make_model.EXPERT_SPREAD, delta=0.25)
 
     def test_the_vocabulary_is_one_of_sentencepiece(self):
         keys, _, _ = self.read("--vocab", "1000")
@@ -265,7 +266,8 @@ class Refusals(Case):
     def test_full_disks(self):
         with mock.patch("shutil.disk_usage", return_value=mock.Mock(free=1000)):
             self.refused("the disk has room for 0.0 GB")
-        with mock.patch.object(make_model.Weights, "ffn_up", side_effect=OSError(28, "No space left on device")):    # another program was faster
+        # Another program was faster.
+        with mock.patch.object(make_model.Weights, "ffn_up", side_effect=OSError(28, "No space left on device")):
             self.refused("No space left on device")
 
     def test_folders_that_do_not_exist(self):

@@ -281,7 +281,8 @@ class Run(Case):
 
     def test_a_powerinfer_file_is_a_relu_model_and_gives_the_text_of_the_same_gguf(self):
         case, file = expected("greedy")[0], GgufFile()
-        file.put(0, b"PWRI").put(file.key_at["hearth.activation"], b"hearth.something_")    # PowerInfer's files do not name it
+        # PowerInfer's files do not name it.
+        file.put(0, b"PWRI").put(file.key_at["hearth.activation"], b"hearth.something_")
         path = self.write("model.powerinfer.gguf", file.bytes)
         for sparsity in ("dense", "exact"):
             result = self.good("run", path, *CPU, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0, "--sparsity", sparsity)
@@ -455,7 +456,8 @@ class Stats(DeviceCase):
         stats = self.stats("run", "-p", expected("greedy")[0]["prompt"], "-n", self.COUNT, "--temp", 0, *args)
         prefill, *decode = stats["batches"]
         self.assertEqual(prefill["tokens"], 14)
-        self.assertEqual([b["tokens"] for b in decode], [1] * (self.COUNT - 1))    # after the last token nothing is computed
+        # After the last token nothing is computed.
+        self.assertEqual([b["tokens"] for b in decode], [1] * (self.COUNT - 1))
         self.assertEqual([b["position"] for b in decode], list(range(14, 14 + self.COUNT - 1)))
         for name in ("tokens", "submits", "waits", "joins", "bytes", "downloaded"):
             self.assertEqual(stats["decode"][name], sum(b[name] for b in decode), name)
@@ -976,7 +978,8 @@ class Interrupt(DeviceCase):
     def test_a_prompt_need_not_be_done_first(self):
         stats = self.folder / "stats.json"
         prompt = self.write("prompt.txt", " ".join(["a"] * 1000))
-        self.good("run", MODEL, *DEVICE, "-b", 16, "-p", " ".join(["a"] * 40), "-n", 1)    # the software device compiles kernels when they first run, and keeps them
+        # The software device compiles kernels when they first run, and keeps them.
+        self.good("run", MODEL, *DEVICE, "-b", 16, "-p", " ".join(["a"] * 40), "-n", 1)
         out = self.interrupt("run", MODEL, *DEVICE, "-b", 16, "-f", prompt, "--stats", stats, after=1, read_stdout=False)
         self.assertLess(len(out), 2100)
         self.assertEqual(json.loads(stats.read_text())["decode"]["tokens"], 0)
@@ -1033,7 +1036,8 @@ class Bench(DeviceCase):
         vocabulary = self.good("inspect", MODEL, "--json").json["keys"]["llama.vocab_size"]
         drawn, greedy = (self.good("bench", MODEL, *DEVICE, "-p", 0, "-n", 4, "-r", 1, "--temp", t, "-o", "json").json["results"][0] for t in (1, 0))
         self.assertEqual(drawn["downloaded_per_token"] - greedy["downloaded_per_token"], 4 * (vocabulary - 1))
-        self.assertLess(greedy["downloaded_per_token"], LAYERS * NEURONS / 8 + 5)    # a bit for each neuron, and the token
+        # A bit for each neuron, and the token.
+        self.assertLess(greedy["downloaded_per_token"], LAYERS * NEURONS / 8 + 5)
         self.assertEqual(self.good("bench", MODEL, *CPU, "-p", 0, "-n", 1, "-r", 1, "--temp", 0, "-o", "json").json["results"][0]["downloaded_per_token"], 0)
 
     def test_a_token_reads_every_weight_once(self):

@@ -223,7 +223,8 @@ class Plans(Case):
         for budget, plan in zip(budgets, plans, strict=True):
             self.assertLessEqual(plan["bytes"], budget << 20)
             layers, groups = (sum(layer[part] for layer in plan["layers"]) for part in ("attention_on_device", "resident"))
-            now = (layers, plan["head_on_device"], groups)    # in this order: neurons give way to a layer's attention and to the head
+            # In this order: neurons give way to a layer's attention and to the head.
+            now = (layers, plan["head_on_device"], groups)
             self.assertGreaterEqual(now, before)
             before = now
         self.assertEqual(before, (LAYERS, True, sum(layer["groups"] for layer in plans[-1]["layers"])))

@@ -217,7 +217,8 @@ class Tokens(unittest.TestCase):
     IM = ["<|im_start|>", "<|im_end|>", "<|im_sep|>", "<think>", "</think>"]
     PHI = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
     MISTRAL = ["[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"]
-    QUIET = [name for name in CONVERSATIONS if "marks" not in name and "braces" not in name and "thought" not in name]    # nobody says a mark in these
+    # Nobody says a mark in these.
+    QUIET = [name for name in CONVERSATIONS if "marks" not in name and "braces" not in name and "thought" not in name]
 
     def setUp(self):
         scratch = tempfile.TemporaryDirectory()

@@ -175,7 +175,8 @@ PRETOKENIZERS = {    # as the models that give them their names have them in tok
 WHOLE_WORDS = ("llama-bpe", "tekken")
 
 
-VARIANTS = [*((name, False) for name in PRETOKENIZERS), ("qwen2", True), ("gpt-2", True)]    # and whether text becomes normal form C first, as Qwen's does
+# Pre-tokenizers, and whether text becomes normal form C first, as Qwen's does.
+VARIANTS = [*((name, False) for name in PRETOKENIZERS), ("qwen2", True), ("gpt-2", True)]
 ADDED = ["<|user|>", "<|user|><|user|>", "a b", "\u00e9\u0301"]
 
 
@@ -199,7 +200,8 @@ def train_byte_level(pre_tokenizer, whole_words=False, nfc=False):
 
 def normal_form(text):
     """Bytes with what is UTF-8 in them, between added tokens, in normal form C."""
-    apart = "|".join(map(re.escape, sorted(ADDED, key=len, reverse=True))) + "|[\udc80-\udcff]+"    # bytes that are not UTF-8 become these
+    # Bytes that are not UTF-8 become these.
+    apart = "|".join(map(re.escape, sorted(ADDED, key=len, reverse=True))) + "|[\udc80-\udcff]+"
     parts = re.split(f"({apart})", text.decode(errors="surrogateescape"))
     return "".join(p if i % 2 else unicodedata.normalize("NFC", p) for i, p in enumerate(parts)).encode(errors="surrogateescape")
 
@@ -285,7 +287,8 @@ class ByteLevel(Case):
         config = tiny_config(vocab_size=self.write(tokenizer), bos_token_id=0, eos_token_id=1, tie_word_embeddings=False)
         (self.folder / "config.json").write_text(json.dumps(config))
         tensors = random_tensors(config)
-        tensors["model.embed_tokens.weight"][:, 0] = 50    # the same in every token, and read by one row of the head alone
+        # The same in every token, and read by one row of the head alone.
+        tensors["model.embed_tokens.weight"][:, 0] = 50
         tensors["lm_head.weight"] *= 1e-3
         tensors["lm_head.weight"][:, 0] = 0
         tensors["lm_head.weight"][says, 0] = 5

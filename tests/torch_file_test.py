@@ -126,7 +126,8 @@ class Torch(Case):
         for shard in range(2):
             file = f"pytorch_model-{shard + 1:05}-of-00002.bin"
             part = names[shard::2]
-            base = np.concatenate([(tensors[name].view(np.uint32) >> 16).astype("<u2").ravel() for name in part])    # all in one storage
+            # All in one storage.
+            base = np.concatenate([(tensors[name].view(np.uint32) >> 16).astype("<u2").ravel() for name in part])
             firsts = np.cumsum([0] + [tensors[name].size for name in part]).tolist()
             save_torch({name: Tensor(base[first:first + tensors[name].size].reshape(tensors[name].shape), "BFloat16Storage", base, first)
                         for name, first in zip(part, firsts)}, self.folder / file)

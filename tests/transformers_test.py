@@ -27,7 +27,8 @@ HEARTH = TESTS.parent / "build/release/hearth"
 PIECES = sentencepiece.SentencePieceProcessor(model_file=str(DATA / "tokenizer.model"))
 
 SPECIAL_AND_BYTES = 259    # ids below this are not text by themselves
-LEAST_GAP = 0.05           # between the best two logits, whose spread is about 2: well above what an fp16 KV cache changes
+LEAST_GAP = 0.05           # between the best two logits, whose spread is about 2:
+                           # well above what an fp16 KV cache changes
 
 VARIANTS = {
     "relu": {"hidden_act": "relu"},

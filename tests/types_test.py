@@ -83,7 +83,8 @@ class Types(Case):
                 want = np.log(self.perplexity("floats", tokens, *CPU))
                 for options in ways:
                     with self.subTest(type=kind.name, options=options):
-                        self.assertLess(abs(np.log(self.perplexity("quantised", tokens, *options)) - want), 1e-3 * want)    # the device may multiply in fp16
+                        # The device may multiply in fp16.
+                        self.assertLess(abs(np.log(self.perplexity("quantised", tokens, *options)) - want), 1e-3 * want)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,8 @@ def change_json(text, rng):
 def mutate(data, most, seed):
     """libFuzzer's custom mutator."""
     rng = random.Random(seed)
-    if rng.randint(0, 2) == 0:    # all that converts looks alike to libFuzzer, which keeps one of it: the others are found here
+    # All that converts looks alike to libFuzzer, which keeps one of it: the others are found here.
+    if rng.randint(0, 2) == 0:
         which = rng.randrange(len(FOLDER.files))
         data = bytes([which]) + FOLDER.good[which]
     if len(data) < 2 or rng.randint(0, 3) == 0:
@@ -217,7 +218,8 @@ def try_one(data):
 
 def main():
     global FOLDER
-    scratch = Path("/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir(), f"hearth-fuzz-{os.getpid()}")    # tools/fuzz removes it
+    # tools/fuzz removes it.
+    scratch = Path("/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir(), f"hearth-fuzz-{os.getpid()}")
     scratch.mkdir()
     FOLDER = Folder(scratch)
     if sys.argv[1:2] == ["--seeds"]:

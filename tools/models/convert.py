@@ -71,8 +71,10 @@ class Rope:
     dim: int
     scale: float = 1.0
     factors: dict = field(default_factory=dict)    # by the file's tensor; those of LongRoPE are two
-    context: int = 0          # of LongRoPE: positions that the short factors are for; of YaRN: that the model was first trained for
-    magnitude: float = 1.0    # of LongRoPE: what q and k are multiplied by when they are turned; of YaRN: besides its own
+    context: int = 0          # of LongRoPE: positions that the short factors are for;
+                              # of YaRN: that the model was first trained for
+    magnitude: float = 1.0    # of LongRoPE: what q and k are multiplied by when they are turned;
+                              # of YaRN: besides its own
     yarn: dict = None         # of YaRN: the numbers that its factors follow from, by their names in the file
 
 
@@ -155,7 +157,8 @@ def read_config(folder):
     dim, heads, context = integer("hidden_size"), integer("num_attention_heads"), integer("max_position_embeddings")
     windowed = c.get("use_sliding_window", family.always_windowed) and c.get("sliding_window") is not None
     window = integer("sliding_window") if windowed else 0
-    if window >= context and not family.window_period:    # it never cuts anything off; where some layers have one, it may decide how they turn
+    # It never cuts anything off; where some layers have one, it may decide how they turn.
+    if window >= context and not family.window_period:
         window = 0
     kv_heads = integer("num_key_value_heads", heads)
     head_dim = integer("head_dim", dim // heads)
@@ -190,7 +193,8 @@ def read_rope(c, family, head_dim, context):
     if rotated != 1 and not family.partly_turned:
         raise Refusal("partial_rotary_factor in config.json is not supported")
     base = float(c.get("rope_theta") or said.get("rope_theta", 10000.0))
-    kind = said.get("rope_type", said.get("type", "unnamed")) if said else "default"    # "default" is transformers' word for plain RoPE
+    # "default" is transformers' word for plain RoPE.
+    kind = said.get("rope_type", said.get("type", "unnamed")) if said else "default"
     kind = "default" if kind == "unnamed" and said.keys() <= {"rope_theta", "partial_rotary_factor"} else kind
 
     def number(key, value=None):
@@ -251,7 +255,8 @@ def llama3_factors(rope, factor, low, high, context):
 # ---- bitmasks --------------------------------------------------------------------------------------------------------
 
 BITMASK_FORMATS = ("dense", "sparse-bitmask", "sparse-24-bitmask")    # of a sparsity_config: its `format`
-BITMASK_PARTS = {"shape": ("I64",), "compressed": tuple(DTYPES), "bitmask": ("U8",), "row_offsets": ("I64",)}    # and their types
+# The tensors of such a matrix, and their types.
+BITMASK_PARTS = {"shape": ("I64",), "compressed": tuple(DTYPES), "bitmask": ("U8",), "row_offsets": ("I64",)}
 
 
 @dataclass
@@ -307,7 +312,8 @@ class Quantization:
     group_size: int    # -1: the whole row
     sym: bool
     v1: bool
-    varied: bool = False    # some matrices have other bits and groups (`dynamic` says which); the shapes of their tensors tell
+    varied: bool = False    # some matrices have other bits and groups (`dynamic` says which);
+                            # the shapes of their tensors tell
 
 
 def read_quantization(folder, c):
@@ -405,7 +411,8 @@ def join_gptq(tensors, asked, wanted=()):
                 raise Refusal(f"tensor {name}.{part} has the shape {list(tensor.shape)}, but {form.bits} bits in groups of {form.group_size} imply "
                               f"{list(implied[part])}")
         bias = result.get(f"{name}.bias") if f"{name}.bias" not in wanted else None
-        if bias is not None and bias.dtype in DTYPES and not bias.read().any():    # some packers add one to every matrix
+        # Some packers add one to every matrix.
+        if bias is not None and bias.dtype in DTYPES and not bias.read().any():
             del result[f"{name}.bias"]
         result[f"{name}.weight"] = GptqTensor(name, parts, form, (out, columns))
     return result
@@ -493,7 +500,8 @@ def down_target(c, to, source):
 def targets_of_opt(c):
     model = "model.decoder."
     result = [Target("token_embd.weight", model + "embed_tokens.weight", (c.vocab, c.dim)),
-              Target("position_embd.weight", model + "embed_positions.weight", (c.context + 2, c.dim))]    # the first two rows are for padding
+              # The first two rows are for padding.
+              Target("position_embd.weight", model + "embed_positions.weight", (c.context + 2, c.dim))]
     for n in range(c.layers):
         to, of = f"blk.{n}.", f"{model}layers.{n}."
         result += with_bias([
@@ -802,7 +810,8 @@ def add_keys(writer, name, c, tokenizer, file_type):
     else:
         writer.add_tokenizer_pre(tokenizer.pre)
         writer.add_token_merges(tokenizer.merges)
-        writer.add_bool("hearth.tokenizer.nfc", tokenizer.nfc)    # GGUF has no key for it, and the same cuts come with and without
+        # GGUF has no key for it, and the same cuts come with and without.
+        writer.add_bool("hearth.tokenizer.nfc", tokenizer.nfc)
         writer.add_bool("hearth.tokenizer.whole_words", tokenizer.whole_words)
     for add, i in ((writer.add_bos_token_id, tokenizer.bos), (writer.add_eos_token_id, tokenizer.eos), (writer.add_unk_token_id, tokenizer.unk),
                    (writer.add_eot_token_id, tokenizer.eot), (writer.add_eom_token_id, tokenizer.eom)):

@@ -21,7 +21,8 @@ class Family:
     fused: bool = False          # Q, K and V are one tensor, gate and up another one
     drelu: bool = False          # relu is dReLU: up goes through relu, too
     experts: tuple = ()          # of a mixture of experts: the module, and in an expert its gate, up and down
-    always_windowed: bool = True    # sliding_window holds unless use_sliding_window says otherwise; else it needs that word
+    always_windowed: bool = True    # sliding_window holds unless use_sliding_window says otherwise;
+                                    # else it needs that word
     window_period: int = 0       # every so manieth layer has no window
     partly_turned: bool = False     # its code takes partial_rotary_factor
     words: object = None         # turns its config.json into Llama's words
@@ -115,7 +116,8 @@ FAMILIES = {    # by the first of config.json's architectures
     "Qwen2ForCausalLM": Family("qwen2", qkv_bias=True, always_windowed=False),
     "Qwen3ForCausalLM": Family("qwen3", head_norms=True, always_windowed=False),
     "Qwen3MoeForCausalLM": Family("qwen3moe", head_norms=True, experts=("mlp", "gate_proj", "up_proj", "down_proj"), always_windowed=False),
-    "RWForCausalLM": Family("falcon", like_falcon=True, fused=True, words=falcons_words, usual_activation="gelu"),    # Falcon's first name
+    # Falcon's first name.
+    "RWForCausalLM": Family("falcon", like_falcon=True, fused=True, words=falcons_words, usual_activation="gelu"),
     "SparseLlamaForCausalLM": LLAMA,    # ProSparse's
 }
 # config.json's word: ours

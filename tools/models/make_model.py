@@ -88,7 +88,8 @@ LOGITS = 2.5                     # deviation of the logits
 LAYER_SPREAD = 0.25              # of the activity over the layers
 EXPERT_SPREAD = 0.5              # deviation of the routers' scores from expert to expert; that from token to token is 1
 SILU_SQUARE = 0.355              # E[silu(y)^2], y normal
-MAX_Z = 4.0                      # neurons beyond it would fire always or never anyway, and a larger beta coarsens their quantised rows
+MAX_Z = 4.0                      # neurons beyond it would fire always or never anyway, and a larger beta coarsens
+                                 # their quantised rows
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ class Weights:
         quantiles = normal_quantiles(config.neurons)
         self.z = [self.random(f"z.{n}").permutation(thresholds(self.activities[n], recipe.skew, quantiles)).astype(np.float32)
                   for n in range(config.layers)]
-        self.gate_squares = [config.neurons * mean_square_above(z) for z in self.z]    # sums over the neurons, in units of v's variance
+        # Sums over the neurons, in units of v's variance.
+        self.gate_squares = [config.neurons * mean_square_above(z) for z in self.z]
 
     def random(self, name):
         return np.random.Generator(np.random.SFC64([self.recipe.seed, zlib.crc32(name.encode())]))
@@ -324,7 +326,8 @@ class Weights:
         return np.concatenate([b, -b, c])[start:start + rows]
 
     def fc2(self, layer, start, rows, rng):
-        part, beta = self.coordinates(layer, start, rows, self.random(f"blk.{layer}.ffn_gate.weight {start}"))    # the gate's
+        # The gate's.
+        part, beta = self.coordinates(layer, start, rows, self.random(f"blk.{layer}.ffn_gate.weight {start}"))
         part += self.normal(rng, rows, self.recipe.rank, self.recipe.noise / math.sqrt(self.recipe.rank))
         count, scale = self.copies(layer)
         return np.concatenate([part, -part, np.tile(beta / np.float32(-count * scale), count)], axis=1)
@@ -349,7 +352,8 @@ def make_tokenizer(vocab, seed):
     known = set(texts)
     choice = random.Random(seed)
     while len(pieces) + len(texts) < vocab:
-        left, right = (texts[int(len(texts) * choice.random() ** 2)] for _ in range(2))    # early ones, which are short, more often
+        # Early ones, which are short, more often.
+        left, right = (texts[int(len(texts) * choice.random() ** 2)] for _ in range(2))
         text = left + right
         # A word has its mark in front, at most ten letters, and vowels and consonants in turn.
         good = len(text) <= 11 and right[0] != mark and text[-1].isalpha() and right[0].isalpha() and (left == mark or left[-1].isalpha())

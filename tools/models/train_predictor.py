@@ -147,7 +147,8 @@ class LinearStart:
 
     def __init__(self, gate, sample, positions):
         dim = gate.shape[1]
-        second, mean = torch.zeros(dim, dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)    # moments of x
+        # Moments of x.
+        second, mean = torch.zeros(dim, dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
         for at in np.array_split(positions, math.ceil(len(positions) / 4096)):
             x = sample.inputs(at).cpu()
             second += (x.T @ x).double() / len(positions)
@@ -158,17 +159,18 @@ class LinearStart:
         root = torch.linalg.cholesky(second)
         self.gate = gate.cpu()
         gl = self.gate.double() @ root
-        self.directions = torch.linalg.eigh(gl.T @ gl).eigenvectors.flip(1)    # (dim, dim), the most telling column first
+        # (dim, dim), the most telling column first.
+        self.directions = torch.linalg.eigh(gl.T @ gl).eigenvectors.flip(1)
         self.inverse_root = torch.linalg.inv(root)
         self.root = root
 
     def __call__(self, rank, device):
         v = self.directions[:, :rank - 1]
-        reads = (v.T @ self.inverse_root).float()                                      # of mean square 1 over the sample
+        reads = (v.T @ self.inverse_root).float()    # of mean square 1 over the sample
         writes = (self.gate.double() @ self.root @ v).float()
         fc1 = torch.cat([reads + self.SHIFT * self.d, self.d[None]])
         fc2 = torch.cat([writes, -self.SHIFT * writes.sum(1, keepdim=True)], 1)
-        fc2 *= 3 / fc2[:, :-1].norm(dim=1).mean()                                      # so that the sigmoid is neither flat nor a step
+        fc2 *= 3 / fc2[:, :-1].norm(dim=1).mean()    # so that the sigmoid is neither flat nor a step
         return Predictor(fc1.contiguous().to(device), fc2.contiguous().to(device))
 
 
