@@ -284,7 +284,8 @@ class Pruning:
                 zero.scatter_(1, harm.topk(p.zeros, dim=1, largest=False).indices, True)
             else:
                 chosen = harm.flatten().topk(round(p.share * harm.numel()), largest=False).indices
-                zero |= torch.zeros(harm.numel(), dtype=torch.bool, device=w.device).scatter_(0, chosen, True).view(harm.shape)
+                zero |= (torch.zeros(harm.numel(), dtype=torch.bool, device=w.device).scatter_(0, chosen, True)
+                         .view(harm.shape))
         return w[:, j].masked_fill(self.zero[:, j], 0)
 
 
@@ -422,7 +423,8 @@ class Plan:
 
     def stored_targets(self):
         """As write_model is to take them: a down projection that is by neurons already is not transposed again."""
-        return [dataclasses.replace(t, shape=self.target_shape(t), transposed=False) if self.across and t.transposed else t for t in self.targets]
+        return [dataclasses.replace(t, shape=self.target_shape(t), transposed=False) if self.across and t.transposed
+                else t for t in self.targets]
 
 
 def source_rows(target, w):
@@ -443,7 +445,8 @@ def write_checkpoint(path, model, text, method, plan, tell):
         for target in plan.targets:
             if not is_compressed(target):
                 source = model.tensors[target.source] if isinstance(model, Folder) else None
-                writer.add(target.source, model.numpy(target.name) if source is None else source.read() if source.dtype == "F64" else source.raw())
+                writer.add(target.source, model.numpy(target.name) if source is None
+                           else source.read() if source.dtype == "F64" else source.raw())
                 continue
             _, n, name, _ = target.name.split(".")
             if layer != n:
@@ -464,14 +467,16 @@ def write_settings(folder, model, method):
     """All of a folder that is not its weights."""
     raw = dict(model.source.raw)
     if isinstance(method, Gptq):
-        settings = {"bits": method.form.bits, "group_size": method.form.group_size, "desc_act": method.act_order != "no",
-                    "static_groups": method.act_order == "static", "sym": method.form.sym, "damp_percent": method.damping, "true_sequential": True,
+        settings = {"bits": method.form.bits, "group_size": method.form.group_size,
+                    "desc_act": method.act_order != "no", "static_groups": method.act_order == "static",
+                    "sym": method.form.sym, "damp_percent": method.damping, "true_sequential": True,
                     "quant_method": "gptq", "checkpoint_format": "gptq_v2"}
         raw["quantization_config"] = settings
         (folder / "quantize_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
     for name in names_in(model.path):
-        if Path(name).suffix in (".json", ".model", ".jinja") and name not in ("config.json", "quantize_config.json") and not name.endswith(".index.json"):
+        if (Path(name).suffix in (".json", ".model", ".jinja") and name not in ("config.json", "quantize_config.json")
+            and not name.endswith(".index.json")):
             shutil.copyfile(file_in(model.path, name), folder / name)
 
 
@@ -484,7 +489,8 @@ def write_gguf(out, checkpoint, model, plan, type_name):
         if isinstance(model, Folder):
             add_keys(writer, model.path.resolve().name, model.source, model.tokenizer, file_type)
             return
-        copy_keys(writer, model.reader, lambda name: name.startswith(("hearth.", "powerinfer.", "split.")) or name in keys)
+        copy_keys(writer, model.reader,
+                  lambda name: name.startswith(("hearth.", "powerinfer.", "split.")) or name in keys)
         writer.add_file_type(file_type)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_string("hearth.activation", model.activation)
@@ -523,7 +529,8 @@ def check(model, plan, method):
         if isinstance(method, Gptq):
             size = columns if method.form.group_size == -1 else method.form.group_size
             if columns % size or columns % gptq.BLOCK or out * method.form.bits % 32:
-                raise Refusal(f"{target.source} has {columns} columns and {out} rows, which do not fit groups of {size} and words of 32 bits")
+                raise Refusal(f"{target.source} has {columns} columns and {out} rows, which do not fit groups of "
+                              f"{size} and words of 32 bits")
         elif columns % (method.pattern.of or 1):
             raise Refusal(f"{target.source} has {columns} columns, which is not a multiple of {method.pattern.of}")
     if isinstance(model, Model):
@@ -531,7 +538,8 @@ def check(model, plan, method):
             if name not in known and not name.endswith((".fc1.weight", ".fc2.weight")):
                 raise Refusal(f"{model.path} has the tensor {name}, which this program does not know")
         if any(name.endswith(".fc1.weight") for name in model.tensors):
-            say("compress: the predictors are left out, since they are of the model as it was; train_predictor.py makes new ones")
+            say("compress: the predictors are left out, since they are of the model as it was; "
+                "train_predictor.py makes new ones")
 
 
 def method_of(options, to_gguf):
@@ -556,14 +564,16 @@ def compress(options):
     if isinstance(model, Model) and not to_gguf:
         raise Refusal(f"{out} does not end in .gguf, and only of a folder can a folder be made")
     method = method_of(options, to_gguf)
-    plan = Plan(targets_of(model.config()), method.form if isinstance(method, Gptq) else None, isinstance(method, Gptq) and method.across)
+    plan = Plan(targets_of(model.config()), method.form if isinstance(method, Gptq) else None,
+                isinstance(method, Gptq) and method.across)
     check(model, plan, method)
     window = min(WINDOW, model.context)
     windows = windows_of(tokens_of(options.calibration, model, options.hearth), options.tokens, window)
     if not len(windows):
         raise Refusal(f"the text is shorter than one window of {window} tokens")
     if windows.size < model.neurons:
-        say(f"compress: warning: {windows.size} tokens are few for matrices of {model.neurons} columns; give more text, or raise --tokens")
+        say(f"compress: warning: {windows.size} tokens are few for matrices of {model.neurons} columns; "
+            "give more text, or raise --tokens")
 
     tell = Report()
     with contextlib.ExitStack() as stack:
@@ -589,21 +599,29 @@ def main(argv=None):
     both = argparse.ArgumentParser(add_help=False)
     both.add_argument("model", type=Path, help="a Hugging Face folder or a GGUF file")
     both.add_argument("out", type=Path, help="a GGUF file to write, where it ends in .gguf, else a folder")
-    both.add_argument("--calibration", type=Path, nargs="+", required=True, metavar="TEXT", help="what the model is to stay good at")
-    both.add_argument("--tokens", type=int, default=65536, metavar="N", help="at most, of the text; default %(default)s")
-    both.add_argument("--damping", type=float, default=0.01, metavar="SHARE", help="of the mean of H's diagonal; default %(default)s")
-    both.add_argument("--type", choices=TYPES, help="of a GGUF file's matrices; default f16, or what holds GPTQ's exactly")
+    both.add_argument("--calibration", type=Path, nargs="+", required=True, metavar="TEXT",
+                      help="what the model is to stay good at")
+    both.add_argument("--tokens", type=int, default=65536, metavar="N",
+                      help="at most, of the text; default %(default)s")
+    both.add_argument("--damping", type=float, default=0.01, metavar="SHARE",
+                      help="of the mean of H's diagonal; default %(default)s")
+    both.add_argument("--type", choices=TYPES,
+                      help="of a GGUF file's matrices; default f16, or what holds GPTQ's exactly")
     both.add_argument("--hearth", type=Path, default=Path(__file__).resolve().parents[1] / "build/release/hearth",
                       help="the program, which cuts text into tokens; default build/release/hearth")
     both.add_argument("--device", default="cpu", help="torch's name of what computes; default %(default)s")
     both.add_argument("--threads", type=int, metavar="N", help="of the CPU")
     rounding = methods.add_parser("gptq", parents=[both], help="4 or 8 bits")
     rounding.add_argument("--bits", type=int, choices=gptq.BITS, default=4, help="default %(default)s")
-    rounding.add_argument("--group", type=int, metavar="N", help="columns that share a scale, or -1 for the whole row; default 128, in a GGUF file 32")
-    rounding.add_argument("--asymmetric", action="store_true", help="a zero point for each group; in GGUF files this takes 8 bits")
-    rounding.add_argument("--act-order", choices=("no", "static", "full"), default="no", help="the columns that matter first (see above); default %(default)s")
+    rounding.add_argument("--group", type=int, metavar="N",
+                          help="columns that share a scale, or -1 for the whole row; default 128, in a GGUF file 32")
+    rounding.add_argument("--asymmetric", action="store_true",
+                          help="a zero point for each group; in GGUF files this takes 8 bits")
+    rounding.add_argument("--act-order", choices=("no", "static", "full"), default="no",
+                          help="the columns that matter first (see above); default %(default)s")
     pruning = methods.add_parser("sparsegpt", parents=[both], help="zeros")
-    pruning.add_argument("--pattern", type=Pattern.parse, default="0.5", help="the share of zeros, or such as 2:4, 2 of every 4; default %(default)s")
+    pruning.add_argument("--pattern", type=Pattern.parse, default="0.5",
+                         help="the share of zeros, or such as 2:4, 2 of every 4; default %(default)s")
     return run("compress", compress, parser.parse_args(argv))
 
 

@@ -42,7 +42,8 @@ def pack(numbers, bits, axis):
 
 def shapes(out, columns, bits, groups):
     """Shapes of the four tensors."""
-    return {"qweight": (columns * bits // 32, out), "qzeros": (groups, out * bits // 32), "scales": (groups, out), "g_idx": (columns,)}
+    return {"qweight": (columns * bits // 32, out), "qzeros": (groups, out * bits // 32), "scales": (groups, out),
+            "g_idx": (columns,)}
 
 
 def group_count(columns, group_size):

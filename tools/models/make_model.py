@@ -163,11 +163,14 @@ class Weights:
     def __init__(self, config, recipe):
         self.c, self.recipe, self.threads = config, recipe, concurrent.futures.ThreadPoolExecutor(THREADS)
         self.direction = self.random("c").choice(np.float32([-1, 1]), config.dim) / np.float32(math.sqrt(config.dim))
-        self.activities = [recipe.activity * (1 + LAYER_SPREAD * (math.cos(2 * math.pi * (n + 0.5) / config.layers) if config.layers > 1 else 0))
-                           for n in range(config.layers)]
+        self.activities = [
+            recipe.activity
+            * (1 + LAYER_SPREAD * (math.cos(2 * math.pi * (n + 0.5) / config.layers) if config.layers > 1 else 0))
+            for n in range(config.layers)]
         quantiles = normal_quantiles(config.neurons)
-        self.z = [self.random(f"z.{n}").permutation(thresholds(self.activities[n], recipe.skew, quantiles)).astype(np.float32)
-                  for n in range(config.layers)]
+        self.z = [
+            self.random(f"z.{n}").permutation(thresholds(self.activities[n], recipe.skew, quantiles)).astype(np.float32)
+            for n in range(config.layers)]
         # Sums over the neurons, in units of v's variance.
         self.gate_squares = [config.neurons * mean_square_above(z) for z in self.z]
 
@@ -229,7 +232,8 @@ class Weights:
         for start in range(0, total, step):
             if len(waiting) == THREADS:
                 yield waiting.popleft().result()
-            waiting.append(self.threads.submit(make, layer, start, min(step, total - start), self.random(f"{target.name} {start}")))
+            waiting.append(self.threads.submit(make, layer, start, min(step, total - start),
+                                               self.random(f"{target.name} {start}")))
         while waiting:
             yield waiting.popleft().result()
 
@@ -292,12 +296,15 @@ class Weights:
     def ffn_down_t(self, layer, start, rows, rng):
         v, experts = self.variance(layer, 1), self.c.experts
         # The sum of the squares of act(gate . x); up . x has the variance 1. Experts are taken to have the same weight.
-        squares = experts.neurons * SILU_SQUARE / experts.used if experts else self.gate_squares[layer] * v / self.rms(v) ** 2
-        return without(self.normal(rng, rows, self.c.dim, math.sqrt(FFN_ADDS / self.c.layers / squares)), self.direction)
+        squares = (experts.neurons * SILU_SQUARE / experts.used if experts
+                   else self.gate_squares[layer] * v / self.rms(v) ** 2)
+        return without(self.normal(rng, rows, self.c.dim, math.sqrt(FFN_ADDS / self.c.layers / squares)),
+                       self.direction)
 
     def ffn_gate_inp(self, layer, start, rows, rng):
         norm, v = f"blk.{layer}.ffn_norm.weight", self.variance(layer, 1)
-        favour = rng.standard_normal((rows, 1), dtype=np.float32) * np.float32(EXPERT_SPREAD * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
+        favour = rng.standard_normal((rows, 1), dtype=np.float32) * np.float32(
+            EXPERT_SPREAD * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
         return self.reading(rows, rng, norm, v, 1) + favour * (self.direction / self.norm(norm))
 
     ffn_gate_exps = ffn_up_exps = ffn_up
@@ -307,7 +314,8 @@ class Weights:
         w = self.reading(rows, rng, "output_norm.weight", v, LOGITS)
         # Control tokens and bytes never come out: a text of pieces reads better, and no end comes by chance.
         muted = max(0, min(rows, 3 + 256 - start))
-        w[:muted] -= self.direction / self.norm("output_norm.weight") * np.float32(12 * LOGITS * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
+        w[:muted] -= self.direction / self.norm("output_norm.weight") * np.float32(
+            12 * LOGITS * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
         return w
 
     # The predictor: fc1's rows give y and -y (relu(y) - relu(-y) = y) within the subspace, and copies of c . r,
@@ -343,7 +351,8 @@ def predictor_width(rank):
 def make_tokenizer(vocab, seed):
     """A SentencePiece vocabulary of made-up words: every piece but the letters is a union of two earlier ones,
     as BPE makes them."""
-    pieces = [Piece("<unk>", 0.0, int(TokenType.UNKNOWN)), Piece("<s>", 0.0, int(TokenType.CONTROL)), Piece("</s>", 0.0, int(TokenType.CONTROL))]
+    pieces = [Piece("<unk>", 0.0, int(TokenType.UNKNOWN)), Piece("<s>", 0.0, int(TokenType.CONTROL)),
+              Piece("</s>", 0.0, int(TokenType.CONTROL))]
     pieces += [Piece(f"<0x{i:02X}>", 0.0, int(TokenType.BYTE)) for i in range(256)]
     vowels, consonants, mark = "aeiou", "bcdfghjklmnpqrstvwxyz", "\u2581"
     texts = [mark, *vowels, *consonants, *".,?!'-"]
@@ -356,7 +365,8 @@ def make_tokenizer(vocab, seed):
         left, right = (texts[int(len(texts) * choice.random() ** 2)] for _ in range(2))
         text = left + right
         # A word has its mark in front, at most ten letters, and vowels and consonants in turn.
-        good = len(text) <= 11 and right[0] != mark and text[-1].isalpha() and right[0].isalpha() and (left == mark or left[-1].isalpha())
+        good = len(text) <= 11 and right[0] != mark and text[-1].isalpha() and right[0].isalpha() and (
+            left == mark or left[-1].isalpha())
         if good and text not in known and (left == mark or (left[-1] in vowels) != (right[0] in vowels)):
             known.add(text)
             texts.append(text)
@@ -414,7 +424,8 @@ def check(c, recipe):
     if recipe.zeros and recipe.plain:
         raise Refusal("zeros lie along the neurons' rows, which --plain does not store")
     if c.experts and not 1 <= c.experts.used <= c.experts.count:
-        raise Refusal(f"{c.experts.used} of {c.experts.count} experts are used for a token, expected 1 to {max(1, c.experts.count)}")
+        raise Refusal(f"{c.experts.used} of {c.experts.count} experts are used for a token, "
+                      f"expected 1 to {max(1, c.experts.count)}")
     if recipe.seed < 0:
         raise Refusal(f"the seed is {recipe.seed}, expected 0 or more")
 
@@ -452,34 +463,45 @@ def make(out, name, c, type_name, recipe):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the GGUF file to write")
-    parser.add_argument("--shape", choices=SHAPES, default="tiny", help="of a LLaMA model; default %(default)s. What follows changes parts of it:")
+    parser.add_argument("--shape", choices=SHAPES, default="tiny",
+                        help="of a LLaMA model; default %(default)s. What follows changes parts of it:")
     for field in SHAPE_FIELDS:
         parser.add_argument("--" + field.replace("_", "-"), type=int, metavar="N")
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="default %(default)s")
-    parser.add_argument("--type", choices=TYPES, default="f16", help="of the matrices (norms stay f32); default %(default)s")
-    parser.add_argument("--activity", type=float, default=0.1, metavar="SHARE", help="of the neurons that fire for a token; default %(default)s")
-    parser.add_argument("--skew", type=float, default=0.43, metavar="SHARE", help="of the neurons that make 80 %% of all firings; default %(default)s")
+    parser.add_argument("--type", choices=TYPES, default="f16",
+                        help="of the matrices (norms stay f32); default %(default)s")
+    parser.add_argument("--activity", type=float, default=0.1, metavar="SHARE",
+                        help="of the neurons that fire for a token; default %(default)s")
+    parser.add_argument("--skew", type=float, default=0.43, metavar="SHARE",
+                        help="of the neurons that make 80 %% of all firings; default %(default)s")
     parser.add_argument("--pwri", action="store_true", help="write a PowerInfer file, with predictors")
-    parser.add_argument("--plain", action="store_true", help="store the down projection as llama.cpp and others read it")
-    parser.add_argument("--silu", action="store_true", help="a SiLU model, as most are: none of its activations is zero")
-    parser.add_argument("--experts", type=int, metavar="N", help="a mixture of experts like Mixtral, each with the shape's neurons; a SiLU model")
-    parser.add_argument("--experts-used", type=int, default=2, metavar="N", help="of them for a token; default %(default)s")
-    parser.add_argument("--predictor-rank", type=int, metavar="R", help="dimensions that decide what fires; the predictor's width is about 2R; "
-                        "default R makes it a quarter of the model's")
-    parser.add_argument("--predictor-noise", type=float, default=0.0, metavar="SHARE", help="added to what the predictor foresees, "
-                        "in deviations of it; default %(default)s")
-    parser.add_argument("--zeros", default="", metavar="2:4|SHARE", help="set the least weights of every row of the layers' matrices to 0 (activity and "
-                        "skew are then not quite as asked); default none")
+    parser.add_argument("--plain", action="store_true",
+                        help="store the down projection as llama.cpp and others read it")
+    parser.add_argument("--silu", action="store_true",
+                        help="a SiLU model, as most are: none of its activations is zero")
+    parser.add_argument("--experts", type=int, metavar="N",
+                        help="a mixture of experts like Mixtral, each with the shape's neurons; a SiLU model")
+    parser.add_argument("--experts-used", type=int, default=2, metavar="N",
+                        help="of them for a token; default %(default)s")
+    parser.add_argument("--predictor-rank", type=int, metavar="R",
+                        help="dimensions that decide what fires; the predictor's width is about 2R; "
+                             "default R makes it a quarter of the model's")
+    parser.add_argument("--predictor-noise", type=float, default=0.0, metavar="SHARE",
+                        help="added to what the predictor foresees, in deviations of it; default %(default)s")
+    parser.add_argument("--zeros", default="", metavar="2:4|SHARE",
+                        help="set the least weights of every row of the layers' matrices to 0 (activity and skew are "
+                             "then not quite as asked); default none")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
     args = parser.parse_args(argv)
 
-    shape = {field: default if getattr(args, field) is None else getattr(args, field) for field, default in zip(SHAPE_FIELDS, SHAPES[args.shape])}
+    shape = {field: default if getattr(args, field) is None else getattr(args, field)
+             for field, default in zip(SHAPE_FIELDS, SHAPES[args.shape])}
     if args.heads is not None and args.kv_heads is None:
         shape["kv_heads"] = args.heads
     experts = None if args.experts is None else Experts(args.experts, args.experts_used, shape["neurons"], True)
-    c = Config(**shape, head_dim=shape["dim"] // max(1, shape["heads"]), context=args.context, norm_eps=1e-5, rope_base=10000.0,
-               activation="silu" if args.silu or experts else "relu", tied=False, raw={}, family=FAMILIES["MixtralForCausalLM"] if experts else LLAMA,
-               experts=experts)
+    c = Config(**shape, head_dim=shape["dim"] // max(1, shape["heads"]), context=args.context, norm_eps=1e-5,
+               rope_base=10000.0, activation="silu" if args.silu or experts else "relu", tied=False, raw={},
+               family=FAMILIES["MixtralForCausalLM"] if experts else LLAMA, experts=experts)
     rank = max(28, c.dim // 8 - 4) if args.predictor_rank is None else args.predictor_rank
     if args.plain and args.pwri:
         parser.error("--plain and --pwri: PowerInfer's files have ffn_down_t")
@@ -487,8 +509,8 @@ def main(argv=None):
         parser.error("--silu and --pwri: PowerInfer's files are of ReLU models")
     if experts and (args.pwri or args.zeros):
         parser.error("--experts: their models have no predictors, and are stored dense")
-    recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed, pwri=args.pwri, plain=args.plain,
-                    zeros=args.zeros)
+    recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed,
+                    pwri=args.pwri, plain=args.plain, zeros=args.zeros)
     return run("make_model", make, args.out, f"random {args.shape}, seed {args.seed}", c, args.type, recipe)
 
 

@@ -87,7 +87,8 @@ class Text:
         count, bits = self.ids.size, (model.neurons + 7) // 8
         self.h = self.array("h", np.float32, (*self.ids.shape, model.dim))
         self.samples = [Sample(self.array(f"r{i}", np.float16, (count, model.dim)), np.empty(count, np.float32),
-                               self.array(f"fired{i}", np.uint8, (count, bits)), model.neurons, model.device) for i in range(2)]
+                               self.array(f"fired{i}", np.uint8, (count, bits)), model.neurons, model.device)
+                        for i in range(2)]
         embedding = model.numpy("token_embd.weight")
         for at in self.batches():
             self.h[at] = embedding[self.ids[at]]
@@ -177,7 +178,8 @@ class LinearStart:
 def train(p, sample, positions, epochs, recall, rng):
     """Adam on the cross-entropy in which a neuron that fires weighs w; w follows the recall at s >= 0. Changes p."""
     rank, dim = p.fc1.shape
-    adam = torch.optim.Adam([{"params": [p.fc1], "rate": RATE / math.sqrt(dim)}, {"params": [p.fc2], "rate": RATE / math.sqrt(rank)}], betas=(0.9, 0.99))
+    adam = torch.optim.Adam([{"params": [p.fc1], "rate": RATE / math.sqrt(dim)},
+                             {"params": [p.fc2], "rate": RATE / math.sqrt(rank)}], betas=(0.9, 0.99))
     steps, step, log_w = max(1, round(epochs * len(positions) / BATCH)), 0, math.log(20)
     while step < steps:
         order = rng.permutation(positions)
@@ -260,7 +262,9 @@ def stored(p, n, type_name):
     for name, w in (("fc1", p.fc1), ("fc2", p.fc2)):
         target = Target(f"blk.{n}.{name}.weight", f"blk.{n}.{name}.weight", tuple(w.shape))
         result[target.name] = target, encode(target, w.cpu().numpy(), weight_type)
-        decoded.append(torch.from_numpy(gguf.quants.dequantize(result[target.name][1], weight_type).reshape(w.shape).astype(np.float32)).to(w.device))
+        decoded.append(torch.from_numpy(
+            gguf.quants.dequantize(result[target.name][1], weight_type).reshape(w.shape).astype(np.float32)
+        ).to(w.device))
     return result, Predictor(*decoded)
 
 
@@ -278,7 +282,8 @@ def trained(n, start, rank, sample, split, epochs, options, rng):
     train(p, sample, split.train, epochs, options.recall, rng)
     tensors, p = stored(fold(p, sample, split.held, options.recall), n, options.type)
     threshold = lower_bound(raw_scores(p, sample), sample, split.held, options.recall)
-    return Trained(p, tensors, threshold, sum(data.nbytes for _, data in tensors.values()), measure(p, sample, split.held, threshold))
+    return Trained(p, tensors, threshold, sum(data.nbytes for _, data in tensors.values()),
+                   measure(p, sample, split.held, threshold))
 
 
 def cost(t, neuron_bytes, neurons):
@@ -292,7 +297,8 @@ def best_rank(n, start, sample, split, model, options, rng):
         if len(options.ranks) == 1:
             return rank
         progress(f"layer {n}: rank {rank}")
-        found = cost(trained(n, start, rank, sample, split, options.epochs / 4, options, rng), model.neuron_bytes(n), model.neurons)
+        found = cost(trained(n, start, rank, sample, split, options.epochs / 4, options, rng), model.neuron_bytes(n),
+                     model.neurons)
         best, best_cost, worse = (rank, found, 0) if found < best_cost else (best, best_cost, worse + 1)
         if worse == 2:
             break
@@ -317,7 +323,8 @@ def write(model, file, tensors, thresholds):
     for t in model.reader.tensors:
         if t.name in tensors or t.name.endswith((".fc1.weight", ".fc2.weight")):
             continue
-        writer.add_tensor_info(t.name, [int(n) for n in reversed(t.shape)], np.float32, int(t.n_bytes), raw_dtype=t.tensor_type)
+        writer.add_tensor_info(t.name, [int(n) for n in reversed(t.shape)], np.float32, int(t.n_bytes),
+                               raw_dtype=t.tensor_type)
         everything.append(t.data)
         if t.name.endswith((".ffn_down_t.weight", ".ffn_down.weight")):
             for name in ("fc1", "fc2"):
@@ -368,15 +375,18 @@ def train_all(options):
     rng = np.random.default_rng(options.seed)
     model = Model(options.model, device_of(options.device))
     if model.activation != "relu":
-        raise Refusal(f"{options.model} is a {model.activation} model, whose neurons are never quite zero; predictors are for models of the ReLU family")
+        raise Refusal(f"{options.model} is a {model.activation} model, whose neurons are never quite zero; "
+                      "predictors are for models of the ReLU family")
     check(model, options)
     learned = windows_of(tokens_of(options.file, model, options.hearth), options.tokens, WINDOW)
     tested = windows_of(tokens_of(options.test or [], model, options.hearth), options.tokens, WINDOW)
     if len(learned) < HELD_OUT * STRETCHES:
-        raise Refusal(f"the text has {len(learned)} windows of {WINDOW} tokens, and training needs at least {HELD_OUT * STRETCHES}; better are a thousand")
+        raise Refusal(f"the text has {len(learned)} windows of {WINDOW} tokens, "
+                      f"and training needs at least {HELD_OUT * STRETCHES}; better are a thousand")
     held = np.arange(len(learned)) // max(1, len(learned) // (HELD_OUT * STRETCHES)) % HELD_OUT == HELD_OUT - 1
     split = Split(positions_of(np.flatnonzero(~held)), positions_of(np.flatnonzero(held)),
-                  positions_of(np.arange(len(learned), len(learned) + len(tested)) if len(tested) else np.flatnonzero(held)))
+                  positions_of(np.arange(len(learned), len(learned) + len(tested))
+                               if len(tested) else np.flatnonzero(held)))
 
     with scratch_folder(options.out.absolute()) as scratch, replacing(options.out) as file:
         text = Text(model, np.concatenate([learned, tested]), scratch)
@@ -395,15 +405,16 @@ def train_all(options):
             thresholds.append(t.threshold)
             total += t.bytes
             q = measure(t.predictor, sample, split.test, t.threshold)
-            row = [str(n), percent(q.fired), str(rank), percent(q.recall), percent(q.precision), percent(q.named), percent(1 - q.named),
-                   f"{t.bytes / 1e6:.2f}", f"{t.threshold:.2g}"]
+            row = [str(n), percent(q.fired), str(rank), percent(q.recall), percent(q.precision), percent(q.named),
+                   percent(1 - q.named), f"{t.bytes / 1e6:.2f}", f"{t.threshold:.2g}"]
             if options.adjacent:
                 if before is None:
                     row += ["", "", ""]
                 else:
                     progress(f"layer {n}: from the layer before")
                     across = Sample(before.r, before.rms, sample.fired, sample.neurons, sample.device)
-                    other = trained(n, LinearStart(gate, across, split.train), rank, across, split, options.epochs, options, rng)
+                    other = trained(n, LinearStart(gate, across, split.train), rank, across, split, options.epochs,
+                                    options, rng)
                     q = measure(other.predictor, across, split.test, other.threshold)
                     row += [percent(q.recall), percent(q.precision), percent(q.named)]
             rows.append(row)
@@ -419,17 +430,23 @@ def train_all(options):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a GGUF or PowerInfer file of a ReLU model")
-    parser.add_argument("-f", "--file", type=Path, nargs="+", required=True, metavar="TEXT", help="what to learn from; the more like later use, the better")
+    parser.add_argument("-f", "--file", type=Path, nargs="+", required=True, metavar="TEXT",
+                        help="what to learn from; the more like later use, the better")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the file to write: the model with predictors")
-    parser.add_argument("--recall", type=float, default=0.99, metavar="SHARE", help="of the firing neurons that must be named; default %(default)s")
-    parser.add_argument("--tokens", type=int, default=200000, metavar="N", help="at most, of the text; default %(default)s")
+    parser.add_argument("--recall", type=float, default=0.99, metavar="SHARE",
+                        help="of the firing neurons that must be named; default %(default)s")
+    parser.add_argument("--tokens", type=int, default=200000, metavar="N",
+                        help="at most, of the text; default %(default)s")
     parser.add_argument("--ranks", type=lambda s: [int(n) for n in s.split(",")], metavar="N,N,...",
-                        help="numbers of rows of fc1 to try; default 1, 2, 3, 4, 6 and 8 sixteenths of the model's width")
+                        help="numbers of rows of fc1 to try; default 1, 2, 3, 4, 6 and 8 "
+                             "sixteenths of the model's width")
     parser.add_argument("--epochs", type=float, default=8, metavar="N", help="default %(default)s")
     parser.add_argument("--type", choices=TYPES, default="f16", help="of the predictors' matrices; default %(default)s")
-    parser.add_argument("--test", type=Path, nargs="+", metavar="TEXT", help="measure on this text, not on the tenth that was held out")
-    parser.add_argument("--adjacent", action="store_true", help="also train every predictor on what enters the layer before, and print how well it does; "
-                        "takes twice as long and changes nothing in the file")
+    parser.add_argument("--test", type=Path, nargs="+", metavar="TEXT",
+                        help="measure on this text, not on the tenth that was held out")
+    parser.add_argument("--adjacent", action="store_true",
+                        help="also train every predictor on what enters the layer before, and print how well it does; "
+                             "takes twice as long and changes nothing in the file")
     parser.add_argument("--hearth", type=Path, default=Path(__file__).resolve().parents[1] / "build/release/hearth",
                         help="the program, which cuts text into tokens; default build/release/hearth")
     parser.add_argument("--device", default="cpu", help="torch's name of what computes; default %(default)s")
