@@ -43,9 +43,9 @@ VARIANTS = {
 
 def random_model(changes):
     torch.manual_seed(1)
-    settings = {"vocab_size": PIECES.vocab_size(), "hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 3, "num_attention_heads": 4,
-                "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "initializer_range": 0.18, "bos_token_id": 1,
-                "eos_token_id": 2}
+    settings = {"vocab_size": PIECES.vocab_size(), "hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 3,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+                "rms_norm_eps": 1e-5, "initializer_range": 0.18, "bos_token_id": 1, "eos_token_id": 2}
     model = LlamaForCausalLM(LlamaConfig(**settings | changes)).eval().float()
     with torch.no_grad():
         # Greedy text then never holds half a character or ends early.
@@ -59,7 +59,8 @@ def random_model(changes):
 def hearth(*args):
     result = subprocess.run([HEARTH, *map(str, args)], capture_output=True, timeout=300)
     if result.returncode != 0:
-        raise AssertionError(f"hearth {' '.join(map(str, args))} gave {result.returncode}: {result.stderr.decode(errors='replace')}")
+        raise AssertionError(f"hearth {' '.join(map(str, args))} gave {result.returncode}: "
+                             f"{result.stderr.decode(errors='replace')}")
     return result.stdout.decode()
 
 
@@ -94,7 +95,8 @@ class Transformers(unittest.TestCase):
                 model = random_model(changes)
                 model.save_pretrained(folder)
                 (folder / "tokenizer.model").write_bytes((DATA / "tokenizer.model").read_bytes())
-                subprocess.run([sys.executable, TESTS.parent / "tools/models/convert.py", folder, file, "--type", "f32"], check=True, capture_output=True)
+                subprocess.run([sys.executable, TESTS.parent / "tools/models/convert.py", folder, file,
+                                "--type", "f32"], check=True, capture_output=True)
                 yield model, file
 
     def test_greedy_text_is_that_of_transformers(self):
