@@ -234,8 +234,7 @@ TEST_CASE("statistics are read by the layer's number, one file for every layer")
                          doctest::Contains("activation_0.pt holds a tensor of the shape (2), expected (3)"), Error);
 }
 
-// ---- the index
-// ---------------------------------------------------------------------------------------------------------
+// ---- the index ------------------------------------------------------------------------------------------------------
 
 namespace {
 

@@ -355,8 +355,7 @@ void convert(const Gguf& model, const Job& job, host::Team& team, ModelFile& fil
     if (job.sparse()) write(std::vector<std::byte>(sparse_slack));
 }
 
-// ---- zeros
-// -------------------------------------------------------------------------------------------------------------
+// ---- zeros ----------------------------------------------------------------------------------------------------------
 
 /// Less is not worth that rows differ in length.
 constexpr double least_saving = 0.1;

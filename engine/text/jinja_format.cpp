@@ -145,8 +145,7 @@ std::string Runtime::fixed_real(double d, int digits)
     return fmt::format("{}{}", std::signbit(d) ? "-" : "", real_digits(std::abs(d), 'f', digits, false));
 }
 
-// ---- 'a %s' % x
-// ------------------------------------------------------------------------------------------------------
+// ---- 'a %s' % x -----------------------------------------------------------------------------------------------------
 
 Text Runtime::percent(TextView format, const Value& arguments)
 {
@@ -289,8 +288,7 @@ Text Runtime::percent(TextView format, const Value& arguments)
     return out;
 }
 
-// ---- '{}'.format(x)
-// --------------------------------------------------------------------------------------------------
+// ---- '{}'.format(x) -------------------------------------------------------------------------------------------------
 
 Text Runtime::format_value(const Value& v, TextView spec)
 {

@@ -23,8 +23,7 @@ constexpr float nothing_fires = 1e30f;
 /// have a byte more in 18.
 WeightType measured_as(WeightType type) { return type == WeightType::mxfp4 ? WeightType::iq4_nl : type; }
 
-// ---- host
-// ----------------------------------------------------------------------------------------------------------------
+// ---- host -----------------------------------------------------------------------------------------------------------
 
 /// As a model's layers do, the work walks through memory that no cache holds.
 class HostMeasurement {
@@ -164,8 +163,7 @@ class HostMeasurement {
     std::vector<float> x_, y_;
 };
 
-// ---- device
-// --------------------------------------------------------------------------------------------------------------
+// ---- device ---------------------------------------------------------------------------------------------------------
 
 class DeviceMeasurement {
   public:

@@ -25,8 +25,7 @@ namespace hearth::tools {
 
 namespace {
 
-// ---- names
-// -------------------------------------------------------------------------------------------------------------
+// ---- names ----------------------------------------------------------------------------------------------------------
 
 enum class Takes { nothing, value, maybe };
 
@@ -94,8 +93,7 @@ const CLI::App* find_subcommand(const CLI::App& app, std::string_view name)
     return nullptr;
 }
 
-// ---- near names
-// --------------------------------------------------------------------------------------------------------
+// ---- near names -----------------------------------------------------------------------------------------------------
 
 /// Letters to change, put in, leave out, or exchange with a neighbour: the restricted Damerau-Levenshtein distance.
 size_t distance(std::string_view a, std::string_view b)
@@ -148,8 +146,7 @@ std::vector<std::string> option_names(const CLI::App& sub)
     return names;
 }
 
-// ---- the environment
-// ---------------------------------------------------------------------------------------------------
+// ---- the environment ------------------------------------------------------------------------------------------------
 
 std::map<std::string, std::string> our_environment()
 {
@@ -178,8 +175,7 @@ std::optional<bool> yes_or_no(const std::string& text)
     return {};
 }
 
-// ---- words
-// -------------------------------------------------------------------------------------------------------------
+// ---- words ----------------------------------------------------------------------------------------------------------
 
 bool is_number(std::string_view text)
 {
@@ -511,8 +507,7 @@ CommandLine read_command_line(const std::vector<std::string>& all, const CLI::Ap
     return line;
 }
 
-// ---- help
-// --------------------------------------------------------------------------------------------------------------
+// ---- help -----------------------------------------------------------------------------------------------------------
 
 namespace {
 
