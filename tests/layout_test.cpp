@@ -87,8 +87,8 @@ TEST_SUITE("layout")
     TEST_CASE("the top level holds the names of the design and nothing else")
     {
         const std::set<std::string> allowed = {
-            "CMakeLists.txt", "engine",  "shaders",           "host",       "tests", "tools",
-            "README.md",      "LICENSE", "CMakePresets.json", "SECURITY.md"};
+            "CMakeLists.txt", "engine",  "shaders",           "host",        "tests",        "tools",
+            "README.md",      "LICENSE", "CMakePresets.json", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"};
         for (const auto& entry : fs::directory_iterator(HEARTH_SOURCE)) {
             const std::string name = entry.path().filename().string();
             INFO(name);
