@@ -539,8 +539,9 @@ void note_readers(const Gguf& model, const Config& config, const RequantiseOptio
 
 }    // namespace
 
-Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options,
-                       const std::filesystem::path& out, const std::function<void(double)>& progress)
+Requantised requantise(const std::shared_ptr<const Gguf>& model, const Quantisation& how,
+                       const RequantiseOptions& options, const std::filesystem::path& out,
+                       const std::function<void(double)>& progress)
 {
     const Config config = describe_weights(model).config;    // throws where it is no model that can be run
     model->check_sparse_rows();

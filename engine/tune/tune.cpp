@@ -151,8 +151,7 @@ class HostMeasurement {
             .heads = heads, .kv_heads = heads, .head_dim = head_dim, .scale = 0.1f, .rope = {frequencies}};
         std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
         const double t = median_time([&] {
-            host::attend(team_, shape, keys_and_values, row, q.data(), k.data(), v.data(), out.data(),
-                         scratch);
+            host::attend(team_, shape, keys_and_values, row, q.data(), k.data(), v.data(), out.data(), scratch);
         });
         return gb_per_s(keys_and_values.keys().bytes + keys_and_values.values().bytes, t);
     }
@@ -167,7 +166,7 @@ class HostMeasurement {
 
 class DeviceMeasurement {
   public:
-    DeviceMeasurement(std::shared_ptr<vulkan::Device> device, uint64_t bytes, const RowVariants& variants)
+    DeviceMeasurement(const std::shared_ptr<vulkan::Device>& device, uint64_t bytes, const RowVariants& variants)
         : device_(device), kernels_(device, config(), variants), queue_(device),
           weights_(device, bytes, Use::device, "the measurement"), x_(device, 2 << 20, Use::device, "the measurement"),
           step_(device, 8192, Use::readback, "the measurement"), out_(device, 16 << 20, Use::device, "the measurement")
@@ -260,6 +259,7 @@ class DeviceMeasurement {
                    const uint64_t base = queue_.released();
                    if (ahead) {
                        std::vector<Queue::Work> work;
+                       work.reserve(trips);
                        for (int i = 0; i < trips; ++i) work.push_back({&empty[i], base + i + 1});
                        last = queue_.submit(work) - trips;
                    }

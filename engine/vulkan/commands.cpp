@@ -242,7 +242,7 @@ void Queue::wait(uint64_t number) const
 
 // ---- uploads --------------------------------------------------------------------------------------------------------
 
-Uploader::Uploader(std::shared_ptr<Device> device)
+Uploader::Uploader(const std::shared_ptr<Device>& device)
     : device_(device), pool_(device, 2 * staging_bytes, Use::upload, "the staging buffers"), queue_(device)
 {
     for (Half& half : halves_) half.staging = pool_.take(staging_bytes);

@@ -371,8 +371,8 @@ bool Instance::look_at_devices(std::string& why_not)
 
 // ---- device ---------------------------------------------------------------------------------------------------------
 
-std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features,
-                                     Statistics statistics)
+std::shared_ptr<Device> Device::open(const std::shared_ptr<Instance>& instance, const DeviceInfo& info,
+                                     Features features, Statistics statistics)
 {
     HEARTH_CHECK(info.unfit.empty());
     std::shared_ptr<Device> self(new Device);

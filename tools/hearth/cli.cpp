@@ -124,7 +124,7 @@ namespace {
 /// Whoever is confined may write there. It is asked for before the file is made.
 std::filesystem::path allowed(const std::filesystem::path& path)
 {
-    const std::filesystem::path target = WholeFile::target_of(path);
+    std::filesystem::path target = WholeFile::target_of(path);
     confinement().allow(target);
     return target;
 }

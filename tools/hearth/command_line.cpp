@@ -266,7 +266,7 @@ class Walk {
     {
         given.insert(&option);
         const std::vector<std::string> names = names_of(option);
-        const std::string name = names.back();    // the long one
+        const std::string& name = names.back();    // the long one
         if (is_flag(option)) {
             options.push_back(word.value ? name + "=" + *word.value : name);
             return 0;
@@ -396,6 +396,7 @@ void check_variables(CommandLine& line, const CLI::App& app, const std::map<std:
         if (std::ranges::find(known, variable) != known.end()) continue;
         const std::string near = nearest(variable.substr(7), [&] {
             std::vector<std::string> ends;
+            ends.reserve(known.size());
             for (const std::string& name : known) ends.push_back(name.substr(7));
             return ends;
         }());

@@ -198,7 +198,7 @@ void add_model_options(CLI::App& app, ModelOptions& o)
 
 std::shared_ptr<const Gguf> open_model(const ModelOptions& o)
 {
-    const auto file = std::make_shared<const Gguf>(o.model, o.overrides);
+    auto file = std::make_shared<const Gguf>(o.model, o.overrides);
     for (const std::string& what : file->overridden()) say("note: overridden: {}", what);
     return file;
 }
