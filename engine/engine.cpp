@@ -102,8 +102,7 @@ DeviceList list_devices()
     return list;
 }
 
-// ---- engine
-// ------------------------------------------------------------------------------------------------------------
+// ---- engine ---------------------------------------------------------------------------------------------------------
 
 struct Runner;
 
@@ -615,8 +614,7 @@ std::vector<std::string> Engine::take_validation_messages()
     return machinery_->instance ? machinery_->instance->take_messages() : std::vector<std::string>();
 }
 
-// ---- session
-// -----------------------------------------------------------------------------------------------------------
+// ---- session --------------------------------------------------------------------------------------------------------
 
 /// What runs batches of a loaded model: one for all of its sequences.
 struct Runner {

@@ -16,12 +16,14 @@
 
 // The thread sanitizer does not see what libtbb, built without it, does to hand a task over and to wait for it; these
 // tell it.
+// NOLINTBEGIN(bugprone-reserved-identifier): the names are the sanitizer's
 #ifdef __SANITIZE_THREAD__
 extern "C" void __tsan_acquire(void*), __tsan_release(void*);
 #else
 static void __tsan_acquire(void*) {}
 static void __tsan_release(void*) {}
 #endif
+// NOLINTEND(bugprone-reserved-identifier)
 
 namespace hearth::host {
 namespace {

@@ -52,8 +52,7 @@ void normalise(float* x, uint32_t heads, uint32_t head_dim, std::span<const floa
     for (uint32_t h = 0; h < heads; h++, x += head_dim) kernels().rmsnorm(x, weight.data(), x, head_dim, eps);
 }
 
-// ---- queries against a stretch of the cache
-// ------------------------------------------------------------------------------
+// ---- queries against a stretch of the cache -------------------------------------------------------------------------
 
 /// What a query has made of some positions: the largest score, the sum of exp(score - largest), and of the values with
 /// these weights (head_dim).
@@ -215,8 +214,7 @@ void rotate(const Rope& rope, float* x, uint32_t heads, uint32_t head_dim, uint3
     turn(x, heads, head_dim, rotation(rope, position), rope.pairs);
 }
 
-// ---- the cache
-// ---------------------------------------------------------------------------------------------------------
+// ---- the cache ------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -251,8 +249,7 @@ void KvCache::copy_page(uint32_t from, uint32_t to)
         std::copy_n(row(*side, 0, from, 0), kv_heads_ * page_positions * side->row_bytes, row(*side, 0, to, 0));
 }
 
-// ---- a batch
-// -----------------------------------------------------------------------------------------------------------
+// ---- a batch --------------------------------------------------------------------------------------------------------
 
 void attend(Team& team, const AttentionShape& s, KvCache& cache, std::span<const Row> rows, float* q, float* k,
             float* v, float* y, AttendScratch& scratch)

@@ -228,8 +228,9 @@ void encode_parts(const float* x, Block& block)
         Line lines[tries];
         float scales[tries], offsets[tries];
         for (int t = 0; t < tries; t++) {
-            scales[t] = clamped(s + float(t / 5 - 1), 0, 63);
-            offsets[t] = clamped(m + float(t % 5 - 2), 0, 63);
+            const int up = t / 5 - 1, across = t % 5 - 2;
+            scales[t] = clamped(s + float(up), 0, 63);
+            offsets[t] = clamped(m + float(across), 0, 63);
             lines[t] = {d * scales[t], dmin * offsets[t]};
         }
         const int t = closest<32, 0, most>(x + 32 * p, lines);
@@ -266,7 +267,8 @@ void encode_block(const float* x, BlockQ6_K& block)
         Line lines[tries];
         float scales[tries];
         for (int t = 0; t < tries; t++) {
-            scales[t] = clamped(s + float(t - tries / 2), -128, 127);
+            const int up = t - tries / 2;
+            scales[t] = clamped(s + float(up), -128, 127);
             lines[t] = {d * scales[t], 0};
         }
         const int t = closest<16, -32, 31>(x + 16 * k, lines);

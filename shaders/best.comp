@@ -39,7 +39,8 @@ void main()
             take(rank(a.scale == 1 ? x : a.scale * x), i, best_rank, best_i);
         }
     else
-        for (uint p = me; p < a.part_count; p += lanes) take(a.parts.at[t * a.part_count + p].x, a.parts.at[t * a.part_count + p].y, best_rank, best_i);
+        for (uint p = me; p < a.part_count; p += lanes)
+            take(a.parts.at[t * a.part_count + p].x, a.parts.at[t * a.part_count + p].y, best_rank, best_i);
 
     const uint most = subgroupMax(best_rank), least_i = subgroupMin(best_rank == most ? best_i : ~0u);
     if (subgroupElect()) {

@@ -20,7 +20,8 @@ shared vec4 other_teams[lanes];
 
 uint row_of(uint token, uint n)
 {
-    return a.has_experts != 0 ? a.chosen.at[(token * a.neurons + n) / slot_neurons].x * slot_neurons + n % slot_neurons : n;
+    return a.has_experts != 0 ? a.chosen.at[(token * a.neurons + n) / slot_neurons].x * slot_neurons + n % slot_neurons
+                              : n;
 }
 
 void main()    // x: columns; y: slices; z: tokens
@@ -58,7 +59,8 @@ void main()    // x: columns; y: slices; z: tokens
             strength[count + me] = 0;
         }
         barrier();
-        if (gl_WorkGroupID.x == 0 && me < words && first + 32 * me < end) a.fired.at[token * a.words + first / 32 + me] = fires[me];
+        if (gl_WorkGroupID.x == 0 && me < words && first + 32 * me < end)
+            a.fired.at[token * a.words + first / 32 + me] = fires[me];
 
         if (column < a.cols) {
             for (uint k = team; k < count; k += teams * at_once) {
@@ -92,7 +94,8 @@ void main()    // x: columns; y: slices; z: tokens
         if (team == 0) {
             for (uint t = 1; t < teams; ++t) sum[j] += other_teams[t * ffn_down_chunks + me];
             [[unroll]] for (uint k = 0; k < 4; ++k)
-                if (column + 4 * j + k < a.cols) a.parts.at[slice * a.part_stride + token * a.cols + column + 4 * j + k] = sum[j][k];
+                if (column + 4 * j + k < a.cols)
+                    a.parts.at[slice * a.part_stride + token * a.cols + column + 4 * j + k] = sum[j][k];
         }
     }
 }

@@ -37,8 +37,8 @@ void main()    // x: neurons; y: tokens, `few` at a time
         const uint n = min(next, a.neurons - 1);    // see rows_dot
         uint row = n;
         float weight = 1;
-        if (a.has_experts != 0) {    // one token at a time; a slot's neurons are of one expert, so this is uniform in the
-                                     // subgroup
+        // One token at a time; a slot's neurons are of one expert, so this is uniform in the subgroup.
+        if (a.has_experts != 0) {
             const uvec2 place = a.chosen.at[(token * a.neurons + n) / slot_neurons];
             row = place.x * slot_neurons + n % slot_neurons;
             weight = uintBitsToFloat(place.y);

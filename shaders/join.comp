@@ -104,5 +104,6 @@ void main()    // an invocation has four columns in turn, a word of each plane
     }
     barrier();
     for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x)
-        Floats4(a.scale).at[out_row / 32 + b] = fixed_scale(uintBitsToFloat(largest[b]), ivec2(sums[2 * b], sums[2 * b + 1]));
+        Floats4(a.scale).at[out_row / 32 + b] =
+            fixed_scale(uintBitsToFloat(largest[b]), ivec2(sums[2 * b], sums[2 * b + 1]));
 }

@@ -3,8 +3,8 @@
 // addresses; (a, b) after a name is its shape, the last index contiguous. A row of weights starts on 16 bytes; `stride`
 // counts uvec4 from row to row (see row.glsl).
 //
-// A command buffer is recorded once for a number of tokens at most; how many there are this time, of which sequences, and
-// where they stand, is in the Step that every kernel with a `step` reads. A token is a row of the batch.
+// A command buffer is recorded once for a number of tokens at most; how many there are this time, of which sequences,
+// and where they stand, is in the Step that every kernel with a `step` reads. A token is a row of the batch.
 #ifndef HEARTH_KERNELS_H
 #define HEARTH_KERNELS_H
 
@@ -127,9 +127,9 @@ struct Rope {              // q, k, v += bias;  each head of q, k: norm_i x_i / 
     Floats bias;           // (heads + 2 kv_heads, head_dim): q's, k's, v's; read if has_bias
     Floats norms;          // (2, head_dim): q's and k's; read if has_norms
     Floats angles;         // (tokens, rope_dim / 2, 2): cos and sin for each pair, computed by the host in double
-    Words k_cache, v_cache;    // (pages, kv_heads, page_positions, head_dim) fp16, two to a word. In q8_0: int8, four to
-                               // a word, and behind them all as many rows of (head_dim / 64 rounded up) words, each the
-                               // scales of two blocks of 32 in fp16
+    Words k_cache, v_cache;    // (pages, kv_heads, page_positions, head_dim) fp16, two to a word. In q8_0: int8, four
+                               // to a word, and behind them all as many rows of (head_dim / 64 rounded up) words, each
+                               // the scales of two blocks of 32 in fp16
     Words counters;        // of Attend, which become 0
     uint heads, kv_heads, head_dim, rope_dim, pages;
     uint k_q8, v_q8;
@@ -147,8 +147,8 @@ struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p 
     Floats q;              // (tokens, heads, head_dim)
     Words k_cache, v_cache;    // as of Rope; their types, head_dim and the tile are specialization constants
     Floats y;              // (tokens, heads, head_dim)
-    Floats parts;          // (tiles, heads / heads of a tile, splits, heads of a tile, 2 + head_dim): largest score, sum,
-                           // and y not yet divided by it
+    Floats parts;          // (tiles, heads / heads of a tile, splits, heads of a tile, 2 + head_dim): largest score,
+                           // sum, and y not yet divided by it
     Words counters;        // (tiles, heads / heads of a tile): splits that are done
     Words high, low;       // y as Quantise would write it, if `planes`; head_dim is then a multiple of 32
     Floats scales;

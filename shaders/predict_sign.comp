@@ -18,7 +18,8 @@ void main()    // x: neurons; y: tokens
     const uint me = gl_LocalInvocationID.x, quads = (a.cols + 127) / 128;
     for (uint w = me; w < 4 * quads; w += 128) {
         uint word = 0;
-        for (uint i = 0; i < 32 && w * 32 + i < a.cols; ++i) word |= (floatBitsToUint(a.x.at[token * a.cols + w * 32 + i]) >> 31) << i;
+        for (uint i = 0; i < 32 && w * 32 + i < a.cols; ++i)
+            word |= (floatBitsToUint(a.x.at[token * a.cols + w * 32 + i]) >> 31) << i;
         signs_of_x[w] = word;
     }
     if (me < 4) found[me] = 0;
@@ -37,5 +38,6 @@ void main()    // x: neurons; y: tokens
         if (differing <= a.differing) atomicOr(found[me / 32], 1u << (me & 31));
     }
     barrier();
-    if (me < 4 && gl_WorkGroupID.x * 128 + me * 32 < a.neurons) a.mask.at[token * a.words + gl_WorkGroupID.x * 4 + me] = found[me];
+    if (me < 4 && gl_WorkGroupID.x * 128 + me * 32 < a.neurons)
+        a.mask.at[token * a.words + gl_WorkGroupID.x * 4 + me] = found[me];
 }

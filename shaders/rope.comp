@@ -104,7 +104,8 @@ void main()    // x: the heads of q, then of k with v; y: tokens
         for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) a.q.at[at + i] = turned(t, i);
         return;
     }
-    const uint position = step.row.at[t].position, page = step.pages.at[step.row.at[t].pages + position / page_positions];
+    const uint position = step.row.at[t].position,
+               page = step.pages.at[step.row.at[t].pages + position / page_positions];
     const uint row = (page * a.kv_heads + kv) * page_positions + position % page_positions;
     const uint v_bias = (head + a.kv_heads) * a.head_dim;
     for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) done[i] = turned(t, i);

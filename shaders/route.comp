@@ -28,9 +28,11 @@ void list_slots()
             if (i < me / 32) place += bitCount(found[i]);
             listed += bitCount(found[i]);
         }
-        if (!(w == 0) && place < a.places) a.chosen.at[gl_WorkGroupID.x * a.places + place] = uvec2(first + me, floatBitsToUint(w));
+        if (!(w == 0) && place < a.places)
+            a.chosen.at[gl_WorkGroupID.x * a.places + place] = uvec2(first + me, floatBitsToUint(w));
     }
-    for (uint place = listed + me; place < a.places; place += lanes) a.chosen.at[gl_WorkGroupID.x * a.places + place] = uvec2(0);
+    for (uint place = listed + me; place < a.places; place += lanes)
+        a.chosen.at[gl_WorkGroupID.x * a.places + place] = uvec2(0);
 }
 
 void main()

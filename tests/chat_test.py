@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""`hearth chat`: its frames against the families' own Jinja templates, and its turns, commands and interruptions from outside.
+"""`hearth chat`: its frames against the families' own Jinja templates, and its turns,
+commands and interruptions from outside.
 
     python3 tests/chat_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
@@ -40,54 +41,71 @@ LONG = 200   # seconds; above every run here
 # ---- templates -------------------------------------------------------------------------------------------------------
 
 class Family:
-    """What a family's models have. `opens`: what an answer begins with, which the template writes itself in the next turn."""
+    """What a family's models have. `opens`: what an answer begins with,
+    which the template writes itself in the next turn."""
 
     def __init__(self, template, marks=(), bos="<s>", eos="</s>", end=None, opens=""):
         self.template, self.marks, self.bos, self.eos, self.opens = template, marks, bos, eos, opens
         self.end = end or eos
 
     def render(self, messages, **variables):
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)    # as transformers has it
+        # As transformers has it.
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         variables = {"add_generation_prompt": True, "tools": None} | variables
-        return environment.from_string(self.template).render(messages=messages, bos_token=self.bos, eos_token=self.eos, **variables)
+        return environment.from_string(self.template).render(messages=messages, bos_token=self.bos, eos_token=self.eos,
+                                                             **variables)
 
 
 IM = ("<|im_start|>", "<|im_end|>")
 LLAMA3 = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 GROUPED = ("<|system|>", "<|user|>", "<|assistant|>")
-HEADER = "'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>'"
-SYSTEM_APART = r"""{% if messages[0]['role'] == 'system' %}{% set system_message = messages[0]['content'] %}{% set loop_messages = messages[1:] %}
-{% else %}{% set loop_messages = messages %}{% endif %}"""
+HEADER = ("'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim "
+          "+ '<|eot_id|>'")
+SYSTEM_APART = r"""{% if messages[0]['role'] == 'system' %}{% set system_message = messages[0]['content'] %}
+{% set loop_messages = messages[1:] %}{% else %}{% set loop_messages = messages %}{% endif %}"""
 
 FAMILIES = {
-    "chatml": Family(r"""{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}
+    "chatml": Family(r"""{% for message in messages %}
+{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""", IM, eos="<|im_end|>"),
     "chatml with a system prompt of its own": Family(r"""{% for message in messages %}
-{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}
+{% if loop.first and messages[0]['role'] != 'system' %}
+{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}
 {{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""", IM, eos="<|endoftext|>", end="<|im_end|>"),
     "phi-4": Family(r"""{% for message in messages %}{% if message['role'] == 'system' %}
 {{ '<|im_start|>system<|im_sep|>' + message['content'] + '<|im_end|>' }}{% elif message['role'] == 'user' %}
 {{ '<|im_start|>user<|im_sep|>' + message['content'] + '<|im_end|>' }}{% elif message['role'] == 'assistant' %}
 {{ '<|im_start|>assistant<|im_sep|>' + message['content'] + '<|im_end|>' }}{% endif %}{% endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}""", (*IM, "<|im_sep|>"), eos="<|endoftext|>", end="<|im_end|>"),
+{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}""",
+        (*IM, "<|im_sep|>"), eos="<|endoftext|>", end="<|im_end|>"),
     "llama-3.1": Family(SYSTEM_APART + r"""{{ bos_token }}{{ '<|start_header_id|>system<|end_header_id|>\n\n' }}
-{{- 'Cutting Knowledge Date: December 2023\n' }}{{ 'Today Date: ' + '26 Jul 2024' + '\n\n' }}{{ system_message | trim }}{{ '<|eot_id|>' }}
+{{- 'Cutting Knowledge Date: December 2023\n' }}{{ 'Today Date: ' + '26 Jul 2024' + '\n\n' }}
+{{- system_message | trim }}{{ '<|eot_id|>' }}
 {%- for message in loop_messages %}{{ """ + HEADER + r""" }}{% endfor %}
-{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}""", LLAMA3, "<|begin_of_text|>", "<|end_of_text|>",
+{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}""",
+        LLAMA3, "<|begin_of_text|>", "<|end_of_text|>",
         end="<|eot_id|>"),
-    "llama-3": Family(r"""{% for message in messages %}{% set content = """ + HEADER + r""" %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}
-{% endif %}{{ content }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}""", LLAMA3, "<|begin_of_text|>", "<|end_of_text|>",
+    "llama-3": Family(r"""{% for message in messages %}{% set content = """ + HEADER + r""" %}
+{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}
+{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}""",
+        LLAMA3, "<|begin_of_text|>", "<|end_of_text|>",
         end="<|eot_id|>"),
-    "gemma": Family(r"""{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first_user_prefix = messages[0]['content'] + '\n\n' %}
-{% set loop_messages = messages[1:] %}{% else %}{% set first_user_prefix = '' %}{% set loop_messages = messages %}{% endif %}
+    "gemma": Family(r"""{{ bos_token }}{% if messages[0]['role'] == 'system' %}
+{% set first_user_prefix = messages[0]['content'] + '\n\n' %}{% set loop_messages = messages[1:] %}
+{% else %}{% set first_user_prefix = '' %}{% set loop_messages = messages %}{% endif %}
 {% for message in loop_messages %}{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}
-{{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else '') }}{{ message['content'] | trim }}{{ '<end_of_turn>\n' }}{% endfor %}
-{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}""", ("<start_of_turn>", "<end_of_turn>"), "<bos>", "<eos>", end="<end_of_turn>"),
-    "phi-3": Family(r"""{% for message in messages %}{% if message['role'] == 'system' %}{{ '<|system|>\n' + message['content'] + '<|end|>\n' }}
+{{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else '') }}
+{{- message['content'] | trim }}{{ '<end_of_turn>\n' }}{% endfor %}
+{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}""",
+        ("<start_of_turn>", "<end_of_turn>"), "<bos>", "<eos>", end="<end_of_turn>"),
+    "phi-3": Family(r"""{% for message in messages %}
+{% if message['role'] == 'system' %}{{ '<|system|>\n' + message['content'] + '<|end|>\n' }}
 {%- elif message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + '<|end|>\n' }}
-{%- elif message['role'] == 'assistant' %}{{ '<|assistant|>\n' + message['content'] + '<|end|>\n' }}{% endif %}{% endfor %}
-{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}""", (*GROUPED, "<|end|>"), eos="<|endoftext|>", end="<|end|>"),
+{%- elif message['role'] == 'assistant' %}{{ '<|assistant|>\n' + message['content'] + '<|end|>\n' }}{% endif %}
+{% endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}""",
+        (*GROUPED, "<|end|>"), eos="<|endoftext|>", end="<|end|>"),
     "zephyr": Family("""{% for message in messages %}
 {% if message['role'] == 'user' %}
 {{ '<|user|>\n' + message['content'] + eos_token }}
@@ -101,24 +119,36 @@ FAMILIES = {
 {% endif %}
 {% endfor %}"""),
     "llama-2": Family(SYSTEM_APART + r"""{% for message in loop_messages %}
-{% if loop.index0 == 0 and system_message is defined %}{% set content = '<<SYS>>\n' + system_message + '\n<</SYS>>\n\n' + message['content'] %}
+{% if loop.index0 == 0 and system_message is defined %}
+{% set content = '<<SYS>>\n' + system_message + '\n<</SYS>>\n\n' + message['content'] %}
 {% else %}{% set content = message['content'] %}{% endif %}
 {% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}
-{%- elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}""", opens=" "),
-    "mistral-v3": Family(SYSTEM_APART + r"""{{ bos_token }}{%- for message in loop_messages %}{% if message['role'] == 'user' %}
+{%- elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}""",
+        opens=" "),
+    "mistral-v3": Family(SYSTEM_APART + r"""{{ bos_token }}{%- for message in loop_messages %}
+{% if message['role'] == 'user' %}
 {%- if tools %}{{ '[AVAILABLE_TOOLS] [' + tools + '][/AVAILABLE_TOOLS]' }}{% endif %}
-{%- if loop.last and system_message is defined %}{{ '[INST] ' + system_message + '\n\n' + message['content'] + '[/INST]' }}
+{%- if loop.last and system_message is defined %}
+{{- '[INST] ' + system_message + '\n\n' + message['content'] + '[/INST]' }}
 {%- else %}{{ '[INST] ' + message['content'] + '[/INST]' }}{% endif %}
-{%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] | trim + eos_token }}{% endif %}{% endfor %}""", ("[INST]", "[/INST]"), opens=" "),
-    "mistral": Family(SYSTEM_APART + r"""{{ bos_token }}{%- for message in loop_messages %}{% if message['role'] == 'user' %}
-{%- if loop.first and system_message is defined %}{{ ' [INST] ' + system_message + '\n\n' + message['content'] + ' [/INST]' }}
+{%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] | trim + eos_token }}{% endif %}{% endfor %}""",
+        ("[INST]", "[/INST]"), opens=" "),
+    "mistral": Family(SYSTEM_APART + r"""{{ bos_token }}{%- for message in loop_messages %}
+{% if message['role'] == 'user' %}
+{%- if loop.first and system_message is defined %}
+{{- ' [INST] ' + system_message + '\n\n' + message['content'] + ' [/INST]' }}
 {%- else %}{{ ' [INST] ' + message['content'] + ' [/INST]' }}{% endif %}
-{%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}""", opens=" "),
-    "deepseek-3": Family("""{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] }}
+{%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}""",
+        opens=" "),
+    "deepseek-3": Family("""{{ bos_token }}{% for message in messages %}
+{% if message['role'] == 'system' %}{{ message['content'] }}
 {%- elif message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}
-{%- elif message['role'] == 'assistant' %}{{ '<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}
-{%- if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}""", ("<｜User｜>", "<｜Assistant｜>"), "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
-    "deepseek": Family(r"""{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\n\n' }}
+{%- elif message['role'] == 'assistant' %}{{ '<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}""",
+        ("<｜User｜>", "<｜Assistant｜>"), "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
+    "deepseek": Family(r"""{{ bos_token }}{% for message in messages %}
+{% if message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\n\n' }}
 {%- elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token }}
 {%- elif message['role'] == 'system' %}{{ message['content'] + '\n\n' }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}""", opens=" "),
@@ -129,7 +159,8 @@ FAMILIES = {
 {%- elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}""", opens=" "),
     "alpaca": Family(r"""{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\n\n' }}
-{%- else %}{{ 'Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n' }}{% endif %}
+{%- else %}{{ 'Below is an instruction that describes a task. ' }}
+{{- 'Write a response that appropriately completes the request.\n\n' }}{% endif %}
 {%- for message in messages %}{% if message['role'] == 'user' %}{{ '### Instruction:\n' + message['content'] + '\n\n' }}
 {%- elif message['role'] == 'assistant' %}{{ '### Response:\n' + message['content'] + '\n\n' }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"""),
@@ -142,11 +173,13 @@ def byte_alphabet():
     """By byte, its character in a byte-level vocabulary."""
     visible = [*range(0x21, 0x7f), *range(0xa1, 0xad), *range(0xae, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
-    return [character for _, character in sorted([(byte, chr(byte)) for byte in visible] + [(byte, chr(256 + i)) for i, byte in enumerate(hidden)])]
+    return [character for _, character in sorted([(byte, chr(byte)) for byte in visible]
+                                                 + [(byte, chr(256 + i)) for i, byte in enumerate(hidden)])]
 
 
 class Vocabulary:
-    """Every byte is a token, and so is every mark; and two bytes that no text has together, since there must be a merge."""
+    """Every byte is a token, and so is every mark; and two bytes that no text has together,
+    since there must be a merge."""
 
     def __init__(self, family, special=True):
         self.specials = list(dict.fromkeys([family.bos, family.eos, family.end, *family.marks]))
@@ -158,12 +191,14 @@ class Vocabulary:
 
     def write(self, folder, family, **settings):
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-        added = [{"id": self.ids[text], "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-                  "special": self.special or text not in family.marks} for text in self.specials]
-        source = {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
+        added = [{"id": self.ids[text], "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+                  "normalized": False, "special": self.special or text not in family.marks} for text in self.specials]
+        source = {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": byte_level,
+                  "post_processor": None, "decoder": byte_level,
                   "model": {"type": "BPE", "vocab": self.ids, "merges": [self.merge]}}
         (folder / "tokenizer.json").write_text(json.dumps(source))
-        (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": family.bos, "eos_token": family.eos} | settings))
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"bos_token": family.bos, "eos_token": family.eos} | settings))
 
 
 def converted(folder, config, tensors):
@@ -179,11 +214,13 @@ def converted(folder, config, tensors):
 
 
 def parrot(folder, family, circles=False, special=True, answer=None, **settings):
-    """A model that says "Okay." (or `answer`) to everything, and ends (or `circles`: begins again): each token leads to one other, whatever came before."""
+    """A model that says "Okay." (or `answer`) to everything, and ends (or `circles`: begins again):
+    each token leads to one other, whatever came before."""
     vocabulary = Vocabulary(family, special)
     settings = {"chat_template": family.template} | settings
     vocabulary.write(folder, family, **settings)
-    config = tiny_config(hidden_size=DIM, intermediate_size=64, num_hidden_layers=1, num_key_value_heads=1, vocab_size=DIM, max_position_embeddings=32768)
+    config = tiny_config(hidden_size=DIM, intermediate_size=64, num_hidden_layers=1, num_key_value_heads=1,
+                         vocab_size=DIM, max_position_embeddings=32768)
     tensors = {name: np.zeros_like(w) for name, w in random_tensors(config).items()}
     for name, w in tensors.items():
         if "norm" in name:
@@ -205,7 +242,8 @@ def rambler(folder):
     config = tiny_config(vocab_size=DIM)
     tensors = random_tensors(config)
     letters = [vocabulary.ids[c] for c in "abcdefghijklmnopqrstuvwxyz"]
-    tensors["lm_head.weight"][[i for i in range(DIM) if i not in letters]] = 0    # letters that are likelier than that there are always some
+    # Letters that are likelier than that there are always some.
+    tensors["lm_head.weight"][[i for i in range(DIM) if i not in letters]] = 0
     return converted(folder, config, tensors)
 
 
@@ -224,7 +262,8 @@ class Case(unittest.TestCase):
         self.addCleanup(scratch.cleanup)
         self.folder = Path(scratch.name)
         self.read_ahead = {}    # by file descriptor
-        self.environment = os.environ | {"XDG_STATE_HOME": str(self.folder / "state"), "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+        self.environment = os.environ | {"XDG_STATE_HOME": str(self.folder / "state"), "TERM": "xterm",
+                                         "LC_ALL": "C.UTF-8"}
 
     def model_folder(self, name):
         folder = self.folder / name.replace(" ", "-")
@@ -233,13 +272,15 @@ class Case(unittest.TestCase):
 
     def run_chat(self, model, lines, *args):
         """What went to stdout and to stderr."""
-        done = subprocess.run(command(model, *args), input="".join(line + "\n" for line in lines).encode(), capture_output=True, timeout=LONG, env=self.environment)
+        done = subprocess.run(command(model, *args), input="".join(line + "\n" for line in lines).encode(),
+                              capture_output=True, timeout=LONG, env=self.environment)
         talk = done.stderr.decode()
         self.assertEqual(done.returncode, 0, talk)
         return done.stdout.decode(), talk
 
     def start(self, model, *args):
-        process = subprocess.Popen(command(model, *args), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=self.environment)
+        process = subprocess.Popen(command(model, *args), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, bufsize=0, env=self.environment)
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
         return process
@@ -262,7 +303,8 @@ class Case(unittest.TestCase):
 
 def numbers(stats):
     """Turns, positions, tokens of prompts and of answers, as /stats says them."""
-    return [int(n) for n in re.search(r"turns: (\d+); positions: (\d+) of .*; prompts: (\d+) tokens.*; answers: (\d+) tokens", stats).groups()]
+    return [int(n) for n in re.search(r"turns: (\d+); positions: (\d+) of .*; prompts: (\d+) tokens.*; "
+                                      r"answers: (\d+) tokens", stats).groups()]
 
 
 class Frames(Case):
@@ -285,9 +327,11 @@ class Frames(Case):
     def test_templates_by_name_are_those_of_the_families(self):
         conversations = []
         for system in (None, "Be brief."):
-            for said in (["Why?"], ["Why?", "Okay.", "So what"], ["{{ x }} \u00e9", "Okay.", "So what", "Yes.\nNo", "and then"]):
+            for said in (["Why?"], ["Why?", "Okay.", "So what"],
+                         ["{{ x }} \u00e9", "Okay.", "So what", "Yes.\nNo", "and then"]):
                 messages = [{"role": "system", "content": system}] if system else []
-                conversations.append(messages + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)])
+                conversations.append(messages + [{"role": ("user", "assistant")[i % 2], "content": text}
+                                                 for i, text in enumerate(said)])
         any_file = self.folder / "any.jinja"
         any_file.write_text("")
         done = subprocess.run([PROGRAM, "chat", "--help"], capture_output=True, text=True, timeout=LONG)
@@ -297,8 +341,10 @@ class Frames(Case):
             if " " in name:
                 continue
             with self.subTest(name):
-                lines = "".join(json.dumps({"messages": c, "bos_token": family.bos, "eos_token": family.eos}) + "\n" for c in conversations)
-                done = subprocess.run([PROGRAM, "template", any_file, "--template", name, "-f", "-", "--json"], input=lines, capture_output=True, text=True, timeout=LONG)
+                lines = "".join(json.dumps({"messages": c, "bos_token": family.bos, "eos_token": family.eos}) + "\n"
+                                for c in conversations)
+                done = subprocess.run([PROGRAM, "template", any_file, "--template", name, "-f", "-", "--json"],
+                                      input=lines, capture_output=True, text=True, timeout=LONG)
                 self.assertEqual(done.stderr, "")
                 for line, messages in zip(done.stdout.splitlines(), conversations, strict=True):
                     self.assertEqual(json.loads(line)["text"], family.render(messages))
@@ -309,21 +355,28 @@ class Frames(Case):
         self.check(FAMILIES[name], model, ["Why?"], "")
 
     def test_a_thought_that_the_prompt_opens_is_seen_and_that_of_an_earlier_turn_is_left_out(self):
-        family = Family(r"""{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|User|>' + m.content }}{% else %}
-{{- '<|Assistant|>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}{% endif %}""",
-            ("<|User|>", "<|Assistant|>", "<think>", "</think>"))
+        family = Family(r"""{{ bos_token }}{% for m in messages %}
+{% if m.role == 'user' %}{{ '<|User|>' + m.content }}{% else %}
+{{- '<|Assistant|>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}
+{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}{% endif %}""",
+                        ("<|User|>", "<|Assistant|>", "<think>", "</think>"))
         for special in (True, False):
-            model = parrot(self.model_folder(f"thinks {special}"), family, special=special, answer=["h", "m", "</think>", "O", "k", "."])
+            model = parrot(self.model_folder(f"thinks {special}"), family, special=special,
+                           answer=["h", "m", "</think>", "O", "k", "."])
             out, talk = self.run_chat(model, ["Why?", "So?", "/show"])
             self.assertEqual(out, "<think>\nhm</think>Ok.\n" * 2)
-            self.assertIn("\n<s><|User|>Why?<|Assistant|>Ok.</s><|User|>So?<|Assistant|><think>\nhm</think>Ok.\nturns: ", talk)
+            self.assertIn(
+                "\n<s><|User|>Why?<|Assistant|>Ok.</s><|User|>So?<|Assistant|><think>\nhm</think>Ok.\nturns: ", talk)
 
     def test_a_thought_that_stays_in_the_text_is_fed_once(self):
-        family = Family(r"""{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}""", (*IM, "<think>", "</think>"), end="<|im_end|>")
+        family = Family(r"""{% for m in messages %}
+{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}""",
+                        (*IM, "<think>", "</think>"), end="<|im_end|>")
         model = parrot(self.model_folder("keeps"), family, answer=["h", "m", "</think>", "O", "k", "."])
         talk = self.run_chat(model, ["Why?", "/stats", "So?", "/stats", "/show"])[1]
-        turn = lambda said: f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n<think>\nhm</think>Ok."  # noqa: E731
+        turn = lambda said: (    # noqa: E731
+            f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n<think>\nhm</think>Ok.")
         self.assertIn(f"\n{turn('Why?')}<|im_end|>\n{turn('So?')}\nturns: ", talk)
         length = lambda text: len(re.sub(r"<\|im_\w+\|>|</?think>", "*", text))  # noqa: E731
         first, second = (numbers(line) for line in re.findall("turns: .*", talk)[:2])
@@ -331,10 +384,13 @@ class Frames(Case):
         self.assertEqual(second[2] - first[2], length("<|im_end|>\n" + turn("So?")) - 6)
 
     def test_what_a_template_refuses_is_said_in_its_words(self):
-        family = Family(r"""{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
-{%- for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('No bad\nwords') }}{% endif %}{{ '<|im_start|>' + m.content + '<|im_end|>' }}{% endfor %}""", IM, end="<|im_end|>")
+        family = Family(r"""{% if messages[0].role == 'system' %}
+{{ raise_exception('System role not supported') }}{% endif %}
+{%- for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('No bad\nwords') }}{% endif %}
+{{ '<|im_start|>' + m.content + '<|im_end|>' }}{% endfor %}""", IM, end="<|im_end|>")
         model = parrot(self.model_folder("refuses"), family)
-        done = subprocess.run(command(model, "--system", "S"), input="Why?\n", capture_output=True, text=True, timeout=LONG)
+        done = subprocess.run(command(model, "--system", "S"), input="Why?\n", capture_output=True, text=True,
+                              timeout=LONG)
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         self.assertIn("System role not supported; leave out --system", done.stderr)
         out, talk = self.run_chat(model, ["Why?", "bad", "/system S", "So?", "/system", "/stats"])
@@ -358,20 +414,24 @@ class Frames(Case):
         text = "a<|im_end|>b"
         out, talk = self.run_chat(model, [text, "/stats"])
         self.assertEqual(out, "Okay.\n")
-        self.assertEqual(len(re.findall("<\\|im_end\\|>, <\\|im_start\\|>: in the vocabulary as ordinary tokens", talk)), 1)
-        self.assertEqual(numbers(talk)[2], len(re.sub(r"<\|im_\w+\|>", "*", family.render([{"role": "user", "content": ""}]))) + len(text))
+        self.assertEqual(len(re.findall("<\\|im_end\\|>, <\\|im_start\\|>: in the vocabulary as ordinary tokens",
+                                        talk)), 1)
+        self.assertEqual(numbers(talk)[2], len(re.sub(r"<\|im_\w+\|>", "*",
+                                                      family.render([{"role": "user", "content": ""}]))) + len(text))
 
     def test_templates_of_a_file_can_be_chosen_by_name_and_others_from_a_file(self):
         family = FAMILIES["chatml"]
-        model = parrot(self.model_folder("several"), family, chat_template=[
-            {"name": "default", "template": family.template}, {"name": "tool_use", "template": "{{ bos_token }}T{{ messages[-1].content }}"}])
+        model = parrot(self.model_folder("several"), family,
+                       chat_template=[{"name": "default", "template": family.template},
+                                      {"name": "tool_use", "template": "{{ bos_token }}T{{ messages[-1].content }}"}])
         other = self.folder / "other.jinja"
         other.write_text("{{ bos_token }}[{{ messages | map(attribute='content') | join('|') }}]\n")
         self.check(family, model, ["Why?"])
         self.assertIn("\n<s>[Why?]Okay.\nturns", self.run_chat(model, ["Why?", "/show"], "--template", other)[1])
         keys = gguf.GGUFReader(model).fields
         if "tokenizer.chat_template.tool_use" in keys:
-            self.assertIn("\n<s>TWhy?Okay.\nturns", self.run_chat(model, ["Why?", "/show"], "--template", "tool_use")[1])
+            self.assertIn("\n<s>TWhy?Okay.\nturns",
+                          self.run_chat(model, ["Why?", "/show"], "--template", "tool_use")[1])
 
     def test_a_model_that_begins_texts_with_bos_gets_it_where_the_template_leaves_it_out(self):
         model = parrot(self.model_folder("zephyr"), FAMILIES["zephyr"], add_bos_token=True)
@@ -386,36 +446,44 @@ class Frames(Case):
             out, talk = self.run_chat(model, [text, "/stats"])
             self.assertEqual(out, "Okay.\n")
             frame = family.render([{"role": "user", "content": ""}])
-            tokens = len(re.sub(r"<\|im_\w+\|>", "*", frame)) + len(text)    # a token for every mark of the frame and every other character
+            # A token for every mark of the frame and every other character.
+            tokens = len(re.sub(r"<\|im_\w+\|>", "*", frame)) + len(text)
             self.assertEqual(numbers(talk)[2], tokens)
 
     def test_a_template_that_cannot_be_rendered_is_named_and_another_can_be_chosen(self):
-        for template, words in [("{% for m in messages %}\n{% include 'x' %}{% endfor %}", "line 2: the tag 'include' is not done here"),
-                                ("{% for m in messages %}\n\n{{ m.content | shout }}{% endfor %}", "line 3: there is no filter 'shout' here"),
+        for template, words in [("{% for m in messages %}\n{% include 'x' %}{% endfor %}",
+                                 "line 2: the tag 'include' is not done here"),
+                                ("{% for m in messages %}\n\n{{ m.content | shout }}{% endfor %}",
+                                 "line 3: there is no filter 'shout' here"),
                                 ("{{ messages[0].content.nothing.more }}", "line 1: 'nothing' is undefined"),
                                 ("{% for m in messages %}", "the template ends before 'else'")]:
             with self.subTest(template):
                 model = parrot(self.model_folder("unknown" + str(len(template))), Family(template))
-                done = subprocess.run(command(model), capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=LONG)
+                done = subprocess.run(command(model), capture_output=True, stdin=subprocess.DEVNULL, text=True,
+                                      timeout=LONG)
                 self.assertEqual((done.returncode, done.stdout), (1, ""))
                 self.assertEqual(done.stderr.count("\n"), 1)
                 for part in (words, "--template", "chatml, ", "none"):
                     self.assertIn(part, done.stderr)
-        self.assertIn("\n<s> [INST] Why? [/INST]Okay.\n", self.run_chat(model, ["Why?", "/show"], "--template", "mistral")[1])
+        self.assertIn("\n<s> [INST] Why? [/INST]Okay.\n",
+                      self.run_chat(model, ["Why?", "/show"], "--template", "mistral")[1])
 
     def test_a_model_without_a_template_needs_one_chosen(self):
         model = parrot(self.model_folder("plain"), FAMILIES["chatml"], chat_template=None)
         done = subprocess.run(command(model), capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=LONG)
         self.assertEqual(done.returncode, 1)
         self.assertIn("has no chat template", done.stderr)
-        self.assertIn("\nWhy?Okay.\nSo?Okay.\n", self.run_chat(model, ["Why?", "So?", "/show"], "--template", "none")[1])
-        done = subprocess.run(command(model, "--template", "chat"), capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=LONG)
+        self.assertIn("\nWhy?Okay.\nSo?Okay.\n",
+                      self.run_chat(model, ["Why?", "So?", "/show"], "--template", "none")[1])
+        done = subprocess.run(command(model, "--template", "chat"), capture_output=True, stdin=subprocess.DEVNULL,
+                              text=True, timeout=LONG)
         self.assertEqual(done.returncode, 1)
         self.assertIn("no template 'chat'", done.stderr)
 
     def test_run_says_that_there_is_a_template(self):
         model = parrot(self.model_folder("chatml"), FAMILIES["chatml"])
-        done = subprocess.run([PROGRAM, "run", model, "-p", "a", "-n", "1", "--device", "cpu"], capture_output=True, text=True, timeout=LONG)
+        done = subprocess.run([PROGRAM, "run", model, "-p", "a", "-n", "1", "--device", "cpu"], capture_output=True,
+                              text=True, timeout=LONG)
         self.assertIn("`hearth chat`", done.stderr)
 
 
@@ -427,13 +495,15 @@ class Turns(Case):
         self.assertEqual(out, "Okay.\n" * 3)
 
         def tokens(*said):
-            messages = [m for text in said for m in ({"role": "user", "content": text}, {"role": "assistant", "content": "Okay."})]
+            messages = [m for text in said
+                        for m in ({"role": "user", "content": text}, {"role": "assistant", "content": "Okay."})]
             return len(re.sub(r"<\|im_\w+\|>", "*", family.render(messages[:-1])))
 
         all_of_them = [tokens("Why?"), tokens("Why?", "So what"), tokens("Why?", "So what", "and then")]
         for turn, line in enumerate(re.findall("turns: .*", talk)[:3]):
             fed_again = 0    # of every answer "Okay." was fed as it was made
-            self.assertEqual(numbers(line), [turn + 1, all_of_them[turn] + 5, all_of_them[turn] - 5 * turn + fed_again, 5 * (turn + 1)])
+            self.assertEqual(numbers(line), [turn + 1, all_of_them[turn] + 5, all_of_them[turn] - 5 * turn + fed_again,
+                                             5 * (turn + 1)])
 
     def test_answers_are_those_of_the_whole_text_fed_at_once(self):
         model = rambler(self.model_folder("rambler"))
@@ -441,7 +511,8 @@ class Turns(Case):
         out = self.run_chat(model, said, "--template", "none", "-n", "8")[0]
         for line, answer in zip(said, out.splitlines(), strict=True):
             text += line
-            done = subprocess.run([PROGRAM, "run", model, "-p", text, "-n", "8", "--temp", "0", "--device", "cpu"], capture_output=True, text=True, timeout=LONG)
+            done = subprocess.run([PROGRAM, "run", model, "-p", text, "-n", "8", "--temp", "0", "--device", "cpu"],
+                                  capture_output=True, text=True, timeout=LONG)
             self.assertEqual(done.stdout, text + answer + "\n")
             self.assertRegex(answer, "^[a-z]{8}$")
             text += answer + "\n"
@@ -454,13 +525,15 @@ class Turns(Case):
         self.assertNotEqual(second, alone)
         self.assertEqual(chat("tell me", "/reset", "so what"), [first, alone])
         self.assertEqual(chat("tell me", "oh", "/undo", "so what", "why")[2:], [second, third])
-        self.assertEqual(chat("oh", "tell me", "/undo", "/undo", "tell me", "/retry", "so what")[2:], [first, first, second])
+        self.assertEqual(chat("oh", "tell me", "/undo", "/undo", "tell me", "/retry", "so what")[2:],
+                         [first, first, second])
         self.assertEqual(chat("/undo", "/retry", "tell me"), [first])
 
     def test_a_retry_with_a_temperature_draws_anew(self):
         model = rambler(self.model_folder("rambler"))
         lines = ["tell me", *["/retry"] * 5]
-        first, again = (self.run_chat(model, lines, "--template", "none", "-n", "8", "--temp", "2", "-s", "3")[0] for _ in range(2))
+        first, again = (self.run_chat(model, lines, "--template", "none", "-n", "8", "--temp", "2", "-s", "3")[0]
+                        for _ in range(2))
         self.assertEqual(first, again)
         self.assertGreater(len({*first.splitlines()}), 3)
 
@@ -469,7 +542,8 @@ class Turns(Case):
         talk = self.run_chat(model, ["Why?", "/system", "/system Be brief.", "So?", "/show", "/system"])[1]
         self.assertIn("the system prompt is the chat template's own", talk)
         self.assertIn('the system prompt is "Be brief."\n', talk)
-        want = FAMILIES["llama-3"].render([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "So?"}])
+        want = FAMILIES["llama-3"].render([{"role": "system", "content": "Be brief."},
+                                           {"role": "user", "content": "So?"}])
         self.assertIn(f"\n{want}Okay.\n", talk)
 
     def test_commands_are_listed_and_an_unknown_one_is_no_turn(self):
@@ -575,7 +649,8 @@ class Terminal(Case):
             if last == "again":
                 os.write(fd, b"\x1b[A\n")    # the arrow up
             else:
-                os.write(fd, "fixxed \u00e9\x1b[D\x1b[D\x1b[D\x1b[D\x7f\n".encode())    # four times to the left, and one character taken back
+                # Four times to the left, and one character taken back.
+                os.write(fd, "fixxed \u00e9\x1b[D\x1b[D\x1b[D\x1b[D\x7f\n".encode())
             self.wait_for(fd, "Okay.")
             self.prompt(fd)
             os.write(fd, b"/show\n")
@@ -587,7 +662,8 @@ class Terminal(Case):
             os.write(fd, b"\x04" if last == "again" else b"\x03")    # Ctrl-D, Ctrl-C
             self.wait_for(fd, "turns: 2;")
             self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
-        self.assertEqual(history.read_text().splitlines(), ["fixed \u00e9", "/show", "fixed \u00e9", "/show", "fixed \u00e9"])
+        self.assertEqual(history.read_text().splitlines(),
+                         ["fixed \u00e9", "/show", "fixed \u00e9", "/show", "fixed \u00e9"])
         self.assertEqual(history.stat().st_mode & 0o777, 0o600)
 
     def test_ctrl_c_stops_an_answer_only(self):

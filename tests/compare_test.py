@@ -25,17 +25,20 @@ compare = importlib.util.module_from_spec(importlib.util.spec_from_loader("compa
 loader.exec_module(compare)
 
 F32, F16, Q4_0, Q8_0 = 0, 1, 2, 8
-TENSORS = {"token_embd.weight": (Q8_0, (64, 320)), "blk.0.ffn_norm.weight": (F32, (64,)), "blk.0.ffn_up.weight": (Q4_0, (64, 96)),
-           "blk.0.ffn_down.weight": (Q4_0, (96, 64))}
+TENSORS = {"token_embd.weight": (Q8_0, (64, 320)), "blk.0.ffn_norm.weight": (F32, (64,)),
+           "blk.0.ffn_up.weight": (Q4_0, (64, 96)), "blk.0.ffn_down.weight": (Q4_0, (96, 64))}
 
-# Speeds come from a list, one for each run; a run notes that it was there. llama-bench's decode is fastest with 2 threads, its prefill with 4.
+# Speeds come from a list, one for each run; a run notes that it was there.
+# llama-bench's decode is fastest with 2 threads, its prefill with 4.
 HEARTH = """#!/bin/sh
 echo "ours $*" >> "$LOG"
 speed=$(sed -n "$(grep -c ^ours "$LOG")p" "$OURS")
-echo '{"summary": "a summary", "results": [{"test": "prefill", "tokens_per_s": 100}, {"test": "decode", "tokens_per_s": '$speed'}]}'
+echo '{"summary": "a summary", "results": [{"test": "prefill", "tokens_per_s": 100}, \
+{"test": "decode", "tokens_per_s": '$speed'}]}'
 """
 LLAMA_BENCH = """#!/bin/sh
-entry() { echo '{"n_threads": '$1', "n_gen": '$2', "avg_ts": '$3', "samples_ts": ['$3'], "model_type": "llama", "build_number": 7, "backends": "CPU"}'; }
+entry() { echo '{"n_threads": '$1', "n_gen": '$2', "avg_ts": '$3', "samples_ts": ['$3'], \
+"model_type": "llama", "build_number": 7, "backends": "CPU"}'; }
 case "$*" in
 *-t\\ 1,2,*) echo "sweep $*" >> "$LOG"
     echo "[$(entry 1 0 10), $(entry 1 8 5), $(entry 2 0 20), $(entry 2 8 9), $(entry 4 0 40), $(entry 4 8 8)]" ;;
@@ -47,8 +50,10 @@ POWERINFER = """#!/bin/sh
 echo "peer $*" >> "$LOG"
 echo " a a a and what it wrote"
 echo "llama_print_timings:        load time =    10.00 ms" >&2
-echo "llama_print_timings: prompt eval time =    80.00 ms /    16 tokens (    5.00 ms per token,   200.00 tokens per second)" >&2
-echo "llama_print_timings:        eval time =   320.00 ms /     8 runs   (   40.00 ms per token,    25.00 tokens per second)" >&2
+echo "llama_print_timings: prompt eval time =    80.00 ms /    16 tokens \
+(    5.00 ms per token,   200.00 tokens per second)" >&2
+echo "llama_print_timings:        eval time =   320.00 ms /     8 runs   \
+(   40.00 ms per token,    25.00 tokens per second)" >&2
 """
 
 
@@ -57,7 +62,8 @@ def write_gguf(path, tensors, magic=b"GGUF"):
         return struct.pack("<Q", len(s)) + s.encode()
 
     keys = [text("a.text") + struct.pack("<I", 8) + text("hello"), text("a.number") + struct.pack("<If", 6, 1.5),
-            text("texts") + struct.pack("<IIQ", 9, 8, 2) + text("one") + text("two"), text("numbers") + struct.pack("<IIQ3h", 9, 3, 3, 1, 2, 3)]
+            text("texts") + struct.pack("<IIQ", 9, 8, 2) + text("one") + text("two"),
+            text("numbers") + struct.pack("<IIQ3h", 9, 3, 3, 1, 2, 3)]
     data = magic + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys)
     for name, (kind, shape) in tensors.items():
         data += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, 0)
@@ -72,11 +78,14 @@ class Case(unittest.TestCase):
         self.folder = Path(scratch.name)
         self.model, self.peer_model = (write_gguf(self.folder / name, TENSORS) for name in ("ours.gguf", "peer.gguf"))
         self.log = self.folder / "log"
-        self.hearth, self.llama_bench, self.powerinfer = (self.script(*x) for x in (("hearth", HEARTH), ("llama-bench", LLAMA_BENCH), ("main", POWERINFER)))
+        self.hearth, self.llama_bench, self.powerinfer = (
+            self.script(*x) for x in (("hearth", HEARTH), ("llama-bench", LLAMA_BENCH), ("main", POWERINFER)))
         self.speeds((30,) * 9, (20,) * 9)
         self.busy = 0.0
-        for patch in (mock.patch.object(compare, "busy_share", lambda: self.busy), mock.patch.object(compare, "thread_counts", lambda: [1, 2, 4]),
-                      mock.patch.dict(os.environ, {"LOG": str(self.log), "OURS": str(self.folder / "o"), "PEER": str(self.folder / "p")})):
+        for patch in (mock.patch.object(compare, "busy_share", lambda: self.busy),
+                      mock.patch.object(compare, "thread_counts", lambda: [1, 2, 4]),
+                      mock.patch.dict(os.environ, {"LOG": str(self.log), "OURS": str(self.folder / "o"),
+                                                   "PEER": str(self.folder / "p")})):
             patch.start()
             self.addCleanup(patch.stop)
 
@@ -88,7 +97,8 @@ class Case(unittest.TestCase):
 
     def neurons_first(self, path, more={}, magic=b"GGUF"):
         down = {"blk.0.ffn_down_t.weight": (Q4_0, (64, 96))}
-        write_gguf(path, {name: t for name, t in TENSORS.items() if name != "blk.0.ffn_down.weight"} | down | more, magic)
+        write_gguf(path,
+                   {name: t for name, t in TENSORS.items() if name != "blk.0.ffn_down.weight"} | down | more, magic)
 
     def speeds(self, ours, peer):
         (self.folder / "o").write_text("".join(f"{x}\n" for x in ours))
@@ -100,8 +110,8 @@ class Case(unittest.TestCase):
         out, err = io.StringIO(), io.StringIO()
         peer = peer or ("--llama-bench", str(self.llama_bench))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = compare.main(["--model", str(self.model), "--peer-model", str(self.peer_model), "--hearth", str(self.hearth), *peer, "-p", "16", "-n", "8",
-                                 *map(str, more)])
+            code = compare.main(["--model", str(self.model), "--peer-model", str(self.peer_model),
+                                 "--hearth", str(self.hearth), *peer, "-p", "16", "-n", "8", *map(str, more)])
         return code, out.getvalue(), err.getvalue()
 
     def good(self, *more, **named):
@@ -123,30 +133,33 @@ class Case(unittest.TestCase):
 class Measuring(Case):
     def test_the_programs_run_in_turn_and_the_one_that_is_first_changes(self):
         self.good("-r", 3)
-        self.assertEqual(self.ran(), ["sweep", "ours", "peer", "prefill", "peer", "prefill", "ours", "ours", "peer", "prefill"])
+        self.assertEqual(self.ran(),
+                         ["sweep", "ours", "peer", "prefill", "peer", "prefill", "ours", "ours", "peer", "prefill"])
 
     def test_figures_are_medians_and_ratios_are_of_a_round(self):
         self.speeds((30, 31, 90, 29, 33), (20, 10, 30, 29, 30))
         tests = self.good("-r", 5)["tests"]
         self.assertEqual(tests["decode"]["ours"], {"median": 31, "least": 29, "most": 90, "runs": [30, 31, 90, 29, 33]})
         self.assertEqual(tests["decode"]["peer"]["median"], 29)
-        self.assertEqual({k: round(x, 6) for k, x in tests["decode"]["ratio"].items()}, {"median": 1.5, "least": 1.0, "most": 3.1})
+        self.assertEqual({k: round(x, 6) for k, x in tests["decode"]["ratio"].items()},
+                         {"median": 1.5, "least": 1.0, "most": 3.1})
         self.assertEqual(tests["prefill"]["ratio"], {"median": 2, "least": 2, "most": 2})
 
     def test_the_peer_gets_for_each_test_the_threads_that_are_fastest(self):
         result = self.good("-r", 1)
         self.assertEqual([shlex.split(c)[-2:] for c in result["commands"]["peer"]], [["-t", "2"], ["-t", "4"]])
         self.assertEqual([(r["test"], r["threads"], r["tokens_per_s"]) for r in result["threads"]],
-                         [("prefill", 1, 10), ("decode", 1, 5), ("prefill", 2, 20), ("decode", 2, 9), ("prefill", 4, 40), ("decode", 4, 8)])
+                         [("prefill", 1, 10), ("decode", 1, 5), ("prefill", 2, 20), ("decode", 2, 9),
+                          ("prefill", 4, 40), ("decode", 4, 8)])
         result = self.good("-r", 1, "--peer-args=-t 3")
         self.assertEqual(result["threads"], [])
         self.assertNotIn("sweep", self.ran())
 
     def test_commands_are_shown_as_they_were_run_and_options_are_passed_on(self):
-        result = self.good("-r", 1, "--device", "cpu", "--args=-t 8 --sparsity exact", "--peer-args=-ngl 9", "--peer-prefix=env A=B", "--peer-path",
-                           "/in/there.gguf")
-        self.assertEqual(result["commands"]["ours"],
-                         [f"{self.hearth} bench {self.model} -p 16 -n 8 -r 1 -o json --device cpu -t 8 --sparsity exact"])
+        result = self.good("-r", 1, "--device", "cpu", "--args=-t 8 --sparsity exact", "--peer-args=-ngl 9",
+                           "--peer-prefix=env A=B", "--peer-path", "/in/there.gguf")
+        self.assertEqual(result["commands"]["ours"], [f"{self.hearth} bench {self.model} -p 16 -n 8 -r 1 -o json "
+                                                      "--device cpu -t 8 --sparsity exact"])
         self.assertEqual(result["commands"]["peer"][0],
                          f"env A=B {self.llama_bench} -m /in/there.gguf -o json -p 0 -n 8 -r 1 -ngl 9 -t 2")
         ran = [line.split(" ", 1)[1] for line in self.log.read_text().splitlines()]
@@ -166,7 +179,8 @@ class Measuring(Case):
     def test_powerinfers_timing_lines_are_read(self):
         result = self.good("-r", 2, "--peer-args=-t 4", peer=("--powerinfer", str(self.powerinfer)))
         self.assertEqual(result["peer"], "PowerInfer")
-        self.assertEqual((result["tests"]["prefill"]["peer"]["median"], result["tests"]["decode"]["peer"]["median"]), (200, 25))
+        self.assertEqual((result["tests"]["prefill"]["peer"]["median"], result["tests"]["decode"]["peer"]["median"]),
+                         (200, 25))
         self.assertEqual(self.ran(), ["ours", "peer", "peer", "ours"])
         self.script("main", "#!/bin/sh\necho nothing\n")
         code, _, err = self.run_tool(peer=("--powerinfer", str(self.powerinfer)))
@@ -178,7 +192,8 @@ class Measuring(Case):
         self.assertEqual(self.good("-r", 1)["notes"], [])
         self.busy = 0.5
         notes = self.good("-r", 1, "--wait", 0)["notes"]
-        self.assertEqual(notes, [f"others used 50 % of the machine before {what}" for what in ("the sweep of threads", "hearth in round 1", "llama.cpp in round 1")])
+        self.assertEqual(notes, [f"others used 50 % of the machine before {what}"
+                                 for what in ("the sweep of threads", "hearth in round 1", "llama.cpp in round 1")])
         shares = iter([0.9, 0.9, 0.0] + [0.0] * 10)
         with mock.patch.object(compare, "busy_share", lambda: next(shares)):
             self.assertEqual(self.good("-r", 1)["notes"], [])
@@ -186,19 +201,23 @@ class Measuring(Case):
 
     def test_a_quantised_down_projection_that_is_transposed_at_load_is_mentioned(self):
         self.assertEqual(self.good("-r", 1, "--args=--sparsity dense")["notes"], [])
-        self.assertRegex(self.good("-r", 1, "--args=-t 2 --sparsity exact")["notes"][0], r"ours\.gguf has its down projection as other programs store it.*hearth quantize")
+        self.assertRegex(self.good("-r", 1, "--args=-t 2 --sparsity exact")["notes"][0],
+                         r"ours\.gguf has its down projection as other programs store it.*hearth quantize")
 
 
 class Refusals(Case):
     def test_a_down_projection_by_neurons_is_the_same_model(self):
-        self.neurons_first(self.model, {"blk.0.fc1.weight": (F16, (64, 8)), "blk.0.fc2.weight": (F16, (8, 96))}, b"PWRI")
+        self.neurons_first(self.model, {"blk.0.fc1.weight": (F16, (64, 8)), "blk.0.fc2.weight": (F16, (8, 96))},
+                           b"PWRI")
         self.good("-r", 1)
         self.neurons_first(self.peer_model)
         self.refused("peer.gguf", "ffn_down_t", "--peer-model")
 
     def test_files_that_differ_are_refused_with_the_first_difference(self):
-        for change, says in (({"blk.0.ffn_up.weight": (Q8_0, (64, 96))}, ("blk.0.ffn_up.weight is Q4_0 64 x 96 in ", "Q8_0 64 x 96 in ", "peer.gguf")),
-                             ({"blk.0.ffn_down.weight": (Q4_0, (64, 96))}, ("blk.0.ffn_down.weight is Q4_0 96 x 64 in ", "Q4_0 64 x 96")),
+        for change, says in (({"blk.0.ffn_up.weight": (Q8_0, (64, 96))},
+                              ("blk.0.ffn_up.weight is Q4_0 64 x 96 in ", "Q8_0 64 x 96 in ", "peer.gguf")),
+                             ({"blk.0.ffn_down.weight": (Q4_0, (64, 96))},
+                              ("blk.0.ffn_down.weight is Q4_0 96 x 64 in ", "Q4_0 64 x 96")),
                              ({"blk.0.bias": (F32, (64,))}, ("blk.0.bias is in ", "peer.gguf and not in "))):
             write_gguf(self.peer_model, TENSORS | change)
             self.refused(*says)
@@ -237,7 +256,8 @@ class Machine(unittest.TestCase):
         self.assertTrue(0 <= compare.busy_share() <= 1)
 
     def test_thread_counts_go_from_one_to_all_in_steps(self):
-        for cores, counts in ((1, [1]), (2, [1, 2]), (6, [1, 2, 3, 4, 5, 6]), (8, [1, 2, 4, 6, 8]), (24, [1, 2, 4, 8, 12, 16, 18, 24])):
+        for cores, counts in ((1, [1]), (2, [1, 2]), (6, [1, 2, 3, 4, 5, 6]), (8, [1, 2, 4, 6, 8]),
+                              (24, [1, 2, 4, 8, 12, 16, 18, 24])):
             with mock.patch.object(compare.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), create=True):
                 self.assertEqual(compare.thread_counts(), counts)
 

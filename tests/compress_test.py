@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/compress.py: its two methods on random matrices, and the whole way through the program on a tiny model. Needs torch (which the other tests do
-not), so it is a command of its own; half a minute:
+"""tools/models/compress.py: its two methods on random matrices, and the whole way through the program on a tiny model.
+Needs torch (which the other tests do not), so it is a command of its own; half a minute:
 
     python3 -m venv build/torch-venv
     build/torch-venv/bin/pip install -r tools/models/requirements.txt torch
@@ -95,7 +95,8 @@ class Matrices(unittest.TestCase):
     def test_the_size_of_blocks_changes_nothing(self):
         _, inputs = correlated(96)
         w = random_matrix(16, 96)
-        results = [compress.solve(w, inputs, lambda j, w, u: torch.round(w[:, j] * 4) / 4, block, 0.01) for block in (1, 32, 96)]
+        results = [compress.solve(w, inputs, lambda j, w, u: torch.round(w[:, j] * 4) / 4, block, 0.01)
+                   for block in (1, 32, 96)]
         # A last bit may tip a number to the other side of a half.
         errors = [inputs.squared(w - r) for r in results]
         self.assertLess(max(errors) / min(errors), 1.02)
@@ -145,7 +146,8 @@ class Matrices(unittest.TestCase):
                 zero = result == 0
                 if pattern.of:
                     self.assertTrue((zero.reshape(64, -1, pattern.of).sum(2) == pattern.zeros).all())
-                    smallest = w.abs().reshape(64, -1, pattern.of).argsort(2).argsort(2).reshape(w.shape) < pattern.zeros
+                    smallest = (w.abs().reshape(64, -1, pattern.of).argsort(2).argsort(2).reshape(w.shape)
+                                < pattern.zeros)
                 else:
                     for block in zero.split(compress.BLOCK, dim=1):
                         self.assertEqual(int(block.sum()), round(pattern.share * block.numel()))
@@ -158,7 +160,8 @@ class Matrices(unittest.TestCase):
         x[:, 40:] = 0
         inputs = compress.Inputs(64, "cpu")
         inputs.add(x)
-        for m in (method(), method(act_order="full"), method(bits=8, sym=False), compress.SparseGpt(compress.Pattern(2, 4), 0.01)):
+        for m in (method(), method(act_order="full"), method(bits=8, sym=False),
+                  compress.SparseGpt(compress.Pattern(2, 4), 0.01)):
             result, _ = m(random_matrix(8, 64), inputs, False)
             self.assertTrue(torch.isfinite(result).all())
 
@@ -183,17 +186,21 @@ class Models(unittest.TestCase):
             folder, config = cls.folder / name, tiny_config(hidden_size=128, intermediate_size=256, **changes)
             folder.mkdir()
             (folder / "config.json").write_text(json.dumps(config))
-            save_file({n: w.astype(np.float16) for n, w in random_tensors(config).items()}, folder / "model.safetensors")
+            save_file({n: w.astype(np.float16) for n, w in random_tensors(config).items()},
+                      folder / "model.safetensors")
             (folder / "tokenizer.model").write_bytes((DATA / "tokenizer.model").read_bytes())
             with contextlib.redirect_stderr(io.StringIO()):
-                assert convert.main([str(folder), str(cls.folder / f"{name}.gguf"), "--by-neurons"]) == 0    # as compress.py stores it
+                # As compress.py stores it.
+                assert convert.main([str(folder), str(cls.folder / f"{name}.gguf"), "--by-neurons"]) == 0
         cls.there = {p.name for p in cls.folder.iterdir()}
 
     def compressed(self, what, model, out, *options):
-        code, err = run(what, self.folder / model, self.folder / out, "--calibration", self.text, "--tokens", "4000", "--hearth", HEARTH, *options)
+        code, err = run(what, self.folder / model, self.folder / out, "--calibration", self.text, "--tokens", "4000",
+                        "--hearth", HEARTH, *options)
         self.assertEqual(code, 0, err)
         self.there.add(out)
-        self.assertEqual({p.name for p in self.folder.iterdir()}, self.there)    # nothing is left but what was asked for
+        # Nothing is left but what was asked for.
+        self.assertEqual({p.name for p in self.folder.iterdir()}, self.there)
         return err
 
     def converted(self, folder, *options):
@@ -204,13 +211,14 @@ class Models(unittest.TestCase):
         return out.name
 
     def perplexity(self, name):
-        result = subprocess.run([HEARTH, "perplexity", self.folder / name, "-f", self.text, "-n", "300", "-c", "100", "--device", "cpu"],
-                                capture_output=True, text=True)
+        result = subprocess.run([HEARTH, "perplexity", self.folder / name, "-f", self.text, "-n", "300", "-c", "100",
+                                 "--device", "cpu"], capture_output=True, text=True)
         self.assertEqual(result.returncode, 0, result.stderr)
         return float(re.search(r"[\d.]+", result.stdout).group())
 
     def test_the_residuals_are_those_of_the_reference(self):
-        """A method that changes nothing sees the inputs that the forward pass of the converter's test gives, and writes the plain conversion."""
+        """A method that changes nothing sees the inputs that the forward pass of the converter's test gives,
+        and writes the plain conversion."""
         for name in ("relu", "silu"):
             keys, values, _ = read_gguf(self.folder / f"{name}.gguf")
             for source in (name, f"{name}.gguf"):
@@ -226,7 +234,8 @@ class Models(unittest.TestCase):
                     expected = []
 
                     def watch(layer, x, gate, expected=expected, values=values, keys=keys):
-                        x = x / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + keys["llama.attention.layer_norm_rms_epsilon"])
+                        x = x / np.sqrt(np.mean(x * x, axis=1, keepdims=True)
+                                        + keys["llama.attention.layer_norm_rms_epsilon"])
                         expected.append(np.square(x * values[f"blk.{layer}.ffn_norm.weight"]).sum(axis=1).sum())
 
                     model = llama.Model(self.folder / f"{name}.gguf", "cpu")
@@ -242,14 +251,16 @@ class Models(unittest.TestCase):
 
     def test_a_gptq_folder_goes_through_the_converter_and_the_program(self):
         dense = self.perplexity("relu.gguf")
-        for i, options in enumerate([["--group", "32"], ["--group", "128", "--asymmetric"], ["--group", "-1", "--bits", "8", "--act-order", "static"],
+        for i, options in enumerate([["--group", "32"], ["--group", "128", "--asymmetric"],
+                                     ["--group", "-1", "--bits", "8", "--act-order", "static"],
                                      ["--act-order", "full", "--group", "32"]]):
             with self.subTest(options):
                 name = f"gptq{i}"
                 err = self.compressed("gptq", "relu", name, *options)
                 self.assertEqual(err.count("relative error |W'X - WX|^2"), 2)
                 settings = json.loads((self.folder / name / "quantize_config.json").read_text())
-                self.assertEqual(json.loads((self.folder / name / "config.json").read_text())["quantization_config"], settings)
+                self.assertEqual(json.loads((self.folder / name / "config.json").read_text())["quantization_config"],
+                                 settings)
                 tensors = load_file(self.folder / name / "model.safetensors")
                 self.assertEqual(tensors["model.layers.1.mlp.gate_proj.qweight"].dtype, np.int32)
                 kept = read_gguf(self.folder / self.converted(name))[2]["blk.0.ffn_gate.weight"]
@@ -262,7 +273,8 @@ class Models(unittest.TestCase):
             for source in ("relu", "relu.gguf"):
                 self.compressed("gptq", source, "out.gguf", "--bits", bits)
                 keys, values, types = read_gguf(self.folder / "out.gguf")
-                self.assertEqual({t for name, t in types.items() if name.startswith("blk.") and "norm" not in name}, {kind})
+                self.assertEqual({t for name, t in types.items() if name.startswith("blk.") and "norm" not in name},
+                                 {kind})
                 self.assertEqual((types["token_embd.weight"], types["output.weight"]), ("F16", "F16"))
                 self.assertEqual(keys["hearth.activation"], "relu")
                 self.assertEqual(len(keys["tokenizer.ggml.tokens"]), 4096)
@@ -307,7 +319,8 @@ class Models(unittest.TestCase):
                 return compress_layer(*args)
 
             with mock.patch.object(compress, "compress_layer", stops_at_the_second):
-                code, err = run("gptq", self.folder / "relu", self.folder / out, "--calibration", self.text, "--tokens", "2000", "--hearth", HEARTH)
+                code, err = run("gptq", self.folder / "relu", self.folder / out, "--calibration", self.text,
+                                "--tokens", "2000", "--hearth", HEARTH)
             self.assertEqual((code, err.splitlines()[-1]), (130, "compress: interrupted"))
             self.assertEqual({p.name for p in self.folder.iterdir()}, self.there)
 
@@ -329,7 +342,8 @@ class Models(unittest.TestCase):
         ]:
             with self.subTest(expected):
                 given = {"--calibration": self.text, "--hearth": HEARTH} | dict(zip(options[::2], options[1::2]))
-                code, err = run(what, self.folder / model, self.folder / out, *(x for pair in given.items() for x in pair))
+                code, err = run(what, self.folder / model, self.folder / out,
+                                *(x for pair in given.items() for x in pair))
                 self.assertEqual(code, 1, err)
                 self.assertIn(expected, err)
                 self.assertEqual(err.count("\n"), 1, err)

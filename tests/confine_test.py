@@ -62,7 +62,8 @@ class Confine(unittest.TestCase):
     def test_quantize_and_profile_write_what_they_are_named(self):
         small, profile = self.folder / "small.gguf", self.folder / "text.profile"
         self.good("quantize", MODEL, small, "q8_0", "--confine", "on")
-        self.good("profile", small, *CPU, "-f", DATA / "fairytales-valid.txt", "-n", "300", "-o", profile, "--confine", "on")
+        self.good("profile", small, *CPU, "-f", DATA / "fairytales-valid.txt", "-n", "300", "-o", profile,
+                  "--confine", "on")
         self.good("run", small, *CPU, "-p", "Once", "-n", "2", "--profile", profile, "--confine", "on")
         self.assertEqual(sorted(self.folder.iterdir()), [small, profile])
 
@@ -70,14 +71,16 @@ class Confine(unittest.TestCase):
         """What the kernel says of a process, once it is confined or so many seconds have passed."""
         until = time.monotonic() + wait
         while True:
-            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if ":\t" in line)
+            status = dict(line.split(":\t", 1)
+                          for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if ":\t" in line)
             if status.get("Seccomp") != "0" or time.monotonic() > until:
                 return status.get("NoNewPrivs"), status.get("Seccomp")
             time.sleep(0.05)
 
     def check_state(self, expected, *args):
         """Of a command that waits for its standard input, or for a reader of its output."""
-        process = subprocess.Popen([PROGRAM, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([PROGRAM, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL)
         with process:
             state = self.state_of(process, 60 if expected != ("0", "0") else 1)
             process.stdin.close()

@@ -18,7 +18,7 @@ inline std::shared_ptr<vulkan::Workshop> workshop = std::make_shared<vulkan::Wor
 inline std::shared_ptr<vulkan::Instance> test_instance()
 {
     std::string why_not;
-    const auto instance = workshop->instance({.validation = validation}, why_not);
+    auto instance = workshop->instance({.validation = validation}, why_not);
     INFO(why_not);
     REQUIRE(instance);
     return instance;

@@ -10,8 +10,7 @@
 using namespace hearth;
 using namespace hearth::tests;
 
-// ---- memory that runs out on one thread, when told to
-// -------------------------------------------------------------------
+// ---- memory that runs out on one thread, when told to ---------------------------------------------------------------
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool can_fail_allocations = false;    // their own operators find other mistakes

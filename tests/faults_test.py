@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The program where memory, threads, file handles or the disk fail: one sentence, exit code 1, no file half written, nothing left behind.
+"""The program where memory, threads, file handles or the disk fail:
+one sentence, exit code 1, no file half written, nothing left behind.
 
     python3 tests/faults_test.py build/check/hearth [--all]          (packages: tools/models/requirements.txt)
 
---all: every allocation up to the 8,000th fails once in each command, alone and with all after it, instead of a sample of them; takes an hour or two.
+--all: every allocation up to the 8,000th fails once in each command, alone and with all after it,
+instead of a sample of them; takes an hour or two.
 """
 
 import concurrent.futures
@@ -46,7 +48,8 @@ class Case(unittest.TestCase):
         cls.base = Path(scratch.name)
         cls.faults = cls.base / "faults.so"
         compiler = os.environ.get("CXX", "c++")
-        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-std=c++20", "-o", cls.faults, TESTS / "faults.cpp", "-ldl"], check=True)
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-std=c++20", "-o", cls.faults, TESTS / "faults.cpp",
+                        "-ldl"], check=True)
 
     def setUp(self):
         scratch = tempfile.TemporaryDirectory(dir=self.base)
@@ -56,9 +59,11 @@ class Case(unittest.TestCase):
     def hearth(self, args, out, prefix=(), faults=None, **more):
         environment = os.environ | {"XDG_CACHE_HOME": str(self.folder / "cache")}
         if faults is not None:
-            environment |= {"LD_PRELOAD": str(self.faults)} | {f"HEARTH_{name}": str(value) for name, value in faults.items()}
+            environment |= {"LD_PRELOAD": str(self.faults)} | {f"HEARTH_{name}": str(value)
+                                                               for name, value in faults.items()}
         args = [str(out) if a == "OUT" else str(a) for a in args]
-        return subprocess.run([*prefix, str(PROGRAM), *args], capture_output=True, text=True, timeout=120, env=environment, stdin=subprocess.DEVNULL, **more)
+        return subprocess.run([*prefix, str(PROGRAM), *args], capture_output=True, text=True, timeout=120,
+                              env=environment, stdin=subprocess.DEVNULL, **more)
 
     def allocations(self, args):
         count = self.folder / "count"
@@ -75,7 +80,8 @@ class Memory(Case):
     def check(self, name, on):
         args = COMMANDS[name]
         count = min(self.allocations(args), MOST)
-        numbers = range(count) if ALL else sorted({*range(0, count, max(count // 10, 1)), *range(0, min(count, 4)), *range(max(count - 4, 0), count)})
+        numbers = range(count) if ALL else sorted({*range(0, count, max(count // 10, 1)), *range(0, min(count, 4)),
+                                                   *range(max(count - 4, 0), count)})
         whole = (self.folder / "first").read_bytes() if "OUT" in args else None
         results = {}
 
@@ -103,7 +109,8 @@ class Memory(Case):
                     if name == "quantize" and written != b"earlier":    # whole, or what was there
                         self.assertEqual(written, whole)
         if ALL:
-            print(f"{name}, {'from the Nth on' if on else 'the Nth alone'}: {len(numbers)} allocations failed, exit codes {results}", file=sys.stderr)
+            print(f"{name}, {'from the Nth on' if on else 'the Nth alone'}: "
+                  f"{len(numbers)} allocations failed, exit codes {results}", file=sys.stderr)
 
     def test_an_allocation_that_fails_ends_in_the_sentence(self):
         for name in COMMANDS:
@@ -132,7 +139,8 @@ class Memory(Case):
 class Threads(Case):
     def test_threads_that_cannot_be_had_are_an_error_that_names_the_option(self):
         for n in (0, 1):
-            result = self.hearth(("run", MODEL, "-p", "a", "-n", "2", "--device", "cpu", "-t", "4"), None, faults={"FAIL_THREAD": n})
+            result = self.hearth(("run", MODEL, "-p", "a", "-n", "2", "--device", "cpu", "-t", "4"), None,
+                                 faults={"FAIL_THREAD": n})
             with self.subTest(n):
                 self.assertIn(result.returncode, (0, 1), result.stderr)    # fewer threads may do as well
                 if result.returncode == 1:
@@ -155,13 +163,16 @@ class Threads(Case):
             self.nothing_left(self.folder)
 
 
-@unittest.skipUnless(shutil.which("strace") and subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True).returncode == 0, "needs strace")
+@unittest.skipUnless(shutil.which("strace")
+                     and subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True).returncode == 0,
+                     "needs strace")
 class Calls(Case):
     WRITERS = ("run", "quantize", "profile")
 
     def traced(self, name, out, *options):
         log = self.folder / "trace"
-        result = self.hearth(COMMANDS[name], out, ("strace", "-f", "-y", "-o", str(log), "-e", "trace=openat,write,fsync,rename,unlink", *options))
+        result = self.hearth(COMMANDS[name], out, ("strace", "-f", "-y", "-o", str(log),
+                                                   "-e", "trace=openat,write,fsync,rename,unlink", *options))
         calls = []
         for line in log.read_text().splitlines():
             if match := re.match(r"\d+ +(\w+)\((.*)", line):
@@ -179,7 +190,8 @@ class Calls(Case):
             for i in opened:
                 part = re.search(r'"([^"]*\.part)"', mine[i][1])[1]
                 self.assertTrue("O_EXCL" in mine[i][1] and "O_NOFOLLOW" in mine[i][1] and PART.search(part), mine[i])
-                rest = [call for call, text in mine[i + 1:] if part in text or (call == "fsync" and f"<{self.folder}>" in text)]
+                rest = [call for call, text in mine[i + 1:] if part in text
+                        or (call == "fsync" and f"<{self.folder}>" in text)]
                 until = rest[:rest.index("rename") + 2]
                 self.assertEqual(until[-3:], ["fsync", "rename", "fsync"], (name, rest))
                 self.assertNotIn("write", rest[rest.index("rename"):])
@@ -189,7 +201,8 @@ class Calls(Case):
         for name in self.WRITERS:
             whole = self.folder / f"whole-{name}"
             self.assertEqual(self.hearth(COMMANDS[name], whole).returncode, 0)
-            for call, error in (("fsync", "EIO"), ("fsync", "ENOSPC"), ("rename", "EACCES"), ("rename", "EIO"), ("write", "ENOSPC"), ("fchmod", "EIO")):
+            for call, error in (("fsync", "EIO"), ("fsync", "ENOSPC"), ("rename", "EACCES"), ("rename", "EIO"),
+                                ("write", "ENOSPC"), ("fchmod", "EIO")):
                 for when in (1, 2, 3):
                     if call == "write" and name != "quantize":
                         continue    # answers are written, too
@@ -198,7 +211,8 @@ class Calls(Case):
                     out = folder / "out"
                     if name == "quantize":
                         out.write_bytes(b"earlier")
-                    result, _ = self.traced(name, out, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}")
+                    result, _ = self.traced(name, out, "-e", f"trace={call}",
+                                            "-e", f"inject={call}:error={error}:when={when}")
                     with self.subTest(name, call=call, error=error, when=when):
                         self.assertIn(result.returncode, (0, 1), result.stderr)
                         self.assertLessEqual({p.name for p in folder.iterdir()}, {"out"})

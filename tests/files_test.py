@@ -51,11 +51,13 @@ class Case(unittest.TestCase):
         return os.environ | {"XDG_CACHE_HOME": str(self.folder / "cache")}
 
     def hearth(self, *args, **more):
-        return subprocess.run([PROGRAM, *map(str, args)], capture_output=True, text=True, timeout=120, env=self.environment(), stdin=subprocess.DEVNULL, **more)
+        return subprocess.run([PROGRAM, *map(str, args)], capture_output=True, text=True, timeout=120,
+                              env=self.environment(), stdin=subprocess.DEVNULL, **more)
 
     def start(self, *args, **more):
-        process = subprocess.Popen([PROGRAM, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   env=self.environment(), **{"preexec_fn": heed_signals} | more)
+        process = subprocess.Popen([PROGRAM, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, env=self.environment(),
+                                   **{"preexec_fn": heed_signals} | more)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.wait)
@@ -87,7 +89,8 @@ def write_gguf(path, architecture, keys=(), tensors=()):
     if not architecture:
         del writer.kv_data[0]["general.architecture"]
     for name, value in keys:
-        add = {bool: writer.add_bool, str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}[type(value)]
+        add = {bool: writer.add_bool, str: writer.add_string, int: writer.add_uint32, float: writer.add_float32,
+               list: writer.add_array}[type(value)]
         add(name, value)
     for name in tensors:
         writer.add_tensor(name, np.zeros((32, 32), np.float32))
@@ -98,32 +101,41 @@ def write_gguf(path, architecture, keys=(), tensors=()):
     return path
 
 
-VOCABULARY = [("tokenizer.ggml.model", "llama"), ("tokenizer.ggml.tokens", ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "\u2581the", "\u2581", "t", "h", "e"]),
-              ("tokenizer.ggml.scores", [0.0] * 259 + [-1.0, -2.0, -3.0, -4.0, -5.0]), ("tokenizer.ggml.token_type", [2, 3, 3] + [6] * 256 + [1] * 5)]
+VOCABULARY = [("tokenizer.ggml.model", "llama"),
+              ("tokenizer.ggml.tokens", ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "\u2581the",
+                                         "\u2581", "t", "h", "e"]),
+              ("tokenizer.ggml.scores", [0.0] * 259 + [-1.0, -2.0, -3.0, -4.0, -5.0]),
+              ("tokenizer.ggml.token_type", [2, 3, 3] + [6] * 256 + [1] * 5)]
 
 
 # ---- kinds -----------------------------------------------------------------------------------------------------------
 
 class Kinds(Case):
     GGUF = {
-        "adapter": ("llama", [("general.type", "adapter"), ("adapter.type", "lora")], ["blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"]),
+        "adapter": ("llama", [("general.type", "adapter"), ("adapter.type", "lora")],
+                    ["blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"]),
         "older adapter": ("llama", [], ["blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"]),
-        "projector": ("clip", [("general.type", "mmproj"), ("clip.has_vision_encoder", True)], ["v.blk.0.attn_q.weight"]),
+        "projector": ("clip", [("general.type", "mmproj"), ("clip.has_vision_encoder", True)],
+                      ["v.blk.0.attn_q.weight"]),
         "older projector": ("clip", [("clip.has_vision_encoder", True)], ["v.blk.0.attn_q.weight"]),
-        "importance matrix": ("llama", [("general.type", "imatrix"), ("imatrix.datasets", ["a"])], ["blk.0.attn_q.weight.in_sum2"]),
-        "importance matrix without an architecture": (None, [("general.type", "imatrix")], ["blk.0.attn_q.weight.in_sum2", "blk.0.attn_q.weight.counts"]),
+        "importance matrix": ("llama", [("general.type", "imatrix"), ("imatrix.datasets", ["a"])],
+                              ["blk.0.attn_q.weight.in_sum2"]),
+        "importance matrix without an architecture": (None, [("general.type", "imatrix")],
+                                                      ["blk.0.attn_q.weight.in_sum2", "blk.0.attn_q.weight.counts"]),
         "control vector": ("controlvector", [("controlvector.model_hint", "llama")], ["direction.1"]),
         "encoder": ("bert", [], ["token_embd.weight"]),
         "encoder with a vocabulary": ("nomic-bert", VOCABULARY, ["token_embd.weight"]),
-        "encoder of a known architecture": ("llama", [*VOCABULARY, ("llama.attention.causal", False)], ["token_embd.weight"]),
+        "encoder of a known architecture": ("llama", [*VOCABULARY, ("llama.attention.causal", False)],
+                                            ["token_embd.weight"]),
         "model that makes images": ("flux", [], ["double_blocks.0.img_attn.qkv.weight"]),
         "diffusion model of text": ("llada", VOCABULARY, ["token_embd.weight"]),
         "model of something else than text": ("nobody-knows", [], ["w"]),
         "vocabulary alone": ("llama", VOCABULARY, []),
         "without weights": ("llama", [], []),
     }
-    SAYS = {"older adapter": "adapter", "older projector": "projector", "importance matrix without an architecture": "importance matrix",
-            "encoder with a vocabulary": "encoder", "encoder of a known architecture": "encoder"}
+    SAYS = {"older adapter": "adapter", "older projector": "projector",
+            "importance matrix without an architecture": "importance matrix", "encoder with a vocabulary": "encoder",
+            "encoder of a known architecture": "encoder"}
     OTHERS = {
         "safetensors": struct.pack("<Q", 16) + b"{}              ",
         "old format ggml": b"lmgg" + bytes(100),
@@ -156,7 +168,8 @@ class Kinds(Case):
         for name, (architecture, keys, tensors) in self.GGUF.items():
             says = self.SAYS.get(name, name)
             path = write_gguf(self.folder / "other.gguf", architecture, keys, tensors)
-            for command in (("run", path, "-p", "a", *CPU), ("perplexity", path, "-f", TEXT, *CPU), ("bench", path, *CPU), ("plan", path, *CPU),
+            for command in (("run", path, "-p", "a", *CPU), ("perplexity", path, "-f", TEXT, *CPU),
+                            ("bench", path, *CPU), ("plan", path, *CPU),
                             ("quantize", path, self.folder / "out.gguf", "q8_0"), ("profile", path, "-f", TEXT, *CPU)):
                 with self.subTest(name, command=command[0]):
                     self.sentence(self.hearth(*command), "other.gguf", says)
@@ -176,7 +189,8 @@ class Kinds(Case):
         path = self.folder / "model.gguf"
         for says, data in self.OTHERS.items():
             path.write_bytes(data)
-            for command in (("run", path, "-p", "a", *CPU), ("inspect", path), ("quantize", path, self.folder / "out.gguf", "q8_0"), ("tokenize", path, "-p", "a")):
+            for command in (("run", path, "-p", "a", *CPU), ("inspect", path),
+                            ("quantize", path, self.folder / "out.gguf", "q8_0"), ("tokenize", path, "-p", "a")):
                 with self.subTest(says, command=command[0]):
                     self.sentence(self.hearth(*command), "model.gguf", says.strip())
         with zipfile.ZipFile(path, "w") as archive:
@@ -201,8 +215,8 @@ class Kinds(Case):
 
     def test_types_that_cannot_be_read_have_their_names_and_those_that_can_are_listed(self):
         listed = None
-        for number, name in ((4, "Q4_2"), (31, "Q4_0_4_4"), (34, "TQ1_0"), (35, "TQ2_0"), (38, "IQ4_NL_8_8"), (40, "NVFP4"), (41, "Q1_0"), (16, "IQ2_XXS"), (137, "IQ2_K"),
-                             (99, "type 99")):
+        for number, name in ((4, "Q4_2"), (31, "Q4_0_4_4"), (34, "TQ1_0"), (35, "TQ2_0"), (38, "IQ4_NL_8_8"),
+                             (40, "NVFP4"), (41, "Q1_0"), (16, "IQ2_XXS"), (137, "IQ2_K"), (99, "type 99")):
             data = bytearray(MODEL.read_bytes())
             at = data.index(b"blk.0.ffn_up.weight") + len(b"blk.0.ffn_up.weight")
             rank, = struct.unpack_from("<I", data, at)
@@ -236,7 +250,8 @@ class Plain(Case):
     def test_a_plain_copy_has_every_tensor_as_other_programs_want_it(self):
         for options in (("--layers", "2"), ("--layers", "2", "--experts", "4", "--experts-used", "2")):
             with self.subTest(options):
-                source, plain, back = self.made("--type", "f32", *options), self.folder / "plain.gguf", self.folder / "back.gguf"
+                source, plain, back = (self.made("--type", "f32", *options), self.folder / "plain.gguf",
+                                       self.folder / "back.gguf")
                 result = self.hearth("quantize", source, back, "f16")
                 self.assertEqual(result.returncode, 0, result.stderr)
                 self.assertIn("ffn_down_t", result.stderr)
@@ -245,14 +260,17 @@ class Plain(Case):
                 self.assertEqual(result.returncode, 0, result.stderr)
                 self.assertNotIn("ffn_down_t", result.stderr)
                 mine, theirs = self.tensors(plain), self.tensors(source)
-                self.assertFalse([name for name in mine if "ffn_down_t" in name or ".fc1." in name or ".starts" in name])
+                self.assertFalse([name for name in mine
+                                  if "ffn_down_t" in name or ".fc1." in name or ".starts" in name])
                 for name, t in mine.items():
                     if "ffn_down" not in name:
                         continue
-                    down_t = theirs[name.replace("ffn_down_exps", "ffn_down_t").replace("ffn_down.", "ffn_down_t.")].data
+                    down_t = theirs[
+                        name.replace("ffn_down_exps", "ffn_down_t").replace("ffn_down.", "ffn_down_t.")].data
                     count = t.data.shape[0] if t.data.ndim == 3 else 1
-                    np.testing.assert_array_equal(t.data.reshape(count, -1, t.data.shape[-1]),
-                                                  down_t.astype(np.float16).reshape(count, -1, down_t.shape[-1]).transpose(0, 2, 1))
+                    np.testing.assert_array_equal(
+                        t.data.reshape(count, -1, t.data.shape[-1]),
+                        down_t.astype(np.float16).reshape(count, -1, down_t.shape[-1]).transpose(0, 2, 1))
                 ask = ("-p", "the", "-n", "8", "--temp", "0", *CPU)
                 self.assertEqual(self.hearth("run", plain, *ask).stdout, self.hearth("run", back, *ask).stdout)
 
@@ -265,9 +283,12 @@ class Plain(Case):
         result = self.hearth("quantize", source, self.folder / "plain.gguf", "f16", "--plain")
         self.assertIn("predictors", result.stderr)
         self.assertEqual((self.folder / "plain.gguf").read_bytes()[:4], b"GGUF")
-        self.assertFalse([name for name in self.tensors(self.folder / "plain.gguf") if ".fc1." in name or ".fc2." in name])
-        ask = ("-p", "the", "-n", "8", "--temp", "0", *CPU)    # still ReLU, which PowerInfer's magic says and a key says now
-        self.assertEqual(self.hearth("run", self.folder / "plain.gguf", *ask).stdout, self.hearth("run", source, *ask).stdout)
+        self.assertFalse([name for name in self.tensors(self.folder / "plain.gguf")
+                          if ".fc1." in name or ".fc2." in name])
+        # Still ReLU, which PowerInfer's magic says and a key says now.
+        ask = ("-p", "the", "-n", "8", "--temp", "0", *CPU)
+        self.assertEqual(self.hearth("run", self.folder / "plain.gguf", *ask).stdout,
+                         self.hearth("run", source, *ask).stdout)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -276,19 +297,21 @@ class Writing(Case):
     def large(self):
         """A model all of whose weights are one hole in the file: quantising it takes some seconds."""
         source = self.folder / "large.gguf"
-        c = make_model.Config(layers=1, dim=4096, heads=32, kv_heads=32, head_dim=128, neurons=200_000, vocab=320, context=128, norm_eps=1e-5,
-                              rope_base=10000.0, activation="relu", tied=False, raw={})
+        c = make_model.Config(layers=1, dim=4096, heads=32, kv_heads=32, head_dim=128, neurons=200_000, vocab=320,
+                              context=128, norm_eps=1e-5, rope_base=10000.0, activation="relu", tied=False, raw={})
         writer = gguf.GGUFWriter(source, "llama")
         make_model.add_keys(writer, "large", c, make_model.make_tokenizer(c.vocab, 0), 1)
         targets = make_model.targets_of(c)
         for t in targets:
-            writer.add_tensor_info(t.name, t.stored_shape(), np.float32, make_model.stored_bytes(t, gguf.GGMLQuantizationType.F16),
-                                   raw_dtype=gguf.GGMLQuantizationType.F16 if len(t.shape) == 2 else gguf.GGMLQuantizationType.F32)
+            writer.add_tensor_info(
+                t.name, t.stored_shape(), np.float32, make_model.stored_bytes(t, gguf.GGMLQuantizationType.F16),
+                raw_dtype=gguf.GGMLQuantizationType.F16 if len(t.shape) == 2 else gguf.GGMLQuantizationType.F32)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         writer.close()
-        os.truncate(source, source.stat().st_size + sum(make_model.stored_bytes(t, gguf.GGMLQuantizationType.F16) + 32 for t in targets))
+        os.truncate(source, source.stat().st_size + sum(make_model.stored_bytes(t, gguf.GGMLQuantizationType.F16) + 32
+                                                        for t in targets))
         return source
 
     def quantizing(self, source, out, **more):
@@ -312,8 +335,9 @@ class Writing(Case):
         self.addCleanup(os.close, main)
         self.addCleanup(os.close, other)
         before = termios.tcgetattr(other)
-        process = subprocess.Popen([PROGRAM, "chat", str(MODEL), "--template", "chatml", *CPU], stdin=other, stdout=other, stderr=other, env=self.environment(),
-                                   start_new_session=True, preexec_fn=lambda: fcntl.ioctl(other, termios.TIOCSCTTY, 0))
+        process = subprocess.Popen([PROGRAM, "chat", str(MODEL), "--template", "chatml", *CPU], stdin=other,
+                                   stdout=other, stderr=other, env=self.environment(), start_new_session=True,
+                                   preexec_fn=lambda: fcntl.ioctl(other, termios.TIOCSCTTY, 0))
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         said = b""
@@ -351,7 +375,8 @@ class Writing(Case):
 
     def test_many_writers_of_one_file_leave_one_whole_file(self):
         out = self.folder / "out.gguf"
-        processes = [self.start("quantize", MODEL, out, kind, *more) for kind, more in (("q8_0", ()), ("f16", ()), ("q4_0", ()), ("bf16", ()))]
+        processes = [self.start("quantize", MODEL, out, kind, *more)
+                     for kind, more in (("q8_0", ()), ("f16", ()), ("q4_0", ()), ("bf16", ()))]
         for process in processes:
             self.assertEqual(process.wait(120), 0)
         self.assertEqual([p.name for p in self.folder.iterdir() if p.name != "cache"], ["out.gguf"])
@@ -373,7 +398,8 @@ class Changes(Case):
     def running(self, *more):
         model = self.folder / "model.gguf"
         shutil.copyfile(MODEL, model)
-        process = self.start("run", model, "-p", "Once upon a time", "-n", "-1", "--ignore-eos", "-c", "512", *CPU, *more)
+        process = self.start("run", model, "-p", "Once upon a time", "-n", "-1", "--ignore-eos", "-c", "512",
+                             *CPU, *more)
         self.assertTrue(process.stdout.read(30))
         return model, process
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What somebody types who comes from llama.cpp or ollama: names of options, the environment, overrides, texts and standard input, perplexity as others
-count it. On the shipped model, on the CPU.
+"""What somebody types who comes from llama.cpp or ollama: names of options, the environment, overrides, texts and
+standard input, perplexity as others count it. On the shipped model, on the CPU.
 
     python3 tests/flags_test.py build/check/hearth [arguments of unittest]
 """
@@ -165,20 +165,22 @@ class Names(Case):
 
 # What is accepted and changes nothing, as users of llama.cpp type it.
 DECIDED = """
--fa | -fa on | -fa off | -fa auto | -fa 1 | --flash-attn | --flash-attn on | --flash-attn=off | --mmap | --no-mmap | --mlock | -dio | --load-mode mmap
--tb 4 | --threads-batch 4 | --numa distribute | --prio 2 | --poll 50 | -C 0xff | --cpu-mask 0xff | --cpu-range 0-3 | --cpu-strict 1
--sm none | --split-mode layer | -mg 0 | --main-gpu 0 | -ts 3,1 | --tensor-split 1,1 | -nkvo | --no-kv-offload | -kvu | --kv-unified | -np 1 | --parallel 1
--ot exps=CPU | --override-tensor a=CPU | -fit on | --no-op-offload | --no-repack | -cb | -nocb | -dt 0.1 | --defrag-thold 0.1 | --swa-full
---context-shift | --no-context-shift | --keep 4 | --warmup | --no-warmup | --jinja | --no-jinja | --reasoning-format none | -v | --verbose | -lv 3
---verbosity 1 | --log-disable | --log-prefix | --log-timestamps | --log-colors on | --log-file x.log | --perf | --no-perf | --simple-io
---samplers top_k;temperature | --sampling-seq kt | --display-prompt | --no-escape | -no-cnv | --no-conversation | --no-penalize-nl | --check-tensors
---offline | --mirostat 0 | --typical 1.0 | --xtc-probability 0.0 | --dry-multiplier 0 | --dynatemp-range 0 | --top-nsigma -1
+-fa | -fa on | -fa off | -fa auto | -fa 1 | --flash-attn | --flash-attn on | --flash-attn=off | --mmap | --no-mmap
+--mlock | -dio | --load-mode mmap | -tb 4 | --threads-batch 4 | --numa distribute | --prio 2 | --poll 50 | -C 0xff
+--cpu-mask 0xff | --cpu-range 0-3 | --cpu-strict 1 | -sm none | --split-mode layer | -mg 0 | --main-gpu 0 | -ts 3,1
+--tensor-split 1,1 | -nkvo | --no-kv-offload | -kvu | --kv-unified | -np 1 | --parallel 1 | -ot exps=CPU
+--override-tensor a=CPU | -fit on | --no-op-offload | --no-repack | -cb | -nocb | -dt 0.1 | --defrag-thold 0.1
+--swa-full | --context-shift | --no-context-shift | --keep 4 | --warmup | --no-warmup | --jinja | --no-jinja
+--reasoning-format none | -v | --verbose | -lv 3 | --verbosity 1 | --log-disable | --log-prefix | --log-timestamps
+--log-colors on | --log-file x.log | --perf | --no-perf | --simple-io | --samplers top_k;temperature | --sampling-seq kt
+--display-prompt | --no-escape | -no-cnv | --no-conversation | --no-penalize-nl | --check-tensors | --offline
+--mirostat 0 | --typical 1.0 | --xtc-probability 0.0 | --dry-multiplier 0 | --dynatemp-range 0 | --top-nsigma -1
 """
 
 MISSING = """
---mirostat 2 | --typical 0.9 | --xtc-probability 0.5 | --dry-multiplier 0.8 | --grammar root | --grammar-file x | --json-schema {} | -l 5+1
---lora x.gguf | --control-vector x | --mmproj x | --image x.png | -md draft.gguf | --draft 8 | -hf user/model | --model-url http://x | -r User:
---in-prefix x | --prompt-cache x | --rpc host:1 | -bf x
+--mirostat 2 | --typical 0.9 | --xtc-probability 0.5 | --dry-multiplier 0.8 | --grammar root | --grammar-file x
+--json-schema {} | -l 5+1 | --lora x.gguf | --control-vector x | --mmproj x | --image x.png | -md draft.gguf | --draft 8
+-hf user/model | --model-url http://x | -r User: | --in-prefix x | --prompt-cache x | --rpc host:1 | -bf x
 """
 
 
@@ -237,9 +239,9 @@ class Accepted(Case):
 
 class Mistyped(Case):
     def test_an_unknown_option_names_the_nearest_one(self):
-        for typed, meant in (("--tmep", "--temp"), ("--temprature", "--temperature"), ("-temp", "--temp"), ("--n_predict", "--n-predict"), ("--ctx", "--ctx-size"),
-                             ("--gpu-layer", "--gpu-layers"), ("--vram-budgt",
-                              "--vram-budget"), ("--flash-atn", "--flash-attn"), ("-nlg", "-ngl"),
+        for typed, meant in (("--tmep", "--temp"), ("--temprature", "--temperature"), ("-temp", "--temp"),
+                             ("--n_predict", "--n-predict"), ("--ctx", "--ctx-size"), ("--gpu-layer", "--gpu-layers"),
+                             ("--vram-budgt", "--vram-budget"), ("--flash-atn", "--flash-attn"), ("-nlg", "-ngl"),
                              ("--overide", "--override"), ("--top_k", "--top-k"), ("--thread", "--threads")):
             with self.subTest(typed):
                 self.refused("run", MODEL, "-p", "Once", typed, "1", code=2,
@@ -253,12 +255,14 @@ class Mistyped(Case):
         self.refused("tokenize", MODEL, "-p", "x", "--trace", "t.json", code=2, says=["--trace", "`hearth run`"])
 
     def test_an_unknown_subcommand_names_the_nearest_one(self):
-        for typed, meant in (("rnu", "run"), ("perplex", "perplexity"), ("quantise", "quantize"), ("device", "devices"), ("chta", "chat")):
+        for typed, meant in (("rnu", "run"), ("perplex", "perplexity"), ("quantise", "quantize"), ("device", "devices"),
+                             ("chta", "chat")):
             with self.subTest(typed):
                 self.refused(typed, MODEL, code=2, says=[f"'{typed}': did you mean {meant}?"])
 
     def test_a_subcommand_of_another_program_says_what_does_it_here(self):
-        for typed, instead in (("pull", "downloaded"), ("list", "files"), ("show", "hearth inspect"), ("serve", "server"), ("create", "quantize")):
+        for typed, instead in (("pull", "downloaded"), ("list", "files"), ("show", "hearth inspect"),
+                               ("serve", "server"), ("create", "quantize")):
             with self.subTest(typed):
                 self.refused(typed, "llama3", code=2, says=[f"'{typed}'", instead])
 
@@ -269,12 +273,13 @@ class Mistyped(Case):
         self.refused("run", MODEL, "-m", MODEL, "-p", "Once", code=2)
 
 
-# ---- the environment ---------------------------------------------------------------------------------------------------
+# ---- the environment -------------------------------------------------------------------------------------------------
 
 class Environment(Case):
     def test_every_option_can_be_set_there_and_the_command_line_comes_first(self):
-        variables = {"HEARTH_MODEL": MODEL, "HEARTH_DEVICE": "cpu", "HEARTH_PROMPT": "Once upon a time", "HEARTH_PREDICT": "8", "HEARTH_TEMP": "0",
-                     "HEARTH_CTX_SIZE": "300", "HEARTH_IGNORE_EOS": "1", "HEARTH_CACHE_TYPE_K": "f16", "HEARTH_NO_DISPLAY_PROMPT": "0"}
+        variables = {"HEARTH_MODEL": MODEL, "HEARTH_DEVICE": "cpu", "HEARTH_PROMPT": "Once upon a time",
+                     "HEARTH_PREDICT": "8", "HEARTH_TEMP": "0", "HEARTH_CTX_SIZE": "300", "HEARTH_IGNORE_EOS": "1",
+                     "HEARTH_CACHE_TYPE_K": "f16", "HEARTH_NO_DISPLAY_PROMPT": "0"}
         variables = {k: str(v) for k, v in variables.items()}
         done = self.good("run", environment=variables)
         self.assertEqual(done.stdout.decode(), self.text_of(*RUN, "--ignore-eos"))
@@ -289,14 +294,16 @@ class Environment(Case):
         self.assertTrue(self.text_of("run", "-f", file, environment=variables).startswith("The king"))
 
     def test_a_wrong_value_names_the_variable(self):
-        for variable, value in (("HEARTH_CTX_SIZE", "many"), ("HEARTH_TEMP", "hot"), ("HEARTH_TOP_P", "2"), ("HEARTH_IGNORE_EOS", "perhaps"),
-                                ("HEARTH_CACHE_TYPE_K", "q3"), ("HEARTH_OVERRIDE", "x"), ("HEARTH_GPU_LAYERS", "some"), ("HEARTH_SEED", "x")):
+        for variable, value in (("HEARTH_CTX_SIZE", "many"), ("HEARTH_TEMP", "hot"), ("HEARTH_TOP_P", "2"),
+                                ("HEARTH_IGNORE_EOS", "perhaps"), ("HEARTH_CACHE_TYPE_K", "q3"),
+                                ("HEARTH_OVERRIDE", "x"), ("HEARTH_GPU_LAYERS", "some"), ("HEARTH_SEED", "x")):
             with self.subTest(variable):
                 self.refused(*RUN[:-4], environment={variable: value}, code=2, says=[variable])
 
     def test_flags_that_change_nothing_are_known_there_too(self):
         notes = self.notes(*RUN, environment={"HEARTH_FLASH_ATTN": "on", "HEARTH_NO_MMAP": "1", "HEARTH_MLOCK": "0"})
-        self.assertTrue(any("HEARTH_FLASH_ATTN" in n and "HEARTH_NO_MMAP" in n and "MLOCK" not in n for n in notes), notes)
+        self.assertTrue(any("HEARTH_FLASH_ATTN" in n and "HEARTH_NO_MMAP" in n and "MLOCK" not in n for n in notes),
+                        notes)
 
     def test_a_variable_that_is_nearly_an_options_is_told(self):
         self.assertTrue(any("HEARTH_TMEP" in n and "HEARTH_TEMP" in n for n in self.notes(
@@ -304,7 +311,7 @@ class Environment(Case):
         self.assertEqual(self.notes(*RUN, environment={"HEARTH_SOURCE_OF_NOTHING": "1"}), self.notes(*RUN))
 
 
-# ---- without a text ----------------------------------------------------------------------------------------------------
+# ---- without a text --------------------------------------------------------------------------------------------------
 
 def on_terminal(*args, lines=(), seconds=60):
     """Runs on a terminal of its own, types the lines, and Ctrl-D; all that was shown, and the exit code."""
@@ -366,8 +373,8 @@ class Experts(Case):
         if "llvmpipe" not in self.text_of("devices"):
             self.skipTest("needs Mesa's software device")
         model = self.folder / "experts.gguf"
-        subprocess.run([sys.executable, DATA.parent.parent / "tools" / "models" / "make_model.py", model, "--shape", "tiny", "--experts", "4"], check=True,
-                       capture_output=True)
+        subprocess.run([sys.executable, DATA.parent.parent / "tools" / "models" / "make_model.py", model,
+                        "--shape", "tiny", "--experts", "4"], check=True, capture_output=True)
 
         def resident(*args):
             plan = json.loads(self.text_of("plan", model, "--device", "llvmpipe", "--json", *args))["plans"][0]
@@ -385,7 +392,8 @@ class Conversations(Case):
     def test_what_is_said_first_can_be_given_and_be_all(self):
         expected = self.text_of("chat", MODEL, *self.CHAT, input=b"Once upon\n")
         file = self.write("first", "\ufeffOnce upon\r\n")
-        for args in (("chat", MODEL, "-p", "Once upon"), ("chat", MODEL, "-f", file), ("chat", MODEL, "-p", "Once upon", "--single-turn"),
+        for args in (("chat", MODEL, "-p", "Once upon"), ("chat", MODEL, "-f", file),
+                     ("chat", MODEL, "-p", "Once upon", "--single-turn"),
                      ("run", MODEL, "-cnv", "-p", "Once upon"), ("-m", MODEL, "-i", "-p",
                       "Once upon", "-st"), ("run", MODEL, "-st", "-p", "Once upon"),
                      ("-m", MODEL, "-p", r"Once\x20upon", "-e", "-st")):
@@ -406,12 +414,13 @@ class Conversations(Case):
     def test_a_system_prompt_can_come_from_a_file(self):
         file = self.write("system", "\ufeffBe brief.")
         chat = ("chat", MODEL, *CPU, "--template", "chatml", "-n", "4", "--temp", "0", "-p", "Hello")
-        for args in (("--system-file", file), ("-sysf", file), ("-sys", "Be brief."), ("--system-prompt", "Be brief."), ("--system", "Be brief.")):
+        for args in (("--system-file", file), ("-sysf", file), ("-sys", "Be brief."), ("--system-prompt", "Be brief."),
+                     ("--system", "Be brief.")):
             with self.subTest(args[0]):
                 self.assertIn("\nBe brief.<", self.good(*chat, *args, input=b"/show\n").stderr.decode())
 
 
-# ---- texts ---------------------------------------------------------------------------------------------------------------
+# ---- texts -----------------------------------------------------------------------------------------------------------
 
 LF = "Once upon a time\nthere was a king.\n\nHe had a fox.\n"
 
@@ -419,8 +428,8 @@ LF = "Once upon a time\nthere was a king.\n\nHe had a fox.\n"
 class Texts(Case):
     KINDS = {"CRLF": LF.replace("\n", "\r\n").encode(), "a byte-order mark": b"\xef\xbb\xbf" + LF.encode(),
              "both": b"\xef\xbb\xbf" + LF.replace("\n", "\r\n").encode()}
-    COMMANDS = (("run", MODEL, *CPU, "-n", "3", "--temp", "0"), ("tokenize", MODEL), ("perplexity", MODEL, *CPU, "-c", "32"),
-                ("profile", MODEL, *CPU, "-c", "32", "--json", "-o"))
+    COMMANDS = (("run", MODEL, *CPU, "-n", "3", "--temp", "0"), ("tokenize", MODEL),
+                ("perplexity", MODEL, *CPU, "-c", "32"), ("profile", MODEL, *CPU, "-c", "32", "--json", "-o"))
 
     def test_a_file_with_crlf_or_a_mark_is_the_text_of_one_with_lf(self):
         for command in self.COMMANDS:
@@ -447,12 +456,14 @@ class Texts(Case):
         chat = ("chat", MODEL, *CPU, "--template", "none", "-n", "4", "--temp", "0")
         lines = "Hello\nand again\n".encode()
         expected = self.text_of(*chat, input=lines)
-        for data in (lines.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + lines, b"\xef\xbb\xbf" + lines.replace(b"\n", b"\r\n")):
+        for data in (lines.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + lines,
+                     b"\xef\xbb\xbf" + lines.replace(b"\n", b"\r\n")):
             self.assertEqual(self.text_of(*chat, input=data), expected)
         self.refused(*chat, input="Hello\n".encode("utf-16"), says=["UTF-16"])
 
     def test_utf_16_and_32_are_refused_by_name(self):
-        for encoding, name in (("utf-16", "UTF-16"), ("utf-16-be", "UTF-16"), ("utf-32", "UTF-32"), ("utf-32-be", "UTF-32")):
+        for encoding, name in (("utf-16", "UTF-16"), ("utf-16-be", "UTF-16"), ("utf-32", "UTF-32"),
+                               ("utf-32-be", "UTF-32")):
             data = ("\ufeff" + LF).encode(encoding) if encoding.endswith("be") else LF.encode(encoding)
             file = self.write("text", data)
             for command in self.COMMANDS[:3]:
@@ -463,7 +474,8 @@ class Texts(Case):
 
 class StandardInput(Case):
     """What cannot be read is an error, not an empty text."""
-    COMMANDS = (("run", MODEL, *CPU, "-n", "1"), ("run", MODEL, *CPU, "-n", "1", "-f", "-"), ("tokenize", MODEL, "-f", "-"),
+    COMMANDS = (("run", MODEL, *CPU, "-n", "1"), ("run", MODEL, *CPU, "-n", "1", "-f", "-"),
+                ("tokenize", MODEL, "-f", "-"),
                 ("tokenize", MODEL, "-0", "-f", "-"), ("perplexity", MODEL, *CPU, "-f",
                  "-"), ("profile", MODEL, *CPU, "-f", "-", "-o", "/nonexistent/p"),
                 ("chat", MODEL, *CPU, "--template", "none", "-n", "1"))
@@ -495,7 +507,7 @@ class StandardInput(Case):
                              for a in command), says=["/proc/self/mem cannot be read"])
 
 
-# ---- overrides -----------------------------------------------------------------------------------------------------------
+# ---- overrides -------------------------------------------------------------------------------------------------------
 
 class Overrides(Case):
     def override(self, *texts):
@@ -506,9 +518,10 @@ class Overrides(Case):
 
     def test_a_key_is_replaced_or_added_with_its_type(self):
         keys = self.keys()
-        cases = {"tokenizer.ggml.eos_token_id=int:2": 2, "general.name=str:a, b=c:d": "a, b=c:d", "llama.rope.freq_base=float:1e6": 1e6,
-                 "new.flag=bool:false": False, "new.text=str:": "", "new.number=int:-3": -3, "new.list=arr:[1,2]": [1, 2],
-                 'new.texts=arr:["a","b"]': ["a", "b"], "new.floats=arr:[1.5,2]": [1.5, 2]}
+        cases = {"tokenizer.ggml.eos_token_id=int:2": 2, "general.name=str:a, b=c:d": "a, b=c:d",
+                 "llama.rope.freq_base=float:1e6": 1e6, "new.flag=bool:false": False, "new.text=str:": "",
+                 "new.number=int:-3": -3, "new.list=arr:[1,2]": [1, 2], 'new.texts=arr:["a","b"]': ["a", "b"],
+                 "new.floats=arr:[1.5,2]": [1.5, 2]}
         for text, value in cases.items():
             with self.subTest(text):
                 key = text.split("=")[0]
@@ -521,7 +534,8 @@ class Overrides(Case):
                 self.assertIn(" instead of " if key in keys else "which the file does not have", note)
 
     def test_several_come_by_commas_or_again(self):
-        for args in (["--override-kv", "a=int:1,b=str:x,y,c=bool:true"], self.override("a=int:1", "b=str:x,y", "c=bool:true")):
+        for args in (["--override-kv", "a=int:1,b=str:x,y,c=bool:true"],
+                     self.override("a=int:1", "b=str:x,y", "c=bool:true")):
             keys = self.keys(*args)
             self.assertEqual((keys["a"], keys["b"], keys["c"]), (1, "x,y", True))
 
@@ -530,11 +544,13 @@ class Overrides(Case):
         first = self.text_of(*RUN)
         plain = re.search(r"^ppl = ([0-9.]+)", self.text_of("perplexity", MODEL,
                           *CPU, "-f", TEXT, "-n", "60", "-c", "64")).group(1)
-        other = re.search(r"^ppl = ([0-9.]+)", self.text_of("perplexity", MODEL, *CPU, "-f", TEXT, "-n", "60", "-c", "64", "--rope-freq-base",
-                                                            keys["llama.rope.freq_base"] * 4)).group(1)
+        other = re.search(r"^ppl = ([0-9.]+)",
+                          self.text_of("perplexity", MODEL, *CPU, "-f", TEXT, "-n", "60", "-c", "64",
+                                       "--rope-freq-base", keys["llama.rope.freq_base"] * 4)).group(1)
         self.assertNotEqual(plain, other)
-        self.assertEqual(other, re.search(r"^ppl = ([0-9.]+)", self.text_of("perplexity", MODEL, *CPU, "-f", TEXT, "-n", "60", "-c", "64", "--override",
-                                                                            f"llama.rope.freq_base=float:{keys['llama.rope.freq_base'] * 4}")).group(1))
+        self.assertEqual(other, re.search(r"^ppl = ([0-9.]+)", self.text_of(
+            "perplexity", MODEL, *CPU, "-f", TEXT, "-n", "60", "-c", "64",
+            "--override", f"llama.rope.freq_base=float:{keys['llama.rope.freq_base'] * 4}")).group(1))
         def ppl(*args):
             return self.text_of("perplexity", MODEL, *CPU, "-f", TEXT, "-n", "60", "-c", "64", *args)
         key = "llama.rope.scaling."
@@ -542,35 +558,37 @@ class Overrides(Case):
         self.assertNotIn(plain, linear)
         self.assertEqual(ppl("--rope-scaling", "linear", "--rope-scale", "2"), linear)
         self.assertEqual(ppl("--rope-scaling", "linear", "--rope-freq-scale", "0.5"), linear)
-        yarn = f"{key}type=str:yarn,{key}factor=float:2,{key}original_context_length=int:512,{key}yarn_beta_fast=float:16"
-        self.assertEqual(ppl("--rope-scaling", "yarn", "--rope-scale", "2", "--yarn-orig-ctx", "512", "--yarn-beta-fast", "16"),
-                         ppl("--override", yarn))
+        yarn = (f"{key}type=str:yarn,{key}factor=float:2,{key}original_context_length=int:512,"
+                f"{key}yarn_beta_fast=float:16")
+        self.assertEqual(ppl("--rope-scaling", "yarn", "--rope-scale", "2", "--yarn-orig-ctx", "512",
+                             "--yarn-beta-fast", "16"), ppl("--override", yarn))
         tokens = self.text_of("tokenize", MODEL, "-p", first.strip()).splitlines()
         last = tokens[-1].split()[0]    # a token of the answer, which now ends it
         self.assertLess(len(self.text_of(*RUN, "--override", f"tokenizer.ggml.eos_token_id=int:{last}")), len(first))
 
     def test_all_subcommands_that_open_a_model_take_it(self):
         wrong = self.override("general.name=int:1")
-        for command in (("run", MODEL, *CPU, "-p", "x"), ("chat", MODEL, *CPU), ("perplexity", MODEL, *CPU, "-f", TEXT), ("bench", MODEL, *CPU),
-                        ("profile", MODEL, *CPU, "-f", TEXT, "-o", self.folder / "p"), ("plan",
-                         MODEL, *CPU), ("inspect", MODEL), ("tokenize", MODEL, "-p", "x"),
+        for command in (("run", MODEL, *CPU, "-p", "x"), ("chat", MODEL, *CPU), ("perplexity", MODEL, *CPU, "-f", TEXT),
+                        ("bench", MODEL, *CPU), ("profile", MODEL, *CPU, "-f", TEXT, "-o", self.folder / "p"),
+                        ("plan", MODEL, *CPU), ("inspect", MODEL), ("tokenize", MODEL, "-p", "x"),
                         ("quantize", MODEL, self.folder / "out.gguf", "q8_0")):
             with self.subTest(command[0]):
                 self.refused(*command, *wrong, says=["general.name", "is int", "is str"])
 
     def test_another_type_than_the_files_is_refused(self):
-        for text, says in (("general.name=int:5", "str"), ("llama.block_count=float:6", "int"), ("llama.block_count=str:6", "int"),
-                           ("llama.rope.freq_base=int:10000", "float"), ("tokenizer.ggml.tokens=str:a", "list of strs"),
-                           ("tokenizer.ggml.tokens=arr:[1]",
-                            "list of strs"), ("general.alignment=int:64", "how the bytes"),
-                           ("split.count=int:2", "how the bytes"), ("hearth.sparse.tensors=arr:[]", "how the bytes"),
+        for text, says in (("general.name=int:5", "str"), ("llama.block_count=float:6", "int"),
+                           ("llama.block_count=str:6", "int"), ("llama.rope.freq_base=int:10000", "float"),
+                           ("tokenizer.ggml.tokens=str:a", "list of strs"),
+                           ("tokenizer.ggml.tokens=arr:[1]", "list of strs"),
+                           ("general.alignment=int:64", "how the bytes"), ("split.count=int:2", "how the bytes"),
+                           ("hearth.sparse.tensors=arr:[]", "how the bytes"),
                            ("llama.block_count=int:99999999999", "does not fit")):
             with self.subTest(text):
                 self.refused("inspect", MODEL, "--override", text, says=[text.split("=")[0], says])
 
     def test_what_is_no_override_is_a_wrong_command_line(self):
-        for text in ("x", "", "=int:1", "a=1", "a=int:", "a=int:1.5", "a=int:x", "a=float:x", "a=float:nan", "a=float:1e400", "a=bool:1", "a=text:x", "a=arr:1",
-                     "a=arr:[1,\"b\"]", "a=arr:[[1]]", "a=arr:[1"):
+        for text in ("x", "", "=int:1", "a=1", "a=int:", "a=int:1.5", "a=int:x", "a=float:x", "a=float:nan",
+                     "a=float:1e400", "a=bool:1", "a=text:x", "a=arr:1", "a=arr:[1,\"b\"]", "a=arr:[[1]]", "a=arr:[1"):
             with self.subTest(text):
                 self.refused("inspect", MODEL, "--override", text, code=2, says=["--override"])
 
@@ -584,7 +602,7 @@ class Overrides(Case):
         self.assertEqual(self.text_of("inspect", out, "--json").count("another name"), 1)
 
 
-# ---- perplexity as others count it ---------------------------------------------------------------------------------------
+# ---- perplexity as others count it -----------------------------------------------------------------------------------
 
 class Perplexity(Case):
     @classmethod
@@ -608,7 +626,8 @@ class Perplexity(Case):
 
     def measured(self, *args):
         done = self.good("perplexity", MODEL, *CPU, "-f", self.file, *args)
-        return float(re.match(r"ppl = ([0-9.]+) \+- ", done.stdout.decode()).group(1)), done.stderr.decode().splitlines()[-1]
+        return (float(re.match(r"ppl = ([0-9.]+) \+- ", done.stdout.decode()).group(1)),
+                done.stderr.decode().splitlines()[-1])
 
     def check(self, nlls, *args, says):
         ppl, talk = self.measured(*args)
@@ -616,8 +635,8 @@ class Perplexity(Case):
         self.assertIn(f"{len(nlls)} tokens in ", talk)
         self.assertIn(says, talk)
 
-    # Written after tools/perplexity of llama.cpp: tokens with BOS, chunks of n_ctx, BOS in the place of each one's first token, and of the logits of a
-    # chunk those from n_ctx / 2 on.
+    # Written after tools/perplexity of llama.cpp: tokens with BOS, chunks of n_ctx, BOS in the place of each one's
+    # first token, and of the logits of a chunk those from n_ctx / 2 on.
     def test_the_half_window_convention_is_llama_cpps(self):
         n_ctx = 64
         tokens = [self.bos, *self.ids]
@@ -627,7 +646,8 @@ class Perplexity(Case):
             nlls += self.nlls(chunk)[n_ctx // 2:]
         self.check(nlls, "--as", "llama.cpp", "-c", n_ctx, says=f"llama-perplexity -c {n_ctx}")
 
-    # There, a stride makes the windows longer by its half, and what it writes in the place of the first token comes after that was read.
+    # There, a stride makes the windows longer by its half, and what it writes in the place of the first token
+    # comes after that was read.
     def test_the_strided_convention_is_llama_cpps(self):
         n_ctx, stride = 64, 48
         tokens = [self.bos, *self.ids]

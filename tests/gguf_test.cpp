@@ -596,8 +596,7 @@ TEST_CASE("a name that occurs twice is refused")
     CHECK(refusal(tensors.bytes()).find("tensor t twice") != std::string::npos);
 }
 
-// ---- damaged files
-// -----------------------------------------------------------------------------------------------------
+// ---- damaged files --------------------------------------------------------------------------------------------------
 
 namespace {
 

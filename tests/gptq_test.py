@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
-"""GPTQ checkpoints through tools/models/convert.py. The checkpoints are packed here, number by number, from the description of the format, not with tools/models/gptq.py.
+"""GPTQ checkpoints through tools/models/convert.py. The checkpoints are packed here, number by number, from the
+description of the format, not with tools/models/gptq.py.
 
-    python3 tests/gptq_test.py [build/release/hearth]          (packages: tools/models/requirements.txt; with a program, its results are compared, too)
+    python3 tests/gptq_test.py [build/release/hearth]
+
+Packages: tools/models/requirements.txt. With a program, its results are compared, too.
 """
 
 import json
@@ -23,7 +26,8 @@ from convert_test import DATA, Case, gguf_logits, random_tensors, read_gguf, sou
 
 PROGRAM = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
 CONFIG = tiny_config(hidden_size=128, intermediate_size=256)
-MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+            "mlp.up_proj", "mlp.down_proj")
 EXPERT_MATRICES = (".w1", ".w2", ".w3")    # Mixtral's gate, down and up
 OURS = dict(zip(MATRICES, ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down_t")))
 
@@ -39,8 +43,8 @@ class Form:
     v1: bool = True
 
     def settings(self):
-        return {"bits": self.bits, "group_size": self.group, "desc_act": self.act_order, "sym": self.sym, "quant_method": "gptq",
-                "checkpoint_format": "gptq" if self.v1 else "gptq_v2"}
+        return {"bits": self.bits, "group_size": self.group, "desc_act": self.act_order, "sym": self.sym,
+                "quant_method": "gptq", "checkpoint_format": "gptq" if self.v1 else "gptq_v2"}
 
 
 @dataclass
@@ -64,7 +68,8 @@ def rounded(w, form, rng):
     if form.act_order:
         g_idx = rng.permutation(g_idx)
     groups = g_idx.max() + 1
-    scales, zeros, q = np.empty((groups, out), np.float16), np.empty((groups, out), np.int64), np.empty((out, columns), np.int64)
+    scales, zeros, q = (np.empty((groups, out), np.float16), np.empty((groups, out), np.int64),
+                        np.empty((out, columns), np.int64))
     for g in range(groups):
         part = w[:, g_idx == g]
         if form.sym:
@@ -90,14 +95,16 @@ def packed_along_rows(numbers, bits):
 
 def packed(m, form):
     zeros = m.zeros - 1 if form.v1 else m.zeros
-    return {"qweight": packed_along_rows(m.q.T, form.bits), "qzeros": np.ascontiguousarray(packed_along_rows(zeros.T, form.bits).T),
-            "scales": m.scales, "g_idx": m.g_idx.astype(np.int32)}
+    return {"qweight": packed_along_rows(m.q.T, form.bits),
+            "qzeros": np.ascontiguousarray(packed_along_rows(zeros.T, form.bits).T), "scales": m.scales,
+            "g_idx": m.g_idx.astype(np.int32)}
 
 
 def checkpoint(form, config=CONFIG):
     """The tensors of a GPTQ checkpoint, those of the model that it decodes to, and the matrices by name."""
     rng, matrices = np.random.default_rng(3), {}
-    dense = {name: w.astype(np.float16).astype(np.float32) for name, w in random_tensors(config).items()}    # what is not quantised is fp16 in such files
+    # What is not quantised is fp16 in such files.
+    dense = {name: w.astype(np.float16).astype(np.float32) for name, w in random_tensors(config).items()}
     tensors = dict(dense)
     for name in list(dense):
         prefix = name.removesuffix(".weight")
@@ -121,7 +128,8 @@ def q4_0(w, d):
 
 def q8_0(w, d):
     rows, columns = w.shape
-    return b"".join(struct.pack("<e32b", d[row, block], *map(int, w[row, block * 32:block * 32 + 32])) for row in range(rows) for block in range(columns // 32))
+    return b"".join(struct.pack("<e32b", d[row, block], *map(int, w[row, block * 32:block * 32 + 32]))
+                    for row in range(rows) for block in range(columns // 32))
 
 
 def interleaved(rows, heads):
@@ -149,13 +157,14 @@ class GptqCase(Case):
         return err
 
     def perplexity(self, path):
-        result = subprocess.run([PROGRAM, "perplexity", path, "-f", DATA / "fairytales-valid.txt", "-n", "200", "-c", "100", "--device", "cpu"],
-                                capture_output=True, text=True, timeout=120)
+        result = subprocess.run([PROGRAM, "perplexity", path, "-f", DATA / "fairytales-valid.txt", "-n", "200",
+                                 "-c", "100", "--device", "cpu"], capture_output=True, text=True, timeout=120)
         self.assertEqual(result.returncode, 0, result.stderr)
         return float(re.search(r"[\d.]+", result.stdout).group())
 
     def check_equal(self, dense, keys, values):
-        """Logits, and perplexity through the program, are those of the decoded model but for the rounding of what became F16 (each weight by 1/2048)."""
+        """Logits, and perplexity through the program, are those of the decoded model but for the rounding of what
+        became F16 (each weight by 1/2048)."""
         ids = np.random.default_rng(2).integers(0, CONFIG["vocab_size"], 20)
         expected = source_logits(CONFIG, dense, ids)
         self.assertLess(np.abs(gguf_logits(keys, values, ids) - expected).max(), 2e-3 * np.abs(expected).max())
@@ -170,7 +179,8 @@ class GptqCase(Case):
 
 class Converted(GptqCase):
     def test_every_form_computes_what_the_decoded_model_does(self):
-        forms = [Form(bits, group, sym, act_order) for bits in (4, 8) for group in (32, 128, -1) for sym in (True, False) for act_order in (False, True)]
+        forms = [Form(bits, group, sym, act_order) for bits in (4, 8) for group in (32, 128, -1)
+                 for sym in (True, False) for act_order in (False, True)]
         for i, form in enumerate(forms):
             with self.subTest(form):
                 dense, matrices = self.write_form(form, in_config=bool(i % 2))
@@ -180,11 +190,13 @@ class Converted(GptqCase):
                     layer, name = re.fullmatch(r"model\.layers\.(\d+)\.(.*)", prefix).groups()
                     ordered = not form.act_order or m.g_idx.max() == 0
                     fits = form.bits == 4 or (np.abs(m.q - m.zeros[m.g_idx].T + 0.5) < 128).all()
-                    kind = "F16" if name == "mlp.down_proj" or not ordered or not fits else "Q4_0" if form.sym and form.bits == 4 else "Q8_0"
+                    kind = ("F16" if name == "mlp.down_proj" or not ordered or not fits
+                            else "Q4_0" if form.sym and form.bits == 4 else "Q8_0")
                     ours = f"blk.{layer}.{OURS[name]}.weight"
                     self.assertEqual(types[ours], kind, ours)
                     w = dense[prefix + ".weight"]
-                    w = w.T if OURS[name] == "ffn_down_t" else w[interleaved(len(w), 4 if "q_proj" in name else 2)] if name[10] in "qk" else w
+                    w = (w.T if OURS[name] == "ffn_down_t"
+                         else w[interleaved(len(w), 4 if "q_proj" in name else 2)] if name[10] in "qk" else w)
                     if kind == "F16":
                         np.testing.assert_array_equal(values[ours], w.astype(np.float16).astype(np.float32), ours)
                     else:
@@ -202,7 +214,8 @@ class Converted(GptqCase):
                     _, matrices = self.write_form(Form(bits, group))
                     self.told()
                     tensors = {t.name: t for t in GGUFReader(self.out).tensors}
-                    for name, heads in (("self_attn.q_proj", 4), ("self_attn.k_proj", 2), ("self_attn.o_proj", 0), ("mlp.gate_proj", 0)):
+                    for name, heads in (("self_attn.q_proj", 4), ("self_attn.k_proj", 2), ("self_attn.o_proj", 0),
+                                        ("mlp.gate_proj", 0)):
                         m = matrices["model.layers.1." + name]
                         d = m.scales[m.g_idx[::32]].T
                         rows = interleaved(len(m.q), heads) if heads else np.arange(len(m.q))
@@ -220,21 +233,25 @@ class Converted(GptqCase):
     def test_matrices_may_have_bits_and_groups_of_their_own(self):
         """GPTQModel's `dynamic`."""
         form, rng = Form(4, 32), np.random.default_rng(5)
-        own = {"model.layers.0.self_attn.v_proj": Form(8, 32), "model.layers.1.mlp.up_proj": Form(4, 64), "model.layers.1.mlp.gate_proj": Form(4, -1)}
+        own = {"model.layers.0.self_attn.v_proj": Form(8, 32), "model.layers.1.mlp.up_proj": Form(4, 64),
+               "model.layers.1.mlp.gate_proj": Form(4, -1)}
         made = {}
 
         def change(tensors):
             for prefix, other in own.items():
-                made[prefix] = rounded(random_tensors(CONFIG)[prefix + ".weight"].astype(np.float16).astype(np.float32), other, rng)
+                made[prefix] = rounded(random_tensors(CONFIG)[prefix + ".weight"].astype(np.float16).astype(np.float32),
+                                       other, rng)
                 tensors.update({f"{prefix}.{part}": w for part, w in packed(made[prefix], other).items()})
 
         dense, _ = self.write_form(form, change=change)
-        self.assertIn("v_proj.qzeros has the shape [4, 16], but 4 bits in groups of 32 imply [8, 8]", self.run_convert()[1])
+        self.assertIn("v_proj.qzeros has the shape [4, 16], but 4 bits in groups of 32 imply [8, 8]",
+                      self.run_convert()[1])
         settings = form.settings() | {"dynamic": {"+:.*v_proj.*": {"bits": 8}, "(a+)+$": {"group_size": 64}}}
         (self.folder / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": settings}))
         self.told()
         _, values, types = read_gguf(self.out)
-        self.assertEqual((types["blk.0.attn_v.weight"], types["blk.1.attn_v.weight"], types["blk.1.ffn_up.weight"]), ("Q8_0", "Q4_0", "Q4_0"))
+        self.assertEqual((types["blk.0.attn_v.weight"], types["blk.1.attn_v.weight"], types["blk.1.ffn_up.weight"]),
+                         ("Q8_0", "Q4_0", "Q4_0"))
         for prefix, ours in zip(own, ("blk.0.attn_v.weight", "blk.1.ffn_up.weight", "blk.1.ffn_gate.weight")):
             np.testing.assert_array_equal(values[ours], made[prefix].dense())
         np.testing.assert_array_equal(values["blk.0.ffn_up.weight"], dense["model.layers.0.mlp.up_proj.weight"])
@@ -248,9 +265,11 @@ class Converted(GptqCase):
             experts = [f"model.layers.{layer}.block_sparse_moe.experts.{e}." for e in range(3)]
             for ours, theirs in (("ffn_gate_exps", "w1"), ("ffn_up_exps", "w3")):
                 self.assertEqual(types[f"blk.{layer}.{ours}.weight"], "Q4_0")
-                np.testing.assert_array_equal(values[f"blk.{layer}.{ours}.weight"], np.stack([dense[f"{e}{theirs}.weight"] for e in experts]))
+                np.testing.assert_array_equal(values[f"blk.{layer}.{ours}.weight"],
+                                              np.stack([dense[f"{e}{theirs}.weight"] for e in experts]))
             self.assertEqual(types[f"blk.{layer}.ffn_down_t.weight"], "F16")
-            np.testing.assert_allclose(values[f"blk.{layer}.ffn_down_t.weight"], np.concatenate([dense[f"{e}w2.weight"].T for e in experts]), rtol=1e-3)
+            np.testing.assert_allclose(values[f"blk.{layer}.ffn_down_t.weight"],
+                                       np.concatenate([dense[f"{e}w2.weight"].T for e in experts]), rtol=1e-3)
         self.assertIn("blk.*.ffn_gate_exps.weight (2): Q4_0, bit for bit", told)
         self.assertIn("blk.*.ffn_down_t.weight (2): F16, groups run along the neurons", told)
 
@@ -284,7 +303,8 @@ class Converted(GptqCase):
                     self.assertIn("ffn_up.weight (2): Q4_0, bit for bit", err)
                     np.testing.assert_array_equal(values["blk.1.ffn_up.weight"], exact["blk.1.ffn_up.weight"])
                 if kind == "f32":
-                    np.testing.assert_array_equal(values["blk.1.ffn_down_t.weight"], dense["model.layers.1.mlp.down_proj.weight"].T)
+                    np.testing.assert_array_equal(values["blk.1.ffn_down_t.weight"],
+                                                  dense["model.layers.1.mlp.down_proj.weight"].T)
 
     def test_parts_that_may_be_missing_or_different(self):
         def without_g_idx(tensors):
@@ -324,7 +344,8 @@ class Converted(GptqCase):
 
 class ZeroPoints(GptqCase):
     def spoilt(self, masked):
-        """A v1 file with zero points of 0, as old packers wrote it: minus one, all 32 bits, ran over the numbers above it in the word; or as new ones did."""
+        """A v1 file with zero points of 0, as old packers wrote it: minus one, all 32 bits,
+        ran over the numbers above it in the word; or as new ones did."""
         form = Form(4, 32, sym=False)
 
         def change(tensors):
@@ -333,7 +354,8 @@ class ZeroPoints(GptqCase):
             words = np.zeros((zeros.shape[0], zeros.shape[1] // 8), np.int64)
             for column in range(zeros.shape[1]):
                 stored = zeros[:, column] - 1
-                words[:, column // 8] |= (stored & 15 if masked else stored & 0xFFFFFFFF) << 4 * (column % 8) & 0xFFFFFFFF
+                words[:, column // 8] |= ((stored & 15 if masked else stored & 0xFFFFFFFF) << 4 * (column % 8)
+                                          & 0xFFFFFFFF)
             tensors["model.layers.0.mlp.up_proj.qzeros"] = words.astype(np.uint32).view(np.int32)
 
         matrices = checkpoint(form)[2]
@@ -342,7 +364,8 @@ class ZeroPoints(GptqCase):
 
     def test_zero_points_spoilt_by_an_old_packer_are_recognised(self):
         err = self.spoilt(masked=False)
-        self.assertIn("warning: the zero points of model.layers.0.mlp.up_proj (1 matrices) look as an old packer spoilt them", err)
+        self.assertIn("warning: the zero points of model.layers.0.mlp.up_proj (1 matrices) "
+                      "look as an old packer spoilt them", err)
         self.assertNotIn("warning", self.spoilt(masked=True))
 
     def test_symmetric_files_with_the_wrong_label_are_recognised(self):
@@ -387,7 +410,8 @@ class Refusals(GptqCase):
             ({"is_marlin_format": True}, "checkpoint_format marlin"),
         ]:
             with self.subTest(message):
-                (self.folder / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": Form().settings() | changes}))
+                (self.folder / "config.json").write_text(
+                    json.dumps(CONFIG | {"quantization_config": Form().settings() | changes}))
                 self.refused(message)
 
     def test_tensors_that_do_not_fit(self):
@@ -397,8 +421,10 @@ class Refusals(GptqCase):
             f"{up}scales has the shape [2, 256]": lambda t: t.update({up + "scales": np.ones((2, 256), np.float16)}),
             f"{up}qweight has the type F32": lambda t: t.update({up + "qweight": np.ones((16, 256), np.float32)}),
             f"{up}weight has the shape [64, 128], but config.json implies [256, 128]": lambda t: t.update(
-                {up + "qweight": np.ones((16, 64), np.int32), up + "qzeros": np.ones((4, 8), np.int32), up + "scales": np.ones((4, 64), np.float16)}),
-            f"{up}g_idx names the group 4, and there are 4": lambda t: t.update({up + "g_idx": np.full(128, 4, np.int32)}),
+                {up + "qweight": np.ones((16, 64), np.int32), up + "qzeros": np.ones((4, 8), np.int32),
+                 up + "scales": np.ones((4, 64), np.float16)}),
+            f"{up}g_idx names the group 4, and there are 4": lambda t: t.update({
+                up + "g_idx": np.full(128, 4, np.int32)}),
             f"{up}g_idx names the group -1": lambda t: t.update({up + "g_idx": np.full(128, -1, np.int32)}),
             f"has the tensor {up}bias, which": lambda t: t.update({up + "bias": np.ones(256, np.float16)}),
             f"has the tensor {up}qscales, which": lambda t: t.update({up + "qscales": np.ones(256, np.float16)}),

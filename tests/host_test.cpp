@@ -21,8 +21,7 @@ using namespace hearth::host;
 
 namespace {
 
-// ---- weights and their meaning, independent of the kernels
-// ------------------------------------------------------------
+// ---- weights and their meaning, independent of the kernels ----------------------------------------------------------
 
 double half(uint16_t h)
 {
@@ -241,8 +240,7 @@ struct Vectors {
     }
 };
 
-// ---- one operator on every path
-// ---------------------------------------------------------------------------------------
+// ---- one operator on every path -------------------------------------------------------------------------------------
 
 template <class F>
 void on_every_path(F test)
@@ -288,8 +286,7 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b)
     return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
-// ---- a feed-forward block and its meaning
-// ------------------------------------------------------------------------------
+// ---- a feed-forward block and its meaning ---------------------------------------------------------------------------
 
 struct Block {
     Sample gate, up, down_t;
@@ -348,8 +345,7 @@ FfnResult run(Team& team, const Block& block, std::span<const uint32_t> neurons,
     return result;
 }
 
-// ---- attention and its meaning
-// ------------------------------------------------------------------------------------------
+// ---- attention and its meaning --------------------------------------------------------------------------------------
 
 /// A rope whose pairs turn by base^(-2i / rope_dim).
 struct PlainRope {

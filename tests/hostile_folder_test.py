@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A stranger's folder: whatever it holds, tools/models/convert.py ends in one sentence, reads nothing outside of it, and
-takes little time and memory.
+"""A stranger's folder: whatever it holds, tools/models/convert.py ends in one sentence, reads nothing outside of it,
+and takes little time and memory.
 
     python3 tests/hostile_folder_test.py          (packages: tools/models/requirements.txt)
 """

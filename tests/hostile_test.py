@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What files and names say cannot act on a terminal, and small files cannot ask for much: every string of a model, one after the other, with escapes in it.
+"""What files and names say cannot act on a terminal, and small files cannot ask for much:
+every string of a model, one after the other, with escapes in it.
 
     python3 tests/hostile_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
@@ -28,15 +29,20 @@ DIM, VOCAB = 32, 280
 
 
 def tokens():
-    return ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *(chr(ord("a") + i) for i in range(VOCAB - 259))]
+    return ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)),
+            *(chr(ord("a") + i) for i in range(VOCAB - 259))]
 
 
 def keys():
-    return {"general.name": "tiny", "llama.block_count": 1, "llama.context_length": 64, "llama.embedding_length": DIM, "llama.feed_forward_length": 64,
-            "llama.attention.head_count": 2, "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.scaling.type": "none", "hearth.activation": "silu",
-            "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens(), "tokenizer.ggml.scores": [-float(i) for i in range(VOCAB)],
-            "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (VOCAB - 259), "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
-            "tokenizer.chat_template": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"}
+    return {"general.name": "tiny", "llama.block_count": 1, "llama.context_length": 64, "llama.embedding_length": DIM,
+            "llama.feed_forward_length": 64, "llama.attention.head_count": 2,
+            "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.scaling.type": "none",
+            "hearth.activation": "silu", "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens(),
+            "tokenizer.ggml.scores": [-float(i) for i in range(VOCAB)],
+            "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (VOCAB - 259), "tokenizer.ggml.bos_token_id": 1,
+            "tokenizer.ggml.eos_token_id": 2,
+            "tokenizer.chat_template":
+                "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"}
 
 
 def write_model(path, architecture="llama", extra=(), names=None, **changed):
@@ -53,8 +59,9 @@ def write_model(path, architecture="llama", extra=(), names=None, **changed):
             writer.add_float32(name, value)
         else:
             writer.add_array(name, value)
-    shapes = {"token_embd": (VOCAB, DIM), "output": (VOCAB, DIM), "output_norm": (DIM,), "blk.0.attn_norm": (DIM,), "blk.0.ffn_norm": (DIM,), "blk.0.ffn_gate": (64, DIM),
-              "blk.0.ffn_up": (64, DIM), "blk.0.ffn_down": (DIM, 64), **{f"blk.0.attn_{x}": (DIM, DIM) for x in ("q", "k", "v", "output")}}
+    shapes = {"token_embd": (VOCAB, DIM), "output": (VOCAB, DIM), "output_norm": (DIM,), "blk.0.attn_norm": (DIM,),
+              "blk.0.ffn_norm": (DIM,), "blk.0.ffn_gate": (64, DIM), "blk.0.ffn_up": (64, DIM),
+              "blk.0.ffn_down": (DIM, 64), **{f"blk.0.attn_{x}": (DIM, DIM) for x in ("q", "k", "v", "output")}}
     for name, shape in shapes.items():
         name = (names or {}).get(name, name + ".weight")
         writer.add_tensor(name, rng.standard_normal(shape).astype(np.float32))
@@ -72,16 +79,20 @@ class Case(unittest.TestCase):
         self.folder = Path(scratch.name)
 
     def hearth(self, *args, **more):
-        return subprocess.run([PROGRAM, *map(str, args)], capture_output=True, timeout=120, stdin=more.pop("stdin", subprocess.DEVNULL),
+        return subprocess.run([PROGRAM, *map(str, args)], capture_output=True, timeout=120,
+                              stdin=more.pop("stdin", subprocess.DEVNULL),
                               env=os.environ | {"XDG_CACHE_HOME": str(self.folder / "cache")}, **more)
 
     def commands(self, model):
         """Each with whether its stdout is a model's text, which a pipe gets as it is."""
         out = self.folder / "out.gguf"
-        return [(True, ("run", model, "-p", "a", "-n", "4", *CPU)), (True, ("chat", model, "-n", "4", *CPU)), (False, ("inspect", model)), (False, ("inspect", model, "--json")),
-                (False, ("tokenize", model, "-p", "abc def")), (False, ("tokenize", model, "-p", "abc", "--json")), (False, ("quantize", model, out, "q8_0")),
-                (False, ("plan", model, *CPU)), (False, ("perplexity", model, "-f", TEXT, "-c", "16", "-n", "20", *CPU)),
-                (False, ("profile", model, "-f", TEXT, "-n", "20", "-c", "16", "-o", self.folder / "profile", "--anew", *CPU))]
+        return [(True, ("run", model, "-p", "a", "-n", "4", *CPU)), (True, ("chat", model, "-n", "4", *CPU)),
+                (False, ("inspect", model)), (False, ("inspect", model, "--json")),
+                (False, ("tokenize", model, "-p", "abc def")), (False, ("tokenize", model, "-p", "abc", "--json")),
+                (False, ("quantize", model, out, "q8_0")), (False, ("plan", model, *CPU)),
+                (False, ("perplexity", model, "-f", TEXT, "-c", "16", "-n", "20", *CPU)),
+                (False, ("profile", model, "-f", TEXT, "-n", "20", "-c", "16", "-o", self.folder / "profile",
+                         "--anew", *CPU))]
 
     def check(self, model):
         for text, args in self.commands(model):
@@ -108,8 +119,8 @@ class Escapes(Case):
             self.check(write_model(self.folder / "model.gguf", architecture=HOSTILE))
 
     def test_other_texts_that_are_read(self):
-        for name in ("general.type", "tokenizer.ggml.pre", "tokenizer.ggml.normalizer", "llama.rope.scaling.type", "hearth.activation", "general.license",
-                     "hearth.profile.model", "powerinfer.x", "split.count"):
+        for name in ("general.type", "tokenizer.ggml.pre", "tokenizer.ggml.normalizer", "llama.rope.scaling.type",
+                     "hearth.activation", "general.license", "hearth.profile.model", "powerinfer.x", "split.count"):
             with self.subTest(name):
                 self.check(write_model(self.folder / "model.gguf", extra=[(name, HOSTILE)]))
 
@@ -119,8 +130,11 @@ class Escapes(Case):
                 hostile = tokens()
                 hostile[place] = HOSTILE + str(place)
                 self.check(write_model(self.folder / "model.gguf", tokenizer__ggml__tokens=hostile))
-        self.check(write_model(self.folder / "model.gguf", tokenizer__ggml__model="gpt2", extra=[("tokenizer.ggml.merges", [HOSTILE, "a b"])]))
-        self.check(write_model(self.folder / "model.gguf", extra=[("hearth.sparse.tensors", [HOSTILE]), ("hearth.sparse.types", [HOSTILE]), ("hearth.sparse.columns", [32])]))
+        self.check(write_model(self.folder / "model.gguf", tokenizer__ggml__model="gpt2",
+                               extra=[("tokenizer.ggml.merges", [HOSTILE, "a b"])]))
+        self.check(write_model(self.folder / "model.gguf",
+                               extra=[("hearth.sparse.tensors", [HOSTILE]), ("hearth.sparse.types", [HOSTILE]),
+                                      ("hearth.sparse.columns", [32])]))
 
     def test_names_of_keys_and_tensors(self):
         for hostile in (HOSTILE, "\u009b31m\u202e", "\u202eabc"):
@@ -138,17 +152,21 @@ class Escapes(Case):
         self.check(self.folder / "folder")
         self.check(self.folder / "folder" / name)
         model = write_model(self.folder / "model.gguf")
-        for args in (("quantize", model, self.folder / name / "x", "q8_0"), ("quantize", model, self.folder / name, "q8_0"), ("run", model, "-f", self.folder / ("n" + name)),
-                     ("run", model, "-p", "a", "--device", HOSTILE), ("run", model, "-p", "a", "--profile", name), ("run", model, "--" + HOSTILE), (HOSTILE,),
-                     ("run", model, "-p", "a", "-n", HOSTILE), ("quantize", model, "x", HOSTILE), ("run", model, "-p", "a", "--machine", name)):
+        for args in (("quantize", model, self.folder / name / "x", "q8_0"),
+                     ("quantize", model, self.folder / name, "q8_0"), ("run", model, "-f", self.folder / ("n" + name)),
+                     ("run", model, "-p", "a", "--device", HOSTILE), ("run", model, "-p", "a", "--profile", name),
+                     ("run", model, "--" + HOSTILE), (HOSTILE,), ("run", model, "-p", "a", "-n", HOSTILE),
+                     ("quantize", model, "x", HOSTILE), ("run", model, "-p", "a", "--machine", name)):
             with self.subTest(args=args):
                 result = self.hearth(*args)
-                self.assertIsNone(ACTING.search((result.stdout + result.stderr).decode("utf-8", "surrogateescape")), result.stderr)
+                self.assertIsNone(ACTING.search((result.stdout + result.stderr).decode("utf-8", "surrogateescape")),
+                                  result.stderr)
 
     def terminal(self, *args):
         """What a terminal gets of stdout."""
         main, other = pty.openpty()
-        with subprocess.Popen([PROGRAM, *map(str, args)], stdin=subprocess.DEVNULL, stdout=other, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen([PROGRAM, *map(str, args)], stdin=subprocess.DEVNULL, stdout=other,
+                              stderr=subprocess.PIPE) as process:
             os.close(other)
             data = b""
             while True:
@@ -169,7 +187,8 @@ class Escapes(Case):
         for i in range(259, VOCAB):
             hostile[i] = HOSTILE[:i % len(HOSTILE) + 1] + chr(ord("a") + i - 259)
         model = write_model(self.folder / "model.gguf", tokenizer__ggml__tokens=hostile)
-        args = ("run", model, "-p", "\x1b]52;c;aGk=\x07 \u009b31m \x7f \r x", "-n", "20", "--temp", "0", "--ignore-eos", *CPU)
+        args = ("run", model, "-p", "\x1b]52;c;aGk=\x07 \u009b31m \x7f \r x", "-n", "20", "--temp", "0",
+                "--ignore-eos", *CPU)
         piped = self.hearth(*args).stdout
         self.assertIn(b"\x1b]52;c;", piped)
         self.assertIn("\u009b".encode(), piped)
@@ -198,14 +217,16 @@ class Posture(Case):
         self.assertRegex(symbols, r"__\w+_chk\b")    # FORTIFY
         self.assertIn("__glibcxx_assert_fail", symbols)
         if "X86-64" in readelf("-h"):
-            self.assertGreater(PROGRAM.read_bytes().count(b"\xf3\x0f\x1e\xfa"), 1000)    # endbr64, where calls may arrive
+            # endbr64, where calls may arrive.
+            self.assertGreater(PROGRAM.read_bytes().count(b"\xf3\x0f\x1e\xfa"), 1000)
 
 
 class Sizes(Case):
     def bounded(self, *args, mib=300, seconds=2):
         def limit():
             resource.setrlimit(resource.RLIMIT_CPU, (seconds * 4, seconds * 4))
-        process = subprocess.Popen([PROGRAM, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=limit)
+        process = subprocess.Popen([PROGRAM, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   preexec_fn=limit)
         talk = process.stderr.read().decode()
         process.stderr.close()
         _, status, used = os.wait4(process.pid, 0)
@@ -219,10 +240,12 @@ class Sizes(Case):
         writer = gguf.GGUFWriter(path, "llama")
         for name, value in keys().items():
             if not name.startswith("tokenizer."):
-                (writer.add_string if isinstance(value, str) else writer.add_uint32 if isinstance(value, int) else writer.add_float32)(name, value)
+                (writer.add_string if isinstance(value, str) else writer.add_uint32 if isinstance(value, int)
+                 else writer.add_float32)(name, value)
         writer.add_uint32("llama.expert_count", experts)
         for layer in range(layers):
-            writer.add_tensor_info(f"blk.{layer}.ffn_down_exps.weight", (experts, DIM, neurons), np.float32, 0, raw_dtype=gguf.GGMLQuantizationType.Q2_K)
+            writer.add_tensor_info(f"blk.{layer}.ffn_down_exps.weight", (experts, DIM, neurons), np.float32, 0,
+                                   raw_dtype=gguf.GGMLQuantizationType.Q2_K)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()

@@ -2,6 +2,8 @@
 // text, model <- plan <- device <- run, tune <- engine.h, and system <- vulkan <- device.
 #include "tests/support.h"
 
+#include <algorithm>
+#include <array>
 #include <map>
 #include <set>
 
@@ -87,13 +89,35 @@ TEST_SUITE("layout")
     TEST_CASE("the top level holds the names of the design and nothing else")
     {
         const std::set<std::string> allowed = {
-            "CMakeLists.txt", "engine",  "shaders",           "host",       "tests", "tools",
-            "README.md",      "LICENSE", "CMakePresets.json", "SECURITY.md"};
+            "CMakeLists.txt", "engine",  "shaders",           "host",        "tests",        "tools",
+            "README.md",      "LICENSE", "CMakePresets.json", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"};
         for (const auto& entry : fs::directory_iterator(HEARTH_SOURCE)) {
             const std::string name = entry.path().filename().string();
             INFO(name);
             CHECK((name.starts_with('.') || name == "build" || allowed.contains(name)));
         }
+    }
+
+    TEST_CASE("files and folders that the texts name exist")
+    {
+        size_t named = 0;
+        for (const char* text : {"README.md", "CONTRIBUTING.md", "SECURITY.md", "tools/README.md"}) {
+            const std::string content = hearth::tests::read_file(fs::path(HEARTH_SOURCE) / text);
+            for (size_t at = 0; (at = content.find('`', at)) != std::string::npos; ++at) {
+                const std::string name = content.substr(at + 1, content.find('`', at + 1) - at - 1);
+                const bool path =
+                    name.find('/') != std::string::npos && name.find_first_of(" *[=:<\n") == std::string::npos;
+                const bool stands_for_many =
+                    name.find("NAME") != std::string::npos || name.find("CHIP") != std::string::npos;
+                const bool of_ours = std::ranges::any_of(std::array{"shaders", "host", "engine", "tools", "tests"},
+                                                         [&](const char* top) { return name.starts_with(top); });
+                if (!path || stands_for_many || !of_ours) continue;
+                INFO(text, ": ", name);
+                CHECK(fs::exists(fs::path(HEARTH_SOURCE) / name));
+                ++named;
+            }
+        }
+        CHECK(named > 60);
     }
 
     TEST_CASE("the README names the files of the reading order, and they exist")

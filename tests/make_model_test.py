@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/make_model.py: what it promises, measured with a plain forward pass in numpy, and whether the program takes its files.
+"""tools/models/make_model.py: what it promises, measured with a plain forward pass in numpy,
+and whether the program takes its files.
 
     python3 tests/make_model_test.py [build/check/hearth]          (packages: tools/models/requirements.txt)
 """
@@ -66,26 +67,32 @@ class Content(Case):
             self.assertNotEqual(self.made("--seed", "1", *options), data)
 
     def test_keys_and_tensors_have_the_shape_that_was_asked_for(self):
-        keys, values, types = self.read("--layers", "2", "--dim", "96", "--heads", "6", "--kv-heads", "3", "--neurons", "160", "--vocab", "400", "--type",
-                                        "q8_0", "--context", "777")
-        expected = {"general.architecture": "llama", "general.file_type": 7, "llama.block_count": 2, "llama.context_length": 777,
-                    "llama.embedding_length": 96, "llama.feed_forward_length": 160, "llama.attention.head_count": 6, "llama.attention.head_count_kv": 3,
-                    "llama.attention.key_length": 16, "llama.rope.dimension_count": 16, "llama.vocab_size": 400, "hearth.activation": "relu"}
+        keys, values, types = self.read("--layers", "2", "--dim", "96", "--heads", "6", "--kv-heads", "3",
+                                        "--neurons", "160", "--vocab", "400", "--type", "q8_0", "--context", "777")
+        expected = {"general.architecture": "llama", "general.file_type": 7, "llama.block_count": 2,
+                    "llama.context_length": 777, "llama.embedding_length": 96, "llama.feed_forward_length": 160,
+                    "llama.attention.head_count": 6, "llama.attention.head_count_kv": 3,
+                    "llama.attention.key_length": 16, "llama.rope.dimension_count": 16, "llama.vocab_size": 400,
+                    "hearth.activation": "relu"}
         self.assertEqual({key: keys.get(key) for key in expected}, expected)
         shapes = {"token_embd": (400, 96), "output_norm": (96,), "output": (400, 96)}
         for n in range(2):
-            for name, shape in {"attn_norm": (96,), "attn_q": (96, 96), "attn_k": (48, 96), "attn_v": (48, 96), "attn_output": (96, 96), "ffn_norm": (96,),
-                                "ffn_gate": (160, 96), "ffn_up": (160, 96), "ffn_down_t": (160, 96)}.items():
+            for name, shape in {"attn_norm": (96,), "attn_q": (96, 96), "attn_k": (48, 96), "attn_v": (48, 96),
+                                "attn_output": (96, 96), "ffn_norm": (96,), "ffn_gate": (160, 96), "ffn_up": (160, 96),
+                                "ffn_down_t": (160, 96)}.items():
                 shapes[f"blk.{n}.{name}"] = shape
-        self.assertEqual({name: w.shape for name, w in values.items()}, {name + ".weight": shape for name, shape in shapes.items()})
+        self.assertEqual({name: w.shape for name, w in values.items()},
+                         {name + ".weight": shape for name, shape in shapes.items()})
         for name, kind in types.items():
             self.assertEqual(kind, "Q8_0" if values[name].ndim == 2 else "F32")
 
     def test_shapes_have_the_parameters_of_the_models_they_are_named_for(self):
-        for shape, billions in {"7b": 6.74, "13b": 13.02, "33b": 32.53, "70b": 68.98, "1b": 1.10, "small": 0.55}.items():
+        for shape, billions in {"7b": 6.74, "13b": 13.02, "33b": 32.53, "70b": 68.98, "1b": 1.10,
+                                "small": 0.55}.items():
             layers, dim, heads, kv_heads, neurons, vocab = make_model.SHAPES[shape]
             attention = 2 * dim * dim + 2 * dim * (dim // heads * kv_heads)
-            self.assertAlmostEqual((layers * (attention + 3 * dim * neurons) + 2 * vocab * dim) / 1e9, billions, delta=0.01, msg=shape)
+            self.assertAlmostEqual((layers * (attention + 3 * dim * neurons) + 2 * vocab * dim) / 1e9, billions,
+                                   delta=0.01, msg=shape)
 
     def test_weights_are_random_not_zero_and_no_two_rows_are_alike(self):
         _, values, _ = self.read("--pwri", "--type", "q8_0")
@@ -97,13 +104,17 @@ class Content(Case):
 
     def test_routers_choose_by_token_and_favour_some_experts(self):
         keys, tensors, _ = self.read("--experts", "16", "--experts-used", "3")
-        self.assertEqual((keys["llama.expert_count"], keys["llama.expert_used_count"], keys["llama.expert_feed_forward_length"]), (16, 3, 256))
-        self.assertEqual([tensors[f"blk.0.{name}.weight"].shape for name in ("ffn_gate_exps", "ffn_up_exps", "ffn_down_t")],
+        self.assertEqual((keys["llama.expert_count"], keys["llama.expert_used_count"],
+                          keys["llama.expert_feed_forward_length"]), (16, 3, 256))
+        self.assertEqual([tensors[f"blk.0.{name}.weight"].shape
+                          for name in ("ffn_gate_exps", "ffn_up_exps", "ffn_down_t")],
                          [(16, 256, 128), (16, 256, 128), (16 * 256, 128)])
-        x = np.stack([row / np.sqrt(np.mean(row ** 2)) for row in tensors["token_embd.weight"]]) * tensors["blk.0.ffn_norm.weight"]
+        x = np.stack([row / np.sqrt(np.mean(row ** 2))
+                      for row in tensors["token_embd.weight"]]) * tensors["blk.0.ffn_norm.weight"]
         scores = x @ tensors["blk.0.ffn_gate_inp.weight"].T
         self.assertAlmostEqual(scores.std(axis=0).mean(), 1, delta=0.2)               # from token to token
-        self.assertAlmostEqual(scores.mean(axis=0).std(), make_model.EXPERT_SPREAD, delta=0.25)    # from expert to expert
+        # From expert to expert.
+        self.assertAlmostEqual(scores.mean(axis=0).std(), make_model.EXPERT_SPREAD, delta=0.25)
 
     def test_the_vocabulary_is_one_of_sentencepiece(self):
         keys, _, _ = self.read("--vocab", "1000")
@@ -114,15 +125,18 @@ class Content(Case):
         self.assertEqual(scores[259:], sorted(scores[259:], reverse=True))
         known = set(tokens[259:])
         for text in tokens[259:]:    # every piece can be reached by merging
-            self.assertTrue(len(text) == 1 or any(text[:i] in known and text[i:] in known for i in range(1, len(text))), text)
+            self.assertTrue(len(text) == 1
+                            or any(text[:i] in known and text[i:] in known for i in range(1, len(text))), text)
 
     def test_a_powerinfer_file_is_the_same_model_with_predictors(self):
         for kind in ("f16", "q4_0"):
             keys, values, _ = self.read("--type", kind)
             more_keys, more_values, _ = self.read("--type", kind, "--pwri", "--predictor-rank", "20")
-            self.assertEqual({k for k in more_keys if more_keys[k] != keys.get(k) and not k.startswith("GGUF.")}, {"powerinfer.sparse_threshold"})
+            self.assertEqual({k for k in more_keys if more_keys[k] != keys.get(k) and not k.startswith("GGUF.")},
+                             {"powerinfer.sparse_threshold"})
             self.assertEqual(more_keys["powerinfer.sparse_threshold"], 0.0)
-            predictors = {f"blk.{n}.fc{i}.weight": shape for n in range(4) for i, shape in ((1, (64, 128)), (2, (256, 64)))}
+            predictors = {f"blk.{n}.fc{i}.weight": shape for n in range(4)
+                          for i, shape in ((1, (64, 128)), (2, (256, 64)))}
             self.assertEqual({name: w.shape for name, w in more_values.items() if name not in values}, predictors)
             # The rank decides the gates too, so the same one is needed for the same logits.
             _, values, _ = self.read("--type", kind, "--predictor-rank", "20")
@@ -131,14 +145,16 @@ class Content(Case):
 
 
     def test_a_plain_file_has_the_same_weights_with_the_down_projection_the_other_way_round(self):
-        shape = ("--layers", "2", "--dim", "96", "--heads", "3", "--kv-heads", "3", "--neurons", "1600", "--type", "f32")
+        shape = ("--layers", "2", "--dim", "96", "--heads", "3", "--kv-heads", "3", "--neurons", "1600",
+                 "--type", "f32")
         with mock.patch.object(make_model, "PIECE_WEIGHTS", 1 << 14):    # ten rows at a time
             plain_keys, plain, _ = self.read(*shape, "--plain")
             keys, values, _ = self.read(*shape)
         self.assertEqual(plain_keys, keys)
         self.assertEqual(list(plain), [name.replace("ffn_down_t", "ffn_down") for name in values])
         for name, w in values.items():
-            np.testing.assert_array_equal(plain[name.replace("ffn_down_t", "ffn_down")], w.T if "ffn_down_t" in name else w, name)
+            np.testing.assert_array_equal(plain[name.replace("ffn_down_t", "ffn_down")],
+                                          w.T if "ffn_down_t" in name else w, name)
         experts = ("--experts", "3", "--experts-used", "2", "--type", "f32", "--neurons", "160")
         with mock.patch.object(make_model, "PIECE_WEIGHTS", 1 << 14):
             _, plain, _ = self.read(*experts, "--plain")
@@ -160,7 +176,8 @@ def share_of_80(chances):
 
 class Behaviour(Case):
     def measure(self, *options):
-        """Chances of firing (layers, neurons), recall of the predictor, the share of neurons that it names, and logits."""
+        """Chances of firing (layers, neurons), recall of the predictor,
+        the share of neurons that it names, and logits."""
         keys, values, _ = self.read(*options)
         ids = np.random.default_rng(3).integers(0, keys["llama.vocab_size"], TOKENS)
         chances, hits, named = [], 0, []
@@ -192,8 +209,8 @@ class Behaviour(Case):
                     self.check_sparsity(chances, activity, skew)
 
     def test_they_are_the_same_with_every_seed_and_in_other_shapes(self):
-        for options in (("--seed", "1"), ("--seed", "2"), ("--layers", "80", "--dim", "64", "--heads", "2"), ("--layers", "1", "--neurons", "1024"),
-                        ("--dim", "512", "--neurons", "1024", "--layers", "3")):
+        for options in (("--seed", "1"), ("--seed", "2"), ("--layers", "80", "--dim", "64", "--heads", "2"),
+                        ("--layers", "1", "--neurons", "1024"), ("--dim", "512", "--neurons", "1024", "--layers", "3")):
             with self.subTest(" ".join(options)):
                 self.check_sparsity(self.measure(*options)[0], 0.1, 0.43)
 
@@ -208,8 +225,10 @@ class Behaviour(Case):
         self.assertLess(abs(np.corrcoef(chances[0], chances[1])[0, 1]), 0.25)    # and elsewhere in each layer
 
     def test_the_predictor_names_the_neurons_that_fire(self):
-        for options, lowest, highest, named in ((("--type", "f16"), 0.995, 1, 0.1), (("--type", "q8_0"), 0.97, 1, 0.1), (("--type", "q4_0"), 0.85, 1, 0.12),
-                                                (("--predictor-noise", "0.3"), 0.7, 0.95, 0.12), (("--predictor-noise", "1"), 0.4, 0.75, 0.18)):
+        for options, lowest, highest, named in ((("--type", "f16"), 0.995, 1, 0.1), (("--type", "q8_0"), 0.97, 1, 0.1),
+                                                (("--type", "q4_0"), 0.85, 1, 0.12),
+                                                (("--predictor-noise", "0.3"), 0.7, 0.95, 0.12),
+                                                (("--predictor-noise", "1"), 0.4, 0.75, 0.18)):
             with self.subTest(" ".join(options)):
                 _, recall, share, _ = self.measure("--pwri", *options)
                 self.assertGreaterEqual(recall, lowest)
@@ -263,7 +282,8 @@ class Refusals(Case):
     def test_full_disks(self):
         with mock.patch("shutil.disk_usage", return_value=mock.Mock(free=1000)):
             self.refused("the disk has room for 0.0 GB")
-        with mock.patch.object(make_model.Weights, "ffn_up", side_effect=OSError(28, "No space left on device")):    # another program was faster
+        # Another program was faster.
+        with mock.patch.object(make_model.Weights, "ffn_up", side_effect=OSError(28, "No space left on device")):
             self.refused("No space left on device")
 
     def test_folders_that_do_not_exist(self):
@@ -287,8 +307,10 @@ class Program(Case):
             with self.subTest(kind):
                 self.made("--type", kind)
                 self.assertIn("blk.3.ffn_down_t.weight", self.hearth("inspect", self.out, "--json"))
-                text = self.hearth("run", self.out, "--device", "cpu", "-p", "a banana, or two?", "-n", "20", "--temp", "0")
-                exact = self.hearth("run", self.out, "--device", "cpu", "-p", "a banana, or two?", "-n", "20", "--temp", "0", "--sparsity", "exact")
+                text = self.hearth("run", self.out, "--device", "cpu", "-p", "a banana, or two?", "-n", "20",
+                                   "--temp", "0")
+                exact = self.hearth("run", self.out, "--device", "cpu", "-p", "a banana, or two?", "-n", "20",
+                                    "--temp", "0", "--sparsity", "exact")
                 self.assertEqual(text, exact)
                 self.assertTrue(text.startswith("a banana, or two?"))
                 self.assertGreater(len(set(text)), 8)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Numbers at the edge, from outside: weights that are not numbers end every command in a sentence that names them, and matrices beyond the range of fp16
-keep it. What is expected follows from the shipped model itself: a power of two that one matrix is multiplied by and the next one is divided by changes
-nothing. On the CPU and on the software device. As program_test.py, whose helpers it uses.
+"""Numbers at the edge, from outside: weights that are not numbers end every command in a sentence that names them, and
+matrices beyond the range of fp16 keep it. What is expected follows from the shipped model itself: a power of two that
+one matrix is multiplied by and the next one is divided by changes nothing. On the CPU and on the software device. As
+program_test.py, whose helpers it uses.
 
     python3 tests/numbers_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
@@ -38,8 +39,9 @@ class Numbers(Case):
 
         model = self.write("broken", break_some)
         said = f"{tensor} holds 2 weights that are not finite numbers, the first (NaN) in row 2, column 5"
-        commands = [("run", "-p", "Once", "-n", 3, "--temp", 0), ("run", "-p", "Once", "-n", 3), ("run", "-p", "Once", "-n", 3, "--sparsity", "exact"),
-                    ("perplexity", "-f", TEXT, "-n", 40), ("bench", "-p", 8, "-n", 2, "-r", 1), ("profile", "-f", TEXT, "-n", 40, "-o", self.folder / "p")]
+        commands = [("run", "-p", "Once", "-n", 3, "--temp", 0), ("run", "-p", "Once", "-n", 3),
+                    ("run", "-p", "Once", "-n", 3, "--sparsity", "exact"), ("perplexity", "-f", TEXT, "-n", 40),
+                    ("bench", "-p", 8, "-n", 2, "-r", 1), ("profile", "-f", TEXT, "-n", 40, "-o", self.folder / "p")]
         for device in (CPU, DEVICE):
             for command in commands if device == CPU else commands[:1] + commands[3:4]:
                 with self.subTest(command=command, device=device):
@@ -64,7 +66,8 @@ class Numbers(Case):
             return change
 
         want = np.log(perplexity_of(self.good("perplexity", MODEL, "-f", TEXT, "-n", 30, *CPU)))
-        for kind, first, second, exponent in ((Type.F32, "ffn_up", down, 30), (Type.BF16, "ffn_up", down, -30), (Type.BF16, "attn_output", "attn_v", 13)):
+        for kind, first, second, exponent in ((Type.F32, "ffn_up", down, 30), (Type.BF16, "ffn_up", down, -30),
+                                              (Type.BF16, "attn_output", "attn_v", 13)):
             model = self.write("scaled", scaled(first, second, exponent), kind)
             for options in (DEVICE, CPU):
                 with self.subTest(kind=kind.name, first=first, exponent=exponent, options=options):

@@ -8,6 +8,7 @@
 
 using namespace hearth;
 using namespace hearth::tests;
+using namespace std::string_literals;
 
 TEST_SUITE_BEGIN("model");
 
@@ -136,7 +137,7 @@ TEST_CASE("a file of torch that is no plain tensor of one dimension is refused b
     says(fixture("old"), "the format that torch had before version 1.6; save it again");
     says("", "is not a file of torch.save");
     says("GGUF", "is not a file of torch.save");
-    says(zip({{"a/data.pkl", "cos\nsystem\n(X\4\0\0\0trueq\1tR."}}), "something else than a plain tensor");
+    says(zip({{"a/data.pkl", "cos\nsystem\n(X\4\0\0\0trueq\1tR."s}}), "something else than a plain tensor");
     CHECK(refusal(fixture("f32"), 41).find("of the shape (40), expected (41)") != std::string::npos);
 }
 
@@ -234,8 +235,7 @@ TEST_CASE("statistics are read by the layer's number, one file for every layer")
                          doctest::Contains("activation_0.pt holds a tensor of the shape (2), expected (3)"), Error);
 }
 
-// ---- the index
-// ---------------------------------------------------------------------------------------------------------
+// ---- the index ------------------------------------------------------------------------------------------------------
 
 namespace {
 

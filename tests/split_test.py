@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The program from outside: profiles, plans, predictors, rebalancing and traces. As program_test.py, whose helpers it uses.
+"""The program from outside: profiles, plans, predictors, rebalancing and traces.
+As program_test.py, whose helpers it uses.
 
     python3 tests/split_test.py build/check/hearth [--all] [arguments of unittest]
 
-Needs numpy and gguf for the generated model. `--all` adds the counts of 30,000 tokens on the software device (two minutes and a half on two cores).
+Needs numpy and gguf for the generated model. `--all` adds the counts of 30,000 tokens on the software device (two
+minutes and a half on two cores).
 """
 
 import json
@@ -22,7 +24,8 @@ import gguf
 import numpy as np
 
 import program_test as program
-from program_test import ALL, ARGUMENTS, CPU, DEVICE, LAYERS, MODEL, NEURONS, PROGRAM, TEXT, Case, expected, hearth, setUpModule, share    # noqa: F401
+from program_test import (ALL, ARGUMENTS, CPU, DEVICE, LAYERS, MODEL, NEURONS, PROGRAM, TEXT, Case, expected,
+                          hearth, setUpModule, share)    # noqa: F401
 
 MAKE_MODEL = Path(__file__).resolve().parent.parent / "tools" / "models" / "make_model.py"
 
@@ -52,12 +55,14 @@ class Profiles(Case):
         cpu, device = self.profile("-n", 600, *CPU, to="a"), self.profile("-n", 600, *share(0.5, 256), to="b")
         self.assertEqual(cpu["positions"], device["positions"])
         for a, b in zip(cpu["layers"], device["layers"], strict=True):
-            self.assertLess(sum(abs(x - y) for x, y in zip(a["fired"], b["fired"], strict=True)), 0.002 * sum(a["fired"]))
+            self.assertLess(sum(abs(x - y) for x, y in zip(a["fired"], b["fired"], strict=True)),
+                            0.002 * sum(a["fired"]))
 
     def test_an_interrupted_profile_goes_on_and_ends_as_if_nothing_had_been(self):
         command = [PROGRAM, "profile", MODEL, "-f", TEXT, "-n", "9000", "-o", self.folder / "cut", "--json", *CPU]
         for _ in range(3):    # the third may find it done
-            process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=program.ENVIRONMENT)
+            process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                       env=program.ENVIRONMENT)
             time.sleep(0.7)
             process.send_signal(signal.SIGINT)
             _, talk = process.communicate(timeout=60)
@@ -73,17 +78,21 @@ class Profiles(Case):
     def test_a_profile_of_another_model_and_a_place_that_cannot_be_written_are_refused(self):
         self.profile("-n", 300, *CPU)
         other = self.generated("tiny")
-        self.refused("run", other, "-p", "a", "-n", "1", *CPU, "--profile", self.folder / "profile", says=["another model"])
-        self.refused("profile", MODEL, "-f", TEXT, "-n", "300", *CPU, "-o", self.folder / "no" / "profile", says=["no/profile", "cannot be written"], alone=False)
+        self.refused("run", other, "-p", "a", "-n", "1", *CPU, "--profile", self.folder / "profile",
+                     says=["another model"])
+        self.refused("profile", MODEL, "-f", TEXT, "-n", "300", *CPU, "-o", self.folder / "no" / "profile",
+                     says=["no/profile", "cannot be written"], alone=False)
         self.refused("run", MODEL, "-p", "a", *CPU, "--sparsity", "predict", says=["hearth profile"])
 
     def test_an_embedded_profile_is_used(self):
-        self.good("profile", MODEL, "-f", TEXT, "-n", "2000", *CPU, "-o", self.folder / "profile", "--embed", self.folder / "with.gguf")
+        self.good("profile", MODEL, "-f", TEXT, "-n", "2000", *CPU, "-o", self.folder / "profile",
+                  "--embed", self.folder / "with.gguf")
         self.good("run", self.folder / "with.gguf", "-p", "Once", "-n", "2", *CPU, "--sparsity", "predict")
 
     def generated(self, shape, *options):
         path = self.folder / f"{shape}{len(options)}.gguf"
-        subprocess.run([sys.executable, MAKE_MODEL, path, "--shape", shape, *options], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, MAKE_MODEL, path, "--shape", shape, *options], check=True,
+                       stdout=subprocess.DEVNULL)
         return path
 
     def test_prediction_by_signs_keeps_the_perplexity_and_says_what_it_saves(self):
@@ -92,7 +101,8 @@ class Profiles(Case):
         dense = perplexity_of(self.good(*common))
         result = self.good(*common, "--sparsity", "predict", "--profile", self.folder / "profile", "--check-predictor")
         self.assertLess(abs(perplexity_of(result) / dense - 1), 0.01)
-        said = re.search(r"predictor: ([0-9.]+) % of the CPU's gates looked at, ([0-9.]+) % of its rows skipped; recall ([0-9.]+) %", result.talk)
+        said = re.search(r"predictor: ([0-9.]+) % of the CPU's gates looked at, ([0-9.]+) "
+                         r"% of its rows skipped; recall ([0-9.]+) %", result.talk)
         self.assertTrue(said, result.talk)
         self.assertLess(float(said[1]), 85)
         self.assertGreater(float(said[3]), 98)
@@ -102,7 +112,8 @@ class Profiles(Case):
         self.refused("run", model, "-p", "a", *CPU, "--sparsity", "threshold", says=["--calibrate"])
         small = self.write("text", TEXT.read_text()[:4000])
         result = self.good("profile", model, "-f", small, *CPU, "--calibrate", "0.5")
-        said = re.search(r"leaving out 50 % of the neurons takes the perplexity from ([0-9.]+) to ([0-9.]+)", result.talk)
+        said = re.search(r"leaving out 50 % of the neurons takes the perplexity from ([0-9.]+) to ([0-9.]+)",
+                         result.talk)
         self.assertTrue(said, result.talk)
         stats = self.folder / "stats.json"
         run = self.good("perplexity", model, "-f", small, "-b", "1", *CPU, "--sparsity", "threshold", "--stats", stats)
@@ -110,18 +121,21 @@ class Profiles(Case):
         totals = program.json.loads(stats.read_text())["totals"]
         active = sum(layer["active_host"] for layer in totals["layers"]) / totals["tokens"] / NEURONS / LAYERS
         self.assertAlmostEqual(active, 0.5, delta=0.1)    # what is left out of one layer changes the next
-        self.refused("profile", MODEL, "-f", small, *CPU, "-o", self.folder / "p", "--calibrate", "0.5", says=["ReLU"], alone=False)
+        self.refused("profile", MODEL, "-f", small, *CPU, "-o", self.folder / "p", "--calibrate", "0.5", says=["ReLU"],
+                     alone=False)
 
     def test_powerinfers_file_gives_what_the_same_weights_give_as_gguf(self):
         plain, pwri = self.generated("tiny"), self.generated("tiny", "--pwri")
         self.assertEqual(pwri.read_bytes()[:4], b"PWRI")
-        run = lambda model, *options: float(re.search("likelihood ([0-9.]+)", self.good("perplexity", model, "-f", TEXT, "-n", "300", "-b", "1", "-c", "128", *options).talk)[1])    # noqa: E731
+        run = lambda model, *options: float(re.search("likelihood ([0-9.]+)", self.good(    # noqa: E731
+            "perplexity", model, "-f", TEXT, "-n", "300", "-b", "1", "-c", "128", *options).talk)[1])
         want = run(plain, *CPU)
         self.assertAlmostEqual(run(pwri, *CPU), want, delta=1e-5)
         self.assertAlmostEqual(run(pwri, *CPU, "--sparsity", "predict"), want, delta=0.02)
         needs = self.good("inspect", pwri, "-c", "128", "--json").json["device_memory"]
         for budget in (needs["least"] + 1000, (needs["least"] + needs["all"]) // 2, needs["all"]):
-            self.assertAlmostEqual(run(pwri, *DEVICE, "--vram-budget", f"{budget}B", "--sparsity", "predict"), want, delta=0.02)
+            self.assertAlmostEqual(run(pwri, *DEVICE, "--vram-budget", f"{budget}B", "--sparsity", "predict"), want,
+                                   delta=0.02)
 
     def test_a_full_disk_ends_profiling_with_a_message_and_spares_the_profile_that_was_there(self):
         self.profile("-n", 500, *CPU)
@@ -140,11 +154,14 @@ class PowerInferFiles(Case):
     def setUp(self):
         super().setUp()
         self.model = self.folder / "model.gguf"
-        subprocess.run([sys.executable, MAKE_MODEL, self.model, "--shape", "tiny", "--pwri"], check=True, stdout=subprocess.DEVNULL)
-        counts = self.good("profile", self.model, "-f", TEXT, "-n", "1500", "-c", "128", "-o", self.folder / "kept", "--json", *CPU).json
+        subprocess.run([sys.executable, MAKE_MODEL, self.model, "--shape", "tiny", "--pwri"], check=True,
+                       stdout=subprocess.DEVNULL)
+        counts = self.good("profile", self.model, "-f", TEXT, "-n", "1500", "-c", "128", "-o", self.folder / "kept",
+                           "--json", *CPU).json
         self.counts = [layer["fired"] for layer in counts["layers"]]
         needs = self.good("inspect", self.model, "-c", "128", "-b", "1", "--json").json["device_memory"]
-        budget = needs["scratch"] + needs["head"] + sum(l["attention"] + l["kv"] + l["groups"] // 4 * l["group"] for l in needs["layers"])
+        budget = needs["scratch"] + needs["head"] + sum(l["attention"] + l["kv"] + l["groups"] // 4 * l["group"]
+                                                        for l in needs["layers"])
         self.quarter = (*DEVICE, "-c", "128", "-b", "1", "--vram-budget", f"{budget}B")
 
     def write_index(self, layers):
@@ -164,8 +181,10 @@ class PowerInferFiles(Case):
         (self.folder / "activation").mkdir()
         for n, counts in enumerate(self.counts):
             size = b"M" + struct.pack("<H", len(counts))
-            pickle = (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\x00((X\x07\x00\x00\x00storageq\x01ctorch\nLongStorage\nq\x02X\x01\x00\x00\x000q\x03"
-                      b"X\x03\x00\x00\x00cpuq\x04" + size + b"tq\x05QK\x00" + size + b"\x85q\x06K\x01\x85q\x07\x89ccollections\nOrderedDict\nq\x08)Rq\ttq\nRq\x0b.")
+            pickle = (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\x00((X\x07\x00\x00\x00storageq\x01"
+                      b"ctorch\nLongStorage\nq\x02X\x01\x00\x00\x000q\x03"
+                      b"X\x03\x00\x00\x00cpuq\x04" + size + b"tq\x05QK\x00" + size
+                      + b"\x85q\x06K\x01\x85q\x07\x89ccollections\nOrderedDict\nq\x08)Rq\ttq\nRq\x0b.")
             with zipfile.ZipFile(self.folder / "activation" / f"activation_{n}.pt", "w") as file:
                 file.writestr(f"activation_{n}/data.pkl", pickle)
                 file.writestr(f"activation_{n}/data/0", np.array(counts, np.int64).tobytes())
@@ -174,7 +193,8 @@ class PowerInferFiles(Case):
     def served(self, *options):
         """Of what fires while a text runs, the share that fires on the device."""
         stats = self.folder / "stats.json"
-        result = self.good("perplexity", self.model, "-f", TEXT, "-n", "300", *self.quarter, "--sparsity", "exact", "--stats", stats, *options)
+        result = self.good("perplexity", self.model, "-f", TEXT, "-n", "300", *self.quarter, "--sparsity", "exact",
+                           "--stats", stats, *options)
         layers = program.json.loads(stats.read_text())["totals"]["layers"]
         device, host = (sum(layer[f"active_{side}"] for layer in layers) for side in ("device", "host"))
         return device / (device + host), result.talk
@@ -220,8 +240,10 @@ class Plans(Case):
         before = (0, 0, 0)
         for budget, plan in zip(budgets, plans, strict=True):
             self.assertLessEqual(plan["bytes"], budget << 20)
-            layers, groups = (sum(layer[part] for layer in plan["layers"]) for part in ("attention_on_device", "resident"))
-            now = (layers, plan["head_on_device"], groups)    # in this order: neurons give way to a layer's attention and to the head
+            layers, groups = (sum(layer[part] for layer in plan["layers"])
+                              for part in ("attention_on_device", "resident"))
+            # In this order: neurons give way to a layer's attention and to the head.
+            now = (layers, plan["head_on_device"], groups)
             self.assertGreaterEqual(now, before)
             before = now
         self.assertEqual(before, (LAYERS, True, sum(layer["groups"] for layer in plans[-1]["layers"])))
@@ -234,9 +256,11 @@ class Plans(Case):
         for plan in plans:
             self.assertGreater(plan["expected_tokens_per_s"], 0)
             self.assertAlmostEqual(plan["expected_us"] * plan["expected_tokens_per_s"], 1e6, delta=1)
-        times = [p["expected_us"] for p in self.plan("--vram-budget", "6MiB,8MiB,12MiB,16MiB,24MiB", "--placement", "fastest", *options)]
+        times = [p["expected_us"]
+                 for p in self.plan("--vram-budget", "6MiB,8MiB,12MiB,16MiB,24MiB", "--placement", "fastest", *options)]
         self.assertEqual(times, sorted(times, reverse=True))
-        result = self.good("bench", MODEL, *DEVICE, "--vram-budget", "8MiB", "-p", "0", "-n", "4", "-r", "1", "-o", "json", *options).json["results"][0]
+        result = self.good("bench", MODEL, *DEVICE, "--vram-budget", "8MiB", "-p", "0", "-n", "4", "-r", "1",
+                           "-o", "json", *options).json["results"][0]
         self.assertGreater(result["expected_tokens_per_s"], 0)
 
         measured = json.loads(machine.read_text())
@@ -248,10 +272,13 @@ class Plans(Case):
         classes = measured["row_variants"].values()
         for chosen in classes:
             self.assertEqual(set(chosen), set(measured["on_device"]["rows"]))
-        command = ("run", MODEL, "-p", "Once upon a time", "-n", "30", "--temp", "0", *share(0.5), "-t", "1", "--machine")
+        command = ("run", MODEL, "-p", "Once upon a time", "-n", "30", "--temp", "0", *share(0.5), "-t", "1",
+                   "--machine")
         texts = {self.good(*command, machine).out}
-        one = {"subgroup": next(iter(next(iter(classes)).values()))["subgroup"], "subgroups": 1, "rows": 1, "int_dot": True}
-        for other in (None, {}, {"few short rows": {"F16": one}}, {"few short rows": {"F16": {**one, "subgroup": 3}}}, {"no such rows": 0}):
+        one = {"subgroup": next(iter(next(iter(classes)).values()))["subgroup"], "subgroups": 1, "rows": 1,
+               "int_dot": True}
+        for other in (None, {}, {"few short rows": {"F16": one}}, {"few short rows": {"F16": {**one, "subgroup": 3}}},
+                      {"no such rows": 0}):
             changed = {k: v for k, v in measured.items() if k != "row_variants"}
             if other is not None:
                 changed["row_variants"] = other
@@ -268,12 +295,16 @@ class Plans(Case):
         plan = self.good("plan", MODEL, *CPU, "-t", "1", "--machine", machine, "--json").json["plans"][0]
         self.assertGreater(plan["expected_us"], 0)
         measured = json.loads(machine.read_text())
-        for wrong in ({"threads": -1}, {"threads": 1e300}, {"threads": 2**32}, {"submit_us": -1}, {"upload": None}, {"host": {**measured["host"], "read": -1}}):
+        for wrong in ({"threads": -1}, {"threads": 1e300}, {"threads": 2**32}, {"submit_us": -1}, {"upload": None},
+                      {"host": {**measured["host"], "read": -1}}):
             with self.subTest(wrong=str(wrong)[:40]):
-                self.refused("plan", MODEL, *CPU, "--machine", self.write("wrong.json", json.dumps(measured | wrong).encode()), says=["wrong.json", "measure"])
+                self.refused("plan", MODEL, *CPU,
+                             "--machine", self.write("wrong.json", json.dumps(measured | wrong).encode()),
+                             says=["wrong.json", "measure"])
 
     def test_a_file_that_is_no_measurement_is_refused(self):
-        self.refused("plan", MODEL, *DEVICE, "--machine", self.write("m.json", b"{}"), says=["m.json", "hearth tune", "measure"])
+        self.refused("plan", MODEL, *DEVICE, "--machine", self.write("m.json", b"{}"),
+                     says=["m.json", "hearth tune", "measure"])
 
 
 class Splits(Case):
@@ -291,8 +322,9 @@ class Splits(Case):
         served, words = {}, {}
         for rebalance in ("off", "on"):
             stats = self.folder / f"{rebalance}.json"
-            result = self.good("perplexity", MODEL, "-f", text, "-b", "1", *share(0.2, 256, 1), "-c", "256", "--sparsity", "exact",
-                               "--profile", self.folder / "profile", "--rebalance", rebalance, "--stats", stats)
+            result = self.good("perplexity", MODEL, "-f", text, "-b", "1", *share(0.2, 256, 1), "-c", "256",
+                               "--sparsity", "exact", "--profile", self.folder / "profile", "--rebalance", rebalance,
+                               "--stats", stats)
             layers = program.json.loads(stats.read_text())["totals"]["layers"]
             device, host = (sum(layer[f"active_{side}"] for layer in layers) for side in ("device", "host"))
             served[rebalance], words[rebalance] = device / (device + host), perplexity_of(result)
@@ -310,7 +342,8 @@ class Splits(Case):
 
     def test_a_streamed_prompt_writes_the_same_and_only_prompts_that_are_long_enough_are(self):
         path = self.folder / "stats.json"
-        common = ("run", MODEL, "-p", "The old woman looked at the fox and said", "-n", "20", "--temp", "0", *share(0.5), "--stats", path)
+        common = ("run", MODEL, "-p", "The old woman looked at the fox and said", "-n", "20", "--temp", "0",
+                  *share(0.5), "--stats", path)
         texts, copied = set(), []
         for least in (0, 5, 500):
             result = self.good(*common, "--stream", least)
@@ -322,11 +355,15 @@ class Splits(Case):
         self.assertGreater(copied[1], 0)
 
     def test_a_trace_shows_host_and_device_at_work_at_once(self):
-        """How long they are is for a benchmark to say: a busy machine may stop either. One after the other they would never be."""
+        """How long they are is for a benchmark to say: a busy machine may stop either.
+        One after the other they would never be."""
         path = self.folder / "trace.json"
-        self.good("run", MODEL, "-p", "Once", "-n", "40", "--temp", "0", *share(0.2), "--sparsity", "dense", "--trace", path)
-        events = [e for e in program.json.loads(path.read_text())["traceEvents"] if e["ph"] == "X" and e["cat"] == "decode"]
-        of = lambda names: [(e["args"]["layer"], e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] in names]    # noqa: E731
+        self.good("run", MODEL, "-p", "Once", "-n", "40", "--temp", "0", *share(0.2), "--sparsity", "dense",
+                  "--trace", path)
+        events = [e for e in program.json.loads(path.read_text())["traceEvents"] if e["ph"] == "X"
+                  and e["cat"] == "decode"]
+        of = lambda names: [(e["args"]["layer"], e["ts"], e["ts"] + e["dur"])    # noqa: E731
+                            for e in events if e["name"] in names]
         hot, cold = of(("ffn_up", "ffn_down")), of(("cold_ffn",))
         self.assertGreaterEqual(len(cold), LAYERS * 39)
         at_once = {a[0] for a in cold for b in hot if a[0] == b[0] and a[1] < b[2] and b[1] < a[2]}

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/tokenizer_files.py: what becomes of a folder's files about its tokenizer, where they agree and where they do
-not.
+"""tools/models/tokenizer_files.py: what becomes of a folder's files about its tokenizer,
+where they agree and where they do not.
 
     python3 tests/tokenizer_files_test.py          (packages: tools/models/requirements.txt)
 """

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/convert.py on files of torch. They are made here from the description of the format, without torch; families_test.py has some that torch made.
+"""tools/models/convert.py on files of torch. They are made here from the description of the format, without torch;
+families_test.py has some that torch made.
 
     python3 tests/torch_file_test.py          (packages: tools/models/requirements.txt)
 """
@@ -20,7 +21,8 @@ import numpy as np
 
 from convert_test import VOCAB, Case, random_tensors, tiny_config
 
-DTYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2", "DoubleStorage": "<f8", "CharStorage": "i1"}
+DTYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2", "DoubleStorage": "<f8",
+          "CharStorage": "i1"}
 
 
 def torch_modules():
@@ -41,7 +43,8 @@ class Tensor:
     def __init__(self, array, storage="FloatStorage", base=None, first=0, strides=None, parameter=False):
         self.array, self.storage, self.first, self.parameter = array, storage, first, parameter
         self.base = np.ascontiguousarray(array).ravel() if base is None else base
-        self.strides = tuple(s // array.itemsize for s in np.ascontiguousarray(array).strides) if strides is None else strides
+        self.strides = tuple(s // array.itemsize
+                             for s in np.ascontiguousarray(array).strides) if strides is None else strides
 
 
 class Pickler(pickle.Pickler):
@@ -56,13 +59,15 @@ class Pickler(pickle.Pickler):
         keys = [n for n, (_, known) in enumerate(self.storages) if known is base]
         if not keys:
             self.storages.append((storage, base))
-        return "storage", getattr(self.modules["torch"], storage), str(keys[0] if keys else len(self.storages) - 1), "cpu", base.size
+        return ("storage", getattr(self.modules["torch"], storage), str(keys[0] if keys else len(self.storages) - 1),
+                "cpu", base.size)
 
     def reducer_override(self, value):
         if not isinstance(value, Tensor):
             return NotImplemented
-        utils, tensor = self.modules["torch._utils"], (("a storage", value.storage, value.base), value.first, value.array.shape, value.strides, False,
-                                                       collections.OrderedDict())
+        utils, tensor = (self.modules["torch._utils"],
+                         (("a storage", value.storage, value.base), value.first, value.array.shape, value.strides,
+                          False, collections.OrderedDict()))
         if not value.parameter:
             return utils._rebuild_tensor_v2, tensor
         data = copy.copy(value)
@@ -111,13 +116,14 @@ class Torch(Case):
     def test_a_file_gives_what_safetensors_give(self):
         expected, tensors = self.start()
         for storage, convert in (("FloatStorage", lambda w: w), ("HalfStorage", lambda w: w.astype("<f2"))):
-            save_torch(collections.OrderedDict({name: Tensor(convert(w), storage, parameter="norm" in name) for name, w in tensors.items()}),
-                       self.folder / "pytorch_model.bin")
+            save_torch(collections.OrderedDict({name: Tensor(convert(w), storage, parameter="norm" in name)
+                                                for name, w in tensors.items()}), self.folder / "pytorch_model.bin")
             self.check(expected)
 
     def test_bf16_and_parts_of_a_storage_and_shards_are_read(self):
         config = tiny_config()
-        tensors = {name: (w.view(np.uint32) & 0xFFFF0000).view(np.float32) for name, w in random_tensors(config).items()}
+        tensors = {name: (w.view(np.uint32) & 0xFFFF0000).view(np.float32)
+                   for name, w in random_tensors(config).items()}
         self.write(config, tensors)
         expected = self.converted("--type", "f32")
         (self.folder / "model.safetensors").unlink()
@@ -125,26 +131,32 @@ class Torch(Case):
         for shard in range(2):
             file = f"pytorch_model-{shard + 1:05}-of-00002.bin"
             part = names[shard::2]
-            base = np.concatenate([(tensors[name].view(np.uint32) >> 16).astype("<u2").ravel() for name in part])    # all in one storage
+            # All in one storage.
+            base = np.concatenate([(tensors[name].view(np.uint32) >> 16).astype("<u2").ravel() for name in part])
             firsts = np.cumsum([0] + [tensors[name].size for name in part]).tolist()
-            save_torch({name: Tensor(base[first:first + tensors[name].size].reshape(tensors[name].shape), "BFloat16Storage", base, first)
-                        for name, first in zip(part, firsts)}, self.folder / file)
+            save_torch({name: Tensor(base[first:first + tensors[name].size].reshape(tensors[name].shape),
+                                     "BFloat16Storage", base, first) for name, first in zip(part, firsts)},
+                       self.folder / file)
             weight_map |= dict.fromkeys(part, file)
         (self.folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
         self.check(expected, "--type", "f32")
 
     def test_the_first_opts_names_lack_their_beginning(self):
         dim, neurons = 32, 64
-        config = {"architectures": ["OPTForCausalLM"], "hidden_size": dim, "ffn_dim": neurons, "num_hidden_layers": 1, "num_attention_heads": 2,
-                  "max_position_embeddings": 64, "vocab_size": VOCAB, "word_embed_proj_dim": dim, "do_layer_norm_before": True, "activation_function": "relu"}
-        shapes = {"embed_tokens.weight": (VOCAB, dim), "embed_positions.weight": (66, dim), "final_layer_norm.weight": (dim,), "final_layer_norm.bias": (dim,)}
-        for name, rows, columns in (("self_attn.q_proj", dim, dim), ("self_attn.k_proj", dim, dim), ("self_attn.v_proj", dim, dim),
-                                    ("self_attn.out_proj", dim, dim), ("fc1", neurons, dim), ("fc2", dim, neurons)):
+        config = {"architectures": ["OPTForCausalLM"], "hidden_size": dim, "ffn_dim": neurons, "num_hidden_layers": 1,
+                  "num_attention_heads": 2, "max_position_embeddings": 64, "vocab_size": VOCAB,
+                  "word_embed_proj_dim": dim, "do_layer_norm_before": True, "activation_function": "relu"}
+        shapes = {"embed_tokens.weight": (VOCAB, dim), "embed_positions.weight": (66, dim),
+                  "final_layer_norm.weight": (dim,), "final_layer_norm.bias": (dim,)}
+        for name, rows, columns in (("self_attn.q_proj", dim, dim), ("self_attn.k_proj", dim, dim),
+                                    ("self_attn.v_proj", dim, dim), ("self_attn.out_proj", dim, dim),
+                                    ("fc1", neurons, dim), ("fc2", dim, neurons)):
             shapes |= {f"layers.0.{name}.weight": (rows, columns), f"layers.0.{name}.bias": (rows,)}
         for name in ("self_attn_layer_norm", "final_layer_norm"):
             shapes |= {f"layers.0.{name}.weight": (dim,), f"layers.0.{name}.bias": (dim,)}
         rng = np.random.default_rng(5)
-        tensors = {f"decoder.{name}": rng.normal(0, 1, shape).astype(np.float16).astype(np.float32) for name, shape in shapes.items()}
+        tensors = {f"decoder.{name}": rng.normal(0, 1, shape).astype(np.float16).astype(np.float32)
+                   for name, shape in shapes.items()}
         self.write(config, {"model." + name: w for name, w in tensors.items()})
         expected = self.converted()
         (self.folder / "model.safetensors").unlink()
@@ -153,8 +165,8 @@ class Torch(Case):
 
     def predictors(self, rank=16):
         rng = np.random.default_rng(6)
-        return [{"fc1.weight": rng.normal(0, 1, (rank + 16 * n, 64)).astype(np.float16), "fc2.weight": rng.normal(0, 1, (96, rank + 16 * n)).astype(np.float16)}
-                for n in range(2)]
+        return [{"fc1.weight": rng.normal(0, 1, (rank + 16 * n, 64)).astype(np.float16),
+                 "fc2.weight": rng.normal(0, 1, (96, rank + 16 * n)).astype(np.float16)} for n in range(2)]
 
     def check_predictors(self, expected, predictors, *options):
         values = self.check(expected, *options, more=[f"blk.{n}.fc{i}.weight" for n in range(2) for i in (1, 2)])
@@ -165,9 +177,10 @@ class Torch(Case):
     def test_predictors_come_with_the_checkpoint_or_from_powerinfers_files(self):
         expected, tensors = self.start(tiny_config(architectures=["BambooForCausalLM"]))
         predictors = self.predictors()
-        inside = {f"model.layers.{n}.mlp.predictor.{name}": w for n, predictor in enumerate(predictors) for name, w in predictor.items()}
-        save_torch({name: Tensor(w, "FloatStorage" if w.itemsize == 4 else "HalfStorage") for name, w in (tensors | inside).items()},
-                   self.folder / "pytorch_model.bin")
+        inside = {f"model.layers.{n}.mlp.predictor.{name}": w for n, predictor in enumerate(predictors)
+                  for name, w in predictor.items()}
+        save_torch({name: Tensor(w, "FloatStorage" if w.itemsize == 4 else "HalfStorage")
+                    for name, w in (tensors | inside).items()}, self.folder / "pytorch_model.bin")
         self.check_predictors(expected, predictors)
 
         save_torch({name: Tensor(w) for name, w in tensors.items()}, self.folder / "pytorch_model.bin")
@@ -177,7 +190,8 @@ class Torch(Case):
         self.out.unlink()
 
         (self.folder / "model_1.pt").unlink()
-        self.refused("has no model_1.pt; a predictor for each of 2 layers is expected", "--predictors", str(self.folder))
+        self.refused("has no model_1.pt; a predictor for each of 2 layers is expected",
+                     "--predictors", str(self.folder))
         save_torch({"fc1.weight": Tensor(predictors[1]["fc1.weight"], "HalfStorage")}, self.folder / "model_1.pt")
         self.refused("lacks the tensor model.layers.1.mlp.predictor.fc2.weight", "--predictors", str(self.folder))
 
@@ -206,7 +220,8 @@ class Torch(Case):
                 return os.mkdir, (str(trapped),)
 
         trapped = self.folder / "trapped"
-        save_torch({name: Tensor(w) for name, w in tensors.items()} | {"trap": Trap()}, self.folder / "pytorch_model.bin")
+        save_torch({name: Tensor(w) for name, w in tensors.items()} | {"trap": Trap()},
+                   self.folder / "pytorch_model.bin")
         self.refused(f"holds a {os.mkdir.__module__}.mkdir, and only dictionaries of tensors")
         self.assertFalse(trapped.exists())
 
@@ -218,7 +233,8 @@ class Torch(Case):
         for content, message, how in (
                 (good | {name: Tensor(tensors[name], "CharStorage")}, "holds a torch.CharStorage", {}),
                 (good | {name: Tensor(tensors[name], first=1)}, "is not a valid torch file", {}),
-                (good | {"model.layers.0.mlp.up_proj.weight": Tensor(w, strides=(1, 96))}, "whose rows do not follow one another", {}),
+                (good | {"model.layers.0.mlp.up_proj.weight": Tensor(w, strides=(1, 96))},
+                 "whose rows do not follow one another", {}),
                 (good | {"step": 7}, "is no dictionary of tensors", {}),
                 ([1, 2], "is no dictionary of tensors", {}),
                 (good, "has its bytes in another order", {"order": b"big"}),
@@ -228,8 +244,8 @@ class Torch(Case):
                 self.refused(message)
         save_torch(good, file)
         data = file.read_bytes()
-        for bad, message in ((data[:-100], "or is cut short"), (data[:5000], "or is cut short"), (b"\x80\x02}q\x00.", "is not a torch file of torch 1.6"),
-                             (b"", "or is cut short")):
+        for bad, message in ((data[:-100], "or is cut short"), (data[:5000], "or is cut short"),
+                             (b"\x80\x02}q\x00.", "is not a torch file of torch 1.6"), (b"", "or is cut short")):
             file.write_bytes(bad)
             self.refused(message)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/train_predictor.py on the shipped model, by a short training: what its predictors find is measured here again with numpy alone. Takes a minute
-and needs torch (which the other tests do not), so it is a command of its own:
+"""tools/models/train_predictor.py on the shipped model, by a short training: what its predictors find is measured here
+again with numpy alone. Takes a minute and needs torch (which the other tests do not), so it is a command of its own:
 
     python3 -m venv build/torch-venv
     build/torch-venv/bin/pip install -r tools/models/requirements.txt torch
@@ -48,7 +48,8 @@ def run(out, *options, model=MODEL):
 
 
 def feed_forward_inputs(keys, values, ids):
-    """For each layer, of one window: the residual that enters the block's norm, and which neurons fired. Formulas as in convert_test.forward."""
+    """For each layer, of one window: the residual that enters the block's norm, and which neurons fired.
+    Formulas as in convert_test.forward."""
     heads, kv_heads, width = (keys["llama.attention." + key] for key in ("head_count", "head_count_kv", "key_length"))
     eps, base, n = keys["llama.attention.layer_norm_rms_epsilon"], keys["llama.rope.freq_base"], len(ids)
 
@@ -58,9 +59,11 @@ def feed_forward_inputs(keys, values, ids):
     x, found = values["token_embd.weight"][ids].astype(np.float64), []
     for layer in range(keys["llama.block_count"]):
         w = {name: values[f"blk.{layer}.{name}.weight"]
-             for name in ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down_t")}
+             for name in ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up",
+                          "ffn_down_t")}
         h = norm(x, w["attn_norm"])
-        q, k = (rope_neighbours((h @ w[name].T).reshape(n, count, width), base) for name, count in (("attn_q", heads), ("attn_k", kv_heads)))
+        q, k = (rope_neighbours((h @ w[name].T).reshape(n, count, width), base)
+                for name, count in (("attn_q", heads), ("attn_k", kv_heads)))
         k, v = (np.repeat(a, heads // kv_heads, axis=1) for a in (k, (h @ w["attn_v"].T).reshape(n, kv_heads, width)))
         scores = np.exp(np.einsum("ihd,jhd->hij", q, k) / np.sqrt(width) + np.triu(np.full((n, n), -np.inf), 1))
         scores /= scores.sum(axis=2, keepdims=True)
@@ -108,9 +111,11 @@ class Trained(unittest.TestCase):
         tensors = {t.name: t for t in after.tensors}
         for t in before.tensors:
             found = tensors.pop(t.name)
-            self.assertEqual((found.tensor_type, found.shape.tolist(), found.data.tobytes()), (t.tensor_type, t.shape.tolist(), t.data.tobytes()), t.name)
+            self.assertEqual((found.tensor_type, found.shape.tolist(), found.data.tobytes()),
+                             (t.tensor_type, t.shape.tolist(), t.data.tobytes()), t.name)
         layers = self.keys["llama.block_count"]
-        self.assertEqual(sorted(tensors), sorted(f"blk.{n}.{name}.weight" for n in range(layers) for name in ("fc1", "fc2")))
+        self.assertEqual(sorted(tensors),
+                         sorted(f"blk.{n}.{name}.weight" for n in range(layers) for name in ("fc1", "fc2")))
         for n in range(layers):
             rank, dim = self.values[f"blk.{n}.fc1.weight"].shape
             self.assertIn(rank, (32, 64))
@@ -131,7 +136,8 @@ class Trained(unittest.TestCase):
         counts = np.zeros((len(thresholds), 3))    # fired, named, both
         for run_of_ids in ids:
             for n, (r, fired) in enumerate(feed_forward_inputs(self.keys, self.values, [1, *run_of_ids])):
-                named = np.maximum(r @ self.values[f"blk.{n}.fc1.weight"].T, 0) @ self.values[f"blk.{n}.fc2.weight"].T >= thresholds[n]
+                named = (np.maximum(r @ self.values[f"blk.{n}.fc1.weight"].T, 0)
+                         @ self.values[f"blk.{n}.fc2.weight"].T >= thresholds[n])
                 counts[n] += fired.sum(), named.sum(), (fired & named).sum()
         for row, (fired, named, both) in zip(self.rows(), counts, strict=True):
             printed_recall, printed_named = (float(row[i].removesuffix(" %")) / 100 for i in (3, 5))
@@ -150,7 +156,8 @@ class Trained(unittest.TestCase):
         self.assertEqual((self.folder / "a.gguf").read_bytes(), (self.folder / "b.gguf").read_bytes())
 
     def test_a_powerinfer_file_stays_one_and_gets_new_predictors(self):
-        quick = ["-f", self.learned, "--tokens", 8000, "--epochs", "0.5", "--ranks", "32", "--type", "q8_0", "--threads", 1]
+        quick = ["-f", self.learned, "--tokens", 8000, "--epochs", "0.5", "--ranks", "32", "--type", "q8_0",
+                 "--threads", 1]
         model, out = as_powerinfer(self.folder), self.folder / "twice.gguf"
         for i in range(2):
             code, _, err = run(out, *quick, model=model)
@@ -162,8 +169,9 @@ class Trained(unittest.TestCase):
         self.assertIn("blk.5.fc2.weight", names)
 
     def test_the_program_takes_the_file(self):
-        result = subprocess.run([HEARTH, "run", self.out, "-p", "Once upon a time", "-n", "8", "--temp", "0", "--device", "cpu", "--sparsity", "predict",
-                                 "--predictor", "lowrank"], capture_output=True, text=True)
+        result = subprocess.run([HEARTH, "run", self.out, "-p", "Once upon a time", "-n", "8", "--temp", "0",
+                                 "--device", "cpu", "--sparsity", "predict", "--predictor", "lowrank"],
+                                capture_output=True, text=True)
         self.assertEqual(result.returncode, 0, result.stderr)
 
     def test_mistakes_are_told_in_one_sentence(self):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Converted random models in Hearth against the same models in transformers, both in fp32. Slower than the other tests and needs torch, so it is a
-command of its own:
+"""Converted random models in Hearth against the same models in transformers, both in fp32. Slower than the other tests
+and needs torch, so it is a command of its own:
 
     python3 -m venv build/transformers-venv
     build/transformers-venv/bin/pip install -r tools/models/requirements.txt torch transformers sentencepiece
@@ -27,7 +27,8 @@ HEARTH = TESTS.parent / "build/release/hearth"
 PIECES = sentencepiece.SentencePieceProcessor(model_file=str(DATA / "tokenizer.model"))
 
 SPECIAL_AND_BYTES = 259    # ids below this are not text by themselves
-LEAST_GAP = 0.05           # between the best two logits, whose spread is about 2: well above what an fp16 KV cache changes
+LEAST_GAP = 0.05           # between the best two logits, whose spread is about 2:
+                           # well above what an fp16 KV cache changes
 
 VARIANTS = {
     "relu": {"hidden_act": "relu"},
@@ -42,9 +43,9 @@ VARIANTS = {
 
 def random_model(changes):
     torch.manual_seed(1)
-    settings = {"vocab_size": PIECES.vocab_size(), "hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 3, "num_attention_heads": 4,
-                "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "initializer_range": 0.18, "bos_token_id": 1,
-                "eos_token_id": 2}
+    settings = {"vocab_size": PIECES.vocab_size(), "hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 3,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+                "rms_norm_eps": 1e-5, "initializer_range": 0.18, "bos_token_id": 1, "eos_token_id": 2}
     model = LlamaForCausalLM(LlamaConfig(**settings | changes)).eval().float()
     with torch.no_grad():
         # Greedy text then never holds half a character or ends early.
@@ -58,7 +59,8 @@ def random_model(changes):
 def hearth(*args):
     result = subprocess.run([HEARTH, *map(str, args)], capture_output=True, timeout=300)
     if result.returncode != 0:
-        raise AssertionError(f"hearth {' '.join(map(str, args))} gave {result.returncode}: {result.stderr.decode(errors='replace')}")
+        raise AssertionError(f"hearth {' '.join(map(str, args))} gave {result.returncode}: "
+                             f"{result.stderr.decode(errors='replace')}")
     return result.stdout.decode()
 
 
@@ -93,7 +95,8 @@ class Transformers(unittest.TestCase):
                 model = random_model(changes)
                 model.save_pretrained(folder)
                 (folder / "tokenizer.model").write_bytes((DATA / "tokenizer.model").read_bytes())
-                subprocess.run([sys.executable, TESTS.parent / "tools/models/convert.py", folder, file, "--type", "f32"], check=True, capture_output=True)
+                subprocess.run([sys.executable, TESTS.parent / "tools/models/convert.py", folder, file,
+                                "--type", "f32"], check=True, capture_output=True)
                 yield model, file
 
     def test_greedy_text_is_that_of_transformers(self):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Every weight type means what gguf-py says: a model of random blocks has the perplexity of the same model with gguf-py's numbers in F32, on the CPU and
-on the software device, many tokens at a time (matrix kernels) and one by one (vector kernels). As program_test.py, whose helpers it uses.
+"""Every weight type means what gguf-py says: a model of random blocks has the perplexity of the same model with
+gguf-py's numbers in F32, on the CPU and on the software device, many tokens at a time (matrix kernels) and one by one
+(vector kernels). As program_test.py, whose helpers it uses.
 
     python3 tests/types_test.py build/check/hearth          (packages: tools/models/requirements.txt)
 """
@@ -17,8 +18,9 @@ from program_test import ARGUMENTS, CPU, DEVICE, MODEL, PROGRAM, TEXT, Case, set
 from split_test import perplexity_of
 
 # Where a block has its fp16 numbers.
-HALVES = {Type.Q8_0: (0,), Type.Q4_0: (0,), Type.Q4_1: (0, 2), Type.Q5_0: (0,), Type.Q5_1: (0, 2), Type.IQ4_NL: (0,), Type.MXFP4: (), Type.Q2_K: (80, 82),
-          Type.Q3_K: (108,), Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,)}
+HALVES = {Type.Q8_0: (0,), Type.Q4_0: (0,), Type.Q4_1: (0, 2), Type.Q5_0: (0,), Type.Q5_1: (0, 2), Type.IQ4_NL: (0,),
+          Type.MXFP4: (), Type.Q2_K: (80, 82), Type.Q3_K: (108,), Type.Q4_K: (0, 2), Type.Q5_K: (0, 2),
+          Type.Q6_K: (208,)}
 
 
 def random_blocks(kind, rows, cols, random):
@@ -52,7 +54,8 @@ def write_like(path, model, tensors):
     raw, reader = model.read_bytes(), GGUFReader(model)
     infos, data = b"", bytearray()
     for name, kind, shape, content in tensors:
-        infos += struct.pack("<Q", len(name)) + name.encode() + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, len(data))
+        infos += struct.pack("<Q", len(name)) + name.encode() + struct.pack(
+            f"<I{len(shape)}QIQ", len(shape), *shape, kind, len(data))
         data += content + bytes(-len(content) % 32)
     head = raw[:8] + struct.pack("<Q", len(tensors)) + raw[16:reader.tensors[0].field.offset] + infos
     path.write_bytes(head + bytes(-len(head) % 32) + data)
@@ -82,7 +85,8 @@ class Types(Case):
                 want = np.log(self.perplexity("floats", tokens, *CPU))
                 for options in ways:
                     with self.subTest(type=kind.name, options=options):
-                        self.assertLess(abs(np.log(self.perplexity("quantised", tokens, *options)) - want), 1e-3 * want)    # the device may multiply in fp16
+                        # The device may multiply in fp16.
+                        self.assertLess(abs(np.log(self.perplexity("quantised", tokens, *options)) - want), 1e-3 * want)
 
 
 if __name__ == "__main__":

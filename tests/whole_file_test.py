@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""tools/models/whole_file.py and tools/models/sentences.py: files that appear whole or not at all, and programs that end in one
-sentence.
+"""tools/models/whole_file.py and tools/models/sentences.py: files that appear whole or not at all,
+and programs that end in one sentence.
 
     python3 tests/whole_file_test.py          (packages: tools/models/requirements.txt)
 """

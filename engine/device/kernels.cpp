@@ -78,7 +78,7 @@ Groups row_groups(uint32_t rows, const RowVariant& variant, uint32_t tokens, uin
             ceil_div(tokens, together)};
 }
 
-GpuKernels::GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& c, const RowVariants& tuned,
+GpuKernels::GpuKernels(const std::shared_ptr<vulkan::Device>& device, const Config& c, const RowVariants& tuned,
                        const ProductRates& products)
     : join(device, "join",
            {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),

@@ -47,7 +47,7 @@ class GpuKernels {
   public:
     /// `tuned`: how rows are to be gone over, as far as this device can; `products`: how fast it multiplies in each of
     /// its ways.
-    GpuKernels(std::shared_ptr<vulkan::Device> device, const Config& config, const RowVariants& tuned = {},
+    GpuKernels(const std::shared_ptr<vulkan::Device>& device, const Config& config, const RowVariants& tuned = {},
                const ProductRates& products = {});
 
     /// How the rows of a matrix are gone over.

@@ -121,7 +121,8 @@ namespace {
 
 class WeightUpload {
   public:
-    WeightUpload(std::shared_ptr<vulkan::Device> device, host::Team& team, uint64_t total, const Progress& progress)
+    WeightUpload(const std::shared_ptr<vulkan::Device>& device, host::Team& team, uint64_t total,
+                 const Progress& progress)
         : uploader_(device), team_(team), total_(total), progress_(progress)
     {
     }
@@ -210,7 +211,7 @@ class WeightUpload {
 
 }    // namespace
 
-GpuModel::GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const ModelLayout& layout,
+GpuModel::GpuModel(const std::shared_ptr<vulkan::Device>& device, const Weights& weights, const ModelLayout& layout,
                    host::Team& team, const Progress& progress)
     : device_(device), weights_(weights), kernels_(device, weights.config, layout.row_variants, layout.products)
 {

@@ -40,7 +40,7 @@ class GpuModel {
     static Needs needs(const Weights& weights, const std::vector<LayerSparsity>& sparsity);
 
     /// Uploads what the plan puts on the device. `weights` must outlive this.
-    GpuModel(std::shared_ptr<vulkan::Device> device, const Weights& weights, const ModelLayout& layout,
+    GpuModel(const std::shared_ptr<vulkan::Device>& device, const Weights& weights, const ModelLayout& layout,
              host::Team& team, const Progress& progress);
 
     struct Layer : GpuFfn {    // its groups are those in slots: number s is residency.slots()[s]

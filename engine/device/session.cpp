@@ -10,8 +10,7 @@ using vulkan::aligned;
 using vulkan::Commands;
 using vulkan::Slice;
 
-// ---- memory
-// ------------------------------------------------------------------------------------------------------------
+// ---- memory ---------------------------------------------------------------------------------------------------------
 
 uint32_t prefill_neurons(const Config& c)
 {
@@ -184,8 +183,7 @@ GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watc
     if (c.window_base > 0) frequencies_.push_back(rope_frequencies(c, true));
 }
 
-// ---- a batch
-// ------------------------------------------------------------------------------------------------------------
+// ---- a batch --------------------------------------------------------------------------------------------------------
 
 void GpuSession::begin(host::Work work, std::span<const host::Row> rows, std::span<const uint32_t> wanted)
 {
@@ -453,8 +451,7 @@ bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
     return true;
 }
 
-// ---- statistics
-// ---------------------------------------------------------------------------------------------------------
+// ---- statistics -----------------------------------------------------------------------------------------------------
 
 void GpuSession::report(FeedStats& stats) const
 {

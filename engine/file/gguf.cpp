@@ -15,8 +15,7 @@ namespace hearth {
 
 static_assert(std::endian::native == std::endian::little, "GGUF files are read as they lie");
 
-// ---- the format
-// --------------------------------------------------------------------------------------------------------
+// ---- the format -----------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -498,8 +497,7 @@ void Gguf::check_unchanged() const
     for (const Gguf& part : parts_) part.check_unchanged();
 }
 
-// ---- what it holds
-// -----------------------------------------------------------------------------------------------------
+// ---- what it holds --------------------------------------------------------------------------------------------------
 
 const GgufTensor* Gguf::find(std::string_view name) const
 {

@@ -223,6 +223,7 @@ void Gguf::apply(const std::vector<Override>& overrides)
             else if constexpr (std::is_same_v<T, std::string>) return keep(x);
             else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
                 std::vector<std::string_view> views;
+                views.reserve(x.size());
                 for (const std::string& text : x) views.push_back(keep(text));
                 return views;
             } else return x;

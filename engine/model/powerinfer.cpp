@@ -11,8 +11,7 @@
 
 namespace hearth {
 
-// ---- the index
-// ---------------------------------------------------------------------------------------------------------
+// ---- the index ------------------------------------------------------------------------------------------------------
 
 std::filesystem::path gpu_index_of(const std::filesystem::path& model)
 {
@@ -53,8 +52,7 @@ GpuIndex read_gpu_index(const std::filesystem::path& path, const Config& config)
     return index;
 }
 
-// ---- tensors of torch
-// --------------------------------------------------------------------------------------------------
+// ---- tensors of torch -----------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -373,8 +371,7 @@ ActivationStatistics read_activation_statistics(const std::filesystem::path& fol
     return statistics;
 }
 
-// ---- the order of the layers
-// -------------------------------------------------------------------------------------------
+// ---- the order of the layers ----------------------------------------------------------------------------------------
 
 namespace {
 

@@ -355,8 +355,7 @@ void convert(const Gguf& model, const Job& job, host::Team& team, ModelFile& fil
     if (job.sparse()) write(std::vector<std::byte>(sparse_slack));
 }
 
-// ---- zeros
-// -------------------------------------------------------------------------------------------------------------
+// ---- zeros ----------------------------------------------------------------------------------------------------------
 
 /// Less is not worth that rows differ in length.
 constexpr double least_saving = 0.1;
@@ -540,8 +539,9 @@ void note_readers(const Gguf& model, const Config& config, const RequantiseOptio
 
 }    // namespace
 
-Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options,
-                       const std::filesystem::path& out, const std::function<void(double)>& progress)
+Requantised requantise(const std::shared_ptr<const Gguf>& model, const Quantisation& how,
+                       const RequantiseOptions& options, const std::filesystem::path& out,
+                       const std::function<void(double)>& progress)
 {
     const Config config = describe_weights(model).config;    // throws where it is no model that can be run
     model->check_sparse_rows();

@@ -82,7 +82,8 @@ struct RequantiseOptions {
 /// kept, but for the file's type, and for a profile if a weight changed: it would be another model's. The model must be
 /// one that can be run. `progress` is told shares of the work; what it throws ends the work, and `out` appears whole or
 /// not at all. Throws Error.
-Requantised requantise(std::shared_ptr<const Gguf> model, const Quantisation& how, const RequantiseOptions& options,
-                       const std::filesystem::path& out, const std::function<void(double)>& progress);
+Requantised requantise(const std::shared_ptr<const Gguf>& model, const Quantisation& how,
+                       const RequantiseOptions& options, const std::filesystem::path& out,
+                       const std::function<void(double)>& progress);
 
 }    // namespace hearth

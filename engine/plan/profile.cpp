@@ -79,8 +79,7 @@ std::string checksum_of(const Gguf& file)
 
 }    // namespace
 
-// ---- bins
-// ----------------------------------------------------------------------------------------------------------------
+// ---- bins -----------------------------------------------------------------------------------------------------------
 
 uint32_t activation_bin(float magnitude)
 {
@@ -90,8 +89,7 @@ uint32_t activation_bin(float magnitude)
 
 float activation_edge(uint32_t bin) { return bin == 0 ? 0.0f : std::exp2(float(bin - 1) / 16) * 0x1p-12f; }
 
-// ---- files
-// ---------------------------------------------------------------------------------------------------------------
+// ---- files ----------------------------------------------------------------------------------------------------------
 
 std::string model_key(const Gguf& model)
 {
@@ -218,8 +216,7 @@ void embed_profile(const Gguf& model, const Profile& profile, const std::filesys
     embed_keys(model, prefix, keys_of(profile), out);
 }
 
-// ---- adding up
-// -----------------------------------------------------------------------------------------------------------
+// ---- adding up ------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -275,8 +272,7 @@ void merge(Profile& into, Profile from)
     thin_samples(into);
 }
 
-// ---- what follows from it
-// ------------------------------------------------------------------------------------------------
+// ---- what follows from it -------------------------------------------------------------------------------------------
 
 std::vector<uint32_t> placement_order(const LayerProfile& layer, uint64_t sampled)
 {

@@ -39,8 +39,7 @@ void give_up_privileges()
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) fail("prctl");
 }
 
-// ---- files: Landlock (https://docs.kernel.org/userspace-api/landlock.html)
-// -----------------------------------------------
+// ---- files: Landlock (https://docs.kernel.org/userspace-api/landlock.html) ------------------------------------------
 
 #ifndef LANDLOCK_ACCESS_FS_TRUNCATE    // headers of Linux 6.1
 #define LANDLOCK_ACCESS_FS_TRUNCATE (1ULL << 14)
@@ -83,8 +82,7 @@ void allow(int rules, const std::filesystem::path& path, uint64_t rights)
     if (!added) fail("landlock_add_rule");
 }
 
-// ---- system calls: seccomp (https://docs.kernel.org/userspace-api/seccomp_filter.html)
-// -------------------------------------
+// ---- system calls: seccomp (https://docs.kernel.org/userspace-api/seccomp_filter.html) ------------------------------
 
 #if defined(__x86_64__)
 constexpr uint32_t this_machine = AUDIT_ARCH_X86_64;

@@ -83,8 +83,8 @@ void end_clearly(int signal, siginfo_t* info, void*)
         speak_alone();    // several threads may read the file
         remove_unfinished();
         restore_terminal();
-        const bool written = write(STDERR_FILENO, e->text, std::strlen(e->text)) >= 0;
-        _exit(written ? 1 : 1);    // there is nobody else to tell
+        [[maybe_unused]] const bool written = write(STDERR_FILENO, e->text, std::strlen(e->text)) >= 0;
+        _exit(1);    // whether written or not: there is nobody else to tell
     }
     remove_unfinished();
     restore_terminal();

@@ -67,7 +67,9 @@ Today Date: 26 Jul 2024
     {"llama-2", R"({% set first = messages[0].role == 'system' %}
 {% for m in messages[1 if first else 0:] %}
 {% set content = ('<<SYS>>\n' ~ messages[0].content ~ '\n<</SYS>>\n\n' if first and loop.first else '') ~ m.content %}
-{% if m.role == 'user' %}{{ bos_token }}[INST] {{ content | trim }} [/INST]{% else %} {{ content | trim }} {{ eos_token }}{% endif %}
+{% if m.role == 'user' %}{{ bos_token }}[INST] {{ content | trim }} [/INST]
+{%- else %} {{ content | trim }} {{ eos_token }}
+{%- endif %}
 {% endfor %})"},
     {"mistral-v3", R"({% set first = messages[0].role == 'system' %}
 {{ bos_token }}
@@ -105,7 +107,8 @@ Assistant: {{ m.content }}{{ eos_token }}
 {% endfor %}
 {% if add_generation_prompt %}Assistant:{% endif %})"},
     {"vicuna", R"({% if messages[0].role != 'system' -%}
-A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions. {% endif %}
+A chat between a curious user and an artificial intelligence assistant. )"
+               R"(The assistant gives helpful, detailed, and polite answers to the user's questions. {% endif %}
 {% for m in messages %}
 {% if m.role == 'user' %}USER: {{ m.content }} {% elif m.role == 'assistant' %}ASSISTANT: {{ m.content }}{{ eos_token }}
 {%- else %}{{ m.content }} {% endif %}

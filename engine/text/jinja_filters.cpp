@@ -50,7 +50,7 @@ Value at_path(Runtime& rt, Value v, const Values& parts, const Value* otherwise 
     return v;
 }
 
-Value without_case(Runtime& rt, Value v)
+Value without_case(Runtime& rt, const Value& v)
 {
     const Text* text = as_text(v);
     return text ? rt.text(lower(*text)) : v;
@@ -330,7 +330,7 @@ Value whole(double d)
 Value integer(Runtime&, const Value& v, Arguments& a)
 {
     const Bound b("int", "default base", a);
-    const Value otherwise = b.get(0, int64_t(0));
+    Value otherwise = b.get(0, int64_t(0));
     if (const auto* u = std::get_if<Undefined>(&v)) throw Runtime::undefined_fault(*u);
     if (const auto i = as_integer(v)) return *i;
     if (const auto* d = std::get_if<double>(&v)) return std::isnan(*d) ? otherwise : whole(*d);
@@ -414,7 +414,7 @@ Value first(Runtime& rt, const Value& v, Arguments& a)
     Bound("first", "", a);
     if (Sequence* s = as<Sequence>(v, {Type::generator})) {
         if (s->items.empty()) return Undefined{};
-        const Value one = s->items.front();
+        Value one = s->items.front();
         s->items.erase(s->items.begin());
         return one;
     }

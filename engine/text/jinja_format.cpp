@@ -95,7 +95,7 @@ struct Layout {
     int64_t width = 0;
 };
 
-Text laid_out(Text sign, Text body, const Layout& layout)
+Text laid_out(const Text& sign, const Text& body, const Layout& layout)
 {
     const int64_t missing = layout.width - int64_t(sign.size() + body.size());
     if (missing <= 0) return sign + body;
@@ -145,8 +145,7 @@ std::string Runtime::fixed_real(double d, int digits)
     return fmt::format("{}{}", std::signbit(d) ? "-" : "", real_digits(std::abs(d), 'f', digits, false));
 }
 
-// ---- 'a %s' % x
-// ------------------------------------------------------------------------------------------------------
+// ---- 'a %s' % x -----------------------------------------------------------------------------------------------------
 
 Text Runtime::percent(TextView format, const Value& arguments)
 {
@@ -279,7 +278,7 @@ Text Runtime::percent(TextView format, const Value& arguments)
         }
         if (precision && (way == 's' || way == 'r') && int64_t(body.size()) > *precision)
             body.resize(size_t(*precision));
-        out += laid_out(std::move(sign), std::move(body), layout);
+        out += laid_out(sign, body, layout);
     }
     check_size(out.size());
     if (!dict && !by_name && used < values.size() && !(as_list(arguments) || is_undefined(arguments)))
@@ -289,8 +288,7 @@ Text Runtime::percent(TextView format, const Value& arguments)
     return out;
 }
 
-// ---- '{}'.format(x)
-// --------------------------------------------------------------------------------------------------
+// ---- '{}'.format(x) -------------------------------------------------------------------------------------------------
 
 Text Runtime::format_value(const Value& v, TextView spec)
 {
@@ -329,7 +327,7 @@ Text Runtime::format_value(const Value& v, TextView spec)
         body = *as_text(v);
         if (precision && int64_t(body.size()) > *precision) body.resize(size_t(*precision));
         if (!layout.align) layout.align = '<';
-        return laid_out({}, std::move(body), layout);
+        return laid_out({}, body, layout);
     }
     const auto n = as_integer(v);
     const auto d = as_real(v);
@@ -373,7 +371,7 @@ Text Runtime::format_value(const Value& v, TextView spec)
     if (group && layout.align == '=' && layout.fill == '0')
         throw Fault::of("a format with both zeros and groups of digits is not done here");
     if (!layout.align) layout.align = '>';
-    return laid_out(std::move(sign), std::move(body), layout);
+    return laid_out(sign, body, layout);
 }
 
 Text Runtime::formatted(TextView format, const Arguments& arguments)

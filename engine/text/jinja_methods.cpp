@@ -419,7 +419,7 @@ Value cycler_next(Runtime&, const Value& self, Arguments& a)
 {
     no_arguments("next", a);
     Cycler* c = as<Cycler>(self, {Type::cycler});
-    const Value now = c->items[c->at];
+    Value now = c->items[c->at];
     c->at = (c->at + 1) % c->items.size();
     return now;
 }

@@ -171,7 +171,7 @@ void append_utf8(std::string_view utf8, char32_t origin, Text& out)
         }
         const auto [state, bytes] = first_character(utf8.substr(at));
         if (state != Utf8::whole) {
-            for (size_t i = 0; i < bytes; i++) out += (stray_byte + byte(i)) | origin;
+            for (size_t i = 0; i < bytes; i++) out += char32_t(stray_byte + byte(i)) | origin;
         } else {
             char32_t c = byte(0) & (0xffu >> (bytes + 1));
             for (size_t i = 1; i < bytes; i++) c = c << 6 | (byte(i) & 63);

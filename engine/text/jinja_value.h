@@ -255,7 +255,7 @@ class Bound {
     Bound(const char* function, const char* names, Arguments& arguments);
     const Value* get(size_t i) const { return values_[i] ? &*values_[i] : nullptr; }
     const Value& need(size_t i) const;
-    Value get(size_t i, Value otherwise) const { return values_[i] ? *values_[i] : std::move(otherwise); }
+    Value get(size_t i, const Value& otherwise) const { return values_[i] ? *values_[i] : otherwise; }
     bool flag(Runtime& runtime, size_t i, bool otherwise) const
     {
         return values_[i] ? runtime.truth(*values_[i]) : otherwise;

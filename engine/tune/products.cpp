@@ -14,7 +14,7 @@ using vulkan::Buffer, vulkan::Commands, vulkan::Use;
 
 class ProductTuning {
   public:
-    ProductTuning(std::shared_ptr<vulkan::Device> device, const ProductSize& size)
+    ProductTuning(const std::shared_ptr<vulkan::Device>& device, const ProductSize& size)
         : device_(device), size_(size), kernels_(device, Config()), queue_(device), uploader_(device),
           x_(some_vector(size.cols * size.tokens)),
           weights_(device, uint64_t(size.rows) * row_quads(WeightType::f32, size.cols) * 16, Use::device,

@@ -66,7 +66,7 @@ namespace {
 
 class RowTuning {
   public:
-    RowTuning(std::shared_ptr<vulkan::Device> device, uint64_t bytes)
+    RowTuning(const std::shared_ptr<vulkan::Device>& device, uint64_t bytes)
         : device_(device), kernels_(device, Config()), queue_(device), uploader_(device),
           weights_(device, bytes, vulkan::Use::device, "the measurement"),
           input_(device, most_cols() * 8, vulkan::Use::device, "the measurement"),

@@ -23,8 +23,7 @@ constexpr float nothing_fires = 1e30f;
 /// have a byte more in 18.
 WeightType measured_as(WeightType type) { return type == WeightType::mxfp4 ? WeightType::iq4_nl : type; }
 
-// ---- host
-// ----------------------------------------------------------------------------------------------------------------
+// ---- host -----------------------------------------------------------------------------------------------------------
 
 /// As a model's layers do, the work walks through memory that no cache holds.
 class HostMeasurement {
@@ -152,8 +151,7 @@ class HostMeasurement {
             .heads = heads, .kv_heads = heads, .head_dim = head_dim, .scale = 0.1f, .rope = {frequencies}};
         std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
         const double t = median_time([&] {
-            host::attend(team_, shape, keys_and_values, row, q.data(), k.data(), v.data(), out.data(),
-                         scratch);
+            host::attend(team_, shape, keys_and_values, row, q.data(), k.data(), v.data(), out.data(), scratch);
         });
         return gb_per_s(keys_and_values.keys().bytes + keys_and_values.values().bytes, t);
     }
@@ -164,12 +162,11 @@ class HostMeasurement {
     std::vector<float> x_, y_;
 };
 
-// ---- device
-// --------------------------------------------------------------------------------------------------------------
+// ---- device ---------------------------------------------------------------------------------------------------------
 
 class DeviceMeasurement {
   public:
-    DeviceMeasurement(std::shared_ptr<vulkan::Device> device, uint64_t bytes, const RowVariants& variants)
+    DeviceMeasurement(const std::shared_ptr<vulkan::Device>& device, uint64_t bytes, const RowVariants& variants)
         : device_(device), kernels_(device, config(), variants), queue_(device),
           weights_(device, bytes, Use::device, "the measurement"), x_(device, 2 << 20, Use::device, "the measurement"),
           step_(device, 8192, Use::readback, "the measurement"), out_(device, 16 << 20, Use::device, "the measurement")
@@ -262,6 +259,7 @@ class DeviceMeasurement {
                    const uint64_t base = queue_.released();
                    if (ahead) {
                        std::vector<Queue::Work> work;
+                       work.reserve(trips);
                        for (int i = 0; i < trips; ++i) work.push_back({&empty[i], base + i + 1});
                        last = queue_.submit(work) - trips;
                    }

@@ -135,8 +135,7 @@ std::vector<StageTime> Commands::times() const
     return times;
 }
 
-// ---- queue
-// -------------------------------------------------------------------------------------------------------------
+// ---- queue ----------------------------------------------------------------------------------------------------------
 
 Queue::Queue(std::shared_ptr<Device> device, Lane lane) : device_(std::move(device)), lane_(lane)
 {
@@ -241,10 +240,9 @@ void Queue::wait(uint64_t number) const
     }
 }
 
-// ---- uploads
-// -----------------------------------------------------------------------------------------------------------
+// ---- uploads --------------------------------------------------------------------------------------------------------
 
-Uploader::Uploader(std::shared_ptr<Device> device)
+Uploader::Uploader(const std::shared_ptr<Device>& device)
     : device_(device), pool_(device, 2 * staging_bytes, Use::upload, "the staging buffers"), queue_(device)
 {
     for (Half& half : halves_) half.staging = pool_.take(staging_bytes);

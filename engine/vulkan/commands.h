@@ -115,7 +115,7 @@ class Queue {
 /// copied.
 class Uploader {
   public:
-    explicit Uploader(std::shared_ptr<Device> device);
+    explicit Uploader(const std::shared_ptr<Device>& device);
 
     /// `fill(p, first, count)` writes `count` units, from unit `first` on, to p; `unit` bytes each, `units` in all. The
     /// last copies may be under way when this returns: what is submitted from now on sees them.

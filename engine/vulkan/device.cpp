@@ -42,8 +42,7 @@ std::string_view kind_name(DeviceKind kind)
     return "other device";
 }
 
-// ---- choosing a device
-// -------------------------------------------------------------------------------------------------
+// ---- choosing a device ----------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -97,8 +96,7 @@ DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_v
     return {found[0], "as asked"};
 }
 
-// ---- instance
-// ----------------------------------------------------------------------------------------------------------
+// ---- instance -------------------------------------------------------------------------------------------------------
 
 struct MessageSink {
     static VKAPI_ATTR VkBool32 VKAPI_CALL receive(VkDebugUtilsMessageSeverityFlagBitsEXT,
@@ -371,11 +369,10 @@ bool Instance::look_at_devices(std::string& why_not)
     return true;
 }
 
-// ---- device
-// ------------------------------------------------------------------------------------------------------------
+// ---- device ---------------------------------------------------------------------------------------------------------
 
-std::shared_ptr<Device> Device::open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features,
-                                     Statistics statistics)
+std::shared_ptr<Device> Device::open(const std::shared_ptr<Instance>& instance, const DeviceInfo& info,
+                                     Features features, Statistics statistics)
 {
     HEARTH_CHECK(info.unfit.empty());
     std::shared_ptr<Device> self(new Device);
@@ -545,8 +542,7 @@ std::shared_ptr<Device> Workshop::device(const std::shared_ptr<Instance>& instan
     return device;
 }
 
-// ---- memory
-// ------------------------------------------------------------------------------------------------------------
+// ---- memory ---------------------------------------------------------------------------------------------------------
 
 namespace {
 

@@ -177,8 +177,8 @@ enum class Statistics { none, kept };
 class Device {
   public:
     /// `features` may switch off what the device has, not add to it.
-    static std::shared_ptr<Device> open(std::shared_ptr<Instance> instance, const DeviceInfo& info, Features features,
-                                        Statistics statistics = Statistics::none);
+    static std::shared_ptr<Device> open(const std::shared_ptr<Instance>& instance, const DeviceInfo& info,
+                                        Features features, Statistics statistics = Statistics::none);
     ~Device();
 
     const DeviceInfo& info() const { return info_; }

@@ -158,8 +158,7 @@ struct Avx512 {
         out[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(all, 1));
     }
 
-    // ---- blocks four at a time
-    // -------------------------------------------------------------------------------------------
+    // ---- blocks four at a time --------------------------------------------------------------------------------------
 
     struct ReadsGroups;
 
@@ -264,8 +263,7 @@ struct Avx512 {
         else return _mm256_set_m128i(_mm_unpacklo_epi64(part[2], part[3]), _mm_unpacklo_epi64(part[0], part[1]));
     }
 
-    // ---- sums of rows
-    // ----------------------------------------------------------------------------------------------------
+    // ---- sums of rows -----------------------------------------------------------------------------------------------
 
     /// Columns 0 to 15 and 16 to 31 of a block of four rows, four unsigned bytes of a column in a lane.
     static void columns(const BlockQ4_0* const* row, size_t k, __m512i* w)

@@ -16,8 +16,7 @@
 namespace hearth::host {
 namespace {
 
-// ---- bytes
-// -------------------------------------------------------------------------------------------------------------
+// ---- bytes ----------------------------------------------------------------------------------------------------------
 
 inline __m128i bytes_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline __m512i with_lane(__m512i a, uint32_t lane, const void* p)
@@ -54,8 +53,7 @@ inline __m512 words_of_four(const void* const* p, short first, short second, sho
                                               pairs(p[2], p[3], first, second, third, fourth), 0xaa));
 }
 
-// ---- products
-// ------------------------------------------------------------------------------------------------------------
+// ---- products -------------------------------------------------------------------------------------------------------
 
 /// Lane 4 k + i: the sum of the four lanes from 4 k on of v[i].
 inline __m512i add_fours(const __m512i* v)
@@ -101,8 +99,7 @@ struct OfToken {
     __m512 sum() const { return _mm512_permutexvar_ps(of_block(), _mm512_castps128_ps512(_mm_loadu_ps(sums))); }
 };
 
-// ---- formats
-// -------------------------------------------------------------------------------------------------------------
+// ---- formats --------------------------------------------------------------------------------------------------------
 
 /// Four rows, each from a block on:
 ///   groups, blocks        how many groups of 128 they are taken for at once, and how many of the file's blocks

@@ -82,8 +82,7 @@ inline constexpr uint32_t bytes_that_stay = 8192;
 
 namespace hearth::host {
 
-// ---- a piece of a row
-// ------------------------------------------------------------------------------------------------
+// ---- a piece of a row -----------------------------------------------------------------------------------------------
 
 /// Weights in one W.
 template <class W>
@@ -440,8 +439,7 @@ void store_some(T* p, typename S::Vec v, uint32_t count)
     for (uint32_t i = 0; i < count; i++) p[i] = padded[i];
 }
 
-// ---- rows
-// ------------------------------------------------------------------------------------------------------------
+// ---- rows -----------------------------------------------------------------------------------------------------------
 
 /// sum[t] += the products of numbers first to last, in turns of all accumulators; `first` begins one. Fetches as many
 /// bytes at `ahead`.
@@ -652,8 +650,7 @@ void integers(const std::byte* row, uint8_t* q, uint32_t n)
     }
 }
 
-// ---- tiles
-// -----------------------------------------------------------------------------------------------------------
+// ---- tiles ----------------------------------------------------------------------------------------------------------
 
 /// A row as FixedTile has it.
 template <class S, class B>
@@ -753,8 +750,7 @@ inline constexpr bool reads_groups = requires
     typename S::ReadsGroups;
 };
 
-// ---- vectors
-// ---------------------------------------------------------------------------------------------------------
+// ---- vectors --------------------------------------------------------------------------------------------------------
 
 /// y_i = w_i x_i / sqrt(mean(x^2) + eps)
 template <class S>
@@ -831,8 +827,7 @@ void to_f16(const float* x, uint16_t* y, uint32_t n)
 
 namespace hearth::host {
 
-// ---- the table
-// -------------------------------------------------------------------------------------------------------
+// ---- the table ------------------------------------------------------------------------------------------------------
 
 template <class S, class W>
 constexpr RowKernels row_kernels(WeightType type)

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""tools/models/convert.py on a folder one of whose files is the fuzzer's: a GGUF or one sentence, and nothing else (Atheris, which is libFuzzer for Python).
+"""tools/models/convert.py on a folder one of whose files is the fuzzer's: a GGUF or one sentence, and nothing else
+(Atheris, which is libFuzzer for Python).
 
-The first byte says which file, the rest is what it holds; JSON is changed value by value. tools/fuzz runs it; alone: converter_fuzz.py --seeds FOLDER
-writes what it starts from, and otherwise the arguments are libFuzzer's.
+The first byte says which file, the rest is what it holds; JSON is changed value by value. tools/fuzz runs it; alone:
+converter_fuzz.py --seeds FOLDER writes what it starts from, and otherwise the arguments are libFuzzer's.
 """
 
 import json
@@ -22,7 +23,8 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools" / "models")]
 import atheris  # noqa: E402
 import numpy as np  # noqa: E402
 
-with atheris.instrument_imports(include=["checkpoint", "convert", "config_keys", "families", "folder", "tokenizer_files", "torch_pickle", "gptq"]):
+with atheris.instrument_imports(include=["checkpoint", "convert", "config_keys", "families", "folder",
+                                         "tokenizer_files", "torch_pickle", "gptq"]):
     import convert  # noqa: E402
 import sentences  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
@@ -44,16 +46,19 @@ def byte_letters():
 def tokenizer():
     tokens = [*byte_letters(), "th", "the", "on", "in", "an"]
     merges = ["t h", "th e", "o n", "i n", "a n"]
-    added = [{"id": len(tokens), "content": "<|end|>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}]
+    added = [{"id": len(tokens), "content": "<|end|>", "single_word": False, "lstrip": False, "rstrip": False,
+              "normalized": False, "special": True}]
     return {"version": "1.0", "added_tokens": added, "normalizer": None,
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-            "post_processor": None, "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+            "post_processor": None,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
             "model": {"type": "BPE", "vocab": {t: i for i, t in enumerate(tokens)}, "merges": merges}}
 
 
-CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
-          "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-          "vocab_size": 262, "tie_word_embeddings": True, "bos_token_id": 261, "eos_token_id": [261],
+CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 32,
+          "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64,
+          "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "vocab_size": 262, "tie_word_embeddings": True,
+          "bos_token_id": 261, "eos_token_id": [261],
           "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                            "original_max_position_embeddings": 32}}
 
@@ -66,9 +71,11 @@ def tensors():
 
     p = "model.layers.0."
     return {"model.embed_tokens.weight": matrix(262, 32), "model.norm.weight": np.ones(32, np.float32),
-            p + "input_layernorm.weight": np.ones(32, np.float32), p + "post_attention_layernorm.weight": np.ones(32, np.float32),
-            p + "self_attn.q_proj.weight": matrix(32, 32), p + "self_attn.k_proj.weight": matrix(16, 32), p + "self_attn.v_proj.weight": matrix(16, 32),
-            p + "self_attn.o_proj.weight": matrix(32, 32), p + "mlp.gate_proj.weight": matrix(32, 32), p + "mlp.up_proj.weight": matrix(32, 32),
+            p + "input_layernorm.weight": np.ones(32, np.float32),
+            p + "post_attention_layernorm.weight": np.ones(32, np.float32),
+            p + "self_attn.q_proj.weight": matrix(32, 32), p + "self_attn.k_proj.weight": matrix(16, 32),
+            p + "self_attn.v_proj.weight": matrix(16, 32), p + "self_attn.o_proj.weight": matrix(32, 32),
+            p + "mlp.gate_proj.weight": matrix(32, 32), p + "mlp.up_proj.weight": matrix(32, 32),
             p + "mlp.down_proj.weight": matrix(32, 32)}
 
 
@@ -82,12 +89,15 @@ class Folder:
             folder = path / form
             folder.mkdir()
             (folder / "config.json").write_text(json.dumps(CONFIG))
-            (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 261, "eos_token_id": [261, 260]}))
+            (folder / "generation_config.json").write_text(
+                json.dumps({"bos_token_id": 261, "eos_token_id": [261, 260]}))
             (folder / "tokenizer.json").write_text(json.dumps(tokenizer()))
-            (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|end|>", "eos_token": {"content": "<|end|>"},
-                                                                      "chat_template": "{{ messages[0]['content'] }}", "add_bos_token": False,
-                                                                      "added_tokens_decoder": {"261": {"content": "<|end|>", "special": True}}}))
-            (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|end|>", "additional_special_tokens": ["<|end|>"]}))
+            (folder / "tokenizer_config.json").write_text(
+                json.dumps({"bos_token": "<|end|>", "eos_token": {"content": "<|end|>"},
+                            "chat_template": "{{ messages[0]['content'] }}", "add_bos_token": False,
+                            "added_tokens_decoder": {"261": {"content": "<|end|>", "special": True}}}))
+            (folder / "special_tokens_map.json").write_text(
+                json.dumps({"eos_token": "<|end|>", "additional_special_tokens": ["<|end|>"]}))
             (folder / "added_tokens.json").write_text(json.dumps({"<|end|>": 261}))
             self.forms.append(folder)
         all_tensors = tensors()
@@ -97,16 +107,17 @@ class Folder:
             file, part = f"model-0000{no}-of-00002.safetensors", names[no - 1::2]
             save_file({name: all_tensors[name] for name in part}, path / "safetensors" / file)
             index |= {name: file for name in part}
-        (path / "safetensors/model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": index}))
+        (path / "safetensors/model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {"total_size": 1}, "weight_map": index}))
         self.files = [file for folder in self.forms for file in sorted(folder.iterdir())]
         self.good = [file.read_bytes() for file in self.files]
 
 
-# ---- changes -----------------------------------------------------------------------------------------------------------
+# ---- changes ---------------------------------------------------------------------------------------------------------
 
-ODD = [None, True, False, 0, 1, -1, 2, 3, 31, 32, 64, 255, 261, 262, 263, 65535, 2**31, 2**32, 2**63, 2**64, -2**63, 10**40, 0.5, -0.0, 1e308, float("inf"),
-       float("nan"), "", "a", "\ud800", "\u202e\x1b[2J", "../model.safetensors", "/etc/passwd", "<|end|>", "F16", "BF16", "I64", [], {}, [0], [[]], ["a"],
-       {"content": "a"}, [1, 2, 3, 4, 5]]
+ODD = [None, True, False, 0, 1, -1, 2, 3, 31, 32, 64, 255, 261, 262, 263, 65535, 2**31, 2**32, 2**63, 2**64, -2**63,
+       10**40, 0.5, -0.0, 1e308, float("inf"), float("nan"), "", "a", "\ud800", "\u202e\x1b[2J", "../model.safetensors",
+       "/etc/passwd", "<|end|>", "F16", "BF16", "I64", [], {}, [0], [[]], ["a"], {"content": "a"}, [1, 2, 3, 4, 5]]
 
 
 def places(value, out):
@@ -136,7 +147,8 @@ def change_json(text, rng):
                 except (LookupError, ValueError):
                     container[key] = None
             case 2 if isinstance(container, dict):
-                container[rng.choice(["a", "", key + "x", "weight_map", "__metadata__", "head_dim", "quantization_config", "sliding_window"])] = container.pop(key)
+                container[rng.choice(["a", "", key + "x", "weight_map", "__metadata__", "head_dim",
+                                      "quantization_config", "sliding_window"])] = container.pop(key)
             case 3 if isinstance(container[key], int):
                 container[key] += rng.choice([-1, 1, 2, -2, 1 << 16, 1 << 31])
             case _:
@@ -147,7 +159,8 @@ def change_json(text, rng):
 def mutate(data, most, seed):
     """libFuzzer's custom mutator."""
     rng = random.Random(seed)
-    if rng.randint(0, 2) == 0:    # all that converts looks alike to libFuzzer, which keeps one of it: the others are found here
+    # All that converts looks alike to libFuzzer, which keeps one of it: the others are found here.
+    if rng.randint(0, 2) == 0:
         which = rng.randrange(len(FOLDER.files))
         data = bytes([which]) + FOLDER.good[which]
     if len(data) < 2 or rng.randint(0, 3) == 0:
@@ -167,7 +180,7 @@ def mutate(data, most, seed):
     return bytes([data[0]]) + content[:most - 1]
 
 
-# ---- a try -------------------------------------------------------------------------------------------------------------
+# ---- a try -----------------------------------------------------------------------------------------------------------
 
 class Fault(Exception):
     pass
@@ -216,7 +229,8 @@ def try_one(data):
 
 def main():
     global FOLDER
-    scratch = Path("/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir(), f"hearth-fuzz-{os.getpid()}")    # tools/fuzz removes it
+    # tools/fuzz removes it.
+    scratch = Path("/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir(), f"hearth-fuzz-{os.getpid()}")
     scratch.mkdir()
     FOLDER = Folder(scratch)
     if sys.argv[1:2] == ["--seeds"]:

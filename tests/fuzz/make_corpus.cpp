@@ -280,7 +280,8 @@ void add_templates()
         "messages[::-1] if m.content is string %}"
         "{% set ns.n = ns.n + loop.index0 %}{{ f(m['content'].split('a')[0][:3] + '\\n', loop.last) }}{% else %}{{ "
         "raise_exception('no') }}{% endfor %}"
-        "{{ {'a': [1, 2.5, none]}|tojson(indent=2) }}{{ '%s %d'|format(messages|length, ns.n) }}{{ strftime_now('%Y') }}\0x"s);
+        "{{ {'a': [1, 2.5, none]}|tojson(indent=2) }}{{ '%s %d'|format(messages|length, ns.n) }}"
+        "{{ strftime_now('%Y') }}\0x"s);
 }
 
 void add_texts()

@@ -44,8 +44,7 @@ void prepare_streams()
 #endif
 }
 
-// ---- interruption
-// ------------------------------------------------------------------------------------------------------
+// ---- interruption ---------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -68,8 +67,7 @@ bool interrupted() { return interrupt_seen != 0; }
 
 bool on_terminal(std::FILE* stream) { return isatty(fileno(stream)); }
 
-// ---- progress
-// ----------------------------------------------------------------------------------------------------------
+// ---- progress -------------------------------------------------------------------------------------------------------
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -93,8 +91,7 @@ void ProgressBar::show(double share)
     visible_ = true;
 }
 
-// ---- output
-// ------------------------------------------------------------------------------------------------------------
+// ---- output ---------------------------------------------------------------------------------------------------------
 
 std::string dump(const nlohmann::json& json, int indent)
 {
@@ -127,7 +124,7 @@ namespace {
 /// Whoever is confined may write there. It is asked for before the file is made.
 std::filesystem::path allowed(const std::filesystem::path& path)
 {
-    const std::filesystem::path target = WholeFile::target_of(path);
+    std::filesystem::path target = WholeFile::target_of(path);
     confinement().allow(target);
     return target;
 }
@@ -136,8 +133,7 @@ std::filesystem::path allowed(const std::filesystem::path& path)
 
 OutputFile::OutputFile(const std::filesystem::path& path) : WholeFile(allowed(path), {.devices = true}) {}
 
-// ---- statistics
-// --------------------------------------------------------------------------------------------------------
+// ---- statistics -----------------------------------------------------------------------------------------------------
 
 void StatsTotals::add(const FeedStats& s)
 {

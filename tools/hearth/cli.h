@@ -143,7 +143,7 @@ class OutputFile : public WholeFile {
 /// What host and device did when, for Chrome's trace viewer.
 class TraceFile {
   public:
-    explicit TraceFile(std::filesystem::path path);
+    explicit TraceFile(const std::filesystem::path& path);
     void add(const FeedStats& stats);
     void finish();
 

@@ -25,8 +25,7 @@ namespace hearth::tools {
 
 namespace {
 
-// ---- names
-// -------------------------------------------------------------------------------------------------------------
+// ---- names ----------------------------------------------------------------------------------------------------------
 
 enum class Takes { nothing, value, maybe };
 
@@ -94,8 +93,7 @@ const CLI::App* find_subcommand(const CLI::App& app, std::string_view name)
     return nullptr;
 }
 
-// ---- near names
-// --------------------------------------------------------------------------------------------------------
+// ---- near names -----------------------------------------------------------------------------------------------------
 
 /// Letters to change, put in, leave out, or exchange with a neighbour: the restricted Damerau-Levenshtein distance.
 size_t distance(std::string_view a, std::string_view b)
@@ -148,8 +146,7 @@ std::vector<std::string> option_names(const CLI::App& sub)
     return names;
 }
 
-// ---- the environment
-// ---------------------------------------------------------------------------------------------------
+// ---- the environment ------------------------------------------------------------------------------------------------
 
 std::map<std::string, std::string> our_environment()
 {
@@ -178,8 +175,7 @@ std::optional<bool> yes_or_no(const std::string& text)
     return {};
 }
 
-// ---- words
-// -------------------------------------------------------------------------------------------------------------
+// ---- words ----------------------------------------------------------------------------------------------------------
 
 bool is_number(std::string_view text)
 {
@@ -270,7 +266,7 @@ class Walk {
     {
         given.insert(&option);
         const std::vector<std::string> names = names_of(option);
-        const std::string name = names.back();    // the long one
+        const std::string& name = names.back();    // the long one
         if (is_flag(option)) {
             options.push_back(word.value ? name + "=" + *word.value : name);
             return 0;
@@ -400,6 +396,7 @@ void check_variables(CommandLine& line, const CLI::App& app, const std::map<std:
         if (std::ranges::find(known, variable) != known.end()) continue;
         const std::string near = nearest(variable.substr(7), [&] {
             std::vector<std::string> ends;
+            ends.reserve(known.size());
             for (const std::string& name : known) ends.push_back(name.substr(7));
             return ends;
         }());
@@ -511,8 +508,7 @@ CommandLine read_command_line(const std::vector<std::string>& all, const CLI::Ap
     return line;
 }
 
-// ---- help
-// --------------------------------------------------------------------------------------------------------------
+// ---- help -----------------------------------------------------------------------------------------------------------
 
 namespace {
 

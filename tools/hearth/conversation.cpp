@@ -37,7 +37,7 @@ Data data_of(const nlohmann::ordered_json& json, bool own, int depth = 0)
     }
 }
 
-ChatTemplate compiled(std::string name, std::string_view jinja, const Gguf* model)
+ChatTemplate compiled(const std::string& name, std::string_view jinja, const Gguf* model)
 {
     try {
         return {name, jinja, model};

@@ -6,7 +6,7 @@ namespace hearth::tools {
 
 namespace {
 
-std::string shorten(std::string text)
+std::string shorten(const std::string& text)
 {
     constexpr size_t most = 60;
     return printable(text.size() > most ? text.substr(0, most) + "..." : text);

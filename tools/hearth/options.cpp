@@ -45,8 +45,7 @@ CLI::Validator number_between(double least, double most)
 
 void group(CLI::App& app, const std::string& name) { app.option_defaults()->group(name); }
 
-// ---- the model
-// ---------------------------------------------------------------------------------------------------------
+// ---- the model ------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -199,13 +198,12 @@ void add_model_options(CLI::App& app, ModelOptions& o)
 
 std::shared_ptr<const Gguf> open_model(const ModelOptions& o)
 {
-    const auto file = std::make_shared<const Gguf>(o.model, o.overrides);
+    auto file = std::make_shared<const Gguf>(o.model, o.overrides);
     for (const std::string& what : file->overridden()) say("note: overridden: {}", what);
     return file;
 }
 
-// ---- device and memory
-// -------------------------------------------------------------------------------------------------
+// ---- device and memory ----------------------------------------------------------------------------------------------
 
 void add_device_options(CLI::App& app, EngineOptions& o)
 {
@@ -384,8 +382,7 @@ void add_engine_options(CLI::App& app, EngineOptions& o)
     group(app, "Text");
 }
 
-// ---- text and sampling
-// -------------------------------------------------------------------------------------------------
+// ---- text and sampling ----------------------------------------------------------------------------------------------
 
 void add_text_options(CLI::App& app, TextOptions& o, bool needed)
 {

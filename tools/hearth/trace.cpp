@@ -10,7 +10,7 @@ enum Lane { host_lane = 1, device_lane = 2 };
 
 }    // namespace
 
-TraceFile::TraceFile(std::filesystem::path path) : file_(std::move(path))
+TraceFile::TraceFile(const std::filesystem::path& path) : file_(path)
 {
     for (const auto& [lane, name] : {std::pair(host_lane, "host"), std::pair(device_lane, "device")})
         events_.push_back(

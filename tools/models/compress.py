@@ -1,25 +1,31 @@
 #!/usr/bin/env python3
-"""Makes the matrices of a Llama model smaller, with as little harm as a text can show: GPTQ rounds them to 4 or 8 bits, SparseGPT sets a part of them to 0.
+"""Makes the matrices of a Llama model smaller, with as little harm as a text can show:
+GPTQ rounds them to 4 or 8 bits, SparseGPT sets a part of them to 0.
 
-    python3 tools/models/compress.py gptq MODEL OUT --calibration TEXT [--bits 4] [--group 128] [--act-order no|static|full]
+    python3 tools/models/compress.py gptq MODEL OUT --calibration TEXT [--bits 4] [--group 128]
+                                          [--act-order no|static|full]
     python3 tools/models/compress.py sparsegpt MODEL OUT --calibration TEXT [--pattern 0.5|2:4]
 
-MODEL is a Hugging Face folder, or a GGUF file of the Llama family with weights of any type that the gguf package can read. OUT is a GGUF file where its
-name ends in .gguf, else a folder (of a folder): with a GPTQ checkpoint (format gptq_v2), or with the model as it was but for its zeros. Embedding, output
-matrix and norms stay as they are.
+MODEL is a Hugging Face folder, or a GGUF file of the Llama family with weights of any type that the gguf package can
+read. OUT is a GGUF file where its name ends in .gguf, else a folder (of a folder): with a GPTQ checkpoint (format
+gptq_v2), or with the model as it was but for its zeros. Embedding, output matrix and norms stay as they are.
 
-How. Both methods see each matrix W alone, and want W'X to be near WX for the inputs X that the text gives it. That is a least-squares problem with the
-Hessian H = 2 X X^T. Going through the columns from left to right, what one loses by rounding or by a zero is made good in those to its right, as well as
-is possible: with U the upper Cholesky factor of H^-1, column j's loss e = (w_j - w'_j) / U_jj takes e U_jk from every column k > j. Columns go in blocks
-of 128, and columns beyond a block are brought up to date once for each block. H is damped: 1 % of the mean of its diagonal is added there.
-* GPTQ (https://arxiv.org/abs/2210.17323): w' is w rounded to the grid of its group of columns, chosen when the group is reached. --act-order takes the
-  columns in the order of falling H_jj, so that those that matter have most others to lean on; `full` also groups them so, which GGUF has no type for, and
-  `static` leaves the groups in place.
-* SparseGPT (https://arxiv.org/abs/2301.00774): in every block (or in every 4 columns of a row, for 2:4) the weights with the least w^2 / U_jj^2 become 0.
+How. Both methods see each matrix W alone, and want W'X to be near WX for the inputs X that the text gives it. That
+is a least-squares problem with the Hessian H = 2 X X^T. Going through the columns from left to right, what one
+loses by rounding or by a zero is made good in those to its right, as well as is possible: with U the upper Cholesky
+factor of H^-1, column j's loss e = (w_j - w'_j) / U_jj takes e U_jk from every column k > j. Columns go in blocks
+of 128, and columns beyond a block are brought up to date once for each block. H is damped: 1 % of the mean of its
+diagonal is added there.
+* GPTQ (https://arxiv.org/abs/2210.17323): w' is w rounded to the grid of its group of columns, chosen when the group is
+  reached. --act-order takes the columns in the order of falling H_jj, so that those that matter have most others to
+  lean on; `full` also groups them so, which GGUF has no type for, and `static` leaves the groups in place.
+* SparseGPT (https://arxiv.org/abs/2301.00774): in every block (or in every 4 columns of a row,
+  for 2:4) the weights with the least w^2 / U_jj^2 become 0.
 
-A layer at a time is in memory. The text goes through layer after layer as it has become, so that a layer makes good what the ones before it have lost, as
-far as it can. What is between layers is kept on disk, beside OUT. In a GGUF file the down projection is stored by neurons; there GPTQ forms its groups
-along those rows, so that the file is Q4_0 or Q8_0 throughout. The folder has them along the neurons, as the format wants it (see convert.py).
+A layer at a time is in memory. The text goes through layer after layer as it has become, so that a layer makes good
+what the ones before it have lost, as far as it can. What is between layers is kept on disk, beside OUT. In a GGUF file
+the down projection is stored by neurons; there GPTQ forms its groups along those rows, so that the file is Q4_0 or Q8_0
+throughout. The folder has them along the neurons, as the format wants it (see convert.py).
 
 Besides tools/models/requirements.txt this needs torch, on the CPU or (--device cuda) on a GPU. Tested with 2.6.0.
 """
@@ -91,8 +97,8 @@ def inverse_factor(h, damping):
 
 
 def solve(w, inputs, rule, block, damping, order=None):
-    """w' for w (rows, columns). `rule(j, w, u)` says what becomes of column j, of a w that is up to date in j's block. `order` of the columns: as the rule
-    counts them, which is as they come."""
+    """w' for w (rows, columns). `rule(j, w, u)` says what becomes of column j, of a w that is up to date in j's block.
+    `order` of the columns: as the rule counts them, which is as they come."""
     h, w = inputs.h.clone(), w.clone()
     dead = h.diagonal() == 0    # inputs that are always 0
     h.diagonal()[dead] = 1
@@ -186,7 +192,8 @@ class Rounding:
 
 
 class RoundingAcross:
-    """The rule of GPTQ with groups of rows: for each column, a scale for every `size` rows. The result is the transposed matrix."""
+    """The rule of GPTQ with groups of rows: for each column, a scale for every `size` rows.
+    The result is the transposed matrix."""
 
     def __init__(self, w, form, size):
         rows, columns = w.shape
@@ -219,7 +226,8 @@ class Gptq:
     across: bool    # the groups of the down projection run across its columns
 
     def __call__(self, w, inputs, down):
-        """W', and the matrix as convert.py's checkpoints have it: gptq.Quantised (of W^T, where the groups run across)."""
+        """W', and the matrix as convert.py's checkpoints have it:
+        gptq.Quantised (of W^T, where the groups run across)."""
         columns, size = w.shape[1], self.form.group_size
         groups = torch.zeros(columns, dtype=torch.long) if size == -1 else torch.arange(columns) // size
         order = None
@@ -276,7 +284,8 @@ class Pruning:
                 zero.scatter_(1, harm.topk(p.zeros, dim=1, largest=False).indices, True)
             else:
                 chosen = harm.flatten().topk(round(p.share * harm.numel()), largest=False).indices
-                zero |= torch.zeros(harm.numel(), dtype=torch.bool, device=w.device).scatter_(0, chosen, True).view(harm.shape)
+                zero |= (torch.zeros(harm.numel(), dtype=torch.bool, device=w.device).scatter_(0, chosen, True)
+                         .view(harm.shape))
         return w[:, j].masked_fill(self.zero[:, j], 0)
 
 
@@ -327,7 +336,8 @@ class Text:
 
 
 def compress_layer(model, n, text, method, tell):
-    """Takes the text through layer n while its matrices are compressed. Returns, by name, what the method made of each."""
+    """Takes the text through layer n while its matrices are compressed.
+    Returns, by name, what the method made of each."""
     layer, made, eps = Layer(model, n), {}, model.eps
 
     def compress(names, inputs):
@@ -413,7 +423,8 @@ class Plan:
 
     def stored_targets(self):
         """As write_model is to take them: a down projection that is by neurons already is not transposed again."""
-        return [dataclasses.replace(t, shape=self.target_shape(t), transposed=False) if self.across and t.transposed else t for t in self.targets]
+        return [dataclasses.replace(t, shape=self.target_shape(t), transposed=False) if self.across and t.transposed
+                else t for t in self.targets]
 
 
 def source_rows(target, w):
@@ -434,7 +445,8 @@ def write_checkpoint(path, model, text, method, plan, tell):
         for target in plan.targets:
             if not is_compressed(target):
                 source = model.tensors[target.source] if isinstance(model, Folder) else None
-                writer.add(target.source, model.numpy(target.name) if source is None else source.read() if source.dtype == "F64" else source.raw())
+                writer.add(target.source, model.numpy(target.name) if source is None
+                           else source.read() if source.dtype == "F64" else source.raw())
                 continue
             _, n, name, _ = target.name.split(".")
             if layer != n:
@@ -455,14 +467,16 @@ def write_settings(folder, model, method):
     """All of a folder that is not its weights."""
     raw = dict(model.source.raw)
     if isinstance(method, Gptq):
-        settings = {"bits": method.form.bits, "group_size": method.form.group_size, "desc_act": method.act_order != "no",
-                    "static_groups": method.act_order == "static", "sym": method.form.sym, "damp_percent": method.damping, "true_sequential": True,
+        settings = {"bits": method.form.bits, "group_size": method.form.group_size,
+                    "desc_act": method.act_order != "no", "static_groups": method.act_order == "static",
+                    "sym": method.form.sym, "damp_percent": method.damping, "true_sequential": True,
                     "quant_method": "gptq", "checkpoint_format": "gptq_v2"}
         raw["quantization_config"] = settings
         (folder / "quantize_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
     for name in names_in(model.path):
-        if Path(name).suffix in (".json", ".model", ".jinja") and name not in ("config.json", "quantize_config.json") and not name.endswith(".index.json"):
+        if (Path(name).suffix in (".json", ".model", ".jinja") and name not in ("config.json", "quantize_config.json")
+            and not name.endswith(".index.json")):
             shutil.copyfile(file_in(model.path, name), folder / name)
 
 
@@ -475,7 +489,8 @@ def write_gguf(out, checkpoint, model, plan, type_name):
         if isinstance(model, Folder):
             add_keys(writer, model.path.resolve().name, model.source, model.tokenizer, file_type)
             return
-        copy_keys(writer, model.reader, lambda name: name.startswith(("hearth.", "powerinfer.", "split.")) or name in keys)
+        copy_keys(writer, model.reader,
+                  lambda name: name.startswith(("hearth.", "powerinfer.", "split.")) or name in keys)
         writer.add_file_type(file_type)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_string("hearth.activation", model.activation)
@@ -514,7 +529,8 @@ def check(model, plan, method):
         if isinstance(method, Gptq):
             size = columns if method.form.group_size == -1 else method.form.group_size
             if columns % size or columns % gptq.BLOCK or out * method.form.bits % 32:
-                raise Refusal(f"{target.source} has {columns} columns and {out} rows, which do not fit groups of {size} and words of 32 bits")
+                raise Refusal(f"{target.source} has {columns} columns and {out} rows, which do not fit groups of "
+                              f"{size} and words of 32 bits")
         elif columns % (method.pattern.of or 1):
             raise Refusal(f"{target.source} has {columns} columns, which is not a multiple of {method.pattern.of}")
     if isinstance(model, Model):
@@ -522,7 +538,8 @@ def check(model, plan, method):
             if name not in known and not name.endswith((".fc1.weight", ".fc2.weight")):
                 raise Refusal(f"{model.path} has the tensor {name}, which this program does not know")
         if any(name.endswith(".fc1.weight") for name in model.tensors):
-            say("compress: the predictors are left out, since they are of the model as it was; train_predictor.py makes new ones")
+            say("compress: the predictors are left out, since they are of the model as it was; "
+                "train_predictor.py makes new ones")
 
 
 def method_of(options, to_gguf):
@@ -547,14 +564,16 @@ def compress(options):
     if isinstance(model, Model) and not to_gguf:
         raise Refusal(f"{out} does not end in .gguf, and only of a folder can a folder be made")
     method = method_of(options, to_gguf)
-    plan = Plan(targets_of(model.config()), method.form if isinstance(method, Gptq) else None, isinstance(method, Gptq) and method.across)
+    plan = Plan(targets_of(model.config()), method.form if isinstance(method, Gptq) else None,
+                isinstance(method, Gptq) and method.across)
     check(model, plan, method)
     window = min(WINDOW, model.context)
     windows = windows_of(tokens_of(options.calibration, model, options.hearth), options.tokens, window)
     if not len(windows):
         raise Refusal(f"the text is shorter than one window of {window} tokens")
     if windows.size < model.neurons:
-        say(f"compress: warning: {windows.size} tokens are few for matrices of {model.neurons} columns; give more text, or raise --tokens")
+        say(f"compress: warning: {windows.size} tokens are few for matrices of {model.neurons} columns; "
+            "give more text, or raise --tokens")
 
     tell = Report()
     with contextlib.ExitStack() as stack:
@@ -580,21 +599,29 @@ def main(argv=None):
     both = argparse.ArgumentParser(add_help=False)
     both.add_argument("model", type=Path, help="a Hugging Face folder or a GGUF file")
     both.add_argument("out", type=Path, help="a GGUF file to write, where it ends in .gguf, else a folder")
-    both.add_argument("--calibration", type=Path, nargs="+", required=True, metavar="TEXT", help="what the model is to stay good at")
-    both.add_argument("--tokens", type=int, default=65536, metavar="N", help="at most, of the text; default %(default)s")
-    both.add_argument("--damping", type=float, default=0.01, metavar="SHARE", help="of the mean of H's diagonal; default %(default)s")
-    both.add_argument("--type", choices=TYPES, help="of a GGUF file's matrices; default f16, or what holds GPTQ's exactly")
+    both.add_argument("--calibration", type=Path, nargs="+", required=True, metavar="TEXT",
+                      help="what the model is to stay good at")
+    both.add_argument("--tokens", type=int, default=65536, metavar="N",
+                      help="at most, of the text; default %(default)s")
+    both.add_argument("--damping", type=float, default=0.01, metavar="SHARE",
+                      help="of the mean of H's diagonal; default %(default)s")
+    both.add_argument("--type", choices=TYPES,
+                      help="of a GGUF file's matrices; default f16, or what holds GPTQ's exactly")
     both.add_argument("--hearth", type=Path, default=Path(__file__).resolve().parents[1] / "build/release/hearth",
                       help="the program, which cuts text into tokens; default build/release/hearth")
     both.add_argument("--device", default="cpu", help="torch's name of what computes; default %(default)s")
     both.add_argument("--threads", type=int, metavar="N", help="of the CPU")
     rounding = methods.add_parser("gptq", parents=[both], help="4 or 8 bits")
     rounding.add_argument("--bits", type=int, choices=gptq.BITS, default=4, help="default %(default)s")
-    rounding.add_argument("--group", type=int, metavar="N", help="columns that share a scale, or -1 for the whole row; default 128, in a GGUF file 32")
-    rounding.add_argument("--asymmetric", action="store_true", help="a zero point for each group; in GGUF files this takes 8 bits")
-    rounding.add_argument("--act-order", choices=("no", "static", "full"), default="no", help="the columns that matter first (see above); default %(default)s")
+    rounding.add_argument("--group", type=int, metavar="N",
+                          help="columns that share a scale, or -1 for the whole row; default 128, in a GGUF file 32")
+    rounding.add_argument("--asymmetric", action="store_true",
+                          help="a zero point for each group; in GGUF files this takes 8 bits")
+    rounding.add_argument("--act-order", choices=("no", "static", "full"), default="no",
+                          help="the columns that matter first (see above); default %(default)s")
     pruning = methods.add_parser("sparsegpt", parents=[both], help="zeros")
-    pruning.add_argument("--pattern", type=Pattern.parse, default="0.5", help="the share of zeros, or such as 2:4, 2 of every 4; default %(default)s")
+    pruning.add_argument("--pattern", type=Pattern.parse, default="0.5",
+                         help="the share of zeros, or such as 2:4, 2 of every 4; default %(default)s")
     return run("compress", compress, parser.parse_args(argv))
 
 

@@ -1,5 +1,5 @@
-"""Whether the head of a GGUF file can be given to the gguf package's reader, which takes every count in it at its word: checks them against the file.
-Needs nothing but Python.
+"""Whether the head of a GGUF file can be given to the gguf package's reader, which takes every count in it at its word:
+checks them against the file. Needs nothing but Python.
 """
 
 import os

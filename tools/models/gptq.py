@@ -1,10 +1,12 @@
-"""What the tensors of a GPTQ checkpoint mean, how they are packed, and which of GGUF's types can hold them bit for bit. Read by convert.py, written by
-compress.py; knows no files.
+"""What the tensors of a GPTQ checkpoint mean, how they are packed, and which of GGUF's types can hold them bit for bit.
+Read by convert.py, written by compress.py; knows no files.
 
-A matrix of `out` rows and `in` columns is kept in four tensors, the first two as unsigned numbers of `bits` bits, the lowest bits of a word first:
+A matrix of `out` rows and `in` columns is kept in four tensors, the first two as unsigned numbers of `bits` bits,
+the lowest bits of a word first:
 
     qweight   i32 (in / 32 * bits, out)         q: 32 / bits rows in a word
-    qzeros    i32 (groups, out / 32 * bits)     z: 32 / bits columns in a word; the older form ("gptq", v1) stores z - 1, "gptq_v2" stores z
+    qzeros    i32 (groups, out / 32 * bits)     z: 32 / bits columns in a word;
+                                                the older form ("gptq", v1) stores z - 1, "gptq_v2" stores z
     scales    f16 (groups, out)                 s
     g_idx     i32 (in)                          g: each column's group; column // group_size where it is missing
 
@@ -40,7 +42,8 @@ def pack(numbers, bits, axis):
 
 def shapes(out, columns, bits, groups):
     """Shapes of the four tensors."""
-    return {"qweight": (columns * bits // 32, out), "qzeros": (groups, out * bits // 32), "scales": (groups, out), "g_idx": (columns,)}
+    return {"qweight": (columns * bits // 32, out), "qzeros": (groups, out * bits // 32), "scales": (groups, out),
+            "g_idx": (columns,)}
 
 
 def group_count(columns, group_size):
@@ -48,9 +51,10 @@ def group_count(columns, group_size):
 
 
 def spilled_words(qzeros, bits):
-    """Words of a v1 file's zero points that an old packer spoilt. It stored z - 1 of z = 0 as 32 ones, which ran over into all numbers above it in the
-    word: what came after a zero point of 0 is lost. Such a word has ones from some number to its end. Where a number of ones is followed by another one
-    the packer knew better, and nothing is suspected. One at the very end of a word is harmless."""
+    """Words of a v1 file's zero points that an old packer spoilt. It stored z - 1 of z = 0 as 32 ones, which ran over
+    into all numbers above it in the word: what came after a zero point of 0 is lost. Such a word has ones from some
+    number to its end. Where a number of ones is followed by another one the packer knew better, and nothing is
+    suspected. One at the very end of a word is harmless."""
     ones = unpack(qzeros, bits, 1).reshape(-1, 32 // bits) == (1 << bits) - 1
     runs_to_the_end = np.logical_and.accumulate(ones[:, ::-1], axis=1)[:, ::-1]
     return 0 if (ones & ~runs_to_the_end).any() else int(runs_to_the_end[:, -2].sum())

@@ -1,7 +1,8 @@
-"""Llama models in torch, a layer at a time: read from a GGUF file, PowerInfer's, or a Hugging Face folder, and the forward pass. What train_predictor.py and
-compress.py share.
+"""Llama models in torch, a layer at a time: read from a GGUF file, PowerInfer's, or a Hugging Face folder, and the
+forward pass. What train_predictor.py and compress.py share.
 
-Everything is in the layout of a GGUF file: neighbours are rotated (see convert.py on Q and K), and a neuron's down row is a row.
+Everything is in the layout of a GGUF file: neighbours are rotated (see convert.py on Q and K),
+and a neuron's down row is a row.
 """
 
 import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
@@ -25,7 +26,8 @@ except ImportError:
     torch = None
 
 from checkpoint import read_checkpoint
-from convert import LLAMA, Config, Rope, add_keys, check_tensors, read_config, read_tokenizer, targets_of, without_buffers, write_head
+from convert import (LLAMA, Config, Rope, add_keys, check_tensors, read_config, read_tokenizer, targets_of,
+                     without_buffers, write_head)
 from gguf_header import check_header
 from sentences import Refusal, say
 
@@ -66,13 +68,15 @@ class Model(Weights):
         self.reader, self.path, self.device = Reader(path), path, device
         self.tensors = {t.name: t for t in self.reader.tensors}
         if self.key("general.architecture") != "llama":
-            raise Refusal(f"{path} is a model of the architecture {self.key('general.architecture')}; this program knows llama")
+            raise Refusal(f"{path} is a model of the architecture {self.key('general.architecture')}; "
+                          "this program knows llama")
         self.activation = self.key("hearth.activation", "relu" if self.reader.magic == b"PWRI" else "silu")
         if self.activation not in ("relu", "silu") or self.key("hearth.activation_floor", 0):
             raise Refusal(f"{path} is a model whose activation ({self.activation}) this program does not know")
         if self.key("llama.expert_count", 0):
             raise Refusal(f"{path} is a mixture of experts, which this program does not know")
-        if self.key("llama.rope.scaling.type", "none") != "none" or self.key("llama.rope.scale_linear", 1) not in (0, 1):
+        if (self.key("llama.rope.scaling.type", "none") != "none"
+            or self.key("llama.rope.scale_linear", 1) not in (0, 1)):
             raise Refusal(f"{path} scales its positions, which this program does not know")
         for name in ("rope_freqs.weight", "rope_factors_short.weight"):
             if name in self.tensors:
@@ -106,7 +110,8 @@ class Model(Weights):
         try:
             w = gguf.quants.dequantize(t.data, t.tensor_type)
         except NotImplementedError:
-            raise Refusal(f"{self.path}: {name} is {t.tensor_type.name}, which the gguf package cannot decode") from None
+            raise Refusal(f"{self.path}: {name} is {t.tensor_type.name}, "
+                          "which the gguf package cannot decode") from None
         return np.array(w.reshape(tuple(int(n) for n in reversed(t.shape))), np.float32)
 
     def down_t(self, layer):
@@ -117,13 +122,15 @@ class Model(Weights):
 
     def neuron_bytes(self, layer):
         down = "ffn_down_t" if f"blk.{layer}.ffn_down_t.weight" in self.tensors else "ffn_down"
-        return sum(int(self.tensors[f"blk.{layer}.{name}.weight"].n_bytes) for name in ("ffn_gate", "ffn_up", down)) / self.neurons
+        return sum(int(self.tensors[f"blk.{layer}.{name}.weight"].n_bytes)
+                   for name in ("ffn_gate", "ffn_up", down)) / self.neurons
 
     def config(self):
         """As of the folder that the file was made from."""
         vocab = int(self.tensors["token_embd.weight"].shape[1]) if "token_embd.weight" in self.tensors else 0
-        return Config(self.layers, self.dim, self.heads, self.kv_heads, self.head_dim, self.neurons, vocab, self.context, self.eps, self.rope_base,
-                      self.activation, "output.weight" not in self.tensors, {}, by_neurons=True)
+        return Config(self.layers, self.dim, self.heads, self.kv_heads, self.head_dim, self.neurons, vocab,
+                      self.context, self.eps, self.rope_base, self.activation, "output.weight" not in self.tensors, {},
+                      by_neurons=True)
 
     @contextlib.contextmanager
     def vocabulary(self):
@@ -146,8 +153,10 @@ class Folder(Weights):
         if c.floor:
             raise Refusal(f"{path} is a FATReLU model, which this program does not know")
         if c.rope != Rope(c.rope_base, c.head_dim) or c.window:
-            raise Refusal(f"{path} scales its positions or has a sliding window (rope_scaling and sliding_window in config.json), which this program does not know")
-        self.tensors, self.targets = without_buffers(read_checkpoint(path)), {target.name: target for target in targets_of(c)}
+            raise Refusal(f"{path} scales its positions or has a sliding window (rope_scaling and sliding_window in "
+                          "config.json), which this program does not know")
+        self.tensors, self.targets = (without_buffers(read_checkpoint(path)),
+                                      {target.name: target for target in targets_of(c)})
         check_tensors(self.targets.values(), self.tensors, c, gguf.GGMLQuantizationType.F32)
         self.tokenizer = read_tokenizer(path, c)
         self.activation, self.layers, self.dim, self.neurons = c.activation, c.layers, c.dim, c.neurons
@@ -183,7 +192,8 @@ def copy_keys(writer, reader, leave_out):
         if field.types[0] == Kind.ARRAY and not field.data:
             say(f"{Path(sys.argv[0]).stem}: left out the empty array {name}")
             continue
-        writer.add_key_value(name, values_of(field), field.types[0], field.types[-1] if field.types[0] == Kind.ARRAY else None)
+        writer.add_key_value(name, values_of(field), field.types[0],
+                             field.types[-1] if field.types[0] == Kind.ARRAY else None)
 
 
 def values_of(field):
@@ -206,7 +216,8 @@ def rmsnorm(x, weight, eps):
 def rope(x, model):
     """x (windows, heads, positions, head_dim): neighbours (2i, 2i + 1) turn by position * base^(-2i / rope_dim)."""
     positions = torch.arange(x.shape[2], dtype=torch.float64, device=x.device)
-    turns = model.rope_base ** (-torch.arange(0, model.rope_dim, 2, dtype=torch.float64, device=x.device) / model.rope_dim)
+    turns = model.rope_base ** (-torch.arange(0, model.rope_dim, 2, dtype=torch.float64, device=x.device)
+                                / model.rope_dim)
     angles = torch.outer(positions, turns)
     cosine, sine = angles.cos().float(), angles.sin().float()
     even, odd = x[..., 0:model.rope_dim:2], x[..., 1:model.rope_dim:2]
@@ -258,7 +269,8 @@ def tokens_of(files, model, hearth):
             try:
                 result = subprocess.run([hearth, "tokenize", vocabulary, "-f", file, "--json"], capture_output=True)
             except OSError as e:
-                raise Refusal(f"{hearth} cannot be run ({e.strerror}); build Hearth, or say with --hearth where the program is") from None
+                raise Refusal(f"{hearth} cannot be run ({e.strerror}); build Hearth, "
+                              "or say with --hearth where the program is") from None
             if result.returncode != 0:
                 raise Refusal(result.stderr.decode(errors="replace").strip().removeprefix("hearth: "))
             ids += json.loads(result.stdout)["ids"]

@@ -1,27 +1,36 @@
 #!/usr/bin/env python3
-"""Makes a GGUF file of a random model with the shape of a real one, for measuring speed where the real one is not at hand.
+"""Makes a GGUF file of a random model with the shape of a real one, for measuring speed where
+the real one is not at hand.
 
     python3 tools/models/make_model.py OUT.gguf --shape 7b --type q4_0 [--activity 0.3 --skew 0.43] [--pwri] [--seed 0]
 
-What it writes is nonsense, but it costs what a trained ReLU model costs: the weights are random numbers in the layout of tools/models/convert.py, and its
-neurons are as sparse and as unevenly used as asked, by the model's own arithmetic (nothing but the weights makes it so):
-* `--activity` is the share of neurons that fire (gate . x > 0) for a token, the mean over all layers; layers differ by up to a quarter.
-* `--skew` is the share of neurons that together make 80 % of all firings. Neurons are scattered: hot ones stand anywhere in file order.
+What it writes is nonsense, but it costs what a trained ReLU model costs: the weights are random numbers in the layout
+of tools/models/convert.py, and its neurons are as sparse and as unevenly used as asked, by the model's own arithmetic
+(nothing but the weights makes it so):
+* `--activity` is the share of neurons that fire (gate . x > 0) for a token, the mean over all layers;
+  layers differ by up to a quarter.
+* `--skew` is the share of neurons that together make 80 % of all firings. Neurons are scattered:
+  hot ones stand anywhere in file order.
 Known figures of real models: about 0.33 and 0.43 for ReLU-fied LLaMA 7B, about 0.11 for ProSparse 7B.
 
-`--pwri` writes the same model as PowerInfer does: magic PWRI, and in every layer a predictor fc2 . relu(fc1 . r) >= 0, of the residual r that enters the
-FFN's norm. It names the neurons that fire almost without error; `--predictor-noise` makes it worse.
+`--pwri` writes the same model as PowerInfer does: magic PWRI, and in every layer a predictor
+fc2 . relu(fc1 . r) >= 0, of the residual r that enters the FFN's norm. It names the neurons that fire almost without
+error; `--predictor-noise` makes it worse.
 
-How. The residual of every token is r = sqrt(dim) a c + v. c is one fixed direction, and v is random and orthogonal to c: the embedding's, of variance
-b^2 for each component, and what the layers add. A neuron's gate row, the norm's weights folded in, is q - beta c, with q a unit vector out of a random
-subspace of `--predictor-rank` dimensions. So q . r is normal with the deviation s of v's components, and the neuron fires with the chance p where
-beta sqrt(dim) a = s z, z = -Phi^-1(p). The chances over the neurons are a normal distribution seen through Phi, p = Phi(mu + sigma xi) with xi normal:
-any mean and any skew that is possible at all. What reads the residual for other ends is orthogonal to c, and so is what the FFN adds, so c lasts.
+How. The residual of every token is r = sqrt(dim) a c + v. c is one fixed direction, and v is random and orthogonal to
+c: the embedding's, of variance b^2 for each component, and what the layers add. A neuron's gate row, the norm's weights
+folded in, is q - beta c, with q a unit vector out of a random subspace of `--predictor-rank` dimensions. So q . r is
+normal with the deviation s of v's components, and the neuron fires with the chance p where beta sqrt(dim) a = s z,
+z = -Phi^-1(p). The chances over the neurons are a normal distribution seen through Phi, p = Phi(mu + sigma xi) with xi
+normal: any mean and any skew that is possible at all. What reads the residual for other ends is orthogonal to c, and so
+is what the FFN adds, so c lasts.
 
-`--plain` stores the down projection as other programs want it (`ffn_down`), so that llama.cpp takes the file, too, and a comparison runs the same
-weights on both. It takes them for a SiLU model, which costs the same where all neurons are computed.
+`--plain` stores the down projection as other programs want it (`ffn_down`), so that llama.cpp takes the file, too,
+and a comparison runs the same weights on both. It takes them for a SiLU model, which costs the same where all
+neurons are computed.
 
-The same options give the same bytes, on the same machine. Only pieces of one tensor are in memory. Packages: numpy and gguf.
+The same options give the same bytes, on the same machine. Only pieces of one tensor are in memory.
+Packages: numpy and gguf.
 """
 
 import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
@@ -40,7 +49,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
-# The threads here do one piece each, in which numpy's own would only be in the way; and with one of them the results do not depend on the number of cores.
+# The threads here do one piece each, in which numpy's own would only be in the way;
+# and with one of them the results do not depend on the number of cores.
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[variable] = "1"
 
@@ -78,7 +88,8 @@ LOGITS = 2.5                     # deviation of the logits
 LAYER_SPREAD = 0.25              # of the activity over the layers
 EXPERT_SPREAD = 0.5              # deviation of the routers' scores from expert to expert; that from token to token is 1
 SILU_SQUARE = 0.355              # E[silu(y)^2], y normal
-MAX_Z = 4.0                      # neurons beyond it would fire always or never anyway, and a larger beta coarsens their quantised rows
+MAX_Z = 4.0                      # neurons beyond it would fire always or never anyway, and a larger beta coarsens
+                                 # their quantised rows
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,8 @@ def tail(z):
 
 
 def thresholds(activity, skew, quantiles):
-    """z of the neurons, descending: mean chance `activity`, and the `skew` share of the most active has 80 % of all chances."""
+    """z of the neurons, descending: mean chance `activity`, and the `skew` share of the most active
+    has 80 % of all chances."""
     def z_of(sigma, xi):
         return np.clip(-(math.sqrt(1 + sigma * sigma) * STANDARD.inv_cdf(activity) + sigma * xi), -MAX_Z, MAX_Z)
 
@@ -151,12 +163,16 @@ class Weights:
     def __init__(self, config, recipe):
         self.c, self.recipe, self.threads = config, recipe, concurrent.futures.ThreadPoolExecutor(THREADS)
         self.direction = self.random("c").choice(np.float32([-1, 1]), config.dim) / np.float32(math.sqrt(config.dim))
-        self.activities = [recipe.activity * (1 + LAYER_SPREAD * (math.cos(2 * math.pi * (n + 0.5) / config.layers) if config.layers > 1 else 0))
-                           for n in range(config.layers)]
+        self.activities = [
+            recipe.activity
+            * (1 + LAYER_SPREAD * (math.cos(2 * math.pi * (n + 0.5) / config.layers) if config.layers > 1 else 0))
+            for n in range(config.layers)]
         quantiles = normal_quantiles(config.neurons)
-        self.z = [self.random(f"z.{n}").permutation(thresholds(self.activities[n], recipe.skew, quantiles)).astype(np.float32)
-                  for n in range(config.layers)]
-        self.gate_squares = [config.neurons * mean_square_above(z) for z in self.z]    # sums over the neurons, in units of v's variance
+        self.z = [
+            self.random(f"z.{n}").permutation(thresholds(self.activities[n], recipe.skew, quantiles)).astype(np.float32)
+            for n in range(config.layers)]
+        # Sums over the neurons, in units of v's variance.
+        self.gate_squares = [config.neurons * mean_square_above(z) for z in self.z]
 
     def random(self, name):
         return np.random.Generator(np.random.SFC64([self.recipe.seed, zlib.crc32(name.encode())]))
@@ -196,7 +212,8 @@ class Weights:
             yield rows
 
     def dense_pieces(self, target):
-        """fp32 rows in file order, some at a time. They are made by several threads; every piece has its own random numbers."""
+        """fp32 rows in file order, some at a time. They are made by several threads;
+        every piece has its own random numbers."""
         shape = target.stored_shape()
         if len(shape) == 1:
             yield self.norm(target.name)
@@ -215,7 +232,8 @@ class Weights:
         for start in range(0, total, step):
             if len(waiting) == THREADS:
                 yield waiting.popleft().result()
-            waiting.append(self.threads.submit(make, layer, start, min(step, total - start), self.random(f"{target.name} {start}")))
+            waiting.append(self.threads.submit(make, layer, start, min(step, total - start),
+                                               self.random(f"{target.name} {start}")))
         while waiting:
             yield waiting.popleft().result()
 
@@ -236,7 +254,8 @@ class Weights:
         return w
 
     def reading(self, rows, rng, norm, variance, deviation):
-        """Rows that read a normed residual whose v has that variance: what comes out has `deviation`, and nothing of c is in it."""
+        """Rows that read a normed residual whose v has that variance:
+        what comes out has `deviation`, and nothing of c is in it."""
         w = self.normal(rng, rows, self.c.dim, deviation * self.rms(variance) / math.sqrt(variance * self.c.dim))
         w = without(w, self.direction)
         w /= self.norm(norm)
@@ -277,12 +296,15 @@ class Weights:
     def ffn_down_t(self, layer, start, rows, rng):
         v, experts = self.variance(layer, 1), self.c.experts
         # The sum of the squares of act(gate . x); up . x has the variance 1. Experts are taken to have the same weight.
-        squares = experts.neurons * SILU_SQUARE / experts.used if experts else self.gate_squares[layer] * v / self.rms(v) ** 2
-        return without(self.normal(rng, rows, self.c.dim, math.sqrt(FFN_ADDS / self.c.layers / squares)), self.direction)
+        squares = (experts.neurons * SILU_SQUARE / experts.used if experts
+                   else self.gate_squares[layer] * v / self.rms(v) ** 2)
+        return without(self.normal(rng, rows, self.c.dim, math.sqrt(FFN_ADDS / self.c.layers / squares)),
+                       self.direction)
 
     def ffn_gate_inp(self, layer, start, rows, rng):
         norm, v = f"blk.{layer}.ffn_norm.weight", self.variance(layer, 1)
-        favour = rng.standard_normal((rows, 1), dtype=np.float32) * np.float32(EXPERT_SPREAD * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
+        favour = rng.standard_normal((rows, 1), dtype=np.float32) * np.float32(
+            EXPERT_SPREAD * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
         return self.reading(rows, rng, norm, v, 1) + favour * (self.direction / self.norm(norm))
 
     ffn_gate_exps = ffn_up_exps = ffn_up
@@ -292,11 +314,13 @@ class Weights:
         w = self.reading(rows, rng, "output_norm.weight", v, LOGITS)
         # Control tokens and bytes never come out: a text of pieces reads better, and no end comes by chance.
         muted = max(0, min(rows, 3 + 256 - start))
-        w[:muted] -= self.direction / self.norm("output_norm.weight") * np.float32(12 * LOGITS * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
+        w[:muted] -= self.direction / self.norm("output_norm.weight") * np.float32(
+            12 * LOGITS * self.rms(v) / math.sqrt(CONSTANT * self.c.dim))
         return w
 
-    # The predictor: fc1's rows give y and -y (relu(y) - relu(-y) = y) within the subspace, and copies of c . r, which is positive. These are scaled so
-    # that fc2's columns for them are as large as the others, and several, because quantised ones err.
+    # The predictor: fc1's rows give y and -y (relu(y) - relu(-y) = y) within the subspace, and copies of c . r,
+    # which is positive. These are scaled so that fc2's columns for them are as large as the others, and several,
+    # because quantised ones err.
 
     def copies(self, layer):
         """How many rows of fc1 are c, and their scale."""
@@ -310,7 +334,8 @@ class Weights:
         return np.concatenate([b, -b, c])[start:start + rows]
 
     def fc2(self, layer, start, rows, rng):
-        part, beta = self.coordinates(layer, start, rows, self.random(f"blk.{layer}.ffn_gate.weight {start}"))    # the gate's
+        # The gate's.
+        part, beta = self.coordinates(layer, start, rows, self.random(f"blk.{layer}.ffn_gate.weight {start}"))
         part += self.normal(rng, rows, self.recipe.rank, self.recipe.noise / math.sqrt(self.recipe.rank))
         count, scale = self.copies(layer)
         return np.concatenate([part, -part, np.tile(beta / np.float32(-count * scale), count)], axis=1)
@@ -324,8 +349,10 @@ def predictor_width(rank):
 # ---- the tokenizer ---------------------------------------------------------------------------------------------------
 
 def make_tokenizer(vocab, seed):
-    """A SentencePiece vocabulary of made-up words: every piece but the letters is a union of two earlier ones, as BPE makes them."""
-    pieces = [Piece("<unk>", 0.0, int(TokenType.UNKNOWN)), Piece("<s>", 0.0, int(TokenType.CONTROL)), Piece("</s>", 0.0, int(TokenType.CONTROL))]
+    """A SentencePiece vocabulary of made-up words: every piece but the letters is a union of two earlier ones,
+    as BPE makes them."""
+    pieces = [Piece("<unk>", 0.0, int(TokenType.UNKNOWN)), Piece("<s>", 0.0, int(TokenType.CONTROL)),
+              Piece("</s>", 0.0, int(TokenType.CONTROL))]
     pieces += [Piece(f"<0x{i:02X}>", 0.0, int(TokenType.BYTE)) for i in range(256)]
     vowels, consonants, mark = "aeiou", "bcdfghjklmnpqrstvwxyz", "\u2581"
     texts = [mark, *vowels, *consonants, *".,?!'-"]
@@ -334,10 +361,12 @@ def make_tokenizer(vocab, seed):
     known = set(texts)
     choice = random.Random(seed)
     while len(pieces) + len(texts) < vocab:
-        left, right = (texts[int(len(texts) * choice.random() ** 2)] for _ in range(2))    # early ones, which are short, more often
+        # Early ones, which are short, more often.
+        left, right = (texts[int(len(texts) * choice.random() ** 2)] for _ in range(2))
         text = left + right
         # A word has its mark in front, at most ten letters, and vowels and consonants in turn.
-        good = len(text) <= 11 and right[0] != mark and text[-1].isalpha() and right[0].isalpha() and (left == mark or left[-1].isalpha())
+        good = len(text) <= 11 and right[0] != mark and text[-1].isalpha() and right[0].isalpha() and (
+            left == mark or left[-1].isalpha())
         if good and text not in known and (left == mark or (left[-1] in vowels) != (right[0] in vowels)):
             known.add(text)
             texts.append(text)
@@ -395,7 +424,8 @@ def check(c, recipe):
     if recipe.zeros and recipe.plain:
         raise Refusal("zeros lie along the neurons' rows, which --plain does not store")
     if c.experts and not 1 <= c.experts.used <= c.experts.count:
-        raise Refusal(f"{c.experts.used} of {c.experts.count} experts are used for a token, expected 1 to {max(1, c.experts.count)}")
+        raise Refusal(f"{c.experts.used} of {c.experts.count} experts are used for a token, "
+                      f"expected 1 to {max(1, c.experts.count)}")
     if recipe.seed < 0:
         raise Refusal(f"the seed is {recipe.seed}, expected 0 or more")
 
@@ -433,34 +463,45 @@ def make(out, name, c, type_name, recipe):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the GGUF file to write")
-    parser.add_argument("--shape", choices=SHAPES, default="tiny", help="of a LLaMA model; default %(default)s. What follows changes parts of it:")
+    parser.add_argument("--shape", choices=SHAPES, default="tiny",
+                        help="of a LLaMA model; default %(default)s. What follows changes parts of it:")
     for field in SHAPE_FIELDS:
         parser.add_argument("--" + field.replace("_", "-"), type=int, metavar="N")
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="default %(default)s")
-    parser.add_argument("--type", choices=TYPES, default="f16", help="of the matrices (norms stay f32); default %(default)s")
-    parser.add_argument("--activity", type=float, default=0.1, metavar="SHARE", help="of the neurons that fire for a token; default %(default)s")
-    parser.add_argument("--skew", type=float, default=0.43, metavar="SHARE", help="of the neurons that make 80 %% of all firings; default %(default)s")
+    parser.add_argument("--type", choices=TYPES, default="f16",
+                        help="of the matrices (norms stay f32); default %(default)s")
+    parser.add_argument("--activity", type=float, default=0.1, metavar="SHARE",
+                        help="of the neurons that fire for a token; default %(default)s")
+    parser.add_argument("--skew", type=float, default=0.43, metavar="SHARE",
+                        help="of the neurons that make 80 %% of all firings; default %(default)s")
     parser.add_argument("--pwri", action="store_true", help="write a PowerInfer file, with predictors")
-    parser.add_argument("--plain", action="store_true", help="store the down projection as llama.cpp and others read it")
-    parser.add_argument("--silu", action="store_true", help="a SiLU model, as most are: none of its activations is zero")
-    parser.add_argument("--experts", type=int, metavar="N", help="a mixture of experts like Mixtral, each with the shape's neurons; a SiLU model")
-    parser.add_argument("--experts-used", type=int, default=2, metavar="N", help="of them for a token; default %(default)s")
-    parser.add_argument("--predictor-rank", type=int, metavar="R", help="dimensions that decide what fires; the predictor's width is about 2R; "
-                        "default R makes it a quarter of the model's")
-    parser.add_argument("--predictor-noise", type=float, default=0.0, metavar="SHARE", help="added to what the predictor foresees, "
-                        "in deviations of it; default %(default)s")
-    parser.add_argument("--zeros", default="", metavar="2:4|SHARE", help="set the least weights of every row of the layers' matrices to 0 (activity and "
-                        "skew are then not quite as asked); default none")
+    parser.add_argument("--plain", action="store_true",
+                        help="store the down projection as llama.cpp and others read it")
+    parser.add_argument("--silu", action="store_true",
+                        help="a SiLU model, as most are: none of its activations is zero")
+    parser.add_argument("--experts", type=int, metavar="N",
+                        help="a mixture of experts like Mixtral, each with the shape's neurons; a SiLU model")
+    parser.add_argument("--experts-used", type=int, default=2, metavar="N",
+                        help="of them for a token; default %(default)s")
+    parser.add_argument("--predictor-rank", type=int, metavar="R",
+                        help="dimensions that decide what fires; the predictor's width is about 2R; "
+                             "default R makes it a quarter of the model's")
+    parser.add_argument("--predictor-noise", type=float, default=0.0, metavar="SHARE",
+                        help="added to what the predictor foresees, in deviations of it; default %(default)s")
+    parser.add_argument("--zeros", default="", metavar="2:4|SHARE",
+                        help="set the least weights of every row of the layers' matrices to 0 (activity and skew are "
+                             "then not quite as asked); default none")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
     args = parser.parse_args(argv)
 
-    shape = {field: default if getattr(args, field) is None else getattr(args, field) for field, default in zip(SHAPE_FIELDS, SHAPES[args.shape])}
+    shape = {field: default if getattr(args, field) is None else getattr(args, field)
+             for field, default in zip(SHAPE_FIELDS, SHAPES[args.shape])}
     if args.heads is not None and args.kv_heads is None:
         shape["kv_heads"] = args.heads
     experts = None if args.experts is None else Experts(args.experts, args.experts_used, shape["neurons"], True)
-    c = Config(**shape, head_dim=shape["dim"] // max(1, shape["heads"]), context=args.context, norm_eps=1e-5, rope_base=10000.0,
-               activation="silu" if args.silu or experts else "relu", tied=False, raw={}, family=FAMILIES["MixtralForCausalLM"] if experts else LLAMA,
-               experts=experts)
+    c = Config(**shape, head_dim=shape["dim"] // max(1, shape["heads"]), context=args.context, norm_eps=1e-5,
+               rope_base=10000.0, activation="silu" if args.silu or experts else "relu", tied=False, raw={},
+               family=FAMILIES["MixtralForCausalLM"] if experts else LLAMA, experts=experts)
     rank = max(28, c.dim // 8 - 4) if args.predictor_rank is None else args.predictor_rank
     if args.plain and args.pwri:
         parser.error("--plain and --pwri: PowerInfer's files have ffn_down_t")
@@ -468,8 +509,8 @@ def main(argv=None):
         parser.error("--silu and --pwri: PowerInfer's files are of ReLU models")
     if experts and (args.pwri or args.zeros):
         parser.error("--experts: their models have no predictors, and are stored dense")
-    recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed, pwri=args.pwri, plain=args.plain,
-                    zeros=args.zeros)
+    recipe = Recipe(activity=args.activity, skew=args.skew, rank=rank, noise=args.predictor_noise, seed=args.seed,
+                    pwri=args.pwri, plain=args.plain, zeros=args.zeros)
     return run("make_model", make, args.out, f"random {args.shape}, seed {args.seed}", c, args.type, recipe)
 
 

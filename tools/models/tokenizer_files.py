@@ -187,7 +187,8 @@ def add_tokens(pieces, path, source, added):
         say(f"convert: note: in transformers, "
             f"{swallowing[0]}{f' and {len(swallowing) - 1} more special tokens take' if swallowing[1:] else ' takes'} "
             "the "
-            "spaces before them (lstrip) or stand between spaces only (single_word), which GGUF cannot say; here they do "
+            "spaces before them (lstrip) or stand between spaces only (single_word), "
+            "which GGUF cannot say; here they do "
             "not")
     fill_up(pieces, vocab)    # rows added to round the matrix up
     check_distinct(pieces, path)
@@ -427,7 +428,8 @@ def sentencepiece_tokenizer(path, source):
     add_bos, add_eos = ends_added(source, path, pieces, ids, default_bos=True)
     template, templates = chat_templates(source)
     return Tokenizer(pieces, **ids, add_bos=add_bos, add_eos=add_eos, space_prefix=space_prefix(normalizer, source),
-                     prefix_first=prefix_first(source), rstrip=right_strippers(added, source.config.vocab), chat_template=template, templates=templates, model=kinds[trainer.get(3, 1)],
+                     prefix_first=prefix_first(source), rstrip=right_strippers(added, source.config.vocab),
+                     chat_template=template, templates=templates, model=kinds[trainer.get(3, 1)],
                      single_spaces=bool(normalizer.get(4, 1)), charsmap=normalizer.get(2, b""))
 
 
@@ -674,5 +676,6 @@ def byte_level_tokenizer(path, source):
         raise Refusal(f"{path} is not a valid tokenizer.json ({type(e).__name__} in what it says of {e})") from None
     template, templates = chat_templates(source)
     return Tokenizer(pieces, **ids, add_bos=add_bos, add_eos=add_eos, space_prefix=False,
-                     rstrip=right_strippers(added, source.config.vocab), chat_template=template, templates=templates, model="gpt2", pre=names[0][1], merges=[" ".join(merge) for merge in merges],
-                     nfc=nfc, whole_words=whole_words)
+                     rstrip=right_strippers(added, source.config.vocab), chat_template=template, templates=templates,
+                     model="gpt2", pre=names[0][1], merges=[" ".join(merge) for merge in merges], nfc=nfc,
+                     whole_words=whole_words)

@@ -31,18 +31,22 @@ def draw(events, begin, length):
             continue
         x, w, y = LEFT + (start - begin) * scale, max((end - start) * scale, 0.5), TOP + (e["tid"] - 1) * (HEIGHT + GAP)
         name = f"{e['name']} {e['args']['layer']}"
-        label = f'<text x="{x + w / 2:.1f}" y="{y + HEIGHT / 2 + 4}" text-anchor="middle">{html.escape(name)}</text>' if w > 6.2 * len(name) else ""
-        boxes.append(f'<g><title>{html.escape(name)}: {e["dur"]:.0f} us</title><rect x="{x:.1f}" y="{y}" width="{w:.1f}" height="{HEIGHT}" '
-                     f'fill="{COLOURS.get(e["name"], "#b8c4d0")}" stroke="white" stroke-width="0.5"/>{label}</g>')
+        label = (f'<text x="{x + w / 2:.1f}" y="{y + HEIGHT / 2 + 4}" '
+                 f'text-anchor="middle">{html.escape(name)}</text>' if w > 6.2 * len(name) else "")
+        boxes.append(f'<g><title>{html.escape(name)}: {e["dur"]:.0f} us</title><rect x="{x:.1f}" y="{y}" '
+                     f'width="{w:.1f}" height="{HEIGHT}" fill="{COLOURS.get(e["name"], "#b8c4d0")}" stroke="white" '
+                     f'stroke-width="0.5"/>{label}</g>')
     bottom = TOP + len(LANES) * (HEIGHT + GAP)
     for lane, name in LANES.items():
-        frame.append(f'<text x="6" y="{TOP + (lane - 1) * (HEIGHT + GAP) + HEIGHT / 2 + 4}" font-weight="bold">{name}</text>')
+        frame.append(f'<text x="6" y="{TOP + (lane - 1) * (HEIGHT + GAP) + HEIGHT / 2 + 4}" '
+                     f'font-weight="bold">{name}</text>')
     step = next(s for s in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10**4, 10**5, 10**6) if length / s <= 12)
     for i in range(int(length / step) + 1):
         x = LEFT + i * step * scale
-        frame.append(f'<path d="M{x:.1f} {TOP - 6}V{bottom}" stroke="#ddd"/><text x="{x:.1f}" y="14" text-anchor="middle">{i * step} us</text>')
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 4}" font-family="sans-serif" font-size="11">'
-            f'<rect width="100%" height="100%" fill="white"/>{"".join(frame + boxes)}</svg>\n')
+        frame.append(f'<path d="M{x:.1f} {TOP - 6}V{bottom}" stroke="#ddd"/><text x="{x:.1f}" y="14" '
+                     f'text-anchor="middle">{i * step} us</text>')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 4}" font-family="sans-serif" '
+            f'font-size="11"><rect width="100%" height="100%" fill="white"/>{"".join(frame + boxes)}</svg>\n')
 
 
 def main():
@@ -55,7 +59,8 @@ def main():
 
 
 def is_event(e):
-    return isinstance(e["name"], str) and e["tid"] in LANES and all(type(e[key]) in (int, float) for key in ("ts", "dur"))
+    return isinstance(e["name"], str) and e["tid"] in LANES and all(type(e[key]) in (int, float)
+                                                                    for key in ("ts", "dur"))
 
 
 def picture(o):

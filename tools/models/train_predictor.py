@@ -1,29 +1,36 @@
 #!/usr/bin/env python3
-"""Trains predictors for a ReLU model: small networks that say, before a feed-forward block, which of its neurons will fire.
+"""Trains predictors for a ReLU model: small networks that say, before a feed-forward block,
+which of its neurons will fire.
 
-    python3 tools/models/train_predictor.py MODEL.gguf -f TEXT... -o OUT.gguf [--recall 0.99] [--tokens 200000] [--ranks 64,128,256]
+    python3 tools/models/train_predictor.py MODEL.gguf -f TEXT... -o OUT.gguf [--recall 0.99] [--tokens 200000]
+                                            [--ranks 64,128,256]
 
-They are PowerInfer's: neuron n of a layer is looked at iff fc2_n . relu(fc1 . r) >= threshold, where r is the residual that enters the block's norm.
-OUT.gguf is the model with two more matrices for each layer (blk.N.fc1.weight, blk.N.fc2.weight) and their thresholds (hearth.predictor_thresholds); all else
-is copied byte for byte. A file with predictors gets new ones. MODEL.gguf is a GGUF or a PowerInfer file of the Llama family whose activation is ReLU, with
+They are PowerInfer's: neuron n of a layer is looked at iff fc2_n . relu(fc1 . r) >= threshold, where r is the residual
+that enters the block's norm. OUT.gguf is the model with two more matrices for each layer (blk.N.fc1.weight,
+blk.N.fc2.weight) and their thresholds (hearth.predictor_thresholds); all else is copied byte for byte. A file with
+predictors gets new ones. MODEL.gguf is a GGUF or a PowerInfer file of the Llama family whose activation is ReLU, with
 weights in any type that the gguf package can read.
 
-How. The model runs over the text, a layer at a time, in windows of 256 tokens (BOS first), and what enters each feed-forward block is kept on disk, beside
-the neurons that fired. Three stretches of the text, a tenth of it, are held out. A predictor starts as the best linear one of its rank, and is trained with
-cross-entropy, in which a neuron that fires weighs more than one that does not: as much more as brings the recall at a threshold of 0 to what is asked. Then
-the threshold is chosen on the held-out text, for the weights as they are stored. On other kinds of text the recall may differ by a point.
+How. The model runs over the text, a layer at a time, in windows of 256 tokens (BOS first), and what enters each
+feed-forward block is kept on disk, beside the neurons that fired. Three stretches of the text, a tenth of it, are
+held out. A predictor starts as the best linear one of its rank, and is trained with cross-entropy, in which a neuron
+that fires weighs more than one that does not: as much more as brings the recall at a threshold of 0 to what is asked.
+Then the threshold is chosen on the held-out text, for the weights as they are stored. On other kinds of text the
+recall may differ by a point.
 
-Rank (the number of rows of fc1). What a layer reads for a token is its predictor and the rows of the neurons that the predictor names:
+Rank (the number of rows of fc1). What a layer reads for a token is its predictor and the rows of the neurons
+that the predictor names:
     bytes(fc1) + bytes(fc2) + share of neurons named * bytes(gate, up, down)
-The ranks of --ranks are tried upwards, each trained for a quarter of the epochs and with the threshold of the recall that is asked, until two were worse
-than the best so far. The one with the smallest sum is trained to the end.
+The ranks of --ranks are tried upwards, each trained for a quarter of the epochs and with the threshold of the recall
+that is asked, until two were worse than the best so far. The one with the smallest sum is trained to the end.
 
-Scale. Scores grow in proportion to r, so only a threshold of 0 means the same for every token. A predictor is trained on r / rms(r), and a threshold that is
-not 0 there is folded into fc2: the combination a of the hidden units that comes nearest to rms(r) is found by least squares, and threshold * a is taken
-from every row. What is left as a threshold in the file is 0, but for rounding.
+Scale. Scores grow in proportion to r, so only a threshold of 0 means the same for every token. A predictor is trained
+on r / rms(r), and a threshold that is not 0 there is folded into fc2: the combination a of the hidden units that comes
+nearest to rms(r) is found by least squares, and threshold * a is taken from every row. What is left as a threshold in
+the file is 0, but for rounding.
 
-Besides tools/models/requirements.txt this needs torch, on the CPU or (--device cuda) on a GPU: python3-torch on Debian and Ubuntu, torch on PyPI. Tested with 2.6.0.
-The same seed, machine and number of threads give the same file.
+Besides tools/models/requirements.txt this needs torch, on the CPU or (--device cuda) on a GPU: python3-torch on Debian
+and Ubuntu, torch on PyPI. Tested with 2.6.0. The same seed, machine and number of threads give the same file.
 """
 
 import sentences  # noqa: F401, I001 - first, so that whatever fails after it ends in a sentence
@@ -71,7 +78,8 @@ class Sample:
 
 
 class Text:
-    """The residuals of all windows between two layers, and what entered the last two feed-forward blocks, in files of the scratch folder."""
+    """The residuals of all windows between two layers, and what entered the last two feed-forward blocks,
+    in files of the scratch folder."""
 
     def __init__(self, model, windows, scratch):
         self.model, self.scratch = model, scratch
@@ -79,7 +87,8 @@ class Text:
         count, bits = self.ids.size, (model.neurons + 7) // 8
         self.h = self.array("h", np.float32, (*self.ids.shape, model.dim))
         self.samples = [Sample(self.array(f"r{i}", np.float16, (count, model.dim)), np.empty(count, np.float32),
-                               self.array(f"fired{i}", np.uint8, (count, bits)), model.neurons, model.device) for i in range(2)]
+                               self.array(f"fired{i}", np.uint8, (count, bits)), model.neurons, model.device)
+                        for i in range(2)]
         embedding = model.numpy("token_embd.weight")
         for at in self.batches():
             self.h[at] = embedding[self.ids[at]]
@@ -91,7 +100,8 @@ class Text:
         return [slice(i, i + BATCH_WINDOWS) for i in range(0, len(self.ids), BATCH_WINDOWS)]
 
     def through(self, n):
-        """Takes the residuals through layer n; returns what entered its feed-forward block. It is overwritten two layers later."""
+        """Takes the residuals through layer n; returns what entered its feed-forward block.
+        It is overwritten two layers later."""
         m, sample, layer = self.model, self.samples[n % 2], Layer(self.model, n)
         with torch.no_grad():
             for at in self.batches():
@@ -131,13 +141,15 @@ class Quality:
 
 
 class LinearStart:
-    """gate . x as well as few linear units can give it, in the mean square over the sample; and units that are linear although they end in relu: what
-    they read is moved up by SHIFT of a direction d with d . x near 1, and one unit more, d . x itself, takes it off again."""
+    """gate . x as well as few linear units can give it, in the mean square over the sample; and units that are linear
+    although they end in relu: what they read is moved up by SHIFT of a direction d with d . x near 1, and one unit
+    more, d . x itself, takes it off again."""
     SHIFT = 1.5
 
     def __init__(self, gate, sample, positions):
         dim = gate.shape[1]
-        second, mean = torch.zeros(dim, dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)    # moments of x
+        # Moments of x.
+        second, mean = torch.zeros(dim, dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
         for at in np.array_split(positions, math.ceil(len(positions) / 4096)):
             x = sample.inputs(at).cpu()
             second += (x.T @ x).double() / len(positions)
@@ -148,24 +160,26 @@ class LinearStart:
         root = torch.linalg.cholesky(second)
         self.gate = gate.cpu()
         gl = self.gate.double() @ root
-        self.directions = torch.linalg.eigh(gl.T @ gl).eigenvectors.flip(1)    # (dim, dim), the most telling column first
+        # (dim, dim), the most telling column first.
+        self.directions = torch.linalg.eigh(gl.T @ gl).eigenvectors.flip(1)
         self.inverse_root = torch.linalg.inv(root)
         self.root = root
 
     def __call__(self, rank, device):
         v = self.directions[:, :rank - 1]
-        reads = (v.T @ self.inverse_root).float()                                      # of mean square 1 over the sample
+        reads = (v.T @ self.inverse_root).float()    # of mean square 1 over the sample
         writes = (self.gate.double() @ self.root @ v).float()
         fc1 = torch.cat([reads + self.SHIFT * self.d, self.d[None]])
         fc2 = torch.cat([writes, -self.SHIFT * writes.sum(1, keepdim=True)], 1)
-        fc2 *= 3 / fc2[:, :-1].norm(dim=1).mean()                                      # so that the sigmoid is neither flat nor a step
+        fc2 *= 3 / fc2[:, :-1].norm(dim=1).mean()    # so that the sigmoid is neither flat nor a step
         return Predictor(fc1.contiguous().to(device), fc2.contiguous().to(device))
 
 
 def train(p, sample, positions, epochs, recall, rng):
     """Adam on the cross-entropy in which a neuron that fires weighs w; w follows the recall at s >= 0. Changes p."""
     rank, dim = p.fc1.shape
-    adam = torch.optim.Adam([{"params": [p.fc1], "rate": RATE / math.sqrt(dim)}, {"params": [p.fc2], "rate": RATE / math.sqrt(rank)}], betas=(0.9, 0.99))
+    adam = torch.optim.Adam([{"params": [p.fc1], "rate": RATE / math.sqrt(dim)},
+                             {"params": [p.fc2], "rate": RATE / math.sqrt(rank)}], betas=(0.9, 0.99))
     steps, step, log_w = max(1, round(epochs * len(positions) / BATCH)), 0, math.log(20)
     while step < steps:
         order = rng.permutation(positions)
@@ -202,7 +216,8 @@ def lower_bound(score, sample, positions, recall):
 
 
 def fold(p, sample, positions, recall):
-    """Moves s so that s >= 0 has the recall, whatever the size of r: a . u is nearly rms(r), and t of it is taken off."""
+    """Moves s so that s >= 0 has the recall, whatever the size of r:
+    a . u is nearly rms(r), and t of it is taken off."""
     squares, sums = 0, 0
     for at in pieces(positions):
         u = p.hidden(sample.inputs(at))
@@ -247,7 +262,9 @@ def stored(p, n, type_name):
     for name, w in (("fc1", p.fc1), ("fc2", p.fc2)):
         target = Target(f"blk.{n}.{name}.weight", f"blk.{n}.{name}.weight", tuple(w.shape))
         result[target.name] = target, encode(target, w.cpu().numpy(), weight_type)
-        decoded.append(torch.from_numpy(gguf.quants.dequantize(result[target.name][1], weight_type).reshape(w.shape).astype(np.float32)).to(w.device))
+        decoded.append(torch.from_numpy(
+            gguf.quants.dequantize(result[target.name][1], weight_type).reshape(w.shape).astype(np.float32)
+        ).to(w.device))
     return result, Predictor(*decoded)
 
 
@@ -265,7 +282,8 @@ def trained(n, start, rank, sample, split, epochs, options, rng):
     train(p, sample, split.train, epochs, options.recall, rng)
     tensors, p = stored(fold(p, sample, split.held, options.recall), n, options.type)
     threshold = lower_bound(raw_scores(p, sample), sample, split.held, options.recall)
-    return Trained(p, tensors, threshold, sum(data.nbytes for _, data in tensors.values()), measure(p, sample, split.held, threshold))
+    return Trained(p, tensors, threshold, sum(data.nbytes for _, data in tensors.values()),
+                   measure(p, sample, split.held, threshold))
 
 
 def cost(t, neuron_bytes, neurons):
@@ -279,7 +297,8 @@ def best_rank(n, start, sample, split, model, options, rng):
         if len(options.ranks) == 1:
             return rank
         progress(f"layer {n}: rank {rank}")
-        found = cost(trained(n, start, rank, sample, split, options.epochs / 4, options, rng), model.neuron_bytes(n), model.neurons)
+        found = cost(trained(n, start, rank, sample, split, options.epochs / 4, options, rng), model.neuron_bytes(n),
+                     model.neurons)
         best, best_cost, worse = (rank, found, 0) if found < best_cost else (best, best_cost, worse + 1)
         if worse == 2:
             break
@@ -304,7 +323,8 @@ def write(model, file, tensors, thresholds):
     for t in model.reader.tensors:
         if t.name in tensors or t.name.endswith((".fc1.weight", ".fc2.weight")):
             continue
-        writer.add_tensor_info(t.name, [int(n) for n in reversed(t.shape)], np.float32, int(t.n_bytes), raw_dtype=t.tensor_type)
+        writer.add_tensor_info(t.name, [int(n) for n in reversed(t.shape)], np.float32, int(t.n_bytes),
+                               raw_dtype=t.tensor_type)
         everything.append(t.data)
         if t.name.endswith((".ffn_down_t.weight", ".ffn_down.weight")):
             for name in ("fc1", "fc2"):
@@ -355,15 +375,18 @@ def train_all(options):
     rng = np.random.default_rng(options.seed)
     model = Model(options.model, device_of(options.device))
     if model.activation != "relu":
-        raise Refusal(f"{options.model} is a {model.activation} model, whose neurons are never quite zero; predictors are for models of the ReLU family")
+        raise Refusal(f"{options.model} is a {model.activation} model, whose neurons are never quite zero; "
+                      "predictors are for models of the ReLU family")
     check(model, options)
     learned = windows_of(tokens_of(options.file, model, options.hearth), options.tokens, WINDOW)
     tested = windows_of(tokens_of(options.test or [], model, options.hearth), options.tokens, WINDOW)
     if len(learned) < HELD_OUT * STRETCHES:
-        raise Refusal(f"the text has {len(learned)} windows of {WINDOW} tokens, and training needs at least {HELD_OUT * STRETCHES}; better are a thousand")
+        raise Refusal(f"the text has {len(learned)} windows of {WINDOW} tokens, "
+                      f"and training needs at least {HELD_OUT * STRETCHES}; better are a thousand")
     held = np.arange(len(learned)) // max(1, len(learned) // (HELD_OUT * STRETCHES)) % HELD_OUT == HELD_OUT - 1
     split = Split(positions_of(np.flatnonzero(~held)), positions_of(np.flatnonzero(held)),
-                  positions_of(np.arange(len(learned), len(learned) + len(tested)) if len(tested) else np.flatnonzero(held)))
+                  positions_of(np.arange(len(learned), len(learned) + len(tested))
+                               if len(tested) else np.flatnonzero(held)))
 
     with scratch_folder(options.out.absolute()) as scratch, replacing(options.out) as file:
         text = Text(model, np.concatenate([learned, tested]), scratch)
@@ -382,15 +405,16 @@ def train_all(options):
             thresholds.append(t.threshold)
             total += t.bytes
             q = measure(t.predictor, sample, split.test, t.threshold)
-            row = [str(n), percent(q.fired), str(rank), percent(q.recall), percent(q.precision), percent(q.named), percent(1 - q.named),
-                   f"{t.bytes / 1e6:.2f}", f"{t.threshold:.2g}"]
+            row = [str(n), percent(q.fired), str(rank), percent(q.recall), percent(q.precision), percent(q.named),
+                   percent(1 - q.named), f"{t.bytes / 1e6:.2f}", f"{t.threshold:.2g}"]
             if options.adjacent:
                 if before is None:
                     row += ["", "", ""]
                 else:
                     progress(f"layer {n}: from the layer before")
                     across = Sample(before.r, before.rms, sample.fired, sample.neurons, sample.device)
-                    other = trained(n, LinearStart(gate, across, split.train), rank, across, split, options.epochs, options, rng)
+                    other = trained(n, LinearStart(gate, across, split.train), rank, across, split, options.epochs,
+                                    options, rng)
                     q = measure(other.predictor, across, split.test, other.threshold)
                     row += [percent(q.recall), percent(q.precision), percent(q.named)]
             rows.append(row)
@@ -406,17 +430,23 @@ def train_all(options):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a GGUF or PowerInfer file of a ReLU model")
-    parser.add_argument("-f", "--file", type=Path, nargs="+", required=True, metavar="TEXT", help="what to learn from; the more like later use, the better")
+    parser.add_argument("-f", "--file", type=Path, nargs="+", required=True, metavar="TEXT",
+                        help="what to learn from; the more like later use, the better")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the file to write: the model with predictors")
-    parser.add_argument("--recall", type=float, default=0.99, metavar="SHARE", help="of the firing neurons that must be named; default %(default)s")
-    parser.add_argument("--tokens", type=int, default=200000, metavar="N", help="at most, of the text; default %(default)s")
+    parser.add_argument("--recall", type=float, default=0.99, metavar="SHARE",
+                        help="of the firing neurons that must be named; default %(default)s")
+    parser.add_argument("--tokens", type=int, default=200000, metavar="N",
+                        help="at most, of the text; default %(default)s")
     parser.add_argument("--ranks", type=lambda s: [int(n) for n in s.split(",")], metavar="N,N,...",
-                        help="numbers of rows of fc1 to try; default 1, 2, 3, 4, 6 and 8 sixteenths of the model's width")
+                        help="numbers of rows of fc1 to try; default 1, 2, 3, 4, 6 and 8 "
+                             "sixteenths of the model's width")
     parser.add_argument("--epochs", type=float, default=8, metavar="N", help="default %(default)s")
     parser.add_argument("--type", choices=TYPES, default="f16", help="of the predictors' matrices; default %(default)s")
-    parser.add_argument("--test", type=Path, nargs="+", metavar="TEXT", help="measure on this text, not on the tenth that was held out")
-    parser.add_argument("--adjacent", action="store_true", help="also train every predictor on what enters the layer before, and print how well it does; "
-                        "takes twice as long and changes nothing in the file")
+    parser.add_argument("--test", type=Path, nargs="+", metavar="TEXT",
+                        help="measure on this text, not on the tenth that was held out")
+    parser.add_argument("--adjacent", action="store_true",
+                        help="also train every predictor on what enters the layer before, and print how well it does; "
+                             "takes twice as long and changes nothing in the file")
     parser.add_argument("--hearth", type=Path, default=Path(__file__).resolve().parents[1] / "build/release/hearth",
                         help="the program, which cuts text into tokens; default build/release/hearth")
     parser.add_argument("--device", default="cpu", help="torch's name of what computes; default %(default)s")
