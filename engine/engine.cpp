@@ -714,7 +714,7 @@ bool Session::each_batch(std::span<const Token> tokens, const std::function<bool
         machinery_->check_file();
         const auto some = tokens.subspan(first, std::min<size_t>(machinery_->shape.batch, tokens.size() - first));
         sequence_->make_room(uint32_t(some.size()), runner_->copier());
-        Batch batch = {.work = some.size() == 1 ? host::Work::few : host::Work::many,
+        Batch batch = {.work = host::work_of_text(some.size()),
                        .rows = {},
                        .tokens = {some.begin(), some.end()},
                        .embeddings = {},

@@ -1,6 +1,7 @@
 // Rows of a batch, as the CPU's operators know them: nothing here knows a conversation.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace hearth::host {
@@ -23,6 +24,9 @@ enum class Work : uint8_t {
              // alone
     many,    // tiles of rows, and all neurons, since nearly all fire for one of them
 };
+
+/// Of so many rows of a text that is read.
+constexpr Work work_of_text(size_t rows) { return rows == 1 ? Work::few : Work::many; }
 
 /// Rows of the first kind at the most.
 inline constexpr uint32_t most_few = 16;

@@ -60,6 +60,13 @@ void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& devi
         listing.add(kernels.matvec(format.type, v), variant);
         listing.add(kernels.ffn_up(format.type, format.type, v), variant);
     }
+    for (const uint32_t tokens : {2u, 8u}) {
+        RowVariant v = usual;
+        v.rows = 1;
+        const std::string variant = fmt::format("{} x1, {} tokens", format.name, tokens);
+        listing.add(kernels.matvec(format.type, v, tokens), variant);
+        listing.add(kernels.ffn_up(format.type, format.type, v, tokens), variant);
+    }
     listing.add(kernels.ffn_down(format.type), format.name);
     for (const bool transposed : {false, true})
         for (const Product p : products)
