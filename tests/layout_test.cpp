@@ -101,7 +101,8 @@ TEST_SUITE("layout")
     TEST_CASE("files and folders that the texts name exist")
     {
         size_t named = 0;
-        for (const char* text : {"README.md", "CONTRIBUTING.md", "SECURITY.md", "tools/README.md"}) {
+        for (const char* text : {"README.md", "CONTRIBUTING.md", "SECURITY.md", "engine/README.md", "tests/README.md",
+                                 "tools/README.md"}) {
             const std::string content = hearth::tests::read_file(fs::path(HEARTH_SOURCE) / text);
             for (size_t at = 0; (at = content.find('`', at)) != std::string::npos; ++at) {
                 const std::string name = content.substr(at + 1, content.find('`', at + 1) - at - 1);
