@@ -767,7 +767,7 @@ FeedStats Engine::together(std::span<const Turn> turns)
             if (turn.take_best) turn.take_best(place_of[row], most_probable(logits));
             else turn.take(place_of[row], logits);
         };
-    const FeedStats stats = turns[0].session->runner_->feed(batch, [&] {
+    FeedStats stats = turns[0].session->runner_->feed(batch, [&] {
         std::vector<std::vector<Token>> texts;
         for (const Turn& turn : turns) {
             texts.push_back(turn.session->sequence_->fed());

@@ -276,7 +276,8 @@ void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, 
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
             [[unroll]] for (uint t = 0; t < few; ++t)
                 sum[r * few + t] += chunk_part(type, load_chunk(w, type, row[r], min(whole, (n - 1) / chunk), n),
-                                               (i - whole * chunk) / 4)[i & 3] * x.at[token_at(token, tokens, t) * n + i];
+                                               (i - whole * chunk) / 4)[i & 3]
+                                    * x.at[token_at(token, tokens, t) * n + i];
 }
 
 #ifdef INT_DOT
@@ -314,7 +315,8 @@ void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words 
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
             row_scales(w, type, row[r], q * chunk, n, w_scale[r], minimum[r]);
         vec4 x[few];    // scale, sum of the first 16, sum of the others
-        [[unroll]] for (uint t = 0; t < few; ++t) x[t] = Floats4(scale).at[token_at(token, tokens, t) * (n / 32) + q * chunk / 32];
+        [[unroll]] for (uint t = 0; t < few; ++t)
+            x[t] = Floats4(scale).at[token_at(token, tokens, t) * (n / 32) + q * chunk / 32];
         [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
             int h[sums_at_once], l[sums_at_once];
             [[unroll]] for (uint s = 0; s < sums_at_once; ++s) h[s] = l[s] = 0;

@@ -304,8 +304,10 @@ TEST_SUITE("device")
         const int many = thorough ? 20 : 2;
         const double tolerance = 1e-5;
         // Each of them compiles kernels of its own, which takes a software device longer than running them.
-        for (const auto& [resident, of_few] : {std::pair(1.0, Sparsity::dense), {0.67, Sparsity::exact},
-                                               {0.34, Sparsity::predict}, {0.0, Sparsity::exact}})
+        for (const auto& [resident, of_few] : {std::pair(1.0, Sparsity::dense),
+                                               {0.67, Sparsity::exact},
+                                               {0.34, Sparsity::predict},
+                                               {0.0, Sparsity::exact}})
             for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact, Sparsity::predict})
                 if (thorough || sparsity == of_few)
                     check_schedules(relu, {device_name, resident, sparsity}, many, tolerance);
