@@ -1020,7 +1020,7 @@ TEST_SUITE("device")
 
     TEST_CASE("layers that do not fit stay on the host, and the logits stay the same")
     {
-        const Needs needs = device_needs(describe_weights(std::make_shared<Gguf>(shipped_model())));
+        const Needs needs = device_needs(describe_weights(std::make_shared<Gguf>(shipped_model())), {.sequences = 2});
         uint64_t budget = needs.scratch;
         for (size_t l = 0; l < needs.layers.size(); ++l) {
             budget += needs.layers[l].attention + needs.layers[l].kv;
@@ -1060,7 +1060,7 @@ TEST_SUITE("device")
 
     TEST_CASE("a session takes no more device memory than the budget")
     {
-        const Needs needs = device_needs(describe_weights(std::make_shared<Gguf>(shipped_model())));
+        const Needs needs = device_needs(describe_weights(std::make_shared<Gguf>(shipped_model())), {.sequences = 2});
         const uint64_t least = least_budget(needs), all = budget_for(needs, 1);
         for (int i = 0; i <= 10; ++i) {
             EngineOptions options = options_for(shipped_model(), {.device = device_name});
@@ -1230,7 +1230,7 @@ TEST_SUITE("device")
         Needs needs;
         {
             Engine engine({.model = shipped_model(), .device = "cpu", .context = 256});
-            needs = device_needs(engine.weights(), {.context = 256});
+            needs = device_needs(engine.weights(), {.context = 256, .sequences = 2});
         }
         const uint64_t least = least_budget(needs), all = budget_for(needs, 1);
         uint64_t before = 0;
