@@ -365,8 +365,7 @@ struct Machinery {
             for (size_t l = 0; l < r.plan.layers.size(); ++l)
                 split += r.plan.layers[l].resident.size() < needs.layers[l].groups;
             if (split > 0 && shape.stream_from <= shape.batch) {
-                const uint64_t ring =
-                    GpuSession::ring_bytes(needs, weights.config, std::min(options.ring_bytes, r.budget / 16));
+                const uint64_t ring = ring_bytes(needs, std::min(options.ring_bytes, r.budget / 16));
                 Needs with = needs;
                 with.scratch += ring;
                 if (Plan plan = place(with); !plan.layers.empty()) r.plan = std::move(plan), r.ring = ring;

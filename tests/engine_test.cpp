@@ -65,7 +65,7 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
     const Weights weights = describe_weights(std::make_shared<Gguf>(model), layout);
     const Needs needs = device_needs(weights, o);
     o.vram_budget = budget_for(needs, path.resident, path.layers) +
-                    (path.ring ? GpuSession::ring_bytes(needs, weights.config, path.ring) : 0);
+                    (path.ring ? ring_bytes(needs, path.ring) : 0);
     return o;
 }
 

@@ -60,8 +60,6 @@ class GpuSession {
   public:
     /// Device memory that a model and one session of this shape take, piece by piece.
     static Needs needs(const Weights& weights, const SessionShape& shape);
-    /// And what a ring takes, of at most so many bytes unless not even a group would fit.
-    static uint64_t ring_bytes(const Needs& needs, const Config& config, uint64_t most);
 
     GpuSession(GpuModel& model, const SessionShape& shape, Watching watching);
 

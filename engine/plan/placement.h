@@ -26,7 +26,9 @@ struct LayerNeeds {
 struct Needs {
     uint64_t scratch = 0;    // activations; needed as soon as anything runs there
     std::vector<LayerNeeds> layers;
-    uint64_t head = 0;    // the output matrix
+    uint64_t head = 0;         // the output matrix
+    uint64_t ring_half = 0;    // in each half of a ring, beside the groups that pass through it
+    uint64_t alignment = 1;    // of the halves
 };
 
 /// Expected microseconds of one token in one layer. k: so many groups are resident, the first k of the layer's
@@ -92,6 +94,9 @@ uint64_t least_budget(const Needs& needs);
 
 /// Device memory of a plan.
 uint64_t plan_bytes(const Needs& needs, const Plan& plan);
+
+/// Device memory of a ring, both halves: of at most so many bytes of groups, unless not even one unit would fit.
+uint64_t ring_bytes(const Needs& needs, uint64_t most);
 
 /// Costs that know nothing: every group is as good as any other.
 Costs even_costs(const Needs& needs);
