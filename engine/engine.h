@@ -3,14 +3,12 @@
 
 #include "engine/text/tokenizer.h"
 #include "engine/model/weights.h"
-#include "engine/plan/machine.h"
-#include "engine/plan/placement.h"
-#include "engine/plan/profile.h"
 #include "engine/plan/activity.h"
-#include "engine/model/sparsity.h"
-#include "engine/run/sampler.h"
+#include "engine/plan/decide.h"
+#include "engine/plan/machine.h"
+#include "engine/plan/profile.h"
 #include "engine/plan/stats.h"
-#include "host/attention.h"
+#include "engine/run/sampler.h"
 
 #include <filesystem>
 #include <functional>
@@ -26,53 +24,18 @@ namespace vulkan {
 class Workshop;
 }
 
-enum class Sparsity {
-    dense,        // every neuron is computed
-    exact,        // up and down only where the gate is positive: the same result
-    predict,      // gates too only of neurons that a predictor names, on the host
-    threshold,    // up and down only where |act(gate)| is above a cut of the profile: an approximation for models that
-                  // never are zero
-};
-
-enum class Placement {
-    automatic,    // fastest where a GPU and its figures are known, else most
-    fastest,      // the least expected time for a token
-    most,         // as much on the device as the budget holds, what fires most first
-};
-
 /// The figures of this machine with a device ("" for none), its driver and so many host threads; nothing where it was
 /// not measured.
 using MachineLookup =
     std::function<std::optional<Machine>(const std::string& device, const std::string& driver, unsigned threads)>;
 
-struct EngineOptions {
+struct EngineOptions : DecisionOptions {
     std::filesystem::path model;
-    std::vector<Override> overrides;        // of the model's keys
-    std::string device = "auto";            // auto, cpu, an index or a part of a name
-    std::optional<uint64_t> vram_budget;    // bytes; what is free, less a margin, where not given
-    Sparsity sparsity = Sparsity::dense;
-    std::filesystem::path profile;            // empty: the one in the model or beside it, if there is one
-    Predictor predictor = Predictor::none;    // of Sparsity::predict; none: the model's own if it has one, else signs
-    double recall = 0.99;                     // that Predictor::sign is held to on the profile's text
-    bool reset_gpu_index = false;             // PowerInfer's split beside the model is not read
-    bool disable_gpu_index = false;           // no neurons go to the device, only attention and the head
-    std::optional<uint32_t> gpu_layers;       // so many layers at the most go to the device, and one more is the head;
-                                              // then Placement::automatic is most
-    uint32_t cpu_experts = 0;                 // the first so many layers keep their experts on the host
-    bool rebalance =
-        false;    // groups follow what fires; then which sums are made where, and the last bits, depend on timing
-    Placement placement = Placement::automatic;
-    std::optional<uint32_t> stream;    // prompts of so many tokens and more are the device's alone: the host's neurons
-                                       // are copied there; 0: none
-    uint64_t ring_bytes = 64 << 20;    // device memory that they pass through, at the most
-    std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given
+    std::vector<Override> overrides;    // of the model's keys
+    std::filesystem::path profile;      // empty: the one in the model or beside it, if there is one
+    bool reset_gpu_index = false;       // PowerInfer's split beside the model is not read
     MachineLookup machine;
-    unsigned threads = 0;      // 0: one per physical core
-    uint32_t context = 0;      // positions of a session; 0: the model's, at most 4096
-    uint32_t sequences = 1;    // sessions of that length that the KV cache has room for at once
-    uint32_t few = 1;        // rows that are verified or decoded together, at the most; at least `sequences`, up to 16
-    uint32_t batch = 256;    // prompt tokens done at once
-    host::KvTypes kv;        // of the cache, on host and device
+    unsigned threads = 0;         // 0: one per physical core
     bool without_fp16 = false;    // leave optional abilities of the device unused
     bool without_int_dot = false;
     bool without_matrices = false;
@@ -99,22 +62,12 @@ struct DeviceList {
 DeviceList list_devices();
 
 /// Device memory for all of a model, by pieces, with the context, batch, sequences and types of the cache of `options`.
-Needs device_needs(const Weights& weights, const EngineOptions& options = {});
+Needs device_needs(const Weights& weights, const DecisionOptions& options = {});
 
 struct Batch;
 struct Runner;
 struct Watching;
 class Sequence;
-/// What a budget of device memory brings.
-struct PlanReport {
-    uint64_t budget = 0;
-    Plan plan;
-    uint64_t ring = 0;    // of the plan's bytes: what the host's neurons pass through when a prompt is streamed
-    Costs costs;
-    std::optional<double> expected_us;    // of a token; nothing where the machine was not measured
-    std::vector<double> served;           // layer by layer: the share of what fires that fires on the device
-};
-
 struct Machinery;    // devices, threads, weights on the device; engine.cpp
 
 /// The wanted logits of a batch of tokens: the token's place in what was fed, and its logits (vocab), valid during the
@@ -183,11 +136,11 @@ class Planner {
   public:
     explicit Planner(const EngineOptions& options);
     /// No budget: what is free on the device, less a margin.
-    PlanReport plan(std::optional<uint64_t> budget, double position) const;
+    Decision plan(std::optional<uint64_t> budget, double position) const;
 
     const Config& config() const;
     const Needs& needs() const;
-    const std::string& device() const;    // its name, or why there is none
+    std::string device() const;    // its name, or why there is none
     const std::vector<std::string>& notes() const;
 
   private:

@@ -48,13 +48,13 @@ uint64_t budget_for(const Needs& needs, double resident, size_t layers = 1000)
 EngineOptions options_for(const std::filesystem::path& model, const Path& path)
 {
     EngineOptions o = {.model = model,
-                       .device = path.device,
-                       .sparsity = path.sparsity,
                        .threads = 2,
                        .without_fp16 = path.without_fp16,
                        .without_int_dot = path.without_int_dot,
                        .workshop = workshop,
                        .validation = validation};
+    o.device = path.device;
+    o.sparsity = path.sparsity;
     o.kv = path.kv;
     o.sequences = 2;    // some tests compare two sessions
     o.batch = path.batch;
@@ -64,8 +64,7 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
     if (path.device == "cpu") return o;
     const Weights weights = describe_weights(std::make_shared<Gguf>(model), layout);
     const Needs needs = device_needs(weights, o);
-    o.vram_budget = budget_for(needs, path.resident, path.layers) +
-                    (path.ring ? ring_bytes(needs, path.ring) : 0);
+    o.vram_budget = budget_for(needs, path.resident, path.layers) + (path.ring ? ring_bytes(needs, path.ring) : 0);
     return o;
 }
 
@@ -534,7 +533,7 @@ TEST_SUITE("engine")
     {
         TemporaryFolder folder;
         random_model({.context = 256, .long_rope = true}).write(folder / "long.gguf");
-        EngineOptions options = {.model = folder / "long.gguf", .device = "cpu"};
+        EngineOptions options = on_cpu(folder / "long.gguf");
         CHECK(Engine(options).context() == 128);
         options.context = 129;
         CHECK_THROWS_WITH_AS(Engine{options},
@@ -670,8 +669,8 @@ TEST_SUITE("engine")
     TEST_CASE("a KV cache in q8_0 is refused where heads are no whole blocks")
     {
         TemporaryFolder folder;
-        EngineOptions options = {
-            .model = write_random_model(folder / "odd.gguf", {.dim = 96, .heads = 2, .head_dim = 48}), .device = "cpu"};
+        EngineOptions options =
+            on_cpu(write_random_model(folder / "odd.gguf", {.dim = 96, .heads = 2, .head_dim = 48}));
         Engine{options};
         options.kv.v = WeightType::q8_0;
         CHECK_THROWS_WITH_AS(Engine{options}, doctest::Contains("blocks of 32 numbers"), Error);
@@ -681,12 +680,10 @@ TEST_SUITE("engine")
     {
         TemporaryFolder folder;
         const uint32_t context = 1u << 24;    // of 128 KB each: 2 TiB
-        EngineOptions options = {
-            .model = write_random_model(
-                folder / "long.gguf",
-                {.layers = 8, .dim = 32, .heads = 16, .kv_heads = 16, .head_dim = 256, .context = context}),
-            .device = "cpu",
-            .context = context};
+        EngineOptions options = on_cpu(write_random_model(
+            folder / "long.gguf",
+            {.layers = 8, .dim = 32, .heads = 16, .kv_heads = 16, .head_dim = 256, .context = context}));
+        options.context = context;
         CHECK_THROWS_WITH_AS(Engine{options},
                              doctest::Contains("the KV cache of 16777216 positions needs 2097152.0 MiB"), Error);
     }
@@ -694,24 +691,23 @@ TEST_SUITE("engine")
     TEST_CASE("what cannot be run is refused with a sentence that says what to do")
     {
         TemporaryFolder folder;
-        EngineOptions options = {.model = shipped_model(), .device = "cpu"};
+        EngineOptions options = on_cpu(shipped_model());
         options.context = 5000;
         CHECK_THROWS_AS(Engine{options}, Error);
         options.context = 0;
         options.batch = 0;
         CHECK_THROWS_AS(Engine{options}, Error);
-        options = {.model = write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}),
-                   .device = "cpu",
-                   .sparsity = Sparsity::exact};
+        options = on_cpu(write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}));
+        options.sparsity = Sparsity::exact;
         CHECK_THROWS_AS(Engine{options}, Error);
-        options = {.model = write_random_model(folder / "experts.gguf", {.experts = 4}),
-                   .device = "cpu",
-                   .sparsity = Sparsity::predict};
+        options = on_cpu(write_random_model(folder / "experts.gguf", {.experts = 4}));
+        options.sparsity = Sparsity::predict;
         CHECK_THROWS_WITH_AS(Engine{options},
                              "--sparsity predict is for models without experts, and the router of random says already "
                              "what fires: use --sparsity dense",
                              Error);
-        options = {.model = shipped_model(), .device = "no such device"};
+        options = {.model = shipped_model()};
+        options.device = "no such device";
         CHECK_THROWS_AS(Engine{options}, Error);
     }
 }
@@ -1229,7 +1225,9 @@ TEST_SUITE("device")
     {
         Needs needs;
         {
-            Engine engine({.model = shipped_model(), .device = "cpu", .context = 256});
+            EngineOptions options = on_cpu(shipped_model());
+            options.context = 256;
+            Engine engine(options);
             needs = device_needs(engine.weights(), {.context = 256});
         }
         const uint64_t least = least_budget(needs), all = budget_for(needs, 1);
@@ -1434,7 +1432,7 @@ TEST_SUITE("device")
         TemporaryFolder folder;
         const std::vector<Token> ids = random_ids(4096, 40, 9);
         {
-            Engine engine({.model = shipped_model(), .device = "cpu", .threads = 2});
+            Engine engine(on_cpu(shipped_model(), 2));
             Profile p = empty_profile(*engine.weights().file, 6, 1024, 256);
             Profiler profiler(p, engine.weights(), engine.team());
             Session session = engine.profiling_session([&](const LayerActivity& a) { profiler.hear(a); });

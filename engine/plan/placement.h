@@ -40,6 +40,8 @@ struct LayerCosts {
     std::vector<double> device_ffn;    // (groups + 1) the hot FFN with k groups; [0] is 0
     std::vector<double> host_ffn;      // (groups + 1) the cold FFN with k groups resident; [groups] is 0
     std::vector<double> activity;      // (groups) neurons of the group that fire for a token, on average
+
+    bool operator==(const LayerCosts&) const = default;
 };
 
 struct Costs {
@@ -48,10 +50,14 @@ struct Costs {
     double seam = 0;      // of a split layer: what nothing hides
     double token = 0;     // once, if the device does anything
     double head_device = 0, head_host = 0;
+
+    bool operator==(const Costs&) const = default;
 };
 
 struct LayerPlan {
     std::vector<uint32_t> resident;    // groups on the device, slot by slot; empty: the whole block is the host's
+
+    bool operator==(const LayerPlan&) const = default;
 };
 
 /// The device runs attention of layers 0 .. layers.size() - 1 and their resident groups, the host everything else.
@@ -59,6 +65,8 @@ struct Plan {
     std::vector<LayerPlan> layers;
     bool head = false;     // on the device; only if all layers are
     uint64_t bytes = 0;    // of device memory; never more than the budget
+
+    bool operator==(const Plan&) const = default;
 };
 
 /// What a plan promises of one layer, in microseconds.
