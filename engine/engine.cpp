@@ -70,29 +70,59 @@ DeviceList list_devices()
 
 // ---- engine ---------------------------------------------------------------------------------------------------------
 
+namespace {
+
+/// The device that is wanted, in that workshop; where there is none, nullptr and why.
+std::shared_ptr<vulkan::Device> open_device(const EngineOptions& o, Workshop& workshop, std::string& why_none)
+{
+    if (o.device == "cpu" || o.gpu_layers == 0) return nullptr;
+    const auto instance = workshop.instance(why_none);
+    if (!instance && o.device != "auto")
+        throw Error("--device {} cannot be used: {}; use --device cpu", o.device, why_none);
+    if (!instance) return nullptr;
+    const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), o.device);
+    if (choice.index) return workshop.device(instance->devices()[*choice.index], allowed_features(o));
+    why_none = choice.reason;
+    return nullptr;
+}
+
+MachineFacts machine_facts(Workshop& workshop, const vulkan::Device* device, const std::string& why_none)
+{
+    MachineFacts facts = {.why_none = why_none, .figures = workshop.figures(device)};
+    if (device)
+        facts.device = DeviceFacts{.name = device->info().name,
+                                   .software = device->info().kind == vulkan::DeviceKind::software,
+                                   .free = device->info().free_memory,
+                                   .promised = workshop.promised(*device)};
+    return facts;
+}
+
+}    // namespace
+
 struct Runner;
 
 struct Machinery {
     EngineOptions options;
+    std::shared_ptr<Workshop> workshop;
+    host::Team& team;
     std::shared_ptr<const Gguf> file;
     Tokenizer tokenizer;
     Weights weights;
     SessionShape shape;
-    host::Team team;
     FiringSources sources;
     Computation computation;
     Needs needs;
     MachineFacts machine;
     Decision decision;
-    std::shared_ptr<vulkan::Instance> instance;
     std::shared_ptr<vulkan::Device> device;
+    Promise promise;    // of what the plan takes on the device
     std::unique_ptr<GpuModel> gpu;
     std::vector<std::string> notes;
 
     /// Looks at everything, loads nothing.
     explicit Machinery(const EngineOptions& o)
-        : options(o), file(open_model(o.model, o.overrides)), tokenizer(*file),
-          weights(describe_weights(file, down_layout())), team(threads_for(o.threads))
+        : options(o), workshop(o.workshop ? o.workshop : std::make_shared<Workshop>(o)), team(workshop->team()),
+          file(open_model(o.model, o.overrides)), tokenizer(*file), weights(describe_weights(file, down_layout()))
     {
         notes = tokenizer.notes();
         for (const std::string& what : file->overridden()) notes.push_back("overridden: " + what);
@@ -100,15 +130,9 @@ struct Machinery {
         computation = decide_computation(o, weights, sources);
         notes.insert(notes.end(), computation.notes.begin(), computation.notes.end());
         needs = GpuSession::needs(weights, computation.shape);
-        open_device();
-        if (device)
-            machine.device = {.name = device->info().name,
-                              .software = device->info().kind == vulkan::DeviceKind::software,
-                              .free = device->info().free_memory};
-        if (o.machine)
-            machine.figures =
-                o.machine(device ? device->info().name : "", device ? device->info().driver : "", team.size());
-        if (machine.figures && device && !machine.figures->has_device()) machine.figures.reset();
+        std::string why_none;
+        device = open_device(o, *workshop, why_none);
+        machine = machine_facts(*workshop, device.get(), why_none);
     }
 
     ModelFacts facts() const { return {weights, computation, needs}; }
@@ -116,26 +140,6 @@ struct Machinery {
     DownLayout down_layout() const
     {
         return options.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons;
-    }
-
-    /// Opens the wanted device, or says why there is none.
-    void open_device()
-    {
-        if (options.device == "cpu" || options.gpu_layers == 0) return;
-        std::string why_not;
-        vulkan::Workshop own;
-        vulkan::Workshop& workshop = options.workshop ? *options.workshop : own;
-        instance = workshop.instance({.validation = options.validation}, why_not);
-        vulkan::DeviceChoice choice;
-        if (instance) choice = vulkan::choose_device(instance->devices(), options.device);
-        else if (options.device != "auto")
-            throw Error("--device {} cannot be used: {}; use --device cpu", options.device, why_not);
-        else choice.reason = why_not;
-        if (!choice.index) {
-            machine.why_none = choice.reason;
-            return;
-        }
-        device = workshop.device(instance, instance->devices()[*choice.index], allowed_features(options));
     }
 
     void load(const std::function<void(double)>& progress)
@@ -163,6 +167,7 @@ struct Machinery {
         if (!decision.unfit.empty()) throw Error("{}", decision.unfit);
         shape = decision.shape;
         if (decision.plan.layers.empty()) return;
+        promise = workshop->promise(*device, decision.plan.bytes);
         gpu = std::make_unique<GpuModel>(device, weights,
                                          ModelLayout{decision.plan, computation.orders(), shape.sparsity,
                                                      machine.figures ? machine.figures->row_variants : RowVariants(),
@@ -206,19 +211,9 @@ const std::vector<std::string>& Planner::notes() const { return machinery_->note
 Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress,
                         const std::function<void(const std::string&)>& warn)
 {
-    std::shared_ptr<vulkan::Device> device;
-    std::string why_not;
-    if (options.device != "cpu") {
-        const auto instance = vulkan::Instance::open({}, why_not);
-        if (!instance && options.device != "auto")
-            throw Error("--device {} cannot be used: {}; use --device cpu", options.device, why_not);
-        if (instance)
-            if (const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), options.device);
-                choice.index)
-                device = vulkan::Device::open(instance, instance->devices()[*choice.index], allowed_features(options));
-    }
-    host::Team team(threads_for(options.threads));
-    return measure_machine(team, device, progress, warn);
+    Workshop workshop(options);
+    std::string why_none;
+    return measure_machine(workshop.team(), open_device(options, workshop, why_none), progress, warn);
 }
 
 Engine::Engine(const EngineOptions& options, const std::function<void(double)>& progress)
@@ -307,10 +302,7 @@ void Profiling::window(std::span<const Token> tokens)
     profiler_->commit(uint32_t(tokens.size()));
 }
 
-std::vector<std::string> Engine::take_validation_messages()
-{
-    return machinery_->instance ? machinery_->instance->take_messages() : std::vector<std::string>();
-}
+std::vector<std::string> Engine::take_validation_messages() { return machinery_->workshop->take_validation_messages(); }
 
 // ---- session --------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-// The only door: an Engine is a loaded model with its plan and devices, a Session one conversation with it.
+// The only door: a Workshop is this machine, an Engine a model loaded on it, a Session one conversation with that.
 #pragma once
 
 #include "engine/text/tokenizer.h"
@@ -9,6 +9,7 @@
 #include "engine/plan/profile.h"
 #include "engine/plan/stats.h"
 #include "engine/run/sampler.h"
+#include "engine/workshop.h"
 
 #include <filesystem>
 #include <functional>
@@ -20,28 +21,17 @@
 
 namespace hearth {
 
-namespace vulkan {
-class Workshop;
-}
-
-/// The figures of this machine with a device ("" for none), its driver and so many host threads; nothing where it was
-/// not measured.
-using MachineLookup =
-    std::function<std::optional<Machine>(const std::string& device, const std::string& driver, unsigned threads)>;
-
-struct EngineOptions : DecisionOptions {
+struct EngineOptions : WorkshopOptions, DecisionOptions {
     std::filesystem::path model;
     std::vector<Override> overrides;    // of the model's keys
     std::filesystem::path profile;      // empty: the one in the model or beside it, if there is one
     bool reset_gpu_index = false;       // PowerInfer's split beside the model is not read
-    MachineLookup machine;
-    unsigned threads = 0;         // 0: one per physical core
-    bool without_fp16 = false;    // leave optional abilities of the device unused
+    bool without_fp16 = false;          // leave optional abilities of the device unused
     bool without_int_dot = false;
     bool without_matrices = false;
-    bool check_predictor = false;                  // count what the predictor misses; slower
-    std::shared_ptr<vulkan::Workshop> workshop;    // whose devices to use and leave open; none: the engine's own
-    bool validation = false;    // Vulkan validation layers; what they say: Engine::take_validation_messages
+    bool check_predictor = false;          // count what the predictor misses; slower
+    std::shared_ptr<Workshop> workshop;    // shared with other models: then its own options count, and not those above;
+                                           // none: one of this model's own
 };
 
 /// A Vulkan device as `hearth devices` shows it.
@@ -68,7 +58,7 @@ struct Batch;
 struct Runner;
 struct Watching;
 class Sequence;
-struct Machinery;    // devices, threads, weights on the device; engine.cpp
+struct Machinery;    // a model, its plan and weights on the device; engine.cpp
 
 /// The wanted logits of a batch of tokens: the token's place in what was fed, and its logits (vocab), valid during the
 /// call.
@@ -209,7 +199,7 @@ class Engine {
     /// Reads up to a quarter of a gigabyte of the weights with the host's threads; GB/s. What the memory gives differs
     /// from moment to moment on many machines, so this is to be asked between the tokens that are compared with it.
     double read_speed();
-    uint64_t device_bytes() const;    // allocated there now
+    uint64_t device_bytes() const;    // allocated there now, by all models of the workshop
 
     /// What everything on the device would take, and the least that is of use.
     const Needs& needs() const;

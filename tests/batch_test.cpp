@@ -22,7 +22,7 @@ struct Path {
 
 EngineOptions options_for(const std::filesystem::path& model, const Path& path)
 {
-    EngineOptions o = {.model = model, .threads = 2, .workshop = workshop, .validation = validation};
+    EngineOptions o = {.model = model, .workshop = workshop};
     o.device = path.device;
     o.sparsity = path.sparsity;
     o.sequences = path.sequences;

@@ -72,7 +72,7 @@ void put_nan(Patched& model, const std::string& name, WeightType type, uint32_t 
 
 EngineOptions options(const std::filesystem::path& model, const std::string& device)
 {
-    EngineOptions o = {.model = model, .threads = 2, .validation = validation};
+    EngineOptions o = {.model = model, .workshop = workshop};
     o.device = device;
     o.sequences = 2;
     return o;
