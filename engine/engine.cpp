@@ -97,84 +97,81 @@ MachineFacts machine_facts(Workshop& workshop, const vulkan::Device* device, con
     return facts;
 }
 
+DownLayout down_layout(Sparsity sparsity)
+{
+    return sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons;
+}
+
+void append(std::vector<std::string>& to, const std::vector<std::string>& more)
+{
+    to.insert(to.end(), more.begin(), more.end());
+}
+
+/// `progress` of a part of the work that begins at `from` and is such a share of all.
+Progress part_of(const Progress& progress, double from, double share)
+{
+    return [=](double done) {
+        if (progress) progress(from + done * share);
+    };
+}
+
 }    // namespace
 
 struct Runner;
 
-struct Machinery {
+/// A model that was looked at and not loaded, and the machine that it is to run on: all that a decision rests on.
+struct FoundModel {
     EngineOptions options;
     std::shared_ptr<Workshop> workshop;
-    host::Team& team;
     std::shared_ptr<const Gguf> file;
     Tokenizer tokenizer;
-    Weights weights;
-    SessionShape shape;
+    Weights weights;    // described only, until they are loaded
     FiringSources sources;
     Computation computation;
     Needs needs;
-    MachineFacts machine;
-    Decision decision;
     std::shared_ptr<vulkan::Device> device;
-    Promise promise;    // of what the plan takes on the device
-    std::unique_ptr<GpuModel> gpu;
+    MachineFacts machine;
     std::vector<std::string> notes;
 
-    /// Looks at everything, loads nothing.
-    explicit Machinery(const EngineOptions& o)
-        : options(o), workshop(o.workshop ? o.workshop : std::make_shared<Workshop>(o)), team(workshop->team()),
-          file(open_model(o.model, o.overrides)), tokenizer(*file), weights(describe_weights(file, down_layout()))
+    explicit FoundModel(const EngineOptions& o)
+        : options(o), workshop(o.workshop ? o.workshop : std::make_shared<Workshop>(o)),
+          file(open_model(o.model, o.overrides)), tokenizer(*file),
+          weights(describe_weights(file, down_layout(o.sparsity))),
+          sources(find_sources(*file, weights.config, o.model, o.profile, !o.reset_gpu_index && !o.disable_gpu_index)),
+          computation(decide_computation(o, weights, sources)), needs(GpuSession::needs(weights, computation.shape))
     {
-        notes = tokenizer.notes();
-        for (const std::string& what : file->overridden()) notes.push_back("overridden: " + what);
-        sources = find_sources(*file, weights.config, o.model, o.profile, !o.reset_gpu_index && !o.disable_gpu_index);
-        computation = decide_computation(o, weights, sources);
-        notes.insert(notes.end(), computation.notes.begin(), computation.notes.end());
-        needs = GpuSession::needs(weights, computation.shape);
         std::string why_none;
         device = open_device(o, *workshop, why_none);
         machine = machine_facts(*workshop, device.get(), why_none);
+        append(notes, tokenizer.notes());
+        for (const std::string& what : file->overridden()) notes.push_back("overridden: " + what);
+        append(notes, computation.notes);
     }
 
     ModelFacts facts() const { return {weights, computation, needs}; }
+};
 
-    DownLayout down_layout() const
-    {
-        return options.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons;
-    }
+/// The same, decided and loaded: what sessions run.
+struct LoadedModel : FoundModel {
+    Decision decision;
+    const SessionShape& shape = decision.shape;
+    host::Team& team = workshop->team();
+    Promise promise;                  // of what the plan takes on the device
+    std::unique_ptr<GpuModel> gpu;    // null: all is the host's
 
-    void load(const std::function<void(double)>& progress)
+    LoadedModel(const EngineOptions& o, const Progress& progress) : FoundModel(o)
     {
-        // Now that nothing speaks against it. Transposing takes about as long as reading what was transposed.
-        const double first = !weights.transposed ? 0 : device ? 0.5 : 1;
-        const auto share_of = [&](double from, double length) {
-            return [=](double share) {
-                if (progress) progress(from + share * length);
-            };
-        };
-        weights = load_weights(file, down_layout(), team.size(), share_of(0, first));
-        if (weights.transposed)
-            notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; "
-                                        "`hearth quantize{}` writes files that "
-                                        "need no transposing",
-                                        options.model.filename().string(),
-                                        options.sparsity == Sparsity::threshold ? " --by-neurons" : ""));
-        file->check_unchanged();
-        needs = GpuSession::needs(
-            weights, computation.shape);    // what was transposed may have become larger than it was expected to
+        // Transposing takes about as long as reading what was transposed.
+        const double share = !weights.transposed ? 0 : device ? 0.5 : 1;
+        read_weights(part_of(progress, 0, share));
         machine.memory = available_memory();
         decision = decide(options, facts(), machine, usual_position(computation.shape));
-        notes.insert(notes.end(), decision.notes.begin(), decision.notes.end());
         if (!decision.unfit.empty()) throw Error("{}", decision.unfit);
-        shape = decision.shape;
-        if (decision.plan.layers.empty()) return;
-        promise = workshop->promise(*device, decision.plan.bytes);
-        gpu = std::make_unique<GpuModel>(device, weights,
-                                         ModelLayout{decision.plan, computation.orders(), shape.sparsity,
-                                                     machine.figures ? machine.figures->row_variants : RowVariants(),
-                                                     machine.figures ? machine.figures->products : ProductRates(),
-                                                     shape.ring_bytes > 0},
-                                         team, share_of(first, 1 - first));
+        append(notes, decision.notes);
+        if (!decision.plan.layers.empty()) upload(part_of(progress, share, 1 - share));
     }
+    LoadedModel(const LoadedModel&) = delete;
+    LoadedModel& operator=(const LoadedModel&) = delete;
 
     /// Whether the model's file is what it was. Asking costs a system call, so it is not asked for every token.
     void check_file()
@@ -188,25 +185,55 @@ struct Machinery {
 
     /// What runs its batches, made for the first session and shared by all that watch the same.
     std::shared_ptr<Runner> runner_for(const Watching& watching);
-    std::weak_ptr<Runner> runner;
 
+  private:
+    std::weak_ptr<Runner> runner;
     double next_check_us = 0;
+
+    /// To the host's memory; most of it stays in the file, which is mapped.
+    void read_weights(const Progress& progress)
+    {
+        weights = load_weights(file, down_layout(options.sparsity), team.size(), progress);
+        if (weights.transposed)
+            notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; "
+                                        "`hearth quantize{}` writes files that need no transposing",
+                                        options.model.filename().string(),
+                                        options.sparsity == Sparsity::threshold ? " --by-neurons" : ""));
+        file->check_unchanged();
+        // What was transposed may have become larger than it was expected to.
+        needs = GpuSession::needs(weights, computation.shape);
+    }
+
+    /// To the device, what the plan puts there.
+    void upload(const Progress& progress)
+    {
+        promise = workshop->promise(*device, decision.plan.bytes);
+        ModelLayout layout = {.plan = decision.plan,
+                              .orders = computation.orders(),
+                              .sparsity = shape.sparsity,
+                              .streams = shape.ring_bytes > 0};
+        if (machine.figures) {
+            layout.row_variants = machine.figures->row_variants;
+            layout.products = machine.figures->products;
+        }
+        gpu = std::make_unique<GpuModel>(device, weights, layout, team, progress);
+    }
 };
 
-Planner::Planner(const EngineOptions& options) : machinery_(std::make_shared<Machinery>(options)) {}
+Planner::Planner(const EngineOptions& options) : model_(std::make_shared<FoundModel>(options)) {}
 Decision Planner::plan(std::optional<uint64_t> budget, double position) const
 {
-    DecisionOptions options = machinery_->options;
+    DecisionOptions options = model_->options;
     options.vram_budget = budget;
-    return decide(options, machinery_->facts(), machinery_->machine, position);
+    return decide(options, model_->facts(), model_->machine, position);
 }
-const Config& Planner::config() const { return machinery_->weights.config; }
-const Needs& Planner::needs() const { return machinery_->needs; }
+const Config& Planner::config() const { return model_->weights.config; }
+const Needs& Planner::needs() const { return model_->needs; }
 std::string Planner::device() const
 {
-    return machinery_->device ? machinery_->device->info().name : place_without(machinery_->machine);
+    return model_->device ? model_->device->info().name : place_without(model_->machine);
 }
-const std::vector<std::string>& Planner::notes() const { return machinery_->notes; }
+const std::vector<std::string>& Planner::notes() const { return model_->notes; }
 
 Machine measure_machine(const EngineOptions& options, const std::function<void(double)>& progress,
                         const std::function<void(const std::string&)>& warn)
@@ -217,18 +244,17 @@ Machine measure_machine(const EngineOptions& options, const std::function<void(d
 }
 
 Engine::Engine(const EngineOptions& options, const std::function<void(double)>& progress)
-    : machinery_(std::make_shared<Machinery>(options))
+    : model_(std::make_shared<LoadedModel>(options, progress))
 {
-    machinery_->load(progress);
 }
 
-const std::optional<Machine>& Engine::machine() const { return machinery_->machine.figures; }
+const std::optional<Machine>& Engine::machine() const { return model_->machine.figures; }
 
 std::optional<double> Engine::expected_us(double position) const
 {
-    if (!machinery_->machine.figures) return {};
-    const Decision& d = machinery_->decision;
-    return hearth::expected_us(costs_at(machinery_->facts(), machinery_->machine, d.shape.submit, position), d.plan);
+    if (!model_->machine.figures) return {};
+    const Decision& d = model_->decision;
+    return hearth::expected_us(costs_at(model_->facts(), model_->machine, d.shape.submit, position), d.plan);
 }
 
 double Engine::read_speed()
@@ -236,14 +262,14 @@ double Engine::read_speed()
     constexpr uint64_t enough = 256 << 20;
     uint64_t bytes = 0, sum = 0;
     double start = 0;
-    machinery_->team.hold([&] {
+    model_->team.hold([&] {
         start = clock_us();
-        for (const LayerWeights& l : machinery_->weights.layers)
+        for (const LayerWeights& l : model_->weights.layers)
             for (const Matrix* m : {&l.ffn.gate, &l.ffn.either_down()}) {
                 if (bytes >= enough) return;
                 const std::byte* const from = m->row(0) + -reinterpret_cast<uintptr_t>(m->row(0)) % alignof(uint64_t);
                 const size_t words = (m->bytes() - size_t(from - m->row(0))) / sizeof(uint64_t);
-                sum += host::sum_words(machinery_->team, {reinterpret_cast<const uint64_t*>(from), words});
+                sum += host::sum_words(model_->team, {reinterpret_cast<const uint64_t*>(from), words});
                 bytes += m->bytes();
             }
     });
@@ -253,37 +279,37 @@ double Engine::read_speed()
     return double(bytes) / (clock_us() - start) / 1000;
 }
 
-Session Engine::session(bool timing) { return Session(machinery_, {.timing = timing}); }
+Session Engine::session(bool timing) { return Session(model_, {.timing = timing}); }
 
-host::Team& Engine::team() { return machinery_->team; }
-const std::optional<Profile>& Engine::profile() const { return machinery_->sources.profile; }
-const std::vector<LayerSparsity>& Engine::sparsity() const { return machinery_->shape.sparsity; }
+host::Team& Engine::team() { return model_->team; }
+const std::optional<Profile>& Engine::profile() const { return model_->sources.profile; }
+const std::vector<LayerSparsity>& Engine::sparsity() const { return model_->shape.sparsity; }
 
 Session Engine::profiling_session(ActivitySink watch)
 {
-    Session session(machinery_, {.activity = true});
+    Session session(model_, {.activity = true});
     session.watch(std::move(watch));
     return session;
 }
 
-const Config& Engine::config() const { return machinery_->weights.config; }
-const Weights& Engine::weights() const { return machinery_->weights; }
-const Tokenizer& Engine::tokenizer() const { return machinery_->tokenizer; }
-const Plan& Engine::plan() const { return machinery_->decision.plan; }
-const Needs& Engine::needs() const { return machinery_->needs; }
-uint32_t Engine::context() const { return machinery_->shape.context; }
-uint32_t Engine::batch() const { return machinery_->shape.batch; }
-unsigned Engine::threads() const { return machinery_->team.size(); }
-bool Engine::on_device() const { return machinery_->gpu != nullptr; }
-uint64_t Engine::device_bytes() const { return machinery_->device ? machinery_->device->allocated() : 0; }
-const std::vector<std::string>& Engine::notes() const { return machinery_->notes; }
+const Config& Engine::config() const { return model_->weights.config; }
+const Weights& Engine::weights() const { return model_->weights; }
+const Tokenizer& Engine::tokenizer() const { return model_->tokenizer; }
+const Plan& Engine::plan() const { return model_->decision.plan; }
+const Needs& Engine::needs() const { return model_->needs; }
+uint32_t Engine::context() const { return model_->shape.context; }
+uint32_t Engine::batch() const { return model_->shape.batch; }
+unsigned Engine::threads() const { return model_->team.size(); }
+bool Engine::on_device() const { return model_->gpu != nullptr; }
+uint64_t Engine::device_bytes() const { return model_->device ? model_->device->allocated() : 0; }
+const std::vector<std::string>& Engine::notes() const { return model_->notes; }
 
 std::string Engine::summary() const
 {
-    const uint64_t count = parameters(machinery_->weights);
+    const uint64_t count = parameters(model_->weights);
     return fmt::format("{}: {:.1f} M parameters, {:.2f} bits per weight, {}; {} threads ({})", config().name,
-                       double(count) / 1e6, 8.0 * double(machinery_->file->file_bytes()) / double(count),
-                       machinery_->decision.place, threads(), host::kernels().name);
+                       double(count) / 1e6, 8.0 * double(model_->file->file_bytes()) / double(count),
+                       model_->decision.place, threads(), host::kernels().name);
 }
 
 Profiling::Profiling(Engine& engine, Profile& profile)
@@ -302,7 +328,7 @@ void Profiling::window(std::span<const Token> tokens)
     profiler_->commit(uint32_t(tokens.size()));
 }
 
-std::vector<std::string> Engine::take_validation_messages() { return machinery_->workshop->take_validation_messages(); }
+std::vector<std::string> Engine::take_validation_messages() { return model_->workshop->take_validation_messages(); }
 
 // ---- session --------------------------------------------------------------------------------------------------------
 
@@ -316,7 +342,7 @@ struct Runner {
     Scheduler scheduler;
     Diagnosis diagnosis;
 
-    Runner(Machinery& m, const Watching& w)
+    Runner(LoadedModel& m, const Watching& w)
         : watching(w), pool(m.shape.pages()), host(m.weights, m.team,
                                                    {.first_layer = m.gpu ? uint32_t(m.gpu->layers().size()) : 0,
                                                     .batch = m.shape.batch,
@@ -349,7 +375,7 @@ struct Runner {
 };
 
 /// The runner in use, if it watches the same; else one of its own.
-std::shared_ptr<Runner> Machinery::runner_for(const Watching& watching)
+std::shared_ptr<Runner> LoadedModel::runner_for(const Watching& watching)
 {
     std::shared_ptr<Runner> found = runner.lock();
     if (found && found->watching == watching) return found;
@@ -359,19 +385,19 @@ std::shared_ptr<Runner> Machinery::runner_for(const Watching& watching)
     return found;
 }
 
-Session::Session(std::shared_ptr<Machinery> machinery, const Watching& watching)
-    : machinery_(std::move(machinery)), runner_(machinery_->runner_for(watching)),
+Session::Session(std::shared_ptr<LoadedModel> model, const Watching& watching)
+    : model_(std::move(model)), runner_(model_->runner_for(watching)),
       sequence_(std::make_unique<Sequence>(runner_->pool))
 {
 }
 Session::Session(const Session& other, std::unique_ptr<Sequence> sequence)
-    : machinery_(other.machinery_), runner_(other.runner_), sequence_(std::move(sequence))
+    : model_(other.model_), runner_(other.runner_), sequence_(std::move(sequence))
 {
 }
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session other) noexcept
 {
-    std::swap(machinery_, other.machinery_);
+    std::swap(model_, other.model_);
     std::swap(runner_, other.runner_);
     std::swap(sequence_, other.sequence_);
     std::swap(last_, other.last_);
@@ -387,7 +413,7 @@ void Session::watch(ActivitySink sink) { runner_->host.watch = std::move(sink); 
 
 void Session::check_room(size_t tokens) const
 {
-    const uint32_t context = machinery_->shape.context, most = machinery_->weights.config.most_positions();
+    const uint32_t context = model_->shape.context, most = model_->weights.config.most_positions();
     if (position() + tokens <= context) return;
     throw Error("the text needs {} positions and the context has {}: {}", position() + tokens, context,
                 position() + tokens <= most
@@ -399,10 +425,10 @@ bool Session::each_batch(std::span<const Token> tokens, const std::function<bool
                          const std::function<void(size_t, Batch&)>& want)
 {
     check_room(tokens.size());
-    for (size_t first = 0; first < tokens.size(); first += machinery_->shape.batch) {
+    for (size_t first = 0; first < tokens.size(); first += model_->shape.batch) {
         if (stop && stop()) return false;
-        machinery_->check_file();
-        const auto some = tokens.subspan(first, std::min<size_t>(machinery_->shape.batch, tokens.size() - first));
+        model_->check_file();
+        const auto some = tokens.subspan(first, std::min<size_t>(model_->shape.batch, tokens.size() - first));
         sequence_->make_room(uint32_t(some.size()), runner_->copier());
         Batch batch = {.work = some.size() == 1 ? host::Work::few : host::Work::many,
                        .rows = {},
@@ -422,19 +448,18 @@ bool Session::each_batch(std::span<const Token> tokens, const std::function<bool
     return true;
 }
 
-uint32_t Engine::few() const { return machinery_->shape.few; }
-uint32_t Engine::sequences() const { return machinery_->shape.sequences; }
+uint32_t Engine::few() const { return model_->shape.few; }
+uint32_t Engine::sequences() const { return model_->shape.sequences; }
 
 FeedStats Engine::together(std::span<const Turn> turns)
 {
-    machinery_->check_file();
+    model_->check_file();
     Batch batch = {.work = host::Work::few};
     std::vector<const Turn*> turn_of;    // of each row
     std::vector<size_t> place_of;        // in its turn
     bool best = true;
     for (const Turn& turn : turns) {
-        HEARTH_CHECK(turn.session->machinery_ == machinery_ && !turn.tokens.empty() &&
-                     turn.wanted <= turn.tokens.size());
+        HEARTH_CHECK(turn.session->model_ == model_ && !turn.tokens.empty() && turn.wanted <= turn.tokens.size());
         turn.session->check_room(turn.tokens.size());
         best = best && turn.take_best;
     }

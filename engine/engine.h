@@ -58,7 +58,8 @@ struct Batch;
 struct Runner;
 struct Watching;
 class Sequence;
-struct Machinery;    // a model, its plan and weights on the device; engine.cpp
+struct FoundModel;     // looked at ...
+struct LoadedModel;    // ... and loaded; engine.cpp
 
 /// The wanted logits of a batch of tokens: the token's place in what was fed, and its logits (vocab), valid during the
 /// call.
@@ -96,7 +97,7 @@ class Session {
 
   private:
     friend class Engine;
-    Session(std::shared_ptr<Machinery> machinery, const Watching& watching);
+    Session(std::shared_ptr<LoadedModel> model, const Watching& watching);
     Session(const Session& other, std::unique_ptr<Sequence> sequence);
     void watch(ActivitySink sink);
     void check_room(size_t tokens) const;
@@ -104,7 +105,7 @@ class Session {
     bool each_batch(std::span<const Token> tokens, const std::function<bool()>& stop,
                     const std::function<void(size_t, Batch&)>& want);
 
-    std::shared_ptr<Machinery> machinery_;
+    std::shared_ptr<LoadedModel> model_;
     std::shared_ptr<Runner> runner_;
     std::unique_ptr<Sequence> sequence_;
     std::vector<float> last_;
@@ -134,7 +135,7 @@ class Planner {
     const std::vector<std::string>& notes() const;
 
   private:
-    std::shared_ptr<Machinery> machinery_;
+    std::shared_ptr<FoundModel> model_;
 };
 
 /// Measures this machine as `options` would use it: its device and threads.
@@ -211,7 +212,7 @@ class Engine {
     std::vector<std::string> take_validation_messages();
 
   private:
-    std::shared_ptr<Machinery> machinery_;
+    std::shared_ptr<LoadedModel> model_;
 };
 
 }    // namespace hearth
