@@ -1,16 +1,15 @@
-// The only door: an Engine is a loaded model with its plan and devices, a Session one conversation with it.
+// The only door: a Workshop is this machine, an Engine a model loaded on it, a Session one conversation with that.
 #pragma once
 
 #include "engine/text/tokenizer.h"
 #include "engine/model/weights.h"
-#include "engine/plan/machine.h"
-#include "engine/plan/placement.h"
-#include "engine/plan/profile.h"
 #include "engine/plan/activity.h"
-#include "engine/model/sparsity.h"
-#include "engine/run/sampler.h"
+#include "engine/plan/decide.h"
+#include "engine/plan/machine.h"
+#include "engine/plan/profile.h"
 #include "engine/plan/stats.h"
-#include "host/attention.h"
+#include "engine/run/sampler.h"
+#include "engine/workshop.h"
 
 #include <filesystem>
 #include <functional>
@@ -22,63 +21,17 @@
 
 namespace hearth {
 
-namespace vulkan {
-class Workshop;
-}
-
-enum class Sparsity {
-    dense,        // every neuron is computed
-    exact,        // up and down only where the gate is positive: the same result
-    predict,      // gates too only of neurons that a predictor names, on the host
-    threshold,    // up and down only where |act(gate)| is above a cut of the profile: an approximation for models that
-                  // never are zero
-};
-
-enum class Placement {
-    automatic,    // fastest where a GPU and its figures are known, else most
-    fastest,      // the least expected time for a token
-    most,         // as much on the device as the budget holds, what fires most first
-};
-
-/// The figures of this machine with a device ("" for none), its driver and so many host threads; nothing where it was
-/// not measured.
-using MachineLookup =
-    std::function<std::optional<Machine>(const std::string& device, const std::string& driver, unsigned threads)>;
-
-struct EngineOptions {
+struct EngineOptions : WorkshopOptions, DecisionOptions {
     std::filesystem::path model;
-    std::vector<Override> overrides;        // of the model's keys
-    std::string device = "auto";            // auto, cpu, an index or a part of a name
-    std::optional<uint64_t> vram_budget;    // bytes; what is free, less a margin, where not given
-    Sparsity sparsity = Sparsity::dense;
-    std::filesystem::path profile;            // empty: the one in the model or beside it, if there is one
-    Predictor predictor = Predictor::none;    // of Sparsity::predict; none: the model's own if it has one, else signs
-    double recall = 0.99;                     // that Predictor::sign is held to on the profile's text
-    bool reset_gpu_index = false;             // PowerInfer's split beside the model is not read
-    bool disable_gpu_index = false;           // no neurons go to the device, only attention and the head
-    std::optional<uint32_t> gpu_layers;       // so many layers at the most go to the device, and one more is the head;
-                                              // then Placement::automatic is most
-    uint32_t cpu_experts = 0;                 // the first so many layers keep their experts on the host
-    bool rebalance =
-        false;    // groups follow what fires; then which sums are made where, and the last bits, depend on timing
-    Placement placement = Placement::automatic;
-    std::optional<uint32_t> stream;    // prompts of so many tokens and more are the device's alone: the host's neurons
-                                       // are copied there; 0: none
-    uint64_t ring_bytes = 64 << 20;    // device memory that they pass through, at the most
-    std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given
-    MachineLookup machine;
-    unsigned threads = 0;      // 0: one per physical core
-    uint32_t context = 0;      // positions of a session; 0: the model's, at most 4096
-    uint32_t sequences = 1;    // sessions of that length that the KV cache has room for at once
-    uint32_t few = 1;        // rows that are verified or decoded together, at the most; at least `sequences`, up to 16
-    uint32_t batch = 256;    // prompt tokens done at once
-    host::KvTypes kv;        // of the cache, on host and device
-    bool without_fp16 = false;    // leave optional abilities of the device unused
+    std::vector<Override> overrides;    // of the model's keys
+    std::filesystem::path profile;      // empty: the one in the model or beside it, if there is one
+    bool reset_gpu_index = false;       // PowerInfer's split beside the model is not read
+    bool without_fp16 = false;          // leave optional abilities of the device unused
     bool without_int_dot = false;
     bool without_matrices = false;
-    bool check_predictor = false;                  // count what the predictor misses; slower
-    std::shared_ptr<vulkan::Workshop> workshop;    // whose devices to use and leave open; none: the engine's own
-    bool validation = false;    // Vulkan validation layers; what they say: Engine::take_validation_messages
+    bool check_predictor = false;          // count what the predictor misses; slower
+    std::shared_ptr<Workshop> workshop;    // shared with other models: then its own options count, and not those above;
+                                           // none: one of this model's own
 };
 
 /// A Vulkan device as `hearth devices` shows it.
@@ -99,23 +52,14 @@ struct DeviceList {
 DeviceList list_devices();
 
 /// Device memory for all of a model, by pieces, with the context, batch, sequences and types of the cache of `options`.
-Needs device_needs(const Weights& weights, const EngineOptions& options = {});
+Needs device_needs(const Weights& weights, const DecisionOptions& options = {});
 
 struct Batch;
 struct Runner;
 struct Watching;
 class Sequence;
-/// What a budget of device memory brings.
-struct PlanReport {
-    uint64_t budget = 0;
-    Plan plan;
-    uint64_t ring = 0;    // of the plan's bytes: what the host's neurons pass through when a prompt is streamed
-    Costs costs;
-    std::optional<double> expected_us;    // of a token; nothing where the machine was not measured
-    std::vector<double> served;           // layer by layer: the share of what fires that fires on the device
-};
-
-struct Machinery;    // devices, threads, weights on the device; engine.cpp
+struct FoundModel;     // looked at ...
+struct LoadedModel;    // ... and loaded; engine.cpp
 
 /// The wanted logits of a batch of tokens: the token's place in what was fed, and its logits (vocab), valid during the
 /// call.
@@ -153,7 +97,7 @@ class Session {
 
   private:
     friend class Engine;
-    Session(std::shared_ptr<Machinery> machinery, const Watching& watching);
+    Session(std::shared_ptr<LoadedModel> model, const Watching& watching);
     Session(const Session& other, std::unique_ptr<Sequence> sequence);
     void watch(ActivitySink sink);
     void check_room(size_t tokens) const;
@@ -161,7 +105,7 @@ class Session {
     bool each_batch(std::span<const Token> tokens, const std::function<bool()>& stop,
                     const std::function<void(size_t, Batch&)>& want);
 
-    std::shared_ptr<Machinery> machinery_;
+    std::shared_ptr<LoadedModel> model_;
     std::shared_ptr<Runner> runner_;
     std::unique_ptr<Sequence> sequence_;
     std::vector<float> last_;
@@ -183,15 +127,15 @@ class Planner {
   public:
     explicit Planner(const EngineOptions& options);
     /// No budget: what is free on the device, less a margin.
-    PlanReport plan(std::optional<uint64_t> budget, double position) const;
+    Decision plan(std::optional<uint64_t> budget, double position) const;
 
     const Config& config() const;
     const Needs& needs() const;
-    const std::string& device() const;    // its name, or why there is none
+    std::string device() const;    // its name, or why there is none
     const std::vector<std::string>& notes() const;
 
   private:
-    std::shared_ptr<Machinery> machinery_;
+    std::shared_ptr<FoundModel> model_;
 };
 
 /// Measures this machine as `options` would use it: its device and threads.
@@ -256,7 +200,7 @@ class Engine {
     /// Reads up to a quarter of a gigabyte of the weights with the host's threads; GB/s. What the memory gives differs
     /// from moment to moment on many machines, so this is to be asked between the tokens that are compared with it.
     double read_speed();
-    uint64_t device_bytes() const;    // allocated there now
+    uint64_t device_bytes() const;    // allocated there now, by all models of the workshop
 
     /// What everything on the device would take, and the least that is of use.
     const Needs& needs() const;
@@ -268,7 +212,7 @@ class Engine {
     std::vector<std::string> take_validation_messages();
 
   private:
-    std::shared_ptr<Machinery> machinery_;
+    std::shared_ptr<LoadedModel> model_;
 };
 
 }    // namespace hearth

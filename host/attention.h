@@ -57,6 +57,7 @@ struct KvTypes {
     {
         return hearth::row_bytes(k, head_dim) + hearth::row_bytes(v, head_dim);
     }
+    bool operator==(const KvTypes&) const = default;
 };
 
 /// One layer's keys and values, each (pages, kv_heads, page_positions, head_dim). What no row has written yet takes no

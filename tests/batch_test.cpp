@@ -22,16 +22,13 @@ struct Path {
 
 EngineOptions options_for(const std::filesystem::path& model, const Path& path)
 {
-    EngineOptions o = {.model = model,
-                       .device = path.device,
-                       .sparsity = path.sparsity,
-                       .threads = 2,
-                       .sequences = path.sequences,
-                       .few = path.few,
-                       .batch = 40,
-                       .kv = path.kv,
-                       .workshop = workshop,
-                       .validation = validation};
+    EngineOptions o = {.model = model, .workshop = workshop};
+    o.device = path.device;
+    o.sparsity = path.sparsity;
+    o.sequences = path.sequences;
+    o.few = path.few;
+    o.batch = 40;
+    o.kv = path.kv;
     if (path.device == "cpu") return o;
     const Needs needs = device_needs(describe_weights(std::make_shared<Gguf>(model)), o);
     o.vram_budget = needs.scratch + (path.layers < needs.layers.size() ? 0 : needs.head);

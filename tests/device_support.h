@@ -11,14 +11,14 @@
 
 namespace hearth::tests {
 
-/// What the tests share: a software device takes longer to compile kernels than to run them. Closed by main: by the
-/// time static objects die, the driver may have gone before them.
-inline std::shared_ptr<vulkan::Workshop> workshop = std::make_shared<vulkan::Workshop>();
+/// What the tests share: a software device takes longer to compile kernels than to run them. Opened and closed by main,
+/// which knows the options; by the time static objects die, the driver may have gone before them.
+inline std::shared_ptr<Workshop> workshop;
 
 inline std::shared_ptr<vulkan::Instance> test_instance()
 {
     std::string why_not;
-    auto instance = workshop->instance({.validation = validation}, why_not);
+    auto instance = workshop->instance(why_not);
     INFO(why_not);
     REQUIRE(instance);
     return instance;
@@ -29,13 +29,13 @@ inline std::shared_ptr<vulkan::Device> test_device(vulkan::Features features = {
 {
     const auto instance = test_instance();
     const auto choice = vulkan::choose_device(instance->devices(), device_name);
-    return workshop->device(instance, instance->devices()[*choice.index], features);
+    return workshop->device(instance->devices()[*choice.index], features);
 }
 
 /// Fails the test if the validation layers have spoken.
 inline void check_silence()
 {
-    for (const std::string& message : test_instance()->take_messages()) FAIL_CHECK(message);
+    for (const std::string& message : workshop->take_validation_messages()) FAIL_CHECK(message);
 }
 
 /// With all of them, and with none: no kernel uses two, so that each is tested with and without its own.

@@ -48,13 +48,11 @@ uint64_t budget_for(const Needs& needs, double resident, size_t layers = 1000)
 EngineOptions options_for(const std::filesystem::path& model, const Path& path)
 {
     EngineOptions o = {.model = model,
-                       .device = path.device,
-                       .sparsity = path.sparsity,
-                       .threads = 2,
                        .without_fp16 = path.without_fp16,
                        .without_int_dot = path.without_int_dot,
-                       .workshop = workshop,
-                       .validation = validation};
+                       .workshop = workshop};
+    o.device = path.device;
+    o.sparsity = path.sparsity;
     o.kv = path.kv;
     o.sequences = 2;    // some tests compare two sessions
     o.batch = path.batch;
@@ -64,8 +62,7 @@ EngineOptions options_for(const std::filesystem::path& model, const Path& path)
     if (path.device == "cpu") return o;
     const Weights weights = describe_weights(std::make_shared<Gguf>(model), layout);
     const Needs needs = device_needs(weights, o);
-    o.vram_budget = budget_for(needs, path.resident, path.layers) +
-                    (path.ring ? GpuSession::ring_bytes(needs, weights.config, path.ring) : 0);
+    o.vram_budget = budget_for(needs, path.resident, path.layers) + (path.ring ? ring_bytes(needs, path.ring) : 0);
     return o;
 }
 
@@ -534,7 +531,7 @@ TEST_SUITE("engine")
     {
         TemporaryFolder folder;
         random_model({.context = 256, .long_rope = true}).write(folder / "long.gguf");
-        EngineOptions options = {.model = folder / "long.gguf", .device = "cpu"};
+        EngineOptions options = on_cpu(folder / "long.gguf");
         CHECK(Engine(options).context() == 128);
         options.context = 129;
         CHECK_THROWS_WITH_AS(Engine{options},
@@ -626,7 +623,7 @@ TEST_SUITE("engine")
         std::vector<float> first;
         for (const unsigned threads : {1u, 2u, 2u, 3u}) {
             EngineOptions options = options_for(shipped_model(), {.device = "cpu", .sparsity = Sparsity::exact});
-            options.threads = threads;
+            options.workshop = std::make_shared<Workshop>(WorkshopOptions{.threads = threads});
             Engine engine(options);
             Session session = engine.session();
             session.feed(std::span(ids).first(280));
@@ -670,8 +667,8 @@ TEST_SUITE("engine")
     TEST_CASE("a KV cache in q8_0 is refused where heads are no whole blocks")
     {
         TemporaryFolder folder;
-        EngineOptions options = {
-            .model = write_random_model(folder / "odd.gguf", {.dim = 96, .heads = 2, .head_dim = 48}), .device = "cpu"};
+        EngineOptions options =
+            on_cpu(write_random_model(folder / "odd.gguf", {.dim = 96, .heads = 2, .head_dim = 48}));
         Engine{options};
         options.kv.v = WeightType::q8_0;
         CHECK_THROWS_WITH_AS(Engine{options}, doctest::Contains("blocks of 32 numbers"), Error);
@@ -681,12 +678,10 @@ TEST_SUITE("engine")
     {
         TemporaryFolder folder;
         const uint32_t context = 1u << 24;    // of 128 KB each: 2 TiB
-        EngineOptions options = {
-            .model = write_random_model(
-                folder / "long.gguf",
-                {.layers = 8, .dim = 32, .heads = 16, .kv_heads = 16, .head_dim = 256, .context = context}),
-            .device = "cpu",
-            .context = context};
+        EngineOptions options = on_cpu(write_random_model(
+            folder / "long.gguf",
+            {.layers = 8, .dim = 32, .heads = 16, .kv_heads = 16, .head_dim = 256, .context = context}));
+        options.context = context;
         CHECK_THROWS_WITH_AS(Engine{options},
                              doctest::Contains("the KV cache of 16777216 positions needs 2097152.0 MiB"), Error);
     }
@@ -694,24 +689,23 @@ TEST_SUITE("engine")
     TEST_CASE("what cannot be run is refused with a sentence that says what to do")
     {
         TemporaryFolder folder;
-        EngineOptions options = {.model = shipped_model(), .device = "cpu"};
+        EngineOptions options = on_cpu(shipped_model());
         options.context = 5000;
         CHECK_THROWS_AS(Engine{options}, Error);
         options.context = 0;
         options.batch = 0;
         CHECK_THROWS_AS(Engine{options}, Error);
-        options = {.model = write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}),
-                   .device = "cpu",
-                   .sparsity = Sparsity::exact};
+        options = on_cpu(write_random_model(folder / "silu.gguf", {.activation = host::Activation::silu}));
+        options.sparsity = Sparsity::exact;
         CHECK_THROWS_AS(Engine{options}, Error);
-        options = {.model = write_random_model(folder / "experts.gguf", {.experts = 4}),
-                   .device = "cpu",
-                   .sparsity = Sparsity::predict};
+        options = on_cpu(write_random_model(folder / "experts.gguf", {.experts = 4}));
+        options.sparsity = Sparsity::predict;
         CHECK_THROWS_WITH_AS(Engine{options},
                              "--sparsity predict is for models without experts, and the router of random says already "
                              "what fires: use --sparsity dense",
                              Error);
-        options = {.model = shipped_model(), .device = "no such device"};
+        options = {.model = shipped_model()};
+        options.device = "no such device";
         CHECK_THROWS_AS(Engine{options}, Error);
     }
 }
@@ -970,6 +964,9 @@ TEST_SUITE("device")
         // that of attention long ones.
         TemporaryFolder folder;
         const auto device = test_device();
+        Machine machine;
+        const auto measured = std::make_shared<Workshop>(WorkshopOptions{
+            .threads = 2, .machine = [&](auto&&...) { return std::optional(machine); }, .validation = validation});
         for (const WeightType type : {WeightType::q8_0, WeightType::f16}) {
             const auto model = write_random_model(
                 folder / "wide.gguf",
@@ -979,7 +976,7 @@ TEST_SUITE("device")
             const std::vector<RowVariant> variants = row_variants(*device, type);
             std::mt19937_64 random(1);
             for (int again = 0; again < 4; ++again) {
-                Machine machine = {.device = device->info().name};
+                machine = {.device = device->info().name};
                 for (size_t c = 0; c < std::size(matrix_classes); ++c)
                     for (auto& choice : machine.row_variants.choice[c]) {
                         choice = variants[random() % variants.size()];
@@ -987,9 +984,7 @@ TEST_SUITE("device")
                             is_quantised(type) && (again < 2 ? (c % 2 == 0) == (again == 0) : random() % 2 == 0);
                     }
                 EngineOptions options = options_for(model, {.device = device_name, .resident = again % 2 ? 1 : 0.5});
-                options.machine = [&](const std::string&, const std::string&, unsigned) {
-                    return std::optional(machine);
-                };
+                options.workshop = measured;
                 Engine engine(options);
                 CHECK(engine.plan().head);
                 Session session = engine.session();
@@ -1075,6 +1070,59 @@ TEST_SUITE("device")
         EngineOptions options = options_for(shipped_model(), {.device = device_name});
         options.vram_budget = least - 1;
         CHECK_THROWS_AS(Engine{options}, Error);
+    }
+
+    TEST_CASE("two models that are open at once keep to one budget together, share threads and device, and each gives "
+              "its logits")
+    {
+        TemporaryFolder folder;
+        const auto small =
+            write_random_model(folder / "small.gguf", {.layers = 2, .dim = 96, .neurons = 200, .seed = 11});
+        EngineOptions draft = options_for(small, {.device = device_name}),
+                      target = options_for(shipped_model(), {.device = device_name});
+        const uint64_t all_of_target = *target.vram_budget, budget = *draft.vram_budget + all_of_target / 2;
+        draft.vram_budget = target.vram_budget = budget;
+        uint64_t half = 0;
+        {
+            Engine first(draft), second(target);
+            CHECK(&first.team() == &second.team());
+            CHECK(first.plan().head);    // all of it is there
+            CHECK(second.plan().layers.size() > 0);
+            CHECK(!second.plan().layers[0].resident.empty());
+            CHECK(first.plan().bytes + second.plan().bytes <= budget);
+            half = second.plan().bytes;
+            Session a = first.session(), b = second.session();
+            const std::vector<Token> ids = random_ids(320, 12, 5);
+            const std::vector<float> of_small = reference_logits(small, ids),
+                                     of_shipped = reference_logits(shipped_model(), ids);
+            std::span<const float> from_a, from_b;
+            for (const Token& id : ids) {
+                from_a = a.feed(std::span(&id, 1));
+                from_b = b.feed(std::span(&id, 1));
+            }
+            CHECK(worst_error(from_a, of_small) < 1e-3);
+            CHECK(worst_error(from_b, of_shipped) < 1e-3);
+            CHECK(second.device_bytes() == first.plan().bytes + second.plan().bytes);
+            check_silence(second);
+        }
+        CHECK(Engine(target).plan().bytes > half);    // once the first has gone, its memory is there again
+        draft.vram_budget = target.vram_budget = all_of_target;
+        const Engine first(target);
+        CHECK_THROWS_WITH_AS(Engine{draft}, doctest::Contains("beside the other models, which is too small"), Error);
+    }
+
+    TEST_CASE("a promise of memory counts until it goes, whatever features its device is used with")
+    {
+        const auto with = test_device({true, true}), without = test_device({false, false});
+        const uint64_t before = workshop->promised(*with);
+        {
+            Promise one = workshop->promise(*with, 100);
+            const Promise other = workshop->promise(*without, 20);
+            CHECK(workshop->promised(*without) == before + 120);
+            const Promise moved = std::move(one);
+            CHECK(workshop->promised(*with) == before + 120);
+        }
+        CHECK(workshop->promised(*with) == before);
     }
 
     TEST_CASE("a resident model decodes with one submit and one wait, a split layer costs one join")
@@ -1229,7 +1277,9 @@ TEST_SUITE("device")
     {
         Needs needs;
         {
-            Engine engine({.model = shipped_model(), .device = "cpu", .context = 256});
+            EngineOptions options = on_cpu(shipped_model());
+            options.context = 256;
+            Engine engine(options);
             needs = device_needs(engine.weights(), {.context = 256, .sequences = 2});
         }
         const uint64_t least = least_budget(needs), all = budget_for(needs, 1);
@@ -1434,7 +1484,7 @@ TEST_SUITE("device")
         TemporaryFolder folder;
         const std::vector<Token> ids = random_ids(4096, 40, 9);
         {
-            Engine engine({.model = shipped_model(), .device = "cpu", .threads = 2});
+            Engine engine(on_cpu(shipped_model(), 2));
             Profile p = empty_profile(*engine.weights().file, 6, 1024, 256);
             Profiler profiler(p, engine.weights(), engine.team());
             Session session = engine.profiling_session([&](const LayerActivity& a) { profiler.hear(a); });
@@ -1522,6 +1572,7 @@ TEST_SUITE("timing")    // never in CI: run by hand on an idle machine, with -ns
     TEST_CASE("host and device work on a split layer at once, of one block of neurons and of experts" * doctest::skip())
     {
         TemporaryFolder folder;
+        const auto alone = std::make_shared<Workshop>(WorkshopOptions{.threads = 1});
         const RandomModel wide = {.layers = 4, .dim = 1024, .heads = 8, .kv_heads = 8, .neurons = 8192, .vocab = 512};
         RandomModel experts = wide;
         experts.neurons = 2048, experts.experts = 16, experts.experts_used = 4,
@@ -1532,8 +1583,7 @@ TEST_SUITE("timing")    // never in CI: run by hand on an idle machine, with -ns
             for (const double resident :
                  {0.02, 0.04, 0.08, 0.16, 0.5}) {    // the shares that take equally long are not known beforehand
                 EngineOptions options = options_for(model, {.device = device_name, .resident = resident});
-                options.threads = 1;
-                options.validation = false;
+                options.workshop = alone;
                 Engine engine(options);
                 Session session = engine.session(true);
                 LayerCounts sum;

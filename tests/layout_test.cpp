@@ -15,9 +15,9 @@ namespace fs = std::filesystem;
 std::string room(const std::string& path)
 {
     if (path == "engine/error.h" || path == "engine/error.cpp") return "engine/error";
-    for (const char* door : {"engine/engine", "engine/batcher", "engine/hearth"})
-        if (path == std::string(door) + ".h" || path == std::string(door) + ".cpp") return "engine/door";
-    if (path == "engine/hearth_c.cpp") return "engine/door";
+    for (const char* door :
+         {"engine/batcher.", "engine/engine.", "engine/hearth.", "engine/hearth_c.", "engine/workshop."})
+        if (path.starts_with(door)) return "engine/door";
     const size_t first = path.find('/'), second = path.find('/', first + 1);
     return path.starts_with("engine/") ? path.substr(0, second) : path.substr(0, first);
 }

@@ -23,6 +23,8 @@ int main(int argc, char** argv)
         if (std::strcmp(argv[i], "--no-validation") == 0) hearth::tests::validation = false;
         if (std::strcmp(argv[i], "--thorough") == 0) hearth::tests::thorough = true;
     }
+    hearth::tests::workshop = std::make_shared<hearth::Workshop>(
+        hearth::WorkshopOptions{.threads = 2, .validation = hearth::tests::validation});
     doctest::Context context(argc, argv);
     const int result = context.run();
     hearth::tests::workshop.reset();

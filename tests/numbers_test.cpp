@@ -72,7 +72,10 @@ void put_nan(Patched& model, const std::string& name, WeightType type, uint32_t 
 
 EngineOptions options(const std::filesystem::path& model, const std::string& device)
 {
-    return {.model = model, .device = device, .threads = 2, .sequences = 2, .validation = validation};
+    EngineOptions o = {.model = model, .workshop = workshop};
+    o.device = device;
+    o.sequences = 2;
+    return o;
 }
 
 /// What a text ends in: by sampling, greedily and with the logits of all its tokens, which has to be the same.

@@ -25,7 +25,7 @@ TEST_SUITE("plan")
     /// Runs random tokens on the CPU, in windows.
     Profile profile_of(const std::filesystem::path& model, uint32_t windows, uint64_t seed)
     {
-        Engine engine({.model = model, .device = "cpu", .threads = 2});
+        Engine engine(on_cpu(model, 2));
         Profile p = empty_profile(*engine.weights().file, layers, neurons, dim);
         Profiler profiler(p, engine.weights(), engine.team());
         Session session = engine.profiling_session([&](const LayerActivity& a) { profiler.hear(a); });
@@ -101,8 +101,9 @@ TEST_SUITE("plan")
         REQUIRE(after.tensors().size() == before.tensors().size());
         for (const GgufTensor& t : before.tensors()) CHECK(std::memcmp(after.find(t.name)->data, t.data, t.bytes) == 0);
         CHECK(after.keys().size() > before.keys().size());
-        CHECK_NOTHROW(
-            Engine({.model = folder / "again.gguf", .device = "cpu", .sparsity = Sparsity::predict, .threads = 1}));
+        EngineOptions predicted = on_cpu(folder / "again.gguf", 1);
+        predicted.sparsity = Sparsity::predict;
+        CHECK_NOTHROW(Engine{predicted});
     }
 
     TEST_CASE("a profile of another model, a cut one and what is none are refused")
@@ -200,7 +201,7 @@ TEST_SUITE("plan")
     TEST_CASE("what is not committed is not in the profile")
     {
         TemporaryFolder folder;
-        Engine engine({.model = small_model(folder), .device = "cpu", .threads = 1});
+        Engine engine(on_cpu(small_model(folder), 1));
         Profile p = empty_profile(*engine.weights().file, layers, neurons, dim);
         Profiler profiler(p, engine.weights(), engine.team());
         Session session = engine.profiling_session([&](const LayerActivity& a) { profiler.hear(a); });

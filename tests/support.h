@@ -30,6 +30,15 @@ inline std::filesystem::path data(const std::string& name)
 
 inline std::filesystem::path shipped_model() { return data("fairytale-7m.gguf"); }
 
+/// On the host alone.
+inline EngineOptions on_cpu(const std::filesystem::path& model, unsigned threads = 0)
+{
+    EngineOptions options = {.model = model};
+    options.device = "cpu";
+    options.threads = threads;
+    return options;
+}
+
 inline nlohmann::json expected(const std::string& name)
 {
     std::ifstream file(data("expected/" + name));

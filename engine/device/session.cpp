@@ -87,16 +87,10 @@ Needs GpuSession::needs(const Weights& weights, const SessionShape& shape)
     for (LayerNeeds& layer : needs.layers)
         for (const WeightType type : {shape.kv.k, shape.kv.v})
             layer.kv += aligned(cache_bytes(weights.config, uint64_t(shape.pages()) * host::page_positions, type));
-    return needs;
-}
-
-uint64_t GpuSession::ring_bytes(const Needs& needs, const Config& c, uint64_t most)
-{
-    uint64_t half = 0;
-    for (const LayerNeeds& layer : needs.layers)
-        half = std::max(half, std::max(std::min(layer.groups * layer.group, most / 2), layer.together * layer.group));
     // Each of a block's matrices begins a slice of its own, and rows of down are filled up.
-    return 2 * aligned(half + 6 * vulkan::slice_alignment + c.dim * 16);
+    needs.ring_half = 6 * vulkan::slice_alignment + weights.config.dim * 16;
+    needs.alignment = vulkan::slice_alignment;
+    return needs;
 }
 
 GpuSession::GpuSession(GpuModel& model, const SessionShape& shape, Watching watching)

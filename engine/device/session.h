@@ -3,32 +3,13 @@
 
 #include "engine/device/model.h"
 #include "engine/device/step.h"
-#include "engine/model/sparsity.h"
+#include "engine/plan/session_shape.h"
 #include "engine/plan/stats.h"
 
 #include <map>
 #include <optional>
 
 namespace hearth {
-
-/// Rows done at once at the most, what the KV cache has room for and is kept in, and what is left out of few rows,
-/// layer by layer.
-struct SessionShape {
-    uint32_t batch;
-    uint32_t context;          // positions of a sequence
-    uint32_t sequences = 1;    // so many of that length have room, and as many can be in one batch
-    uint32_t few = 1;          // rows that are done as few (host::Work), at the most
-    host::KvTypes kv = {};
-    std::vector<LayerSparsity> sparsity = {};
-    SubmitMode submit = SubmitMode::just_in_time;
-    bool rebalance = false;     // groups may be replaced
-    uint64_t ring_bytes = 0;    // device memory that cold groups pass through in batches of ...
-    uint32_t stream_from =
-        2;    // ... so many rows and more, which are then computed on the device alone; 0 bytes: none are
-
-    uint32_t pages_of_one() const { return ceil_div(context, host::page_positions); }
-    uint32_t pages() const { return sequences * pages_of_one(); }
-};
 
 /// What somebody wants to know of a session's work while it runs.
 struct Watching {
@@ -60,8 +41,6 @@ class GpuSession {
   public:
     /// Device memory that a model and one session of this shape take, piece by piece.
     static Needs needs(const Weights& weights, const SessionShape& shape);
-    /// And what a ring takes, of at most so many bytes unless not even a group would fit.
-    static uint64_t ring_bytes(const Needs& needs, const Config& config, uint64_t most);
 
     GpuSession(GpuModel& model, const SessionShape& shape, Watching watching);
 

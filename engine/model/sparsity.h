@@ -7,6 +7,14 @@
 
 namespace hearth {
 
+enum class Sparsity {
+    dense,        // every neuron is computed
+    exact,        // up and down only where the gate is positive: the same result
+    predict,      // gates too only of neurons that a predictor names, on the host
+    threshold,    // up and down only where |act(gate)| is above a cut of the profile: an approximation for models that
+                  // never are zero
+};
+
 /// Who says which of the host's neurons will fire, before any of their rows are read.
 enum class Predictor : uint32_t {
     none,       // nobody: the host looks at every gate
@@ -24,6 +32,8 @@ struct LayerSparsity {
     float cut = host::no_cut;    // see there; gates that are looked at are exact
     Predictor predictor = Predictor::none;
     uint32_t agreements = 0;    // of signs, for Predictor::sign
+
+    bool operator==(const LayerSparsity&) const = default;
 };
 
 }    // namespace hearth

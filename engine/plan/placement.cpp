@@ -71,6 +71,15 @@ uint64_t plan_bytes(const Needs& needs, const Plan& plan)
     return bytes;
 }
 
+uint64_t ring_bytes(const Needs& needs, uint64_t most)
+{
+    uint64_t half = 0;
+    for (const LayerNeeds& layer : needs.layers)
+        half = std::max(half, std::max(std::min(layer.groups * layer.group, most / 2), layer.together * layer.group));
+    half += needs.ring_half;
+    return 2 * ((half + needs.alignment - 1) / needs.alignment * needs.alignment);
+}
+
 Costs even_costs(const Needs& needs)
 {
     Costs costs;

@@ -26,7 +26,9 @@ struct LayerNeeds {
 struct Needs {
     uint64_t scratch = 0;    // activations; needed as soon as anything runs there
     std::vector<LayerNeeds> layers;
-    uint64_t head = 0;    // the output matrix
+    uint64_t head = 0;         // the output matrix
+    uint64_t ring_half = 0;    // in each half of a ring, beside the groups that pass through it
+    uint64_t alignment = 1;    // of the halves
 };
 
 /// Expected microseconds of one token in one layer. k: so many groups are resident, the first k of the layer's
@@ -38,6 +40,8 @@ struct LayerCosts {
     std::vector<double> device_ffn;    // (groups + 1) the hot FFN with k groups; [0] is 0
     std::vector<double> host_ffn;      // (groups + 1) the cold FFN with k groups resident; [groups] is 0
     std::vector<double> activity;      // (groups) neurons of the group that fire for a token, on average
+
+    bool operator==(const LayerCosts&) const = default;
 };
 
 struct Costs {
@@ -46,10 +50,14 @@ struct Costs {
     double seam = 0;      // of a split layer: what nothing hides
     double token = 0;     // once, if the device does anything
     double head_device = 0, head_host = 0;
+
+    bool operator==(const Costs&) const = default;
 };
 
 struct LayerPlan {
     std::vector<uint32_t> resident;    // groups on the device, slot by slot; empty: the whole block is the host's
+
+    bool operator==(const LayerPlan&) const = default;
 };
 
 /// The device runs attention of layers 0 .. layers.size() - 1 and their resident groups, the host everything else.
@@ -57,6 +65,8 @@ struct Plan {
     std::vector<LayerPlan> layers;
     bool head = false;     // on the device; only if all layers are
     uint64_t bytes = 0;    // of device memory; never more than the budget
+
+    bool operator==(const Plan&) const = default;
 };
 
 /// What a plan promises of one layer, in microseconds.
@@ -92,6 +102,9 @@ uint64_t least_budget(const Needs& needs);
 
 /// Device memory of a plan.
 uint64_t plan_bytes(const Needs& needs, const Plan& plan);
+
+/// Device memory of a ring, both halves: of at most so many bytes of groups, unless not even one unit would fit.
+uint64_t ring_bytes(const Needs& needs, uint64_t most);
 
 /// Costs that know nothing: every group is as good as any other.
 Costs even_costs(const Needs& needs);

@@ -527,21 +527,6 @@ const Pipeline& Device::pipeline(std::string_view name, uint32_t args_bytes, std
     return *pipeline;
 }
 
-std::shared_ptr<Instance> Workshop::instance(const InstanceOptions& options, std::string& why_not)
-{
-    auto& instance = instances_[options.validation];
-    if (!instance) instance = Instance::open(options, why_not);
-    return instance;
-}
-
-std::shared_ptr<Device> Workshop::device(const std::shared_ptr<Instance>& instance, const DeviceInfo& info,
-                                         Features features)
-{
-    auto& device = devices_[{info.handle, features.fp16, features.int_dot, features.matrices}];
-    if (!device) device = Device::open(instance, info, features);
-    return device;
-}
-
 // ---- memory ---------------------------------------------------------------------------------------------------------
 
 namespace {

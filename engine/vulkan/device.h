@@ -224,18 +224,4 @@ class Device {
     uint64_t allocated_ = 0;
 };
 
-/// The devices of a program that loads several models, each opened once, with all that was compiled for it. What shares
-/// a device must not use it at the same time.
-class Workshop {
-  public:
-    /// As Instance::open and Device::open have them.
-    std::shared_ptr<Instance> instance(const InstanceOptions& options, std::string& why_not);
-    std::shared_ptr<Device> device(const std::shared_ptr<Instance>& instance, const DeviceInfo& info,
-                                   Features features);
-
-  private:
-    std::map<bool, std::shared_ptr<Instance>> instances_;    // by validation
-    std::map<std::tuple<VkPhysicalDevice, bool, bool, bool>, std::shared_ptr<Device>> devices_;
-};
-
 }    // namespace hearth::vulkan

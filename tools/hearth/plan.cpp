@@ -17,13 +17,13 @@ struct PlanOptions {
 
 constexpr double mib = 1 << 20;
 
-std::string speed(const PlanReport& r)
+std::string speed(const Decision& r)
 {
     return r.expected_us ? fmt::format("{:.2f} tokens/s", 1e6 / *r.expected_us)
                          : "speed unknown: run `hearth tune` first";
 }
 
-std::string table(const Planner& planner, const PlanReport& r)
+std::string table(const Planner& planner, const Decision& r)
 {
     const Needs& needs = planner.needs();
     std::string out = fmt::format("budget {:.1f} MiB, used {:.1f} MiB: attention of {} of {} layers{}; {}\n\n",
@@ -45,7 +45,7 @@ std::string table(const Planner& planner, const PlanReport& r)
     return out;
 }
 
-nlohmann::json json_of(const Planner& planner, const PlanReport& r)
+nlohmann::json json_of(const Planner& planner, const Decision& r)
 {
     nlohmann::json layers = nlohmann::json::array();
     for (uint32_t l = 0; l < planner.needs().layers.size(); ++l) {
@@ -73,19 +73,19 @@ void plan(const PlanOptions& o)
     confinement().calls();
     for (const std::string& note : planner.notes()) say("note: {}", note);
     say("{}: {}", planner.config().name, planner.device());
-    std::vector<PlanReport> reports;
+    std::vector<Decision> reports;
     const double position = o.position.value_or(128);
     for (const auto& budget : o.budgets.empty() ? std::vector<std::optional<uint64_t>>(1) : o.budgets)
         reports.push_back(planner.plan(budget, position));
     if (o.json) {
         nlohmann::json all = nlohmann::json::array();
-        for (const PlanReport& r : reports) all.push_back(json_of(planner, r));
+        for (const Decision& r : reports) all.push_back(json_of(planner, r));
         return print(dump({{"model", planner.config().name}, {"device", planner.device()}, {"plans", all}}));
     }
     if (reports.size() == 1) return print(table(planner, reports[0]));
     std::string out =
         "| budget MiB | used MiB | attention | groups | of what fires | expected |\n|---:|---:|---:|---:|---:|---:|\n";
-    for (const PlanReport& r : reports) {
+    for (const Decision& r : reports) {
         uint64_t groups = 0, all = 0;
         double served = 0;
         for (size_t l = 0; l < planner.needs().layers.size(); ++l) {

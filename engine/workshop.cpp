@@ -1,0 +1,71 @@
+#include "engine/workshop.h"
+
+#include "engine/system/limits.h"
+#include "engine/vulkan/device.h"
+#include "host/arena.h"
+
+#include <map>
+#include <tuple>
+
+namespace hearth {
+
+struct Workshop::State {
+    WorkshopOptions options;
+    std::optional<host::Team> team;
+    std::shared_ptr<vulkan::Instance> instance;
+    std::map<std::tuple<VkPhysicalDevice, bool, bool, bool>, std::shared_ptr<vulkan::Device>> devices;
+    std::map<VkPhysicalDevice, std::shared_ptr<uint64_t>> promised;    // by the chip, whatever features it is used with
+};
+
+Workshop::Workshop(WorkshopOptions options) : state_(std::make_unique<State>(std::move(options))) {}
+Workshop::~Workshop() = default;
+
+host::Team& Workshop::team()
+{
+    if (!state_->team) state_->team.emplace(threads_for(state_->options.threads));
+    return *state_->team;
+}
+
+std::shared_ptr<vulkan::Instance> Workshop::instance(std::string& why_not)
+{
+    if (!state_->instance)
+        state_->instance = vulkan::Instance::open({.validation = state_->options.validation}, why_not);
+    return state_->instance;
+}
+
+std::shared_ptr<vulkan::Device> Workshop::device(const vulkan::DeviceInfo& info, vulkan::Features features)
+{
+    HEARTH_CHECK(state_->instance);
+    auto& device = state_->devices[{info.handle, features.fp16, features.int_dot, features.matrices}];
+    if (!device) device = vulkan::Device::open(state_->instance, info, features);
+    return device;
+}
+
+std::optional<Machine> Workshop::figures(const vulkan::Device* device)
+{
+    if (!state_->options.machine) return {};
+    std::optional<Machine> machine =
+        state_->options.machine(device ? device->info().name : "", device ? device->info().driver : "", team().size());
+    if (machine && device && !machine->has_device()) machine.reset();    // they say nothing of it
+    return machine;
+}
+
+uint64_t Workshop::promised(const vulkan::Device& device) const
+{
+    const auto found = state_->promised.find(device.info().handle);
+    return found == state_->promised.end() ? 0 : *found->second;
+}
+
+Promise Workshop::promise(const vulkan::Device& device, uint64_t bytes)
+{
+    auto& sum = state_->promised[device.info().handle];
+    if (!sum) sum = std::make_shared<uint64_t>(0);
+    return Promise(sum, bytes);
+}
+
+std::vector<std::string> Workshop::take_validation_messages()
+{
+    return state_->instance ? state_->instance->take_messages() : std::vector<std::string>();
+}
+
+}    // namespace hearth
