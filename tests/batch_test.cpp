@@ -299,7 +299,8 @@ TEST_SUITE("device")
         m.predictor = {32, 32};
         const auto relu = write_random_model(folder / "relu.gguf", m);
         const int many = thorough ? 20 : 2;
-        const double tolerance = 1e-5;
+        // Kernels of few rows may add in another order, and then a key may round to another half.
+        const double tolerance = 1e-4;
         // Each of them compiles kernels of its own, which takes a software device longer than running them.
         for (const auto& [resident, of_few] : {std::pair(1.0, Sparsity::dense),
                                                {0.67, Sparsity::exact},
