@@ -137,8 +137,10 @@ def replacing(path):
                     part = None
                     continue
                 file = os.fdopen(fd, "w+b")
-                # another writer saw it before it was locked, and removes it
+                # Another writer saw it before it was locked: it removes it, or has found it too young to be left over.
                 if not locked(fd) or os.fstat(fd).st_nlink == 0:
+                    with contextlib.suppress(FileNotFoundError):
+                        part.unlink()
                     file.close()
                     file = None
             if mode is not None and hasattr(os, "fchmod"):
