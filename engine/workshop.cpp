@@ -10,6 +10,8 @@
 namespace hearth {
 
 struct Workshop::State {
+    explicit State(WorkshopOptions o) : options(std::move(o)) {}
+
     WorkshopOptions options;
     std::optional<host::Team> team;
     std::shared_ptr<vulkan::Instance> instance;
