@@ -335,4 +335,17 @@ TEST_SUITE("device")
         if (thorough) check_schedules(experts, {device_name, 1}, many, tolerance);
         check_schedules(experts, {device_name, 0.5}, many, tolerance);
     }
+
+    TEST_CASE("a model whose vectors do not all begin on 16 bytes gives the same together as alone")
+    {
+        TemporaryFolder folder;
+        RandomModel odd = tiny;
+        odd.dim = 34, odd.heads = 1;
+        check_schedules(write_random_model(folder / "odd.gguf", odd), {device_name, 0.67}, 2, 1e-5);
+        odd.dim = 32, odd.head_dim = 34;
+        check_schedules(write_random_model(folder / "heads.gguf", odd), {device_name, 1}, 2, 1e-5);
+        odd.head_dim = 0, odd.predictor = {30, 30};
+        check_schedules(write_random_model(folder / "predictor.gguf", odd), {device_name, 0.34, Sparsity::predict}, 2,
+                        1e-5);
+    }
 }

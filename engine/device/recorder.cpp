@@ -158,6 +158,7 @@ class GpuSession::Recorder {
     void linear(Commands& commands, const GpuMatrix& w, const Slice& x, const Slice& y, LinearKind kind = {})
     {
         if (!few_) return product(commands, w, x, y, {{.halves = kind.halves, .planes = kind.planes}, kind.of_head});
+        HEARTH_CHECK(capacity_ == 1 || w.cols % 4 == 0);    // see rows_dot
         RowVariant variant = kernels_.variant(w);
         variant.int_dot = variant.int_dot && kind.planes;
         commands.dispatch(kernels_.matvec(w.type, variant, together_),

@@ -258,6 +258,16 @@ std::string too_small(const Decision& d, uint64_t asked, uint64_t least)
                        what, double(least) / mib);
 }
 
+/// Whether all rows of all vectors that matrices meet begin on 16 bytes, as the device's kernels of several rows read
+/// them.
+bool rows_begin_aligned(const Weights& weights)
+{
+    const Config& c = weights.config;
+    const auto aligned = [](uint32_t floats) { return floats % 4 == 0; };
+    return aligned(c.dim) && aligned(c.heads * c.head_dim) &&
+           std::ranges::all_of(weights.layers, [&](const LayerWeights& l) { return aligned(l.fc1.rows); });
+}
+
 std::vector<std::string> of_no_effect(const DecisionOptions& o)
 {
     std::vector<std::string> notes;
@@ -327,6 +337,7 @@ Decision decide(const DecisionOptions& o, const ModelFacts& model, const Machine
     if (machine.device) {
         d.budget = chosen_budget(o, *machine.device);
         place_groups(d, o, model, machine);
+        if (!d.plan.layers.empty() && !rows_begin_aligned(model.weights)) d.shape.few = 1;
     }
     if (machine.figures) d.expected_us = expected_us(d.costs, d.plan);
     d.served = served_shares(d.plan, model.computation.use);
