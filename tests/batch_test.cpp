@@ -348,4 +348,33 @@ TEST_SUITE("device")
         check_schedules(write_random_model(folder / "predictor.gguf", odd), {device_name, 0.34, Sparsity::predict}, 2,
                         1e-5);
     }
+
+    TEST_CASE("many forks of a long text go on together")
+    {
+        TemporaryFolder folder;
+        RandomModel longer = tiny;
+        longer.context = 1100;
+        const auto model = write_random_model(folder / "model.gguf", longer);
+        for (const std::string& device : {std::string("cpu"), device_name}) {
+            Path path = {device};
+            path.sequences = 4;
+            Engine engine(options_for(model, path));
+            Session first = engine.session();
+            const std::vector<Token> text(1024, 9);    // whole pages, which all of them share
+            first.feed(text);
+            std::vector<Session> forks;
+            for (uint32_t i = 0; i < engine.few(); ++i) forks.push_back(first.fork());
+            std::vector<Token> tokens(forks.size(), 5);
+            std::vector<std::vector<float>> got;
+            std::vector<Turn> turns;
+            for (size_t i = 0; i < forks.size(); ++i)
+                turns.push_back({.session = &forks[i],
+                                 .tokens = std::span(&tokens[i], 1),
+                                 .take = [&](size_t, std::span<const float> l) { got.push_back(copied(l)); }});
+            engine.together(turns);
+            REQUIRE(got.size() == forks.size());
+            for (const std::vector<float>& logits : got) CHECK(logits == got[0]);
+            check_silence(engine);
+        }
+    }
 }

@@ -147,7 +147,9 @@ class GpuSession {
     const vulkan::Commands& head_commands();
     StepRoom step_room() const
     {
-        return {shape_.batch, std::min(shape_.batch, shape_.sequences) * shape_.pages_of_one()};
+        // Forks share pages, and each has a table of them: there may be more of these than sequences of full length.
+        const uint32_t tables = std::min(shape_.batch, std::max(shape_.few, shape_.sequences));
+        return {shape_.batch, tables * shape_.pages_of_one()};
     }
     void write_rotations(std::span<const host::Row> rows);
     uint64_t downloaded() const;
