@@ -17,7 +17,7 @@ GpuMatrix GpuMatrix::part(uint32_t first, uint32_t count) const
     out.rows = count;
     const uint64_t offset = RowLayout::bytes(first);
     out.row_bytes = rows ? row_bytes * count / rows : 0;
-    out.memory = {memory.buffer, memory.offset + offset, out.bytes(), memory.address + offset, nullptr};
+    out.memory = memory.part(offset, out.bytes());
     return out;
 }
 

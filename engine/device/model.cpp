@@ -382,11 +382,7 @@ GpuFfn GpuModel::cold_block(uint32_t l, uint32_t first, uint32_t count, const Sl
     const host::FfnWeights& w = weights_.layers[l].ffn;
     uint64_t at = 0;
     const auto take = [&](uint64_t bytes) {
-        Slice part = memory;
-        part.offset += at;
-        part.address += at;
-        part.bytes = bytes;
-        if (part.mapped) part.mapped = static_cast<std::byte*>(part.mapped) + at;
+        const Slice part = memory.part(at, bytes);
         at += aligned(bytes);
         return part;
     };

@@ -40,7 +40,7 @@ class GpuSession::Recorder {
         uint64_t at = 0;    // in qkv_
         for (const auto& [part, width] : {std::pair(&q_, c_.heads), {&k_, c_.kv_heads}, {&v_, c_.kv_heads}}) {
             const uint64_t bytes = uint64_t(capacity_) * width * c_.head_dim * sizeof(float);
-            *part = {s_.qkv_.buffer, s_.qkv_.offset + at, bytes, s_.qkv_.address + at, nullptr};
+            *part = s_.qkv_.part(at, bytes);
             at += bytes;
         }
     }
@@ -415,13 +415,7 @@ class GpuSession::Recorder {
     }
 
     /// Room for partial sums, behind those that are pending.
-    Slice next_parts() const
-    {
-        Slice parts = s_.parts_;
-        parts.offset += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
-        parts.address += uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float);
-        return parts;
-    }
+    Slice next_parts() const { return s_.parts_.from(uint64_t(pending_.parts) * capacity_ * c_.dim * sizeof(float)); }
 
     /// The cold groups' share, through the ring; `hot`: added to that of the resident ones.
     std::vector<Streamed> stream(uint32_t l, bool hot)

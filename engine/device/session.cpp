@@ -70,12 +70,20 @@ struct ScratchSizes {
     }
 };
 
-/// Keys, or values, of so many positions of one layer as gpu::Rope has them.
-uint64_t cache_bytes(const Config& c, uint64_t positions, WeightType type)
+/// Bytes of keys, or values, of so many positions of one layer as gpu::Rope has them.
+struct CacheBytes {
+    uint64_t numbers, scales;    // the scales of a quantised cache lie behind the numbers of all pages
+};
+CacheBytes cache_parts(const Config& c, uint64_t positions, WeightType type)
 {
     const uint64_t rows = c.kv_heads * positions;
-    return rows * (is_quantised(type) ? c.head_dim + ceil_div(c.head_dim, 64) * sizeof(uint32_t)
-                                      : c.head_dim * sizeof(uint16_t));
+    if (!is_quantised(type)) return {rows * c.head_dim * sizeof(uint16_t), 0};
+    return {rows * c.head_dim, rows * ceil_div(c.head_dim, 64) * sizeof(uint32_t)};
+}
+uint64_t cache_bytes(const Config& c, uint64_t positions, WeightType type)
+{
+    const CacheBytes bytes = cache_parts(c, positions, type);
+    return bytes.numbers + bytes.scales;
 }
 
 }    // namespace
@@ -300,24 +308,17 @@ void GpuSession::copy_page(uint32_t from, uint32_t to)
     queue_.release_all();
     queue_.wait(last_work_);
     Commands commands(model_.device(), false);
-    const Config& c = model_.config();
-    const auto part = [](const Slice& whole, uint64_t first, uint64_t bytes) {
-        Slice part = whole;
-        part.offset += first;
-        part.bytes = bytes;
-        return part;
+    const auto copy = [&](const Slice& cache, uint64_t first, uint64_t page_bytes) {
+        if (page_bytes > 0)
+            commands.copy(cache.part(first + from * page_bytes, page_bytes),
+                          cache.part(first + to * page_bytes, page_bytes), page_bytes);
     };
     for (size_t l = 0; l < keys_.size(); ++l) {
         commands.stage("copy_page", uint32_t(l), 0);
         for (const auto& [cache, type] : {std::pair(&keys_[l], shape_.kv.k), {&values_[l], shape_.kv.v}}) {
-            // Of a quantised cache the scales are a part of their own, behind those of all pages.
-            const uint64_t rows = uint64_t(c.kv_heads) * host::page_positions, quantised = is_quantised(type),
-                           numbers = rows * (quantised ? c.head_dim : c.head_dim * sizeof(uint16_t)),
-                           scales = quantised ? rows * ceil_div(c.head_dim, 64) * sizeof(uint32_t) : 0;
-            commands.copy(part(*cache, from * numbers, numbers), part(*cache, to * numbers, numbers), numbers);
-            if (scales > 0)
-                commands.copy(part(*cache, shape_.pages() * numbers + from * scales, scales),
-                              part(*cache, shape_.pages() * numbers + to * scales, scales), scales);
+            const CacheBytes page = cache_parts(model_.config(), host::page_positions, type);
+            copy(*cache, 0, page.numbers);
+            copy(*cache, shape_.pages() * page.numbers, page.scales);
         }
     }
     commands.end();
@@ -425,18 +426,12 @@ bool GpuSession::replace(uint32_t l, uint32_t slot, uint32_t group)
     for (const GpuMatrix* m : {&layer.gate, &layer.up, &layer.down_t, &layer.bias}) {
         const uint64_t bytes = m->RowLayout::bytes(group_neurons);
         if (bytes == 0) continue;
-        Slice to = m->memory;
-        to.offset += slot * bytes;
-        to.bytes -= slot * bytes;
-        staging.commands->copy(from, to, bytes);
-        from.offset += bytes;
-        from.bytes -= bytes;
+        staging.commands->copy(from, m->memory.from(slot * bytes), bytes);
+        from = from.from(bytes);
     }
     if (model_.config().experts) {
-        Slice to = layer.group_experts;
-        to.offset += slot * sizeof(uint32_t);
-        to.bytes = from.bytes = sizeof(uint32_t);
-        staging.commands->copy(from, to, to.bytes);
+        constexpr uint64_t bytes = sizeof(uint32_t);
+        staging.commands->copy(from.part(0, bytes), layer.group_experts.part(slot * bytes, bytes), bytes);
     }
     staging.commands->end();
     const vulkan::Queue::Work work[] = {{&*staging.commands}};

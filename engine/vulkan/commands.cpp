@@ -252,10 +252,7 @@ void Uploader::send(Half& half, const Slice& to, uint64_t offset, uint64_t bytes
 {
     Commands& commands = half.commands.emplace(device_, false);
     commands.stage("upload", 0, bytes);
-    Slice part = to;
-    part.offset += offset;
-    part.bytes -= offset;
-    commands.copy(half.staging, part, bytes);
+    commands.copy(half.staging, to.from(offset), bytes);
     commands.end();
     const Queue::Work work[] = {{&commands}};
     half.work = queue_.submit(work);

@@ -143,6 +143,15 @@ struct Slice {
     VkBuffer buffer = VK_NULL_HANDLE;
     uint64_t offset = 0, bytes = 0, address = 0;
     void* mapped = nullptr;
+
+    /// So many bytes of it, from the first-th on.
+    Slice part(uint64_t first, uint64_t count) const
+    {
+        return {buffer, offset + first, count, address + first,
+                mapped ? static_cast<std::byte*>(mapped) + first : nullptr};
+    }
+    /// All from there on.
+    Slice from(uint64_t first) const { return part(first, bytes - first); }
 };
 
 inline constexpr uint64_t slice_alignment = 256;
