@@ -10,6 +10,8 @@ namespace hearth {
 
 namespace {
 
+static_assert(gpu::page_positions == host::page_positions);
+
 /// Where its lists begin, in bytes.
 struct Layout {
     uint64_t rows, tiles, pages, wanted, end;

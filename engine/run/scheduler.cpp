@@ -48,7 +48,8 @@ void Scheduler::device_layers(const Batch& batch, FeedStats& stats)
     // A cap makes equals of logits that differ little.
     const bool best = head && batch.take_best && config_.logit_cap == 0;
     uint32_t next = 0;    // of the wanted rows
-    uint32_t some = head ? std::min(wanted, head_rows) : 0;
+    const uint32_t most = device_->most_wanted(best);
+    uint32_t some = head ? std::min(wanted, most) : 0;
 
     device_->begin(batch.work, batch.rows, batch.wanted);
     device_->want({next, some, best});
@@ -86,7 +87,7 @@ void Scheduler::device_layers(const Batch& batch, FeedStats& stats)
             else batch.take_best(row, device_->best(i));
         }
         next += some;
-        some = std::min(wanted - next, head_rows);
+        some = std::min(wanted - next, most);
         if (some == 0) break;
         device_->want({next, some, best});
         device_->submit_head();
