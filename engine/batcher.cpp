@@ -21,9 +21,7 @@ Batcher::~Batcher() = default;
 Batcher::Id Batcher::add(Request request)
 {
     HEARTH_CHECK(!request.prompt.empty() && request.on_token);
-    if (request.prompt.size() > engine_.context())
-        throw Error("the text needs {} positions and the context has {}: use -c {} or more", request.prompt.size(),
-                    engine_.context(), request.prompt.size());
+    engine_.check_room(request.prompt.size());
     auto text = std::make_unique<Text>(Text{.id = next_, .request = std::move(request), .sampler = Sampler({})});
     text->sampler = Sampler(text->request.sampling);
     for (const Token t : text->request.prompt) text->sampler.accept(t);
@@ -98,9 +96,11 @@ void Batcher::take(Text& text, Token token)
     text.last = token;
     ++text.written;
     if (text.end) return;    // cancelled meanwhile
-    if (!text.request.on_token(token)) text.end = text.end.value_or(End::enough);
-    else if (text.written >= text.request.count) text.end = text.end.value_or(End::count);
-    else if (text.session->position() >= engine_.context()) text.end = text.end.value_or(End::full);
+    const bool goes_on = text.request.on_token(token);
+    if (text.end) return;    // cancelled by it
+    if (!goes_on) text.end = End::enough;
+    else if (text.written >= text.request.count) text.end = End::count;
+    else if (text.session->position() >= engine_.context()) text.end = End::full;
 }
 
 void Batcher::remove_ended()

@@ -183,6 +183,16 @@ struct LoadedModel : FoundModel {
         next_check_us = now + every_us;
     }
 
+    /// Throws Error where the context has fewer positions.
+    void check_room(size_t positions) const
+    {
+        const uint32_t most = weights.config.most_positions();
+        if (positions <= shape.context) return;
+        throw Error("the text needs {} positions and the context has {}: {}", positions, shape.context,
+                    positions <= most ? fmt::format("use -c {} or more", positions)
+                                      : fmt::format("shorten it to {}, all that this model can be run with", most));
+    }
+
     /// What runs its batches, made for the first session and shared by all that watch the same.
     std::shared_ptr<Runner> runner_for(const Watching& watching);
 
@@ -411,43 +421,27 @@ uint32_t Session::position() const { return sequence_->position(); }
 void Session::rewind(uint32_t position) { sequence_->rewind(position); }
 void Session::watch(ActivitySink sink) { runner_->host.watch = std::move(sink); }
 
-void Session::check_room(size_t tokens) const
-{
-    const uint32_t context = model_->shape.context, most = model_->weights.config.most_positions();
-    if (position() + tokens <= context) return;
-    throw Error("the text needs {} positions and the context has {}: {}", position() + tokens, context,
-                position() + tokens <= most
-                    ? fmt::format("use -c {} or more", position() + tokens)
-                    : fmt::format("shorten it to {}, all that this model can be run with", most));
-}
-
 bool Session::each_batch(std::span<const Token> tokens, const std::function<bool()>& stop,
                          const std::function<void(size_t, Batch&)>& want)
 {
-    check_room(tokens.size());
+    model_->check_room(position() + tokens.size());
     for (size_t first = 0; first < tokens.size(); first += model_->shape.batch) {
         if (stop && stop()) return false;
         model_->check_file();
         const auto some = tokens.subspan(first, std::min<size_t>(model_->shape.batch, tokens.size() - first));
         sequence_->make_room(uint32_t(some.size()), runner_->copier());
-        Batch batch = {.work = host::work_of_text(some.size()),
-                       .rows = {},
-                       .tokens = {some.begin(), some.end()},
-                       .embeddings = {},
-                       .wanted = {}};
-        for (uint32_t i = 0; i < some.size(); ++i) batch.rows.push_back(sequence_->row(i));
+        Batch batch = {.work = host::work_of_text(some.size())};
+        sequence_->add_rows(some, batch);
         want(first, batch);
-        const FeedStats stats = runner_->feed(batch, [&] {
-            std::vector<Token> fed = sequence_->fed();
-            fed.insert(fed.end(), some.begin(), some.end());
-            return std::vector<std::vector<Token>>{fed};
-        });
+        const FeedStats stats =
+            runner_->feed(batch, [&] { return std::vector<std::vector<Token>>{sequence_->with(some)}; });
         sequence_->went(some);
         if (on_stats) on_stats(stats);
     }
     return true;
 }
 
+void Engine::check_room(size_t positions) const { model_->check_room(positions); }
 uint32_t Engine::few() const { return model_->shape.few; }
 uint32_t Engine::sequences() const { return model_->shape.sequences; }
 
@@ -458,23 +452,26 @@ FeedStats Engine::together(std::span<const Turn> turns)
     std::vector<const Turn*> turn_of;    // of each row
     std::vector<size_t> place_of;        // in its turn
     bool best = true;
+    HEARTH_CHECK(!turns.empty());
+    Runner& runner = *turns[0].session->runner_;
     for (const Turn& turn : turns) {
         HEARTH_CHECK(turn.session->model_ == model_ && !turn.tokens.empty() && turn.wanted <= turn.tokens.size());
-        turn.session->check_room(turn.tokens.size());
+        HEARTH_CHECK(turn.session->runner_.get() == &runner);    // else its pages are another pool's
+        HEARTH_CHECK(std::ranges::count(turns, turn.session, &Turn::session) == 1);
+        model_->check_room(turn.session->position() + turn.tokens.size());
         best = best && turn.take_best;
     }
     for (const Turn& turn : turns) {
         Session& session = *turn.session;
-        session.sequence_->make_room(uint32_t(turn.tokens.size()), session.runner_->copier());
+        session.sequence_->make_room(uint32_t(turn.tokens.size()), runner.copier());
+        session.sequence_->add_rows(turn.tokens, batch);
         for (size_t i = 0; i < turn.tokens.size(); ++i) {
-            if (i + turn.wanted >= turn.tokens.size()) batch.wanted.push_back(batch.size());
-            batch.rows.push_back(session.sequence_->row(uint32_t(i)));
-            batch.tokens.push_back(turn.tokens[i]);
+            if (i + turn.wanted >= turn.tokens.size()) batch.wanted.push_back(uint32_t(turn_of.size()));
             turn_of.push_back(&turn);
             place_of.push_back(i);
         }
     }
-    HEARTH_CHECK(batch.size() > 0 && batch.size() <= few());
+    HEARTH_CHECK(batch.size() <= few());
     if (best) batch.take_best = [&](uint32_t row, Token token) { turn_of[row]->take_best(place_of[row], token); };
     else
         batch.take = [&](uint32_t row, std::span<const float> logits) {
@@ -482,12 +479,9 @@ FeedStats Engine::together(std::span<const Turn> turns)
             if (turn.take_best) turn.take_best(place_of[row], most_probable(logits));
             else turn.take(place_of[row], logits);
         };
-    FeedStats stats = turns[0].session->runner_->feed(batch, [&] {
+    FeedStats stats = runner.feed(batch, [&] {
         std::vector<std::vector<Token>> texts;
-        for (const Turn& turn : turns) {
-            texts.push_back(turn.session->sequence_->fed());
-            texts.back().insert(texts.back().end(), turn.tokens.begin(), turn.tokens.end());
-        }
+        for (const Turn& turn : turns) texts.push_back(turn.session->sequence_->with(turn.tokens));
         return texts;
     });
     for (const Turn& turn : turns) turn.session->sequence_->went(turn.tokens);

@@ -100,7 +100,6 @@ class Session {
     Session(std::shared_ptr<LoadedModel> model, const Watching& watching);
     Session(const Session& other, std::unique_ptr<Sequence> sequence);
     void watch(ActivitySink sink);
-    void check_room(size_t tokens) const;
     /// Runs tokens in batches; want(first, batch) says which logits of a batch are wanted. False if `stop` said so.
     bool each_batch(std::span<const Token> tokens, const std::function<bool()>& stop,
                     const std::function<void(size_t, Batch&)>& want);
@@ -174,6 +173,8 @@ class Engine {
     /// no session has moved, where they do not fit into a context or the KV cache.
     FeedStats together(std::span<const Turn> turns);
     uint32_t few() const;
+    /// Throws Error where a session's context has fewer positions.
+    void check_room(size_t positions) const;
     uint32_t sequences() const;
 
     /// A session whose every batch, layer by layer, is shown to `watch`: inputs and gates of the feed-forward blocks.

@@ -96,8 +96,8 @@ Error Diagnosis::of(std::span<const std::vector<Token>> texts) const
     team.hold([&] {
         const auto run = [&](Sequence& sequence, std::span<const Token> some) {
             sequence.make_room(uint32_t(some.size()), {});
-            Batch rows = {.work = host::work_of_text(some.size()), .tokens = {some.begin(), some.end()}};
-            for (uint32_t i = 0; i < some.size(); ++i) rows.rows.push_back(sequence.row(i));
+            Batch rows = {.work = host::work_of_text(some.size())};
+            sequence.add_rows(some, rows);
             cpu.embed(rows, x.data());
             if (!host::all_finite(std::span(x).first(some.size() * c.dim)))
                 found = "the embedding overflows where it is scaled";

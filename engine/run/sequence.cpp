@@ -74,6 +74,20 @@ void Sequence::make_room(uint32_t positions, const std::function<void(uint32_t, 
     while (pages_.size() < needed) pages_.push_back(pool_->take());
 }
 
+void Sequence::add_rows(std::span<const Token> tokens, Batch& batch) const
+{
+    batch.tokens.insert(batch.tokens.end(), tokens.begin(), tokens.end());
+    for (uint32_t at = position(); at < position() + tokens.size(); ++at)
+        batch.rows.push_back({at, at + 1, pages_.data()});
+}
+
+std::vector<Token> Sequence::with(std::span<const Token> tokens) const
+{
+    std::vector<Token> all = fed_;
+    all.insert(all.end(), tokens.begin(), tokens.end());
+    return all;
+}
+
 void Sequence::rewind(uint32_t position)
 {
     HEARTH_CHECK(position <= this->position());

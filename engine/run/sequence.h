@@ -1,8 +1,7 @@
 // Sequences and the pages of KV cache that they stand on.
 #pragma once
 
-#include "engine/text/tokenizer.h"
-#include "host/rows.h"
+#include "engine/run/batch.h"
 
 #include <cstdint>
 #include <functional>
@@ -48,11 +47,12 @@ class Sequence {
     /// Makes room for so many positions more. `copy(from, to)` copies a page in every layer. Throws Error where the
     /// pool has too few pages left; then nothing has changed.
     void make_room(uint32_t positions, const std::function<void(uint32_t, uint32_t)>& copy);
-    /// The row of the next token, `ahead` positions behind what was fed; there must be room. Valid until room is made
-    /// again.
-    host::Row row(uint32_t ahead) const { return {position() + ahead, position() + ahead + 1, pages_.data()}; }
+    /// Adds rows for the next tokens to a batch; there must be room. They are valid until room is made again.
+    void add_rows(std::span<const Token> tokens, Batch& batch) const;
     /// Those tokens went through the layers.
     void went(std::span<const Token> tokens) { fed_.insert(fed_.end(), tokens.begin(), tokens.end()); }
+    /// What will have been fed then.
+    std::vector<Token> with(std::span<const Token> tokens) const;
     /// What was fed from this position on is forgotten, and its pages are given back.
     void rewind(uint32_t position);
 
