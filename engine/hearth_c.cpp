@@ -70,18 +70,11 @@ class Use {
     hearth_model* model_;
 };
 
-std::vector<Token> tokens_of(const Tokenizer& tokenizer, const char* text)
-{
-    std::vector<Token> tokens = tokenizer.encode(text);
-    if (tokenizer.add_bos() || tokens.empty()) tokens.insert(tokens.begin(), tokenizer.bos());
-    return tokens;
-}
-
 int64_t generate(hearth_model& model, const char* prompt, const SamplerOptions& options, uint64_t count,
                  hearth_piece piece, void* user)
 {
     const Tokenizer& tokenizer = model.engine.tokenizer();
-    const std::vector<Token> tokens = tokens_of(tokenizer, prompt);
+    const std::vector<Token> tokens = tokenizer.encode_prompt(prompt);
     Sampler sampler(options);
     for (const Token t : tokens) sampler.accept(t);
     Decoder decoder(tokenizer, true);
@@ -131,7 +124,7 @@ int64_t hearth_tokenize(hearth_model* model, const char* text, int32_t* tokens, 
         const Use use(model, "hearth_tokenize");
         check_given(text, "hearth_tokenize", "text");
         if (room) check_given(tokens, "hearth_tokenize", "tokens");
-        const std::vector<Token> all = tokens_of(model->engine.tokenizer(), text);
+        const std::vector<Token> all = model->engine.tokenizer().encode_prompt(text);
         std::copy_n(all.begin(), std::min(room, all.size()), tokens);
         return int64_t(all.size());
     });

@@ -158,6 +158,31 @@ void check_schedules(const std::filesystem::path& model, Path path, int schedule
 
 const RandomModel tiny = {.layers = 2, .dim = 32, .heads = 2, .kv_heads = 1, .neurons = 96, .context = 320};
 
+/// With predictors, which on random weights are often wrong.
+RandomModel relu_model()
+{
+    RandomModel m = tiny;
+    m.predictor = {32, 32};
+    return m;
+}
+RandomModel silu_model()    // with down as most files have it
+{
+    RandomModel m = tiny;
+    m.dim = 64;
+    m.type = WeightType::q4_0;
+    m.activation = host::Activation::silu;
+    m.down_transposed = false;
+    return m;
+}
+RandomModel experts_model()
+{
+    RandomModel m = tiny;
+    m.experts = 4;
+    m.neurons = 64;
+    m.activation = host::Activation::silu;
+    return m;
+}
+
 }    // namespace
 
 TEST_SUITE("engine")
@@ -165,20 +190,9 @@ TEST_SUITE("engine")
     TEST_CASE("sequences that join, end, fork and go back get the bits on the CPU that they get alone")
     {
         TemporaryFolder folder;
-        RandomModel m = tiny;
-        m.predictor = {32, 32};
-        const auto relu = write_random_model(folder / "relu.gguf", m);
-        RandomModel quantised = tiny;
-        quantised.dim = 64;
-        quantised.type = WeightType::q4_0;
-        quantised.activation = host::Activation::silu;
-        quantised.down_transposed = false;
-        const auto silu = write_random_model(folder / "silu.gguf", quantised);
-        RandomModel mixed = tiny;
-        mixed.experts = 4;
-        mixed.neurons = 64;
-        mixed.activation = host::Activation::silu;
-        const auto experts = write_random_model(folder / "experts.gguf", mixed);
+        const auto relu = write_random_model(folder / "relu.gguf", relu_model());
+        const auto silu = write_random_model(folder / "silu.gguf", silu_model());
+        const auto experts = write_random_model(folder / "experts.gguf", experts_model());
         const int many = thorough ? 1000 : 40;
         for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact, Sparsity::predict})
             check_schedules(relu, {.sparsity = sparsity}, many, 0);
@@ -306,9 +320,7 @@ TEST_SUITE("device")
     TEST_CASE("sequences that join, end, fork and go back get the same on the device and on a split as alone")
     {
         TemporaryFolder folder;
-        RandomModel m = tiny;
-        m.predictor = {32, 32};
-        const auto relu = write_random_model(folder / "relu.gguf", m);
+        const auto relu = write_random_model(folder / "relu.gguf", relu_model());
         const int many = thorough ? 20 : 2;
         const double tolerance = 1e-5;
         // Each of them compiles kernels of its own, which takes a software device longer than running them.
@@ -319,19 +331,10 @@ TEST_SUITE("device")
             for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact, Sparsity::predict})
                 if (thorough || sparsity == of_few)
                     check_schedules(relu, {device_name, resident, sparsity}, many, tolerance);
-        RandomModel quantised = tiny;
-        quantised.dim = 64;
-        quantised.type = WeightType::q4_0;
-        quantised.activation = host::Activation::silu;
-        quantised.down_transposed = false;
-        const auto silu = write_random_model(folder / "silu.gguf", quantised);
+        const auto silu = write_random_model(folder / "silu.gguf", silu_model());
         check_schedules(silu, {device_name, 1, Sparsity::dense, {WeightType::q8_0, WeightType::q8_0}}, many, tolerance);
         if (thorough) check_schedules(silu, {.device = device_name, .layers = 1}, many, tolerance);
-        RandomModel mixed = tiny;
-        mixed.experts = 4;
-        mixed.neurons = 64;
-        mixed.activation = host::Activation::silu;
-        const auto experts = write_random_model(folder / "experts.gguf", mixed);
+        const auto experts = write_random_model(folder / "experts.gguf", experts_model());
         if (thorough) check_schedules(experts, {device_name, 1}, many, tolerance);
         check_schedules(experts, {device_name, 0.5}, many, tolerance);
     }

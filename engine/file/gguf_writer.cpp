@@ -1,5 +1,7 @@
 #include "engine/file/gguf_writer.h"
 
+#include "engine/file/bytes.h"
+
 #include <system_error>
 #include <utility>
 
@@ -9,18 +11,6 @@ namespace {
 
 // Numbers of value types in the format.
 constexpr uint32_t type_u32 = 4, type_f32 = 6, type_text = 8, type_array = 9, type_u64 = 10, type_f64 = 12;
-
-template <class T>
-void append(std::string& to, const T& value)
-{
-    to.append(reinterpret_cast<const char*>(&value), sizeof value);
-}
-
-void append_text(std::string& to, std::string_view text)
-{
-    append(to, uint64_t(text.size()));
-    to += text;
-}
 
 std::string header(std::string_view magic, uint64_t tensors, uint64_t keys)
 {

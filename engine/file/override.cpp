@@ -1,5 +1,6 @@
 #include "engine/file/override.h"
 
+#include "engine/file/bytes.h"
 #include "engine/file/gguf.h"
 
 #include <algorithm>
@@ -29,18 +30,6 @@ constexpr struct {
     bool is_signed;
 } integers[] = {{0, 1, false}, {1, 1, true}, {2, 2, false},  {3, 2, true},
                 {4, 4, false}, {5, 4, true}, {10, 8, false}, {11, 8, true}};
-
-template <class T>
-void append(std::string& to, const T& value)
-{
-    to.append(reinterpret_cast<const char*>(&value), sizeof value);
-}
-
-void append_text(std::string& to, std::string_view text)
-{
-    append(to, uint64_t(text.size()));
-    to += text;
-}
 
 /// False where it does not fit.
 bool append_integer(std::string& to, int64_t value, int64_t type)

@@ -111,6 +111,13 @@ std::vector<Token> Tokenizer::encode(std::string_view text, bool special) const
     return ids;
 }
 
+std::vector<Token> Tokenizer::encode_prompt(std::string_view text) const
+{
+    std::vector<Token> ids = encode(text);
+    if (add_bos() || ids.empty()) ids.insert(ids.begin(), bos());
+    return ids;
+}
+
 void Tokenizer::encode_bytes(std::string_view text, std::vector<Token>& ids) const
 {
     segmenter_->encode_bytes(text, ids);

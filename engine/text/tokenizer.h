@@ -50,6 +50,9 @@ class Tokenizer {
     /// before the text, or does not (`hearth.tokenizer.prefix_first`).
     void encode_behind(Token mark, std::string_view text, std::vector<Token>& ids) const;
 
+    /// The ids of a text to go on from: behind BOS where the model wants one, or the text is empty.
+    std::vector<Token> encode_prompt(std::string_view text) const;
+
     /// Appends the ids of a text's single bytes: no added token is recognised in it.
     void encode_bytes(std::string_view text, std::vector<Token>& ids) const;
 

@@ -17,8 +17,7 @@ try {
     hearth::Sampler greedy({.temperature = 0});
 
     const hearth::Tokenizer& tokenizer = engine.tokenizer();
-    std::vector<hearth::Token> tokens = tokenizer.encode(argv[2]);
-    if (tokenizer.add_bos() || tokens.empty()) tokens.insert(tokens.begin(), tokenizer.bos());
+    std::vector<hearth::Token> tokens = tokenizer.encode_prompt(argv[2]);
     hearth::Decoder decoder(tokenizer, true);    // tokens become whole characters
     std::cout << argv[2];
     for (int written = 0; written < 64; ++written) {

@@ -31,8 +31,7 @@ void run(const RunOptions& o)
     if (engine.weights().file->keys().contains("tokenizer.chat_template"))
         say("note: this model has a chat template: `hearth chat` gives answers in its frame");
     const Tokenizer& tokenizer = engine.tokenizer();
-    std::vector<Token> tokens = tokenizer.encode(prompt);
-    if (tokenizer.add_bos() || tokens.empty()) tokens.insert(tokens.begin(), tokenizer.bos());
+    const std::vector<Token> tokens = tokenizer.encode_prompt(prompt);
 
     Session session = engine.session(stats_file || trace_file);
     StatsTotals prefill, decode;
