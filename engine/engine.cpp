@@ -44,17 +44,20 @@ Needs device_needs(const Weights& weights, const DecisionOptions& options)
     return GpuSession::needs(weights, session_shape(options, weights.config));
 }
 
-DeviceList list_devices()
+DeviceList list_devices(std::string_view wanted)
 {
-    DeviceList list;
+    DeviceList list = {.loader = vulkan::open_loader() != nullptr};
     const auto instance = vulkan::Instance::open({}, list.reason);
     if (!instance) return list;
     for (const vulkan::DeviceInfo& d : instance->devices())
         list.devices.push_back({.name = d.name,
                                 .driver = d.driver,
                                 .kind = std::string(vulkan::kind_name(d.kind)),
+                                .vendor = d.vendor,
+                                .number = d.number,
                                 .memory = d.memory,
                                 .free_memory = d.free_memory,
+                                .window = d.window,
                                 .subgroup_size = d.subgroup_size,
                                 .min_subgroup_size = d.min_subgroup_size,
                                 .max_subgroup_size = d.max_subgroup_size,
@@ -62,9 +65,14 @@ DeviceList list_devices()
                                 .int_dot = d.features.int_dot,
                                 .matrices = d.features.matrices,
                                 .unfit = d.unfit});
-    const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), "auto");
-    list.chosen = choice.index;
-    list.reason = choice.reason;
+    if (wanted == "cpu") return list;
+    try {
+        const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), wanted);
+        list.chosen = choice.index;
+        list.reason = choice.reason;
+    } catch (const Error& e) {
+        list.refused = e.what();
+    }
     return list;
 }
 

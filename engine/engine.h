@@ -37,7 +37,8 @@ struct EngineOptions : WorkshopOptions, DecisionOptions {
 /// A Vulkan device as `hearth devices` shows it.
 struct DeviceDescription {
     std::string name, driver, kind;
-    uint64_t memory, free_memory;
+    uint32_t vendor, number;                 // by which the PCI bus knows it
+    uint64_t memory, free_memory, window;    // all of it, what is free, what the host can write to
     uint32_t subgroup_size, min_subgroup_size, max_subgroup_size;
     bool fp16, int_dot, matrices;
     std::string unfit;    // why it cannot be used; empty where it can
@@ -45,11 +46,14 @@ struct DeviceDescription {
 
 struct DeviceList {
     std::vector<DeviceDescription> devices;
-    std::optional<size_t> chosen;    // by --device auto
+    bool loader = false;             // Vulkan's is there
+    std::optional<size_t> chosen;    // what is wanted
     std::string reason;              // why that one, or why none
+    std::string refused;             // a sentence: why what is wanted cannot be had; empty where it can
 };
 
-DeviceList list_devices();
+/// `wanted` as --device has it.
+DeviceList list_devices(std::string_view wanted = "auto");
 
 /// Device memory for all of a model, by pieces, with the context, batch, sequences and types of the cache of `options`.
 Needs device_needs(const Weights& weights, const DecisionOptions& options = {});

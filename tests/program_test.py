@@ -601,6 +601,22 @@ class Devices(DeviceCase):
         self.assertTrue(plain[-1].startswith("auto takes the CPU ("))
         self.assertIn("on the CPU (", self.good("run", MODEL, "-p", "Once", "-n", 1).talk)
 
+    def test_the_doctor_ends_with_1_where_something_stops_the_machine_and_says_what(self):
+        good = hearth("doctor", MODEL, "--json")
+        self.assertEqual(good.code, 0, good.talk)
+        facts = {f["name"]: f["value"] for f in good.json["facts"]}
+        self.assertIn("llvmpipe", facts["device"])
+        self.assertFalse(any(f["stops"] for f in good.json["findings"]))
+        chosen = hearth("doctor", *DEVICE, environment={"VK_INSTANCE_LAYERS": "VK_LAYER_none_of_that_name"})
+        self.assertEqual(chosen.code, 1)
+        self.assertRegex(chosen.out, "(?m)^stops: llvmpipe.* is chosen")
+        self.assertNotIn("stops", chosen.out.split("\n")[1])    # the worst first
+        self.assertRegex(chosen.out, "(?m)^slows: VK_INSTANCE_LAYERS=.*: unset VK_INSTANCE_LAYERS$")
+        self.assertRegex(chosen.talk, "1 of [0-9]+ findings above keeps this machine from running well")
+        missing = hearth("doctor", "nowhere.gguf")
+        self.assertEqual(missing.code, 1)
+        self.assertRegex(missing.out, "(?m)^stops: .*nowhere.gguf")
+
     def test_a_device_has_an_index_and_a_part_of_a_name_in_any_case(self):
         index = next(i for i, d in enumerate(self.good("devices", "--json").json["devices"]) if "llvmpipe" in d["name"])
         for name in (str(index), "LLVMpipe"):

@@ -95,6 +95,7 @@ using ProductRates = std::array<std::array<double, std::size(products)>, std::si
 
 struct Machine {
     std::string device, driver;    // empty: no device was measured
+    std::string system;            // "Linux 6.1.0"; empty: not known
     std::string kernels;           // of the host: "AVX-512"
     unsigned threads = 0;          // of the host
     bool software = false;         // the device computes on the host's cores

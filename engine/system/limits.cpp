@@ -44,20 +44,6 @@ std::vector<std::string> words(const std::string& line, char separator)
     return words;
 }
 
-/// As mountinfo writes it: \040 for a blank.
-std::string without_octals(const std::string& text)
-{
-    std::string out;
-    for (size_t i = 0; i < text.size(); ++i) {
-        unsigned code = 0;
-        const bool octal = text[i] == '\\' && i + 3 < text.size() &&
-                           std::from_chars(&text[i + 1], &text[i + 4], code, 8).ptr == &text[i + 4];
-        out += octal ? char(code) : text[i];
-        if (octal) i += 3;
-    }
-    return out;
-}
-
 /// Where the groups of a kind are to be seen.
 struct Hierarchy {
     bool v2 = false;
@@ -125,23 +111,6 @@ Groups groups_of(const std::string& controller, const fs::path& root)
     return groups;
 }
 
-/// Processors' worth of time; nothing where there is no quota.
-std::optional<double> cpu_quota(const fs::path& root)
-{
-    std::optional<double> least;
-    const auto take = [&](std::optional<double> quota, std::optional<double> period) {
-        if (quota && period && *quota > 0 && *period > 0) least = std::min(least.value_or(INFINITY), *quota / *period);
-    };
-    const Groups groups = groups_of("cpu", root);
-    for (const fs::path& group : groups.v2) {
-        const std::vector<std::string> both = words(first_line(group / "cpu.max"), ' ');
-        if (both.size() == 2) take(number(both[0]), number(both[1]));
-    }
-    for (const fs::path& group : groups.v1)
-        take(number(first_line(group / "cpu.cfs_quota_us")), number(first_line(group / "cpu.cfs_period_us")));
-    return least;
-}
-
 /// A line "name value" of a file.
 std::optional<double> named(const fs::path& path, const std::string& wanted)
 {
@@ -168,6 +137,22 @@ std::optional<double> group_memory(const fs::path& group, bool v2)
 }
 
 }    // namespace
+
+std::optional<double> cpu_quota(const fs::path& root)
+{
+    std::optional<double> least;
+    const auto take = [&](std::optional<double> quota, std::optional<double> period) {
+        if (quota && period && *quota > 0 && *period > 0) least = std::min(least.value_or(INFINITY), *quota / *period);
+    };
+    const Groups groups = groups_of("cpu", root);
+    for (const fs::path& group : groups.v2) {
+        const std::vector<std::string> both = words(first_line(group / "cpu.max"), ' ');
+        if (both.size() == 2) take(number(both[0]), number(both[1]));
+    }
+    for (const fs::path& group : groups.v1)
+        take(number(first_line(group / "cpu.cfs_quota_us")), number(first_line(group / "cpu.cfs_period_us")));
+    return least;
+}
 
 unsigned usable_cores(std::span<const int> allowed, const fs::path& root)
 {
@@ -219,6 +204,26 @@ std::optional<uint64_t> available_memory(const fs::path& root)
     take(groups.v2, true);
     take(groups.v1, false);
     return least ? std::optional(uint64_t(*least)) : std::nullopt;
+}
+
+std::string system_version(const fs::path& root)
+{
+    const std::string name = first_line(root / "proc/sys/kernel/ostype"),
+                      version = first_line(root / "proc/sys/kernel/osrelease");
+    return name.empty() || version.empty() ? name + version : name + " " + version;
+}
+
+std::string without_octals(const std::string& text)
+{
+    std::string out;
+    for (size_t i = 0; i < text.size(); ++i) {
+        unsigned code = 0;
+        const bool octal = text[i] == '\\' && i + 3 < text.size() &&
+                           std::from_chars(&text[i + 1], &text[i + 4], code, 8).ptr == &text[i + 4];
+        out += octal ? char(code) : text[i];
+        if (octal) i += 3;
+    }
+    return out;
 }
 
 }    // namespace hearth

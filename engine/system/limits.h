@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <optional>
 #include <span>
+#include <string>
 
 namespace hearth {
 
@@ -17,11 +18,20 @@ unsigned usable_cores(const std::filesystem::path& root = "/");
 /// The same where the process may run on `allowed`, by the numbers of the system.
 unsigned usable_cores(std::span<const int> allowed, const std::filesystem::path& root);
 
+/// Processors' worth of time that this process' control groups pay for; nothing where there is no quota.
+std::optional<double> cpu_quota(const std::filesystem::path& root = "/");
+
 /// What was asked for, or usable_cores where that is 0.
 unsigned threads_for(unsigned asked);
 
 /// Bytes of memory that this process can still have, by what the system says and by what its control groups leave it;
 /// nothing where neither says.
 std::optional<uint64_t> available_memory(const std::filesystem::path& root = "/");
+
+/// The system and its version, "Linux 6.1.0-18-amd64"; empty where it does not say.
+std::string system_version(const std::filesystem::path& root = "/");
+
+/// A path as mountinfo writes it, where \040 is a blank.
+std::string without_octals(const std::string& text);
 
 }    // namespace hearth

@@ -1,6 +1,7 @@
 #include "engine/tune/tune.h"
 
 #include "engine/device/step.h"
+#include "engine/system/limits.h"
 #include "engine/tune/measure.h"
 #include "engine/tune/products.h"
 #include "host/attention.h"
@@ -406,6 +407,7 @@ Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>&
                         const Warn& warn)
 {
     Machine m;
+    m.system = system_version();
     m.kernels = host::kernels().name;
     m.threads = team.size();
     const double host_share = device ? 0.3 : 1;

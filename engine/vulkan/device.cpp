@@ -284,6 +284,8 @@ bool Instance::look_at_devices(std::string& why_not)
         DeviceInfo d;
         d.handle = handle;
         d.name = properties.properties.deviceName;
+        d.vendor = properties.properties.vendorID;
+        d.number = properties.properties.deviceID;
         const uint32_t version = properties.properties.apiVersion;
         if (version < VK_API_VERSION_1_3) {
             d.unfit = fmt::format("speaks Vulkan {}.{} and 1.3 is needed", VK_API_VERSION_MAJOR(version),
@@ -315,6 +317,14 @@ bool Instance::look_at_devices(std::string& why_not)
             d.memory = heap.size;
             d.free_memory =
                 has_budget ? budget.heapBudget[i] - std::min(budget.heapUsage[i], budget.heapBudget[i]) : heap.size;
+        }
+
+        constexpr VkMemoryPropertyFlags reached =
+            VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT;
+        for (uint32_t i = 0; i < memory.memoryProperties.memoryTypeCount; ++i) {
+            const VkMemoryType& type = memory.memoryProperties.memoryTypes[i];
+            if ((type.propertyFlags & reached) == reached)
+                d.window = std::max(d.window, memory.memoryProperties.memoryHeaps[type.heapIndex].size);
         }
 
         VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrices = {

@@ -38,10 +38,12 @@ struct MatrixSize {
 struct DeviceInfo {
     VkPhysicalDevice handle = VK_NULL_HANDLE;
     std::string name;
-    std::string driver;    // name and version
+    std::string driver;                 // name and version
+    uint32_t vendor = 0, number = 0;    // by which the PCI bus knows it
     DeviceKind kind = DeviceKind::other;
     uint64_t memory = 0;                    // bytes of the largest device-local heap
     uint64_t free_memory = 0;               // of it, as the driver reports; `memory` where it does not
+    uint64_t window = 0;                    // bytes of its memory that the host can write to
     uint32_t subgroup_size = 0;             // of kernels that name no other: usual_subgroups
     uint32_t heavy_subgroup_size = 0;       // of those that need many registers
     uint32_t reported_subgroup_size = 0;    // what the driver gives to who asks for none

@@ -124,6 +124,7 @@ nlohmann::json to_json(const Machine& machine)
     Machine m = machine;
     nlohmann::json json = {{"device", m.device},
                            {"driver", m.driver},
+                           {"system", m.system},
                            {"kernels", m.kernels},
                            {"threads", m.threads},
                            {"software", m.software},
@@ -143,6 +144,7 @@ Machine read_machine(const std::filesystem::path& path)
         const nlohmann::json json = nlohmann::json::parse(file);
         Machine m = {.device = json.at("device"),
                      .driver = json.at("driver"),
+                     .system = json.value("system", ""),    // older files have none
                      .kernels = json.at("kernels"),
                      .threads = whole(json, "threads"),
                      .software = json.at("software"),

@@ -21,6 +21,7 @@ constexpr tools::Subcommand subcommands[] = {
     {"tokenize", "the tokens of a text", tools::add_tokenize},
     {"template", "the chat template of a model, or what it makes of a conversation", tools::add_template},
     {"devices", "the GPUs that can be used", tools::add_devices},
+    {"doctor", "what would stop this machine from running well, and what to do", tools::add_doctor},
     {"inspect", "what is in a model file", tools::add_inspect},
 };
 
