@@ -20,7 +20,7 @@ Batcher::~Batcher() = default;
 
 Batcher::Id Batcher::add(Request request)
 {
-    HEARTH_CHECK(!request.prompt.empty() && request.on_token);
+    HEARTH_CHECK(request.prompt.size() > (request.from ? request.from->position() : 0) && request.on_token);
     engine_.check_room(request.prompt.size());
     auto text = std::make_unique<Text>(Text{.id = next_, .request = std::move(request), .sampler = Sampler({})});
     text->sampler = Sampler(text->request.sampling);
@@ -40,7 +40,9 @@ bool Batcher::step()
 {
     remove_ended();
     while (!waiting_.empty() && running_.size() < engine_.sequences()) {
-        waiting_.front()->session.emplace(engine_.session());
+        Text& text = *waiting_.front();
+        text.session.emplace(text.request.from ? text.request.from->fork() : engine_.session());
+        text.prompted = text.session->position();
         running_.push_back(std::move(waiting_.front()));
         waiting_.pop_front();
     }

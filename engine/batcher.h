@@ -24,7 +24,9 @@ class Batcher {
         cancelled,
     };
     struct Request {
-        std::vector<Token> prompt;    // at least a token
+        std::vector<Token> prompt;        // at least a token
+        const Session* from = nullptr;    // has read the prompt's beginning, less than all of it, and is forked; it
+                                          // counts as one of the engine's sequences
         SamplerOptions sampling = {};
         uint64_t count = UINT64_MAX;             // of tokens, at the most
         std::function<bool(Token)> on_token;     // each token as it comes; false: that was enough
