@@ -226,4 +226,22 @@ std::string without_octals(const std::string& text)
     return out;
 }
 
+// ---- what was used --------------------------------------------------------------------------------------------------
+
+std::optional<uint64_t> peak_memory()
+{
+    std::ifstream file("/proc/self/status");
+    for (std::string line; std::getline(file, line);)
+        if (line.starts_with("VmHWM:"))
+            if (const auto kib = number(line.substr(std::min(line.find_first_of("0123456789"), line.size()))))
+                return uint64_t(*kib) * 1024;
+    return {};
+}
+
+bool forget_peak_memory()
+{
+    std::ofstream file("/proc/self/clear_refs");    // 5: proc(5)
+    return bool(file << "5" << std::flush);
+}
+
 }    // namespace hearth

@@ -34,4 +34,9 @@ std::string system_version(const std::filesystem::path& root = "/");
 /// A path as mountinfo writes it, where \040 is a blank.
 std::string without_octals(const std::string& text);
 
+/// The most memory that this process has had at once, files mapped into it included, in bytes; nothing where the system
+/// does not say. From `forget_peak_memory` on it is the most since then, where that can be had (false: it cannot).
+std::optional<uint64_t> peak_memory();
+bool forget_peak_memory();
+
 }    // namespace hearth
