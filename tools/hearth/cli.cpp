@@ -78,14 +78,29 @@ ProgressBar::~ProgressBar()
     if (visible_) std::fputs("\r\x1b[K", stderr);
 }
 
+namespace {
+
+/// "about 12 min left"; nothing while nobody can know.
+std::string time_left(double elapsed, double done, double to_do)
+{
+    if (elapsed < 2 || done <= 0) return "";
+    const double left = elapsed * to_do / done;
+    if (left < 90) return fmt::format(", about {:.0f} s left", left);
+    return left < 5400 ? fmt::format(", about {:.0f} min left", left / 60)
+                       : fmt::format(", about {:.1f} h left", left / 3600);
+}
+
+}    // namespace
+
 void ProgressBar::show(double share)
 {
     const double now = seconds();
+    if (first_share_ < 0) first_share_ = share;
     if (now - start_ < 2 || now - drawn_ < 0.1 || !on_terminal(stderr)) return;
     constexpr int width = 30;
     const int full = int(share * width);
-    const std::string line =
-        fmt::format("\r{} [{:#<{}}{:.<{}}] {:3.0f} %", what_, "", full, "", width - full, share * 100);
+    const std::string line = fmt::format("\r{} [{:#<{}}{:.<{}}] {:3.0f} %{}\x1b[K", what_, "", full, "", width - full,
+                                         share * 100, time_left(now - start_, share - first_share_, 1 - share));
     std::fputs(line.c_str(), stderr);
     drawn_ = now;
     visible_ = true;

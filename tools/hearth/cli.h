@@ -24,6 +24,7 @@ Command add_run(CLI::App& app);
 Command add_chat(CLI::App& app);
 Command add_perplexity(CLI::App& app);
 Command add_bench(CLI::App& app);
+Command add_eval(CLI::App& app);
 Command add_tokenize(CLI::App& app);
 Command add_template(CLI::App& app);
 Command add_devices(CLI::App& app);
@@ -54,6 +55,9 @@ std::shared_ptr<const Gguf> open_model(const ModelOptions& options);
 /// model.
 void add_device_options(CLI::App& app, EngineOptions& options);
 void add_engine_options(CLI::App& app, EngineOptions& options);
+
+/// The same without MODEL, for a subcommand that takes several.
+void add_engine_options_of_any(CLI::App& app, EngineOptions& options);
 
 /// -ctk and -ctv
 void add_kv_options(CLI::App& app, host::KvTypes& kv);
@@ -92,7 +96,8 @@ void prepare_streams();
 void catch_interrupt();
 bool interrupted();
 
-/// One line on stderr, redrawn, once something takes longer than two seconds; on a terminal only.
+/// One line on stderr, redrawn, once something takes longer than two seconds, with the time that the rest will take; on
+/// a terminal only.
 class ProgressBar {
   public:
     explicit ProgressBar(std::string what);
@@ -102,6 +107,7 @@ class ProgressBar {
   private:
     std::string what_;
     double start_, drawn_ = 0;
+    double first_share_ = -1;    // work that goes on begins with some done
     bool visible_ = false;
 };
 

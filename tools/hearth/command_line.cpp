@@ -508,6 +508,38 @@ CommandLine read_command_line(const std::vector<std::string>& all, const CLI::Ap
     return line;
 }
 
+std::vector<std::string> read_words(const std::vector<std::string>& typed, const CLI::App& app)
+{
+    Walk walk(app, app);
+    walk.go(typed);
+    std::vector<std::string> words = walk.options;
+    if (!walk.positionals.empty()) words.emplace_back("--");
+    words.insert(words.end(), walk.positionals.begin(), walk.positionals.end());
+    return words;
+}
+
+std::vector<std::string> split_words(std::string_view line)
+{
+    std::vector<std::string> words;
+    bool in_word = false;
+    char quote = 0;
+    for (size_t i = 0; i < line.size(); ++i) {
+        const char c = line[i];
+        if (!quote && (c == ' ' || c == '\t' || c == '\n')) {
+            in_word = false;
+            continue;
+        }
+        if (!in_word) words.emplace_back();
+        in_word = true;
+        if (quote && c == quote) quote = 0;
+        else if (!quote && (c == '\'' || c == '"')) quote = c;
+        else if (quote != '\'' && c == '\\' && i + 1 < line.size()) words.back() += line[++i];
+        else words.back() += c;
+    }
+    if (quote) throw WrongUse(fmt::format("{} is not closed in: {}", quote, printable(line)));
+    return words;
+}
+
 // ---- help -----------------------------------------------------------------------------------------------------------
 
 namespace {

@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace hearth::tools {
@@ -28,6 +29,14 @@ std::string environment_name(std::string_view option);
 /// Hearth decides itself become a note. Without a subcommand it is `run`; and `run` without a text, on a terminal, is
 /// `chat`. Throws WrongUse.
 CommandLine read_command_line(const std::vector<std::string>& typed, const CLI::App& app);
+
+/// The same for the words of an option's value that is itself a command line, of `app`; the environment says nothing to
+/// it. Throws WrongUse.
+std::vector<std::string> read_words(const std::vector<std::string>& typed, const CLI::App& app);
+
+/// A line cut into words as a shell does: by blanks, but for what stands in ' or " or behind a backslash. Throws
+/// WrongUse.
+std::vector<std::string> split_words(std::string_view line);
 
 /// The help of the program or of a subcommand, by groups, in lines of at most 100 columns.
 std::string help_text(const CLI::App& app, const std::string& name);

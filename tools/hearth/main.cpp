@@ -14,6 +14,7 @@ constexpr tools::Subcommand subcommands[] = {
     {"chat", "a conversation in the frame that the model was trained for", tools::add_chat},
     {"perplexity", "how well a model predicts a text", tools::add_perplexity},
     {"bench", "speed of prefill and decode, and of every stage", tools::add_bench},
+    {"eval", "how many problems a model solves, how fast, and several models side by side", tools::add_eval},
     {"profile", "measure on a text which neurons fire, for better plans and predictors", tools::add_profile},
     {"plan", "who would get what, for one memory budget or several, and the speed to expect", tools::add_plan},
     {"tune", "measure this machine once, so that plans fit it", tools::add_tune},

@@ -366,6 +366,12 @@ void add_experiments(CLI::App& app, EngineOptions& o)
 void add_engine_options(CLI::App& app, EngineOptions& o)
 {
     add_model(app, o.model);
+    add_engine_options_of_any(app, o);
+}
+
+void add_engine_options_of_any(CLI::App& app, EngineOptions& o)
+{
+    group(app, "Model");
     app.add_option("-c,--ctx-size", o.context, "positions in the context (default: the model's, at most 4096)")
         ->type_name("N");
     add_override(app, o.overrides);
