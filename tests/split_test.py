@@ -292,11 +292,21 @@ class Plans(Case):
     def test_a_machine_without_a_gpu_is_measured_too(self):
         machine = self.folder / "machine.json"
         self.good("tune", *CPU, "-t", "1", "-o", machine)
-        plan = self.good("plan", MODEL, *CPU, "-t", "1", "--machine", machine, "--json").json["plans"][0]
-        self.assertGreater(plan["expected_us"], 0)
+        def expected(path):
+            plans = self.good("plan", MODEL, *CPU, "-t", "1", "--machine", path, "--json").json["plans"]
+            return plans[0]["expected_us"]
+
+        self.assertGreater(expected(machine), 0)
         measured = json.loads(machine.read_text())
+        # A file from before a format was added: it is as slow as the slowest.
+        rows = measured["host"]["rows"]
+        slowest = {kind: min(row[kind] for name, row in rows.items() if name != "F16") for kind in rows["F16"]}
+        for name, f16 in (("without", {}), ("slowest", {"F16": slowest})):
+            host = {**measured["host"], "rows": {k: v for k, v in rows.items() if k != "F16"} | f16}
+            self.write(f"{name}.json", json.dumps(measured | {"host": host}).encode())
+        self.assertEqual(expected(self.folder / "without.json"), expected(self.folder / "slowest.json"))
         for wrong in ({"threads": -1}, {"threads": 1e300}, {"threads": 2**32}, {"submit_us": -1}, {"upload": None},
-                      {"host": {**measured["host"], "read": -1}}):
+                      {"host": {**measured["host"], "read": -1}}, {"host": {**measured["host"], "rows": {}}}):
             with self.subTest(wrong=str(wrong)[:40]):
                 self.refused("plan", MODEL, *CPU,
                              "--machine", self.write("wrong.json", json.dumps(measured | wrong).encode()),

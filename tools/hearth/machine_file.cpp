@@ -2,7 +2,10 @@
 #include "engine/system/folders.h"
 #include "tools/hearth/cli.h"
 
+#include <algorithm>
+#include <cmath>
 #include <fstream>
+#include <vector>
 
 namespace hearth::tools {
 
@@ -57,10 +60,22 @@ uint32_t whole(const nlohmann::json& at, const char* name)
 SideRates side_from(const nlohmann::json& json)
 {
     SideRates r;
+    const nlohmann::json& measured = json.at("rows");
+    RowRates slowest = {INFINITY, INFINITY, INFINITY};
+    std::vector<RowRates*> younger;    // formats that were added after the file was made
     for (size_t i = 0; i < std::size(weight_formats); ++i) {
-        const nlohmann::json& row = json.at("rows").at(std::string(weight_formats[i].name));
-        r.rows[i] = {figure(row, "dot"), figure(row, "gate"), figure(row, "fired")};
+        const auto row = measured.find(weight_formats[i].name);
+        RowRates& rates = r.rows[i];
+        if (row == measured.end()) {
+            younger.push_back(&rates);
+            continue;
+        }
+        rates = {figure(*row, "dot"), figure(*row, "gate"), figure(*row, "fired")};
+        slowest = {std::min(slowest.dot, rates.dot), std::min(slowest.gate, rates.gate),
+                   std::min(slowest.fired, rates.fired)};
     }
+    if (younger.size() == std::size(weight_formats)) throw Error("it has no weight format");
+    for (RowRates* rates : younger) *rates = slowest;
     each_figure(r, [&](const char* name, double& x) { x = figure(json, name); });
     return r;
 }
