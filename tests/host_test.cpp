@@ -776,8 +776,8 @@ TEST_SUITE("host")
 
     TEST_CASE("axpy adds rows, many at once as one by one")
     {
-        Random random(4);
         on_every_row_kernel([&](const Kernels& cpu, const RowKernels& row, uint32_t n) {
+            Random random(4);    // of its own, so that another format changes no other's numbers
             const Sample w(row.type, 19, n, random);
             const std::vector<float> before = random.vector(n + 1), a = random.vector(19);
             const bool integers =
