@@ -22,6 +22,7 @@ enum class WeightType : uint32_t {
     q5_k = 13,
     q6_k = 14,
     iq4_nl = 20,
+    iq4_xs = 23,
     bf16 = 30,
     mxfp4 = 39,
     // our own: 256 more than the type of their values
@@ -139,6 +140,17 @@ struct BlockQ6_K {
 };
 static_assert(sizeof(BlockQ6_K) == 210);
 
+/// 256 weights: w_i = d * (s_p - 32) * BlockIQ4_NL::values[q_i] in part p.
+/// q_i is a nibble of the 16 bytes of q from 16 p on, as in Q4_0. Of the six bits of s_p the low four are a nibble of
+/// scale_low[p / 2], the low one for even p, and the upper two are bits 2 p of scale_high.
+struct BlockIQ4_XS {
+    uint16_t d;    // fp16
+    uint16_t scale_high;
+    uint8_t scale_low[4];
+    uint8_t q[128];
+};
+static_assert(sizeof(BlockIQ4_XS) == 136);
+
 /// Where the parts of a sparse row of n weights lie, in bytes; n is a multiple of 32. Such a row has the weights that
 /// are not zero, as values of another format. It begins with a bit for each weight, number i % 32 of word i / 32, which
 /// is set where a value is stored. Then comes for every 128 weights how many values are stored before theirs, and how
@@ -180,6 +192,7 @@ inline constexpr WeightFormat weight_formats[] = {
     {WeightType::q4_k, "Q4_K", 256, sizeof(BlockQ4_K)},
     {WeightType::q5_k, "Q5_K", 256, sizeof(BlockQ5_K)},
     {WeightType::q6_k, "Q6_K", 256, sizeof(BlockQ6_K)},
+    {WeightType::iq4_xs, "IQ4_XS", 256, sizeof(BlockIQ4_XS)},
 };
 
 inline constexpr WeightFormat sparse_formats[] = {

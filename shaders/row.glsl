@@ -18,6 +18,7 @@
 //   Q4_K     4    -      for 256 weights a quad: fp16 d and dmin, then 8 scales and minima of six bits as in the file
 //   Q5_K     4    1      the same
 //   Q6_K     4    2      int8 for 16 weights, all of the row; then fp16 d for 256 weights
+//   IQ4_XS   4    -      for 256 weights a pair: fp16 d, then 8 scales of six bits as in the file
 // Bits within a chunk, that of weight i in byte i % 4 of a word:
 //   4 to a weight    word k: weights 4k.. in the low nibbles, 16 + 4k.. in the high ones
 //   2 to a weight    word k: weights 16k + 4j.. in bits 2j of the bytes
@@ -30,7 +31,7 @@
 
 // The file format's type numbers (blocks.h).
 const uint F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12,
-           Q5_K = 13, Q6_K = 14, IQ4_NL = 20, BF16 = 30, MXFP4 = 39;
+           Q5_K = 13, Q6_K = 14, IQ4_NL = 20, IQ4_XS = 23, BF16 = 30, MXFP4 = 39;
 
 bool is_sparse(uint type) { return type >= 256; }
 uint values_of(uint type) { return type & 255; }
@@ -63,11 +64,11 @@ uint bias(uint type) { return type == Q3_K ? 4 : type == Q4_0 ? 8 : type == Q5_0
 bool has_minima(uint type) { return type == Q4_1 || type == Q5_1 || type == Q2_K || type == Q4_K || type == Q5_K; }
 
 // Formats whose integers are places in a table of 16 int8.
-bool has_table(uint type) { return type == IQ4_NL || type == MXFP4; }
+bool has_table(uint type) { return type == IQ4_NL || type == IQ4_XS || type == MXFP4; }
 uvec4 table(uint type)
 {
-    return type == IQ4_NL ? uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u)
-                          : uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
+    return type == MXFP4 ? uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu)
+                         : uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
 }
 
 struct Chunk {
@@ -162,6 +163,10 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
         const uint k = i / 16 & 15;    // even, so that both scales are in the same words
         const uint low = ((k & 4) == 0 ? s.x : s.y) >> 8 * (k & 3) + k / 8 * 4, high = s.z >> 8 * (k & 3) + k / 4 * 2;
         scale = unpackHalf2x16(s.w).x * (vec2(low & 15 | (high & 3) << 4, low >> 8 & 15 | (high >> 8 & 3) << 4) - 32.0);
+    } else if (type == IQ4_XS) {
+        const uvec2 s = Pairs(w).at[first / 2 + i / 256];
+        const uint part = i / 32 & 7;
+        scale = vec2(unpackHalf2x16(s.x).x * (float(s.y >> 4 * part & 15 | (s.x >> 16 + 2 * part & 3) << 4) - 32.0));
     } else if (type == Q4_1 || type == Q5_1) {
         const vec2 both = unpackHalf2x16(Words(w).at[first + i / 32]);
         scale = both.xx;

@@ -267,7 +267,7 @@ TEST_CASE("tensors of every format lie where the table of tensors says, at every
         w.alignment = alignment;
         for (const WeightFormat& format : weight_formats) w.tensor(format.name, format.type, 3, 256, x);
         w.tensor("vector", WeightType::f32, 0, 768, x);
-        w.tensor("IQ4_XS", 23, {256, 2}, std::string(288, 'k'));
+        w.tensor("Q4_2", 4, {256, 2}, std::string(288, 'k'));
         w.tensor("new", 99, {5}, "?");
         w.tensor("empty", 0, {0}, "");
         const std::string bytes = w.bytes();
@@ -282,8 +282,8 @@ TEST_CASE("tensors of every format lie where the table of tensors says, at every
             CHECK(std::string(reinterpret_cast<const char*>(t->data), t->bytes) == expected);
         }
         CHECK(file.find("vector")->shape == std::vector<uint64_t>{768});
-        CHECK(file.find("IQ4_XS")->type_name() == "IQ4_XS");
-        CHECK(file.find("IQ4_XS")->bytes == 0);
+        CHECK(file.find("Q4_2")->type_name() == "Q4_2");
+        CHECK(file.find("Q4_2")->bytes == 0);
         CHECK(file.find("new")->type_name() == "type 99");
     }
 }

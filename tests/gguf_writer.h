@@ -210,6 +210,28 @@ inline BlockQ6_K to_q6_k(const float* x)
     return block;
 }
 
+inline BlockIQ4_XS to_iq4_xs(const float* x)
+{
+    const auto& values = BlockIQ4_NL::values;
+    float largest[8] = {};
+    for (int i = 0; i < 256; i++) largest[i / 32] = std::max(largest[i / 32], std::fabs(x[i]));
+    BlockIQ4_XS block = {};
+    block.d = to_f16(*std::max_element(largest, largest + 8) / (31 * 113));
+    const float d = from_f16(block.d);
+    for (int i = 0; i < 256; i++) {
+        const int p = i / 32, s = d > 0 ? std::clamp(int(std::ceil(largest[p] / (113 * d))), 1, 31) : 0;
+        int q = 0;
+        const auto error = [&](int v) { return std::fabs(x[i] - d * float(s * values[v])); };
+        for (int v = 0; v < 16; v++)
+            if (error(v) < error(q)) q = v;
+        block.q[16 * p + i % 16] |= uint8_t(q << i % 32 / 16 * 4);
+        if (i % 32) continue;
+        block.scale_low[p / 2] |= uint8_t(((s + 32) & 15) << p % 2 * 4);
+        block.scale_high |= uint16_t((s + 32) >> 4 << 2 * p);
+    }
+    return block;
+}
+
 /// A matrix of floats (rows, cols) in a weight format; cols is a multiple of the format's block. `append` adds to what
 /// is there.
 inline void append_rows(std::string& bytes, WeightType type, const float* x, uint64_t rows, uint64_t cols)
@@ -265,6 +287,9 @@ inline void append_rows(std::string& bytes, WeightType type, const float* x, uin
         break;
     case WeightType::q6_k:
         for (uint64_t i = 0; i < n; i += 256) put(to_q6_k(x + i));
+        break;
+    case WeightType::iq4_xs:
+        for (uint64_t i = 0; i < n; i += 256) put(to_iq4_xs(x + i));
         break;
     case WeightType::f16_sparse:
     case WeightType::q8_0_sparse: throw std::logic_error("sparse rows differ in length");

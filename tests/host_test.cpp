@@ -121,6 +121,12 @@ double weight(WeightType type, const uint8_t* block, uint32_t i)
                   high = block[128 + 32 * half + r % 32] >> (r / 32 * 2) & 3;
         return half_at(208) * int8_t(block[192 + i / 16]) * (high * 16 + low - 32);
     }
+    case WeightType::iq4_xs: {
+        constexpr int values[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+        const uint32_t part = i / 32;
+        const int low = block[4 + part / 2] >> (part % 2 * 4) & 15, high = (block[2] | block[3] << 8) >> (part * 2) & 3;
+        return half_at(0) * (high * 16 + low - 32) * values[block[8 + part * 16 + i % 16] >> (i % 32 / 16 * 4) & 15];
+    }
     case WeightType::f16_sparse:
     case WeightType::q8_0_sparse: break;    // made of dense rows
     }

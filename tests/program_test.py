@@ -689,7 +689,7 @@ class BadFiles(Case):
                 (lambda f: f.rename_tensor(up, "blk.3.ffn_uq.weight"), [up]),
                 (lambda f: f.rename_tensor(up, "blk.2.ffn_up.weight"), ["blk.2.ffn_up.weight", "twice"]),
                 (lambda f: f.put_text("general.architecture", b"lxxma"), ["lxxma", "llama"]),
-                (retype(up, 23), [up, "IQ4_XS"]),
+                (retype(up, 4), [up, "Q4_2"]),
                 (retype(up, 99), [up, "99"]),
                 (retype("output_norm.weight", 8), ["output_norm.weight", "Q8_0"]),
                 (lambda f: f.put_text("hearth.activation", b"mish"), ["hearth.activation", "mish", "gelu_tanh"]),

@@ -305,7 +305,7 @@ TEST_CASE("half a predictor, or one whose parts do not fit, is refused by name")
     CHECK(refusal(file) ==
           "model.gguf: blk.0.fc1.weight is IQ1_M, which this version cannot read; it reads F32, F16, BF16, Q8_0, Q4_0, "
           "Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4, "
-          "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K: get a file of one of these, or make one of the original model");
+          "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS: get a file of one of these, or make one of the original model");
 }
 
 TEST_CASE("a predictor's threshold is 0, or the file's, or each layer's own")
@@ -807,8 +807,8 @@ TEST_CASE("a tensor that is missing, unused, of another shape or of an unknown t
     };
     GgufWriter unreadable = random_model({});
     unreadable.remove("blk.0.ffn_gate.weight");
-    unreadable.tensor("blk.0.ffn_gate.weight", 23, {64, 128}, std::string(4608, '\0'));
-    begins(unreadable, ": blk.0.ffn_gate.weight is IQ4_XS, which this version cannot read; it reads F32, F16, BF16");
+    unreadable.tensor("blk.0.ffn_gate.weight", 4, {64, 128}, std::string(4608, '\0'));
+    begins(unreadable, ": blk.0.ffn_gate.weight is Q4_2, which this version cannot read; it reads F32, F16, BF16");
     unreadable.remove("blk.0.ffn_gate.weight");
     unreadable.tensor("blk.0.ffn_gate.weight", 26, {64, 128}, std::string(32768, '\0'));
     begins(unreadable, ": blk.0.ffn_gate.weight is I32, which this version cannot read; it reads F32, F16, BF16");

@@ -49,6 +49,7 @@ constexpr BlockLayout block_layouts[] = {
     {WeightType::q4_k, 4, 0, {{offsetof(BlockQ4_K, d), 16}}},
     {WeightType::q5_k, 4, 1, {{offsetof(BlockQ5_K, d), 16}}},
     {WeightType::q6_k, 4, 2, {{offsetof(BlockQ6_K, scale), 16}, {offsetof(BlockQ6_K, d), 2}}},
+    {WeightType::iq4_xs, 4, 0, {{offsetof(BlockIQ4_XS, d), 8}}, offsetof(BlockIQ4_XS, q)},
 };
 
 const BlockLayout& block_layout_of(WeightType type)
@@ -87,6 +88,21 @@ std::byte* copy_blocks(const std::byte* from, uint32_t step, uint32_t blocks, ui
 {
     for (; blocks > 0; --blocks, from += step, to += stride) std::memcpy(to, from, bytes);
     return to;
+}
+
+/// The copy_blocks of so many bytes.
+auto copier(uint32_t bytes)
+{
+    switch (bytes) {
+    case 1: return copy_blocks<1>;
+    case 2: return copy_blocks<2>;
+    case 4: return copy_blocks<4>;
+    case 8: return copy_blocks<8>;
+    case 14: return copy_blocks<14>;
+    case 16: return copy_blocks<16>;
+    case 32: return copy_blocks<32>;
+    default: HEARTH_CHECK(bytes == 128); return copy_blocks<128>;
+    }
 }
 
 }    // namespace
@@ -164,8 +180,8 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
     const auto integers = host::kernels().of(type).integers;
     std::byte *low = to, *high = to + n / 8 * l.low, *scales = high + n / 8 * l.high;
     std::fill(scales, end, std::byte(0));
-    const auto copy_ready = l.low == 8 ? copy_blocks<32> : copy_blocks<16>;
-    if (l.ready) copy_ready(row + l.ready, f.block_bytes, n / f.block, 4 * l.low, low);
+    const uint32_t low_bytes = f.block / 8 * l.low;    // of a block
+    if (l.ready) copier(low_bytes)(row + l.ready, f.block_bytes, n / f.block, low_bytes, low);
     constexpr uint32_t span = 256;    // weights at a time; no format has larger blocks
     uint8_t q[span];
     for (uint32_t first = 0; first < n && !l.ready; first += span) {
@@ -177,12 +193,7 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
         }
     }
     for (const ScaleBytes& s : l.scales) {
-        const auto copy = s.bytes == 1    ? copy_blocks<1>
-                          : s.bytes == 2  ? copy_blocks<2>
-                          : s.bytes == 4  ? copy_blocks<4>
-                          : s.bytes == 14 ? copy_blocks<14>
-                                          : copy_blocks<16>;
-        if (s.bytes > 0) scales = copy(row + s.offset, f.block_bytes, n / f.block, s.stride, scales);
+        if (s.bytes > 0) scales = copier(s.bytes)(row + s.offset, f.block_bytes, n / f.block, s.stride, scales);
     }
 }
 

@@ -111,6 +111,8 @@ template <>
 inline constexpr uint32_t elements<BlockQ5_K> = 256;
 template <>
 inline constexpr uint32_t elements<BlockQ6_K> = 256;
+template <>
+inline constexpr uint32_t elements<BlockIQ4_XS> = 256;
 
 /// S::lanes weights of a float format: W is float, F16 or Bf16. `k` counts pieces.
 template <class S, class W>
@@ -362,6 +364,28 @@ struct Unpacked<S, BlockQ6_K> {
         return S::merge(low, S::bits(S::bytes(b.qh + 32 * (p / 4)), 2 * int(p % 4) - 4, 0x30));
     }
     typename S::Block block(uint32_t p) const { return S::scaled(S::widen(S::less(stored(p), 32)), scales, p); }
+};
+
+template <class S>
+struct Unpacked<S, BlockIQ4_XS> {
+    const BlockIQ4_XS& b;
+    typename S::Vec d;
+    typename S::Scales scales;
+
+    explicit Unpacked(const BlockIQ4_XS& b) : b(b), d(S::set(F16{b.d}))
+    {
+        uint64_t low = load_32(b.scale_low), high = b.scale_high;    // four and two bits of each part, to a byte each
+        low = (low | low << 16) & 0x0000ffff0000ffff, high = (high | high << 24) & 0x000000ff000000ff;
+        low = (low | low << 8) & 0x00ff00ff00ff00ff, high = (high | high << 12) & 0x000f000f000f000f;
+        low = (low | low << 4) & 15 * all_bytes, high = (high | high << 6) & 3 * all_bytes;
+        const uint64_t s = (low | high << 4) ^ 32 * all_bytes;    // less 32, as int8
+        scales = S::scales(s | (s & 32 * all_bytes) * 6);
+    }
+    typename S::Bytes stored(uint32_t p) const { return S::nibbles(b.q + 16 * p); }
+    typename S::Block block(uint32_t p) const
+    {
+        return S::scaled(S::widen(S::look_up(BlockIQ4_NL::values, stored(p))), scales, p);
+    }
 };
 
 /// A block of a quantised format.
@@ -857,7 +881,8 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
                      row_kernels<S, BlockIQ4_NL>(WeightType::iq4_nl), row_kernels<S, BlockMXFP4>(WeightType::mxfp4),
                      row_kernels<S, BlockQ2_K>(WeightType::q2_k), row_kernels<S, BlockQ3_K>(WeightType::q3_k),
                      row_kernels<S, BlockQ4_K>(WeightType::q4_k), row_kernels<S, BlockQ5_K>(WeightType::q5_k),
-                     row_kernels<S, BlockQ6_K>(WeightType::q6_k), sparse_row_kernels<S, F16>(WeightType::f16_sparse),
+                     row_kernels<S, BlockQ6_K>(WeightType::q6_k), row_kernels<S, BlockIQ4_XS>(WeightType::iq4_xs),
+                     sparse_row_kernels<S, F16>(WeightType::f16_sparse),
                      sparse_row_kernels<S, int8_t>(WeightType::q8_0_sparse)},
             .tile_rows = S::tile_rows,
             .tile_tokens = tile_vectors * S::lanes,
