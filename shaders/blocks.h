@@ -3,31 +3,29 @@
 // Source: GGUF specification and ggml's quantisation formats (ggml-common.h); type numbers are the file format's own.
 #pragma once
 
+#include "shaders/formats.h"
+
 #include <cstdint>
 #include <string_view>
 
 namespace hearth {
 
 enum class WeightType : uint32_t {
-    f32 = 0,
-    f16 = 1,
-    q4_0 = 2,
-    q4_1 = 3,
-    q5_0 = 6,
-    q5_1 = 7,
-    q8_0 = 8,
-    q2_k = 10,
-    q3_k = 11,
-    q4_k = 12,
-    q5_k = 13,
-    q6_k = 14,
-    iq4_nl = 20,
-    iq4_xs = 23,
-    bf16 = 30,
-    mxfp4 = 39,
+#define FORMAT(id, NAME, number, ...) id = number,
+    WEIGHT_FORMATS(FORMAT)
+#undef FORMAT
     // our own: 256 more than the type of their values
     f16_sparse = 257,
     q8_0_sparse = 264
+};
+
+// One weight each.
+using BlockF32 = float;
+struct BlockF16 {
+    uint16_t bits;
+};
+struct BlockBF16 {    // the upper half of a float
+    uint16_t bits;
 };
 
 /// 32 weights: w_i = d * q_i
@@ -172,28 +170,33 @@ inline constexpr uint32_t sparse_slack = 64;       // bytes behind a matrix's la
 struct WeightFormat {
     WeightType type;
     std::string_view name;
-    uint32_t block;          // weights in a block
-    uint32_t block_bytes;    // bytes of a block; 0: rows differ in length
+    uint32_t block;              // weights in a block
+    uint32_t block_bytes;        // bytes of a block; 0: rows differ in length
+    uint32_t low = 0, high = 0;  // bits of a weight on the device
+    uint32_t constant = 0;       // what its kernels are told: see formats.h
 };
 
 inline constexpr WeightFormat weight_formats[] = {
-    {WeightType::f32, "F32", 1, 4},
-    {WeightType::f16, "F16", 1, 2},
-    {WeightType::bf16, "BF16", 1, 2},
-    {WeightType::q8_0, "Q8_0", 32, sizeof(BlockQ8_0)},
-    {WeightType::q4_0, "Q4_0", 32, sizeof(BlockQ4_0)},
-    {WeightType::q4_1, "Q4_1", 32, sizeof(BlockQ4_1)},
-    {WeightType::q5_0, "Q5_0", 32, sizeof(BlockQ5_0)},
-    {WeightType::q5_1, "Q5_1", 32, sizeof(BlockQ5_1)},
-    {WeightType::iq4_nl, "IQ4_NL", 32, sizeof(BlockIQ4_NL)},
-    {WeightType::mxfp4, "MXFP4", 32, sizeof(BlockMXFP4)},
-    {WeightType::q2_k, "Q2_K", 256, sizeof(BlockQ2_K)},
-    {WeightType::q3_k, "Q3_K", 256, sizeof(BlockQ3_K)},
-    {WeightType::q4_k, "Q4_K", 256, sizeof(BlockQ4_K)},
-    {WeightType::q5_k, "Q5_K", 256, sizeof(BlockQ5_K)},
-    {WeightType::q6_k, "Q6_K", 256, sizeof(BlockQ6_K)},
-    {WeightType::iq4_xs, "IQ4_XS", 256, sizeof(BlockIQ4_XS)},
+#define FORMAT(id, NAME, number, weights, low, high, bias, minima, table, scaled) \
+    {WeightType::id, #NAME, weights, sizeof(Block##NAME), low, high, \
+     number | low << FORMAT_LOW | high << FORMAT_HIGH | bias << FORMAT_BIAS | minima << FORMAT_MINIMA | \
+         table << FORMAT_TABLE | scaled << FORMAT_SCALED},
+    WEIGHT_FORMATS(FORMAT)
+#undef FORMAT
 };
+
+/// f.operator()<B>() for the block B of a format that is not sparse.
+template <class F>
+constexpr auto with_block(WeightType type, F&& f)
+{
+    switch (type) {
+#define FORMAT(id, NAME, ...) \
+    case WeightType::id: return f.template operator()<Block##NAME>();
+        WEIGHT_FORMATS(FORMAT)
+#undef FORMAT
+    default: __builtin_unreachable();
+    }
+}
 
 inline constexpr WeightFormat sparse_formats[] = {
     {WeightType::f16_sparse, "F16_SPARSE", 32, 0},
@@ -217,6 +220,12 @@ constexpr const WeightFormat* find_format(uint32_t type)
 }
 
 constexpr const WeightFormat& format_of(WeightType type) { return *find_format(uint32_t(type)); }
+
+/// A format as its kernels are told it: see formats.h.
+constexpr uint32_t kernel_constant(WeightType type)
+{
+    return format_of(values_of(type)).constant | (is_sparse(type) ? FORMAT_SPARSE : 0);
+}
 
 /// The sparse format with values of this type; nullptr where there is none.
 constexpr const WeightFormat* find_sparse_format(WeightType values)

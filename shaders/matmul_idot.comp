@@ -14,7 +14,7 @@ layout(constant_id = 0) const uint type = 0;
 layout(push_constant, scalar) uniform Push { MatMul a; };
 
 // Weights with a scale of their own: a block has one of them, or two.
-uint part_weights() { return values_of(type) == Q8_0 ? block : scale_weights(type); }
+uint part_weights() { return number_of(type) == Q8_0 ? block : scale_weights(type); }
 
 // One word of padding keeps neighbouring rows in different banks.
 const uint pitch = block_words + 1;

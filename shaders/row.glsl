@@ -29,12 +29,14 @@
 // begins with a word for each row, the quad of the pack that it starts with, and the stride is from pack to pack. Their
 // chunks are those of their values' type, with the zeros put in.
 
-// The file format's type numbers (blocks.h).
-const uint F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12,
-           Q5_K = 13, Q6_K = 14, IQ4_NL = 20, IQ4_XS = 23, BF16 = 30, MXFP4 = 39;
+#include "formats.h"
 
-bool is_sparse(uint type) { return type >= 256; }
-uint values_of(uint type) { return type & 255; }
+#define FORMAT(id, NAME, number, weights, low, high, bias, minima, table, scaled) const uint NAME = number;
+WEIGHT_FORMATS(FORMAT)
+
+// A `type` is what a kernel is told of a format: see formats.h. Of a sparse one all but `is_sparse` is its values'.
+bool is_sparse(uint type) { return (type & FORMAT_SPARSE) != 0; }
+uint number_of(uint type) { return type & 255; }
 
 // The first quad of a row.
 uint row_at(Quads w, uint type, uint stride, uint row)
@@ -44,32 +46,25 @@ uint row_at(Quads w, uint type, uint stride, uint row)
     return pack + Words(w).at[pack * 4 + row % sparse_pack];
 }
 
-uint chunk_weights(uint type)
-{
-    type = values_of(type);
-    return type == F32 ? 4 : type == F16 || type == BF16 ? 8 : type == Q8_0 ? 16 : 32;
-}
+// The columns of its row.
+uint low_bits(uint type) { return type >> FORMAT_LOW & 63; }
+uint high_bits(uint type) { return type >> FORMAT_HIGH & 3; }
+uint bias(uint type) { return type >> FORMAT_BIAS & 63; }
+bool has_minima(uint type) { return (type >> FORMAT_MINIMA & 1) != 0; }
+bool has_table(uint type) { return (type >> FORMAT_TABLE & 1) != 0; }
 
-// Weights of a chunk that have a scale of their own.
-uint scale_weights(uint type) { return type == Q6_K || type == Q2_K || type == Q3_K ? 16 : chunk_weights(type); }
-
-// The formats with blocks: bits of a weight, low and high; what is subtracted from the integer;
-// whether w = scale q - minimum.
-uint low_bits(uint type) { return values_of(type) == Q8_0 ? 8 : type == Q2_K || type == Q3_K ? 2 : 4; }
-uint high_bits(uint type)
-{
-    return type == Q6_K ? 2 : type == Q5_K || type == Q5_0 || type == Q5_1 || type == Q3_K ? 1 : 0;
-}
-uint bias(uint type) { return type == Q3_K ? 4 : type == Q4_0 ? 8 : type == Q5_0 ? 16 : type == Q6_K ? 32 : 0; }
-bool has_minima(uint type) { return type == Q4_1 || type == Q5_1 || type == Q2_K || type == Q4_K || type == Q5_K; }
-
-// Formats whose integers are places in a table of 16 int8.
-bool has_table(uint type) { return type == IQ4_NL || type == IQ4_XS || type == MXFP4; }
+// The 16 int8 of such a table.
 uvec4 table(uint type)
 {
-    return type == MXFP4 ? uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu)
-                         : uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
+    return number_of(type) == MXFP4
+               ? uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu)
+               : uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
 }
+
+uint chunk_weights(uint type) { return low_bits(type) < 8 ? 32 : 128 / low_bits(type); }
+
+// Weights of a chunk that have a scale of their own.
+uint scale_weights(uint type) { return min(type >> FORMAT_SCALED, chunk_weights(type)); }
 
 struct Chunk {
     uvec4 low;
@@ -81,7 +76,7 @@ uint u16_at(Quads w, uint first, uint i) { return Words(w).at[first + i / 2] >> 
 
 // Where a sparse row's scales begin, in 16 bits, and its values, in words.
 uint sparse_scales(uint n) { return n / 16 + (n + 127) / 128 + 1; }
-uint sparse_values(uint type, uint n) { return (sparse_scales(n) + (values_of(type) == Q8_0 ? n / 32 : 0) + 1) / 2; }
+uint sparse_values(uint type, uint n) { return (sparse_scales(n) + (number_of(type) == Q8_0 ? n / 32 : 0) + 1) / 2; }
 
 // The chunk of a sparse row that begins with weight i, as a dense row has it.
 Chunk load_sparse_chunk(Quads w, uint type, uint row, uint i, uint n)
@@ -96,7 +91,7 @@ Chunk load_sparse_chunk(Quads w, uint type, uint row, uint i, uint n)
     mask >>= shift;
     const uint values = row * 4 + sparse_values(type, n);
     Chunk c = {uvec4(0), uvec2(0)};
-    if (values_of(type) == Q8_0) {
+    if (number_of(type) == Q8_0) {
         [[unroll]] for (uint k = 0; k < 16; ++k)
             if ((mask >> k & 1) != 0) {
                 c.low[k / 4] |= (Words(w).at[values + at / 4] >> 8 * (at & 3) & 255) << 8 * (k & 3);
@@ -139,39 +134,40 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
 {
     scale = vec2(1);
     minimum = vec2(0);
-    if (values_of(type) == F32 || values_of(type) == F16 || values_of(type) == BF16) return;
+    const uint number = number_of(type);
+    if (number == F32 || number == F16 || number == BF16) return;
     const uint first = row * 4 + n / 32 * (low_bits(type) + high_bits(type));    // the word behind the integers
     if (is_sparse(type)) {
         scale = vec2(half_at(w, row * 4, sparse_scales(n) + i / 32));
-    } else if (type == Q6_K) {
+    } else if (number == Q6_K) {
         const uint word = Words(w).at[first + i / 64];
         scale = half_at(w, first + n / 64, i / 256) * vec2(s8_at(word, i / 16 & 3), s8_at(word, (i / 16 & 3) + 1));
-    } else if (type == Q4_K || type == Q5_K) {
+    } else if (number == Q4_K || number == Q5_K) {
         const uvec4 s = w.at[first / 4 + i / 256];
         const uint at = i / 32 & 3, scale_byte = u8_at(s.y, at), minimum_byte = u8_at(s.z, at), both = u8_at(s.w, at);
         const bool lower = (i / 32 & 7) < 4;
         const vec2 d = unpackHalf2x16(s.x);
         scale = vec2(d.x * float(lower ? scale_byte & 63 : (both & 15) | scale_byte >> 6 << 4));
         minimum = vec2(d.y * float(lower ? minimum_byte & 63 : both >> 4 | minimum_byte >> 6 << 4));
-    } else if (type == Q2_K) {
+    } else if (number == Q2_K) {
         const uint both = Words(w).at[first + i / 64] >> 8 * (i / 16 & 3);
         const vec2 d = unpackHalf2x16(Words(w).at[first + n / 64 + i / 256]);
         scale = d.x * vec2(both & 15, both >> 8 & 15);
         minimum = d.y * vec2(both >> 4 & 15, both >> 12 & 15);
-    } else if (type == Q3_K) {
+    } else if (number == Q3_K) {
         const uvec4 s = w.at[first / 4 + i / 256];
         const uint k = i / 16 & 15;    // even, so that both scales are in the same words
         const uint low = ((k & 4) == 0 ? s.x : s.y) >> 8 * (k & 3) + k / 8 * 4, high = s.z >> 8 * (k & 3) + k / 4 * 2;
         scale = unpackHalf2x16(s.w).x * (vec2(low & 15 | (high & 3) << 4, low >> 8 & 15 | (high >> 8 & 3) << 4) - 32.0);
-    } else if (type == IQ4_XS) {
+    } else if (number == IQ4_XS) {
         const uvec2 s = Pairs(w).at[first / 2 + i / 256];
         const uint part = i / 32 & 7;
         scale = vec2(unpackHalf2x16(s.x).x * (float(s.y >> 4 * part & 15 | (s.x >> 16 + 2 * part & 3) << 4) - 32.0));
-    } else if (type == Q4_1 || type == Q5_1) {
+    } else if (number == Q4_1 || number == Q5_1) {
         const vec2 both = unpackHalf2x16(Words(w).at[first + i / 32]);
         scale = both.xx;
         minimum = -both.yy;
-    } else if (type == MXFP4) {
+    } else if (number == MXFP4) {
         const uint e = u8_at(Words(w).at[first + i / 128], i / 32 & 3);
         // 2^(e - 128)
         scale = vec2(uintBitsToFloat(e < 2 ? 0x00200000u << e : e == 255 ? 0x7fc00000u : (e - 1) << 23));
@@ -190,7 +186,7 @@ vec4 unpack_u8(uint word) { return vec4(word & 255, word >> 8 & 255, word >> 16 
 // Integers 4j .. 4j + 3 of a chunk as the file has them, a byte each.
 uint chunk_bytes(uint type, Chunk c, uint j)
 {
-    if (values_of(type) == Q8_0) return c.low[j & 3];
+    if (number_of(type) == Q8_0) return c.low[j & 3];
     uint four;
     if (low_bits(type) == 2) four = c.low[j / 4] >> 2 * (j & 3) & 0x03030303u;
     else four = (j < 4 ? c.low[j & 3] : c.low[j & 3] >> 4) & 0x0f0f0f0fu;
@@ -214,13 +210,13 @@ uint look_up(uvec4 table, uint four)
 // Weights 4j .. 4j + 3 of a chunk, without scale and minimum.
 vec4 chunk_part(uint type, Chunk c, uint j)
 {
-    if (type == F32) return uintBitsToFloat(c.low);
-    if (values_of(type) == F16) return vec4(unpackHalf2x16(c.low[2 * j & 3]), unpackHalf2x16(c.low[2 * j + 1 & 3]));
-    if (type == BF16) {
+    if (number_of(type) == F32) return uintBitsToFloat(c.low);
+    if (number_of(type) == F16) return vec4(unpackHalf2x16(c.low[2 * j & 3]), unpackHalf2x16(c.low[2 * j + 1 & 3]));
+    if (number_of(type) == BF16) {
         const uint a = c.low[2 * j & 3], b = c.low[2 * j + 1 & 3];
         return uintBitsToFloat(uvec4(a << 16, a & 0xffff0000u, b << 16, b & 0xffff0000u));
     }
-    if (values_of(type) == Q8_0) return unpack_s8(c.low[j & 3]);
+    if (number_of(type) == Q8_0) return unpack_s8(c.low[j & 3]);
     if (has_table(type)) return unpack_s8(look_up(table(type), chunk_bytes(type, c, j)));
     return unpack_u8(chunk_bytes(type, c, j)) - float(bias(type));
 }

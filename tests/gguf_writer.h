@@ -49,33 +49,10 @@ inline uint16_t to_bf16(float x)
     return uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
-inline BlockQ8_0 to_q8_0(const float* x)
-{
-    float amax = 0;
-    for (int i = 0; i < 32; i++) amax = std::max(amax, std::fabs(x[i]));
-    const float d = amax / 127, inverse = d != 0 ? 1 / d : 0;
-    BlockQ8_0 block;
-    block.d = to_f16(d);
-    for (int i = 0; i < 32; i++) block.q[i] = int8_t(std::round(x[i] * inverse));
-    return block;
-}
-
-inline BlockQ4_0 to_q4_0(const float* x)
-{
-    float largest = 0;    // in magnitude, with its sign
-    for (int i = 0; i < 32; i++)
-        if (std::fabs(x[i]) > std::fabs(largest)) largest = x[i];
-    const float d = largest / -8, inverse = d != 0 ? 1 / d : 0;
-    const auto nibble = [&](float v) { return uint8_t(std::min(15, int(v * inverse + 8.5f))); };
-    BlockQ4_0 block;
-    block.d = to_f16(d);
-    for (int i = 0; i < 16; i++) block.q[i] = uint8_t(nibble(x[i]) | nibble(x[i + 16]) << 4);
-    return block;
-}
-
-/// Of the formats below: some block that is near, not the one that other tools would find.
+/// Some block that is near, not the one that other tools would find; this one is of a format with 32 weights and one
+/// scale.
 template <class B>
-B to_nibbles(const float* x)
+B to_block(const float* x)
 {
     constexpr bool five_bits = requires(B b) { b.qh; }
     , has_minimum = requires(B b) { b.m; };
@@ -117,7 +94,52 @@ B to_nibbles(const float* x)
     return block;
 }
 
-inline BlockQ2_K to_q2_k(const float* x)
+template <>
+inline BlockF32 to_block(const float* x)
+{
+    return *x;
+}
+
+template <>
+inline BlockF16 to_block(const float* x)
+{
+    return {to_f16(*x)};
+}
+
+template <>
+inline BlockBF16 to_block(const float* x)
+{
+    return {to_bf16(*x)};
+}
+
+template <>
+inline BlockQ8_0 to_block(const float* x)
+{
+    float amax = 0;
+    for (int i = 0; i < 32; i++) amax = std::max(amax, std::fabs(x[i]));
+    const float d = amax / 127, inverse = d != 0 ? 1 / d : 0;
+    BlockQ8_0 block;
+    block.d = to_f16(d);
+    for (int i = 0; i < 32; i++) block.q[i] = int8_t(std::round(x[i] * inverse));
+    return block;
+}
+
+template <>
+inline BlockQ4_0 to_block(const float* x)
+{
+    float largest = 0;    // in magnitude, with its sign
+    for (int i = 0; i < 32; i++)
+        if (std::fabs(x[i]) > std::fabs(largest)) largest = x[i];
+    const float d = largest / -8, inverse = d != 0 ? 1 / d : 0;
+    const auto nibble = [&](float v) { return uint8_t(std::min(15, int(v * inverse + 8.5f))); };
+    BlockQ4_0 block;
+    block.d = to_f16(d);
+    for (int i = 0; i < 16; i++) block.q[i] = uint8_t(nibble(x[i]) | nibble(x[i + 16]) << 4);
+    return block;
+}
+
+template <>
+inline BlockQ2_K to_block(const float* x)
 {
     float step[16], minimum[16];
     for (int s = 0; s < 16; s++) {
@@ -139,7 +161,8 @@ inline BlockQ2_K to_q2_k(const float* x)
     return block;
 }
 
-inline BlockQ3_K to_q3_k(const float* x)
+template <>
+inline BlockQ3_K to_block(const float* x)
 {
     float largest[16] = {};
     for (int i = 0; i < 256; i++) largest[i / 16] = std::max(largest[i / 16], std::fabs(x[i]));
@@ -193,7 +216,20 @@ B to_six_bit_scales(const float* x, int levels)
     return block;
 }
 
-inline BlockQ6_K to_q6_k(const float* x)
+template <>
+inline BlockQ4_K to_block(const float* x)
+{
+    return to_six_bit_scales<BlockQ4_K>(x, 16);
+}
+
+template <>
+inline BlockQ5_K to_block(const float* x)
+{
+    return to_six_bit_scales<BlockQ5_K>(x, 32);
+}
+
+template <>
+inline BlockQ6_K to_block(const float* x)
 {
     float largest[16] = {};
     for (int i = 0; i < 256; i++) largest[i / 16] = std::max(largest[i / 16], std::fabs(x[i]));
@@ -210,7 +246,8 @@ inline BlockQ6_K to_q6_k(const float* x)
     return block;
 }
 
-inline BlockIQ4_XS to_iq4_xs(const float* x)
+template <>
+inline BlockIQ4_XS to_block(const float* x)
 {
     const auto& values = BlockIQ4_NL::values;
     float largest[8] = {};
@@ -240,60 +277,13 @@ inline void append_rows(std::string& bytes, WeightType type, const float* x, uin
     const uint64_t n = rows * cols, begin = bytes.size();
     bytes.resize(begin + rows * row_bytes(type, cols));
     char* out = bytes.data() + begin;
-    const auto put = [&](const auto& value) {
-        std::memcpy(out, &value, sizeof value);
-        out += sizeof value;
-    };
-    switch (type) {
-    case WeightType::f32: std::memcpy(out, x, n * sizeof(float)); break;
-    case WeightType::f16:
-        for (uint64_t i = 0; i < n; i++) put(to_f16(x[i]));
-        break;
-    case WeightType::bf16:
-        for (uint64_t i = 0; i < n; i++) put(to_bf16(x[i]));
-        break;
-    case WeightType::q8_0:
-        for (uint64_t i = 0; i < n; i += 32) put(to_q8_0(x + i));
-        break;
-    case WeightType::q4_0:
-        for (uint64_t i = 0; i < n; i += 32) put(to_q4_0(x + i));
-        break;
-    case WeightType::q4_1:
-        for (uint64_t i = 0; i < n; i += 32) put(to_nibbles<BlockQ4_1>(x + i));
-        break;
-    case WeightType::q5_0:
-        for (uint64_t i = 0; i < n; i += 32) put(to_nibbles<BlockQ5_0>(x + i));
-        break;
-    case WeightType::q5_1:
-        for (uint64_t i = 0; i < n; i += 32) put(to_nibbles<BlockQ5_1>(x + i));
-        break;
-    case WeightType::iq4_nl:
-        for (uint64_t i = 0; i < n; i += 32) put(to_nibbles<BlockIQ4_NL>(x + i));
-        break;
-    case WeightType::mxfp4:
-        for (uint64_t i = 0; i < n; i += 32) put(to_nibbles<BlockMXFP4>(x + i));
-        break;
-    case WeightType::q2_k:
-        for (uint64_t i = 0; i < n; i += 256) put(to_q2_k(x + i));
-        break;
-    case WeightType::q3_k:
-        for (uint64_t i = 0; i < n; i += 256) put(to_q3_k(x + i));
-        break;
-    case WeightType::q4_k:
-        for (uint64_t i = 0; i < n; i += 256) put(to_six_bit_scales<BlockQ4_K>(x + i, 16));
-        break;
-    case WeightType::q5_k:
-        for (uint64_t i = 0; i < n; i += 256) put(to_six_bit_scales<BlockQ5_K>(x + i, 32));
-        break;
-    case WeightType::q6_k:
-        for (uint64_t i = 0; i < n; i += 256) put(to_q6_k(x + i));
-        break;
-    case WeightType::iq4_xs:
-        for (uint64_t i = 0; i < n; i += 256) put(to_iq4_xs(x + i));
-        break;
-    case WeightType::f16_sparse:
-    case WeightType::q8_0_sparse: throw std::logic_error("sparse rows differ in length");
-    }
+    if (is_sparse(type)) throw std::logic_error("sparse rows differ in length");
+    with_block(type, [&]<class B>() {
+        for (uint64_t i = 0; i < n; i += format_of(type).block, out += sizeof(B)) {
+            const B block = to_block<B>(x + i);
+            std::memcpy(out, &block, sizeof block);
+        }
+    });
 }
 
 inline std::string encode_rows(WeightType type, const std::vector<float>& x, uint64_t cols)

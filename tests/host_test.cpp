@@ -47,24 +47,6 @@ class Random {
     std::normal_distribution<float> normal_;
 };
 
-/// Byte offsets of a block's fp16 numbers.
-std::vector<size_t> halves_of(WeightType type)
-{
-    switch (type) {
-    case WeightType::f32:
-    case WeightType::bf16:
-    case WeightType::mxfp4: return {};
-    case WeightType::q4_1:
-    case WeightType::q5_1: return {0, 2};
-    case WeightType::q2_k: return {80, 82};
-    case WeightType::q3_k: return {108};
-    case WeightType::q4_k:
-    case WeightType::q5_k: return {0, 2};
-    case WeightType::q6_k: return {208};
-    default: return {0};
-    }
-}
-
 /// Weight i of a block, from the formats' descriptions and with none of the kernels' tricks.
 double weight(WeightType type, const uint8_t* block, uint32_t i)
 {
@@ -185,7 +167,7 @@ struct Sample {
                 std::memcpy(p, &x, f.block_bytes);
             }
             if (type == WeightType::mxfp4) p[0] = uint8_t(116 + random.bits() % 8);
-            for (const size_t offset : halves_of(type)) {
+            for (const size_t offset : tests::fp16_numbers(type)) {
                 const uint16_t small =
                     uint16_t((random.bits() & 0x8000) | (0x2000 + random.bits() % 0x0c00));    // fp16 of 2^-7 to 2^-4
                 std::memcpy(p + offset, &small, 2);
@@ -534,21 +516,22 @@ TEST_SUITE("host")
             std::vector<FixedGroup> groups(n / group_numbers);
             cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), groups.data(), n);
             for (const float s : sum) CHECK(s == doctest::Approx(-96));
-            for (const auto& [type, name, block, block_bytes] : weight_formats) {
+            for (const WeightFormat& format : weight_formats) {
+                const WeightType type = format.type;
                 if (!is_quantised(type)) continue;
                 for (const uint8_t byte : {0x00, 0x80, 0x81, 0xff}) {
                     std::vector<uint8_t> row(row_bytes(type, n), byte);
-                    for (uint32_t b = 0; b < n / block; b++)
-                        for (const size_t offset : halves_of(type)) {
-                            row[b * block_bytes + offset] = 0;
-                            row[b * block_bytes + offset + 1] = 0x3c;    // 1
+                    for (uint32_t b = 0; b < n / format.block; b++)
+                        for (const size_t offset : tests::fp16_numbers(type)) {
+                            row[b * format.block_bytes + offset] = 0;
+                            row[b * format.block_bytes + offset + 1] = 0x3c;    // 1
                         }
-                    for (uint32_t b = 0; type == WeightType::mxfp4 && b < n / block; b++)
-                        row[b * block_bytes] = 128;    // 2^0
+                    for (uint32_t b = 0; type == WeightType::mxfp4 && b < n / format.block; b++)
+                        row[b * format.block_bytes] = 128;    // 2^0
                     double want = 0;
                     for (uint32_t i = 0; i < n; i++)
-                        want += -3 * weight(type, &row[i / block * block_bytes], i % block);
-                    CAPTURE(name);
+                        want += -3 * weight(type, &row[i / format.block * format.block_bytes], i % format.block);
+                    CAPTURE(format.name);
                     std::array<const std::byte*, 1 + rows_together> only;
                     only.fill(reinterpret_cast<const std::byte*>(row.data()));
                     float got;
@@ -1016,7 +999,8 @@ TEST_SUITE("host")
     TEST_CASE("a matrix meets one token or many, on one thread or several, with the same bits")
     {
         Random random(10);
-        for (const auto& [type, name, block_weights, block_bytes] : tests::all_formats()) {
+        for (const WeightFormat& format : tests::all_formats()) {
+            const WeightType type = format.type;
             const uint32_t rows = 301, cols = whole_blocks(type, 320), tokens = kernels().of(type).few_tokens;
             const Sample w(type, rows, cols, random);
             const std::vector<float> x = random.vector(size_t(tokens) * cols);
@@ -1034,7 +1018,7 @@ TEST_SUITE("host")
                     for (uint32_t i = 0; i < cols; i++) sum += w.row(r)[i] * seen(inputs[t], type, i);
                     want.push_back(sum);
                 }
-            CAPTURE(name);
+            CAPTURE(format.name);
             CHECK(worst_error(together, want) < 2e-6);
 
             for (uint32_t t = 0; t < tokens; t++) {
@@ -1053,22 +1037,24 @@ TEST_SUITE("host")
     {
         Random random(11);
         Team team(2);
-        for (const auto& [type, name, block_weights, block_bytes] : tests::all_formats())
+        for (const WeightFormat& format : tests::all_formats()) {
+            const WeightType type = format.type;
             for (const auto& [activation, floor] : tests::activations)
                 for (uint32_t tokens : {1u, 6u, most_few_tokens + 1}) {    // the most are enough for tiles everywhere
                     if (type == WeightType::q2_k && tokens > most_few_tokens && floor > 0)
                         continue;    // its tiles read x as floats
-                    const uint32_t neurons = 150, dim = whole_blocks(type, block_weights > 1 ? 96 : 100);
+                    const uint32_t neurons = 150, dim = whole_blocks(type, format.block > 1 ? 96 : 100);
                     const Block block(type, neurons, dim, activation, random, floor);
                     const std::vector<float> x = random.vector(size_t(tokens) * dim);
                     Inputs inputs;
                     inputs.prepare(team, x.data(), tokens, dim, is_quantised(type), Work::many);
                     std::vector<uint32_t> some = neurons_from(64, 86);
                     some.insert(some.end(), {20, 3, 7, 0, 19});
-                    CAPTURE(name);
+                    CAPTURE(format.name);
                     CAPTURE(tokens);
                     CHECK(worst_error(run(team, block, some, inputs, no_cut).y, block.apply(some, inputs)) < 1e-4);
                 }
+        }
     }
 
     TEST_CASE("a block without a gate is its formula: what decides whether a neuron fires is its strength")
@@ -1107,9 +1093,10 @@ TEST_SUITE("host")
     {
         Random random(15);
         Team team(2);
-        for (const auto& [type, name, block_weights, block_bytes] : weight_formats)
+        for (const WeightFormat& format : weight_formats) {
+            const WeightType type = format.type;
             for (const uint32_t tokens : {1u, 6u, most_few_tokens, 40u}) {
-                const uint32_t unit = std::max(block_weights, 32u), neurons = 3 * unit, dim = whole_blocks(type, 96);
+                const uint32_t unit = std::max(format.block, 32u), neurons = 3 * unit, dim = whole_blocks(type, 96);
                 Block block(type, neurons, dim, Activation::silu, random);
                 const Sample down(type, dim, neurons, random);
                 block.weights.down_t = {};
@@ -1117,7 +1104,7 @@ TEST_SUITE("host")
                 const std::vector<float> x = random.vector(size_t(tokens) * dim);
                 Inputs inputs;
                 inputs.prepare(team, x.data(), tokens, dim, is_quantised(type), Work::many);
-                CAPTURE(name);
+                CAPTURE(format.name);
                 CAPTURE(tokens);
                 for (const uint32_t first : {0u, unit, 2 * unit}) {
                     const std::vector<uint32_t> some = neurons_from(first, neurons - first);
@@ -1133,6 +1120,7 @@ TEST_SUITE("host")
                           2 * some.size() * row_bytes(type, dim) + dim * row_bytes(type, uint32_t(some.size())));
                 }
             }
+        }
     }
 
     TEST_CASE("a LayerNorm is its formula, and may be in place")
@@ -1158,7 +1146,8 @@ TEST_SUITE("host")
     {
         Random random(12);
         Team one(1), two(2), four(4);
-        for (const auto& [type, name, block_weights, block_bytes] : tests::all_formats()) {
+        for (const WeightFormat& format : tests::all_formats()) {
+            const WeightType type = format.type;
             const uint32_t neurons = 400, dim = whole_blocks(type, 640), tokens = 5;
             const Block block(type, neurons, dim, Activation::relu, random);
             const std::vector<float> x = random.vector(size_t(tokens) * dim);
@@ -1167,7 +1156,7 @@ TEST_SUITE("host")
             Inputs inputs;
             inputs.prepare(one, x.data(), tokens, dim, is_quantised(type), Work::many);
             const std::vector<double> want = block.apply(some, inputs);
-            CAPTURE(name);
+            CAPTURE(format.name);
             for (const float cut : {no_cut, 0.0f}) {
                 std::vector<float> by_one[2];
                 for (Team* team : {&one, &two, &four}) {

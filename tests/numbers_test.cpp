@@ -50,20 +50,10 @@ struct Patched {
     }
 };
 
-/// Where a block of a format has its scale, or the float itself; of MXFP4 that is one byte.
-size_t scale_at(WeightType type)
-{
-    switch (type) {
-    case WeightType::q2_k: return offsetof(BlockQ2_K, d);
-    case WeightType::q3_k: return offsetof(BlockQ3_K, d);
-    case WeightType::q6_k: return offsetof(BlockQ6_K, d);
-    default: return 0;
-    }
-}
-
 void put_nan(Patched& model, const std::string& name, WeightType type, uint32_t row, uint32_t cols)
 {
-    const size_t at = row * row_bytes(type, cols) + scale_at(type);
+    const std::vector<size_t> halves = fp16_numbers(type);
+    const size_t at = row * row_bytes(type, cols) + (halves.empty() ? 0 : halves[0]);    // what every weight is made of
     if (type == WeightType::f32) model.put(name, at, NAN);
     else if (type == WeightType::bf16) model.put(name, at, uint16_t(0x7fc0));
     else if (type == WeightType::mxfp4) model.put(name, at, uint8_t(0xff));

@@ -61,6 +61,19 @@ inline std::vector<WeightFormat> all_formats()
     return all;
 }
 
+/// Where a block has its fp16 numbers, the scale of all its weights first.
+inline std::vector<size_t> fp16_numbers(WeightType type)
+{
+    if (type == WeightType::f16) return {0};
+    return with_block(type, []<class B>() {
+        std::vector<size_t> at;
+        if constexpr (requires(B b) { b.d; }) at.push_back(offsetof(B, d));
+        if constexpr (requires(B b) { b.m; }) at.push_back(offsetof(B, m));
+        if constexpr (requires(B b) { b.dmin; }) at.push_back(offsetof(B, dmin));
+        return at;
+    });
+}
+
 /// A folder of its own, gone at the end.
 class TemporaryFolder {
   public:

@@ -118,7 +118,7 @@ const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant&
 {
     const RowVariant v = narrowed(variant, together);
     return compiled(matvec_, {type, v, together}, device_, v.int_dot ? "matvec_idot" : "matvec",
-                    {uint32_t(type), 0, 0, v.rows, v.subgroups * v.subgroup, together}, v.subgroup);
+                    {kernel_constant(type), 0, 0, v.rows, v.subgroups * v.subgroup, together}, v.subgroup);
 }
 
 bool offers(const vulkan::Device& device, Product product, WeightType type, const ProductUse& use)
@@ -153,14 +153,15 @@ const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, 
     const std::tuple key(type, transposed, product);
     const uint32_t heavy = device_->info().heavy_subgroup_size;
     switch (product) {
-    case Product::floats: return compiled(matmul_, key, device_, "matmul", {uint32_t(type), transposed}, heavy);
-    case Product::halves: return compiled(matmul_, key, device_, "matmul_f16", {uint32_t(type), transposed}, heavy);
-    case Product::integers: return compiled(matmul_, key, device_, "matmul_idot", {uint32_t(type)}, heavy);
+    case Product::floats: return compiled(matmul_, key, device_, "matmul", {kernel_constant(type), transposed}, heavy);
+    case Product::halves:
+        return compiled(matmul_, key, device_, "matmul_f16", {kernel_constant(type), transposed}, heavy);
+    case Product::integers: return compiled(matmul_, key, device_, "matmul_idot", {kernel_constant(type)}, heavy);
     case Product::matrices: break;
     }
     const auto [m, n, k] = device_->info().matrix;
     const uint32_t subgroup = device_->info().subgroup_size;
-    return compiled(matmul_, key, device_, "matmul_coop", {uint32_t(type), transposed, m, 1, 4 * subgroup, n, k},
+    return compiled(matmul_, key, device_, "matmul_coop", {kernel_constant(type), transposed, m, 1, 4 * subgroup, n, k},
                     subgroup);
 }
 
@@ -168,14 +169,15 @@ const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, Row
 {
     v = narrowed(v, together);
     v.int_dot = v.int_dot && is_quantised(gate) && is_quantised(up);
-    return compiled(ffn_up_, {gate, up, v, together}, device_, v.int_dot ? "ffn_up_idot" : "ffn_up",
-                    {uint32_t(gate), uint32_t(up), activation_, v.rows, v.subgroups * v.subgroup, together},
-                    v.subgroup);
+    return compiled(
+        ffn_up_, {gate, up, v, together}, device_, v.int_dot ? "ffn_up_idot" : "ffn_up",
+        {kernel_constant(gate), kernel_constant(up), activation_, v.rows, v.subgroups * v.subgroup, together},
+        v.subgroup);
 }
 
 const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type)
 {
-    return compiled(ffn_down_, type, device_, "ffn_down", {uint32_t(type)}, device_->info().heavy_subgroup_size);
+    return compiled(ffn_down_, type, device_, "ffn_down", {kernel_constant(type)}, device_->info().heavy_subgroup_size);
 }
 
 const Kernel<gpu::Attend>& GpuKernels::attend(AttendTile tile, host::KvTypes kv)

@@ -28,28 +28,27 @@ struct ScaleBytes {
     uint32_t offset = 0, bytes = 0, stride = bytes;
 };
 
-/// How row.glsl has a format with blocks: bits of an integer, low and high, and one or two runs of scales.
+/// Of a format with blocks: one or two runs of scales, as row.glsl has them.
 struct BlockLayout {
     WeightType type;
-    uint32_t low, high;
     ScaleBytes scales[2];
     uint32_t ready = 0;    // where the file's block has the low bits as the device wants them; 0: nowhere
 };
 
 constexpr BlockLayout block_layouts[] = {
-    {WeightType::q8_0, 8, 0, {{0, 2}}, offsetof(BlockQ8_0, q)},
-    {WeightType::q4_0, 4, 0, {{0, 2}}, offsetof(BlockQ4_0, q)},
-    {WeightType::q4_1, 4, 0, {{0, 4}}, offsetof(BlockQ4_1, q)},
-    {WeightType::q5_0, 4, 1, {{0, 2}}},
-    {WeightType::q5_1, 4, 1, {{0, 4}}},
-    {WeightType::iq4_nl, 4, 0, {{0, 2}}, offsetof(BlockIQ4_NL, q)},
-    {WeightType::mxfp4, 4, 0, {{0, 1}}, offsetof(BlockMXFP4, q)},
-    {WeightType::q2_k, 2, 0, {{offsetof(BlockQ2_K, scale), 16}, {offsetof(BlockQ2_K, d), 4}}},
-    {WeightType::q3_k, 2, 1, {{offsetof(BlockQ3_K, scale), 14, 16}}},
-    {WeightType::q4_k, 4, 0, {{offsetof(BlockQ4_K, d), 16}}},
-    {WeightType::q5_k, 4, 1, {{offsetof(BlockQ5_K, d), 16}}},
-    {WeightType::q6_k, 4, 2, {{offsetof(BlockQ6_K, scale), 16}, {offsetof(BlockQ6_K, d), 2}}},
-    {WeightType::iq4_xs, 4, 0, {{offsetof(BlockIQ4_XS, d), 8}}, offsetof(BlockIQ4_XS, q)},
+    {WeightType::q8_0, {{0, 2}}, offsetof(BlockQ8_0, q)},
+    {WeightType::q4_0, {{0, 2}}, offsetof(BlockQ4_0, q)},
+    {WeightType::q4_1, {{0, 4}}, offsetof(BlockQ4_1, q)},
+    {WeightType::q5_0, {{0, 2}}},
+    {WeightType::q5_1, {{0, 4}}},
+    {WeightType::iq4_nl, {{0, 2}}, offsetof(BlockIQ4_NL, q)},
+    {WeightType::mxfp4, {{0, 1}}, offsetof(BlockMXFP4, q)},
+    {WeightType::q2_k, {{offsetof(BlockQ2_K, scale), 16}, {offsetof(BlockQ2_K, d), 4}}},
+    {WeightType::q3_k, {{offsetof(BlockQ3_K, scale), 14, 16}}},
+    {WeightType::q4_k, {{offsetof(BlockQ4_K, d), 16}}},
+    {WeightType::q5_k, {{offsetof(BlockQ5_K, d), 16}}},
+    {WeightType::q6_k, {{offsetof(BlockQ6_K, scale), 16}, {offsetof(BlockQ6_K, d), 2}}},
+    {WeightType::iq4_xs, {{0, 8}}, offsetof(BlockIQ4_XS, q)},
 };
 
 const BlockLayout& block_layout_of(WeightType type)
@@ -110,9 +109,9 @@ auto copier(uint32_t bytes)
 uint64_t device_bytes(WeightType type, uint32_t n)
 {
     if (!is_quantised(type)) return row_bytes(type, n);
+    const WeightFormat& f = format_of(type);
     const BlockLayout& l = block_layout_of(type);
-    return uint64_t(n) / 32 * 4 * (l.low + l.high) +
-           uint64_t(n) / format_of(type).block * (l.scales[0].stride + l.scales[1].stride);
+    return uint64_t(n) / 32 * 4 * (f.low + f.high) + uint64_t(n) / f.block * (l.scales[0].stride + l.scales[1].stride);
 }
 
 uint32_t row_quads(WeightType type, uint32_t n) { return ceil_div(device_bytes(type, n), 16); }
@@ -161,9 +160,8 @@ uint64_t lay_out_unit(const Matrix& m, const RowLayout& layout, std::span<const 
 
 uint32_t chunk_weights(WeightType type)
 {
-    type = values_of(type);
-    if (!is_quantised(type)) return 16 / format_of(type).block_bytes;
-    return type == WeightType::q8_0 ? 16 : 32;
+    const uint32_t low = format_of(values_of(type)).low;
+    return low < 8 ? 32 : 128 / low;
 }
 
 void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* to)
@@ -178,18 +176,18 @@ void lay_out_row(WeightType type, const std::byte* row, uint32_t n, std::byte* t
     const WeightFormat& f = format_of(type);
     const BlockLayout& l = block_layout_of(type);
     const auto integers = host::kernels().of(type).integers;
-    std::byte *low = to, *high = to + n / 8 * l.low, *scales = high + n / 8 * l.high;
+    std::byte *low = to, *high = to + n / 8 * f.low, *scales = high + n / 8 * f.high;
     std::fill(scales, end, std::byte(0));
-    const uint32_t low_bytes = f.block / 8 * l.low;    // of a block
+    const uint32_t low_bytes = f.block / 8 * f.low;    // of a block
     if (l.ready) copier(low_bytes)(row + l.ready, f.block_bytes, n / f.block, low_bytes, low);
     constexpr uint32_t span = 256;    // weights at a time; no format has larger blocks
     uint8_t q[span];
     for (uint32_t first = 0; first < n && !l.ready; first += span) {
         const uint32_t count = std::min(span, n - first);
         integers(row + row_bytes(type, first), q, count);
-        for (uint32_t i = 0; i < count; i += 32, low += 4 * l.low, high += 4 * l.high) {
-            pack(q + i, l.low, 0, low);
-            pack(q + i, l.high, l.low, high);
+        for (uint32_t i = 0; i < count; i += 32, low += 4 * f.low, high += 4 * f.high) {
+            pack(q + i, f.low, 0, low);
+            pack(q + i, f.high, f.low, high);
         }
     }
     for (const ScaleBytes& s : l.scales) {

@@ -19,42 +19,28 @@ static_assert(std::endian::native == std::endian::little, "GGUF files are read a
 
 namespace {
 
-/// Names of ggml's types, for messages and lists, those included that it once had (4, 5, 31 to 33, 36 to 38).
+/// Names of ggml's types that are no formats of weights here, for messages and lists, those included that it once had
+/// (4, 5, 31 to 33, 36 to 38).
 constexpr struct {
     uint32_t type;
     std::string_view name;
-} type_names[] = {
-    {0, "F32"},
-    {1, "F16"},
-    {2, "Q4_0"},
-    {3, "Q4_1"},
+} other_types[] = {
     {4, "Q4_2"},
     {5, "Q4_3"},
-    {6, "Q5_0"},
-    {7, "Q5_1"},
-    {8, "Q8_0"},
     {9, "Q8_1"},
-    {10, "Q2_K"},
-    {11, "Q3_K"},
-    {12, "Q4_K"},
-    {13, "Q5_K"},
-    {14, "Q6_K"},
     {15, "Q8_K"},
     {16, "IQ2_XXS"},
     {17, "IQ2_XS"},
     {18, "IQ3_XXS"},
     {19, "IQ1_S"},
-    {20, "IQ4_NL"},
     {21, "IQ3_S"},
     {22, "IQ2_S"},
-    {23, "IQ4_XS"},
     {24, "I8"},
     {25, "I16"},
     {26, "I32"},
     {27, "I64"},
     {28, "F64"},
     {29, "IQ1_M"},
-    {30, "BF16"},
     {31, "Q4_0_4_4"},
     {32, "Q4_0_4_8"},
     {33, "Q4_0_8_8"},
@@ -63,7 +49,6 @@ constexpr struct {
     {36, "IQ4_NL_4_4"},
     {37, "IQ4_NL_4_8"},
     {38, "IQ4_NL_8_8"},
-    {39, "MXFP4"},
     {40, "NVFP4"},
     {41, "Q1_0"},
     {42, "Q2_0"},
@@ -229,9 +214,10 @@ uint64_t product(uint64_t a, uint64_t b) { return b && a > UINT64_MAX / b ? UINT
 
 std::string GgufTensor::type_name() const
 {
-    for (const auto& [number, name] : type_names)
+    const WeightFormat* const format = find_format(type);
+    if (format && (starts || !is_sparse(format->type))) return std::string(format->name);
+    for (const auto& [number, name] : other_types)
         if (number == type) return std::string(name);
-    if (starts) return std::string(format_of(WeightType(type)).name);
     return fmt::format("type {}", type);
 }
 

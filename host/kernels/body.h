@@ -60,12 +60,8 @@ namespace hearth::host {
 
 extern const Kernels plain_kernels, avx2_kernels, avx512_kernels;
 
-struct F16 {
-    uint16_t bits;
-};
-struct Bf16 {
-    uint16_t bits;
-};
+using F16 = BlockF16;
+using Bf16 = BlockBF16;
 
 /// To L2: L1 holds little, and has few requests under way at a time.
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
@@ -87,32 +83,11 @@ namespace hearth::host {
 /// Weights in one W.
 template <class W>
 inline constexpr uint32_t elements = 1;
-template <>
-inline constexpr uint32_t elements<BlockQ8_0> = fixed_block;
-template <>
-inline constexpr uint32_t elements<BlockQ4_0> = fixed_block;
-template <>
-inline constexpr uint32_t elements<BlockQ4_1> = fixed_block;
-template <>
-inline constexpr uint32_t elements<BlockQ5_0> = fixed_block;
-template <>
-inline constexpr uint32_t elements<BlockQ5_1> = fixed_block;
-template <>
-inline constexpr uint32_t elements<BlockIQ4_NL> = fixed_block;
-template <>
-inline constexpr uint32_t elements<BlockMXFP4> = fixed_block;
-template <>
-inline constexpr uint32_t elements<BlockQ2_K> = 256;
-template <>
-inline constexpr uint32_t elements<BlockQ3_K> = 256;
-template <>
-inline constexpr uint32_t elements<BlockQ4_K> = 256;
-template <>
-inline constexpr uint32_t elements<BlockQ5_K> = 256;
-template <>
-inline constexpr uint32_t elements<BlockQ6_K> = 256;
-template <>
-inline constexpr uint32_t elements<BlockIQ4_XS> = 256;
+#define FORMAT(id, NAME, number, weights, ...)                                                                         \
+    template <>                                                                                                        \
+    inline constexpr uint32_t elements<Block##NAME> = weights;
+WEIGHT_FORMATS(FORMAT)
+#undef FORMAT
 
 /// S::lanes weights of a float format: W is float, F16 or Bf16. `k` counts pieces.
 template <class S, class W>
@@ -874,16 +849,13 @@ constexpr Kernels make_kernels(Isa isa, std::string_view name)
     return {.isa = isa,
             .name = name,
             .reads_groups = reads_groups<S>,
-            .rows = {row_kernels<S, float>(WeightType::f32), row_kernels<S, F16>(WeightType::f16),
-                     row_kernels<S, Bf16>(WeightType::bf16), row_kernels<S, BlockQ8_0>(WeightType::q8_0),
-                     row_kernels<S, BlockQ4_0>(WeightType::q4_0), row_kernels<S, BlockQ4_1>(WeightType::q4_1),
-                     row_kernels<S, BlockQ5_0>(WeightType::q5_0), row_kernels<S, BlockQ5_1>(WeightType::q5_1),
-                     row_kernels<S, BlockIQ4_NL>(WeightType::iq4_nl), row_kernels<S, BlockMXFP4>(WeightType::mxfp4),
-                     row_kernels<S, BlockQ2_K>(WeightType::q2_k), row_kernels<S, BlockQ3_K>(WeightType::q3_k),
-                     row_kernels<S, BlockQ4_K>(WeightType::q4_k), row_kernels<S, BlockQ5_K>(WeightType::q5_k),
-                     row_kernels<S, BlockQ6_K>(WeightType::q6_k), row_kernels<S, BlockIQ4_XS>(WeightType::iq4_xs),
+    // clang-format off
+#define FORMAT(id, NAME, ...) row_kernels<S, Block##NAME>(WeightType::id),
+            .rows = {WEIGHT_FORMATS(FORMAT)
                      sparse_row_kernels<S, F16>(WeightType::f16_sparse),
                      sparse_row_kernels<S, int8_t>(WeightType::q8_0_sparse)},
+#undef FORMAT
+            // clang-format on
             .tile_rows = S::tile_rows,
             .tile_tokens = tile_vectors * S::lanes,
             .float_tile = float_tile<S>,
