@@ -157,6 +157,7 @@ struct FoundModel {
     }
 
     ModelFacts facts() const { return {weights, computation, needs}; }
+    PlannedModel planned() const { return {weights, needs, computation.shape, computation.use}; }
 };
 
 /// The same, decided and loaded: what sessions run.
@@ -245,6 +246,8 @@ Decision Planner::plan(std::optional<uint64_t> budget, double position) const
     options.vram_budget = budget;
     return decide(options, model_->facts(), model_->machine, position);
 }
+PlannedModel Planner::planned_model() const { return model_->planned(); }
+const std::optional<Machine>& Planner::machine() const { return model_->machine.figures; }
 const Config& Planner::config() const { return model_->weights.config; }
 const Needs& Planner::needs() const { return model_->needs; }
 std::string Planner::device() const
@@ -274,6 +277,8 @@ std::optional<double> Engine::expected_us(double position) const
     const Decision& d = model_->decision;
     return hearth::expected_us(costs_at(model_->facts(), model_->machine, d.shape.submit, position), d.plan);
 }
+
+PlannedModel Engine::planned_model() const { return model_->planned(); }
 
 double Engine::read_speed()
 {

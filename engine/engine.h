@@ -131,6 +131,9 @@ class Planner {
     explicit Planner(const EngineOptions& options);
     /// No budget: what is free on the device, less a margin.
     Decision plan(std::optional<uint64_t> budget, double position) const;
+    /// What planned_steps asks for; valid as long as this is.
+    PlannedModel planned_model() const;
+    const std::optional<Machine>& machine() const;
 
     const Config& config() const;
     const Needs& needs() const;
@@ -198,6 +201,8 @@ class Engine {
     const std::optional<Machine>& machine() const;
     /// What the plan promised for a token at `position`.
     std::optional<double> expected_us(double position) const;
+    /// What planned_steps asks for; valid as long as this is.
+    PlannedModel planned_model() const;
     uint32_t context() const;    // positions of a session
     uint32_t batch() const;
     unsigned threads() const;

@@ -99,7 +99,7 @@ void write(uint last_token)
         const uint r = i / head_dim, c = i % head_dim;
         if (first_token + r / tile_heads <= last_token) a.y.at[row_at(r) + c] = query[r * stride + c];
     }
-    if (a.planes == 0) return;
+    if (a.writes_planes == 0) return;
     const uint blocks = head_dim / 32;
     for (uint i = me; i < rows * blocks; i += lanes) {
         const uint from = i / blocks * stride + i % blocks * 32, at = row_at(i / blocks) / 32 + i % blocks;
@@ -109,10 +109,10 @@ void write(uint last_token)
         [[dont_unroll]] for (uint q = 0; q < 8; ++q) {
             uint high, low;
             sums[q / 4] += fixed_words(four(from + 4 * q), largest, high, low);
-            a.high.at[8 * at + q] = high;
-            a.low.at[8 * at + q] = low;
+            a.planes.high.at[8 * at + q] = high;
+            a.planes.low.at[8 * at + q] = low;
         }
-        Floats4(a.scales).at[at] = fixed_scale(largest, sums);
+        Floats4(a.planes.scale).at[at] = fixed_scale(largest, sums);
     }
 }
 

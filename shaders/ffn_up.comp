@@ -14,7 +14,7 @@ layout(push_constant, scalar) uniform Push { FfnUp a; };
 void rows(Quads w, uint type, uint n, uint stride, uint last, uint token, uint tokens, out float part[sums_at_once])
 {
 #ifdef INT_DOT
-    rows_dot_int(w, type, n, stride, last, a.high, a.low, a.scale, token, tokens, a.cols, part);
+    rows_dot_int(w, type, n, stride, last, a.planes.high, a.planes.low, a.planes.scale, token, tokens, a.cols, part);
 #else
     rows_dot(w, type, n, stride, last, a.x, token, tokens, a.cols, part);
 #endif

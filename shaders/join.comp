@@ -41,7 +41,7 @@ void main()    // an invocation has four columns in turn, a word of each plane
     if (row >= (a.head != 0 ? step.head_tokens : step.tokens)) return;
     const uint in_row = (a.head != 0 ? step.wanted.at[step.head_first + row] : row) * a.n, out_row = row * a.n;
 
-    if (a.planes != 0)
+    if (a.writes_planes != 0)
         for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x) largest[b] = 0, sums[2 * b] = sums[2 * b + 1] = 0;
     float gain = a.gain, sum = 0, squares = 0;
     if (a.form == join_post_norm) {
@@ -89,9 +89,9 @@ void main()    // an invocation has four columns in turn, a word of each plane
             if (a.publish == publish_norm) a.published.at[out_row + i] = y;
             top = most(top, y);
         }
-        if (a.planes != 0) atomicMax(largest[w / 8], floatBitsToUint(top));
+        if (a.writes_planes != 0) atomicMax(largest[w / 8], floatBitsToUint(top));
     }
-    if (a.planes == 0) return;
+    if (a.writes_planes == 0) return;
     barrier();
     for (uint w = me; w < words; w += gl_WorkGroupSize.x) {
         const uint i = out_row + 4 * w;
@@ -99,11 +99,11 @@ void main()    // an invocation has four columns in turn, a word of each plane
         uint high, low;
         atomicAdd(sums[w / 4],
                   fixed_words(vec4(a.y.at[i], a.y.at[i + 1], a.y.at[i + 2], a.y.at[i + 3]), top, high, low));
-        a.high.at[out_row / 4 + w] = high;
-        a.low.at[out_row / 4 + w] = low;
+        a.planes.high.at[out_row / 4 + w] = high;
+        a.planes.low.at[out_row / 4 + w] = low;
     }
     barrier();
     for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x)
-        Floats4(a.scale).at[out_row / 32 + b] =
+        Floats4(a.planes.scale).at[out_row / 32 + b] =
             fixed_scale(uintBitsToFloat(largest[b]), ivec2(sums[2 * b], sums[2 * b + 1]));
 }

@@ -61,6 +61,11 @@ const uint join_rms = 0;
 const uint join_layer_norm = 1;
 const uint join_post_norm = 2;
 
+struct Planes {            // x_i = scale[i / 32] (256 high_i + low_i): x as two planes of integers
+    Words high, low;       // (n) int8, four to a word
+    Floats scale;          // (n / 32, 4): scale, the sums of the first and the last 16 x of the block in fixed point, 0
+};
+
 struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y = weight r / sqrt(mean(r^2) + eps)
                            // join_layer_norm: r = base + s + addend;
                            //   y = weight (r - mean(r)) / sqrt(mean((r - mean(r))^2) + eps) + bias
@@ -75,21 +80,19 @@ struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y
     Floats residual;       // (tokens, n): r; may be base
     Floats y;              // (tokens, n)
     Floats published;      // (tokens, n) in host memory
-    Words high, low;       // y as Quantise would write it, if `planes`
-    Floats scale;
+    Planes planes;         // of y, if `writes_planes`
     uint n, part_count, part_stride;
     uint has_cold;
     uint publish;          // publish_nothing, publish_norm or publish_residual
     uint head;             // 1: only the wanted tokens of step.head_*, y counted from the first of them
-    uint planes;
+    uint writes_planes;
     uint form;             // join_rms, join_layer_norm or join_post_norm
     float eps, gain;
 };
 
-struct Quantise {          // x_i = scale[i / 32] (256 high_i + low_i), scale = max |x| of the block / 32512
+struct Quantise {          // planes of x, with scale = max |x| of the block / 32512
     Floats x;              // (n)
-    Words high, low;       // (n) int8, four to a word
-    Floats scale;          // (n / 32, 4): scale, the sums of the first and the last 16 x of the block in fixed point, 0
+    Planes planes;
     uint n;
 };
 
@@ -97,8 +100,7 @@ struct MatVec {            // y_tr = sum_i w_ri x_ti.  A subgroup per row, or pe
     Steps step;
     Quads weight;          // (rows, cols)
     Floats x;              // (tokens, cols)
-    Words high, low;       // x as of Quantise, for the integer variant
-    Floats scale;
+    Planes planes;         // of x, for the integer variant
     Floats y;              // (tokens, rows)
     uint rows, cols, stride;
     uint relu;             // 1: negative y_r become 0
@@ -109,9 +111,7 @@ struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = 
     Steps step;
     Quads weight;          // (rows, inner), TRANSPOSED: (inner, rows)
     Floats x;              // (tokens, x_stride)
-    Words high, low;       // x as of Quantise, all tokens as one vector, for the integer variant: x_stride is then a
-                           // multiple of 32
-    Floats scale;
+    Planes planes;         // of x, all tokens as one vector, for the integer variant: x_stride is then a multiple of 32
     Floats y;              // (tokens, y_stride)
     uint rows, inner, stride, x_stride, y_stride;
     uint head;             // 1: as many tokens as step.head_tokens, else step.tokens
@@ -150,9 +150,8 @@ struct Attend {            // y_th = sum_p softmax_p(cap(scale q_th . k_p)) v_p 
     Floats parts;          // (tiles, heads / heads of a tile, splits, heads of a tile, 2 + head_dim): largest score,
                            // sum, and y not yet divided by it
     Words counters;        // (tiles, heads / heads of a tile): splits that are done
-    Words high, low;       // y as Quantise would write it, if `planes`; head_dim is then a multiple of 32
-    Floats scales;
-    uint heads, kv_heads, pages, planes, splits, window;
+    Planes planes;         // of y, if `writes_planes`; head_dim is then a multiple of 32
+    uint heads, kv_heads, pages, writes_planes, splits, window;
     float scale, softcap;
 };
 
@@ -174,8 +173,7 @@ struct FfnUp {             // h_tn = act(gate_n . x_t + bias_n) act_up(up_n . x_
     Quads gate, up;        // (neurons, cols); up is read, and a factor, if has_up
     Quads bias;            // (neurons), each the first word of a quad; read if has_bias
     Floats x;              // (tokens, cols)
-    Words high, low;       // x as of Quantise, for the integer variant
-    Floats scale;
+    Planes planes;         // of x, for the integer variant
     Floats h;              // (tokens, neurons)
     Pairs chosen;          // of Route, read if has_experts: neuron n is row n % 32 of slot chosen_(n / 32), and its
                            // weight is one more factor

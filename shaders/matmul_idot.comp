@@ -46,9 +46,9 @@ void load_inputs(uint first_token, uint first_inner, uint tokens)
         const uint t = i / block_words, word = i % block_words,
                    at = ((first_token + t) * a.x_stride + first_inner) / 4 + word;
         const bool there = first_token + t < tokens;
-        high_tile[t * pitch + word] = there ? a.high.at[at] : 0;
-        low_tile[t * pitch + word] = there ? a.low.at[at] : 0;
-        if (word == 0) x_scale[t] = there ? Floats4(a.scale).at[at / block_words] : vec4(0);
+        high_tile[t * pitch + word] = there ? a.planes.high.at[at] : 0;
+        low_tile[t * pitch + word] = there ? a.planes.low.at[at] : 0;
+        if (word == 0) x_scale[t] = there ? Floats4(a.planes.scale).at[at / block_words] : vec4(0);
     }
 }
 

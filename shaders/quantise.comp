@@ -18,9 +18,9 @@ void main()    // one invocation per block of 32
             uint high, low;
             sum[word / 4] +=
                 fixed_words(vec4(a.x.at[i], a.x.at[i + 1], a.x.at[i + 2], a.x.at[i + 3]), largest, high, low);
-            a.high.at[8 * block + word] = high;
-            a.low.at[8 * block + word] = low;
+            a.planes.high.at[8 * block + word] = high;
+            a.planes.low.at[8 * block + word] = low;
         }
-        Floats4(a.scale).at[block] = fixed_scale(largest, sum);
+        Floats4(a.planes.scale).at[block] = fixed_scale(largest, sum);
     }
 }

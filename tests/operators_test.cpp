@@ -114,10 +114,9 @@ struct TestInput {
     {
         const uint32_t n = uint32_t(values.size());
         const vulkan::Kernel<gpu::Quantise> quantise(d, "quantise");
-        if (n % 32 == 0)
-            run(d, quantise, {(n / 32 + 63) / 64},
-                {.x = x.address(), .high = high.address(), .low = low.address(), .scale = scale.address(), .n = n});
+        if (n % 32 == 0) run(d, quantise, {(n / 32 + 63) / 64}, {.x = x.address(), .planes = planes(), .n = n});
     }
+    gpu::Planes planes() const { return {high.address(), low.address(), scale.address()}; }
 };
 
 template <class F>
@@ -158,7 +157,7 @@ void check_product(GpuKernels& kernels, const std::shared_ptr<vulkan::Device>& d
     Shared<uint32_t> high(device, padded / 4), low(device, padded / 4);
     if (product == Product::integers)
         run(device, kernels.quantise, {1},
-            {.x = dx.address(), .high = high.address(), .low = low.address(), .scale = scale.address(), .n = padded});
+            {.x = dx.address(), .planes = {high.address(), low.address(), scale.address()}, .n = padded});
     for (const uint32_t again : {0u, 1u}) {
         TestStep step(device, tokens, 0, 1, tokens);
         (again ? (*step).tokens : (*step).head_tokens) = 0;
@@ -166,9 +165,7 @@ void check_product(GpuKernels& kernels, const std::shared_ptr<vulkan::Device>& d
             {.step = step.address(),
              .weight = w.device->address(),
              .x = dx.address(),
-             .high = high.address(),
-             .low = low.address(),
-             .scale = scale.address(),
+             .planes = {high.address(), low.address(), scale.address()},
              .y = y.address(),
              .rows = outer,
              .inner = inner,
@@ -230,9 +227,7 @@ TEST_SUITE("device")
                             {.step = one.address(),
                              .weight = w.device->address(),
                              .x = input.x.address(),
-                             .high = input.high.address(),
-                             .low = input.low.address(),
-                             .scale = input.scale.address(),
+                             .planes = input.planes(),
                              .y = y.address(),
                              .rows = rows,
                              .cols = cols,
@@ -271,9 +266,7 @@ TEST_SUITE("device")
                             {.step = one.address(),
                              .weight = gate.device->address(),
                              .x = input.x.address(),
-                             .high = input.high.address(),
-                             .low = input.low.address(),
-                             .scale = input.scale.address(),
+                             .planes = input.planes(),
                              .y = y.address(),
                              .rows = rows,
                              .cols = cols,
@@ -292,9 +285,7 @@ TEST_SUITE("device")
                                  .gate = gate.device->address(),
                                  .up = up.device->address(),
                                  .x = input.x.address(),
-                                 .high = input.high.address(),
-                                 .low = input.low.address(),
-                                 .scale = input.scale.address(),
+                                 .planes = input.planes(),
                                  .h = h.address(),
                                  .neurons = rows,
                                  .cols = cols,
@@ -424,11 +415,7 @@ TEST_SUITE("device")
             Shared<uint32_t> want_high(device, n / 4), want_low(device, n / 4);
             Shared<float> want_scale(device, n / 8);
             run(device, vulkan::Kernel<gpu::Quantise>(device, "quantise"), {(n / 32 + 63) / 64},
-                {.x = y.address(),
-                 .high = want_high.address(),
-                 .low = want_low.address(),
-                 .scale = want_scale.address(),
-                 .n = n});
+                {.x = y.address(), .planes = {want_high.address(), want_low.address(), want_scale.address()}, .n = n});
             CHECK(high.values() == want_high.values());
             CHECK(low.values() == want_low.values());
             CHECK(scale.values() == want_scale.values());
@@ -448,11 +435,9 @@ TEST_SUITE("device")
                  .weight = weight.address(),
                  .residual = residual.address(),
                  .y = y.address(),
-                 .high = high.address(),
-                 .low = low.address(),
-                 .scale = scale.address(),
+                 .planes = {high.address(), low.address(), scale.address()},
                  .n = n,
-                 .planes = 1,
+                 .writes_planes = 1,
                  .eps = 1e-5f,
                  .gain = 1});
             same_planes(y, n, high, low, scale);
@@ -481,13 +466,11 @@ TEST_SUITE("device")
                      .y = y.address(),
                      .parts = parts.address(),
                      .counters = counters.address(),
-                     .high = high.address(),
-                     .low = low.address(),
-                     .scales = scale.address(),
+                     .planes = {high.address(), low.address(), scale.address()},
                      .heads = heads,
                      .kv_heads = kv_heads,
                      .pages = pages,
-                     .planes = 1,
+                     .writes_planes = 1,
                      .splits = splits,
                      .scale = 0.1f});
                 same_planes(y, n, high, low, scale);
@@ -693,9 +676,7 @@ TEST_SUITE("device")
                                  .up = up.device->address(),
                                  .bias = bias.address(),
                                  .x = input.x.address(),
-                                 .high = input.high.address(),
-                                 .low = input.low.address(),
-                                 .scale = input.scale.address(),
+                                 .planes = input.planes(),
                                  .h = h.address(),
                                  .neurons = neurons,
                                  .cols = cols,
@@ -846,9 +827,7 @@ TEST_SUITE("device")
                          .gate = gate.device->address(),
                          .up = up.device->address(),
                          .x = input.x.address(),
-                         .high = input.high.address(),
-                         .low = input.low.address(),
-                         .scale = input.scale.address(),
+                         .planes = input.planes(),
                          .h = h.address(),
                          .chosen = chosen.address(),
                          .neurons = neurons,

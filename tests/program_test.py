@@ -1119,7 +1119,7 @@ class Bench(DeviceCase):
         self.assertEqual([row[:2] for row in speeds[2:]], [["prefill", "16"], ["decode", "8"]])
         for row in speeds[2:]:
             self.assertGreater(float(row[2].split("±")[0]), 0)
-        self.assertEqual({row[1] for row in stages[2:]}, {"attention", "cold_ffn", "head"})
+        self.assertEqual({row[1] for row in stages[2:]}, {"qkv", "attend", "attn_out", "cold_ffn", "head"})
         for row in stages[2:]:
             self.assertGreater(float(row[3]), 0)
             if row[0] == "decode":

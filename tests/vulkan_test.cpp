@@ -89,21 +89,18 @@ TEST_CASE("subgroups are as large as a vendor's compiler has registers for")
 #define M(type, name) {#name, offsetof(gpu::type, name)}
 TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
 {
-    check_layout("join",
-                 {M(Join, step),     M(Join, base), M(Join, parts),      M(Join, cold),        M(Join, weight),
-                  M(Join, residual), M(Join, y),    M(Join, published),  M(Join, high),        M(Join, low),
-                  M(Join, scale),    M(Join, n),    M(Join, part_count), M(Join, part_stride), M(Join, has_cold),
-                  M(Join, publish),  M(Join, head), M(Join, planes),     M(Join, form),        M(Join, eps),
-                  M(Join, gain)});
-    check_layout("quantise", {M(Quantise, x), M(Quantise, high), M(Quantise, low), M(Quantise, scale), M(Quantise, n)});
+    check_layout("join", {M(Join, step), M(Join, base), M(Join, parts), M(Join, cold), M(Join, weight),
+                          M(Join, residual), M(Join, y), M(Join, published), M(Join, planes), M(Join, n),
+                          M(Join, part_count), M(Join, part_stride), M(Join, has_cold), M(Join, publish), M(Join, head),
+                          M(Join, writes_planes), M(Join, form), M(Join, eps), M(Join, gain)});
+    check_layout("quantise", {M(Quantise, x), M(Quantise, planes), M(Quantise, n)});
     for (const char* kernel : {"matvec", "matvec_idot"})
-        check_layout(kernel, {M(MatVec, step), M(MatVec, weight), M(MatVec, x), M(MatVec, high), M(MatVec, low),
-                              M(MatVec, scale), M(MatVec, y), M(MatVec, rows), M(MatVec, cols), M(MatVec, stride),
-                              M(MatVec, relu)});
+        check_layout(kernel, {M(MatVec, step), M(MatVec, weight), M(MatVec, x), M(MatVec, planes), M(MatVec, y),
+                              M(MatVec, rows), M(MatVec, cols), M(MatVec, stride), M(MatVec, relu)});
     for (const char* kernel : {"matmul", "matmul_f16", "matmul_idot"})
-        check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, high), M(MatMul, low),
-                              M(MatMul, scale), M(MatMul, y), M(MatMul, rows), M(MatMul, inner), M(MatMul, stride),
-                              M(MatMul, x_stride), M(MatMul, y_stride), M(MatMul, head), M(MatMul, add)});
+        check_layout(kernel, {M(MatMul, step), M(MatMul, weight), M(MatMul, x), M(MatMul, planes), M(MatMul, y),
+                              M(MatMul, rows), M(MatMul, inner), M(MatMul, stride), M(MatMul, x_stride),
+                              M(MatMul, y_stride), M(MatMul, head), M(MatMul, add)});
     check_layout("rope", {M(Rope, step),     M(Rope, q),         M(Rope, k),
                           M(Rope, v),        M(Rope, bias),      M(Rope, norms),
                           M(Rope, angles),   M(Rope, k_cache),   M(Rope, v_cache),
@@ -113,14 +110,14 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
                           M(Rope, has_bias), M(Rope, has_norms), M(Rope, halves),
                           M(Rope, eps)});
     check_layout("attend", {M(Attend, step), M(Attend, q), M(Attend, k_cache), M(Attend, v_cache), M(Attend, y),
-                            M(Attend, parts), M(Attend, counters), M(Attend, high), M(Attend, low), M(Attend, scales),
-                            M(Attend, heads), M(Attend, kv_heads), M(Attend, pages), M(Attend, planes),
-                            M(Attend, splits), M(Attend, window), M(Attend, scale), M(Attend, softcap)});
+                            M(Attend, parts), M(Attend, counters), M(Attend, planes), M(Attend, heads),
+                            M(Attend, kv_heads), M(Attend, pages), M(Attend, writes_planes), M(Attend, splits),
+                            M(Attend, window), M(Attend, scale), M(Attend, softcap)});
     for (const char* kernel : {"ffn_up", "ffn_up_idot"})
-        check_layout(kernel, {M(FfnUp, step), M(FfnUp, gate), M(FfnUp, up), M(FfnUp, bias), M(FfnUp, x), M(FfnUp, high),
-                              M(FfnUp, low), M(FfnUp, scale), M(FfnUp, h), M(FfnUp, chosen), M(FfnUp, neurons),
-                              M(FfnUp, cols), M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut),
-                              M(FfnUp, floor), M(FfnUp, has_up), M(FfnUp, has_bias), M(FfnUp, has_experts)});
+        check_layout(kernel, {M(FfnUp, step), M(FfnUp, gate), M(FfnUp, up), M(FfnUp, bias), M(FfnUp, x),
+                              M(FfnUp, planes), M(FfnUp, h), M(FfnUp, chosen), M(FfnUp, neurons), M(FfnUp, cols),
+                              M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut), M(FfnUp, floor),
+                              M(FfnUp, has_up), M(FfnUp, has_bias), M(FfnUp, has_experts)});
     check_layout("ffn_down", {M(FfnDown, step), M(FfnDown, down), M(FfnDown, h), M(FfnDown, parts), M(FfnDown, fired),
                               M(FfnDown, chosen), M(FfnDown, neurons), M(FfnDown, cols), M(FfnDown, stride),
                               M(FfnDown, slices), M(FfnDown, part_stride), M(FfnDown, has_experts), M(FfnDown, words)});

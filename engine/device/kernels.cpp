@@ -59,11 +59,6 @@ std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType ty
     return variants;
 }
 
-// More sums than that of an invocation go to memory.
-constexpr uint32_t most_sums = 8;
-
-uint32_t tokens_at_once(uint32_t tokens) { return std::min(std::bit_ceil(tokens), most_sums); }
-
 /// Fewer rows where several tokens meet each of them.
 static RowVariant narrowed(RowVariant v, uint32_t together)
 {

@@ -3,6 +3,7 @@
 
 #include "engine/model/weights.h"
 #include "engine/plan/machine.h"
+#include "engine/plan/steps.h"
 #include "engine/device/layout.h"
 #include "engine/vulkan/commands.h"
 #include "host/attention.h"
@@ -36,10 +37,8 @@ struct ProductUse {
 /// Whether the device can multiply matrices of this type so.
 bool offers(const vulkan::Device& device, Product product, WeightType type, const ProductUse& use);
 
-/// Of so many tokens, those that meet each weight at once in the row kernels.
-uint32_t tokens_at_once(uint32_t tokens);
-
-/// Workgroups for the row kernels over `rows` rows and so many tokens, of which `together` meet each weight at once.
+/// Workgroups for the row kernels over `rows` rows and so many tokens, of which `together` (tokens_at_once) meet each
+/// weight at once.
 vulkan::Groups row_groups(uint32_t rows, const RowVariant& variant, uint32_t tokens = 1, uint32_t together = 1);
 
 /// The kernels, compiled when first used, by the weight types that they read.

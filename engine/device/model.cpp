@@ -1,5 +1,6 @@
 #include "engine/device/model.h"
 
+#include "engine/device/kv_pool.h"
 #include "host/linear.h"
 #include "host/numbers.h"
 #include "host/predict.h"
@@ -79,6 +80,43 @@ std::optional<RowLayout> layout_of_qkv(const LayerWeights& w)
 
 }    // namespace
 
+namespace {
+
+/// A matrix with so many rows as steps know it, before it is laid out.
+StepMatrix expected_matrix(const Matrix& m, uint32_t rows)
+{
+    if (m.rows == 0) return {};
+    const WeightType type = values_of(m.type);
+    const uint32_t block = format_of(type).block;
+    return {.type = type,
+            .rows = rows,
+            .cols = m.cols,
+            .bytes = layout_of(m).bytes(rows),
+            .block = block,
+            .block_bytes = uint32_t(device_bytes(type, block)),
+            .padding = 16};
+}
+StepMatrix expected_matrix(const Matrix& m) { return expected_matrix(m, m.rows); }
+
+LayerShape expected_shape(const LayerWeights& w, uint32_t neurons, uint64_t sign_bytes)
+{
+    return {.q = expected_matrix(w.q),
+            .k = expected_matrix(w.k),
+            .v = expected_matrix(w.v),
+            .o = expected_matrix(w.o),
+            .router = expected_matrix(w.router.scores),
+            .gate = expected_matrix(w.ffn.gate, neurons),
+            .up = expected_matrix(w.ffn.up, neurons),
+            .down = w.ffn.down.rows > 0 ? expected_matrix(w.ffn.down) : expected_matrix(w.ffn.down_t, neurons),
+            .fc1 = expected_matrix(w.fc1),
+            .fc2 = expected_matrix(w.fc2, neurons),
+            .down_by_rows = w.ffn.down.rows > 0,
+            .sign_bytes = sign_bytes,
+            .window = w.window};
+}
+
+}    // namespace
+
 Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& sparsity)
 {
     const Config& c = weights.config;
@@ -103,10 +141,11 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
         } else n.group += layout_of(l.ffn.down_t).bytes(group_neurons);
         n.groups = ceil_div(c.neurons, group_neurons);
         if (c.experts) n.attention += aligned(n.groups * sizeof(uint32_t));    // slot_experts
-        const uint64_t all = uint64_t(n.groups) * group_neurons;
+        const uint64_t all = uint64_t(n.groups) * group_neurons, signs = all * ceil_div(c.dim, sign_columns) * 16;
+        n.shape = expected_shape(l, uint32_t(all), signs);
         switch (sparsity[needs.layers.size()].predictor) {
         case Predictor::none: break;
-        case Predictor::sign: n.predictor = aligned(all * ceil_div(c.dim, sign_columns) * 16); break;
+        case Predictor::sign: n.predictor = aligned(signs); break;
         case Predictor::lowrank:
             n.predictor = aligned(matrix_bytes(l.fc1)) + aligned(layout_of(l.fc2).bytes(all));
             break;
@@ -114,6 +153,7 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
         needs.layers.push_back(n);
     }
     needs.head = aligned(matrix_bytes(weights.output));
+    needs.output = expected_matrix(weights.output);
     return needs;
 }
 
@@ -315,6 +355,55 @@ GpuModel::GpuModel(const std::shared_ptr<vulkan::Device>& device, const Weights&
         judge(head_, weights.output);
     }
 }
+
+bool GpuModel::meets_integers(const GpuMatrix& m, host::Work work) const
+{
+    if (m.rows == 0) return false;
+    return work == host::Work::few ? kernels_.reads_planes(m)
+                                   : kernels_.product(m.type, {.halves = m.halves}) == Product::integers;
+}
+
+StepMatrix GpuModel::matrix(const GpuMatrix& m, host::Work work) const
+{
+    if (m.rows == 0) return {};
+    const uint32_t block = format_of(m.type).block;
+    return {.type = m.type,
+            .rows = m.rows,
+            .cols = m.cols,
+            .bytes = m.row_bytes,
+            .block = block,
+            .block_bytes = uint32_t(device_bytes(values_of(m.type), block)),
+            .padding = 16,
+            .integers = meets_integers(m, work)};
+}
+
+LayerShape GpuModel::shape(uint32_t l, host::Work work, bool one_row, host::KvTypes kv) const
+{
+    const Layer& w = layers_[l];
+    LayerShape shape = {.q = matrix(w.q, work),
+                        .k = matrix(w.k, work),
+                        .v = matrix(w.v, work),
+                        .o = matrix(w.o, work),
+                        .router = matrix(w.router, work),
+                        .fc1 = matrix(w.fc1, work),
+                        .fc2 = matrix(w.fc2, work),
+                        .sign_bytes = w.signs.bytes,
+                        .position_bytes = KvPool::position_bytes(config(), kv),
+                        .window = w.window};
+    if (one_row && w.qkv.rows > 0) shape.q.integers = shape.k.integers = shape.v.integers = meets_integers(w.qkv, work);
+    return with_block(shape, w, work);
+}
+
+LayerShape GpuModel::with_block(LayerShape shape, const GpuFfn& block, host::Work work) const
+{
+    shape.gate = matrix(block.gate, work);
+    shape.up = matrix(block.up, work);
+    shape.down_by_rows = block.down.rows > 0;
+    shape.down = matrix(shape.down_by_rows ? block.down : block.down_t, work);
+    return shape;
+}
+
+StepMatrix GpuModel::shape_of_head(host::Work work) const { return matrix(head_, work); }
 
 uint32_t GpuModel::join_form() const
 {

@@ -58,6 +58,12 @@ class GpuModel {
         bool split() const { return residency.split(); }
     };
 
+    /// As steps know a layer; `one_row`: its q, k and v can be one matrix.
+    LayerShape shape(uint32_t l, host::Work work, bool one_row, host::KvTypes kv) const;
+    /// The same with other neurons.
+    LayerShape with_block(LayerShape shape, const GpuFfn& block, host::Work work) const;
+    StepMatrix shape_of_head(host::Work work) const;
+
     const std::shared_ptr<vulkan::Device>& device() const { return device_; }
     const Config& config() const { return weights_.config; }
     const std::vector<Layer>& layers() const { return layers_; }
@@ -91,6 +97,9 @@ class GpuModel {
     GpuKernels& kernels() { return kernels_; }
 
   private:
+    bool meets_integers(const GpuMatrix& m, host::Work work) const;
+    StepMatrix matrix(const GpuMatrix& m, host::Work work) const;
+
     std::shared_ptr<vulkan::Device> device_;
     const Weights& weights_;
     GpuKernels kernels_;

@@ -15,11 +15,11 @@ namespace hearth {
 struct Family {
     std::string_view architecture;    // what stands in `general.architecture`; the file's keys begin with it
     host::PairOrder pairs = host::PairOrder::neighbours;
-    host::Activation activation =
-        host::Activation::silu;    // unless the file says otherwise; silu is relu in PowerInfer's
-    bool qkv_bias = false;         // blk.N.attn_q.bias, attn_k.bias, attn_v.bias
-    bool head_norms =
-        false;    // blk.N.attn_q_norm.weight, attn_k_norm.weight: every head of q and k is normalised before it turns
+    // Unless the file says otherwise; silu is relu in PowerInfer's.
+    host::Activation activation = host::Activation::silu;
+    bool qkv_bias = false;    // blk.N.attn_q.bias, attn_k.bias, attn_v.bias
+    // blk.N.attn_q_norm.weight, attn_k_norm.weight: every head of q and k is normalised before it turns.
+    bool head_norms = false;
     bool layer_norms = false;    // LayerNorm with a bias: beside each norm's weight there is its .bias
     bool all_biases = false;     // qkv_bias, and attn_output.bias, ffn_up.bias, ffn_down.bias
     bool positions = false;      // position_embd.weight is added to the embedding, and nothing turns
@@ -38,10 +38,10 @@ struct Family {
     float score_cap = 0, logit_cap = 0;
     uint32_t window = 0;
     uint32_t window_period = 0;    // where there is a window, every so manieth layer has none; 0: all have it
-    float window_base =
-        0;    // of rope in layers with a window, whose positions are not scaled; 0: no other than elsewhere
-    uint32_t broad_layers =
-        0;    // the model of so many layers divides scores by sqrt(dim / heads) instead of sqrt(head_dim)
+    // Of rope in layers with a window, whose positions are not scaled; 0: no other than elsewhere.
+    float window_base = 0;
+    // The model of so many layers divides scores by sqrt(dim / heads) instead of sqrt(head_dim).
+    uint32_t broad_layers = 0;
     bool experts = false;    // its files may be mixtures of experts, by the key ARCHITECTURE.expert_count
 };
 

@@ -1,84 +1,251 @@
 #include "engine/plan/costs.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace hearth {
 
 namespace {
 
-double us(double bytes, double gb_per_s) { return bytes / std::max(gb_per_s, 1e-9) / 1000; }
-
-double row(const Matrix& m) { return double(m.mean_row_bytes()); }
-
-/// Microseconds to read the projections of one layer's attention, its cache for so many positions, and its router.
-double attention_us(const LayerWeights& w, const SideRates& rates, double positions, uint64_t position_bytes)
+double total_us(const std::vector<Step>& steps, const Load& load, const SideRates& rates)
 {
     double sum = 0;
-    for (const Matrix* m : {&w.q, &w.k, &w.v, &w.o, &w.router.scores})
-        sum += us(double(m->bytes()), rates.of(m->type).dot);
-    const double seen = w.window ? std::min(positions, double(w.window)) : positions;
-    return sum + us(seen * double(position_bytes), rates.kv);
+    for (const Step& step : steps) sum += step.us(load, rates);
+    return sum;
 }
 
-/// Microseconds of one side's share of a feed-forward block: so many gates looked at, of which so many fire.
-double ffn_us(const host::FfnWeights& w, const SideRates& rates, const LayerUse& use, double neurons, double looked_at,
-              double fired)
+bool of_predictor(const Step& step)
 {
-    const double down = double(w.either_down().bytes()) / w.gate.rows, up_and_down = row(w.up) + down;
-    const RowRates& down_rates = rates.of(w.either_down().type);
-    if (use.routed) neurons = looked_at = fired;
-    if (use.skips)
-        return us(looked_at * row(w.gate), rates.of(w.gate.type).gate) + us(fired * up_and_down, down_rates.fired);
-    return us(neurons * (row(w.gate) + row(w.up)), rates.of(w.gate.type).dot) +
-           us(fired * down, w.down.rows > 0 ? down_rates.dot : down_rates.fired);
+    return step.kind >= StepKind::predict_signs && step.kind <= StepKind::predict_mask;
+}
+
+/// What meets planes of integers on the device, by its measured variants; where none was measured, all that can.
+void set_integers(StepMatrix& m, const Machine* machine)
+{
+    if (m.rows == 0) return;
+    m.integers = is_quantised(m.type);
+    if (!machine) return;
+    if (const auto& measured = machine->row_variants.of(m.type, m.rows, m.cols)) m.integers = measured->int_dot;
+}
+
+LayerShape device_shape(const LayerNeeds& needs, const Machine* machine)
+{
+    LayerShape shape = needs.shape;
+    for (StepMatrix* m : {&shape.q, &shape.k, &shape.v, &shape.o, &shape.gate, &shape.up, &shape.down})
+        set_integers(*m, machine);
+    return shape;
+}
+
+StepMatrix device_output(const Needs& needs, const Machine* machine)
+{
+    StepMatrix output = needs.output;
+    set_integers(output, machine);
+    return output;
+}
+
+/// What is done with the neurons that one side has of a block: (row, neuron) pairs whose gates are looked at and that
+/// fire, and the rows of weights that are read for them.
+struct NeuronsRead {
+    double looked_at = 0, fired = 0;
+    double gates = 0, ups = 0, downs = 0;
+};
+
+Load load_of(const LayerShape& shape, const NeuronsRead& n, const PlannedBatch& batch, double passes)
+{
+    double positions = 0;
+    for (uint32_t r = 0; r < batch.rows; ++r) {
+        const double sees = batch.position + r + 1;
+        positions += shape.window ? std::min(sees, double(shape.window)) : sees;
+    }
+    const double of_down =
+        shape.down_by_rows ? double(shape.down.bytes) / std::max(shape.down.cols, 1u) : shape.down.row_bytes();
+    return {.rows = double(batch.rows),
+            .passes = passes,
+            .positions = positions,
+            .looked_at = n.looked_at,
+            .fired = n.fired,
+            .gate_bytes = n.gates * shape.gate.row_bytes(),
+            .up_bytes = n.ups * shape.up.row_bytes(),
+            .down_bytes = n.downs * of_down};
+}
+
+/// Groups of a layer that lie on one side, and what is expected of them. Rows are taken to fire independently of each
+/// other.
+class Groups {
+  public:
+    Groups(const LayerUse& use, uint32_t neurons, uint32_t rows) : use_(use), of_layer_(neurons), rows_(rows) {}
+
+    void add(uint32_t g)
+    {
+        const double there = std::min<double>(group_neurons, of_layer_ - double(g) * group_neurons),
+                     share = std::clamp(use_.fired[g] / there, 0.0, 1.0);
+        const uint32_t together = tokens_at_once(rows_), left = rows_ % together;
+        const auto any_of = [&](uint32_t rows) { return there * (1 - std::pow(1 - share, rows)); };
+        slots_ += group_neurons;
+        neurons_ += there;
+        fired_ += use_.fired[g];
+        any_ += any_of(rows_);
+        any_together_ += (rows_ / together) * any_of(together) + (left ? any_of(left) : 0);
+    }
+    uint32_t slots() const { return slots_; }
+
+    /// Few rows on the device: slots are whole, and of down no row is read for a zero.
+    NeuronsRead on_device() const
+    {
+        const double fired = rows_ * fired_;
+        if (use_.routed) return {fired, fired, fired, fired, fired};    // each row has experts of its own
+        const double passes = ceil_div(rows_, tokens_at_once(rows_)), all = passes * slots_;
+        return {double(rows_) * slots_, fired, all, use_.skips ? any_together_ : all, fired};
+    }
+    NeuronsRead on_host(host::Work work) const
+    {
+        const double rows = rows_;
+        if (use_.routed) return {rows * fired_, rows * fired_, any_, any_, any_};
+        if (!use_.skips || work == host::Work::many)
+            return {rows * neurons_, rows * neurons_, neurons_, neurons_, neurons_};
+        const double gates = neurons_ * use_.looked_at;
+        return {rows * gates, rows * fired_, gates, any_, any_};
+    }
+
+  private:
+    const LayerUse& use_;
+    uint32_t of_layer_, rows_, slots_ = 0;
+    double neurons_ = 0, fired_ = 0;       // of one row
+    double any_ = 0, any_together_ = 0;    // that fire for any row, or summed over those that meet a weight at once
+};
+
+double device_passes(const PlannedBatch& batch)
+{
+    return batch.work == host::Work::few ? ceil_div(batch.rows, tokens_at_once(batch.rows)) : 1;
 }
 
 }    // namespace
 
-Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use,
-                     uint64_t position_bytes, const Machine& m, double position)
+Costs expected_costs(const PlannedModel& model, const Machine& m, double position)
 {
-    const Config& c = weights.config;
+    const Config& c = model.weights.config;
     const SideRates &host = m.host, &device = m.on_device;
+    const PlannedBatch token = {.position = position};
+    const StepForm form = {};
     Costs costs = {
         .submit = m.submit_us, .seam = std::max(m.round_trip_us - m.submit_us, 0.0), .token = m.round_trip_us};
+    Pending pending;
     for (uint32_t l = 0; l < c.layers; ++l) {
-        const LayerWeights& w = weights.layers[l];
-        const uint32_t groups = needs.layers[l].groups;
+        const uint32_t groups = model.needs.layers[l].groups;
+        const LayerUse& use = model.use[l];
+        const LayerShape here = device_shape(model.needs.layers[l], &m),
+                         there = host_shape(c, model.weights.layers[l], model.shape.kv);
+        BlockShare share = {.neurons = groups * group_neurons, .split = true, .sparsity = model.shape.sparsity[l]};
         LayerCosts layer;
-        layer.activity = use[l].fired;
-        double all_fired = 0;
-        for (const double fired : use[l].fired) all_fired += fired;
+        layer.activity = use.fired;
+        const Load of_token = load_of(here, {}, token, 1);
+        for (const Step& step : attention_steps(c, here, share, pending, form))
+            (of_predictor(step) ? layer.predict : layer.attention) += step.us(of_token, device);
+        pending = pending_after(c, here, share, form);    // as if all were resident: partial sums cost little
 
-        // Steps on the device as GpuSession records them: two joins, q k v, rope, attend, o, a router's two, then the
-        // FFN's two.
-        const double vectors = us(double(c.dim) * sizeof(float) * (2 * 4 + 16), device.vector);
-        const uint32_t routing = c.experts ? 2 : 0;
-        layer.attention =
-            attention_us(w, device, position + 1, position_bytes) + (6 + routing) * device.step_us + vectors;
-        layer.predict =
-            needs.layers[l].predictor > 0 ? us(double(needs.layers[l].predictor), device.signs) + device.step_us : 0;
-        double fired = 0;    // of the groups that are resident
+        const Step cold_ffn = cold_ffn_step(there, share.sparsity, form);
+        Groups hot(use, c.neurons, 1);
         for (uint32_t k = 0; k <= groups; ++k) {
-            const double neurons = std::min<double>(double(k) * group_neurons, c.neurons), cold = c.neurons - neurons,
-                         cold_fired = all_fired - fired;
-            // Without skipping the host reads every down row, the device those whose activation is not zero.
-            layer.device_ffn.push_back(k ? ffn_us(w.ffn, device, use[l], neurons, neurons, fired) + 2 * device.step_us
-                                         : 0);
-            layer.host_ffn.push_back(k < groups ? ffn_us(w.ffn, host, use[l], cold, cold * use[l].looked_at,
-                                                         use[l].skips || use[l].routed ? cold_fired : cold) +
-                                                      2 * host.step_us
+            Groups cold(use, c.neurons, 1);
+            for (uint32_t g = k; g < groups; ++g) cold.add(g);
+            share.neurons = std::min(hot.slots(), decode_neurons(c));
+            bool planes = true;
+            layer.device_ffn.push_back(
+                total_us(ffn_steps(c, here, share, form, planes), load_of(here, hot.on_device(), token, 1), device));
+            layer.host_ffn.push_back(k < groups ? cold_ffn.us(load_of(there, cold.on_host(token.work), token, 1), host)
                                                 : 0);
-            if (k < groups) fired += use[l].fired[k];
+            if (k < groups) hot.add(k);
         }
         layer.host_layer =
-            attention_us(w, host, position + 1, position_bytes) + (4 + routing) * host.step_us + layer.host_ffn[0];
+            total_us(host_attention_steps(c, there, share.sparsity, form), load_of(there, {}, token, 1), host) +
+            layer.host_ffn[0];
         costs.layers.push_back(std::move(layer));
     }
-    const double head = double(weights.output.bytes());
-    costs.head_device = us(head, device.of(weights.output.type).dot) + 2 * device.step_us;
-    costs.head_host = us(head, host.of(weights.output.type).dot) + host.step_us;
+    costs.head_device = total_us(head_steps(c, device_output(model.needs, &m), pending, form), {}, device);
+    costs.head_host = host_head_step(host_matrix(model.weights.output)).us({}, host);
     return costs;
+}
+
+namespace {
+
+/// Collects the steps of a batch under a plan, each with what it is expected to do.
+class PlannedSteps {
+  public:
+    PlannedSteps(const PlannedModel& model, const Machine* machine, const PlannedBatch& batch)
+        : model_(model), machine_(machine), batch_(batch), form_{batch.work}, c_(model.weights.config)
+    {
+    }
+
+    std::vector<PlannedStep> of(const Plan& plan)
+    {
+        for (uint32_t l = 0; l < c_.layers; ++l) {
+            if (l < plan.layers.size()) device_layer(l, plan.layers[l].resident);
+            else host_layer(l);
+        }
+        const Load wanted = {.passes = 1};    // the last row's logits
+        if (plan.head)
+            add(head_steps(c_, device_output(model_.needs, machine_), pending_, form_), c_.layers, true, wanted);
+        else if (!plan.layers.empty())
+            add(last_steps(c_, pending_), uint32_t(plan.layers.size()), true, {.rows = double(batch_.rows)});
+        if (!plan.head) add({host_head_step(host_matrix(model_.weights.output))}, c_.layers, false, wanted);
+        return std::move(steps_);
+    }
+
+  private:
+    void add(std::vector<Step> steps, uint32_t l, bool on_device, const Load& load)
+    {
+        for (Step& step : steps) steps_.push_back({std::move(step), l, on_device, load});
+    }
+
+    void device_layer(uint32_t l, const std::vector<uint32_t>& resident)
+    {
+        const bool few = batch_.work == host::Work::few;
+        const LayerShape shape = device_shape(model_.needs.layers[l], machine_);
+        Groups hot(model_.use[l], c_.neurons, batch_.rows), cold = hot;
+        std::vector<bool> here(model_.needs.layers[l].groups);
+        for (const uint32_t g : resident) here[g] = true;
+        for (uint32_t g = 0; g < here.size(); ++g) (here[g] ? hot : cold).add(g);
+        BlockShare share = {.neurons = few ? std::min(hot.slots(), decode_neurons(c_)) : hot.slots(),
+                            .split = cold.slots() > 0,
+                            .sparsity = model_.shape.sparsity[l]};
+        const Load load = load_of(shape, few ? hot.on_device() : NeuronsRead(), batch_, device_passes(batch_));
+        add(attention_steps(c_, shape, share, pending_, form_), l, true, load);
+        bool planes = share.neurons > 0;
+        add(ffn_steps(c_, shape, share, form_, planes), l, true, load);
+        if (share.split) {
+            const LayerShape there = host_shape(c_, model_.weights.layers[l], model_.shape.kv);
+            add({cold_ffn_step(there, share.sparsity, form_)}, l, false,
+                load_of(there, cold.on_host(batch_.work), batch_, 1));
+        }
+        pending_ = pending_after(c_, shape, share, form_);
+    }
+
+    void host_layer(uint32_t l)
+    {
+        const LayerShape shape = host_shape(c_, model_.weights.layers[l], model_.shape.kv);
+        const LayerSparsity& sparsity = model_.shape.sparsity[l];
+        Groups all(model_.use[l], c_.neurons, batch_.rows);
+        for (uint32_t g = 0; g < model_.needs.layers[l].groups; ++g) all.add(g);
+        const Load load = load_of(shape, all.on_host(batch_.work), batch_, 1);
+        add(host_attention_steps(c_, shape, sparsity, form_), l, false, load);
+        add({cold_ffn_step(shape, sparsity, form_)}, l, false, load);
+    }
+
+    const PlannedModel& model_;
+    const Machine* machine_;
+    PlannedBatch batch_;
+    StepForm form_;
+    const Config& c_;
+    Pending pending_;
+    std::vector<PlannedStep> steps_;
+};
+
+}    // namespace
+
+std::vector<PlannedStep> planned_steps(const PlannedModel& model, const Plan& plan, const Machine* machine,
+                                       const PlannedBatch& batch)
+{
+    return PlannedSteps(model, machine, batch).of(plan);
 }
 
 std::optional<uint32_t> stream_from(const Weights& weights, const Machine& machine)

@@ -4,6 +4,7 @@
 #include "engine/model/weights.h"
 #include "engine/plan/machine.h"
 #include "engine/plan/placement.h"
+#include "engine/plan/session_shape.h"
 
 #include <optional>
 #include <vector>
@@ -19,10 +20,37 @@ struct LayerUse {
     bool routed = false;     // gates, too: a router says before what fires
 };
 
-/// Needs as GpuModel::needs and GpuSession::needs give them; position: of the token in the context; position_bytes:
-/// what a layer's KV cache has of each. `needs.layers[l].predictor` tells what a predictor reads.
-Costs expected_costs(const Weights& weights, const Needs& needs, const std::vector<LayerUse>& use,
-                     uint64_t position_bytes, const Machine& machine, double position);
+/// A model that a plan is for: its weights (described or loaded), what it wants on a device as GpuSession::needs gives
+/// it, its sessions, and what is expected to fire layer by layer.
+struct PlannedModel {
+    const Weights& weights;
+    const Needs& needs;
+    const SessionShape& shape;
+    const std::vector<LayerUse>& use;
+};
+
+/// For a token at `position` of the context.
+Costs expected_costs(const PlannedModel& model, const Machine& machine, double position);
+
+/// Rows of one sequence, the first of them at `position`.
+struct PlannedBatch {
+    host::Work work = host::Work::few;
+    uint32_t rows = 1;
+    double position = 0;
+};
+
+/// A step of a batch as it is expected to be: step.bytes(load), step.operations(load).
+struct PlannedStep {
+    Step step;
+    uint32_t layer;    // the number of layers: the head
+    bool on_device;
+    Load load;
+};
+
+/// All steps of a batch under a plan, in their order; the last row's logits are wanted. `machine` tells which kernels
+/// the device would take; null: it was not measured.
+std::vector<PlannedStep> planned_steps(const PlannedModel& model, const Plan& plan, const Machine* machine,
+                                       const PlannedBatch& batch);
 
 /// How many tokens a prompt has at least for which copying the host's neurons to the device and computing them there is
 /// expected to take less time than computing them on the host; UINT32_MAX: none has, nothing: the machine's figures do

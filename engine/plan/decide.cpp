@@ -317,9 +317,8 @@ Costs costs_at(const ModelFacts& model, const MachineFacts& machine, SubmitMode 
         for (size_t l = 0; l < use.size(); ++l) even.layers[l].activity = use[l].fired;
         return even;
     }
-    const Config& c = model.weights.config;
-    const uint64_t position_bytes = c.kv_heads * model.computation.shape.kv.row_bytes(c.head_dim);
-    Costs costs = expected_costs(model.weights, model.needs, use, position_bytes, *machine.figures, position);
+    Costs costs =
+        expected_costs({model.weights, model.needs, model.computation.shape, use}, *machine.figures, position);
     if (submit == SubmitMode::ahead) {
         costs.submit = 0;
         costs.seam = machine.figures->release_us;

@@ -32,12 +32,12 @@ struct DecisionOptions {
     std::optional<uint32_t> gpu_layers;       // so many layers at the most go to the device, and one more is the head;
                                               // then Placement::automatic is most
     uint32_t cpu_experts = 0;                 // the first so many layers keep their experts on the host
-    bool rebalance =
-        false;    // groups follow what fires; then which sums are made where, and the last bits, depend on timing
+    // Groups follow what fires; then which sums are made where, and the last bits, depend on timing.
+    bool rebalance = false;
     Placement placement = Placement::automatic;
-    std::optional<uint32_t> stream;    // prompts of so many tokens and more are the device's alone: the host's neurons
-                                       // are copied there; 0: none
-    uint64_t ring_bytes = 64 << 20;    // device memory that they pass through, at the most
+    // Prompts of so many tokens and more are the device's alone: the host's neurons are copied there; 0: none.
+    std::optional<uint32_t> stream;
+    uint64_t ring_bytes = 64 << 20;      // device memory that they pass through, at the most
     std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given
     uint32_t context = 0;                // positions of a session; 0: the model's, at most 4096
     uint32_t sequences = 1;              // sessions of that length that the KV cache has room for at once

@@ -102,10 +102,10 @@ struct Machine {
     SideRates host, on_device;     // on_device with the variants below
     RowVariants row_variants;      // of the device
     ProductRates products = {};    // of the device
-    std::array<double, std::size(weight_formats)> host_products =
-        {};    // likewise of the host, in the only way that it has
-    std::array<double, std::size(weight_formats)> laid_out =
-        {};                      // GB/s of a file's rows that the host lays out as the device has them
+    // Likewise of the host, in the only way that it has.
+    std::array<double, std::size(weight_formats)> host_products = {};
+    // GB/s of a file's rows that the host lays out as the device has them.
+    std::array<double, std::size(weight_formats)> laid_out = {};
     double submit_us = 0;        // one submit, on the host
     double round_trip_us = 0;    // submit, run nothing, notice that it is done
     double release_us = 0;       // the same for work submitted before, which waits for a word from the host

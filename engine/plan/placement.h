@@ -1,16 +1,12 @@
 // Who gets which neuron: a pure function of plain numbers.
 #pragma once
 
+#include "engine/plan/steps.h"
+
 #include <cstdint>
 #include <vector>
 
 namespace hearth {
-
-/// Neurons in a group, the unit of placement. A group of a 7B model's neurons in Q4_0 is 220 KB, large enough for a bus
-/// transfer at full speed.
-inline constexpr uint32_t group_neurons = 32;
-
-constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
 
 /// What one layer wants on the device, in bytes.
 struct LayerNeeds {
@@ -20,6 +16,7 @@ struct LayerNeeds {
     uint64_t group = 0;        // one group of neurons: its gate, up and down rows
     uint32_t groups = 0;
     uint32_t together = 1;    // so many neighbours are resident or none of them; `groups` is a multiple
+    LayerShape shape = {};    // with all its neurons there, as far as it is known before
 };
 
 /// What a model wants on the device, in bytes.
@@ -27,6 +24,7 @@ struct Needs {
     uint64_t scratch = 0;    // activations; needed as soon as anything runs there
     std::vector<LayerNeeds> layers;
     uint64_t head = 0;         // the output matrix
+    StepMatrix output = {};    // the same
     uint64_t ring_half = 0;    // in each half of a ring, beside the groups that pass through it
     uint64_t alignment = 1;    // of the halves
 };

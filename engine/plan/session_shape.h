@@ -20,10 +20,11 @@ struct SessionShape {
     host::KvTypes kv = {};
     std::vector<LayerSparsity> sparsity = {};
     SubmitMode submit = SubmitMode::just_in_time;
-    bool rebalance = false;     // groups may be replaced
-    uint64_t ring_bytes = 0;    // device memory that cold groups pass through in batches of ...
-    uint32_t stream_from =
-        2;    // ... so many rows and more, which are then computed on the device alone; 0 bytes: none are
+    bool rebalance = false;    // groups may be replaced
+    // Device memory that cold groups pass through in batches of `stream_from` rows and more, which are then computed on
+    // the device alone; 0 bytes: none are.
+    uint64_t ring_bytes = 0;
+    uint32_t stream_from = 2;
 
     uint32_t pages_of_one() const { return ceil_div(context, host::page_positions); }
     uint32_t pages() const { return sequences * pages_of_one(); }

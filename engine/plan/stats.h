@@ -16,34 +16,34 @@ struct Stage {
     std::string_view name;
     uint32_t layer;    // the number of layers: the head
     bool on_device;
-    uint64_t bytes;    // of weights and KV cache read, and of activations on the device
+    uint64_t bytes;       // of weights and KV cache read, and of activations on the device
+    double operations;    // multiplications and additions
     double us;
     double start_us = 0;    // of the host's steady clock; device times are brought onto it
 };
 
 struct LayerCounts {
     uint32_t resident = 0;    // neurons on the device
-    uint64_t active_device =
-        0;    // of them, how many had an activation that is not zero (decode; a prefill does not count)
+    // Of them, how many had an activation that is not zero (decode; a prefill does not count).
+    uint64_t active_device = 0;
     uint64_t active_host = 0;     // likewise of the others
     uint64_t host_neurons = 0;    // (token, neuron) pairs of the host
     uint64_t host_gates = 0;      // gates that the host looked at: without a predictor, of all its neurons
-    uint64_t missed =
-        0;    // neurons that fired without having been predicted; counted only where the predictor is checked
+    // Neurons that fired without having been predicted; counted only where the predictor is checked.
+    uint64_t missed = 0;
     bool split = false;      // part here, part there: one join
     double device_us = 0;    // the device's share of the feed-forward block
     double host_us = 0;      // the host's share
     double both_us = 0;      // from the start of the one to the end of the later, where both ran and timing is on
 };
 
-/// Bytes of one layer's KV cache that rows see, each over no more positions than `window` says (0: all); `bytes`: of
-/// all keys and values of a position.
-inline uint64_t kv_bytes_read(std::span<const host::Row> rows, uint64_t bytes, uint32_t window)
+/// Positions of one layer's KV cache that rows see, each over no more of them than `window` says (0: all).
+inline uint64_t seen(std::span<const host::Row> rows, uint32_t window)
 {
     uint64_t positions = 0;
     for (const host::Row& row : rows)
         positions += row.sees - (window && row.position + 1 > window ? row.position + 1 - window : 0);
-    return positions * bytes;
+    return positions;
 }
 
 /// Microseconds of the steady clock.

@@ -9,13 +9,6 @@ namespace hearth {
 
 namespace {
 
-/// Microseconds since its construction.
-struct Stopwatch {
-    double us() const { return clock_us() - start; }
-
-    const double start = clock_us();
-};
-
 /// Of all rows of x (rows, n); y is of the same shape.
 void normalise_rows(host::Team& team, const host::Norm& norm, uint32_t rows, const float* x, float* y)
 {
@@ -50,6 +43,16 @@ HostLayers::HostLayers(const Weights& weights, host::Team& team, Shape shape)
     const Config& c = weights.config;
     const uint32_t batch = shape_.batch, first_layer = shape_.first_layer;
     HEARTH_CHECK(shape_.sparsity.size() == c.layers);
+    for (uint32_t l = 0; l < c.layers; ++l) {
+        const LayerShape layer = host_shape(c, weights.layers[l], shape_.kv);
+        steps_.emplace_back();
+        cold_ffn_steps_.emplace_back();
+        for (const host::Work work : {host::Work::few, host::Work::many}) {
+            steps_[l][size_t(work)] = host_attention_steps(c, layer, shape_.sparsity[l], {work});
+            cold_ffn_steps_[l][size_t(work)] = cold_ffn_step(layer, shape_.sparsity[l], {work});
+        }
+    }
+    head_step_ = host_head_step(host_matrix(weights.output));
     std::iota(all_.begin(), all_.end(), 0);
     for (uint32_t l = first_layer; l < c.layers; ++l)
         caches_.emplace_back(shape_.kv, c.kv_heads, shape_.pages, c.head_dim);
@@ -65,6 +68,19 @@ HostLayers::HostLayers(const Weights& weights, host::Team& team, Shape shape)
     for (uint32_t l = first_layer; l < c.layers; ++l)
         if (sparsity(l).predictor == Predictor::sign)
             signs_[l - first_layer] = host::SignRows(team, weights.layers[l].ffn.gate, all_);
+}
+
+void HostLayers::count(FeedStats& stats, uint32_t l, const Step& step, const Load& load, double& start) const
+{
+    const double end = clock_us();
+    stats.stages.push_back({.name = step_name(step.kind),
+                            .layer = l,
+                            .on_device = false,
+                            .bytes = uint64_t(step.bytes(load)),
+                            .operations = step.operations(load),
+                            .us = end - start,
+                            .start_us = start});
+    start = end;
 }
 
 void HostLayers::embed(const Batch& batch, float* x) const
@@ -109,7 +125,9 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
     HEARTH_CHECK(l >= shape_.first_layer);
     const Config& c = weights_.config;
     const LayerWeights& w = weights_.layers[l];
-    const Stopwatch stopwatch;
+    const std::vector<Step>& steps = this->steps(l, work);
+    const Load load = {.rows = double(tokens), .positions = double(seen(batch.rows, w.window))};
+    double start = clock_us();
 
     normalise_rows(team_, {w.attn_norm, w.attn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
     inputs_.prepare(team_, norm_.data(), tokens, c.dim,
@@ -117,6 +135,7 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
     host::multiply(team_, w.q, inputs_, q_.data());
     host::multiply(team_, w.k, inputs_, k_.data());
     host::multiply(team_, w.v, inputs_, v_.data());
+    count(stats, l, step_of(steps, StepKind::qkv), load, start);
     const auto show = [&](const char* step, const std::vector<float>& of_batch, size_t width) {
         if (parts) parts(l, step, std::span(of_batch).first(tokens * width));
     };
@@ -141,20 +160,14 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
                                         .window = w.window};
     host::attend(team_, shape, caches_[l - shape_.first_layer], batch.rows, q_.data(), k_.data(), v_.data(),
                  mixed_.data(), attend_scratch_);
+    count(stats, l, step_of(steps, StepKind::attend), load, start);
     if (cached) cached(l, std::span(k_).first(tokens * kv_width), std::span(v_).first(tokens * kv_width));
     show("attention", mixed_, q_width);
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type), work);
     host::multiply(team_, w.o, inputs_, attended_.data());
     show("product with attn_output", attended_, c.dim);
     if (!c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
-
-    const uint64_t kv = kv_bytes_read(batch.rows, c.kv_heads * shape_.kv.row_bytes(c.head_dim), w.window);
-    stats.stages.push_back({.name = "attention",
-                            .layer = l,
-                            .on_device = false,
-                            .bytes = w.q.bytes() + w.k.bytes() + w.v.bytes() + w.o.bytes() + kv,
-                            .us = stopwatch.us(),
-                            .start_us = stopwatch.start});
+    count(stats, l, step_of(steps, StepKind::attn_out), load, start);
 
     normalise_rows(team_, {w.ffn_norm, w.ffn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
     show("norm before the feed-forward block", norm_, c.dim);
@@ -199,28 +212,20 @@ HostLayers::Cold HostLayers::predict(uint32_t l, uint32_t rows, const float* x, 
     const LayerWeights& w = weights_.layers[l];
     const Predictor predictor = sparsity(l).predictor;
     if (predictor == Predictor::none) return {.neurons = all_, .may_fire = all_};
-    const Stopwatch stopwatch;
+    double start = clock_us();
     const size_t words = (c.neurons + 31) / 32;
-    uint64_t bytes = 0;
     for (size_t r = 0; r < rows; ++r) {
         uint32_t* const mask = &mask_[r * words];
         if (predictor == Predictor::sign) {
             const host::SignRows& signs = signs_[l - shape_.first_layer];
             host::predict_sign(team_, signs, x + r * c.dim, sparsity(l).agreements, mask);
-            bytes += uint64_t(signs.rows()) * signs.words() * sizeof(uint64_t);
         } else {
             host::predict_lowrank(team_, w.fc1, w.fc2, all_, residual + r * c.dim, w.predictor_threshold, mask);
-            bytes += w.fc1.bytes() + w.fc2.bytes();
         }
     }
     const Cold cold =
         predicted(all_, rows, [&](uint32_t r, uint32_t n) { return mask_[r * words + n / 32] >> n % 32 & 1; });
-    stats.stages.push_back({.name = "predict",
-                            .layer = l,
-                            .on_device = false,
-                            .bytes = bytes,
-                            .us = stopwatch.us(),
-                            .start_us = stopwatch.start});
+    count(stats, l, step_of(steps(l, host::Work::few), StepKind::predict_mask), {.rows = double(rows)}, start);
     return cold;
 }
 
@@ -229,16 +234,11 @@ HostLayers::Cold HostLayers::route(uint32_t l, host::Work work, uint32_t rows, c
 {
     const Config& c = weights_.config;
     const host::Router& router = weights_.layers[l].router;
-    const Stopwatch stopwatch;
+    double start = clock_us();
     expert_weights_.resize(size_t(rows) * c.experts);
     inputs_.prepare(team_, x, rows, c.dim, is_quantised(router.scores.type), work);
     host::route(team_, router, inputs_, expert_weights_.data());
-    stats.stages.push_back({.name = "route",
-                            .layer = l,
-                            .on_device = false,
-                            .bytes = router.scores.bytes(),
-                            .us = stopwatch.us(),
-                            .start_us = stopwatch.start});
+    count(stats, l, step_of(steps(l, work), StepKind::route), {.rows = double(rows)}, start);
     if (work == host::Work::many)
         return {.neurons = all_, .may_fire = all_, .predicted = {}, .experts = expert_weights_.data()};
     return of_experts(all_, rows, expert_weights_.data());
@@ -250,7 +250,7 @@ std::span<const float> HostLayers::cold_ffn(uint32_t l, const Cold& cold, host::
     const Config& c = weights_.config;
     const host::FfnWeights& w = weights_.layers[l].ffn;
     const float cut = work == host::Work::few ? shape_.sparsity[l].cut : host::no_cut;
-    const Stopwatch stopwatch;
+    double start = clock_us();
     host::FfnCounts counts;
     if (cold.experts) {
         counts = host::cold_experts(team_, w, c.experts, cold.may_fire, cold.experts, x, rows, work, cut, out_.data(),
@@ -263,13 +263,12 @@ std::span<const float> HostLayers::cold_ffn(uint32_t l, const Cold& cold, host::
     layer.active_host += counts.active;
     layer.host_neurons += cold.neurons.size() * rows;
     layer.host_gates += counts.gates;
-    layer.host_us += stopwatch.us();
-    stats.stages.push_back({.name = "cold_ffn",
-                            .layer = l,
-                            .on_device = false,
-                            .bytes = counts.bytes,
-                            .us = stopwatch.us(),
-                            .start_us = stopwatch.start});
+    layer.host_us += clock_us() - start;
+    const Load load = {.rows = double(rows),
+                       .looked_at = double(counts.gates),
+                       .fired = double(counts.active),
+                       .down_bytes = double(counts.bytes)};    // of all three matrices
+    count(stats, l, cold_ffn_steps_[l][size_t(work)], load, start);
     // A router is never wrong.
     if (shape_.check_predictor && work == host::Work::few && !cold.experts) count_missed(l, cold, rows, layer);
     return std::span(out_).first(size_t(rows) * c.dim);
@@ -317,17 +316,12 @@ void HostLayers::watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint
 std::span<const float> HostLayers::head(uint32_t rows, const float* x, FeedStats& stats)
 {
     const Config& c = weights_.config;
-    const Stopwatch stopwatch;
+    double start = clock_us();
     logits_.resize(size_t(rows) * c.vocab);
     normalise_rows(team_, {weights_.output_norm, weights_.output_norm_bias, c.norm_eps}, rows, x, norm_.data());
     inputs_.prepare(team_, norm_.data(), rows, c.dim, is_quantised(weights_.output.type), host::Work::few);
     host::multiply(team_, weights_.output, inputs_, logits_.data());
-    stats.stages.push_back({.name = "head",
-                            .layer = c.layers,
-                            .on_device = false,
-                            .bytes = weights_.output.bytes(),
-                            .us = stopwatch.us(),
-                            .start_us = stopwatch.start});
+    count(stats, c.layers, head_step_, {.rows = double(rows)}, start);
     return logits_;
 }
 

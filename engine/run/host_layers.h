@@ -7,9 +7,11 @@
 #include "engine/plan/activity.h"
 #include "engine/model/sparsity.h"
 #include "engine/plan/stats.h"
+#include "engine/plan/steps.h"
 #include "host/attention.h"
 #include "host/predict.h"
 
+#include <array>
 #include <span>
 
 namespace hearth {
@@ -21,8 +23,8 @@ class HostLayers {
         uint32_t batch, pages;    // rows at once, and pages of the KV cache
         host::KvTypes kv;
         std::vector<LayerSparsity> sparsity;
-        bool check_predictor =
-            false;    // look at the gates that were predicted not to fire, too, and count those that do
+        // Look at the gates that were predicted not to fire, too, and count those that do.
+        bool check_predictor = false;
     };
     /// `weights` and `team` must outlive this.
     HostLayers(const Weights& weights, host::Team& team, Shape shape);
@@ -95,9 +97,16 @@ class HostLayers {
     std::span<const float> head(uint32_t rows, const float* x, FeedStats& stats);
 
   private:
+    /// Adds what a step of layer l did since `start`, which becomes now.
+    void count(FeedStats& stats, uint32_t l, const Step& step, const Load& load, double& start) const;
+    const std::vector<Step>& steps(uint32_t l, host::Work work) const { return steps_[l][size_t(work)]; }
+
     const Weights& weights_;
     host::Team& team_;
     Shape shape_;
+    std::vector<std::array<std::vector<Step>, 2>> steps_;    // of each layer's attention, by host::Work
+    std::vector<std::array<Step, 2>> cold_ffn_steps_;        // likewise
+    Step head_step_;
     std::vector<double> frequencies_[2];    // of rope; the second ones by Config::window_base
     std::vector<uint32_t> all_;             // neurons of a layer
     std::vector<host::SignRows> signs_;     // of layers first_layer and up, for Predictor::sign

@@ -54,7 +54,7 @@ void Scheduler::device_layers(const Batch& batch, FeedStats& stats)
     device_->begin(batch.work, batch.rows, batch.wanted);
     device_->want({next, some, best});
     host_.embed(batch, device_->input());
-    for (GpuSession::Segment& segment : device_->segments()) {
+    for (Segment& segment : device_->segments()) {
         device_->submit(segment);
         if (!segment.streamed.empty()) {
             const double from = clock_us();
@@ -63,6 +63,7 @@ void Scheduler::device_layers(const Batch& batch, FeedStats& stats)
                                     .layer = segment.layer,
                                     .on_device = false,
                                     .bytes = bytes,
+                                    .operations = 0,
                                     .us = clock_us() - from,
                                     .start_us = from});
         } else if (segment.split) {

@@ -30,9 +30,8 @@ class ProductTuning {
                          [&](std::byte* to, uint64_t, uint64_t) { std::memcpy(to, x_.data(), input_.bytes()); });
         queue_.run([&](Commands& c) {
             c.stage("tune", 0, 0);
-            c.dispatch(
-                kernels_.quantise, {std::min(ceil_div(x_.size() / 32, 64), 65535u)},
-                {.x = input_.address(), .high = high(), .low = low(), .scale = scale(), .n = uint32_t(x_.size())});
+            c.dispatch(kernels_.quantise, {std::min(ceil_div(x_.size() / 32, 64), 65535u)},
+                       {.x = input_.address(), .planes = planes(), .n = uint32_t(x_.size())});
         });
         step_.mapped<gpu::Step>()->tokens = size.tokens;    // all that a product reads of it
     }
@@ -65,9 +64,7 @@ class ProductTuning {
                            {.step = step_.address(),
                             .weight = weights_.address(),
                             .x = input_.address(),
-                            .high = high(),
-                            .low = low(),
-                            .scale = scale(),
+                            .planes = planes(),
                             .y = y_.address(),
                             .rows = size_.rows,
                             .inner = size_.cols,
@@ -106,9 +103,11 @@ class ProductTuning {
     {
         return {buffer.handle(), 0, buffer.bytes(), buffer.address(), nullptr};
     }
-    uint64_t high() const { return planes_.address(); }    // a byte, a byte, and 16 for 32 numbers
-    uint64_t low() const { return high() + x_.size(); }
-    uint64_t scale() const { return low() + x_.size(); }
+    gpu::Planes planes() const
+    {
+        const uint64_t high = planes_.address(), low = high + x_.size();    // a byte, a byte, and 16 for 32 numbers
+        return {high, low, low + x_.size()};
+    }
 
     std::shared_ptr<vulkan::Device> device_;
     ProductSize size_;

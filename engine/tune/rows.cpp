@@ -90,7 +90,7 @@ class RowTuning {
         queue_.run([&](vulkan::Commands& c) {
             c.stage("tune", 0, 0);
             c.dispatch(kernels_.quantise, {ceil_div(cols / 32, 64)},
-                       {.x = input_.address(), .high = high(), .low = low(), .scale = scale(), .n = cols});
+                       {.x = input_.address(), .planes = planes(), .n = cols});
         });
 
         const SampleRows sample(type, cols);
@@ -122,9 +122,7 @@ class RowTuning {
                                       {.step = step_.address(),
                                        .weight = weights_.address() + uint64_t(m) * rows * stride_ * 16,
                                        .x = input_.address(),
-                                       .high = high(),
-                                       .low = low(),
-                                       .scale = scale(),
+                                       .planes = planes(),
                                        .y = y_.address(),
                                        .rows = rows,
                                        .cols = cols_,
@@ -160,12 +158,11 @@ class RowTuning {
     static uint64_t most_cols() { return std::ranges::max(matrix_classes, {}, &MatrixClass::cols).cols; }
     static uint64_t most_rows() { return std::ranges::max(matrix_classes, {}, &MatrixClass::rows).rows; }
     uint64_t rows_there() const { return weights_.bytes() / (uint64_t(stride_) * 16); }
-    uint64_t high() const
+    gpu::Planes planes() const    // behind x: a byte, a byte, and 16 for 32 numbers
     {
-        return input_.address() + most_cols() * 4;
-    }    // behind x: a byte, a byte, and 16 for 32 numbers
-    uint64_t low() const { return high() + most_cols(); }
-    uint64_t scale() const { return low() + most_cols(); }
+        const uint64_t high = input_.address() + most_cols() * 4, low = high + most_cols();
+        return {high, low, low + most_cols()};
+    }
 
     std::shared_ptr<vulkan::Device> device_;
     GpuKernels kernels_;

@@ -188,8 +188,7 @@ class DeviceMeasurement {
         }));
         queue_.run([&](Commands& c) {
             c.stage("tune", 0, 0);
-            c.dispatch(kernels_.quantise, {ceil_div(dim / 32, 64)},
-                       {.x = x_.address(), .high = planes(0), .low = planes(1), .scale = planes(2), .n = dim});
+            c.dispatch(kernels_.quantise, {ceil_div(dim / 32, 64)}, {.x = x_.address(), .planes = planes(), .n = dim});
         });
     }
 
@@ -291,7 +290,11 @@ class DeviceMeasurement {
         return c;
     }
 
-    uint64_t planes(int part) const { return x_.address() + (1 << 20) + part * (256 << 10); }
+    gpu::Planes planes() const
+    {
+        const uint64_t first = x_.address() + (1 << 20);
+        return {first, first + (256 << 10), first + (512 << 10)};
+    }
 
     /// One token at position 1023 of a sequence whose pages lie one behind the other.
     uint64_t step_address()
@@ -310,9 +313,7 @@ class DeviceMeasurement {
                    {.step = step_address(),
                     .weight = weights_.address(),
                     .x = x_.address(),
-                    .high = planes(0),
-                    .low = planes(1),
-                    .scale = planes(2),
+                    .planes = planes(),
                     .y = out_.address(),
                     .rows = rows,
                     .cols = dim,
@@ -335,9 +336,7 @@ class DeviceMeasurement {
                             .gate = weights_.address(),
                             .up = weights_.address() + neurons * row,
                             .x = x_.address(),
-                            .high = planes(0),
-                            .low = planes(1),
-                            .scale = planes(2),
+                            .planes = planes(),
                             .h = out_.address(),
                             .neurons = neurons,
                             .cols = dim,

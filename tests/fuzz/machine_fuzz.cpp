@@ -1,5 +1,5 @@
 // The figures of this machine that `hearth tune` wrote: JSON, and the plans that are made with them.
-#include "engine/plan/costs.h"
+#include "engine/plan/decide.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/seeds.h"
 #include "tools/hearth/cli.h"
@@ -18,7 +18,8 @@ void plan(const Machine& machine)
     std::vector<LayerUse> use;
     for (const LayerNeeds& layer : needs.layers)
         use.push_back({.fired = std::vector<double>(layer.groups, 3.5), .looked_at = 0.5, .skips = true});
-    const Costs costs = expected_costs(weights, needs, use, needs.layers[0].kv / small_model.context, machine, 7);
+    const SessionShape shape = session_shape({.context = small_model.context, .batch = 16}, weights.config);
+    const Costs costs = expected_costs({weights, needs, shape, use}, machine, 7);
     uint64_t all = needs.scratch + needs.head;
     for (const LayerNeeds& layer : needs.layers)
         all += layer.attention + layer.kv + layer.predictor + layer.group * layer.groups;

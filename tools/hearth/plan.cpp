@@ -2,6 +2,7 @@
 #include "tools/hearth/cli.h"
 #include "tools/hearth/confine.h"
 
+#include <cmath>
 #include <sstream>
 
 namespace hearth::tools {
@@ -23,12 +24,30 @@ std::string speed(const Decision& r)
                          : "speed unknown: run `hearth tune` first";
 }
 
-std::string table(const Planner& planner, const Decision& r)
+struct BytesRead {
+    double device = 0, host = 0;
+};
+
+/// Of weights and KV cache, and of activations on the device, by one token at `position`.
+BytesRead bytes_read(const Planner& planner, const Decision& r, double position)
+{
+    const Machine* const machine = planner.machine() ? &*planner.machine() : nullptr;
+    BytesRead sum;
+    for (const PlannedStep& p :
+         planned_steps(planner.planned_model(), r.plan, machine, {.position = std::floor(position)}))
+        (p.on_device ? sum.device : sum.host) += p.step.bytes(p.load);
+    return sum;
+}
+
+std::string table(const Planner& planner, const Decision& r, double position)
 {
     const Needs& needs = planner.needs();
-    std::string out = fmt::format("budget {:.1f} MiB, used {:.1f} MiB: attention of {} of {} layers{}; {}\n\n",
+    const BytesRead read = bytes_read(planner, r, position);
+    std::string out = fmt::format("budget {:.1f} MiB, used {:.1f} MiB: attention of {} of {} layers{}; {}\n",
                                   double(r.budget) / mib, double(r.plan.bytes) / mib, r.plan.layers.size(),
                                   needs.layers.size(), r.plan.head ? ", head" : "", speed(r));
+    out += fmt::format("a token reads {:.1f} MiB on the GPU and {:.1f} MiB on the CPU\n\n", read.device / mib,
+                       read.host / mib);
     out += "| layer | groups on the GPU | of what fires | GPU us | CPU us | seam us | all us "
            "|\n|---:|---:|---:|---:|---:|---:|---:|\n";
     for (uint32_t l = 0; l < needs.layers.size(); ++l) {
@@ -45,8 +64,9 @@ std::string table(const Planner& planner, const Decision& r)
     return out;
 }
 
-nlohmann::json json_of(const Planner& planner, const Decision& r)
+nlohmann::json json_of(const Planner& planner, const Decision& r, double position)
 {
+    const BytesRead read = bytes_read(planner, r, position);
     nlohmann::json layers = nlohmann::json::array();
     for (uint32_t l = 0; l < planner.needs().layers.size(); ++l) {
         const bool on_device = l < r.plan.layers.size();
@@ -60,8 +80,12 @@ nlohmann::json json_of(const Planner& planner, const Decision& r)
         }
         layers.push_back(layer);
     }
-    nlohmann::json json = {
-        {"budget", r.budget}, {"bytes", r.plan.bytes}, {"head_on_device", r.plan.head}, {"layers", layers}};
+    nlohmann::json json = {{"budget", r.budget},
+                           {"bytes", r.plan.bytes},
+                           {"head_on_device", r.plan.head},
+                           {"device_bytes_per_token", std::llround(read.device)},
+                           {"host_bytes_per_token", std::llround(read.host)},
+                           {"layers", layers}};
     if (r.expected_us) json.update({{"expected_us", *r.expected_us}, {"expected_tokens_per_s", 1e6 / *r.expected_us}});
     return json;
 }
@@ -79,10 +103,10 @@ void plan(const PlanOptions& o)
         reports.push_back(planner.plan(budget, position));
     if (o.json) {
         nlohmann::json all = nlohmann::json::array();
-        for (const Decision& r : reports) all.push_back(json_of(planner, r));
+        for (const Decision& r : reports) all.push_back(json_of(planner, r, position));
         return print(dump({{"model", planner.config().name}, {"device", planner.device()}, {"plans", all}}));
     }
-    if (reports.size() == 1) return print(table(planner, reports[0]));
+    if (reports.size() == 1) return print(table(planner, reports[0], position));
     std::string out =
         "| budget MiB | used MiB | attention | groups | of what fires | expected |\n|---:|---:|---:|---:|---:|---:|\n";
     for (const Decision& r : reports) {

@@ -1,0 +1,399 @@
+#include "engine/plan/steps.h"
+
+#include "shaders/kernels.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace hearth {
+
+namespace {
+
+using enum StepKind;
+
+struct StepInfo {
+    StepKind kind;
+    std::string_view name;
+    bool of_ffn = false;
+};
+constexpr StepInfo infos[] = {
+    {attn_norm, "attn_norm"},
+    {quantise_attn_norm, "quantise"},
+    {qkv, "qkv"},
+    {rope, "rope"},
+    {attend, "attend"},
+    {quantise_attended, "quantise"},
+    {attn_out, "attn_out"},
+    {ffn_norm, "ffn_norm"},
+    {quantise_ffn_norm, "quantise"},
+    {route_scores, "route"},
+    {route, "route"},
+    {predict_signs, "predict"},
+    {predict_hidden, "predict"},
+    {predict_scores, "predict"},
+    {predict_mask, "predict"},
+    {watch_residual, "watch_residual"},
+    {ffn_up, "ffn_up", true},
+    {watch_gates, "watch_gates"},
+    {glu, "glu", true},
+    {quantise_h, "quantise"},
+    {ffn_down, "ffn_down", true},
+    {cold_ffn, "cold_ffn", true},
+    {last_join, "join"},
+    {output_norm, "output_norm"},
+    {quantise_output_norm, "quantise"},
+    {head, "head"},
+    {best_parts, "best"},
+    {best, "best"},
+};
+constexpr bool in_order()
+{
+    for (size_t i = 0; i < std::size(infos); ++i)
+        if (infos[i].kind != StepKind(i)) return false;
+    return std::size(infos) == size_t(best) + 1;
+}
+static_assert(in_order());
+
+constexpr uint64_t floats = sizeof(float);
+constexpr uint64_t plane_bytes = 6;    // a float that is read, and what its two planes and their scales take
+
+bool few(const StepForm& form) { return form.work == host::Work::few; }
+
+Read all(const StepMatrix& m, Reads which = Reads::all)
+{
+    return {.which = which, .type = m.type, .bytes = m.bytes, .products = m.products()};
+}
+Read neurons_of(Reads which, const StepMatrix& m, double RowRates::*rate, uint32_t products)
+{
+    return {.which = which, .type = m.type, .rate = rate, .products = m.rows > 0 ? products : 0};
+}
+
+/// r = base + what is pending; its norm.
+Step join(StepKind kind, const Config& c, const Pending& pending)
+{
+    return {.kind = kind, .row = c.dim * floats * (3 + pending.parts + pending.cold)};
+}
+
+Step quantise(StepKind kind, uint64_t numbers) { return {.kind = kind, .row = numbers * plane_bytes}; }
+
+bool any_integers(std::initializer_list<const StepMatrix*> readers)
+{
+    return std::ranges::any_of(readers, [](const StepMatrix* m) { return m->rows > 0 && m->integers; });
+}
+
+/// A join, and the planes of what it gives where matrices that read it want them and it cannot write them itself.
+void add_join(std::vector<Step>& steps, const Config& c, const Pending& pending, const StepForm& form, StepKind kind,
+              StepKind planes, std::initializer_list<const StepMatrix*> readers)
+{
+    steps.push_back(join(kind, c, pending));
+    if (!any_integers(readers)) return;
+    steps.back().planes = few(form) && c.dim % 32 == 0 && c.dim / 32 <= gpu::join_most_blocks;
+    if (!steps.back().planes) steps.push_back(quantise(planes, c.dim));
+}
+
+void add_predictor(std::vector<Step>& steps, const LayerShape& shape, const LayerSparsity& sparsity, Reads which)
+{
+    const uint64_t neurons = shape.fc2.rows;
+    switch (sparsity.predictor) {
+    case Predictor::none: break;
+    case Predictor::sign: steps.push_back({.kind = predict_signs, .signs = shape.sign_bytes}); break;
+    case Predictor::lowrank:
+        steps.push_back({.kind = predict_hidden, .reads = {all(shape.fc1, which)}});
+        steps.push_back({.kind = predict_scores, .reads = {all(shape.fc2, which)}});
+        steps.push_back({.kind = predict_mask, .row = neurons * floats});
+        break;
+    }
+}
+
+/// Gate and up of few rows, and down where rows of it are left out.
+struct FewReads {
+    std::vector<Read> up, down;
+};
+FewReads few_reads(const LayerShape& shape, const LayerSparsity& sparsity)
+{
+    const bool skips = sparsity.cut >= 0;
+    double RowRates::*const gates = skips ? &RowRates::gate : &RowRates::dot;
+    double RowRates::*const ups = skips ? &RowRates::fired : &RowRates::dot;
+    FewReads out;
+    out.up = {neurons_of(Reads::gates, shape.gate, gates, shape.gate.cols)};
+    if (shape.up.rows > 0) out.up.push_back(neurons_of(Reads::ups, shape.up, ups, shape.up.cols));
+    if (!shape.down_by_rows) out.down = {neurons_of(Reads::downs, shape.down, &RowRates::fired, shape.down.cols)};
+    return out;
+}
+
+}    // namespace
+
+std::string_view step_name(StepKind kind) { return infos[size_t(kind)].name; }
+bool of_ffn(StepKind kind) { return infos[size_t(kind)].of_ffn; }
+
+uint32_t tokens_at_once(uint32_t tokens) { return std::min(std::bit_ceil(tokens), most_sums); }
+
+uint32_t ffn_slices(uint32_t neurons) { return std::clamp(ceil_div(neurons, 128), 1u, most_slices); }
+
+uint32_t parts_of_best(uint32_t vocab)
+{
+    constexpr uint32_t logits_per_part = 1024;
+    return std::min(ceil_div(vocab, logits_per_part), most_best_parts);
+}
+
+uint32_t prefill_neurons(const Config& c)
+{
+    constexpr uint32_t most_of_experts = 1 << 14;
+    const uint32_t all = ceil_div(c.neurons, group_neurons) * group_neurons;
+    return c.experts ? std::min(all, most_of_experts) : all;
+}
+
+uint32_t decode_neurons(const Config& c)
+{
+    return c.experts ? c.experts_used * c.neurons_together() : prefill_neurons(c);
+}
+
+// ---- matrices -------------------------------------------------------------------------------------------------------
+
+StepMatrix StepMatrix::columns(uint32_t count) const
+{
+    StepMatrix out = *this;
+    out.cols = count;
+    const uint64_t row = (uint64_t(ceil_div(count, block)) * block_bytes + padding - 1) / padding * padding;
+    out.bytes = rows * row;
+    return out;
+}
+
+StepMatrix StepMatrix::part(uint32_t count) const
+{
+    StepMatrix out = *this;
+    out.rows = count;
+    out.bytes = rows ? bytes * count / rows : 0;
+    return out;
+}
+
+StepMatrix host_matrix(const Matrix& m)
+{
+    if (m.rows == 0) return {};
+    const WeightFormat& f = format_of(m.type);
+    return {.type = m.type,
+            .rows = m.rows,
+            .cols = m.cols,
+            .bytes = m.bytes(),
+            .block = f.block,
+            .block_bytes = f.block_bytes};
+}
+
+LayerShape host_shape(const Config& c, const LayerWeights& w, host::KvTypes kv)
+{
+    constexpr uint32_t word_bits = 64;
+    return {.q = host_matrix(w.q),
+            .k = host_matrix(w.k),
+            .v = host_matrix(w.v),
+            .o = host_matrix(w.o),
+            .router = host_matrix(w.router.scores),
+            .gate = host_matrix(w.ffn.gate),
+            .up = host_matrix(w.ffn.up),
+            .down = host_matrix(w.ffn.either_down()),
+            .fc1 = host_matrix(w.fc1),
+            .fc2 = host_matrix(w.fc2),
+            .down_by_rows = w.ffn.down.rows > 0,
+            .sign_bytes = uint64_t(w.ffn.gate.rows) * ceil_div(c.dim, word_bits) * sizeof(uint64_t),
+            .position_bytes = c.kv_heads * kv.row_bytes(c.head_dim),
+            .window = w.window};
+}
+
+// ---- a step ---------------------------------------------------------------------------------------------------------
+
+namespace {
+
+double read_bytes(const Read& r, const Load& load)
+{
+    switch (r.which) {
+    case Reads::all: return double(r.bytes) * load.passes;
+    case Reads::all_each: return double(r.bytes) * load.rows;
+    case Reads::gates: return load.gate_bytes;
+    case Reads::ups: return load.up_bytes;
+    case Reads::downs: return load.down_bytes;
+    }
+    return 0;
+}
+
+/// For how much of a batch its products are made: rows, or pairs of a row and a neuron.
+double times(Reads which, const Load& load)
+{
+    switch (which) {
+    case Reads::all:
+    case Reads::all_each: return load.rows;
+    case Reads::gates: return load.looked_at;
+    case Reads::ups:
+    case Reads::downs: return load.fired;
+    }
+    return 0;
+}
+
+double us(double bytes, double gb_per_s) { return bytes / std::max(gb_per_s, 1e-9) / 1000; }
+
+}    // namespace
+
+double Step::bytes(const Load& load) const
+{
+    double sum = double(row + signs) * load.rows + double(position) * load.positions;
+    for (const Read& r : reads) sum += read_bytes(r, load);
+    return sum;
+}
+
+double Step::operations(const Load& load) const
+{
+    double products = double(position_products) * load.positions;
+    for (const Read& r : reads) products += double(r.products) * times(r.which, load);
+    return 2 * products;
+}
+
+double Step::us(const Load& load, const SideRates& rates) const
+{
+    double sum = dispatches * rates.step_us + hearth::us(double(row) * load.rows, rates.vector) +
+                 hearth::us(double(signs) * load.rows, rates.signs) +
+                 hearth::us(double(position) * load.positions, rates.kv);
+    for (const Read& r : reads) sum += hearth::us(read_bytes(r, load), rates.of(r.type).*r.rate);
+    return sum;
+}
+
+const Step& step_of(const std::vector<Step>& steps, StepKind kind)
+{
+    const auto found = std::ranges::find(steps, kind, &Step::kind);
+    HEARTH_CHECK(found != steps.end());
+    return *found;
+}
+
+// ---- the device's ---------------------------------------------------------------------------------------------------
+
+std::vector<Step> attention_steps(const Config& c, const LayerShape& shape, const BlockShare& share,
+                                  const Pending& before, const StepForm& form)
+{
+    const uint64_t q_width = uint64_t(c.heads) * c.head_dim, kv_width = uint64_t(c.kv_heads) * c.head_dim;
+    std::vector<Step> steps;
+    add_join(steps, c, before, form, attn_norm, quantise_attn_norm, {&shape.q, &shape.k, &shape.v});
+    steps.push_back({.kind = qkv, .reads = {all(shape.q), all(shape.k), all(shape.v)}});
+    steps.push_back({.kind = rope, .row = (2 * q_width + 3 * kv_width) * floats});
+    steps.push_back({.kind = attend,
+                     .position = shape.position_bytes,
+                     .position_products = 2 * q_width,
+                     .planes = few(form) && shape.o.integers && c.head_dim % 32 == 0});
+    if (shape.o.integers && !steps.back().planes) steps.push_back(quantise(quantise_attended, q_width));
+    steps.push_back({.kind = attn_out, .reads = {all(shape.o)}});
+    // In a parallel block the next layer's join adds what attention gives, and here there is a norm of the layer's
+    // input only.
+    const Pending attended = {.parts = c.parallel ? 0u : 1u};
+    add_join(steps, c, attended, form, ffn_norm, quantise_ffn_norm, {&shape.gate, &shape.up});
+    if (c.experts) {
+        steps.push_back({.kind = route_scores, .reads = {all(shape.router)}});
+        steps.push_back({.kind = route, .row = 3ull * c.experts * floats});
+    }
+    if (share.split && few(form)) add_predictor(steps, shape, share.sparsity, Reads::all);
+    if (form.watched) steps.push_back({.kind = watch_residual, .row = c.dim * floats});
+    return steps;
+}
+
+namespace {
+
+/// Every neuron of a block for many rows, range by range.
+std::vector<Step> tiled_ffn_steps(const Config& c, const LayerShape& shape, const BlockShare& share,
+                                  const StepForm& form, bool& planes)
+{
+    std::vector<Step> steps;
+    for (uint32_t first = 0; first < share.neurons; first += prefill_neurons(c)) {
+        const uint32_t count = std::min(prefill_neurons(c), share.neurons - first);
+        const auto add = [&](Step step) {
+            step.first_neuron = first;
+            step.neurons = count;
+            steps.push_back(std::move(step));
+        };
+        if (any_integers({&shape.gate, &shape.up}) && !planes) add(quantise(quantise_ffn_norm, c.dim));
+        planes = true;
+        Step up = {.kind = ffn_up, .reads = {all(shape.gate.part(count))}};
+        if (shape.up.rows > 0) up.reads.push_back(all(shape.up.part(count)));
+        add(std::move(up));
+        if (form.watched && !c.experts) add({.kind = watch_gates, .row = count * floats});
+        add({.kind = glu, .row = 3ull * count * floats});
+        if (shape.down_by_rows && shape.down.integers) {
+            add(quantise(quantise_h, share.neurons));
+            planes = false;    // the same memory
+        }
+        const StepMatrix down =
+            shape.down_by_rows ? shape.down.columns(std::min(share.neurons, shape.down.cols)) : shape.down.part(count);
+        add({.kind = ffn_down, .reads = {all(down)}});
+    }
+    return steps;
+}
+
+}    // namespace
+
+std::vector<Step> ffn_steps(const Config& c, const LayerShape& shape, const BlockShare& share, const StepForm& form,
+                            bool& planes)
+{
+    if (share.neurons == 0) return {};
+    if (!few(form)) return tiled_ffn_steps(c, shape, share, form, planes);
+    const FewReads reads = few_reads(shape, share.sparsity);
+    std::vector<Step> steps = {{.kind = ffn_up, .reads = reads.up, .neurons = share.neurons}};
+    if (!shape.down_by_rows) {
+        steps.push_back({.kind = ffn_down, .reads = reads.down, .neurons = share.neurons});
+        return steps;
+    }
+    const StepMatrix down = shape.down.columns(std::min(share.neurons, shape.down.cols));
+    if (down.integers) steps.push_back(quantise(quantise_h, down.cols));
+    steps.push_back({.kind = ffn_down, .reads = {all(down)}, .neurons = share.neurons});
+    return steps;
+}
+
+Pending pending_after(const Config& c, const LayerShape& shape, const BlockShare& share, const StepForm& form)
+{
+    const bool here = share.neurons > 0 || share.streamed;
+    const uint32_t of_block = few(form) && !shape.down_by_rows ? ffn_slices(share.neurons) : 1;
+    return {.parts = (c.parallel ? 1 : 0) + (here ? of_block : 0), .cold = share.split && !share.streamed};
+}
+
+std::vector<Step> head_steps(const Config& c, const StepMatrix& output, const Pending& before, const StepForm& form)
+{
+    std::vector<Step> steps;
+    add_join(steps, c, before, form, output_norm, quantise_output_norm, {&output});
+    steps.push_back({.kind = head, .reads = {all(output)}});
+    return steps;
+}
+
+std::vector<Step> best_steps(const Config& c)
+{
+    return {{.kind = best_parts, .row = c.vocab * floats}, {.kind = best, .row = parts_of_best(c.vocab) * 2 * floats}};
+}
+
+std::vector<Step> last_steps(const Config& c, const Pending& before) { return {join(last_join, c, before)}; }
+
+// ---- the host's -----------------------------------------------------------------------------------------------------
+
+std::vector<Step> host_attention_steps(const Config& c, const LayerShape& shape, const LayerSparsity& sparsity,
+                                       const StepForm& form)
+{
+    std::vector<Step> steps = {
+        {.kind = qkv, .reads = {all(shape.q), all(shape.k), all(shape.v)}, .dispatches = 3},
+        {.kind = attend, .position = shape.position_bytes, .position_products = 2ull * c.heads * c.head_dim},
+        {.kind = attn_out, .reads = {all(shape.o)}}};
+    if (c.experts) steps.push_back({.kind = route, .reads = {all(shape.router)}});
+    else if (few(form)) {
+        std::vector<Step> predictor;
+        add_predictor(predictor, shape, sparsity, Reads::all_each);
+        if (predictor.empty()) return steps;
+        Step together = predictor[0];
+        if (sparsity.predictor == Predictor::lowrank) together.reads.push_back(predictor[1].reads[0]);
+        together.kind = predict_mask;
+        steps.push_back(std::move(together));
+    }
+    return steps;
+}
+
+Step cold_ffn_step(const LayerShape& shape, const LayerSparsity& sparsity, const StepForm& form)
+{
+    const LayerSparsity of_form = few(form) ? sparsity : LayerSparsity();
+    FewReads reads = few_reads(shape, of_form);
+    if (shape.down_by_rows) reads.down = {neurons_of(Reads::downs, shape.down, &RowRates::dot, shape.down.rows)};
+    reads.up.insert(reads.up.end(), reads.down.begin(), reads.down.end());
+    return {.kind = cold_ffn, .reads = reads.up, .dispatches = 2};
+}
+
+Step host_head_step(const StepMatrix& output) { return {.kind = head, .reads = {all(output)}}; }
+
+}    // namespace hearth

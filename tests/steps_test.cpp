@@ -1,0 +1,127 @@
+// What is planned of a batch, step by step, against what a run counts.
+#include "tests/paths.h"
+
+using namespace hearth;
+using namespace hearth::tests;
+
+namespace {
+
+/// As planned_steps takes it, where just as many neurons fire as did in a batch of one row.
+std::vector<LayerUse> counted_use(const Engine& engine, const FeedStats& stats)
+{
+    std::vector<LayerUse> use = engine.planned_model().use;
+    for (uint32_t l = 0; l < use.size(); ++l) {
+        const LayerCounts& counts = stats.layers[l];
+        const uint32_t groups = uint32_t(use[l].fired.size());
+        std::vector<bool> here(groups);
+        if (l < engine.plan().layers.size())
+            for (const uint32_t g : engine.plan().layers[l].resident) here[g] = true;
+        const uint32_t neurons = engine.config().neurons;
+        const auto size_of = [&](uint32_t g) { return std::min(group_neurons, neurons - g * group_neurons); };
+        double resident = 0;
+        for (uint32_t g = 0; g < groups; ++g) resident += here[g] ? size_of(g) : 0;
+        for (uint32_t g = 0; g < groups; ++g)
+            use[l].fired[g] = size_of(g) * (here[g] ? double(counts.active_device) / resident
+                                                    : double(counts.active_host) / (neurons - resident));
+        use[l].looked_at = 1;
+    }
+    return use;
+}
+
+/// Steps by their order on each side.
+template <class Steps, class Side>
+auto on_side(const Steps& steps, bool device, Side side)
+{
+    std::vector<typename Steps::value_type> out;
+    for (const auto& step : steps)
+        if (step.*side == device) out.push_back(step);
+    return out;
+}
+
+void check_steps(const Engine& engine, const FeedStats& stats, const PlannedBatch& batch)
+{
+    const PlannedModel model = engine.planned_model();
+    const std::vector<LayerUse> use = batch.rows == 1 ? counted_use(engine, stats) : model.use;
+    const Machine* const machine = engine.machine() ? &*engine.machine() : nullptr;
+    const std::vector<PlannedStep> planned =
+        planned_steps({model.weights, model.needs, model.shape, use}, engine.plan(), machine, batch);
+    for (const bool device : {true, false}) {
+        const auto want = on_side(planned, device, &PlannedStep::on_device);
+        const auto got = on_side(stats.stages, device, &Stage::on_device);
+        REQUIRE(got.size() == want.size());
+        for (size_t i = 0; i < got.size(); ++i) {
+            CAPTURE(got[i].name);
+            CAPTURE(got[i].layer);
+            CHECK(got[i].name == step_name(want[i].step.kind));
+            CHECK(got[i].layer == want[i].layer);
+            CHECK(double(got[i].bytes) == doctest::Approx(want[i].step.bytes(want[i].load)).epsilon(1e-9));
+        }
+    }
+}
+
+void check_all_steps(const std::vector<Path>& paths, const std::vector<RandomModel>& models)
+{
+    TemporaryFolder folder;
+    size_t turn = 0;
+    for (const RandomModel& m : models) {
+        const auto file = write_random_model(folder / "random.gguf", m);
+        CAPTURE(m.architecture);
+        CAPTURE(format_of(m.type).name);
+        Path path = paths[turn++ % paths.size()];
+        for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact}) {
+            if (sparsity == Sparsity::exact && !host::makes_zeros(m.activation)) continue;
+            path.sparsity = sparsity;
+            INFO(path.name());
+            Engine engine(options_for(file, path));
+            Session session = engine.session(true);
+            FeedStats stats;
+            session.on_stats = [&](const FeedStats& s) { stats = s; };
+            session.feed(random_ids(m.vocab, 9, 3));
+            if (m.experts == 0) check_steps(engine, stats, {host::Work::many, 9, 0});
+            session.feed(random_ids(m.vocab, 1, 4));
+            check_steps(engine, stats, {host::Work::few, 1, 9});
+        }
+    }
+}
+
+/// Those of whose experts every neuron fires: of others a plan only knows how often the expert is chosen.
+std::vector<RandomModel> silu_experts()
+{
+    std::vector<RandomModel> models = expert_models();
+    std::erase_if(models, [](const RandomModel& m) { return host::makes_zeros(m.activation); });
+    return models;
+}
+
+}    // namespace
+
+TEST_SUITE("steps")
+{
+    TEST_CASE("what is planned of a batch is what the CPU reads, step by step, in every family")
+    {
+        check_all_steps({{.device = "cpu"}}, family_models());
+        check_all_steps({{.device = "cpu"}}, silu_experts());
+    }
+
+    TEST_CASE("a step's bytes and operations are those of its rows, passes and positions")
+    {
+        const Step qkv = {.kind = StepKind::qkv, .reads = {{.bytes = 1000, .products = 500}}, .row = 8};
+        CHECK(qkv.bytes({.rows = 4, .passes = 1}) == 1032);
+        CHECK(qkv.bytes({.rows = 16, .passes = 2}) == 2128);
+        CHECK(qkv.operations({.rows = 4, .passes = 1}) == 4000);
+        const Step attend = {.kind = StepKind::attend, .position = 64, .position_products = 32};
+        CHECK(attend.bytes({.positions = 7 + 8}) == 15 * 64);
+        CHECK(attend.operations({.positions = 15}) == 2 * 15 * 32);
+    }
+}
+
+TEST_SUITE("device")
+{
+    TEST_CASE("what is planned of a batch is what the device and the host read, step by step, in every family")
+    {
+        check_all_steps({{.device = device_name},
+                         {.device = device_name, .resident = 0.5},
+                         {.device = device_name, .resident = 0.5, .layers = 1}},
+                        family_models());
+        check_all_steps({{.device = device_name}, {.device = device_name, .resident = 0.4}}, silu_experts());
+    }
+}
