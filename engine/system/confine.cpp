@@ -129,9 +129,7 @@ constexpr Refusal refusals[] = {
     // keys pressed into the user's terminal
     {SYS_ioctl, EPERM, Refusal::equal, 1, TIOCSTI},
     {SYS_ioctl, EPERM, Refusal::equal, 1, TIOCLINUX},
-    // other programs and other processes
-    {SYS_execve, EACCES},
-    {SYS_execveat, EACCES},
+    // other processes
     {SYS_ptrace},
     {SYS_process_vm_readv},
     {SYS_process_vm_writev},
@@ -192,6 +190,20 @@ constexpr Refusal refusals[] = {
 #ifdef SYS_kexec_file_load
     {SYS_kexec_file_load},
 #endif
+};
+
+constexpr Refusal program_refusals[] = {{SYS_execve, EACCES}, {SYS_execveat, EACCES}};
+
+/// Of processes and threads, and of memory that no limit counts.
+constexpr Refusal process_refusals[] = {
+    {SYS_clone},
+#ifdef SYS_fork
+    {SYS_fork},
+    {SYS_vfork},
+#endif
+    {SYS_memfd_create},
+    {SYS_setrlimit},
+    {SYS_prlimit64, EPERM, Refusal::other, 2, 0},    // with no new limits it asks
 };
 
 /// In kernels without Landlock.
@@ -257,6 +269,13 @@ class Filter {
         return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0;
     }
 
+    /// As the kernel and bubblewrap take it.
+    std::string bytes()
+    {
+        add(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0, 0);
+        return {reinterpret_cast<const char*>(code_.data()), code_.size() * sizeof code_[0]};
+    }
+
   private:
     void add(uint16_t operation, uint32_t number, uint8_t if_true, uint8_t if_false)
     {
@@ -313,12 +332,22 @@ bool confine_calls(bool writing)
     if (!can_confine_calls()) return false;
     Filter filter;
     for (const Refusal& r : refusals) filter.refuse(r);
+    for (const Refusal& r : program_refusals) filter.refuse(r);
     for (const long call : {SYS_kill, SYS_tgkill}) filter.refuse({call, EPERM, Refusal::other, 0, uint32_t(getpid())});
     if (writing)
         for (const Refusal& r : writing_refusals) filter.refuse(r);
     give_up_privileges();
     if (!filter.install()) fail("seccomp");
     return confined = true;
+}
+
+std::string single_process_filter()
+{
+    if (!can_confine_calls()) return "";
+    Filter filter;
+    for (const Refusal& r : refusals) filter.refuse(r);
+    for (const Refusal& r : process_refusals) filter.refuse(r);
+    return filter.bytes();
 }
 
 std::string confinement_advice(int error)
@@ -334,6 +363,7 @@ bool can_confine_files() { return false; }
 bool can_confine_calls() { return false; }
 bool confine_files(const Outputs&, bool) { return false; }
 bool confine_calls(bool) { return false; }
+std::string single_process_filter() { return ""; }
 std::string confinement_advice(int) { return ""; }
 
 #endif

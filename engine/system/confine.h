@@ -28,6 +28,11 @@ bool confine_files(const Outputs& outputs, bool device);
 /// kernel has no seccomp. Throws Error as above.
 bool confine_calls(bool writing);
 
+/// A filter for a program that is still to be started, as the kernel and bubblewrap take it: it refuses what
+/// confine_calls does, less starting programs, and further processes and threads. Empty where the kernel has no
+/// seccomp.
+std::string single_process_filter();
+
 /// For a message about a file that cannot be written: what to do if it is this that refuses; empty where it is not.
 std::string confinement_advice(int error);
 

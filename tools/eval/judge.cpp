@@ -1,6 +1,7 @@
 #include "tools/eval/judge.h"
 
 #include "engine/error.h"
+#include "engine/system/sandbox.h"
 #include "tools/eval/lines.h"
 
 #include <algorithm>
@@ -32,7 +33,7 @@ Judgement compare(const Extraction& how, const Problem& problem, const std::stri
 }    // namespace
 
 std::vector<Judgement> judge(const Protocol& protocol, const Problem& problem, const std::string& answer,
-                             const Sandbox*)
+                             const Sandbox* sandbox)
 {
     std::vector<Judgement> all;
     for (const Extraction& how : protocol.extractions) all.push_back(compare(how, problem, answer));
@@ -40,7 +41,11 @@ std::vector<Judgement> judge(const Protocol& protocol, const Problem& problem, c
     const std::string name = judgements(protocol)[0];
     if (problem.test.empty())
         all.push_back(compare({name, problem.extract.empty() ? "(?s).+" : problem.extract, true}, problem, answer));
-    else all.push_back({name, {}, ""});
+    else if (!sandbox) all.push_back({name, {}, ""});
+    else {
+        const Sandbox::Result result = sandbox->run(program(protocol, problem, answer));
+        all.push_back({name, result.passed, result.how});
+    }
     return all;
 }
 

@@ -603,9 +603,9 @@ std::string option_text(const CLI::Option& option)
     return text;
 }
 
-constexpr std::string_view groups[] = {"Model",    "Text",        "Measurement",
-                                       "Sampling", "Output",      "Device and memory",
-                                       "Sparsity", "Diagnostics", "Experiments"};
+constexpr std::string_view groups[] = {"Model",       "Text",       "Measurement",       "Sampling",
+                                       "Programs",    "Output",     "Device and memory", "Sparsity",
+                                       "Diagnostics", "Experiments"};
 
 std::string group_text(const CLI::App& app, std::string_view group)
 {

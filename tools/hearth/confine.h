@@ -14,6 +14,9 @@ class Confinement {
     /// The option; `by_default` is what it says in the help, and what the subcommand is to say to `files` or `all`.
     void add_option(CLI::App& app, bool by_default);
 
+    /// Whether it was asked for on the command line.
+    bool asked() const { return asked_ == true; }
+
     /// Before `files`: a file that this run will write.
     void allow(const std::filesystem::path& output) { outputs_.push_back(output); }
 

@@ -183,6 +183,17 @@ eval::Run judge_answers(const Evaluation& e, Keeping& keeping)
 
 // ---- all of it ------------------------------------------------------------------------------------------------------
 
+std::optional<Sandbox> make_sandbox(const EvalOptions& o)
+{
+    if (!o.execute) return {};
+    if (confinement().asked())
+        throw Error("--confine on leaves no programs to be started, and --execute starts them: judge the records "
+                    "afterwards, by --answers");
+    std::optional<Sandbox> sandbox(std::in_place, o.python, o.way, o.limits);
+    say("programs run in {}", sandbox->description());
+    return sandbox;
+}
+
 void evaluate(const EvalOptions& o, const std::vector<Configuration>& configurations)
 {
     std::vector<eval::Run> runs;
@@ -195,7 +206,8 @@ void evaluate(const EvalOptions& o, const std::vector<Configuration>& configurat
         const eval::Data data = eval::read_data(known ? o.data : o.task, protocol);
         const std::vector<eval::Shot> shots =
             eval::read_shots(protocol, o.shots.value_or(protocol.shots), o.shots_from);
-        const Evaluation e = {o, protocol, data, shots, nullptr};
+        const std::optional<Sandbox> sandbox = make_sandbox(o);
+        const Evaluation e = {o, protocol, data, shots, sandbox ? &*sandbox : nullptr};
         Keeping keeping(o);
         catch_interrupt();
         if (!o.answers.empty()) runs.push_back(judge_answers(e, keeping));
@@ -252,6 +264,34 @@ void add_task_options(CLI::App& app, EvalOptions& o)
         ->type_name("N");
 }
 
+void add_execution_options(CLI::App& app, EvalOptions& o)
+{
+    group(app, "Programs");
+    app.add_flag("--execute", o.execute,
+                 "run the programs that answers are, each in a process of its own without network, other files or "
+                 "further processes; refused where that cannot be had (Linux)");
+    static const std::map<std::string, Sandbox::Way> ways = {{"auto", Sandbox::Way::automatic},
+                                                             {"bubblewrap", Sandbox::Way::bubblewrap},
+                                                             {"namespaces", Sandbox::Way::namespaces}};
+    app.add_option_function<std::string>(
+           "--sandbox", [&o](const std::string& name) { o.way = ways.at(name); },
+           "what keeps them in: bubblewrap, namespaces of Hearth's own, or auto, the first of these that works here")
+        ->check(CLI::IsMember({"auto", "bubblewrap", "namespaces"}))
+        ->default_str("auto")
+        ->type_name("HOW");
+    app.add_option("--python", o.python, "the interpreter")->capture_default_str()->type_name("PROGRAM");
+    app.add_option("--execute-seconds", o.limits.seconds, "time of a program")
+        ->capture_default_str()
+        ->check(number_between(0.1, 3600))
+        ->type_name("S");
+    app.add_option_function<std::string>(
+           "--execute-memory",
+           [&o](const std::string& text) { o.limits.memory = parse_size("--execute-memory", text); },
+           "memory of a program")
+        ->default_str("1GiB")
+        ->type_name("SIZE");
+}
+
 }    // namespace
 
 Command add_eval(CLI::App& app)
@@ -272,6 +312,7 @@ Command add_eval(CLI::App& app)
     app.get_option("-c")->description("positions in the context (default: what the longest problem needs)");
     add_task_options(app, *o);
     add_sampler_options(app, o->sampling);
+    add_execution_options(app, *o);
     group(app, "Measurement");
     app.add_option("--parallel", o->parallel, "so many problems at once")
         ->capture_default_str()

@@ -1,12 +1,9 @@
 // What the files of `hearth eval` share.
 #pragma once
 
+#include "engine/system/sandbox.h"
 #include "tools/eval/summary.h"
 #include "tools/hearth/cli.h"
-
-namespace hearth {
-class Sandbox;
-}
 
 namespace hearth::tools {
 
@@ -23,6 +20,10 @@ struct EvalOptions {
     std::optional<uint32_t> shots, tokens;    // as the protocol says where not given
     size_t limit = 0;                         // problems; 0: all
     uint32_t samples = 1, parallel = 1;
+    bool execute = false;    // programs
+    std::string python = "python3";
+    Sandbox::Way way = Sandbox::Way::automatic;
+    Sandbox::Limits limits;    // of a program
     bool chat = false, whole_prompts = false, resume = false, json = false;
 };
 
