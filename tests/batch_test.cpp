@@ -298,6 +298,45 @@ TEST_SUITE("engine")
         }
     }
 
+    TEST_CASE("requests that go on from what a session has read get the tokens of their whole prompts")
+    {
+        EngineOptions options = on_cpu(shipped_model());
+        options.context = 512;
+        options.sequences = 4;
+        options.few = 4;
+        Engine engine(options);
+        std::mt19937_64 random(9);
+        const auto some = [&](size_t n) {
+            std::vector<Token> tokens(n);
+            for (Token& t : tokens) t = Token(random() % engine.config().vocab);
+            return tokens;
+        };
+        const std::vector<Token> beginning = some(300);    // ends within a page
+        Session read = engine.session();
+        read.feed(beginning);
+        std::vector<std::vector<Token>> alone(7), together(7);
+        std::vector<std::vector<Token>> prompts;
+        for (size_t i = 0; i < alone.size(); ++i) {
+            prompts.push_back(beginning);
+            for (const Token t : some(1 + i * 5)) prompts.back().push_back(t);
+        }
+        for (auto* got : {&alone, &together}) {
+            Batcher batcher(engine);
+            size_t writing = 0, next = 0;
+            do {
+                for (; writing < 3 && next < prompts.size(); ++next, ++writing)
+                    batcher.add({.prompt = prompts[next],
+                                 .from = got == &together ? &read : nullptr,
+                                 .sampling = {.temperature = next % 2 ? 0.8f : 0.0f, .seed = next},
+                                 .count = 20,
+                                 .on_token = [got, next](Token t) { return (*got)[next].push_back(t), true; },
+                                 .on_end = [&writing](Batcher::End) { --writing; }});
+            } while (batcher.step() || next < prompts.size());
+        }
+        CHECK(together == alone);
+        CHECK(read.position() == beginning.size());
+    }
+
     TEST_CASE("a KV cache that all sequences together fill is named, and none of them is lost")
     {
         TemporaryFolder folder;

@@ -6,8 +6,8 @@
 Needs nothing but Python.
 """
 
-import gzip
 import json
+import os
 import random
 import re
 import signal
@@ -457,19 +457,25 @@ class Answers(Case):
         self.assertEqual([r["problem"] for r in answers_of(records)], ["0", "1"])
 
     def test_ctrl_c_keeps_what_is_done_and_shows_it(self):
+        """And until then a terminal shows how far it is, and how long the rest will take."""
         records = self.folder / "r.jsonl"
+        ours, theirs = os.openpty()
         process = subprocess.Popen([PROGRAM, "eval", MODEL, *CPU, "--task", "gsm8k", "--data", GSM8K, "--shots", "0",
-                                    "-n", "40", "-o", records, "--samples", "200", "--temp", "1"],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        until = time.monotonic() + SECONDS
-        while time.monotonic() < until and (not records.exists() or len(records.read_bytes().splitlines()) < 3):
-            time.sleep(0.02)
+                                    "-n", "20", "-o", records, "--samples", "2000", "--temp", "1"],
+                                   stdout=subprocess.PIPE, stderr=theirs, text=True)
+        os.close(theirs)
+        talk, until = b"", time.monotonic() + SECONDS
+        while time.monotonic() < until and (b" left" not in talk or len(records.read_bytes().splitlines()) < 3):
+            talk += os.read(ours, 1000)
         process.send_signal(signal.SIGINT)
-        out, talk = process.communicate(timeout=SECONDS)
+        out = process.communicate(timeout=SECONDS)[0]
+        while b"--resume goes on" not in talk:
+            talk += os.read(ours, 1000)    # an error where nothing comes any more
+        os.close(ours)
         self.assertEqual(process.returncode, 0, talk)
-        self.assertIn("--resume goes on", talk)
+        self.assertRegex(talk.decode(), r"fairytale-7m \[[#.]+\] +[0-9]+ %, about [0-9.]+ (s|min|h) left")
         self.assertIn("strict-match", out)
-        self.assertEqual(len(list(self.folder.iterdir())), 1)
+        self.assertEqual(list(self.folder.iterdir()), [records])
         self.assertGreaterEqual(len(answers_of(records)), 2)
 
     def test_models_and_options_stand_side_by_side(self):

@@ -3,6 +3,7 @@
 #include "engine/error.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace hearth::eval {
 
@@ -35,6 +36,9 @@ constexpr std::pair<const char*, double Sample::*> times[] = {
     {"token_ms_p95", &Sample::p95_ms},     {"seconds", &Sample::seconds},       {"clock", &Sample::clock}};
 constexpr std::pair<const char*, uint64_t Sample::*> sizes[] = {{"host_bytes", &Sample::host_bytes},
                                                                 {"device_bytes", &Sample::device_bytes}};
+
+/// JSON has no infinity, which the perplexity of a broken model can be.
+double number(const Json& json) { return json.is_null() ? INFINITY : json.get<double>(); }
 
 /// A sample of a line that has what such a line has; else nlohmann's exception.
 Sample sample_of(const Json& json)
@@ -91,7 +95,8 @@ std::vector<Run> read_runs(std::string_view text, const std::filesystem::path& p
             const auto run = std::ranges::find(runs, json.at("of").get<std::string>(), &Run::name);
             if (run == runs.end()) throw Error("{} belongs to no run that the file names", line.where());
             if (json.contains("perplexity"))
-                run->perplexity = {json.at("perplexity"), json.at("error"), json.at("tokens"), json.at("text")};
+                run->perplexity = {number(json.at("perplexity")), number(json.at("error")), json.at("tokens"),
+                                   json.at("text")};
             else run->samples.push_back(sample_of(json));
         } catch (const nlohmann::json::exception& e) {
             throw Error("{} is no record of `hearth eval`: {}", line.where(), e.what());

@@ -209,6 +209,8 @@ void evaluate(const EvalOptions& o, const std::vector<Configuration>& configurat
         const std::optional<Sandbox> sandbox = make_sandbox(o);
         const Evaluation e = {o, protocol, data, shots, sandbox ? &*sandbox : nullptr};
         Keeping keeping(o);
+        if (o.samples > 1 && o.sampling.temperature <= 0)
+            say("note: without --temp all {} samples of a problem are the same", o.samples);
         catch_interrupt();
         if (!o.answers.empty()) runs.push_back(judge_answers(e, keeping));
         for (const Configuration& c : configurations) {
