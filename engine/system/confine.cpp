@@ -198,12 +198,9 @@ constexpr Refusal program_refusals[] = {{SYS_execve, EACCES}, {SYS_execveat, EAC
 constexpr Refusal process_refusals[] = {
     {SYS_clone},
 #ifdef SYS_fork
-    {SYS_fork},
-    {SYS_vfork},
+    {SYS_fork},         {SYS_vfork},
 #endif
-    {SYS_memfd_create},
-    {SYS_setrlimit},
-    {SYS_prlimit64, EPERM, Refusal::other, 2, 0},    // with no new limits it asks
+    {SYS_memfd_create}, {SYS_setrlimit}, {SYS_prlimit64, EPERM, Refusal::other, 2, 0},    // with no new limits it asks
 };
 
 /// In kernels without Landlock.
