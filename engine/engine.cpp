@@ -19,9 +19,9 @@ vulkan::Features allowed_features(const EngineOptions& options)
     return {.fp16 = !options.without_fp16, .int_dot = !options.without_int_dot, .matrices = !options.without_matrices};
 }
 
-std::shared_ptr<const Gguf> open_model(const std::filesystem::path& path, const std::vector<Override>& overrides)
+std::shared_ptr<const Gguf> open_model(const EngineOptions& o, Cut cut = Cut::refused)
 {
-    auto file = std::make_shared<const Gguf>(path, overrides);
+    auto file = std::make_shared<const Gguf>(o.model, o.overrides, cut);
     refuse_other_kinds(*file);
     return file;
 }
@@ -127,13 +127,24 @@ Progress part_of(const Progress& progress, double from, double share)
 
 struct Runner;
 
+namespace {
+
+/// A profile is of a model's weights, so a header has none.
+FiringSources sources_of(const EngineOptions& o, const Gguf& file, const Config& c)
+{
+    if (!file.complete()) return {};
+    return find_sources(file, c, o.model, o.profile, !o.reset_gpu_index && !o.disable_gpu_index);
+}
+
+}    // namespace
+
 /// A model that was looked at and not loaded, and the machine that it is to run on: all that a decision rests on.
 struct FoundModel {
     EngineOptions options;
     std::shared_ptr<Workshop> workshop;
     std::shared_ptr<const Gguf> file;
-    Tokenizer tokenizer;
-    Weights weights;    // described only, until they are loaded
+    std::optional<Tokenizer> tokenizer;    // a header may come without
+    Weights weights;                       // described only, until they are loaded
     FiringSources sources;
     Computation computation;
     Needs needs;
@@ -141,17 +152,20 @@ struct FoundModel {
     MachineFacts machine;
     std::vector<std::string> notes;
 
-    explicit FoundModel(const EngineOptions& o)
-        : options(o), workshop(o.workshop ? o.workshop : std::make_shared<Workshop>(o)),
-          file(open_model(o.model, o.overrides)), tokenizer(*file),
-          weights(describe_weights(file, down_layout(o.sparsity))),
-          sources(find_sources(*file, weights.config, o.model, o.profile, !o.reset_gpu_index && !o.disable_gpu_index)),
+    FoundModel(const EngineOptions& o, std::shared_ptr<const Gguf> found)
+        : options(o), workshop(o.workshop ? o.workshop : std::make_shared<Workshop>(o)), file(std::move(found)),
+          weights(describe_weights(file, down_layout(o.sparsity))), sources(sources_of(o, *file, weights.config)),
           computation(decide_computation(o, weights, sources)), needs(GpuSession::needs(weights, computation.shape))
     {
+        if (file->complete() || file->keys().contains("tokenizer.ggml.model")) tokenizer.emplace(*file);
         std::string why_none;
         device = open_device(o, *workshop, why_none);
         machine = machine_facts(*workshop, device.get(), why_none);
-        append(notes, tokenizer.notes());
+        if (tokenizer) append(notes, tokenizer->notes());
+        if (!file->complete())
+            notes.push_back(
+                fmt::format("only the header of {} is there: sizes are known, and a profile is not looked for",
+                            weights.config.name));
         for (const std::string& what : file->overridden()) notes.push_back("overridden: " + what);
         append(notes, computation.notes);
     }
@@ -168,7 +182,7 @@ struct LoadedModel : FoundModel {
     Promise promise;                  // of what the plan takes on the device
     std::unique_ptr<GpuModel> gpu;    // null: all is the host's
 
-    LoadedModel(const EngineOptions& o, const Progress& progress) : FoundModel(o)
+    LoadedModel(const EngineOptions& o, const Progress& progress) : FoundModel(o, open_model(o))
     {
         // Transposing takes about as long as reading what was transposed.
         const double share = !weights.transposed ? 0 : device ? 0.5 : 1;
@@ -239,7 +253,11 @@ struct LoadedModel : FoundModel {
     }
 };
 
-Planner::Planner(const EngineOptions& options) : model_(std::make_shared<FoundModel>(options)) {}
+Planner::Planner(const EngineOptions& options) : Planner(options, open_model(options, Cut::allowed)) {}
+Planner::Planner(const EngineOptions& options, std::shared_ptr<const Gguf> file)
+    : model_(std::make_shared<FoundModel>(options, std::move(file)))
+{
+}
 Decision Planner::plan(std::optional<uint64_t> budget, double position) const
 {
     DecisionOptions options = model_->options;
@@ -317,7 +335,7 @@ Session Engine::profiling_session(ActivitySink watch)
 
 const Config& Engine::config() const { return model_->weights.config; }
 const Weights& Engine::weights() const { return model_->weights; }
-const Tokenizer& Engine::tokenizer() const { return model_->tokenizer; }
+const Tokenizer& Engine::tokenizer() const { return *model_->tokenizer; }
 const Plan& Engine::plan() const { return model_->decision.plan; }
 const Needs& Engine::needs() const { return model_->needs; }
 uint32_t Engine::context() const { return model_->shape.context; }

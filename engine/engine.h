@@ -128,7 +128,10 @@ struct Turn {
 /// Plans without loading.
 class Planner {
   public:
+    /// Of a file that is cut, the header is enough.
     explicit Planner(const EngineOptions& options);
+    /// Of a file that is open, or a header alone, whatever options.model is.
+    Planner(const EngineOptions& options, std::shared_ptr<const Gguf> file);
     /// No budget: what is free on the device, less a margin.
     Decision plan(std::optional<uint64_t> budget, double position) const;
     /// What planned_steps asks for; valid as long as this is.

@@ -601,6 +601,36 @@ class Devices(DeviceCase):
         self.assertTrue(plain[-1].startswith("auto takes the CPU ("))
         self.assertIn("on the CPU (", self.good("run", MODEL, "-p", "Once", "-n", 1).talk)
 
+    def test_a_plan_needs_no_more_of_a_model_than_its_sizes(self):
+        def plan(*args):
+            result = hearth("plan", *DEVICE, "--vram-budget", "600MiB", "--json", *args)
+            self.assertEqual(result.code, 0, result.talk)
+            self.assertIn("only the header", result.talk)
+            return result.json["plans"]
+
+        folder = Path(SCRATCH.name) / "llama"
+        folder.mkdir()
+        config = {"architectures": ["LlamaForCausalLM"], "hidden_size": 6656, "intermediate_size": 17920,
+                  "num_hidden_layers": 60, "num_attention_heads": 52, "vocab_size": 32000,
+                  "max_position_embeddings": 2048, "tie_word_embeddings": False, "hidden_act": "silu"}
+        (folder / "config.json").write_text(json.dumps(config))
+        named = plan("--arch", "llama-33b", "--type", "q4_k_m")
+        self.assertEqual(plan(folder, "--type", "q4_k_m"), named)
+        self.assertEqual(plan(folder / "config.json", "--type", "q4_k_m"), named)
+        self.assertNotEqual(plan(folder), named)    # q4_0
+        (folder / "cut.gguf").write_bytes(MODEL.read_bytes()[:600_000])
+        whole = hearth("plan", *DEVICE, "--vram-budget", "600MiB", "--json", MODEL).json["plans"]
+        self.assertEqual(plan(folder / "cut.gguf"), whole)
+        for config, what in (({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"), ({}, "architectures"),
+                             ([], "no JSON object"), (config | {"hidden_size": -1}, "hidden_size"),
+                             (config | {"num_hidden_layers": 0}, "num_hidden_layers")):
+            (folder / "config.json").write_text(" " + json.dumps(config))
+            refused = hearth("plan", folder, *CPU)
+            self.assertEqual(refused.code, 1)
+            self.assertIn(what, refused.talk)
+        self.assertEqual(hearth("plan", *CPU).code, 2)
+        self.assertEqual(hearth("plan", MODEL, "--arch", "llama-33b").code, 2)
+
     def test_the_doctor_ends_with_1_where_something_stops_the_machine_and_says_what(self):
         good = hearth("doctor", MODEL, "--json")
         self.assertEqual(good.code, 0, good.talk)

@@ -105,6 +105,7 @@ constexpr uint32_t todays_type(uint32_t powerinfers)
 }
 
 constexpr uint64_t least_alignment = 8, most_alignment = 1 << 20;
+constexpr uint64_t most_bytes = 1ull << 46;    // of a file of which only the beginning is there
 
 /// Reads on from where it stands; nothing is believed about a length before the bytes are seen to be there.
 class Reader {
@@ -221,9 +222,10 @@ std::string GgufTensor::type_name() const
     return fmt::format("type {}", type);
 }
 
-Gguf::Gguf(const std::filesystem::path& path, Alone) : path_(path), file_(std::in_place, path), bytes_(file_->bytes())
+Gguf::Gguf(const std::filesystem::path& path, Alone, Cut cut)
+    : path_(path), file_(std::in_place, path), bytes_(file_->bytes())
 {
-    parse();
+    parse(cut);
 }
 
 namespace {
@@ -238,7 +240,8 @@ const std::filesystem::path& no_folder(const std::filesystem::path& path)
 
 }    // namespace
 
-Gguf::Gguf(const std::filesystem::path& path, const std::vector<Override>& overrides) : Gguf(no_folder(path), Alone())
+Gguf::Gguf(const std::filesystem::path& path, const std::vector<Override>& overrides, Cut cut)
+    : Gguf(no_folder(path), Alone(), cut)
 {
     if (u32("split.count", 1) > 1) open_parts();
     read_sparse();
@@ -313,10 +316,12 @@ std::vector<std::filesystem::path> Gguf::files() const
 
 uint64_t Gguf::file_bytes() const
 {
-    uint64_t sum = bytes_.size();
-    for (const Gguf& part : parts_) sum += part.bytes_.size();
+    uint64_t sum = std::max<uint64_t>(bytes_.size(), whole_bytes_);
+    for (const Gguf& part : parts_) sum += part.file_bytes();
     return sum;
 }
+
+bool Gguf::complete() const { return std::ranges::all_of(tensors_, &GgufTensor::there); }
 
 Gguf::Gguf(const std::filesystem::path& name, std::string_view bytes) : path_(name), bytes_(bytes)
 {
@@ -324,7 +329,18 @@ Gguf::Gguf(const std::filesystem::path& name, std::string_view bytes) : path_(na
     read_sparse();
 }
 
-void Gguf::parse()
+Gguf Gguf::of_header(const std::filesystem::path& name, std::string header, const std::vector<Override>& overrides)
+{
+    Gguf file;
+    file.bytes_ = file.owned_.emplace_back(std::move(header));
+    file.path_ = name;
+    file.parse(Cut::allowed);
+    file.read_sparse();
+    file.apply(overrides);
+    return file;
+}
+
+void Gguf::parse(Cut cut)
 {
     const std::string file = path_.string();
     if (bytes_.empty()) throw Error("{} is empty; copy or convert the model again", file);
@@ -396,10 +412,14 @@ void Gguf::parse()
         if (offsets[i] % alignment)
             throw Error("{} is damaged: {} begins at {}, which is not a multiple of {}", file, t.name, offsets[i],
                         alignment);
-        if (begin > bytes_.size() || offsets[i] > bytes_.size() - begin || t.bytes > bytes_.size() - begin - offsets[i])
+        t.there = begin <= bytes_.size() && offsets[i] <= bytes_.size() - begin &&
+                  t.bytes <= bytes_.size() - begin - offsets[i];
+        if (!t.there && (cut == Cut::refused || offsets[i] > most_bytes || t.bytes > most_bytes - offsets[i]))
             throw Error("{} is cut short or damaged: the weights of {} run past its end; copy or convert it again",
                         file, t.name);
-        t.data = reinterpret_cast<const std::byte*>(bytes_.data()) + begin + offsets[i];
+        // As a number: what lies behind the bytes that there are is nobody's, and has its place all the same.
+        t.data = reinterpret_cast<const std::byte*>(reinterpret_cast<uintptr_t>(bytes_.data()) + begin + offsets[i]);
+        whole_bytes_ = std::max(whole_bytes_, begin + offsets[i] + t.bytes);
     }
     refuse_overlaps();
 }
@@ -435,6 +455,7 @@ void Gguf::read_sparse()
         };
         const std::string& starts_name = *used.insert(fmt::format("{}.starts", names[i])).first;
         const GgufTensor *const found = find(names[i]), *const list = find(starts_name);
+        if (list && !list->there) broken("needs the whole file: what its rows take is not in the header");
         if (!found || found->type != i8 || found->shape.size() != 1)
             broken("is missing, or not an I8 tensor of one dimension");
         if (!list || list->type != i32 || list->shape.size() != 1 || list->shape[0] < 2 || list->shape[0] > UINT32_MAX)
@@ -568,6 +589,7 @@ std::span<const int32_t> Gguf::numbers(std::string_view tensor, std::optional<ui
     const GgufTensor* t = find(tensor);
     if (!t) throw Error("{} has no tensor {}", path_.string(), tensor);
     if (t->type != i32) throw Error("{}: {} is {}, expected I32", path_.string(), tensor, t->type_name());
+    if (!t->there) throw Error("{} is cut short: {} is not in it; copy it again", path_.string(), tensor);
     if (t->shape.size() != 1 || (n && t->shape[0] != *n))
         throw Error("{}: {} is {}, expected {}", path_.string(), tensor, fmt::join(t->shape, " x "),
                     n ? fmt::format("{}", *n) : "one dimension");

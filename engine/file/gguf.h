@@ -31,6 +31,7 @@ struct GgufTensor {
     uint32_t type = 0;                  // ggml's number of today; see find_format
     std::vector<uint64_t> shape;        // ne of the format: shape[0] is the contiguous one
     const std::byte* data = nullptr;    // aligned to 8
+    bool there = true;                  // else `data` lies behind what there is of the file, and must not be read
     uint64_t bytes = 0;                 // 0 where the type is neither one of weight_formats nor I8 or I32
 
     /// Of a sparse type: Matrix::starts. In the file such a tensor is an I8 one of its rows' bytes and sparse_slack,
@@ -43,20 +44,32 @@ struct GgufTensor {
         const;    // "F16"; "IQ4_XS" for types that this program cannot read but knows by name; "type 99" for others
 };
 
+/// What becomes of a file that ends before its tensors do.
+enum class Cut {
+    refused,
+    allowed,    // for who asks for shapes only: the first megabytes of a file are enough
+};
+
 class Gguf {
   public:
     /// Of a model in parts any of them, which opens all. Throws Error with the path and the first thing that is wrong
     /// with the file, or with the parts: one that is missing, or that does not belong to the others; also where an
     /// override has another type than the file's value, or is of a key that says how the file lies.
-    explicit Gguf(const std::filesystem::path& path, const std::vector<Override>& overrides = {});
+    explicit Gguf(const std::filesystem::path& path, const std::vector<Override>& overrides = {},
+                  Cut cut = Cut::refused);
 
     /// A file that is in memory already, aligned to 8 bytes; `bytes` must outlive this. The name is for messages.
     Gguf(const std::filesystem::path& name, std::string_view bytes);
 
+    /// A file of which there is nothing but its header (model_header), which it keeps.
+    static Gguf of_header(const std::filesystem::path& name, std::string header,
+                          const std::vector<Override>& overrides = {});
+
     const std::filesystem::path& path() const { return path_; }
     uint32_t version() const { return version_; }
     bool powerinfer() const { return powerinfer_; }    // the magic is PWRI
-    uint64_t file_bytes() const;                       // of all parts
+    uint64_t file_bytes() const;                       // of all parts, what is cut off included
+    bool complete() const;                             // all tensors are there
     /// All parts; of a model in one file, that one.
     std::vector<std::filesystem::path> files() const;
     const std::map<std::string_view, GgufValue>& keys() const { return keys_; }
@@ -107,8 +120,9 @@ class Gguf {
 
   private:
     struct Alone {};    // the named file, even if it is one part of several
-    Gguf(const std::filesystem::path& path, Alone);
-    void parse();
+    Gguf(const std::filesystem::path& path, Alone, Cut cut = Cut::refused);
+    Gguf() = default;
+    void parse(Cut cut = Cut::refused);
     void open_parts();
     void refuse_overlaps() const;
     void read_sparse();
@@ -123,6 +137,7 @@ class Gguf {
     uint32_t version_ = 0;
     Raw raw_;
     bool powerinfer_ = false;
+    uint64_t whole_bytes_ = 0;    // that it has by its table of tensors
     std::map<std::string_view, GgufValue> keys_;
     std::deque<std::string> owned_;    // what was overridden, for the views of it; its elements never move
     std::vector<std::string> overridden_;

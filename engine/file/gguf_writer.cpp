@@ -74,13 +74,12 @@ std::string padding(uint64_t size, uint32_t alignment)
 
 }    // namespace
 
-ModelFile::ModelFile(const std::filesystem::path& path, std::string_view magic, const GgufKeys& keys,
-                     uint32_t alignment, std::vector<GgufEntry> tensors)
-    : file_(path), alignment_(alignment), tensors_(std::move(tensors))
+std::string model_header(std::string_view magic, const GgufKeys& keys, uint32_t alignment,
+                         std::span<const GgufEntry> tensors)
 {
-    std::string begin = header(magic, tensors_.size(), keys.count()) + keys.bytes();
+    std::string begin = header(magic, tensors.size(), keys.count()) + keys.bytes();
     uint64_t offset = 0;
-    for (const GgufEntry& t : tensors_) {
+    for (const GgufEntry& t : tensors) {
         append_text(begin, t.name);
         append(begin, uint32_t(t.shape.size()));
         for (const uint64_t n : t.shape) append(begin, n);
@@ -88,8 +87,16 @@ ModelFile::ModelFile(const std::filesystem::path& path, std::string_view magic, 
         append(begin, offset);
         offset += t.bytes + padding(t.bytes, alignment).size();
     }
-    begin += padding(begin.size(), alignment);
-    bytes_ = begin.size() + offset;
+    return begin + padding(begin.size(), alignment);
+}
+
+ModelFile::ModelFile(const std::filesystem::path& path, std::string_view magic, const GgufKeys& keys,
+                     uint32_t alignment, std::vector<GgufEntry> tensors)
+    : file_(path), alignment_(alignment), tensors_(std::move(tensors))
+{
+    const std::string begin = model_header(magic, keys, alignment, tensors_);
+    bytes_ = begin.size();
+    for (const GgufEntry& t : tensors_) bytes_ += t.bytes + padding(t.bytes, alignment).size();
 
     std::error_code ec;
     const std::filesystem::space_info disk = std::filesystem::space(std::filesystem::absolute(path).parent_path(), ec);

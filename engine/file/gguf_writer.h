@@ -49,6 +49,10 @@ struct GgufEntry {
     uint64_t bytes = 0;
 };
 
+/// The beginning of a model's file, up to the first tensor's bytes; what ModelFile writes.
+std::string model_header(std::string_view magic, const GgufKeys& keys, uint32_t alignment,
+                         std::span<const GgufEntry> tensors);
+
 /// A model's file: the header at once, then the tensors' bytes in the order of the table.
 class ModelFile {
   public:

@@ -539,6 +539,17 @@ void note_readers(const Gguf& model, const Config& config, const RequantiseOptio
 
 }    // namespace
 
+std::string requantised_header(const std::shared_ptr<const Gguf>& model, const Quantisation& how,
+                               const RequantiseOptions& options)
+{
+    const Config config = describe_weights(model).config;
+    std::vector<GgufEntry> entries;
+    for (const GgufTensor& t : model->tensors())
+        if (!options.plain || !is_predictor(t.name))
+            add_entries(*model, job_of(*model, t, how, options, config), entries);
+    return model_header(model->raw().magic, keys_of(*model, false, how.file_type), model->alignment(), entries);
+}
+
 Requantised requantise(const std::shared_ptr<const Gguf>& model, const Quantisation& how,
                        const RequantiseOptions& options, const std::filesystem::path& out,
                        const std::function<void(double)>& progress)

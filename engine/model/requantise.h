@@ -74,6 +74,10 @@ struct RequantiseOptions {
     unsigned threads = 0;
 };
 
+/// The header of what `requantise` would write without looking for zeros: for questions about sizes.
+std::string requantised_header(const std::shared_ptr<const Gguf>& model, const Quantisation& how,
+                               const RequantiseOptions& options = {});
+
 /// Writes `model` to `out`, its matrices as `how` says. Where that is F16 or Q8_0, a matrix that its zeros make at
 /// least a tenth smaller has sparse rows; those of experts never have. Down projections of ReLU models and of experts
 /// are stored by neurons (ffn_down_t), others as they are; vectors as F32, a router as it is, but for a plain copy,

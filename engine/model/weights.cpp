@@ -240,6 +240,7 @@ class Tensors {
         const GgufTensor& t = tensor(name, {n});
         if (is_quantised(WeightType(t.type)) || t.starts)
             throw Error("{}: {} is {}, expected F32", path_, name, t.type_name());
+        if (!t.there) return std::vector<float>(n, 1);    // shapes alone are asked for
         std::vector<float> x(n);
         host::kernels().of(WeightType(t.type)).decode(t.data, x.data(), n);
         return x;
@@ -651,6 +652,7 @@ std::string_view activation_name(host::Activation activation)
 Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout, unsigned threads,
                      const std::function<void(double)>& progress)
 {
+    HEARTH_CHECK(file->complete());
     file->check_sparse_rows();
     auto [w, plain_downs] = describe(std::move(file), layout);
     if (!w.transposed) return std::move(w);

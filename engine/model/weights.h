@@ -138,7 +138,7 @@ Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout = DownL
                      const std::function<void(double)>& progress = {});
 
 /// The same without the work: what would have to be transposed has its type and shape, but no data. For questions about
-/// sizes.
+/// sizes. Of a file that is cut, or a header alone, all has its type and shape, and vectors are ones.
 Weights describe_weights(std::shared_ptr<const Gguf> file, DownLayout layout = DownLayout::by_neurons);
 
 }    // namespace hearth

@@ -1,6 +1,7 @@
 // hearth plan: who would get what for a memory budget, and the speed to expect. Loads nothing.
 #include "tools/hearth/cli.h"
 #include "tools/hearth/confine.h"
+#include "tools/hearth/model_shape.h"
 
 #include <cmath>
 #include <sstream>
@@ -11,6 +12,7 @@ namespace {
 
 struct PlanOptions {
     EngineOptions engine;
+    ShapeOptions shape;
     std::vector<std::optional<uint64_t>> budgets;
     std::optional<double> position;
     bool json = false;
@@ -93,7 +95,7 @@ nlohmann::json json_of(const Planner& planner, const Decision& r, double positio
 void plan(const PlanOptions& o)
 {
     confinement().files(false, o.engine.device != "cpu");
-    const Planner planner(o.engine);
+    const Planner planner(o.engine, open_shape(o.shape, o.engine.model, o.engine.overrides));
     confinement().calls();
     for (const std::string& note : planner.notes()) say("note: {}", note);
     say("{}: {}", planner.config().name, planner.device());
@@ -130,6 +132,7 @@ Command add_plan(CLI::App& app)
 {
     auto o = std::make_shared<PlanOptions>();
     add_engine_options(app, o->engine);
+    add_shape_options(app, o->shape);
     app.remove_option(app.get_option("--vram-budget"));
     group(app, "Device and memory");
     app.add_option_function<std::vector<std::string>>(
