@@ -112,7 +112,7 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget, cons
     const auto units = [unit](uint64_t bytes) { return size_t((bytes + unit - 1) / unit); };
     uint64_t all = units(needs.scratch) + units(needs.head);
     for (const LayerNeeds& l : needs.layers)
-        all += units(l.attention + l.kv) + units(l.predictor) + l.groups * units(l.group);
+        all += units(l.attention + l.kv) + units(l.predictor) + units(l.groups * l.group);
     const size_t room = size_t(std::min<uint64_t>(budget / unit, all)), layers = needs.layers.size();
 
     double host_rest = costs.head_host;    // what follows after the device's layers
@@ -132,7 +132,7 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget, cons
         for (size_t i = 0; i < ks.size(); ++i) {
             const uint32_t k = ks[i];
             const size_t bytes =
-                units(n.attention + n.kv) + k * units(n.group) + (k < n.groups ? units(n.predictor) : 0);
+                units(n.attention + n.kv) + units(k * n.group) + (k < n.groups ? units(n.predictor) : 0);
             const double us = estimate(costs, costs.layers[l], k).total;
             for (size_t b = bytes; b <= room; ++b)
                 if (best[b - bytes] + us < next[b]) {
@@ -160,7 +160,7 @@ Plan place_fastest(const Needs& needs, const Costs& costs, uint64_t budget, cons
         const LayerNeeds& n = needs.layers[l];
         const uint32_t k = choices(n, l < limits.host_ffn)[chosen[l][b]];
         plan.layers[l].resident = first_groups(k);
-        b -= units(n.attention + n.kv) + k * units(n.group) + (k < n.groups ? units(n.predictor) : 0);
+        b -= units(n.attention + n.kv) + units(k * n.group) + (k < n.groups ? units(n.predictor) : 0);
     }
     plan.bytes = plan_bytes(needs, plan);
     return plan;
