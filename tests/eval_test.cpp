@@ -70,6 +70,60 @@ TEST_SUITE("eval")
         CHECK(!stopped_at("a", {"\nclass"}));
     }
 
+    // As lm-evaluation-harness makes them of its tasks' files.
+    TEST_CASE("prompts are the published ones, to the character")
+    {
+        const Problem problem = {.id = "0", .question = "How many?", .answer = "#### 4"};
+        const std::vector<Shot> shots = {{"One?", "1\n#### 1"}, {"Two?", "#### 2"}};
+        CHECK(make_prompt(find_protocol("gsm8k", false), problem, shots).question ==
+              "Question: One?\nAnswer: 1\n#### 1\n\nQuestion: Two?\nAnswer: #### 2\n\nQuestion: How many?\nAnswer:");
+        const Prompt turns = make_prompt(find_protocol("gsm8k", true), problem, shots);
+        CHECK(turns.turns.at(1).question == "Question: Two?\nAnswer:");
+        CHECK(turns.turns.at(1).answer == "#### 2");
+        CHECK(turns.question == "Question: How many?\nAnswer:");
+
+        const Protocol& cot = find_protocol("gsm8k-cot", false);
+        const std::string text = make_prompt(cot, problem, read_shots(cot, cot.shots, "")).question;
+        CHECK(
+            text.starts_with("Q: There are 15 trees in the grove. Grove workers will plant trees in the grove today. "
+                             "After they are done, there will be 21 trees. How many trees did the grove workers plant "
+                             "today?\nA: There are 15 trees originally. Then there were 21 trees after some more were "
+                             "planted. So there must have been 21 - 15 = 6. The answer is 6.\n\nQ: If there are 3 "));
+        CHECK(text.ends_with("23 - 15 is 8. The answer is 8.\n\nQ: How many?\nA:"));
+        CHECK(std::ranges::count(text, '\n') == 8 * 3 + 1);
+
+        const Protocol& llama = find_protocol("gsm8k-cot", true);
+        const Prompt asked = make_prompt(llama, problem, read_shots(llama, llama.shots, ""));
+        CHECK(asked.turns.size() == 8);
+        CHECK(asked.turns[7].answer.ends_with("So she has 23 - 15 dollars left. 23 - 15 is 8. The final answer is 8"));
+        CHECK(asked.question ==
+              "Given the following problem, reason and give a final answer to the problem.\nProblem: How many?\nYour "
+              "response should end with \"The final answer is [answer]\" where [answer] is the response to the "
+              "problem.\n");
+    }
+
+    TEST_CASE("a program is the beginning that was asked, the answer and the test")
+    {
+        const Problem f = {.id = "0",
+                           .question = "def f():\n",
+                           .answer = "    return 1\n",
+                           .test = "def check(g):\n    assert g() == 1\n",
+                           .entry_point = "f"};
+        const Protocol &plain = find_protocol("humaneval", false),
+                       &instruct = find_protocol("humaneval-instruct", false);
+        CHECK(make_prompt(plain, f, {}).question == "def f():\n");
+        CHECK(make_prompt(plain, f, {}).opening == "");
+        CHECK(program(plain, f, "    return 1") ==
+              "def f():\n    return 1\ndef check(g):\n    assert g() == 1\n\ncheck(f)");
+        CHECK(instruct.chat);
+        CHECK(make_prompt(instruct, f, {}).question ==
+              "Write a solution to the following problem and make sure that it passes the tests:\n```python\ndef "
+              "f():\n\n```\n");
+        CHECK(make_prompt(instruct, f, {}).opening == "Here is the completed function:\n```python\ndef f():\n\n");
+        CHECK(program(instruct, f, "    return 1\n```\nThis function") ==
+              "def f():\n    return 1\n\ndef check(g):\n    assert g() == 1\n\ncheck(f)");
+    }
+
     TEST_CASE("a file of lines has whole lines, whoever was killed while writing")
     {
         const tests::TemporaryFolder folder;

@@ -591,7 +591,8 @@ std::string option_name(const CLI::Option& option)
     if (is_flag(option)) return out;
     const std::string type =
         option.get_type_name();    // and what CLI11 says of its values: "N:INT in [0 - 5]", "TYPE:{a,b}"
-    return fmt::format("{} {}", out, type.substr(0, std::min(type.find(":{"), type.find(":INT in"))));
+    return fmt::format("{} {}", out,
+                       type.substr(0, std::min({type.find(":{"), type.find(":INT in"), type.find(":UINT in")})));
 }
 
 std::string option_text(const CLI::Option& option)

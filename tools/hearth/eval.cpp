@@ -209,6 +209,8 @@ void evaluate(const EvalOptions& o, const std::vector<Configuration>& configurat
         const std::optional<Sandbox> sandbox = make_sandbox(o);
         const Evaluation e = {o, protocol, data, shots, sandbox ? &*sandbox : nullptr};
         Keeping keeping(o);
+        const auto on_cpu = [](const Configuration& c) { return c.engine.device == "cpu"; };
+        if (!configurations.empty()) confinement().files(false, !std::ranges::all_of(configurations, on_cpu));
         if (o.samples > 1 && o.sampling.temperature <= 0)
             say("note: without --temp all {} samples of a problem are the same", o.samples);
         catch_interrupt();

@@ -304,7 +304,7 @@ void answer_problems(const Evaluation& e, const Configuration& configuration, ev
         say("note: {} of {} prompts did not fit into {} positions with their answers, and lost their beginning, as in "
             "lm-evaluation-harness",
             cut, run.samples.size(), engine.context());
-    say("{}: {} answers", run.name, run.samples.size() - before);
+    say("{}: {} answers{}", run.name, run.samples.size() - before, seed_note(e.options.sampling));
 }
 
 }    // namespace hearth::tools
