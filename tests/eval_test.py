@@ -398,6 +398,15 @@ class Answers(Case):
         self.assertEqual(stopped["answer"], record["answer"][:record["answer"].index(stop)])
         self.assertEqual(stopped["end"], "stop")
 
+    def test_a_chat_answers_as_hearth_chat_does(self):
+        own = self.file("own.jsonl", [{"prompt": "Tell me a story.", "answer": "x", "tokens": 12}])
+        self.good(MODEL, *CPU, "--task", own, "--chat", "--template", "chatml", "-o", self.folder / "r.jsonl")
+        [record] = answers_of(self.folder / "r.jsonl")
+        chat = hearth("chat", MODEL, *CPU, "--template", "chatml", "-p", "Tell me a story.", "--single-turn", "-n", 12,
+                      "--temp", 0)
+        self.assertEqual(record["answer"].strip(), chat.stdout.strip())
+        self.assertIn(f"prompts: {record['prompt_tokens']} tokens", chat.stderr)
+
     def test_samples_of_a_problem_differ_and_come_again(self):
         run = (MODEL, *CPU, *QUESTIONS, "--shots", 0, "-n", 12, "--limit", 2, "--samples", 3, "--temp", 1)
         for name in "ab":
