@@ -15,14 +15,13 @@ namespace hearth::host {
 inline constexpr uint32_t fixed_block = 32;
 inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
 
-/// 128 of those numbers as kernels that multiply bytes read them: q = 256 high + low. Byte 64 h + 16 b + i of a plane
-/// belongs to number 32 b + 16 h + i; bias[j] is -8 times the sum of the numbers at bytes 4j to 4j + 3 of both halves
-/// (4-bit weights have 8 added to be unsigned, others a multiple), first_bias[j] that of the first half alone, scale[j]
-/// that of block j / 4.
+/// 128 of those numbers as kernels that multiply bytes read them: q = 256 high + low. Byte 64 p + 8 c + 4 k + i of a
+/// plane belongs to number 64 p + 32 k + 4 c + i: of a pair of blocks four numbers of each in turn. bias[b] is -8 times
+/// the sum of the numbers of block b (4-bit weights have 8 added to be unsigned, others a multiple), half_bias the same
+/// of its first 16 and its last 16.
 struct alignas(64) FixedGroup {
     int8_t high[128], low[128];
-    int32_t bias[16], first_bias[16];
-    float scale[16];
+    int32_t bias[4], half_bias[2][4];
 };
 inline constexpr uint32_t group_numbers = 128;
 

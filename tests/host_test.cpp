@@ -847,20 +847,19 @@ TEST_SUITE("host")
             if (!cpu.reads_groups) return;
             for (uint32_t i = 0; i < n / group_numbers * group_numbers; i++) {
                 const FixedGroup& group = groups[i / group_numbers];
-                const uint32_t in_group = i % group_numbers,
-                               byte = 64 * (in_group / 16 % 2) + 16 * (in_group / 32) + in_group % 16;
+                const uint32_t in_group = i % group_numbers, in_block = i % 32,
+                               byte = in_group / 64 * 64 + in_block / 4 * 8 + in_group / 32 % 2 * 4 + i % 4;
                 CHECK(256 * group.high[byte] + group.low[byte] == q[i]);
-                CHECK(group.scale[in_group / 32 * 4] == scale[i / 32]);
             }
-            for (const FixedGroup& group : groups)
-                for (uint32_t j = 0; j < 16; j++) {
-                    int sum_of_bytes[2] = {};
-                    for (const uint32_t half : {0, 1})
-                        for (uint32_t i = 64 * half + 4 * j; i < 64 * half + 4 * j + 4; i++)
-                            sum_of_bytes[half] += 256 * group.high[i] + group.low[i];
-                    CHECK(group.bias[j] == -8 * (sum_of_bytes[0] + sum_of_bytes[1]));
-                    CHECK(group.first_bias[j] == -8 * sum_of_bytes[0]);
-                }
+            for (uint32_t b = 0; b < n / group_numbers * 4; b++) {
+                const FixedGroup& group = groups[b / 4];
+                const auto sum_of = [&](uint32_t first, uint32_t last) {
+                    return std::accumulate(&q[b * 32 + first], &q[b * 32] + last, 0);
+                };
+                CHECK(group.bias[b % 4] == -8 * sum_of(0, 32));
+                CHECK(group.half_bias[0][b % 4] == -8 * sum_of(0, 16));
+                CHECK(group.half_bias[1][b % 4] == -8 * sum_of(16, 32));
+            }
         });
     }
 

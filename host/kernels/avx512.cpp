@@ -158,91 +158,91 @@ struct Avx512 {
         out[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(all, 1));
     }
 
-    // ---- blocks four at a time --------------------------------------------------------------------------------------
+    // ---- eight rows at a time ---------------------------------------------------------------------------------------
 
     struct ReadsGroups;
 
-    static void fill_group(const int16_t* q, const float* scale, FixedGroup& g)
+    static void fill_group(const int16_t* q, FixedGroup& g)
     {
         const __m512i half = _mm512_set1_epi16(128), eights = _mm512_set1_epi16(-8);
-        for (uint32_t b = 0; b < 4; b++) {
-            const __m512i x = _mm512_loadu_si512(q + 32 * b);
-            const auto store_halves = [&](__m256i bytes,
-                                          int8_t* to) {    // the first and the last 16 of a block lie 64 bytes apart
-                _mm_store_si128(reinterpret_cast<__m128i*>(to + 16 * b), _mm256_castsi256_si128(bytes));
-                _mm_store_si128(reinterpret_cast<__m128i*>(to + 64 + 16 * b), _mm256_extracti128_si256(bytes, 1));
+        const __m512i in_turn = _mm512_set_epi32(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0);
+        for (uint32_t p = 0; p < 2; p++) {
+            const __m512i first = _mm512_loadu_si512(q + 64 * p), second = _mm512_loadu_si512(q + 64 * p + 32);
+            const auto store_plane = [&](int8_t* to, const auto& plane) {
+                const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(plane(first))),
+                                                        _mm512_cvtepi16_epi8(plane(second)), 1);
+                _mm512_store_si512(to + 64 * p, _mm512_permutexvar_epi32(in_turn, both));
             };
-            store_halves(_mm512_cvtepi16_epi8(x), g.low);
-            store_halves(_mm512_cvtepi16_epi8(_mm512_srai_epi16(_mm512_add_epi16(x, half), 8)),
-                         g.high);    // the low plane is signed
-            const __m512i twos = _mm512_madd_epi16(x, eights);
-            const __m256i first = _mm512_castsi512_si256(twos), last = _mm512_extracti64x4_epi64(twos, 1);
-            const auto fours = [](__m256i p) {
-                return _mm_hadd_epi32(_mm256_castsi256_si128(p), _mm256_extracti128_si256(p, 1));
+            store_plane(g.low, [](__m512i x) { return x; });
+            store_plane(g.high, [&](__m512i x) {    // the low plane is signed
+                return _mm512_srai_epi16(_mm512_add_epi16(x, half), 8);
+            });
+            // Of each block the sums of its halves.
+            const auto fours = [&](__m512i x) {
+                const __m512i twos = _mm512_madd_epi16(x, eights);
+                return _mm256_hadd_epi32(_mm512_castsi512_si256(twos), _mm512_extracti64x4_epi64(twos, 1));
             };
-            _mm_store_si128(reinterpret_cast<__m128i*>(g.bias + 4 * b), fours(_mm256_add_epi32(first, last)));
-            _mm_store_si128(reinterpret_cast<__m128i*>(g.first_bias + 4 * b), fours(first));
-            _mm_store_ps(g.scale + 4 * b, _mm_set1_ps(scale[b]));
+            const __m256i eight_sums = _mm256_hadd_epi32(fours(first), fours(second));
+            alignas(16) int32_t sums[4];
+            _mm_store_si128(reinterpret_cast<__m128i*>(sums),
+                            _mm_add_epi32(_mm256_castsi256_si128(eight_sums), _mm256_extracti128_si256(eight_sums, 1)));
+            for (uint32_t k = 0; k < 2; k++) {
+                for (uint32_t part = 0; part < 2; part++) g.half_bias[part][2 * p + k] = sums[2 * k + part];
+                g.bias[2 * p + k] = sums[2 * k] + sums[2 * k + 1];
+            }
         }
     }
 
     /// Of 32 tokens, as measured on Zen 4: floats, blocks by fours, and the others.
     template <class W>
     static constexpr uint32_t few_tokens = elements<W> == 1 ? 21
-                                           : by_fours<W>    ? most_few_tokens
+                                           : by_eights<W>   ? most_few_tokens
                                                             : usual_few_tokens;
 
-    /// The products of rows with tokens, four rows at a time: see Four.
-    template <uint32_t R, uint32_t T, uint32_t A, class B>
-    requires by_fours<B>
-    [[gnu::always_inline]] static uint32_t dot_groups(const B* const* rows, const std::byte* const* next,
-                                                      const Input* x, uint32_t n, Vec (&sum)[R][A][T])
+    using Sums = EightSums;
+    static constexpr uint32_t tokens_at_once = 16;
+    /// To L1, since a line is read in four pieces. (Measured on two cores: further ahead, or only to L2, took 12 % more
+    /// for one token.)
+    static constexpr uint32_t numbers_ahead = 640;
+
+    /// sums[t] += the products of the whole groups of eight rows with token t, each pair of blocks unpacked once for
+    /// all tokens: `first` of them and, if there are more, a multiple of four others. What comes `numbers_ahead` later
+    /// is fetched meanwhile, be it in a row or, behind its end, in next[r]. Returns how many numbers these are.
+    template <uint32_t first, bool more, class B>
+    requires by_eights<B>
+    [[gnu::always_inline]] static uint32_t meet_groups(const B* const* rows, const std::byte* const* next,
+                                                       const Input* x, uint32_t tokens, uint32_t n, EightSums* sums)
     {
-        using F = Four<B>;
-        constexpr uint32_t bytes = F::blocks * sizeof(B), fours = (R + 3) / 4;
-        const uint32_t steps = n / (F::groups * group_numbers),
-                       far = steps < bytes_ahead / bytes ? steps : bytes_ahead / bytes;
-        Vec all[fours][T];
-        each<fours>([&](auto f) { each<T>([&](auto t) { all[f][t] = zero(); }); });
-        uint32_t s = 0;
-        for (const bool behind_the_end : {false, true}) {
-            const std::byte* ahead[R];
-            for (uint32_t r = 0; r < R; r++)
-                ahead[r] = behind_the_end ? next[r] - (steps - far) * bytes
-                                          : reinterpret_cast<const std::byte*>(rows[r]) + far * bytes;
-            for (const uint32_t end = behind_the_end ? steps : steps - far; s < end; s++)
-                each<fours>([&](auto f) {
-                    const B* row[4];
-                    each<4>([&](auto i) {
-                        constexpr uint32_t r =
-                            4 * f + i < R ? 4 * f + i : 0;    // what is missing of four is the first once more
-                        row[i] = rows[r] + s * F::blocks;
-                        if (4 * f + i < R)
-                            for (uint32_t byte = 0; byte < bytes; byte += 64) prefetch(ahead[r] + s * bytes + byte);
-                    });
-                    const F four(row);
-                    each<F::groups>([&](auto g) {
-                        const uint32_t group = s * F::groups + g;
-                        __m512i w[4][2];
-                        if constexpr (T > 1) each<4>([&](auto i) { F::weights(row[i], g, w[i]); });
-                        each<T>([&](auto t) {
-                            typename F::Products products;
-                            each<4>([&](auto i) {
-                                if constexpr (T == 1) F::weights(row[i], g, w[i]);
-                                products.set(i, w[i], x[t].groups[group]);
-                            });
-                            all[f][t] =
-                                four.plus(g, products, {x[t].groups[group].scale, x[t].sum + 4 * group}, all[f][t]);
-                        });
-                    });
-                });
+        using E = Eight<B>;
+        constexpr uint32_t bytes = E::blocks * sizeof(B), groups = E::pairs / 2, numbers = groups * group_numbers;
+        constexpr uint32_t steps_ahead = (numbers_ahead + numbers - 1) / numbers;
+        const uint32_t steps = n / numbers, far = steps < steps_ahead ? steps : steps_ahead;
+        for (uint32_t s = 0; s < steps; s++) {
+            const bool behind_the_end = s >= steps - far;
+            const B* row[8];
+#pragma GCC unroll 8
+            for (uint32_t r = 0; r < 8; r++) {
+                row[r] = rows[r] + s * E::blocks;
+                const std::byte* const ahead = behind_the_end
+                                                   ? next[r] + (s + far - steps) * bytes
+                                                   : reinterpret_cast<const std::byte*>(row[r]) + far * bytes;
+                for (uint32_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(ahead + byte);
+            }
+            const E eight(row);
+#pragma GCC unroll 4
+            for (uint32_t p = 0; p < E::pairs; p++) {
+                const PairWeights pair = E::weights(row, p);
+                const typename E::Scales scales = eight.scales(p);
+                const uint32_t group = s * groups + p / 2;
+                meet<B, first>(pair, scales, x, group, p % 2, sums);
+                if constexpr (more) {
+                    uint32_t t = first;
+                    do meet<B, 4>(pair, scales, x + t, group, p % 2, sums + t);
+                    while ((t += 4) < tokens);
+                }
+            }
         }
-        each<R>([&](auto r) {
-            each<T>([&](auto t) {
-                sum[r][0][t] = add(sum[r][0][t], _mm512_maskz_permute_ps(0x1111, all[r / 4][t], r % 4));
-            });
-        });
-        return steps * F::groups * group_numbers;
+        return steps * numbers;
     }
 
     /// The scales of 16 blocks. A gather instruction is slow where processors had to be protected against leaks.
@@ -344,7 +344,7 @@ struct Avx512 {
                     _mm512_store_si512(high[quad], low_bytes(h[0], h[1], h[2], h[3]));
                     _mm512_store_si512(low[quad], low_bytes(q[0], q[1], q[2], q[3]));
                 }
-                _mm512_store_si512(bias, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-Four<B>::added)));
+                _mm512_store_si512(bias, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-Eight<B>::added)));
 
                 for (uint32_t b = 0; b < together; b++, y += fixed_block) {
                     ahead.fetch(here * sizeof(B) - 4 * used * 64 / together);

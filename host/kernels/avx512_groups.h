@@ -1,6 +1,9 @@
-// How AVX-512 reads quantised rows: 128 weights of four rows at a time, as unsigned bytes that meet the planes of a
-// FixedGroup. The integers of four products are added up into one vector, so that one conversion and one set of scales
-// serve four: lane 4 k + r of a vector is for block k of the group's four (of 32 weights) and for row r.
+// How AVX-512 reads quantised rows: two blocks of 32 weights of eight rows at a time, as unsigned bytes that meet the
+// planes of a FixedGroup. Four weights of each row and block lie in a lane, so that products need not be added up
+// across lanes, and what was unpacked once serves all tokens:
+//
+//        lane     0      1      2      3    ...   15
+//     row, block  0, 0   0, 1   1, 0   1, 1       7, 1
 #pragma once
 
 #include "host/kernels/body.h"
@@ -19,299 +22,376 @@ namespace {
 // ---- bytes ----------------------------------------------------------------------------------------------------------
 
 inline __m128i bytes_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-inline __m512i with_lane(__m512i a, uint32_t lane, const void* p)
-{
-    return _mm512_mask_broadcast_i32x4(a, __mmask16(0xf << 4 * lane), bytes_16(p));
-}
+inline __m256i two_lanes(const void* a, const void* b) { return _mm256_set_m128i(bytes_16(b), bytes_16(a)); }
+/// (Cheaper than three insertions into 512 bits.)
 inline __m512i four_lanes(const void* a, const void* b, const void* c, const void* d)
 {
-    return with_lane(with_lane(with_lane(_mm512_castsi128_si512(bytes_16(a)), 1, b), 2, c), 3, d);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(two_lanes(a, b)), two_lanes(c, d), 1);
 }
-/// a in the two 64 bits of the first lane, ...
-inline __m512i in_lanes(int64_t a, int64_t b, int64_t c, int64_t d) { return _mm512_set_epi64(d, d, c, c, b, b, a, a); }
-
-// Bits of a byte move as a matrix says, whose byte 7 - i has the bit that becomes bit i: one instruction, where shifts
-// of bytes would be two.
-inline constexpr int64_t low_nibble = 0x0102040800000000, high_nibble = 0x1020408000000000;
-inline __m512i moved(__m512i bytes, __m512i matrix) { return _mm512_gf2p8affine_epi64_epi8(bytes, matrix, 0); }
-inline __m512i high_nibbles(__m512i bytes) { return moved(bytes, _mm512_set1_epi64(high_nibble)); }
-
-/// The words first, second, third and fourth of a in the places 0, 4, 8 and 12 and 2, 6, ..., those of b behind each of
-/// them.
-inline __m256i pairs(const void* a, const void* b, short first, short second, short third, short fourth)
+/// a in the lanes of even blocks, b in those of odd ones.
+inline __m512i by_block(int32_t a, int32_t b)
 {
-    const __m256i of_a = _mm256_set_epi16(fourth, fourth, fourth, fourth, third, third, third, third, second, second,
-                                          second, second, first, first, first, first);
-    const __m256i which = _mm256_add_epi16(of_a, _mm256_set1_epi32(32 << 16));
-    return _mm512_castsi512_si256(
-        _mm512_permutex2var_epi16(_mm512_loadu_si512(a), _mm512_castsi256_si512(which), _mm512_loadu_si512(b)));
+    return _mm512_set1_epi64(int64_t(uint64_t(uint32_t(b)) << 32 | uint32_t(a)));
 }
-/// Lane 4 k + r: the k-th of those words, read as fp16, of p[r]. 64 bytes are read.
-inline __m512 words_of_four(const void* const* p, short first, short second, short third, short fourth)
+/// Numbers of two blocks, in all lanes of each. (A copy of 64 bits costs a load and nothing else, one of 128 a
+/// shuffle.)
+inline __m512i of_both(const void* p)
 {
-    return _mm512_cvtph_ps(_mm256_blend_epi32(pairs(p[0], p[1], first, second, third, fourth),
-                                              pairs(p[2], p[3], first, second, third, fourth), 0xaa));
+    return _mm512_broadcastq_epi64(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
 }
+inline __m512 of_both(const float* p) { return _mm512_castsi512_ps(of_both(static_cast<const void*>(p))); }
 
-// ---- products -------------------------------------------------------------------------------------------------------
+/// Sixteen bytes of each of eight rows: those of rows 0, 2, 4, 6 and of rows 1, 3, 5, 7.
+struct Sixteens {
+    __m512i even, odd;
 
-/// Lane 4 k + i: the sum of the four lanes from 4 k on of v[i].
-inline __m512i add_fours(const __m512i* v)
-{
-    const auto two = [](__m512i a, __m512i b) {
-        return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    };
-    const __m512i low = two(v[0], v[1]), high = two(v[2], v[3]);
-    return _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
-}
-inline __m512i joined(__m512i high, __m512i low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low); }
-
-/// What weights with `added` have too much, from a FixedGroup's bias, which is that of 8.
-template <int added>
-__m512i times_added(__m512i bias)
-{
-    static_assert(added == 0 || added == 8 || added == 32 || added == 128);
-    if constexpr (added == 0) return _mm512_setzero_si512();
-    else return _mm512_slli_epi32(bias, added == 8 ? 0 : added == 32 ? 2 : 4);
-}
-
-/// Products of unsigned weights with a group, added up by fours of bytes, less what `added` made of it.
-template <int added>
-__m512i dot(const __m512i* w, const FixedGroup& x)
-{
-    __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], _mm512_load_si512(x.high));
-    high = _mm512_dpbusd_epi32(high, w[1], _mm512_load_si512(x.high + 64));
-    __m512i low = _mm512_dpbusd_epi32(times_added<added>(_mm512_load_si512(x.bias)), w[0], _mm512_load_si512(x.low));
-    low = _mm512_dpbusd_epi32(low, w[1], _mm512_load_si512(x.low + 64));
-    return joined(high, low);
-}
-
-/// Lane 4 k + r: k.
-inline __m512i of_block() { return _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0); }
-
-/// Of a group of a token.
-struct OfToken {
-    const float* scales;    // as FixedGroup has them: of block k from lane 4 k on
-    const float* sums;      // of block k
-
-    __m512 scale() const { return _mm512_load_ps(scales); }
-    /// In the lanes of `scale`.
-    __m512 sum() const { return _mm512_permutexvar_ps(of_block(), _mm512_castps128_ps512(_mm_loadu_ps(sums))); }
+    template <class F>
+    [[gnu::always_inline]] explicit Sixteens(const F& of_row)
+        : even(four_lanes(of_row(0), of_row(2), of_row(4), of_row(6))),
+          odd(four_lanes(of_row(1), of_row(3), of_row(5), of_row(7)))
+    {
+    }
+    /// The i-th four bytes of each row, in both lanes of the row.
+    template <int i>
+    __m512i both() const
+    {
+        return _mm512_castps_si512(_mm512_shuffle_ps(_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd), i * 0x55));
+    }
 };
+/// The i-th four bytes of a row's two blocks in w[i], for i < 4.
+inline void in_lanes(const Sixteens& first, const Sixteens& second, __m512i* w)
+{
+    const __m512i even[] = {_mm512_unpacklo_epi32(first.even, second.even),
+                            _mm512_unpackhi_epi32(first.even, second.even)},
+                  odd[] = {_mm512_unpacklo_epi32(first.odd, second.odd), _mm512_unpackhi_epi32(first.odd, second.odd)};
+    for (uint32_t i = 0; i < 4; i++)
+        w[i] = i % 2 ? _mm512_unpackhi_epi64(even[i / 2], odd[i / 2]) : _mm512_unpacklo_epi64(even[i / 2], odd[i / 2]);
+}
+/// The same of one array for both blocks.
+inline void in_both_lanes(const Sixteens& s, __m512i* w)
+{
+    w[0] = s.both<0>();
+    w[1] = s.both<1>();
+    w[2] = s.both<2>();
+    w[3] = s.both<3>();
+}
+
+inline __m512i low_nibbles(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
+/// (A multiplication of matrices of bits would be one instruction, but on a port that products need: Zen 4.)
+inline __m512i high_nibbles(__m512i bytes) { return low_nibbles(_mm512_srli_epi16(bytes, 4)); }
+/// (bits rotated to the left by so many) & mask | w
+inline __m512i with_bits(__m512i w, __m512i bits, __m512i left, uint8_t mask)
+{
+    return _mm512_ternarylogic_epi32(w, _mm512_rolv_epi32(bits, left), _mm512_set1_epi8(char(mask)), 0xf8);
+}
+/// The lower words of all lanes, read as fp16.
+inline __m512 halves(__m512i words) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)); }
 
 // ---- formats --------------------------------------------------------------------------------------------------------
 
-/// Four rows, each from a block on:
-///   groups, blocks        how many groups of 128 they are taken for at once, and how many of the file's blocks
+/// Two blocks of eight rows as bytes: w[c] has weights 4 c to 4 c + 3 of each.
+struct PairWeights {
+    __m512i w[8];
+};
+
+/// Eight rows, each from a block of the file on:
+///   pairs, blocks         how many pairs of 32 weights are taken at once, and how many of the file's blocks these are
 ///   added                 to each weight, so that it is unsigned
-///   weights(b, g, w)      group g of a row: the first 16 weights of each block in w[0], the last 16 in w[1]
-///   Products, set(i, ...) what w and a token's group give for row i
-///   plus(g, ...)          sum + their products with the scales of group g
+///   halves                whether 16 weights have a scale of their own
+///   weights(b, p)         pair p of the rows
+///   Scales, scales(p)     what belongs to pair p; the constructor reads what all pairs share
+///   Scales::plus(...)     sum + the integers, which are two where there are halves, times all scales
 template <class B>
-struct Four;
+struct Eight;
 
 /// Formats that have one.
 template <class B>
-inline constexpr bool by_fours = requires
+inline constexpr bool by_eights = requires
 {
-    Four<B>::groups;
+    Eight<B>::pairs;
 };
 
-/// Where 32 weights have one scale.
+/// Of a pair of a token.
+struct OfToken {
+    const float *scales, *sums;    // of its two blocks
+
+    __m512 scale() const { return of_both(scales); }
+    __m512 sum() const { return of_both(sums); }
+};
+
+/// Blocks of 32 with one scale, four at once.
 template <class B>
-struct WholeProducts {
-    __m512i of[4];
-    [[gnu::always_inline]] void set(uint32_t i, const __m512i* w, const FixedGroup& x)
-    {
-        of[i] = dot<Four<B>::added>(w, x);
-    }
-};
+struct EightOneScale {
+    static constexpr uint32_t pairs = 2, blocks = 4;
+    static constexpr bool halves = false;
+    struct Scales {
+        __m512 d;
+        __m512 plus(const __m512i* integers, const OfToken& x, __m512 sum) const
+        {
+            return _mm512_fmadd_ps(_mm512_mul_ps(d, x.scale()), _mm512_cvtepi32_ps(integers[0]), sum);
+        }
+    };
+    Scales of_pair[pairs];
 
-/// Blocks of 32 with one scale.
-template <class B>
-struct FourOneScale {
-    static constexpr uint32_t groups = 1, blocks = 4;
-    using Products = WholeProducts<B>;
-    __m512 d;
-
-    [[gnu::always_inline]] __m512 plus(uint32_t, const Products& products, const OfToken& x, __m512 sum) const
+    [[gnu::always_inline]] explicit EightOneScale(const B* const* b)
     {
-        return _mm512_fmadd_ps(_mm512_mul_ps(d, x.scale()), _mm512_cvtepi32_ps(add_fours(products.of)), sum);
-    }
-};
-
-template <>
-struct Four<BlockQ4_0> : FourOneScale<BlockQ4_0> {
-    static constexpr int added = 8;
-
-    [[gnu::always_inline]] explicit Four(const BlockQ4_0* const* b)
-    {
-        const void* const at[] = {b[0], b[1], b[2], b[3]};
-        d = words_of_four(at, 0, 9, 18, 27);
-    }
-    [[gnu::always_inline]] static void weights(const BlockQ4_0* b, uint32_t, __m512i* w)
-    {
-        // Words of 64 bytes from the first block on: the nibbles of three blocks; the fourth's end is 8 bytes further.
-        const __m512i three = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 26, 25, 24, 23, 22, 21, 20, 19, 17, 16, 15, 14,
-                                               13, 12, 11, 10, 8, 7, 6, 5, 4, 3, 2, 1);
-        const __m512i q = with_lane(_mm512_permutexvar_epi16(three, _mm512_loadu_si512(b)), 3, b[3].q);
-        w[0] = _mm512_and_si512(q, _mm512_set1_epi8(15));
-        w[1] = high_nibbles(q);
-    }
-};
-
-template <>
-struct Four<BlockQ8_0> : FourOneScale<BlockQ8_0> {
-    static constexpr int added = 128;
-
-    [[gnu::always_inline]] explicit Four(const BlockQ8_0* const* b)
-    {
-        const auto two = [&](uint32_t k) {
-            return _mm256_blend_epi32(pairs(b[0] + k, b[1] + k, 0, 17, 0, 17), pairs(b[2] + k, b[3] + k, 0, 17, 0, 17),
-                                      0xaa);
-        };
-        d = _mm512_cvtph_ps(_mm256_blend_epi32(two(0), two(2), 0xf0));
-    }
-    [[gnu::always_inline]] static void weights(const BlockQ8_0* b, uint32_t, __m512i* w)
-    {
-        for (uint32_t half = 0; half < 2; half++) {
-            const auto part = [&](uint32_t k) { return b[k].q + 16 * half; };
-            w[half] = _mm512_xor_si512(four_lanes(part(0), part(1), part(2), part(3)), _mm512_set1_epi8(char(0x80)));
+        // The words of as many pairs as begin in the same 64 bytes, then those of a pair of all rows.
+        constexpr short step = sizeof(B) / 2;
+        constexpr uint32_t found = 3 * step < 32 ? 2 : 1;
+        const __m512i which = _mm512_broadcastq_epi64(_mm_set_epi16(0, 0, 0, 0, 3 * step & 31, 2 * step & 31, step, 0));
+        for (uint32_t p = 0; p < pairs; p += found) {
+            const auto word = [&](uint32_t row) {
+                return _mm512_castsi512_si128(_mm512_permutexvar_epi16(which, _mm512_loadu_si512(b[row] + 2 * p)));
+            };
+            const auto two = [&](uint32_t row) { return _mm_unpacklo_epi32(word(row), word(row + 1)); };
+            const __m128i w[4] = {two(0), two(2), two(4), two(6)};
+            of_pair[p].d =
+                _mm512_cvtph_ps(_mm256_set_m128i(_mm_unpacklo_epi64(w[2], w[3]), _mm_unpacklo_epi64(w[0], w[1])));
+            if constexpr (found == 2)
+                of_pair[1].d =
+                    _mm512_cvtph_ps(_mm256_set_m128i(_mm_unpackhi_epi64(w[2], w[3]), _mm_unpackhi_epi64(w[0], w[1])));
         }
     }
+    const Scales& scales(uint32_t p) const { return of_pair[p]; }
 };
 
-/// Lane 4 k + r: byte first + step k of the 16 that row r has in lane r, in the lane's byte `to`.
-inline __m512i byte_of_row(__m512i rows, int first, int step, int to)
-{
-    const __m512i row = _mm512_set4_epi32(48, 32, 16, 0);
-    const __m512i which = _mm512_add_epi32(_mm512_add_epi32(row, _mm512_set1_epi32(first)),
-                                           _mm512_mullo_epi32(of_block(), _mm512_set1_epi32(step)));
-    return _mm512_maskz_permutexvar_epi8(__mmask64(0x1111111111111111) << to, _mm512_slli_epi32(which, 8 * to), rows);
-}
+template <>
+struct Eight<BlockQ4_0> : EightOneScale<BlockQ4_0> {
+    using EightOneScale::EightOneScale;
+    static constexpr int added = 8;
+
+    [[gnu::always_inline]] static PairWeights weights(const BlockQ4_0* const* b, uint32_t p)
+    {
+        const auto block = [&](uint32_t k) { return Sixteens([&](uint32_t r) { return b[r][2 * p + k].q; }); };
+        PairWeights pair;
+        in_lanes(block(0), block(1), pair.w);
+        for (uint32_t c = 0; c < 4; c++) pair.w[4 + c] = high_nibbles(pair.w[c]);
+        for (uint32_t c = 0; c < 4; c++) pair.w[c] = low_nibbles(pair.w[c]);
+        return pair;
+    }
+};
+
+template <>
+struct Eight<BlockQ8_0> : EightOneScale<BlockQ8_0> {
+    using EightOneScale::EightOneScale;
+    static constexpr int added = 128;
+
+    [[gnu::always_inline]] static PairWeights weights(const BlockQ8_0* const* b, uint32_t p)
+    {
+        PairWeights pair;
+        for (uint32_t half = 0; half < 2; half++) {
+            const auto part = [&](uint32_t k) {
+                return Sixteens([&](uint32_t r) { return b[r][2 * p + k].q + 16 * half; });
+            };
+            in_lanes(part(0), part(1), pair.w + 4 * half);
+        }
+        for (__m512i& w : pair.w) w = _mm512_xor_si512(w, _mm512_set1_epi8(char(0x80)));
+        return pair;
+    }
+};
 
 /// Q4_K and Q5_K: 256 weights, of which 32 have a scale and a minimum of six bits, in the 16 bytes that a block begins
 /// with.
 template <class B>
-struct FourSixBitScales {
-    static constexpr uint32_t groups = 2, blocks = 1;
+struct EightSixBitScales {
+    static constexpr uint32_t pairs = 4, blocks = 1;
     static constexpr int added = 0;
-    using Products = WholeProducts<B>;
-    __m512 d, dmin;
-    __m512i six[2];    // of a group, in lane r those of row r: bytes 4 to 7 the scales, 8 to 11 the minima
-
-    [[gnu::always_inline]] explicit FourSixBitScales(const B* const* b)
-    {
-        const __m512i head = four_lanes(b[0], b[1], b[2], b[3]);
-        const auto word = [&](short i) {    // of every lane
-            const __m256i which = _mm256_add_epi16(_mm256_set1_epi64x(0x0018'0010'0008'0000), _mm256_set1_epi16(i));
-            return _mm512_cvtph_ps(
-                _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_castsi256_si512(which), head)));
-        };
-        d = word(0);
-        dmin = word(1);
-        const __m512i last = _mm512_shuffle_epi32(head, _MM_PERM_DDDD),
-                      upper = _mm512_and_si512(_mm512_srli_epi32(head, 2), _mm512_set1_epi8(0x30));
-        const __m512i lower =
-            _mm512_and_si512(_mm512_srlv_epi32(last, _mm512_set4_epi32(0, 4, 0, 0)), _mm512_set1_epi8(0x0f));
-        six[0] = _mm512_and_si512(head, _mm512_set1_epi8(0x3f));
-        six[1] = _mm512_or_si512(upper, lower);
-    }
-    [[gnu::always_inline]] __m512 plus(uint32_t g, const Products& products, const OfToken& x, __m512 sum) const
-    {
-        const __m512 scale = _mm512_cvtepi32_ps(byte_of_row(six[g], 4, 1, 0)),
-                     minimum = _mm512_cvtepi32_ps(byte_of_row(six[g], 8, 1, 0));
-        sum = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_mul_ps(d, scale), x.scale()),
-                              _mm512_cvtepi32_ps(add_fours(products.of)), sum);
-        return _mm512_fnmadd_ps(_mm512_mul_ps(dmin, minimum), x.sum(), sum);
-    }
-    /// Of 32 bytes the low nibbles, then the high ones, then those of the next 32.
-    [[gnu::always_inline]] static void nibbles(const uint8_t* q, __m512i* w)
-    {
-        const __m512i bytes = _mm512_loadu_si512(q),
-                      matrix = in_lanes(low_nibble, high_nibble, low_nibble, high_nibble);
-        w[0] = moved(_mm512_shuffle_i64x2(bytes, bytes, 0xa0), matrix);
-        w[1] = moved(_mm512_shuffle_i64x2(bytes, bytes, 0xf5), matrix);
-    }
-};
-
-template <>
-struct Four<BlockQ4_K> : FourSixBitScales<BlockQ4_K> {
-    using FourSixBitScales::FourSixBitScales;
-    [[gnu::always_inline]] static void weights(const BlockQ4_K* b, uint32_t g, __m512i* w)
-    {
-        nibbles(b->q + 64 * g, w);
-    }
-};
-
-template <>
-struct Four<BlockQ5_K> : FourSixBitScales<BlockQ5_K> {
-    using FourSixBitScales::FourSixBitScales;
-    [[gnu::always_inline]] static void weights(const BlockQ5_K* b, uint32_t g, __m512i* w)
-    {
-        nibbles(b->q + 64 * g, w);
-        const auto fifth = [&](uint32_t k) { return int64_t(1) << (24 + 4 * g + k); };    // bit 4 g + k becomes bit 4
-        const __m512i matrix = in_lanes(fifth(0), fifth(1), fifth(2), fifth(3));
-        for (uint32_t half = 0; half < 2; half++)
-            w[half] = _mm512_or_si512(w[half], moved(_mm512_broadcast_i32x4(bytes_16(b->qh + 16 * half)), matrix));
-    }
-};
-
-/// 256 weights, of which 16 have a scale: the two halves of 32 are apart.
-template <>
-struct Four<BlockQ6_K> {
-    static constexpr uint32_t groups = 2, blocks = 1;
-    static constexpr int added = 32;
-    struct Products {
-        __m512i first[4], last[4];    // 16 weights of each block
-
-        [[gnu::always_inline]] void set(uint32_t i, const __m512i* w, const FixedGroup& x)
+    static constexpr bool halves = false;
+    struct Scales {
+        __m512 d, minimum;
+        __m512 plus(const __m512i* integers, const OfToken& x, __m512 sum) const
         {
-            const __m512i all = _mm512_load_si512(x.bias), of_first = _mm512_load_si512(x.first_bias);
-            first[i] = half(w[0], x, 0, of_first);
-            last[i] = half(w[1], x, 64, _mm512_sub_epi32(all, of_first));
+            sum = _mm512_fmadd_ps(_mm512_mul_ps(d, x.scale()), _mm512_cvtepi32_ps(integers[0]), sum);
+            return _mm512_fnmadd_ps(minimum, x.sum(), sum);
         }
-        [[gnu::always_inline]] static __m512i half(__m512i w, const FixedGroup& x, uint32_t at, __m512i bias)
+    };
+    __m512 d, dmin;
+    __m512i scale[2], minimum[2];    // of the first four blocks of each row and of the last, a byte each
+
+    [[gnu::always_inline]] explicit EightSixBitScales(const B* const* b)
+    {
+        const Sixteens head([&](uint32_t r) { return b[r]; });
+        const __m512i both = head.template both<0>(), first = head.template both<1>(), second = head.template both<2>(),
+                      third = head.template both<3>(), six = _mm512_set1_epi8(0x3f), upper = _mm512_set1_epi8(0x30);
+        const auto joined = [&](__m512i low, __m512i high) {
+            return _mm512_or_si512(low, _mm512_and_si512(_mm512_srli_epi32(high, 2), upper));
+        };
+        d = hearth::host::halves(both);
+        dmin = hearth::host::halves(_mm512_srli_epi32(both, 16));
+        scale[0] = _mm512_and_si512(first, six);
+        scale[1] = joined(low_nibbles(third), first);
+        minimum[0] = _mm512_and_si512(second, six);
+        minimum[1] = joined(high_nibbles(third), second);
+    }
+    [[gnu::always_inline]] Scales scales(uint32_t p) const
+    {
+        const int32_t at = 16 * int32_t(p % 2);
+        const auto bytes = [&](__m512i four) {
+            return _mm512_cvtepi32_ps(
+                _mm512_and_si512(_mm512_srlv_epi32(four, by_block(at, at + 8)), _mm512_set1_epi32(255)));
+        };
+        return {_mm512_mul_ps(d, bytes(scale[p / 2])), _mm512_mul_ps(dmin, bytes(minimum[p / 2]))};
+    }
+    /// Of 32 bytes the low nibbles are one block, the high ones the next.
+    [[gnu::always_inline]] static PairWeights nibbles(const B* const* b, uint32_t p)
+    {
+        PairWeights pair;
+        for (uint32_t half = 0; half < 2; half++)
+            in_both_lanes(Sixteens([&](uint32_t r) { return b[r]->q + 32 * p + 16 * half; }), pair.w + 4 * half);
+        for (__m512i& w : pair.w) w = low_nibbles(_mm512_srlv_epi32(w, by_block(0, 4)));
+        return pair;
+    }
+};
+
+template <>
+struct Eight<BlockQ4_K> : EightSixBitScales<BlockQ4_K> {
+    using EightSixBitScales::EightSixBitScales;
+    [[gnu::always_inline]] static PairWeights weights(const BlockQ4_K* const* b, uint32_t p) { return nibbles(b, p); }
+};
+
+template <>
+struct Eight<BlockQ5_K> : EightSixBitScales<BlockQ5_K> {
+    using EightSixBitScales::EightSixBitScales;
+    [[gnu::always_inline]] static PairWeights weights(const BlockQ5_K* const* b, uint32_t p)
+    {
+        PairWeights pair = nibbles(b, p);
+        const int32_t left = 4 - 2 * int32_t(p);    // bit 2 p, and of the second block the next, becomes bit 4
+        for (uint32_t half = 0; half < 2; half++) {
+            __m512i fifth[4];
+            in_both_lanes(Sixteens([&](uint32_t r) { return b[r]->qh + 16 * half; }), fifth);
+            for (uint32_t c = 0; c < 4; c++)
+                pair.w[4 * half + c] = with_bits(pair.w[4 * half + c], fifth[c], by_block(left, left - 1), 0x10);
+        }
+        return pair;
+    }
+};
+
+/// 256 weights, of which 16 have a scale.
+template <>
+struct Eight<BlockQ6_K> {
+    static constexpr uint32_t pairs = 4, blocks = 1;
+    static constexpr int added = 32;
+    static constexpr bool halves = true;
+    struct Scales {
+        __m512 d, first, last;
+        __m512 plus(const __m512i* integers, const OfToken& x, __m512 sum) const
         {
-            return joined(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, _mm512_load_si512(x.high + at)),
-                          _mm512_dpbusd_epi32(times_added<added>(bias), w, _mm512_load_si512(x.low + at)));
+            const __m512 both = _mm512_fmadd_ps(last, _mm512_cvtepi32_ps(integers[1]),
+                                                _mm512_mul_ps(first, _mm512_cvtepi32_ps(integers[0])));
+            return _mm512_fmadd_ps(_mm512_mul_ps(d, x.scale()), both, sum);
         }
     };
     __m512 d;
-    __m512i scales;    // in lane r the 16 of row r
+    __m512i scale[4];    // of pair p of each row, four bytes
 
-    [[gnu::always_inline]] explicit Four(const BlockQ6_K* const* b)
+    [[gnu::always_inline]] explicit Eight(const BlockQ6_K* const* b)
     {
-        constexpr size_t window = sizeof(BlockQ6_K) - 64;    // its last 64 bytes
-        const auto last = [&](uint32_t r) { return reinterpret_cast<const std::byte*>(b[r]) + window; };
-        const void* const at[] = {last(0), last(1), last(2), last(3)};
-        d = words_of_four(at, 31, 31, 31, 31);
-        scales = four_lanes(b[0]->scale, b[1]->scale, b[2]->scale, b[3]->scale);
+        constexpr size_t last = sizeof(BlockQ6_K) - 16;
+        const Sixteens tail([&](uint32_t r) { return reinterpret_cast<const std::byte*>(b[r]) + last; });
+        d = hearth::host::halves(_mm512_srli_epi32(tail.both<3>(), 16));
+        in_both_lanes(Sixteens([&](uint32_t r) { return b[r]->scale; }), scale);
     }
-    [[gnu::always_inline]] static void weights(const BlockQ6_K* b, uint32_t g, __m512i* w)
+    [[gnu::always_inline]] Scales scales(uint32_t p) const
     {
-        const __m512i low = _mm512_loadu_si512(b->ql + 64 * g),
-                      nibble = in_lanes(low_nibble, low_nibble, high_nibble, high_nibble);
-        // Bits 2 k and 2 k + 1 become bits 4 and 5.
-        const auto fifth_and_sixth = [](uint32_t k) { return int64_t(1) << (24 + 2 * k) | int64_t(2) << (16 + 2 * k); };
-        const __m512i upper = in_lanes(fifth_and_sixth(0), fifth_and_sixth(1), fifth_and_sixth(2), fifth_and_sixth(3));
-        const auto of = [&](__m512i nibbles, uint32_t half) {
-            return _mm512_or_si512(moved(nibbles, nibble),
-                                   moved(_mm512_broadcast_i32x4(bytes_16(b->qh + 32 * g + 16 * half)), upper));
+        const auto bytes = [&](int32_t half) {
+            return _mm512_cvtepi32_ps(
+                _mm512_srai_epi32(_mm512_sllv_epi32(scale[p], by_block(24 - 8 * half, 8 - 8 * half)), 24));
         };
-        w[0] = of(_mm512_shuffle_i64x2(low, low, 0x88), 0);
-        w[1] = of(_mm512_shuffle_i64x2(low, low, 0xdd), 1);
+        return {d, bytes(0), bytes(1)};
     }
-    [[gnu::always_inline]] __m512 plus(uint32_t g, const Products& products, const OfToken& x, __m512 sum) const
+    [[gnu::always_inline]] static PairWeights weights(const BlockQ6_K* const* b, uint32_t p)
     {
-        const auto scale = [&](int half) {
-            return _mm512_cvtepi32_ps(_mm512_srai_epi32(byte_of_row(scales, int(8 * g) + half, 2, 3), 24));
-        };
-        const __m512 first = _mm512_mul_ps(scale(0), _mm512_cvtepi32_ps(add_fours(products.first)));
-        const __m512 both = _mm512_fmadd_ps(scale(1), _mm512_cvtepi32_ps(add_fours(products.last)), first);
-        return _mm512_fmadd_ps(_mm512_mul_ps(d, x.scale()), both, sum);
+        PairWeights pair;
+        const int32_t left = 4 - 4 * int32_t(p % 2);    // two bits from 4 p on, or the next two, become bits 4 and 5
+        for (uint32_t half = 0; half < 2; half++) {
+            __m512i* const w = pair.w + 4 * half;
+            const auto low = [&](uint32_t k) {
+                return Sixteens([&](uint32_t r) { return b[r]->ql + 64 * (p / 2) + 32 * k + 16 * half; });
+            };
+            in_lanes(low(0), low(1), w);
+            __m512i upper[4];
+            in_both_lanes(Sixteens([&](uint32_t r) { return b[r]->qh + 32 * (p / 2) + 16 * half; }), upper);
+            for (uint32_t c = 0; c < 4; c++)
+                w[c] =
+                    with_bits(p % 2 ? high_nibbles(w[c]) : low_nibbles(w[c]), upper[c], by_block(left, left - 2), 0x30);
+        }
+        return pair;
     }
 };
+
+// ---- products -------------------------------------------------------------------------------------------------------
+
+/// From a FixedGroup's bias, which is that of 8.
+template <int added>
+inline __m512i times_added(const int32_t* bias)
+{
+    static_assert(added == 0 || added == 8 || added == 32 || added == 128);
+    if constexpr (added == 0) return _mm512_setzero_si512();
+    else return _mm512_slli_epi32(of_both(bias), added == 8 ? 0 : added == 32 ? 2 : 4);
+}
+
+/// Sums of eight rows with one token: of pairs at even places and at odd ones.
+struct EightSums {
+    __m512 of[2];
+
+    /// Those of each row added up, as add_lanes(of_row(r)) does.
+    void add_lanes(float* row) const
+    {
+        const __m512 both = _mm512_add_ps(of[0], of[1]), sum = _mm512_add_ps(both, _mm512_permute_ps(both, 0xb1));
+        const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+        _mm256_storeu_ps(row, _mm512_castps512_ps256(_mm512_permutexvar_ps(even, sum)));
+    }
+    /// Of row r in the first lanes of four, as the other sums of a row are.
+    __m512 of_row(uint32_t r) const
+    {
+        const __m512i which = _mm512_setr_epi32(int(2 * r), 0, 0, 0, int(2 * r + 1), 0, 0, 0, int(16 + 2 * r), 0, 0, 0,
+                                                int(17 + 2 * r), 0, 0, 0);
+        return _mm512_maskz_permutex2var_ps(0x1111, of[0], which, of[1]);
+    }
+};
+
+/// sums[u] += the products of a pair of blocks, which is pair p of a group, with tokens x[u] for u < U.
+template <class B, uint32_t U>
+[[gnu::always_inline]] inline void meet(const PairWeights& pair, const typename Eight<B>::Scales& scales,
+                                        const Input* x, uint32_t group, uint32_t p, EightSums* sums)
+{
+    constexpr uint32_t parts = Eight<B>::halves ? 2 : 1, each = 8 / parts;
+    __m512i integers[U][parts];
+#pragma GCC unroll 2
+    for (uint32_t part = 0; part < parts; part++) {
+        constexpr uint32_t chains = U == 1 ? 2 : 1;    // four would be enough for any number of tokens
+        __m512i high[U][chains], low[U][chains];
+#pragma GCC unroll 4
+        for (uint32_t u = 0; u < U; u++) {
+            const FixedGroup& g = x[u].groups[group];
+            for (uint32_t i = 0; i < chains; i++) high[u][i] = low[u][i] = _mm512_setzero_si512();
+            low[u][0] = times_added<Eight<B>::added>((parts == 1 ? g.bias : g.half_bias[part]) + 2 * p);
+        }
+#pragma GCC unroll 8
+        for (uint32_t c = part * each; c < part * each + each; c++)
+#pragma GCC unroll 4
+            for (uint32_t u = 0; u < U; u++) {
+                const FixedGroup& g = x[u].groups[group];
+                high[u][c % chains] =
+                    _mm512_dpbusd_epi32(high[u][c % chains], pair.w[c], of_both(g.high + 64 * p + 8 * c));
+                low[u][c % chains] =
+                    _mm512_dpbusd_epi32(low[u][c % chains], pair.w[c], of_both(g.low + 64 * p + 8 * c));
+            }
+#pragma GCC unroll 4
+        for (uint32_t u = 0; u < U; u++) {
+            if constexpr (chains == 2) {
+                high[u][0] = _mm512_add_epi32(high[u][0], high[u][1]);
+                low[u][0] = _mm512_add_epi32(low[u][0], low[u][1]);
+            }
+            integers[u][part] = _mm512_add_epi32(_mm512_slli_epi32(high[u][0], 8), low[u][0]);
+        }
+    }
+#pragma GCC unroll 4
+    for (uint32_t u = 0; u < U; u++) {
+        const size_t block = size_t(group) * (group_numbers / fixed_block) + 2 * p;
+        sums[u].of[p] = scales.plus(integers[u], {x[u].scale + block, x[u].sum + block}, sums[u].of[p]);
+    }
+}
 
 }    // namespace
 }    // namespace hearth::host

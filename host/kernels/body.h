@@ -37,11 +37,14 @@
 //
 // and, where it has something better for a format W, with ReadsGroups declared:
 //
-//   fill_group(q, scale, group)             the planes of 128 numbers in fixed point (see FixedGroup)
-//   dot_groups<R, T>(rows, next, x, n, sum) adds the products of the whole groups of 128 (FixedGroup) of R rows with T
-//   tokens to sum[r][0][t], fetching
-//                                           what comes `bytes_ahead` later, at the end of next[r]; returns how many
-//                                           numbers these are
+//   fill_group(q, group)                    the planes of 128 numbers in fixed point (see FixedGroup)
+//   Sums                                    of eight rows with one token: of_row(r) those of row r as a Vec,
+//                                           add_lanes(row) those of each row added up
+//   tokens_at_once                          that meet_groups takes at most
+//   meet_groups<first, more>(rows, next, x, tokens, n, sums)
+//                                           adds the products of the whole groups of eight rows to sums[t] for `first`
+//                                           tokens and, if there are more, a multiple of four others, fetching what
+//                                           comes next, at the end of next[r]; returns how many numbers these are
 //   add_rows(row, terms, count, y, n)       axpy for as many whole blocks as it likes; returns their number
 //   few_tokens<W>                           see RowKernels, where it is not the usual number
 //
@@ -484,12 +487,9 @@ template <class S, class W, uint32_t R, uint32_t T>
         for (uint32_t a = 0; a < A; a++)
             for (uint32_t t = 0; t < T; t++) sum[r][a][t] = S::zero();
     }
-    uint32_t first = 0;
-    if constexpr (requires { S::template dot_groups<R, T>(row, next, x, n, sum); })
-        if (x->groups) first = S::template dot_groups<R, T>(row, next, x, n, sum);
     const bool whole = R == 1 || T * n * number <= bytes_that_stay;
     const uint32_t stretch = whole ? n : bytes_in_turn * elements<W> / sizeof(W) / turn * turn;
-    for (; first < n; first += stretch) {
+    for (uint32_t first = 0; first < n; first += stretch) {
         const uint32_t last = n - first < stretch ? n : first + stretch;
         const size_t end = bytes(n), at = bytes(first) + (whole ? end : bytes_ahead);
         for (uint32_t r = 0; r < R; r++)
@@ -517,9 +517,77 @@ void dot_some(const std::byte* const* rows, const Input* x, uint32_t tokens, uin
     if (t < tokens) dot_together<S, W, R, 1>(rows, rows + R, x + t, n, y + t, tokens);
 }
 
+template <class S>
+inline constexpr bool reads_groups = requires
+{
+    typename S::ReadsGroups;
+};
+
+/// Whether S takes eight rows of W at a time.
+template <class S, class W>
+inline constexpr bool by_groups = requires(const W* const* rows, const std::byte* const* next, const Input* x,
+                                           typename S::Sums* sums)
+{
+    S::template meet_groups<1, false>(rows, next, x, 0, 0, sums);
+};
+
+/// y[r stride + t] = sum_i w[r]_i x[t]_i for r < count <= 8, t < tokens. `first` and `more` say how many tokens there
+/// are (see meet_groups): loops for any number in one function had too few registers, and a quarter of the time went
+/// there.
+template <class S, class W, uint32_t first, bool more>
+[[gnu::noinline]] void dot_eight(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens,
+                                 uint32_t n, float* y, uint32_t stride)
+{
+    const W* row[8];
+    const std::byte* next[8];
+    for (uint32_t r = 0; r < 8; r++) {    // what is missing of eight is the first once more
+        row[r] = reinterpret_cast<const W*>(rows[r < count ? r : 0]);
+        next[r] = rows[rows_together + (r < count ? r : 0)];
+    }
+    typename S::Sums sums[more ? S::tokens_at_once : first];
+    for (uint32_t t = 0; t < tokens; t++) sums[t] = {};
+    const uint32_t whole = S::template meet_groups<first, more>(row, next, x, tokens, n, sums);
+
+    /// What is behind the last whole group is added in turns, as dot_stretch takes them.
+    const auto with_rest = [&](uint32_t r, uint32_t t) {
+        constexpr uint32_t A = Piece<S, W>::accumulators;
+        typename S::Vec sum[A][1];
+        for (uint32_t a = 0; a < A; a++) sum[a][0] = a ? S::zero() : sums[t].of_row(r);
+        dot_stretch<S, W, 1>(row[r], next[r], x + t, whole, n, sum);
+        for (uint32_t a = 1; a < A; a++) sum[0][0] = S::add(sum[0][0], sum[a][0]);
+        return S::add_lanes(sum[0][0]);
+    };
+    for (uint32_t t = 0; t < tokens; t++) {
+        float products[8];
+        sums[t].add_lanes(products);
+        for (uint32_t r = 0; r < count; r++) y[size_t(r) * stride + t] = whole < n ? with_rest(r, t) : products[r];
+    }
+}
+
+/// The same for any count and as many tokens as S takes at once.
+template <class S, class W>
+void dot_by_eights(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n, float* y,
+                   uint32_t stride)
+{
+    constexpr decltype(&dot_eight<S, W, 1, false>) few[] = {dot_eight<S, W, 1, false>, dot_eight<S, W, 2, false>,
+                                                            dot_eight<S, W, 3, false>, dot_eight<S, W, 4, false>},
+                                                   many[] = {dot_eight<S, W, 1, true>, dot_eight<S, W, 2, true>,
+                                                             dot_eight<S, W, 3, true>, dot_eight<S, W, 4, true>};
+    const auto dot = (tokens <= 4 ? few : many)[(tokens - 1) % 4];
+    for (uint32_t r = 0; r < count; r += 8)
+        dot(rows + r, count - r < 8 ? count - r : 8, x, tokens, n, y + size_t(r) * stride, stride);
+}
+
 template <class S, class W>
 void dot_rows(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n, float* y)
 {
+    if constexpr (by_groups<S, W>)
+        if (x->groups) {
+            constexpr uint32_t most = S::tokens_at_once;
+            for (uint32_t t = 0; t < tokens; t += most)
+                dot_by_eights<S, W>(rows, count, x + t, tokens - t < most ? tokens - t : most, n, y + t, tokens);
+            return;
+        }
     uint32_t r = 0;
     for (; r + rows_together <= count; r += rows_together)
         dot_some<S, W, rows_together>(rows + r, x, tokens, n, y + size_t(r) * tokens);
@@ -743,12 +811,6 @@ void fixed_tile(const FixedTile& t)
     else t.halves ? fixed_tile<S, fixed_block / 4, false>(t) : fixed_tile<S, fixed_block / 2, false>(t);
 }
 
-template <class S>
-inline constexpr bool reads_groups = requires
-{
-    typename S::ReadsGroups;
-};
-
 // ---- vectors --------------------------------------------------------------------------------------------------------
 
 /// y_i = w_i x_i / sqrt(mean(x^2) + eps)
@@ -783,8 +845,7 @@ void quantise(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* 
         sum[i / fixed_block] = scale[i / fixed_block] * S::add_lanes(S::dot(S::ones(), q + i));
     }
     if constexpr (reads_groups<S>)
-        for (uint32_t g = 0; groups && g < n / group_numbers; g++)
-            S::fill_group(q + g * group_numbers, scale + g * (group_numbers / fixed_block), groups[g]);
+        for (uint32_t g = 0; groups && g < n / group_numbers; g++) S::fill_group(q + g * group_numbers, groups[g]);
 }
 
 template <class S>
