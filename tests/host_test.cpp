@@ -552,7 +552,7 @@ TEST_SUITE("host")
             const Sample w(row.type, count, n, random);
             const std::byte* rows[count + rows_together];
             for (uint32_t r = 0; r < std::size(rows); r++) rows[r] = w.matrix.row(std::min(r, count - 1));
-            for (uint32_t tokens : {1u, 3u, 4u, 9u}) {
+            for (uint32_t tokens : {1u, 2u, 3u, 4u, 5u, 6u, 11u, 17u}) {    // one of each kind of loop
                 const Vectors x(cpu, tokens, n, random);
                 std::vector<float> many(count * tokens), alone;
                 row.dot_rows(rows, count, x.inputs.data(), tokens, n, many.data());
