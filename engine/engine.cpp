@@ -44,6 +44,8 @@ Needs device_needs(const Weights& weights, const DecisionOptions& options)
     return GpuSession::needs(weights, session_shape(options, weights.config));
 }
 
+Needs session_needs(const Weights& weights, const SessionShape& shape) { return GpuSession::needs(weights, shape); }
+
 DeviceList list_devices(std::string_view wanted)
 {
     DeviceList list = {.loader = vulkan::open_loader() != nullptr};

@@ -57,6 +57,8 @@ DeviceList list_devices(std::string_view wanted = "auto");
 
 /// Device memory for all of a model, by pieces, with the context, batch, sequences and types of the cache of `options`.
 Needs device_needs(const Weights& weights, const DecisionOptions& options = {});
+/// The same for sessions that are decided.
+Needs session_needs(const Weights& weights, const SessionShape& shape);
 
 struct Batch;
 struct Runner;

@@ -223,7 +223,7 @@ const Architecture& find_architecture(std::string_view name)
 }
 
 std::shared_ptr<const Gguf> header_of(const Architecture& a, const Quantisation& how,
-                                      const std::vector<Override>& overrides)
+                                      const std::vector<Override>& overrides, bool by_neurons)
 {
     const Family* const family = find_family(a.family);
     if (!family) throw Error("{} is of the family {}, which this version cannot run", a.name, a.family);
@@ -234,7 +234,8 @@ std::shared_ptr<const Gguf> header_of(const Architecture& a, const Quantisation&
     constexpr uint32_t usual_alignment = 32;
     const auto plain = std::make_shared<const Gguf>(Gguf::of_header(
         a.name, model_header("GGUF", keys_of(a, *family), usual_alignment, Tensors(a, *family).entries)));
-    return std::make_shared<const Gguf>(Gguf::of_header(a.name, requantised_header(plain, how), overrides));
+    return std::make_shared<const Gguf>(
+        Gguf::of_header(a.name, requantised_header(plain, how, {.by_neurons = by_neurons}), overrides));
 }
 
 }    // namespace hearth

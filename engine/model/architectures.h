@@ -39,9 +39,9 @@ std::span<const Architecture> all_architectures();
 /// By a name of theirs; case, dots and dashes do not matter. Throws Error with those that come near.
 const Architecture& find_architecture(std::string_view name);
 
-/// A file of its shape with nothing but a header. Throws Error where the family is not known or the sizes contradict
-/// each other.
+/// A file of its shape with nothing but a header; `by_neurons`: its down projections, even where no neuron is zero.
+/// Throws Error where the family is not known or the sizes contradict each other.
 std::shared_ptr<const Gguf> header_of(const Architecture& architecture, const Quantisation& how,
-                                      const std::vector<Override>& overrides = {});
+                                      const std::vector<Override>& overrides = {}, bool by_neurons = false);
 
 }    // namespace hearth

@@ -29,6 +29,7 @@ Command add_tokenize(CLI::App& app);
 Command add_template(CLI::App& app);
 Command add_devices(CLI::App& app);
 Command add_doctor(CLI::App& app);
+Command add_simulate(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_tune(CLI::App& app);
 Command add_plan(CLI::App& app);

@@ -17,6 +17,7 @@ constexpr tools::Subcommand subcommands[] = {
     {"eval", "how many problems a model solves, how fast, and several models side by side", tools::add_eval},
     {"profile", "measure on a text which neurons fire, for better plans and predictors", tools::add_profile},
     {"plan", "who would get what, for one memory budget or several, and the speed to expect", tools::add_plan},
+    {"simulate", "the speed to expect of models, cards and processors that are not here", tools::add_simulate},
     {"tune", "measure this machine once, so that plans fit it", tools::add_tune},
     {"quantize", "a copy of a model in another weight format", tools::add_quantize},
     {"tokenize", "the tokens of a text", tools::add_tokenize},

@@ -192,11 +192,13 @@ std::shared_ptr<const Gguf> open_shape(const ShapeOptions& o, const std::filesys
 {
     const Quantisation* const how = find_quantisation(o.type.empty() ? usual_type : o.type);
     HEARTH_CHECK(how);    // the options allow no other
-    if (!o.arch.empty()) return header_of(find_architecture(o.arch), *how, overrides);
-    if (const auto config = config_json_at(model)) return header_of(read_config_json(*config), *how, overrides);
+    if (!o.arch.empty()) return header_of(find_architecture(o.arch), *how, overrides, o.by_neurons);
+    if (const auto config = config_json_at(model))
+        return header_of(read_config_json(*config), *how, overrides, o.by_neurons);
     const auto file = std::make_shared<const Gguf>(model, overrides, Cut::allowed);
     if (o.type.empty()) return file;
-    return std::make_shared<const Gguf>(Gguf::of_header(model, requantised_header(file, *how), overrides));
+    return std::make_shared<const Gguf>(
+        Gguf::of_header(model, requantised_header(file, *how, {.by_neurons = o.by_neurons}), overrides));
 }
 
 }    // namespace hearth::tools

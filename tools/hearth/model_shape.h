@@ -13,8 +13,9 @@ namespace hearth::tools {
 Architecture read_config_json(const std::filesystem::path& path);
 
 struct ShapeOptions {
-    std::string arch;    // of all_architectures; empty: the model is a path
-    std::string type;    // of quantisations; empty: a file's own, else the usual
+    std::string arch;           // of all_architectures; empty: the model is a path
+    std::string type;           // of quantisations; empty: a file's own, else the usual
+    bool by_neurons = false;    // down projections, where a type is given or usual, though nothing else asks for it
 };
 
 /// --arch and --type, for a subcommand that has MODEL, which is then not needed.

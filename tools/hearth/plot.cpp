@@ -32,8 +32,10 @@ std::string escaped(const std::string& text)
 std::string svg(const Plot& plot)
 {
     double most_x = 0, most_y = 0;
-    for (const PlotLine& line : plot.lines)
+    for (const PlotLine& line : plot.lines) {
         for (const auto& [x, y] : line.points) most_x = std::max(most_x, x), most_y = std::max(most_y, y);
+        for (const auto& [low, high] : line.bars) most_y = std::max(most_y, high);
+    }
     if (!(most_x > 0)) most_x = 1;
     if (!(most_y > 0)) most_y = 1;
     most_y *= 1.05;
@@ -60,6 +62,11 @@ std::string svg(const Plot& plot)
     double name_y = top + 8;
     for (const PlotLine& line : plot.lines) {
         std::string points, dots;
+        for (size_t i = 0; i < line.bars.size(); ++i)
+            dots += fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\" stroke=\"{3}\" "
+                                "stroke-opacity=\"0.4\" stroke-width=\"3\"/>\n",
+                                at_x(line.points[i].first), at_y(line.bars[i].first), at_y(line.bars[i].second),
+                                line.colour);
         for (const auto& [x, y] : line.points) {
             points += fmt::format("{:.1f},{:.1f} ", at_x(x), at_y(y));
             dots += fmt::format(

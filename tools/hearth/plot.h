@@ -9,7 +9,8 @@ namespace hearth::tools {
 
 struct PlotLine {
     std::string name, colour;
-    std::vector<std::pair<double, double>> points;    // by x
+    std::vector<std::pair<double, double>> points;       // by x
+    std::vector<std::pair<double, double>> bars = {};    // of each point, its lowest and highest y; empty: none
 };
 
 struct Plot {
