@@ -178,14 +178,15 @@ class DeviceMeasurement {
         uploader.upload({x_.handle(), 0, x_bytes, x_.address(), nullptr}, 1, x_bytes,
                         [&](std::byte* to, uint64_t, uint64_t) { std::memcpy(to, x.data(), x_bytes); });
         const vulkan::Slice weights = {weights_.handle(), 0, bytes, weights_.address(), nullptr};
-        uploader.upload(weights, bytes >> 20, 1 << 20,
-                        [&](std::byte* to, uint64_t, uint64_t count) { fill_weights(to, count << 20); });
         vulkan::Pool staging(device, vulkan::Uploader::staging_bytes, Use::upload, "the measurement");
         const vulkan::Slice from = staging.take(vulkan::Uploader::staging_bytes);
         upload = gb_per_s(from.bytes, queue_.time([&](Commands& c) {
             c.stage("tune", 0, 0);
             c.copy(from, weights, from.bytes);
         }));
+        // After that copy, which leaves zeros.
+        uploader.upload(weights, bytes >> 20, 1 << 20,
+                        [&](std::byte* to, uint64_t, uint64_t count) { fill_weights(to, count << 20); });
         queue_.run([&](Commands& c) {
             c.stage("tune", 0, 0);
             c.dispatch(kernels_.quantise, {ceil_div(dim / 32, 64)}, {.x = x_.address(), .planes = planes(), .n = dim});
@@ -342,7 +343,8 @@ class DeviceMeasurement {
                             .cols = dim,
                             .gate_stride = stride,
                             .up_stride = stride,
-                            .cut = cut});
+                            .cut = cut,
+                            .has_up = 1});
                 c.stage("tune", 0, 0);
                 c.dispatch(kernels_.ffn_down(type), {ceil_div(dim, gpu::ffn_down_chunks * chunk_weights(type)), slices},
                            {.step = step_address(),
@@ -354,13 +356,15 @@ class DeviceMeasurement {
                             .cols = dim,
                             .stride = stride,
                             .slices = slices,
-                            .part_stride = dim});
+                            .part_stride = dim,
+                            .words = neurons / 32});
             });
         };
         const double dot = queue_.time([&](Commands& c) { matvec(c, type, dot_rows); });
         const double gates = block(nothing_fires), all = block(0);
         uint64_t fired = 0;
         for (uint32_t i = 0; i < neurons / 32; ++i) fired += uint64_t(std::popcount(fires.mapped<uint32_t>()[i]));
+        HEARTH_CHECK(fired > 0);    // else nothing was measured
         return {.dot = gb_per_s(dot_rows * row, std::max(dot - step, dot / 10)),
                 .gate = gb_per_s(neurons * row, std::max(gates - 2 * step, gates / 10)),
                 .fired = gb_per_s(2 * fired * row, std::max(all - gates, all / 10))};

@@ -49,6 +49,14 @@ double figure(const nlohmann::json& at, const char* name)
     return x;
 }
 
+/// GB/s that something is divided by.
+double rate(const nlohmann::json& at, const char* name)
+{
+    const double x = figure(at, name);
+    if (x == 0) throw Error("{} is 0", name);
+    return x;
+}
+
 uint32_t whole(const nlohmann::json& at, const char* name)
 {
     const nlohmann::json& x = at.at(name);
@@ -70,7 +78,7 @@ SideRates side_from(const nlohmann::json& json)
             younger.push_back(&rates);
             continue;
         }
-        rates = {figure(*row, "dot"), figure(*row, "gate"), figure(*row, "fired")};
+        rates = {rate(*row, "dot"), rate(*row, "gate"), rate(*row, "fired")};
         slowest = {std::min(slowest.dot, rates.dot), std::min(slowest.gate, rates.gate),
                    std::min(slowest.fired, rates.fired)};
     }
