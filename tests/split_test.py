@@ -263,6 +263,22 @@ class Plans(Case):
                            "-o", "json", *options).json["results"][0]
         self.assertGreater(result["expected_tokens_per_s"], 0)
 
+        # The roofline is of the same steps.
+        picture = self.folder / "roofline.svg"
+        budget = ("--vram-budget", "8MiB", *options)
+        roofline = self.good("roofline", MODEL, *DEVICE, "--measured", "--json", "--plot", picture, "--at", "100",
+                             *budget).json
+        self.assertEqual({step["on"] for step in roofline["steps"]}, {"device", "host"})
+        for step in roofline["steps"]:
+            self.assertGreater(step["expected_us"], 0)
+            self.assertGreater(step["measured_us"], 0)
+        plan = self.plan("--at", "100", *budget)[0]
+        self.assertAlmostEqual(sum(step["bytes"] for step in roofline["steps"]),
+                               plan["device_bytes_per_token"] + plan["host_bytes_per_token"], delta=1)
+        self.assertRegex(picture.read_text(), "(?s)<svg.*cold_ffn.*</svg>")
+        shown = self.good("roofline", MODEL, *CPU, "-p", "64", *options).out
+        self.assertRegex(shown, r"a prompt of 64 tokens(?s:.*)\| qkv \| CPU(?s:.*)cold_ffn on the CPU, \d+ % of the time")
+
         measured = json.loads(machine.read_text())
         for name in ("F16", "Q8_0", "Q4_0"):
             self.assertTrue({"host", "laid_out", "floats", "halves"} <= set(measured["products"][name]), name)
@@ -306,7 +322,8 @@ class Plans(Case):
             self.write(f"{name}.json", json.dumps(measured | {"host": host}).encode())
         self.assertEqual(expected(self.folder / "without.json"), expected(self.folder / "slowest.json"))
         for wrong in ({"threads": -1}, {"threads": 1e300}, {"threads": 2**32}, {"submit_us": -1}, {"upload": None},
-                      {"host": {**measured["host"], "read": -1}}, {"host": {**measured["host"], "rows": {}}}):
+                      {"host": {**measured["host"], "read": -1}}, {"host": {**measured["host"], "rows": {}}},
+                      {"host": {**measured["host"], "rows": {"F16": {"dot": 1, "gate": 1, "fired": 0}}}}):
             with self.subTest(wrong=str(wrong)[:40]):
                 self.refused("plan", MODEL, *CPU,
                              "--machine", self.write("wrong.json", json.dumps(measured | wrong).encode()),

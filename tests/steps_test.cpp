@@ -112,6 +112,45 @@ TEST_SUITE("steps")
         CHECK(attend.bytes({.positions = 7 + 8}) == 15 * 64);
         CHECK(attend.operations({.positions = 15}) == 2 * 15 * 32);
     }
+
+    /// Operations and bytes of one token, counted by hand: matrices once, two operations a weight; scores and sums over
+    /// the positions that it sees.
+    TEST_CASE("a token's operations and bytes are those of an independent count")
+    {
+        TemporaryFolder folder;
+        constexpr uint32_t position = 40;
+        struct Case {
+            RandomModel model;
+            uint64_t gate_up_down;    // rows of them that a token takes
+            uint64_t router;
+            uint64_t seen;
+        };
+        const auto silu = host::Activation::silu;
+        const Case cases[] = {
+            {{.activation = silu}, 3 * 128, 0, position + 1},
+            {{.heads = 8, .kv_heads = 2, .neurons = 96, .activation = silu}, 3 * 96, 0, position + 1},
+            {{.neurons = 32, .experts = 8, .experts_used = 2, .activation = silu}, 3 * 2 * 32, 8, position + 1},
+            {{.architecture = "gemma3", .activation = host::Activation::gelu_tanh, .window = 5}, 3 * 128, 0, 5},
+        };
+        for (const Case& c : cases) {
+            const RandomModel& m = c.model;
+            CAPTURE(m.architecture);
+            Planner planner(options_for(write_random_model(folder / "random.gguf", m), {.device = "cpu"}));
+            const uint64_t head_dim = m.head_dim ? m.head_dim : m.dim / m.heads, q = m.heads * head_dim,
+                           kv = m.kv_heads * head_dim;
+            const uint64_t of_layer = uint64_t(m.dim) * (2 * q + 2 * kv + c.gate_up_down + c.router);
+            const uint64_t weights = m.layers * of_layer + uint64_t(m.vocab) * m.dim;
+            double bytes = 0, operations = 0;
+            for (const PlannedStep& p : planned_steps(planner.planned_model(), {}, nullptr, {.position = position})) {
+                bytes += p.step.bytes(p.load);
+                operations += p.step.operations(p.load);
+            }
+            const uint64_t of_floats = m.layers * c.router * m.dim;    // a router is F32, all else F16
+            CHECK(bytes ==
+                  doctest::Approx(2.0 * double(weights + of_floats + m.layers * c.seen * 2 * kv)).epsilon(1e-12));
+            CHECK(operations == doctest::Approx(2.0 * double(weights + m.layers * c.seen * 2 * q)).epsilon(1e-12));
+        }
+    }
 }
 
 TEST_SUITE("device")

@@ -231,6 +231,8 @@ double us(double bytes, double gb_per_s) { return bytes / std::max(gb_per_s, 1e-
 
 }    // namespace
 
+double products_of(const Read& read, const Load& load) { return double(read.products) * times(read.which, load); }
+
 double Step::bytes(const Load& load) const
 {
     double sum = double(row + signs) * load.rows + double(position) * load.positions;
@@ -241,7 +243,7 @@ double Step::bytes(const Load& load) const
 double Step::operations(const Load& load) const
 {
     double products = double(position_products) * load.positions;
-    for (const Read& r : reads) products += double(r.products) * times(r.which, load);
+    for (const Read& r : reads) products += products_of(r, load);
     return 2 * products;
 }
 

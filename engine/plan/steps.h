@@ -114,6 +114,9 @@ struct Load {
     double gate_bytes = 0, up_bytes = 0, down_bytes = 0;    // of the rows that are read for them
 };
 
+/// Products of a weight and a number that it takes part in.
+double products_of(const Read& read, const Load& load);
+
 struct Step {
     StepKind kind = {};
     std::vector<Read> reads = {};

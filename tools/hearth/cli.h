@@ -33,6 +33,7 @@ Command add_simulate(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_tune(CLI::App& app);
 Command add_plan(CLI::App& app);
+Command add_roofline(CLI::App& app);
 Command add_profile(CLI::App& app);
 Command add_quantize(CLI::App& app);
 

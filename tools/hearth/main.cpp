@@ -17,6 +17,8 @@ constexpr tools::Subcommand subcommands[] = {
     {"eval", "how many problems a model solves, how fast, and several models side by side", tools::add_eval},
     {"profile", "measure on a text which neurons fire, for better plans and predictors", tools::add_profile},
     {"plan", "who would get what, for one memory budget or several, and the speed to expect", tools::add_plan},
+    {"roofline", "what each step reads and computes, what bounds it, and what would make it faster",
+     tools::add_roofline},
     {"simulate", "the speed to expect of models, cards and processors that are not here", tools::add_simulate},
     {"tune", "measure this machine once, so that plans fit it", tools::add_tune},
     {"quantize", "a copy of a model in another weight format", tools::add_quantize},

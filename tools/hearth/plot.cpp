@@ -27,31 +27,70 @@ std::string escaped(const std::string& text)
     return out;
 }
 
+/// One axis: where a value lies, and the marks with their numbers.
+struct Axis {
+    double first = 0, last = 1;    // logarithms, where it is logarithmic
+    bool logarithmic = false;
+    std::vector<double> marks = {};
+
+    double share(double value) const { return ((logarithmic ? std::log10(value) : value) - first) / (last - first); }
+    bool shows(double value) const { return !logarithmic || value > 0; }
+};
+
+Axis axis_from_zero(double most)
+{
+    Axis axis = {.last = most > 0 ? most : 1};
+    for (double mark = 0; mark <= axis.last * (1 + 1e-9); mark += step_of(axis.last)) axis.marks.push_back(mark);
+    return axis;
+}
+
+/// Whole powers of ten around what there is.
+Axis axis_of_powers(const std::vector<double>& values)
+{
+    Axis axis = {.first = 0, .last = 1, .logarithmic = true};
+    bool any = false;
+    for (const double v : values) {
+        if (v <= 0) continue;
+        axis.first = any ? std::min(axis.first, std::floor(std::log10(v))) : std::floor(std::log10(v));
+        axis.last = any ? std::max(axis.last, std::ceil(std::log10(v))) : std::ceil(std::log10(v));
+        any = true;
+    }
+    axis.last = std::max(axis.last, axis.first + 1);
+    for (double power = axis.first; power <= axis.last; ++power) axis.marks.push_back(std::pow(10, power));
+    return axis;
+}
+
+Axis axis_of(const Plot& plot, double std::pair<double, double>::*side, double room)
+{
+    std::vector<double> values;
+    for (const PlotLine& line : plot.lines) {
+        for (const auto& point : line.points) values.push_back(point.*side);
+        if (side == &std::pair<double, double>::second)
+            for (const auto& bar : line.bars) values.push_back(bar.second);
+    }
+    if (plot.logarithmic) return axis_of_powers(values);
+    return axis_from_zero(values.empty() ? 0 : room * std::ranges::max(values));
+}
+
 }    // namespace
 
 std::string svg(const Plot& plot)
 {
-    double most_x = 0, most_y = 0;
-    for (const PlotLine& line : plot.lines) {
-        for (const auto& [x, y] : line.points) most_x = std::max(most_x, x), most_y = std::max(most_y, y);
-        for (const auto& [low, high] : line.bars) most_y = std::max(most_y, high);
-    }
-    if (!(most_x > 0)) most_x = 1;
-    if (!(most_y > 0)) most_y = 1;
-    most_y *= 1.05;
-    const auto at_x = [&](double x) { return left + x / most_x * (width - left - right); };
-    const auto at_y = [&](double y) { return height - bottom - y / most_y * (height - top - bottom); };
+    const Axis x_axis = axis_of(plot, &std::pair<double, double>::first, 1),
+               y_axis = axis_of(plot, &std::pair<double, double>::second, 1.05);
+    const auto at_x = [&](double x) { return left + x_axis.share(x) * (width - left - right); };
+    const auto at_y = [&](double y) { return height - bottom - y_axis.share(y) * (height - top - bottom); };
 
     std::string out = fmt::format(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" font-family=\"sans-serif\" "
         "font-size=\"13\">\n"
         "<rect width=\"{0}\" height=\"{1}\" fill=\"white\"/>\n<text x=\"{2}\" y=\"22\" font-size=\"15\">{3}</text>\n",
         width, height, left, escaped(plot.title));
-    for (double x = 0; x <= most_x * (1 + 1e-9); x += step_of(most_x))
+    for (const double x : x_axis.marks)
         out += fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>"
                            "<text x=\"{0:.1f}\" y=\"{3:.1f}\" text-anchor=\"middle\">{4:g}</text>\n",
                            at_x(x), top, height - bottom, height - bottom + 18, x);
-    for (double y = 0; y <= most_y; y += step_of(most_y))
+    for (const double y : y_axis.marks)
         out += fmt::format("<line x1=\"{0:.1f}\" x2=\"{1:.1f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>"
                            "<text x=\"{3:.1f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:g}</text>\n",
                            left, width - right, at_y(y), left - 8, at_y(y) + 4, y);
@@ -67,16 +106,22 @@ std::string svg(const Plot& plot)
                                 "stroke-opacity=\"0.4\" stroke-width=\"3\"/>\n",
                                 at_x(line.points[i].first), at_y(line.bars[i].first), at_y(line.bars[i].second),
                                 line.colour);
-        for (const auto& [x, y] : line.points) {
+        for (size_t i = 0; i < line.points.size(); ++i) {
+            const auto [x, y] = line.points[i];
+            if (!x_axis.shows(x) || !y_axis.shows(y)) continue;
             points += fmt::format("{:.1f},{:.1f} ", at_x(x), at_y(y));
             dots += fmt::format(
                 "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\" fill=\"{}\"><title>{:g}: {:.3f}</title></circle>\n",
                 at_x(x), at_y(y), line.colour, x, y);
+            if (i < line.labels.size())
+                dots += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"11\">{}</text>\n", at_x(x) + 6,
+                                    at_y(y) - 4, escaped(line.labels[i]));
         }
-        out += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>\n{}", points,
-                           line.colour, dots);
-        out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" fill=\"{}\">{}</text>\n", left + 12, name_y += 18,
-                           line.colour, escaped(line.name));
+        if (line.joined)
+            out += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>\n", points,
+                               line.colour);
+        out += dots + fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" fill=\"{}\">{}</text>\n", left + 12, name_y += 18,
+                                  line.colour, escaped(line.name));
     }
     return out + "</svg>\n";
 }

@@ -9,16 +9,19 @@ namespace hearth::tools {
 
 struct PlotLine {
     std::string name, colour;
-    std::vector<std::pair<double, double>> points;       // by x
-    std::vector<std::pair<double, double>> bars = {};    // of each point, its lowest and highest y; empty: none
+    std::vector<std::pair<double, double>> points = {};    // by x
+    bool joined = true;                                    // else dots alone
+    std::vector<std::string> labels = {};                  // of the dots, where they have any
+    std::vector<std::pair<double, double>> bars = {};      // of each point, its lowest and highest y; empty: none
 };
 
 struct Plot {
     std::string title, x, y;    // the axes with their units
     std::vector<PlotLine> lines;
+    bool logarithmic = false;    // both axes; points that are not above 0 are left out
 };
 
-/// The whole file: both axes from 0, marks at round numbers, a dot for every point.
+/// The whole file: marks at round numbers, a dot for every point; both axes from 0, or by powers of ten.
 std::string svg(const Plot& plot);
 
 }    // namespace hearth::tools

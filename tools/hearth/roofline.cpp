@@ -1,0 +1,232 @@
+// hearth roofline: what every step of a batch reads and computes, what bounds it, and what would make it faster.
+#include "engine/plan/roofline.h"
+#include "tools/hearth/cli.h"
+#include "tools/hearth/plot.h"
+
+#include <cmath>
+#include <random>
+
+namespace hearth::tools {
+
+namespace {
+
+struct RooflineOptions {
+    EngineOptions engine;
+    uint32_t position = 512, prompt = 0, rows = 1;
+    bool measured = false, json = false;
+    std::filesystem::path plot;
+
+    PlannedBatch batch() const
+    {
+        if (prompt > 0) return {.work = host::work_of_text(prompt), .rows = prompt};
+        return {.rows = rows, .position = double(position)};
+    }
+    std::string name() const
+    {
+        if (prompt > 0) return fmt::format("a prompt of {} tokens", prompt);
+        return rows == 1 ? fmt::format("a token at position {}", position)
+                         : fmt::format("{} tokens together, from position {} on", rows, position);
+    }
+};
+
+/// A row with what was measured of it.
+struct Row : RooflineRow {
+    double measured_us = 0;    // 0: nothing was
+
+    double us() const { return measured_us > 0 ? measured_us : expected.us(); }
+};
+
+/// Microseconds of each step, over all layers, as the median of some runs; and the decision that they ran under.
+struct Measurement {
+    Plan plan;
+    std::map<std::pair<bool, std::string>, double> us;
+    double all_us = 0;
+};
+
+Measurement measure(const RooflineOptions& o)
+{
+    EngineOptions options = o.engine;
+    const PlannedBatch batch = o.batch();
+    const uint32_t room = uint32_t(batch.position) + batch.rows;
+    if (options.context == 0) options.context = room + 1;
+    options.few = std::max(options.few, o.prompt > 0 ? 1 : o.rows);
+    options.batch = std::max(options.batch, o.prompt);
+    Engine engine = load_engine(options);
+    engine.check_room(room);
+    std::mt19937_64 random(0);
+    std::vector<Token> text;
+    while (text.size() < room) text.push_back(Token(random() % engine.config().vocab));
+    const std::span<const Token> before = std::span(text).first(size_t(batch.position)),
+                                 rows = std::span(text).subspan(before.size());
+    Session session = engine.session(true);
+    if (!before.empty()) session.feed(before);
+    constexpr int runs = 7;
+    std::map<std::pair<bool, std::string>, std::vector<double>> all;
+    std::vector<double> whole;
+    catch_interrupt();
+    for (int run = 0; run <= runs; ++run) {    // the first warms caches
+        FeedStats stats;
+        if (o.prompt > 0) {
+            session.on_stats = [&](const FeedStats& s) { stats = s; };
+            session.feed(rows);
+        } else {
+            const Turn turn = {.session = &session, .tokens = rows, .take = [](size_t, std::span<const float>) {}};
+            stats = engine.together({&turn, 1});
+        }
+        session.rewind(before.size());
+        if (interrupted()) throw Error("interrupted");
+        if (run == 0) continue;
+        std::map<std::pair<bool, std::string>, double> sums;
+        for (const Stage& stage : stats.stages) sums[{stage.on_device, std::string(stage.name)}] += stage.us;
+        for (const auto& [key, us] : sums) all[key].push_back(us);
+        whole.push_back(stats.us);
+    }
+    const auto median = [](std::vector<double> v) {
+        std::nth_element(v.begin(), v.begin() + v.size() / 2, v.end());
+        return v[v.size() / 2];
+    };
+    Measurement out = {.plan = engine.plan(), .us = {}, .all_us = median(whole)};
+    for (const auto& [key, us] : all) out.us[key] = median(us);
+    return out;
+}
+
+/// The steps that take longest, and what would make each faster.
+std::string bottlenecks(std::vector<Row> rows)
+{
+    constexpr size_t most = 3;
+    double all = 0;
+    for (const Row& r : rows) all += r.us();
+    std::ranges::sort(rows, std::greater(), &Row::us);
+    std::string out;
+    for (const Row& r : std::span(rows).first(std::min(rows.size(), most)))
+        out +=
+            fmt::format("{} on the {}, {:.0f} % of the time, is bound by {}: {}\n", r.name, r.on_device ? "GPU" : "CPU",
+                        100 * r.us() / all, bound_name(r.bound()), bound_advice(r.bound()));
+    return out;
+}
+
+std::string table(const RooflineOptions& o, const std::vector<Row>& rows, bool timed)
+{
+    std::string out = fmt::format("{}\n\n| step | on | MB | million operations | operations/byte |", o.name()),
+                line = "|---|---|---:|---:|---:|";
+    if (timed) out += " bound by | expected us |", line += "---|---:|";
+    if (o.measured) out += " measured us | GB/s | expected/measured |", line += "---:|---:|---:|";
+    out += "\n" + line + "\n";
+    for (const Row& r : rows) {
+        out += fmt::format("| {} | {} | {:.3f} | {:.3f} | {:.2f} |", r.name, r.on_device ? "GPU" : "CPU", r.bytes / 1e6,
+                           r.operations / 1e6, r.intensity());
+        if (timed) out += fmt::format(" {} | {:.1f} |", bound_name(r.bound()), r.expected.us());
+        if (o.measured)
+            out += fmt::format(
+                " {:.1f} | {:.1f} | {} |", r.measured_us, r.measured_us > 0 ? r.bytes / r.measured_us / 1000 : 0.0,
+                timed && r.measured_us > 0 ? fmt::format("{:.0f} %", 100 * r.expected.us() / r.measured_us) : "-");
+        out += "\n";
+    }
+    return out;
+}
+
+nlohmann::json json_of(const std::vector<Row>& rows, bool timed)
+{
+    nlohmann::json list = nlohmann::json::array();
+    for (const Row& r : rows) {
+        nlohmann::json row = {{"step", r.name},
+                              {"on", r.on_device ? "device" : "host"},
+                              {"steps", r.steps},
+                              {"bytes", r.bytes},
+                              {"operations", r.operations}};
+        if (timed)
+            row.update({{"bound", bound_name(r.bound())},
+                        {"memory_us", r.expected.memory},
+                        {"arithmetic_us", r.expected.arithmetic},
+                        {"latency_us", r.expected.latency},
+                        {"expected_us", r.expected.us()}});
+        if (r.measured_us > 0) row["measured_us"] = r.measured_us;
+        list.push_back(row);
+    }
+    return list;
+}
+
+/// Both roofs, and every step that computes something where it is expected, or was measured, to be.
+std::string picture(const std::string& title, const std::vector<Row>& rows, const Machine& machine)
+{
+    Plot plot = {.title = title, .x = "operations per byte", .y = "10^9 operations/s", .lines = {}};
+    plot.logarithmic = true;
+    for (const bool device : {true, false}) {
+        const Roof roof = roof_of(machine, device);
+        if (roof.gops <= 0 || std::ranges::none_of(rows, [&](const Row& r) { return r.on_device == device; })) continue;
+        PlotLine limit = {.name = device ? "GPU: at most" : "CPU: at most", .colour = device ? "#c33" : "#36c"},
+                 steps = {.name = device ? "steps on the GPU" : "steps on the CPU",
+                          .colour = device ? "#e88" : "#69e",
+                          .joined = false};
+        for (const double x : {0.1, roof.gops / roof.gb_per_s, 1000.0}) limit.points.emplace_back(x, roof.at(x));
+        for (const Row& r : rows) {
+            if (r.on_device != device || r.operations == 0 || r.us() <= 0) continue;
+            steps.points.emplace_back(r.intensity(), r.operations / r.us() / 1000);
+            steps.labels.emplace_back(r.name);
+        }
+        plot.lines.push_back(limit);
+        plot.lines.push_back(steps);
+    }
+    return svg(plot);
+}
+
+void roofline(const RooflineOptions& o)
+{
+    std::optional<OutputFile> file;
+    if (!o.plot.empty()) file.emplace(o.plot);
+    const Planner planner(o.engine);
+    for (const std::string& note : planner.notes()) say("note: {}", note);
+    say("{}: {}", planner.config().name, planner.device());
+    const Machine* const machine = planner.machine() ? &*planner.machine() : nullptr;
+    if (!machine) say("this machine was not measured: run `hearth tune` first to see times");
+    if (!machine && file) throw Error("--plot shows what this machine can do: run `hearth tune` first");
+    const PlannedBatch batch = o.batch();
+    Plan plan = planner.plan(o.engine.vram_budget, batch.position).plan;
+    std::optional<Measurement> measured;
+    if (o.measured) {
+        measured = measure(o);
+        plan = measured->plan;
+    }
+    const std::vector<PlannedStep> steps = planned_steps(planner.planned_model(), plan, machine, batch);
+    std::vector<Row> rows;
+    for (const RooflineRow& r : hearth::roofline(steps, batch.work, machine)) {
+        Row& row = rows.emplace_back(Row{r});
+        if (!measured) continue;
+        const auto found = measured->us.find({r.on_device, std::string(r.name)});
+        if (found != measured->us.end()) row.measured_us = found->second;
+    }
+    if (file) file->finish(picture(planner.config().name + ", " + o.name(), rows, *machine));
+    if (o.json)
+        return print(dump({{"model", planner.config().name},
+                           {"device", planner.device()},
+                           {"rows", batch.rows},
+                           {"position", batch.position},
+                           {"prompt", o.prompt > 0},
+                           {"measured_us", measured ? nlohmann::json(measured->all_us) : nlohmann::json()},
+                           {"steps", json_of(rows, machine)}}));
+    std::string out = table(o, rows, machine);
+    if (machine || measured) out += "\n" + bottlenecks(rows);
+    print(out);
+}
+
+}    // namespace
+
+Command add_roofline(CLI::App& app)
+{
+    auto o = std::make_shared<RooflineOptions>();
+    add_engine_options(app, o->engine);
+    group(app, "Batch");
+    app.add_option("--at", o->position, "position in the context of the token that is looked at")
+        ->capture_default_str()
+        ->check(number_between(0, 1 << 24));
+    app.add_option("-p,--prompt", o->prompt, "look at a prompt of so many tokens instead")
+        ->check(number_between(1, 1 << 20));
+    app.add_option("--rows", o->rows, "so many tokens together")->capture_default_str()->check(number_between(1, 16));
+    group(app, "Output");
+    app.add_flag("--measured", o->measured, "run it, and put the times of its steps beside what is expected");
+    app.add_option("--plot", o->plot, "both roofs and all steps, as SVG")->type_name("FILE");
+    app.add_flag("--json", o->json, "print JSON");
+    return [o] { roofline(*o); };
+}
+
+}    // namespace hearth::tools
