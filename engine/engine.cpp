@@ -30,10 +30,7 @@ uint64_t parameters(const Weights& w)
 {
     const auto count = [](const Matrix& m) { return uint64_t(m.rows) * m.cols; };
     uint64_t sum = count(w.embedding) + (w.output.data == w.embedding.data ? 0 : count(w.output));
-    for (const LayerWeights& l : w.layers)
-        for (const Matrix* m :
-             {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.either_down(), &l.router.scores, &l.fc1, &l.fc2})
-            sum += count(*m);
+    for (const LayerWeights& l : w.layers) each_matrix(l, [&](const Matrix& m) { sum += count(m); });
     return sum;
 }
 

@@ -332,7 +332,9 @@ uint64_t matrix_bytes(const Weights& w)
 {
     uint64_t sum = w.output.bytes();
     for (const LayerWeights& l : w.layers)
-        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.down_t}) sum += m->bytes();
+        for (const Matrix* m :
+             {&l.attention.q, &l.attention.k, &l.attention.v, &l.attention.o, &l.ffn.gate, &l.ffn.up, &l.ffn.down_t})
+            sum += m->bytes();
     return sum;
 }
 
@@ -343,7 +345,8 @@ void check_zeros(const std::vector<Path>& paths)
         const BothForms model(m, type);
         const Weights weights = load_weights(std::make_shared<Gguf>(model.sparse));
         for (const LayerWeights& l : weights.layers)
-            for (const Matrix* w : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.down_t})
+            for (const Matrix* w : {&l.attention.q, &l.attention.k, &l.attention.v, &l.attention.o, &l.ffn.gate,
+                                    &l.ffn.up, &l.ffn.down_t})
                 CHECK(is_sparse(w->type));
         std::vector<std::pair<std::vector<Token>, std::vector<float>>> cases;
         for (const size_t length : {1, 7, 40}) {
@@ -1181,7 +1184,8 @@ TEST_SUITE("device")
             for (const Stage& s : decode_stats(model.sparse, {.device = device_name}).stages)
                 if (s.name == "qkv" || s.name == "attn_out" || s.name == "ffn_up") got += s.bytes;
             for (const LayerWeights& l : w.layers)
-                for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up}) {
+                for (const Matrix* m :
+                     {&l.attention.q, &l.attention.k, &l.attention.v, &l.attention.o, &l.ffn.gate, &l.ffn.up}) {
                     const uint32_t rows = (m->rows + 31) / 32 *
                                           32;    // those of no neuron are all zeros; and each has its place in the pack
                     want +=

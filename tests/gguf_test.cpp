@@ -623,9 +623,7 @@ bool opens(std::string_view bytes)
         const Weights w = load_weights(file);
         float sum = 0;
         for (const LayerWeights& layer : w.layers)
-            for (const Matrix& m : {layer.q, layer.k, layer.v, layer.o, layer.ffn.gate, layer.ffn.up, layer.ffn.down_t,
-                                    layer.fc1, layer.fc2})
-                if (m.rows) sum += float(m.data[0]) + float(m.data[m.bytes() - 1]);
+            each_matrix(layer, [&](const Matrix& m) { sum += float(m.data[0]) + float(m.data[m.bytes() - 1]); });
         sum += float(w.embedding.row(w.config.vocab - 1)[0]) + float(w.output.data[w.output.bytes() - 1]);
         sound &= sum >= 0;
         CHECK(sound);

@@ -107,10 +107,10 @@ TEST_CASE("a model of every weight format loads with the shapes of its configura
             for (const LayerWeights& layer : w.layers) {
                 CHECK(layer.attn_norm.size() == dim);
                 CHECK(layer.ffn_norm.size() == dim);
-                CHECK(is(layer.q, q_width, dim));
-                CHECK(is(layer.k, 64, dim));
-                CHECK(is(layer.v, 64, dim));
-                CHECK(is(layer.o, dim, q_width));
+                CHECK(is(layer.attention.q, q_width, dim));
+                CHECK(is(layer.attention.k, 64, dim));
+                CHECK(is(layer.attention.v, 64, dim));
+                CHECK(is(layer.attention.o, dim, q_width));
                 CHECK(is(layer.ffn.gate, neurons, dim));
                 CHECK(is(layer.ffn.up, neurons, dim));
                 CHECK(layer.ffn.down_t.rows == neurons);
@@ -437,8 +437,9 @@ TEST_CASE("a window is of all layers, of all but every so manieth, or of those i
         const Loaded loaded(file);
         std::vector<uint32_t> result;
         for (const LayerWeights& layer : loaded.weights.layers) {
-            result.push_back(layer.window);
-            CHECK(layer.window_rope == (layer.window > 0 && std::string_view(architecture) == "gemma3"));
+            result.push_back(layer.attention.window);
+            CHECK(layer.attention.window_rope ==
+                  (layer.attention.window > 0 && std::string_view(architecture) == "gemma3"));
         }
         return result;
     };
@@ -558,10 +559,10 @@ TEST_CASE("of a mixture of experts with zeros, attention is stored without them,
             CHECK((is.ffn.*of).type == WeightType::f16);
             CHECK(decoded(is.ffn.*of) == decoded(was.ffn.*of));
         }
-        for (const Matrix LayerWeights::*of :
-             {&LayerWeights::q, &LayerWeights::k, &LayerWeights::v, &LayerWeights::o}) {
-            CHECK((is.*of).type == WeightType::f16_sparse);
-            CHECK(decoded(is.*of) == decoded(was.*of));
+        for (const Matrix AttentionWeights::*of :
+             {&AttentionWeights::q, &AttentionWeights::k, &AttentionWeights::v, &AttentionWeights::o}) {
+            CHECK((is.attention.*of).type == WeightType::f16_sparse);
+            CHECK(decoded(is.attention.*of) == decoded(was.attention.*of));
         }
     }
     std::filesystem::remove(out);
@@ -739,10 +740,10 @@ TEST_CASE(
     CHECK(qwen2.weights.config.activation == host::Activation::silu);
     CHECK(qwen2.weights.config.pairs == host::PairOrder::halves);
     for (const LayerWeights& layer : qwen2.weights.layers) {
-        CHECK(layer.q_bias.size() == 64);
-        CHECK(layer.k_bias.size() == 32);
-        CHECK(layer.v_bias.size() == 32);
-        CHECK(layer.q_norm.empty());
+        CHECK(layer.attention.q_bias.size() == 64);
+        CHECK(layer.attention.k_bias.size() == 32);
+        CHECK(layer.attention.v_bias.size() == 32);
+        CHECK(layer.attention.q_norm.empty());
     }
     GgufWriter file = random_model({.architecture = "opt", .context = 100});
     file.remove("opt.attention.layer_norm_epsilon");    // PowerInfer's files have none
@@ -763,9 +764,9 @@ TEST_CASE(
         const auto at = [&](const Matrix& m, const char* tensor, uint64_t first, uint32_t rows) {
             return m.rows == rows && m.cols == 256 && m.data == phi3.weights.file->find(tensor)->data + first * row;
         };
-        CHECK(at(layer.q, "blk.1.attn_qkv.weight", 0, 256));
-        CHECK(at(layer.k, "blk.1.attn_qkv.weight", 256, 128));
-        CHECK(at(layer.v, "blk.1.attn_qkv.weight", 384, 128));
+        CHECK(at(layer.attention.q, "blk.1.attn_qkv.weight", 0, 256));
+        CHECK(at(layer.attention.k, "blk.1.attn_qkv.weight", 256, 128));
+        CHECK(at(layer.attention.v, "blk.1.attn_qkv.weight", 384, 128));
         CHECK(at(layer.ffn.gate, "blk.1.ffn_up.weight", 0, 128));
         CHECK(at(layer.ffn.up, "blk.1.ffn_up.weight", 128, 128));
     }

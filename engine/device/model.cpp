@@ -49,15 +49,15 @@ std::vector<float> join_before_attention(const Weights& w, size_t l)
 }
 std::vector<float> join_before_ffn(const LayerWeights& l)
 {
-    return join_weight(l.ffn_norm, l.ffn_norm_bias, l.o_bias, l.post_attn_norm);
+    return join_weight(l.ffn_norm, l.ffn_norm_bias, l.attention.o_bias, l.post_attn_norm);
 }
 std::vector<float> join_before_head(const Weights& w)
 {
     return join_weight(w.output_norm, w.output_norm_bias, w.layers.back().down_bias, w.layers.back().post_ffn_norm);
 }
 
-std::vector<float> qkv_bias(const LayerWeights& l) { return joined({&l.q_bias, &l.k_bias, &l.v_bias}); }
-std::vector<float> head_norms(const LayerWeights& l) { return joined({&l.q_norm, &l.k_norm}); }
+std::vector<float> qkv_bias(const AttentionWeights& a) { return joined({&a.q_bias, &a.k_bias, &a.v_bias}); }
+std::vector<float> head_norms(const AttentionWeights& a) { return joined({&a.q_norm, &a.k_norm}); }
 
 uint64_t matrix_bytes(const Matrix& m) { return layout_of(m).bytes(m.rows); }
 
@@ -66,7 +66,7 @@ uint64_t matrix_bytes(const Matrix& m) { return layout_of(m).bytes(m.rows); }
 namespace {
 
 /// One layout for q, k and v, where they can be one matrix.
-std::optional<RowLayout> layout_of_qkv(const LayerWeights& w)
+std::optional<RowLayout> layout_of_qkv(const AttentionWeights& w)
 {
     RowLayout all = layout_of(w.q);
     for (const Matrix* m : {&w.k, &w.v}) {
@@ -100,10 +100,10 @@ StepMatrix expected_matrix(const Matrix& m) { return expected_matrix(m, m.rows);
 
 LayerShape expected_shape(const LayerWeights& w, uint32_t neurons, uint64_t sign_bytes)
 {
-    return {.q = expected_matrix(w.q),
-            .k = expected_matrix(w.k),
-            .v = expected_matrix(w.v),
-            .o = expected_matrix(w.o),
+    return {.q = expected_matrix(w.attention.q),
+            .k = expected_matrix(w.attention.k),
+            .v = expected_matrix(w.attention.v),
+            .o = expected_matrix(w.attention.o),
             .router = expected_matrix(w.router.scores),
             .gate = expected_matrix(w.ffn.gate, neurons),
             .up = expected_matrix(w.ffn.up, neurons),
@@ -112,7 +112,7 @@ LayerShape expected_shape(const LayerWeights& w, uint32_t neurons, uint64_t sign
             .fc2 = expected_matrix(w.fc2, neurons),
             .down_by_rows = w.ffn.down.rows > 0,
             .sign_bytes = sign_bytes,
-            .window = w.window};
+            .window = w.attention.window};
 }
 
 }    // namespace
@@ -124,12 +124,13 @@ Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& 
     needs.scratch = aligned(join_before_head(weights).size() * sizeof(float));    // of the join behind the last layer
     for (const LayerWeights& l : weights.layers) {
         LayerNeeds n;
-        for (const std::vector<float>& x :
-             {join_before_attention(weights, needs.layers.size()), join_before_ffn(l), qkv_bias(l), head_norms(l)})
+        for (const std::vector<float>& x : {join_before_attention(weights, needs.layers.size()), join_before_ffn(l),
+                                            qkv_bias(l.attention), head_norms(l.attention)})
             n.attention += aligned(x.size() * sizeof(float));
-        const std::optional<RowLayout> qkv = layout_of_qkv(l);
-        for (const Matrix* m : {&l.q, &l.k, &l.v}) n.attention += aligned(qkv.value_or(layout_of(*m)).bytes(m->rows));
-        for (const Matrix* m : {&l.o, &l.router.scores}) n.attention += aligned(matrix_bytes(*m));
+        const std::optional<RowLayout> qkv = layout_of_qkv(l.attention);
+        for (const Matrix* m : {&l.attention.q, &l.attention.k, &l.attention.v})
+            n.attention += aligned(qkv.value_or(layout_of(*m)).bytes(m->rows));
+        for (const Matrix* m : {&l.attention.o, &l.router.scores}) n.attention += aligned(matrix_bytes(*m));
         for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.bias}) n.group += layout_of(*m).bytes(group_neurons);
         if (l.ffn.down.rows > 0) {
             // Whole blocks of every row: what so many columns take is counted group by group, and what fills up the
@@ -293,22 +294,26 @@ GpuModel::GpuModel(const std::shared_ptr<vulkan::Device>& device, const Weights&
                               uint64_t(resident[slot_row / group_neurons]) * group_neurons + slot_row % group_neurons);
             });
         };
-        Layer layer = {.window = w.window, .window_rope = w.window_rope, .residency = {order, resident}};
+        Layer layer = {
+            .window = w.attention.window, .window_rope = w.attention.window_rope, .residency = {order, resident}};
         layer.attn_norm = upload.vector(pool, join_before_attention(weights, l));
         layer.ffn_norm = upload.vector(pool, join_before_ffn(w));
-        layer.qkv_bias = upload.vector(pool, qkv_bias(w));
-        layer.head_norms = upload.vector(pool, head_norms(w));
-        const std::optional<RowLayout> qkv = layout_of_qkv(w);
-        if (qkv) layer.qkv = upload.place(pool, *qkv, w.q.rows + w.k.rows + w.v.rows, w.q.cols);
+        layer.qkv_bias = upload.vector(pool, qkv_bias(w.attention));
+        layer.head_norms = upload.vector(pool, head_norms(w.attention));
+        const std::optional<RowLayout> qkv = layout_of_qkv(w.attention);
+        if (qkv)
+            layer.qkv = upload.place(pool, *qkv, w.attention.q.rows + w.attention.k.rows + w.attention.v.rows,
+                                     w.attention.q.cols);
         uint32_t row = 0;    // of qkv
-        for (const auto& [to, from] : {std::pair(&layer.q, &w.q), {&layer.k, &w.k}, {&layer.v, &w.v}}) {
+        for (const auto& [to, from] :
+             {std::pair(&layer.q, &w.attention.q), {&layer.k, &w.attention.k}, {&layer.v, &w.attention.v}}) {
             *to = qkv ? layer.qkv.part(row, from->rows) : upload.place(pool, layout_of(*from), from->rows, from->cols);
             upload.fill(*to, *from, [](uint64_t r) { return r; });
             judge(*to, *from);
             row += from->rows;
         }
-        layer.o = upload.matrix(pool, w.o);
-        judge(layer.o, w.o);
+        layer.o = upload.matrix(pool, w.attention.o);
+        judge(layer.o, w.attention.o);
         layer.gate = slots(w.ffn.gate);
         layer.up = slots(w.ffn.up);
         layer.down_t = slots(w.ffn.down_t);

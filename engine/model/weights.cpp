@@ -489,29 +489,31 @@ void read_norms(Tensors& tensors, const Family& family, const Config& c, uint32_
         tensors.norm(name("attn_norm_2"), c, layer.attn_norm, layer.attn_norm_bias);
 }
 
-void read_attention(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
+AttentionWeights read_attention(Tensors& tensors, const Family& family, const Config& c, uint32_t l)
 {
     const auto name = [l](const char* part) { return fmt::format("blk.{}.{}", l, part); };
-    const uint32_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+    AttentionWeights a = {.k_dim = c.head_dim, .v_dim = c.head_dim};
+    const uint32_t q = c.heads * a.k_dim, k = c.kv_heads * a.k_dim, v = c.kv_heads * a.v_dim;
     if (family.fused) {
-        const auto parts = tensors.stacked<3>(name("attn_qkv.weight"), {q, kv, kv}, c.dim);
-        layer.q = parts[0], layer.k = parts[1], layer.v = parts[2];
+        const auto parts = tensors.stacked<3>(name("attn_qkv.weight"), {q, k, v}, c.dim);
+        a.q = parts[0], a.k = parts[1], a.v = parts[2];
     } else {
-        layer.q = tensors.matrix(name("attn_q.weight"), q, c.dim);
-        layer.k = tensors.matrix(name("attn_k.weight"), kv, c.dim);
-        layer.v = tensors.matrix(name("attn_v.weight"), kv, c.dim);
+        a.q = tensors.matrix(name("attn_q.weight"), q, c.dim);
+        a.k = tensors.matrix(name("attn_k.weight"), k, c.dim);
+        a.v = tensors.matrix(name("attn_v.weight"), v, c.dim);
     }
     if (family.qkv_bias) {
-        layer.q_bias = tensors.vector(name("attn_q.bias"), q);
-        layer.k_bias = tensors.vector(name("attn_k.bias"), kv);
-        layer.v_bias = tensors.vector(name("attn_v.bias"), kv);
+        a.q_bias = tensors.vector(name("attn_q.bias"), q);
+        a.k_bias = tensors.vector(name("attn_k.bias"), k);
+        a.v_bias = tensors.vector(name("attn_v.bias"), v);
     }
     if (family.head_norms) {
-        layer.q_norm = tensors.vector(name("attn_q_norm.weight"), c.head_dim);
-        layer.k_norm = tensors.vector(name("attn_k_norm.weight"), c.head_dim);
+        a.q_norm = tensors.vector(name("attn_q_norm.weight"), a.k_dim);
+        a.k_norm = tensors.vector(name("attn_k_norm.weight"), a.k_dim);
     }
-    layer.o = tensors.matrix(name("attn_output.weight"), c.dim, q);
-    if (family.all_biases) layer.o_bias = tensors.vector(name("attn_output.bias"), c.dim);
+    a.o = tensors.matrix(name("attn_output.weight"), c.dim, c.heads * a.v_dim);
+    if (family.all_biases) a.o_bias = tensors.vector(name("attn_output.bias"), c.dim);
+    return a;
 }
 
 void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, uint32_t l, LayerWeights& layer)
@@ -593,9 +595,9 @@ Described describe(std::shared_ptr<const Gguf> file, DownLayout layout)
         const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
         LayerWeights& layer = w.layers.emplace_back();
         read_norms(tensors, family, c, l, layer);
-        read_attention(tensors, family, c, l, layer);
-        layer.window = windows[l];
-        layer.window_rope = layer.window > 0 && c.window_base > 0;
+        layer.attention = read_attention(tensors, family, c, l);
+        layer.attention.window = windows[l];
+        layer.attention.window_rope = windows[l] > 0 && c.window_base > 0;
         read_gate_and_up(tensors, family, c, l, layer);
         if (family.all_biases) layer.down_bias = tensors.vector(fmt::format("blk.{}.ffn_down.bias", l), c.dim);
         described.plain_downs.push_back(read_down(tensors, c, l, layout, layer));

@@ -71,26 +71,35 @@ struct Config {
 /// window.
 std::vector<double> rope_frequencies(const Config& c, bool windowed = false);
 
+/// How a layer's heads come to their keys and values.
+enum class AttentionKind {
+    grouped,    // heads in groups share a head of keys and one of values (arXiv 2305.13245)
+};
+
+/// One attention block. What a family has not is empty.
+struct AttentionWeights {
+    AttentionKind kind = AttentionKind::grouped;
+    uint32_t k_dim = 0, v_dim = 0;                // of a head's keys, and of its values
+    Matrix q;                                     // (heads * k_dim, dim)
+    Matrix k, v;                                  // (kv_heads * k_dim, dim), (kv_heads * v_dim, dim)
+    Matrix o;                                     // (dim, heads * v_dim)
+    std::vector<float> q_bias, k_bias, v_bias;    // as many as rows
+    std::vector<float> o_bias;                    // (dim), added once to what o gives
+    std::vector<float> q_norm, k_norm;            // (k_dim), of every head
+    uint32_t window = 0;                          // positions that a token looks back over, its own included; 0: all
+    bool window_rope = false;                     // turns by Config::window_base
+};
+
 struct LayerWeights {
-    std::vector<float> attn_norm;    // (dim)
-    std::vector<float>
-        attn_norm_bias;    // (dim), of a LayerNorm; else empty, as are ffn_norm_bias and Weights::output_norm_bias
-    Matrix q;              // (heads * head_dim, dim)
-    Matrix k, v;           // (kv_heads * head_dim, dim)
-    std::vector<float> q_bias, k_bias, v_bias;    // as many as rows; empty where the family has none
-    std::vector<float> q_norm, k_norm;            // (head_dim), of every head; empty where the family has none
-    Matrix o;                                     // (dim, heads * head_dim)
-    std::vector<float> o_bias,
-        down_bias;    // (dim), added once to what o and down give; empty where the family has none
-    std::vector<float>
-        post_attn_norm;    // (dim), of what attention gives, before it is added; empty where the family has none
-    std::vector<float> post_ffn_norm;    // likewise of what the feed-forward block gives
-    uint32_t window =
-        0;    // positions that a token looks back over, its own included: `attention.sliding_window`; 0: all
-    bool window_rope = false;                      // turns by Config::window_base
+    std::vector<float> attn_norm;         // (dim)
+    std::vector<float> attn_norm_bias;    // (dim), of a LayerNorm; else empty, as all biases of norms
+    AttentionWeights attention;
+    std::vector<float> post_attn_norm;             // (dim), of what attention gives, before it is added; or empty
+    std::vector<float> post_ffn_norm;              // likewise of what the feed-forward block gives
     std::vector<float> ffn_norm, ffn_norm_bias;    // (dim)
     host::FfnWeights ffn;
-    host::Router router;    // who chooses among the experts; no rows where there are none
+    std::vector<float> down_bias;    // (dim), added once to what down gives; or empty
+    host::Router router;             // who chooses among the experts; no rows where there are none
 
     /// The low-rank predictor of PowerInfer's files; no rows where the file has none. It says that neuron i fires where
     /// fc2_i . relu(fc1 . r) >= predictor_threshold; r is the residual that enters ffn_norm, not yet normalised.
@@ -98,6 +107,16 @@ struct LayerWeights {
     Matrix fc2;    // (neurons, h)
     float predictor_threshold = 0;
 };
+
+/// f(m) for each matrix that a layer has.
+template <class F>
+void each_matrix(const LayerWeights& l, F&& f)
+{
+    const AttentionWeights& a = l.attention;
+    for (const Matrix* m :
+         {&a.q, &a.k, &a.v, &a.o, &l.ffn.gate, &l.ffn.up, &l.ffn.either_down(), &l.router.scores, &l.fc1, &l.fc2})
+        if (m->rows > 0) f(*m);
+}
 
 /// The row of Weights::positions for position 0: OPT (arXiv 2205.01068), the one family that has them, kept two rows
 /// for padding.

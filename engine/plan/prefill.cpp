@@ -52,7 +52,8 @@ double prefill_us(const Weights& weights, const Needs& needs, const Decision& de
     for (uint32_t l = 0; l < c.layers; ++l) {
         const LayerWeights& w = weights.layers[l];
         Work attention, ffn;
-        for (const Matrix* x : {&w.q, &w.k, &w.v, &w.o}) attention = attention + work_of(*x, m, false);
+        for (const Matrix* x : {&w.attention.q, &w.attention.k, &w.attention.v, &w.attention.o})
+            attention = attention + work_of(*x, m, false);
         for (const Matrix* x : {&w.ffn.gate, &w.ffn.up}) ffn = ffn + work_of(*x, m, false);
         ffn = ffn + work_of(w.ffn.either_down(), m, w.ffn.down_t.rows > 0);
         const bool on_device = l < decision.plan.layers.size();

@@ -152,7 +152,8 @@ uint64_t all_bytes(const Weights& w)
 {
     uint64_t sum = w.embedding.bytes() + (w.output.data == w.embedding.data ? 0 : w.output.bytes());
     for (const LayerWeights& l : w.layers)
-        for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.ffn.gate, &l.ffn.up, &l.ffn.either_down(), &l.router.scores})
+        for (const Matrix* m : {&l.attention.q, &l.attention.k, &l.attention.v, &l.attention.o, &l.ffn.gate, &l.ffn.up,
+                                &l.ffn.either_down(), &l.router.scores})
             sum += m->bytes();
     return sum;
 }

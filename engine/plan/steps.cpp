@@ -182,10 +182,10 @@ StepMatrix host_matrix(const Matrix& m)
 LayerShape host_shape(const Config& c, const LayerWeights& w, host::KvTypes kv)
 {
     constexpr uint32_t word_bits = 64;
-    return {.q = host_matrix(w.q),
-            .k = host_matrix(w.k),
-            .v = host_matrix(w.v),
-            .o = host_matrix(w.o),
+    return {.q = host_matrix(w.attention.q),
+            .k = host_matrix(w.attention.k),
+            .v = host_matrix(w.attention.v),
+            .o = host_matrix(w.attention.o),
             .router = host_matrix(w.router.scores),
             .gate = host_matrix(w.ffn.gate),
             .up = host_matrix(w.ffn.up),
@@ -195,7 +195,7 @@ LayerShape host_shape(const Config& c, const LayerWeights& w, host::KvTypes kv)
             .down_by_rows = w.ffn.down.rows > 0,
             .sign_bytes = uint64_t(w.ffn.gate.rows) * ceil_div(c.dim, word_bits) * sizeof(uint64_t),
             .position_bytes = c.kv_heads * kv.row_bytes(c.head_dim),
-            .window = w.window};
+            .window = w.attention.window};
 }
 
 // ---- a step ---------------------------------------------------------------------------------------------------------

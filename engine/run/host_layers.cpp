@@ -125,16 +125,17 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
     HEARTH_CHECK(l >= shape_.first_layer);
     const Config& c = weights_.config;
     const LayerWeights& w = weights_.layers[l];
+    const AttentionWeights& a = w.attention;
     const std::vector<Step>& steps = this->steps(l, work);
-    const Load load = {.rows = double(tokens), .positions = double(seen(batch.rows, w.window))};
+    const Load load = {.rows = double(tokens), .positions = double(seen(batch.rows, a.window))};
     double start = clock_us();
 
     normalise_rows(team_, {w.attn_norm, w.attn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
     inputs_.prepare(team_, norm_.data(), tokens, c.dim,
-                    is_quantised(w.q.type) || is_quantised(w.k.type) || is_quantised(w.v.type), work);
-    host::multiply(team_, w.q, inputs_, q_.data());
-    host::multiply(team_, w.k, inputs_, k_.data());
-    host::multiply(team_, w.v, inputs_, v_.data());
+                    is_quantised(a.q.type) || is_quantised(a.k.type) || is_quantised(a.v.type), work);
+    host::multiply(team_, a.q, inputs_, q_.data());
+    host::multiply(team_, a.k, inputs_, k_.data());
+    host::multiply(team_, a.v, inputs_, v_.data());
     count(stats, l, step_of(steps, StepKind::qkv), load, start);
     const auto show = [&](const char* step, const std::vector<float>& of_batch, size_t width) {
         if (parts) parts(l, step, std::span(of_batch).first(tokens * width));
@@ -149,24 +150,24 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
                                         .kv_heads = c.kv_heads,
                                         .head_dim = c.head_dim,
                                         .scale = c.score_scale,
-                                        .rope = {frequencies_[w.window_rope], c.pairs, c.rope_magnitude},
-                                        .weights = {.q_bias = w.q_bias,
-                                                    .k_bias = w.k_bias,
-                                                    .v_bias = w.v_bias,
-                                                    .q_norm = w.q_norm,
-                                                    .k_norm = w.k_norm,
+                                        .rope = {frequencies_[a.window_rope], c.pairs, c.rope_magnitude},
+                                        .weights = {.q_bias = a.q_bias,
+                                                    .k_bias = a.k_bias,
+                                                    .v_bias = a.v_bias,
+                                                    .q_norm = a.q_norm,
+                                                    .k_norm = a.k_norm,
                                                     .eps = c.norm_eps},
                                         .softcap = c.score_cap,
-                                        .window = w.window};
+                                        .window = a.window};
     host::attend(team_, shape, caches_[l - shape_.first_layer], batch.rows, q_.data(), k_.data(), v_.data(),
                  mixed_.data(), attend_scratch_);
     count(stats, l, step_of(steps, StepKind::attend), load, start);
     if (cached) cached(l, std::span(k_).first(tokens * kv_width), std::span(v_).first(tokens * kv_width));
     show("attention", mixed_, q_width);
-    inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(w.o.type), work);
-    host::multiply(team_, w.o, inputs_, attended_.data());
+    inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(a.o.type), work);
+    host::multiply(team_, a.o, inputs_, attended_.data());
     show("product with attn_output", attended_, c.dim);
-    if (!c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
+    if (!c.parallel) add_block(attended_, w.post_attn_norm, a.o_bias, tokens, x);
     count(stats, l, step_of(steps, StepKind::attn_out), load, start);
 
     normalise_rows(team_, {w.ffn_norm, w.ffn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
@@ -181,7 +182,7 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
     }
     cold_ffn(l, cold, work, tokens, norm_.data(), stats);
     show("feed-forward block", out_, c.dim);
-    if (c.parallel) add_block(attended_, w.post_attn_norm, w.o_bias, tokens, x);
+    if (c.parallel) add_block(attended_, w.post_attn_norm, a.o_bias, tokens, x);
     add_block(out_, w.post_ffn_norm, w.down_bias, tokens, x);
     if (parts) parts(l, "sum with what came before", {x, size_t(tokens) * c.dim});
 }

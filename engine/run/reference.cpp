@@ -119,10 +119,10 @@ Reference::Reference(const Weights& weights)
       embedding_(weights.embedding), positions_(weights.positions), output_(weights.output)
 {
     for (const LayerWeights& l : weights.layers)
-        layers_.push_back({Dense(l.q),
-                           Dense(l.k),
-                           Dense(l.v),
-                           Dense(l.o),
+        layers_.push_back({Dense(l.attention.q),
+                           Dense(l.attention.k),
+                           Dense(l.attention.v),
+                           Dense(l.attention.o),
                            Dense(l.ffn.gate),
                            Dense(l.ffn.up),
                            Dense(l.ffn.down_t),
@@ -141,8 +141,9 @@ Vector Reference::feed(Token token)
     for (size_t l = 0; l < layers_.size(); ++l) {
         const LayerWeights& w = weights_.layers[l];
         const Vector input = x;
-        add_block(c, x, attention(w, layers_[l], norm(c, input, w.attn_norm, w.attn_norm_bias)), w.post_attn_norm);
-        add(x, w.o_bias);    // empty where the family has none, as down_bias
+        add_block(c, x, attention(w.attention, layers_[l], norm(c, input, w.attn_norm, w.attn_norm_bias)),
+                  w.post_attn_norm);
+        add(x, w.attention.o_bias);    // empty where the family has none, as down_bias
         add_block(
             c, x,
             feed_forward(w.ffn, layers_[l], norm(c, c.parallel ? input : x, w.ffn_norm, w.ffn_norm_bias), active_[l]),
@@ -155,7 +156,7 @@ Vector Reference::feed(Token token)
     return logits;
 }
 
-Vector Reference::attention(const LayerWeights& w, Layer& layer,
+Vector Reference::attention(const AttentionWeights& w, Layer& layer,
                             const Vector& x) const    // per head: sum_p softmax_p(score_scale q . k_p) v_p
 {
     const Config& c = weights_.config;
@@ -170,23 +171,23 @@ Vector Reference::attention(const LayerWeights& w, Layer& layer,
     layer.keys.push_back(std::move(k));
     layer.values.push_back(std::move(v));
 
-    Vector mixed(q.size());
+    Vector mixed(size_t(c.heads) * w.v_dim);
     for (uint32_t h = 0; h < c.heads; ++h) {
-        const float* query = &q[h * c.head_dim];
-        const uint32_t kv = h / (c.heads / c.kv_heads) * c.head_dim;
+        const float* query = &q[h * w.k_dim];
+        const uint32_t kv_head = h / (c.heads / c.kv_heads);
         const uint32_t first = w.window && position_ >= w.window ? position_ - w.window + 1 : 0;    // that is looked at
         Vector weight(position_ + 1 - first);
         for (uint32_t p = first; p <= position_; ++p) {
             float score = 0;
-            for (uint32_t i = 0; i < c.head_dim; ++i) score += query[i] * layer.keys[p][kv + i];
+            for (uint32_t i = 0; i < w.k_dim; ++i) score += query[i] * layer.keys[p][kv_head * w.k_dim + i];
             weight[p - first] = capped(c.score_scale * score, c.score_cap);
         }
         const float top = *std::max_element(weight.begin(), weight.end());
         float total = 0;
         for (float& e : weight) total += e = std::exp(e - top);
         for (uint32_t p = first; p <= position_; ++p)
-            for (uint32_t i = 0; i < c.head_dim; ++i)
-                mixed[h * c.head_dim + i] += weight[p - first] / total * layer.values[p][kv + i];
+            for (uint32_t i = 0; i < w.v_dim; ++i)
+                mixed[h * w.v_dim + i] += weight[p - first] / total * layer.values[p][kv_head * w.v_dim + i];
     }
     return layer.o * mixed;
 }

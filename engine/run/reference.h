@@ -35,9 +35,9 @@ class Reference {
     };
     struct Layer {
         Dense q, k, v, o, gate, up, down_t, router;
-        std::vector<std::vector<float>> keys, values;    // one of (kv_heads * head_dim) per position
+        std::vector<std::vector<float>> keys, values;    // (kv_heads * k_dim), (kv_heads * v_dim) per position
     };
-    std::vector<float> attention(const LayerWeights& w, Layer& layer, const std::vector<float>& x) const;
+    std::vector<float> attention(const AttentionWeights& w, Layer& layer, const std::vector<float>& x) const;
     std::vector<float> expert_weights(const Layer& layer, const std::vector<float>& x);
     std::vector<float> feed_forward(const host::FfnWeights& w, const Layer& layer, const std::vector<float>& x,
                                     uint32_t& active);
