@@ -59,28 +59,87 @@ std::vector<float> join_before_head(const Weights& w)
 std::vector<float> qkv_bias(const AttentionWeights& a) { return joined({&a.q_bias, &a.k_bias, &a.v_bias}); }
 std::vector<float> head_norms(const AttentionWeights& a) { return joined({&a.q_norm, &a.k_norm}); }
 
-uint64_t matrix_bytes(const Matrix& m) { return layout_of(m).bytes(m.rows); }
-
-}    // namespace
-
-namespace {
-
 /// One layout for q, k and v, where they can be one matrix.
-std::optional<RowLayout> layout_of_qkv(const AttentionWeights& w)
+std::optional<RowLayout> layout_of_qkv(const AttentionWeights& a)
 {
-    RowLayout all = layout_of(w.q);
-    for (const Matrix* m : {&w.k, &w.v}) {
+    RowLayout all = layout_of(a.q);
+    for (const Matrix* m : {&a.k, &a.v}) {
         const RowLayout own = layout_of(*m);
         if (own.type != all.type) return {};
         all.stride = std::max(all.stride, own.stride);
     }
-    if (w.q.rows % all.unit() || w.k.rows % all.unit()) return {};
+    if (a.q.rows % all.unit() || a.k.rows % all.unit()) return {};
     return all;
 }
 
-}    // namespace
+/// The list of a layer's tensors on the device, in the order in which they lie there, for who counts them and for who
+/// uploads them. What the family has not is empty.
+template <class Visitor>
+void each_tensor(const Weights& weights, size_t l, GpuModel::Layer& to, Visitor&& visit)
+{
+    const LayerWeights& w = weights.layers[l];
+    visit.vector(to.attn_norm, join_before_attention(weights, l));
+    visit.vector(to.ffn_norm, join_before_ffn(w));
+    visit.vector(to.qkv_bias, qkv_bias(w.attention));
+    visit.vector(to.head_norms, head_norms(w.attention));
+    visit.qkv(to, w.attention);
+    visit.matrix(to.o, w.attention.o);
+    visit.neurons(to.gate, w.ffn.gate);
+    visit.neurons(to.up, w.ffn.up);
+    visit.neurons(to.down_t, w.ffn.down_t);
+    visit.columns(to.down, w.ffn.down);
+    visit.neurons(to.bias, w.ffn.bias);
+    visit.matrix(to.router, w.router.scores);
+    if (weights.config.experts) visit.experts(to.group_experts);
+}
 
-namespace {
+/// Likewise of its predictor, which only a split layer has.
+template <class Visitor>
+void each_tensor(Predictor predictor, const LayerWeights& w, GpuModel::Layer& to, Visitor&& visit)
+{
+    switch (predictor) {
+    case Predictor::none: break;
+    case Predictor::sign: visit.signs(to.signs, w.ffn.gate); break;
+    case Predictor::lowrank:
+        visit.matrix(to.fc1, w.fc1);
+        visit.all_neurons(to.fc2, w.fc2);
+        break;
+    }
+}
+
+uint64_t sign_bytes(uint32_t neurons, uint32_t cols) { return uint64_t(neurons) * ceil_div(cols, sign_columns) * 16; }
+
+/// Adds up what tensors take; `sum` is of those that are there whatever is resident.
+struct Counting {
+    LayerNeeds& needs;
+    uint64_t& sum;
+
+    uint32_t all_neurons() const { return needs.groups * group_neurons; }
+    void vector(const Slice&, const std::vector<float>& x) { sum += aligned(x.size() * sizeof(float)); }
+    void matrix(const GpuMatrix&, const Matrix& m) { sum += aligned(layout_of(m).bytes(m.rows)); }
+    void qkv(const GpuModel::Layer&, const AttentionWeights& a)
+    {
+        const std::optional<RowLayout> all = layout_of_qkv(a);
+        for (const Matrix* m : {&a.q, &a.k, &a.v}) sum += aligned(all.value_or(layout_of(*m)).bytes(m->rows));
+    }
+    void neurons(const GpuMatrix&, const Matrix& m)
+    {
+        if (m.rows > 0) needs.group += layout_of(m).bytes(group_neurons);
+    }
+    void columns(const GpuMatrix&, const Matrix& m)
+    {
+        if (m.rows == 0) return;
+        // Whole blocks of every row: what so many columns take is counted group by group, and what fills up the last
+        // quad of the rows once.
+        const uint32_t block = std::max(format_of(m.type).block, group_neurons);
+        needs.together = block / group_neurons;
+        needs.group += ceil_div(uint64_t(m.rows) * device_bytes(m.type, block), needs.together);
+        sum += aligned(uint64_t(m.rows) * 16);
+    }
+    void experts(const Slice&) { sum += aligned(needs.groups * sizeof(uint32_t)); }
+    void signs(const Slice&, const Matrix& gate) { sum += aligned(sign_bytes(all_neurons(), gate.cols)); }
+    void all_neurons(const GpuMatrix&, const Matrix& m) { sum += aligned(layout_of(m).bytes(all_neurons())); }
+};
 
 /// A matrix with so many rows as steps know it, before it is laid out.
 StepMatrix expected_matrix(const Matrix& m, uint32_t rows)
@@ -119,41 +178,18 @@ LayerShape expected_shape(const LayerWeights& w, uint32_t neurons, uint64_t sign
 
 Needs GpuModel::needs(const Weights& weights, const std::vector<LayerSparsity>& sparsity)
 {
-    const Config& c = weights.config;
     Needs needs;
     needs.scratch = aligned(join_before_head(weights).size() * sizeof(float));    // of the join behind the last layer
-    for (const LayerWeights& l : weights.layers) {
-        LayerNeeds n;
-        for (const std::vector<float>& x : {join_before_attention(weights, needs.layers.size()), join_before_ffn(l),
-                                            qkv_bias(l.attention), head_norms(l.attention)})
-            n.attention += aligned(x.size() * sizeof(float));
-        const std::optional<RowLayout> qkv = layout_of_qkv(l.attention);
-        for (const Matrix* m : {&l.attention.q, &l.attention.k, &l.attention.v})
-            n.attention += aligned(qkv.value_or(layout_of(*m)).bytes(m->rows));
-        for (const Matrix* m : {&l.attention.o, &l.router.scores}) n.attention += aligned(matrix_bytes(*m));
-        for (const Matrix* m : {&l.ffn.gate, &l.ffn.up, &l.ffn.bias}) n.group += layout_of(*m).bytes(group_neurons);
-        if (l.ffn.down.rows > 0) {
-            // Whole blocks of every row: what so many columns take is counted group by group, and what fills up the
-            // last quad of the rows once.
-            const uint32_t block = std::max(format_of(l.ffn.down.type).block, group_neurons);
-            n.together = block / group_neurons;
-            n.group += ceil_div(uint64_t(c.dim) * device_bytes(l.ffn.down.type, block), n.together);
-            n.attention += aligned(uint64_t(c.dim) * 16);
-        } else n.group += layout_of(l.ffn.down_t).bytes(group_neurons);
-        n.groups = ceil_div(c.neurons, group_neurons);
-        if (c.experts) n.attention += aligned(n.groups * sizeof(uint32_t));    // slot_experts
-        const uint64_t all = uint64_t(n.groups) * group_neurons, signs = all * ceil_div(c.dim, sign_columns) * 16;
-        n.shape = expected_shape(l, uint32_t(all), signs);
-        switch (sparsity[needs.layers.size()].predictor) {
-        case Predictor::none: break;
-        case Predictor::sign: n.predictor = aligned(signs); break;
-        case Predictor::lowrank:
-            n.predictor = aligned(matrix_bytes(l.fc1)) + aligned(layout_of(l.fc2).bytes(all));
-            break;
-        }
-        needs.layers.push_back(n);
+    Layer nowhere = {.residency = {{}, {}}};
+    for (size_t l = 0; l < weights.layers.size(); ++l) {
+        LayerNeeds& n = needs.layers.emplace_back();
+        n.groups = ceil_div(weights.config.neurons, group_neurons);
+        const uint32_t all = n.groups * group_neurons;
+        n.shape = expected_shape(weights.layers[l], all, sign_bytes(all, weights.config.dim));
+        each_tensor(weights, l, nowhere, Counting{n, n.attention});
+        each_tensor(sparsity[l].predictor, weights.layers[l], nowhere, Counting{n, n.predictor});
     }
-    needs.head = aligned(matrix_bytes(weights.output));
+    needs.head = aligned(layout_of(weights.output).bytes(weights.output.rows));
     needs.output = expected_matrix(weights.output);
     return needs;
 }
@@ -250,6 +286,81 @@ class WeightUpload {
     const Progress& progress_;
 };
 
+/// Puts tensors into a layer's memory.
+class LayerUpload {
+  public:
+    LayerUpload(WeightUpload& upload, vulkan::Pool& pool, host::Team& team, const LayerResidency& residency,
+                uint32_t experts)
+        : upload_(upload), pool_(pool), team_(team), residency_(residency), experts_(experts)
+    {
+    }
+
+    void vector(Slice& to, const std::vector<float>& x) { to = upload_.vector(pool_, x); }
+    void matrix(GpuMatrix& to, const Matrix& m)
+    {
+        if (m.rows > 0) to = upload_.matrix(pool_, m);
+    }
+    void qkv(GpuModel::Layer& to, const AttentionWeights& a)
+    {
+        const std::optional<RowLayout> all = layout_of_qkv(a);
+        if (all) to.qkv = upload_.place(pool_, *all, a.q.rows + a.k.rows + a.v.rows, a.q.cols);
+        uint32_t row = 0;    // of qkv
+        for (const auto& [part, m] : {std::pair(&to.q, &a.q), {&to.k, &a.k}, {&to.v, &a.v}}) {
+            *part = all ? to.qkv.part(row, m->rows) : upload_.place(pool_, layout_of(*m), m->rows, m->cols);
+            upload_.fill(*part, *m, [](uint64_t r) { return r; });
+            row += m->rows;
+        }
+    }
+    /// The rows of the neurons of each slot.
+    void neurons(GpuMatrix& to, const Matrix& m)
+    {
+        if (m.rows == 0) return;
+        const std::span<const uint32_t> slots = residency_.slots();
+        to = upload_.matrix(pool_, m, uint32_t(slots.size()) * group_neurons, [&](uint64_t row) {
+            return placed(m, uint64_t(slots[row / group_neurons]) * group_neurons + row % group_neurons);
+        });
+    }
+    void columns(GpuMatrix& to, const Matrix& m)
+    {
+        const std::span<const uint32_t> slots = residency_.slots();
+        if (m.rows == 0 || slots.empty()) return;
+        // The first groups, in the file's order: nothing else is planned where all neurons are as good as each other.
+        for (size_t s = 0; s < slots.size(); ++s)
+            HEARTH_CHECK(slots[s] == s && residency_.order()[s * group_neurons] == s * group_neurons);
+        to = upload_.matrix(pool_, m.columns(0, std::min(uint32_t(slots.size()) * group_neurons, m.cols)));
+    }
+    void experts(Slice& to)
+    {
+        std::vector<uint32_t> experts(residency_.groups());
+        for (size_t s = 0; s < residency_.slots().size(); ++s)
+            experts[s] = residency_.expert_of(residency_.slots()[s], experts_);
+        to = upload_.vector(pool_, experts);
+    }
+    void signs(Slice& to, const Matrix& gate)
+    {
+        to = upload_.signs(pool_, host::SignRows(team_, gate, residency_.order()), all_neurons());
+    }
+    /// The rows of all neurons, in placement order.
+    void all_neurons(GpuMatrix& to, const Matrix& m)
+    {
+        to = upload_.matrix(pool_, m, all_neurons(), [&](uint64_t place) { return placed(m, place); });
+    }
+
+  private:
+    uint32_t all_neurons() const { return residency_.groups() * group_neurons; }
+    /// The row of a place in the placement order; behind the last neuron, one of zeros.
+    uint64_t placed(const Matrix& m, uint64_t place) const
+    {
+        return place < residency_.order().size() ? residency_.order()[place] : m.rows;
+    }
+
+    WeightUpload& upload_;
+    vulkan::Pool& pool_;
+    host::Team& team_;
+    const LayerResidency& residency_;
+    uint32_t experts_;
+};
+
 }    // namespace
 
 GpuModel::GpuModel(const std::shared_ptr<vulkan::Device>& device, const Weights& weights, const ModelLayout& layout,
@@ -282,71 +393,22 @@ GpuModel::GpuModel(const std::shared_ptr<vulkan::Device>& device, const Weights&
         const std::vector<uint32_t>& resident = plan.layers[l].resident;
         vulkan::Pool& pool =
             pools_.emplace_back(device, layer_bytes(l), vulkan::Use::device, fmt::format("the weights of layer {}", l));
-        const std::vector<uint32_t>& order = layout.orders[l];
-        // Row `place` of the placement order; behind the last neuron, zeros.
-        const auto placed = [&order](const Matrix& m, uint64_t place) {
-            return place < order.size() ? uint64_t(order[place]) : m.rows;
-        };
-        const auto slots = [&](const Matrix& m) {
-            if (m.rows == 0) return GpuMatrix();
-            return upload.matrix(pool, m, uint32_t(resident.size()) * group_neurons, [&](uint64_t slot_row) {
-                return placed(m,
-                              uint64_t(resident[slot_row / group_neurons]) * group_neurons + slot_row % group_neurons);
-            });
-        };
-        Layer layer = {
-            .window = w.attention.window, .window_rope = w.attention.window_rope, .residency = {order, resident}};
-        layer.attn_norm = upload.vector(pool, join_before_attention(weights, l));
-        layer.ffn_norm = upload.vector(pool, join_before_ffn(w));
-        layer.qkv_bias = upload.vector(pool, qkv_bias(w.attention));
-        layer.head_norms = upload.vector(pool, head_norms(w.attention));
-        const std::optional<RowLayout> qkv = layout_of_qkv(w.attention);
-        if (qkv)
-            layer.qkv = upload.place(pool, *qkv, w.attention.q.rows + w.attention.k.rows + w.attention.v.rows,
-                                     w.attention.q.cols);
-        uint32_t row = 0;    // of qkv
-        for (const auto& [to, from] :
-             {std::pair(&layer.q, &w.attention.q), {&layer.k, &w.attention.k}, {&layer.v, &w.attention.v}}) {
-            *to = qkv ? layer.qkv.part(row, from->rows) : upload.place(pool, layout_of(*from), from->rows, from->cols);
-            upload.fill(*to, *from, [](uint64_t r) { return r; });
-            judge(*to, *from);
-            row += from->rows;
-        }
-        layer.o = upload.matrix(pool, w.attention.o);
+        Layer layer = {.window = w.attention.window,
+                       .window_rope = w.attention.window_rope,
+                       .predictor_threshold = w.predictor_threshold,
+                       .residency = {layout.orders[l], resident}};
+        LayerUpload visit(upload, pool, team, layer.residency, weights.config.experts);
+        each_tensor(weights, l, layer, visit);
+        each_tensor(layer.split() ? layout.sparsity[l].predictor : Predictor::none, w, layer, visit);
+        judge(layer.q, w.attention.q);
+        judge(layer.k, w.attention.k);
+        judge(layer.v, w.attention.v);
         judge(layer.o, w.attention.o);
-        layer.gate = slots(w.ffn.gate);
-        layer.up = slots(w.ffn.up);
-        layer.down_t = slots(w.ffn.down_t);
-        if (w.ffn.down.rows > 0 && !resident.empty()) {
-            // The first groups, in the file's order: nothing else is planned where all neurons are as good as each
-            // other.
-            for (size_t s = 0; s < resident.size(); ++s)
-                HEARTH_CHECK(resident[s] == s && order[s * group_neurons] == s * group_neurons);
-            layer.down = upload.matrix(
-                pool, w.ffn.down.columns(0, std::min(uint32_t(resident.size()) * group_neurons, w.ffn.down.cols)));
-        }
         if (!resident.empty() || layout.streams) {
             judge(layer.gate, w.ffn.gate);
             judge(layer.up, w.ffn.up);
             judge(layer.down_t, w.ffn.down_t, true);
             judge(layer.down, w.ffn.down);
-        }
-        layer.bias = slots(w.ffn.bias);
-        if (weights.config.experts) {
-            layer.router = upload.matrix(pool, w.router.scores);
-            std::vector<uint32_t> experts(n.layers[l].groups);
-            for (size_t s = 0; s < resident.size(); ++s)
-                experts[s] = layer.residency.expert_of(resident[s], weights.config.experts);
-            layer.group_experts = upload.vector(pool, experts);
-        }
-        const Predictor predictor = layer.split() ? layout.sparsity[l].predictor : Predictor::none;
-        const uint32_t all = n.layers[l].groups * group_neurons;
-        if (predictor == Predictor::sign)
-            layer.signs = upload.signs(pool, host::SignRows(team, w.ffn.gate, order), all);
-        if (predictor == Predictor::lowrank) {
-            layer.fc1 = upload.matrix(pool, w.fc1);
-            layer.fc2 = upload.matrix(pool, w.fc2, all, [&](uint64_t place) { return placed(w.fc2, place); });
-            layer.predictor_threshold = w.predictor_threshold;
         }
         layers_.push_back(std::move(layer));
     }
