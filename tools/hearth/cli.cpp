@@ -152,18 +152,11 @@ OutputFile::OutputFile(const std::filesystem::path& path) : WholeFile(allowed(pa
 
 void StatsTotals::add(const FeedStats& s)
 {
-    tokens += s.tokens;
+#define COUNTER(type, name, meaning) name += s.name;
+    BATCH_COUNTERS(COUNTER)
+#undef COUNTER
     feeds += 1;
-    submits += s.submits;
-    dispatches += s.dispatches;
-    waits += s.waits;
-    joins += s.joins;
-    us += s.us;
     bytes += s.bytes();
-    downloaded += s.downloaded;
-    moved_groups += s.moved_groups;
-    moved_bytes += s.moved_bytes;
-    streamed_bytes += s.streamed_bytes;
     for (const Stage& stage : s.stages) {
         StageTotal& total = stages[{stage.on_device, std::string(stage.name), stage.layer}];
         total.count += 1;
@@ -172,42 +165,30 @@ void StatsTotals::add(const FeedStats& s)
     }
     layers.resize(s.layers.size());
     for (size_t l = 0; l < s.layers.size(); ++l) {
-        LayerCounts& sum = layers[l];
-        const LayerCounts& add = s.layers[l];
-        sum.resident = add.resident;
-        sum.split = add.split;
-        sum.active_device += add.active_device;
-        sum.active_host += add.active_host;
-        sum.device_us += add.device_us;
-        sum.host_us += add.host_us;
-        sum.both_us += add.both_us;
-        if (s.tokens > 1) continue;    // of decode only
-        sum.host_gates += add.host_gates;
-        sum.missed += add.missed;
-        neurons_served += add.active_device;
-        neurons_fired += add.active_device + add.active_host;
-        host_neurons += add.host_neurons;
-        looked_at += add.host_gates;
-        fired_on_host += add.active_host;
-        missed += add.missed;
+        LayerCounts counts = s.layers[l];
+        if (s.tokens > 1) counts.host_gates = counts.missed = 0;    // a prefill looks at all of them
+        else of_decode += counts;
+        layers[l] += counts;
     }
 }
 
 namespace {
 
+template <class Counted>
+nlohmann::json counters_json(const Counted& counted)
+{
+    nlohmann::json out;
+    each_counter(counted, [&](const char* name, auto value) { out[name] = value; });
+    return out;
+}
+
 nlohmann::json layers_json(const std::vector<LayerCounts>& layers)
 {
     nlohmann::json out = nlohmann::json::array();
-    for (const LayerCounts& l : layers)
-        out.push_back({{"resident", l.resident},
-                       {"split", l.split},
-                       {"active_device", l.active_device},
-                       {"active_host", l.active_host},
-                       {"device_us", l.device_us},
-                       {"host_gates", l.host_gates},
-                       {"missed", l.missed},
-                       {"host_us", l.host_us},
-                       {"both_us", l.both_us}});
+    for (const LayerCounts& l : layers) {
+        out.push_back(counters_json(l));
+        out.back().update({{"resident", l.resident}, {"split", l.split}});
+    }
     return out;
 }
 
@@ -223,21 +204,14 @@ nlohmann::json StatsTotals::json() const
                         {"count", total.count},
                         {"bytes", total.bytes},
                         {"us", total.us}});
-    return {{"tokens", tokens},
-            {"batches", feeds},
-            {"submits", submits},
-            {"dispatches", dispatches},
-            {"waits", waits},
-            {"joins", joins},
-            {"bytes", bytes},
-            {"downloaded", downloaded},
-            {"moved_groups", moved_groups},
-            {"moved_bytes", moved_bytes},
-            {"streamed_bytes", streamed_bytes},
-            {"served", neurons_fired ? double(neurons_served) / double(neurons_fired) : 0.0},
-            {"us", us},
-            {"stages", list},
-            {"layers", layers_json(layers)}};
+    const uint64_t fired = of_decode.active_device + of_decode.active_host;
+    nlohmann::json out = counters_json(*this);
+    out.update({{"batches", feeds},
+                {"bytes", bytes},
+                {"served", fired ? double(of_decode.active_device) / double(fired) : 0.0},
+                {"stages", list},
+                {"layers", layers_json(layers)}});
+    return out;
 }
 
 nlohmann::json to_json(const FeedStats& s)
@@ -249,17 +223,9 @@ nlohmann::json to_json(const FeedStats& s)
                         {"on", stage.on_device ? "device" : "host"},
                         {"bytes", stage.bytes},
                         {"us", stage.us}});
-    return {{"position", s.position},
-            {"tokens", s.tokens},
-            {"submits", s.submits},
-            {"dispatches", s.dispatches},
-            {"waits", s.waits},
-            {"joins", s.joins},
-            {"bytes", s.bytes()},
-            {"downloaded", s.downloaded},
-            {"us", s.us},
-            {"stages", list},
-            {"layers", layers_json(s.layers)}};
+    nlohmann::json out = counters_json(s);
+    out.update({{"position", s.position}, {"bytes", s.bytes()}, {"stages", list}, {"layers", layers_json(s.layers)}});
+    return out;
 }
 
 }    // namespace hearth::tools

@@ -165,14 +165,9 @@ class TraceFile {
 class StatsTotals {
   public:
     void add(const FeedStats& stats);
-    uint64_t tokens = 0, feeds = 0, submits = 0, dispatches = 0, waits = 0, joins = 0, bytes = 0, downloaded = 0;
-    double us = 0;
-    uint64_t moved_groups = 0, moved_bytes = 0;    // by rebalancing
-    uint64_t streamed_bytes = 0;
-    uint64_t neurons_fired = 0, neurons_served = 0;    // at decode: all that fired, and those that did on the device
-    uint64_t host_neurons = 0, looked_at = 0,
-             fired_on_host = 0;    // at decode: the host's, those of them whose gates it looked at, and that fired
-    uint64_t missed = 0;
+    BATCH_COUNTERS(COUNTER_MEMBER)
+    uint64_t feeds = 0, bytes = 0;
+    LayerCounts of_decode;    // of all layers, where a batch was one token
     struct StageTotal {
         uint64_t count = 0, bytes = 0;
         double us = 0;

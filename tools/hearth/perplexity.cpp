@@ -110,12 +110,14 @@ void perplexity(const PerplexityOptions& o)
     say("{} tokens in {} {}, mean negative log likelihood {:.6f} +- {:.6f}, {:.1f} tokens/s{}", done, windows_done,
         convention_text(shape), mean, error, double(totals.tokens) * 1e6 / totals.us,
         interrupted() ? "; interrupted" : "");
-    if (totals.looked_at < totals.host_neurons && totals.host_neurons > 0) {
-        const double all = double(totals.host_neurons), fired = double(totals.fired_on_host);
-        say("predictor: {:.1f} % of the CPU's gates looked at, {:.1f} % of its rows skipped{}",
-            100 * double(totals.looked_at) / all, 100 * (1 - (double(totals.looked_at) + 2 * fired) / (3 * all)),
+    const LayerCounts& decode = totals.of_decode;
+    if (decode.host_gates < decode.host_neurons && decode.host_neurons > 0) {
+        const double all = double(decode.host_neurons), gates = double(decode.host_gates);
+        const double fired = double(decode.active_host);
+        say("predictor: {:.1f} % of the CPU's gates looked at, {:.1f} % of its rows skipped{}", 100 * gates / all,
+            100 * (1 - (gates + 2 * fired) / (3 * all)),
             o.engine.check_predictor
-                ? fmt::format("; recall {:.2f} %", 100 * fired / std::max(1.0, fired + double(totals.missed)))
+                ? fmt::format("; recall {:.2f} %", 100 * fired / std::max(1.0, fired + double(decode.missed)))
                 : "");
     }
     if (stats_file) {

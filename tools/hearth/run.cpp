@@ -74,10 +74,11 @@ void run(const RunOptions& o)
     if (interrupted()) why_stopped = "; interrupted";
 
     const double n = double(std::max<uint64_t>(decode.feeds, 1));
+    const uint64_t fired = decode.of_decode.active_device + decode.of_decode.active_host;
     const std::string served =
-        decode.neurons_fired && engine.on_device()
+        fired && engine.on_device()
             ? fmt::format(", {:.0f} % of what fired on the GPU{}",
-                          100.0 * double(decode.neurons_served) / double(decode.neurons_fired),
+                          100.0 * double(decode.of_decode.active_device) / double(fired),
                           decode.moved_groups ? fmt::format(", {} groups moved ({:.1f} MB)", decode.moved_groups,
                                                             double(decode.moved_bytes) / 1e6)
                                               : "")
