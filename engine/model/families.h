@@ -37,7 +37,7 @@ struct Family {
     float base_width = 0;     // logits are divided by dim / base_width; 0: by 1
     float score_cap = 0, logit_cap = 0;
     uint32_t window = 0;
-    uint32_t window_period = 0;    // where there is a window, every so manieth layer has none; 0: all have it
+    uint32_t window_period = 0;    // where there is a window, the last of so many layers has none; 0: all have it
     // Of rope in layers with a window, whose positions are not scaled; 0: no other than elsewhere.
     float window_base = 0;
     // The model of so many layers divides scores by sqrt(dim / heads) instead of sqrt(head_dim).
