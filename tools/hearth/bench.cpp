@@ -1,11 +1,11 @@
 // hearth bench: tokens/s of prefill and decode over several runs, then one timed run for GB/s per stage; and how decode
 // grows with the context.
 #include "engine/batcher.h"
+#include "tools/hearth/bench_report.h"
 #include "tools/hearth/cli.h"
 #include "tools/hearth/plot.h"
 
 #include <algorithm>
-#include <cmath>
 #include <random>
 
 namespace hearth::tools {
@@ -19,63 +19,6 @@ struct BenchOptions {
     std::string format = "md";
     std::string plot;
     std::vector<uint32_t> together;    // sequences
-};
-
-struct Series {
-    std::string name;
-    uint32_t tokens;
-    std::vector<double> tokens_per_s;
-    double bytes_per_token = 0, downloaded_per_token = 0;
-    double read_speed =
-        0;    // of the host, GB/s, measured between the tokens of the timed run; 0: the host read nothing
-    std::optional<double> expected = {};    // tokens/s by the plan; of decode, where the machine was measured
-
-    double mean() const
-    {
-        double sum = 0;
-        for (const double x : tokens_per_s) sum += x;
-        return sum / double(tokens_per_s.size());
-    }
-    double deviation() const
-    {
-        double sum = 0;
-        for (const double x : tokens_per_s) sum += (x - mean()) * (x - mean());
-        return tokens_per_s.size() > 1 ? std::sqrt(sum / double(tokens_per_s.size() - 1)) : 0;
-    }
-    double gb_per_s() const { return bytes_per_token * mean() / 1e9; }
-};
-
-/// A stage of the timed run, all layers together, per token.
-struct StageRow {
-    std::string test, name;
-    bool on_device;
-    double us, bytes;
-};
-
-/// Decode where the context holds so many positions.
-struct FillRow {
-    uint32_t positions;
-    double us, bytes;     // of a token
-    double reading_us;    // what its bytes take at the speed of plain reading
-};
-
-/// Several sequences that decode together.
-struct TogetherRow {
-    uint32_t sequences;
-    std::vector<double> tokens_per_s;    // of all, run by run
-    std::vector<double> us;              // that a token took, of every step
-    double bytes_per_token = 0;
-
-    double median_rate() const { return middle(tokens_per_s, 0.5); }
-    double latency(double share) const { return middle(us, share); }
-
-  private:
-    static double middle(std::vector<double> of, double share)
-    {
-        const auto at = of.begin() + std::ptrdiff_t(share * double(of.size() - 1));
-        std::nth_element(of.begin(), at, of.end());
-        return *at;
-    }
 };
 
 /// Texts of `count` tokens each, of prompts and seeds of their own, as many together as each of `sequences` says; in
@@ -192,121 +135,20 @@ bool reads_on_host(const FeedStats& s)
     return std::ranges::any_of(s.stages, [](const Stage& stage) { return !stage.on_device && stage.bytes > 0; });
 }
 
-std::string report(const std::string& format, const Engine& engine, const std::vector<Series>& results,
-                   const std::vector<StageRow>& stages, const std::vector<FillRow>& fills,
-                   const std::vector<TogetherRow>& together)
-{
-    const double device_read = engine.machine() ? engine.machine()->on_device.read : 0;
-
-    const auto gb_per_s = [](const StageRow& s) { return s.us > 0 ? s.bytes / s.us / 1000 : 0; };
-    std::string out;
-    if (format == "json") {
-        nlohmann::json json = {{"model", engine.config().name},      {"summary", engine.summary()},
-                               {"threads", engine.threads()},        {"results", nlohmann::json::array()},
-                               {"stages", nlohmann::json::array()},  {"fills", nlohmann::json::array()},
-                               {"together", nlohmann::json::array()}};
-        for (const TogetherRow& t : together)
-            json["together"].push_back({{"sequences", t.sequences},
-                                        {"tokens_per_s", t.median_rate()},
-                                        {"runs", t.tokens_per_s},
-                                        {"us_per_token_p50", t.latency(0.5)},
-                                        {"us_per_token_p95", t.latency(0.95)},
-                                        {"bytes_per_token", t.bytes_per_token}});
-        for (const Series& s : results)
-            json["results"].push_back(
-                {{"expected_tokens_per_s", s.expected ? nlohmann::json(*s.expected) : nlohmann::json()},
-                 {"test", s.name},
-                 {"tokens", s.tokens},
-                 {"tokens_per_s", s.mean()},
-                 {"deviation", s.deviation()},
-                 {"runs", s.tokens_per_s},
-                 {"bytes_per_token", s.bytes_per_token},
-                 {"downloaded_per_token", s.downloaded_per_token},
-                 {"gb_per_s", s.gb_per_s()},
-                 {"host_read_gb_per_s", s.read_speed > 0 ? nlohmann::json(s.read_speed) : nlohmann::json()}});
-        for (const StageRow& s : stages)
-            json["stages"].push_back({{"test", s.test},
-                                      {"stage", s.name},
-                                      {"on", s.on_device ? "device" : "host"},
-                                      {"us_per_token", s.us},
-                                      {"bytes_per_token", s.bytes},
-                                      {"gb_per_s", gb_per_s(s)}});
-        for (const FillRow& f : fills)
-            json["fills"].push_back({{"positions", f.positions},
-                                     {"us_per_token", f.us},
-                                     {"bytes_per_token", f.bytes},
-                                     {"us_by_plain_reading", f.reading_us}});
-        out = dump(json);
-    } else if (format == "csv") {
-        out = "test,stage,on,tokens,tokens_per_s,deviation,us_per_token,bytes_per_token,gb_per_s\n";
-        for (const Series& s : results)
-            out += fmt::format("{},all,both,{},{:.3f},{:.3f},{:.3f},{:.0f},{:.3f}\n", s.name, s.tokens, s.mean(),
-                               s.deviation(), 1e6 / s.mean(), s.bytes_per_token, s.gb_per_s());
-        for (const StageRow& s : stages)
-            out += fmt::format("{},{},{},,,,{:.3f},{:.0f},{:.3f}\n", s.test, s.name, s.on_device ? "device" : "host",
-                               s.us, s.bytes, gb_per_s(s));
-        for (const FillRow& f : fills)
-            out += fmt::format("decode at {},all,both,1,{:.3f},,{:.3f},{:.0f},{:.3f}\n", f.positions, 1e6 / f.us, f.us,
-                               f.bytes, f.bytes / f.us / 1000);
-        for (const TogetherRow& t : together)
-            out += fmt::format("{} together,all,both,1,{:.3f},,{:.3f},{:.0f},{:.3f}\n", t.sequences, t.median_rate(),
-                               t.latency(0.5), t.bytes_per_token, t.bytes_per_token * t.median_rate() / 1e9);
-    } else {
-        out = engine.summary() + "\n\n";
-        if (!results.empty())
-            out += "| test | tokens | tokens/s | expected | MB/token | GB/s | KB to the host "
-                   "|\n|---|---:|---:|---:|---:|---:|---:|\n";
-        for (const Series& s : results)
-            out += fmt::format("| {} | {} | {:.2f} ± {:.2f} | {} | {:.2f} | {:.2f} | {:.2f} |\n", s.name, s.tokens,
-                               s.mean(), s.deviation(), s.expected ? fmt::format("{:.2f}", *s.expected) : "-",
-                               s.bytes_per_token / 1e6, s.gb_per_s(), s.downloaded_per_token / 1e3);
-        if (!stages.empty())
-            out += "\n| test | stage | on | us/token | MB/token | GB/s | of plain reading "
-                   "|\n|---|---|---|---:|---:|---:|---:|\n";
-        for (const StageRow& s : stages) {
-            const auto series = std::ranges::find(results, s.test, &Series::name);
-            const double most = s.on_device ? device_read : series->read_speed;
-            out +=
-                fmt::format("| {} | {} | {} | {:.1f} | {:.3f} | {:.2f} | {} |\n", s.test, s.name,
-                            s.on_device ? "device" : "host", s.us, s.bytes / 1e6, gb_per_s(s),
-                            most > 0 && s.test == "decode" ? fmt::format("{:.0f} %", 100 * gb_per_s(s) / most) : "-");
-        }
-        if (!results.empty() && results.back().read_speed > 0)
-            out += fmt::format("\nPlain reading by the CPU, measured between the tokens: {:.2f} GB/s\n",
-                               results.back().read_speed);
-        if (!fills.empty())
-            out += "\n| positions | ms/token | MB/token | ms by plain reading | of plain reading "
-                   "|\n|---:|---:|---:|---:|---:|\n";
-        for (const FillRow& f : fills)
-            out += fmt::format("| {} | {:.3f} | {:.3f} | {:.3f} | {:.0f} % |\n", f.positions, f.us / 1000,
-                               f.bytes / 1e6, f.reading_us / 1000, 100 * f.reading_us / f.us);
-        if (!together.empty())
-            out += std::string(results.empty() ? "" : "\n") +
-                   "| together | tokens/s | tokens/s each | times the first | ms/token p50 | p95 | MB/token | GB/s "
-                   "|\n|---:|---:|---:|---:|---:|---:|---:|---:|\n";
-        for (const TogetherRow& t : together)
-            out += fmt::format(
-                "| {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |\n", t.sequences, t.median_rate(),
-                t.median_rate() / t.sequences, t.median_rate() / together[0].median_rate(), t.latency(0.5) / 1000,
-                t.latency(0.95) / 1000, t.bytes_per_token / 1e6, t.bytes_per_token * t.median_rate() / 1e9);
-    }
-    return out;
-}
-
-void bench(const BenchOptions& o)
+/// The model, with a context that has room for what is wanted.
+Engine load_for(const BenchOptions& o)
 {
     EngineOptions options = o.engine;
     const uint32_t wanted = std::max(o.prompt, o.count);
-    std::optional<OutputFile> plot_file;
-    if (!o.plot.empty()) plot_file.emplace(o.plot);
-    if (wanted == 0 && !plot_file) throw Error("-p 0 and -n 0 leave nothing to measure: give one of them");
+    const bool plots = !o.plot.empty();
+    if (wanted == 0 && !plots) throw Error("-p 0 and -n 0 leave nothing to measure: give one of them");
     if (!o.together.empty() && o.count == 0) throw Error("-np writes texts, and -n 0 asks for none: give a larger -n");
     for (const uint32_t n : o.together) options.sequences = std::max(options.sequences, n);
     const uint32_t room = wanted + (o.together.empty() ? 0 : 16 + options.sequences);
     if (options.context == 0) {
         const Config config = describe_weights(std::make_shared<Gguf>(options.model, options.overrides)).config;
         const uint32_t most = config.context;
-        options.context = std::max(room, plot_file ? std::min(config.most_positions(), most_fill) : 2u);
+        options.context = std::max(room, plots ? std::min(config.most_positions(), most_fill) : 2u);
         if (wanted > most)
             throw Error("-p {} and -n {} need {} positions, and the model has {}: use smaller numbers", o.prompt,
                         o.count, wanted, most);
@@ -315,10 +157,68 @@ void bench(const BenchOptions& o)
     if (wanted > engine.context())
         throw Error("-p {} and -n {} need {} positions, and -c gives {}: use a larger -c", o.prompt, o.count, wanted,
                     engine.context());
-
-    if (plot_file && engine.context() < least_fill)
+    if (plots && engine.context() < least_fill)
         throw Error("--plot starts at {} positions, and the context has {}: use a larger -c, or a model that has more",
                     least_fill, engine.context());
+    return engine;
+}
+
+struct Test {
+    const char* name;
+    uint32_t tokens;
+    std::function<void(Session&)> work;
+};
+
+/// How fast it is, run by run, without timing of its stages.
+Series measure_speed(Engine& engine, const Test& test, uint32_t repetitions)
+{
+    Series series = {.name = test.name, .tokens = test.tokens, .tokens_per_s = {}};
+    Session session = engine.session();
+    test.work(session);    // warm caches, compiled kernels
+    for (uint32_t r = 0; r < repetitions && !interrupted(); ++r) {
+        const StatsTotals totals = measure(session, [&] { test.work(session); });
+        series.tokens_per_s.push_back(double(totals.tokens) * 1e6 / totals.us);
+        series.bytes_per_token = double(totals.bytes) / double(totals.tokens);
+        series.downloaded_per_token = double(totals.downloaded) / double(totals.tokens);
+    }
+    if (interrupted()) throw Error("interrupted");
+    if (const auto us = engine.expected_us(test.tokens / 2.0); us && std::string_view(test.name) == "decode")
+        series.expected = 1e6 / *us;
+    return series;
+}
+
+/// Its stages, in a timed run; between the tokens, how fast the host reads.
+void measure_stages(Engine& engine, const Test& test, Series& series, std::vector<StageRow>& stages)
+{
+    Session session = engine.session(true);
+    test.work(session);
+    engine.read_speed();    // what it reads may not be in memory yet
+    StatsTotals totals;
+    uint32_t readings = 0;
+    double seconds_per_gb = 0;
+    session.on_stats = [&](const FeedStats& s) {
+        totals.add(s);
+        if (!reads_on_host(s)) return;
+        seconds_per_gb += 1 / engine.read_speed();
+        readings++;
+    };
+    test.work(session);
+    if (readings > 0) series.read_speed = readings / seconds_per_gb;
+    std::map<std::pair<bool, std::string>, StageRow> rows;
+    for (const auto& [key, total] : totals.stages) {
+        const auto& [on_device, name, layer] = key;
+        StageRow& row = rows.try_emplace({on_device, name}, StageRow{test.name, name, on_device, 0, 0}).first->second;
+        row.us += total.us / double(totals.tokens);
+        row.bytes += double(total.bytes) / double(totals.tokens);
+    }
+    for (const auto& [key, row] : rows) stages.push_back(row);
+}
+
+void bench(const BenchOptions& o)
+{
+    std::optional<OutputFile> plot_file;
+    if (!o.plot.empty()) plot_file.emplace(o.plot);
+    Engine engine = load_for(o);
 
     // Random tokens for the prompt; the answer is the model's own, so that its neurons fire as they do in use.
     std::mt19937_64 random(0);
@@ -335,68 +235,22 @@ void bench(const BenchOptions& o)
         for (uint32_t i = 0; i < o.count; ++i) next = *s.next(std::span(&next, 1), sampler);
     };
 
-    struct Test {
-        const char* name;
-        uint32_t tokens;
-        std::function<void(Session&)> work;
-    };
     // With -np only that is measured.
     const Test tests[] = {{"prefill", o.together.empty() ? o.prompt : 0, prefill},
                           {"decode", o.together.empty() ? o.count : 0, decode}};
-    std::vector<Series> results;
-    std::vector<StageRow> stages;
+    Measured measured;
     catch_interrupt();
     for (const Test& test : tests) {
         if (test.tokens == 0) continue;
-        Series series = {.name = test.name, .tokens = test.tokens, .tokens_per_s = {}};
-        {
-            Session session = engine.session();
-            test.work(session);    // warm caches, compiled kernels
-            for (uint32_t r = 0; r < o.repetitions && !interrupted(); ++r) {
-                const StatsTotals totals = measure(session, [&] { test.work(session); });
-                series.tokens_per_s.push_back(double(totals.tokens) * 1e6 / totals.us);
-                series.bytes_per_token = double(totals.bytes) / double(totals.tokens);
-                series.downloaded_per_token = double(totals.downloaded) / double(totals.tokens);
-            }
-        }
-        if (interrupted()) throw Error("interrupted");
-        if (const auto us = engine.expected_us(test.tokens / 2.0); us && std::string_view(test.name) == "decode")
-            series.expected = 1e6 / *us;
-
-        Session session = engine.session(true);
-        test.work(session);
-        engine.read_speed();    // what it reads may not be in memory yet
-        StatsTotals totals;
-        uint32_t readings = 0;
-        double seconds_per_gb = 0;
-        session.on_stats = [&](const FeedStats& s) {
-            totals.add(s);
-            if (!reads_on_host(s)) return;
-            seconds_per_gb += 1 / engine.read_speed();
-            readings++;
-        };
-        test.work(session);
-        if (readings > 0) series.read_speed = readings / seconds_per_gb;
-        results.push_back(series);
-        std::map<std::pair<bool, std::string>, StageRow> rows;
-        for (const auto& [key, total] : totals.stages) {
-            const auto& [on_device, name, layer] = key;
-            StageRow& row =
-                rows.try_emplace({on_device, name}, StageRow{test.name, name, on_device, 0, 0}).first->second;
-            row.us += total.us / double(totals.tokens);
-            row.bytes += double(total.bytes) / double(totals.tokens);
-        }
-        for (const auto& [key, row] : rows) stages.push_back(row);
+        measured.results.push_back(measure_speed(engine, test, o.repetitions));
+        measure_stages(engine, test, measured.results.back(), measured.stages);
     }
-
-    std::vector<FillRow> fills;
     if (plot_file) {
-        fills = measure_fills(engine, prompt);
-        plot_file->finish(picture(engine, fills));
+        measured.fills = measure_fills(engine, prompt);
+        plot_file->finish(picture(engine, measured.fills));
     }
-    const std::vector<TogetherRow> together =
-        o.together.empty() ? std::vector<TogetherRow>() : measure_together(engine, o);
-    print(report(o.format, engine, results, stages, fills, together));
+    if (!o.together.empty()) measured.together = measure_together(engine, o);
+    print(report(o.format, engine, measured));
 }
 
 }    // namespace
