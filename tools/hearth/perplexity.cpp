@@ -42,6 +42,45 @@ std::string convention_text(const WindowShape& s)
                        s.add_bos ? " that begin with BOS" : "", s.context);
 }
 
+std::vector<Token> tokens_of(const std::string& text, const PerplexityOptions& o, const Engine& engine,
+                             const WindowShape& shape)
+{
+    std::vector<Token> tokens = engine.tokenizer().encode(text);
+    if (o.limit) tokens.resize(std::min(tokens.size(), size_t(o.limit)));
+    if (tokens.empty()) throw Error("{} has no tokens to predict: name a file with a text", o.file);
+    if (engine.context() < 2) throw Error("windows of {} tokens predict nothing: use -c 2 or more", engine.context());
+    if (shape.stride >= positions(shape))
+        throw Error("--stride {} is longer than a window of {}: use a smaller one, or a larger -c", shape.stride,
+                    positions(shape));
+    if (o.shape.convention == Convention::llama_cpp && shape.add_bos)
+        tokens.insert(tokens.begin(), engine.tokenizer().bos());
+    return tokens;
+}
+
+std::vector<Window> windows_of(size_t tokens, const PerplexityOptions& o, const WindowShape& shape)
+{
+    std::vector<Window> all = windows(shape, tokens);
+    if (all.empty())
+        throw Error("{} has {} tokens, less than a window of {}: use a smaller -c, or --as hearth, which also counts "
+                    "shorter ones",
+                    o.file, tokens, positions(shape));
+    if (o.shape.convention == Convention::llama_cpp && tokens < 2 * positions(shape))
+        say("note: llama-perplexity refuses texts of less than two windows, {} tokens; this one has {}",
+            2 * positions(shape), tokens);
+    if (o.windows) all.resize(std::min(all.size(), o.windows));
+    return all;
+}
+
+void say_predictor(const LayerCounts& decode, bool checked)
+{
+    if (decode.host_gates >= decode.host_neurons) return;
+    const double all = double(decode.host_neurons), gates = double(decode.host_gates);
+    const double fired = double(decode.active_host);
+    say("predictor: {:.1f} % of the CPU's gates looked at, {:.1f} % of its rows skipped{}", 100 * gates / all,
+        100 * (1 - (gates + 2 * fired) / (3 * all)),
+        checked ? fmt::format("; recall {:.2f} %", 100 * fired / std::max(1.0, fired + double(decode.missed))) : "");
+}
+
 void perplexity(const PerplexityOptions& o)
 {
     std::optional<OutputFile> stats_file;
@@ -60,23 +99,8 @@ void perplexity(const PerplexityOptions& o)
     const Tokenizer& tokenizer = engine.tokenizer();
     if (shape.context == 0) shape.context = engine.context();
     shape.add_bos = tokenizer.add_bos();
-    std::vector<Token> tokens = tokenizer.encode(text);
-    if (o.limit) tokens.resize(std::min(tokens.size(), size_t(o.limit)));
-    if (tokens.empty()) throw Error("{} has no tokens to predict: name a file with a text", o.file);
-    if (engine.context() < 2) throw Error("windows of {} tokens predict nothing: use -c 2 or more", engine.context());
-    if (shape.stride >= positions(shape))
-        throw Error("--stride {} is longer than a window of {}: use a smaller one, or a larger -c", shape.stride,
-                    positions(shape));
-    if (as_llama && shape.add_bos) tokens.insert(tokens.begin(), tokenizer.bos());
-    std::vector<Window> all = windows(shape, tokens.size());
-    if (all.empty())
-        throw Error("{} has {} tokens, less than a window of {}: use a smaller -c, or --as hearth, which also counts "
-                    "shorter ones",
-                    o.file, tokens.size(), positions(shape));
-    if (as_llama && tokens.size() < 2 * positions(shape))
-        say("note: llama-perplexity refuses texts of less than two windows, {} tokens; this one has {}",
-            2 * positions(shape), tokens.size());
-    if (o.windows) all.resize(std::min(all.size(), o.windows));
+    const std::vector<Token> tokens = tokens_of(text, o, engine, shape);
+    const std::vector<Window> all = windows_of(tokens.size(), o, shape);
 
     Session session = engine.session(stats_file.has_value());
     StatsTotals totals;
@@ -110,16 +134,7 @@ void perplexity(const PerplexityOptions& o)
     say("{} tokens in {} {}, mean negative log likelihood {:.6f} +- {:.6f}, {:.1f} tokens/s{}", done, windows_done,
         convention_text(shape), mean, error, double(totals.tokens) * 1e6 / totals.us,
         interrupted() ? "; interrupted" : "");
-    const LayerCounts& decode = totals.of_decode;
-    if (decode.host_gates < decode.host_neurons && decode.host_neurons > 0) {
-        const double all = double(decode.host_neurons), gates = double(decode.host_gates);
-        const double fired = double(decode.active_host);
-        say("predictor: {:.1f} % of the CPU's gates looked at, {:.1f} % of its rows skipped{}", 100 * gates / all,
-            100 * (1 - (gates + 2 * fired) / (3 * all)),
-            o.engine.check_predictor
-                ? fmt::format("; recall {:.2f} %", 100 * fired / std::max(1.0, fired + double(decode.missed)))
-                : "");
-    }
+    say_predictor(totals.of_decode, o.engine.check_predictor);
     if (stats_file) {
         const nlohmann::json all = {{"model", engine.config().name},
                                     {"summary", engine.summary()},

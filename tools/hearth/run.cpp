@@ -15,6 +15,31 @@ struct RunOptions {
     std::string stats, trace;
 };
 
+/// What was done and how fast.
+std::string closing_line(const Engine& engine, const StatsTotals& prefill, const StatsTotals& decode, uint64_t written)
+{
+    const double n = double(std::max<uint64_t>(decode.feeds, 1));
+    const uint64_t fired = decode.of_decode.active_device + decode.of_decode.active_host;
+    const std::string served =
+        fired && engine.on_device()
+            ? fmt::format(", {:.0f} % of what fired on the GPU{}",
+                          100.0 * double(decode.of_decode.active_device) / double(fired),
+                          decode.moved_groups ? fmt::format(", {} groups moved ({:.1f} MB)", decode.moved_groups,
+                                                            double(decode.moved_bytes) / 1e6)
+                                              : "")
+            : "";
+    const std::string seam = engine.on_device() ? fmt::format(", {:.1f} submits and {:.1f} joins per token",
+                                                              double(decode.submits) / n, double(decode.joins) / n)
+                                                : "";
+    const std::string streamed =
+        prefill.streamed_bytes
+            ? fmt::format(", {:.0f} MB of the CPU's neurons copied to the GPU", double(prefill.streamed_bytes) / 1e6)
+            : "";
+    return fmt::format("prompt: {} tokens, {}{}; answer: {} tokens, {}, {:.2f} GB/s{}{}", prefill.tokens,
+                       rate(prefill.tokens, prefill.us), streamed, written, rate(decode.tokens, decode.us),
+                       decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0, seam, served);
+}
+
 void run(const RunOptions& o)
 {
     std::optional<OutputFile> stats_file;
@@ -73,26 +98,7 @@ void run(const RunOptions& o)
     print_text(decoder.finish() + "\n");
     if (interrupted()) why_stopped = "; interrupted";
 
-    const double n = double(std::max<uint64_t>(decode.feeds, 1));
-    const uint64_t fired = decode.of_decode.active_device + decode.of_decode.active_host;
-    const std::string served =
-        fired && engine.on_device()
-            ? fmt::format(", {:.0f} % of what fired on the GPU{}",
-                          100.0 * double(decode.of_decode.active_device) / double(fired),
-                          decode.moved_groups ? fmt::format(", {} groups moved ({:.1f} MB)", decode.moved_groups,
-                                                            double(decode.moved_bytes) / 1e6)
-                                              : "")
-            : "";
-    const std::string seam = engine.on_device() ? fmt::format(", {:.1f} submits and {:.1f} joins per token",
-                                                              double(decode.submits) / n, double(decode.joins) / n)
-                                                : "";
-    const std::string streamed =
-        prefill.streamed_bytes
-            ? fmt::format(", {:.0f} MB of the CPU's neurons copied to the GPU", double(prefill.streamed_bytes) / 1e6)
-            : "";
-    say("prompt: {} tokens, {}{}; answer: {} tokens, {}, {:.2f} GB/s{}{}{}{}", prefill.tokens,
-        rate(prefill.tokens, prefill.us), streamed, written, rate(decode.tokens, decode.us),
-        decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0, seam, served, why_stopped, seed_note(o.sampler));
+    say("{}{}{}", closing_line(engine, prefill, decode, written), why_stopped, seed_note(o.sampler));
     if (stats_file) {
         const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()},
                                     {"threads", engine.threads()},   {"prefill", prefill.json()},
