@@ -1,5 +1,6 @@
 // A model answers problems, several at once.
 #include "engine/batcher.h"
+#include "engine/system/checksum.h"
 #include "engine/system/limits.h"
 #include "tools/hearth/conversation.h"
 #include "tools/hearth/eval.h"
