@@ -17,7 +17,8 @@ void main()    // x: rows; y: tokens, `few` at a time
         const uint r = min(next, a.rows - 1);    // see rows_dot
         float part[sums_at_once];
 #ifdef INT_DOT
-        rows_dot_int(a.weight, type, r, a.stride, a.rows - 1 - r, a.planes.high, a.planes.low, a.planes.scale, token, tokens, a.cols, part);
+        rows_dot_int(a.weight, type, r, a.stride, a.rows - 1 - r, a.planes.high, a.planes.low, a.planes.scale, token,
+                     tokens, a.cols, part);
 #else
         rows_dot(a.weight, type, r, a.stride, a.rows - 1 - r, a.x, token, tokens, a.cols, part);
 #endif
