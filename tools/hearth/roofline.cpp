@@ -45,13 +45,9 @@ struct Measurement {
 
 Measurement measure(const RooflineOptions& o)
 {
-    EngineOptions options = o.engine;
     const PlannedBatch batch = o.batch();
     const uint32_t room = uint32_t(batch.position) + batch.rows;
-    if (options.context == 0) options.context = room + 1;
-    options.few = std::max(options.few, o.prompt > 0 ? 1 : o.rows);
-    options.batch = std::max(options.batch, o.prompt);
-    Engine engine = load_engine(options);
+    Engine engine = load_engine(o.engine);
     engine.check_room(room);
     std::mt19937_64 random(0);
     std::vector<Token> text;
@@ -170,8 +166,11 @@ std::string picture(const std::string& title, const std::vector<Row>& rows, cons
     return svg(plot);
 }
 
-void roofline(const RooflineOptions& o)
+void roofline(RooflineOptions& o)
 {
+    // The plan is made for such a batch, too.
+    o.engine.few = std::max(o.engine.few, o.prompt > 0 ? 1 : o.rows);
+    o.engine.batch = std::max(o.engine.batch, o.prompt);
     std::optional<OutputFile> file;
     if (!o.plot.empty()) file.emplace(o.plot);
     const Planner planner(o.engine);
