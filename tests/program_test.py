@@ -1138,6 +1138,15 @@ class Bench(DeviceCase):
         for row in rows[:2]:
             self.assertGreater(float(row["tokens_per_s"]), 0)
 
+    def test_sequences_that_run_together_are_a_table_of_their_own(self):
+        out = self.good("bench", MODEL, *CPU, "-p", "0", "-n", "2", "-r", "1", "-np", "1,2").out
+        rows = [[cell.strip() for cell in line.strip("|").split("|")]
+                for line in out.splitlines() if line.startswith("|")]
+        self.assertEqual(rows[0], ["together", "tokens/s", "tokens/s each", "times the first", "ms/token p50", "p95",
+                                   "MB/token", "GB/s"])
+        self.assertEqual([row[0] for row in rows[2:]], ["1", "2"])
+        self.assertLess(float(rows[3][6]), 0.6 * float(rows[2][6]))    # weights are read once for both
+
     def test_markdown_holds_two_tables(self):
         out = self.good(*self.SMALL, *CPU).out
         rows = [[cell.strip() for cell in line.strip("|").split("|")]

@@ -69,7 +69,7 @@ std::string as_csv(const Measured& m)
         out += fmt::format("decode at {},all,both,1,{:.3f},,{:.3f},{:.0f},{:.3f}\n", f.positions, 1e6 / f.us, f.us,
                            f.bytes, f.bytes / f.us / 1000);
     for (const TogetherRow& t : m.together)
-        out += fmt::format("{} m.together,all,both,1,{:.3f},,{:.3f},{:.0f},{:.3f}\n", t.sequences, t.median_rate(),
+        out += fmt::format("{} together,all,both,1,{:.3f},,{:.3f},{:.0f},{:.3f}\n", t.sequences, t.median_rate(),
                            t.latency(0.5), t.bytes_per_token, t.bytes_per_token * t.median_rate() / 1e9);
     return out;
 }
@@ -106,7 +106,7 @@ std::string as_markdown(const Engine& engine, const Measured& m)
                            f.reading_us / 1000, 100 * f.reading_us / f.us);
     if (!m.together.empty())
         out += std::string(m.results.empty() ? "" : "\n") +
-               "| m.together | tokens/s | tokens/s each | times the first | ms/token p50 | p95 | MB/token | GB/s "
+               "| together | tokens/s | tokens/s each | times the first | ms/token p50 | p95 | MB/token | GB/s "
                "|\n|---:|---:|---:|---:|---:|---:|---:|---:|\n";
     for (const TogetherRow& t : m.together)
         out += fmt::format("| {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |\n", t.sequences,
