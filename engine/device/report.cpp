@@ -165,11 +165,18 @@ void GpuSession::add_stages(const Recording& recording, const std::vector<vulkan
                             FeedStats& stats) const
 {
     double hot_start = 0;
-    LayerCounts* hot = nullptr;    // the split layer whose join is still to come
+    Load block;
+    std::optional<uint32_t> block_layer;    // whose it is
+    LayerCounts* hot = nullptr;             // the split layer whose join is still to come
     for (const vulkan::StageTime& t : times) {
         const RecordedStep& recorded = recording.steps[t.index];
-        const Load load = load_of(recorded);
         const bool of_block = of_ffn(recorded.step.kind);
+        // What fired is the same for all steps of a block, and is counted group by group.
+        if (of_block && block_layer != recorded.layer) {
+            block = load_of(recorded);
+            block_layer = recorded.layer;
+        }
+        const Load load = of_block ? block : load_of(recorded);
         if (hot && !of_block) {    // the join: it starts when both shares are there
             hot->both_us = t.start_us - hot_start;
             hot = nullptr;
