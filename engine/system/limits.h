@@ -5,11 +5,21 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <span>
 #include <string>
 
 namespace hearth {
+
+/// Of a file that the system makes, such as those in /proc and /sys; empty where there is none.
+inline std::string first_line(const std::filesystem::path& path)
+{
+    std::ifstream file(path);
+    std::string line;
+    std::getline(file, line);
+    return line;
+}
 
 /// Threads worth having: one for each physical core that this process may run on, and no more than its control groups'
 /// quota of processor time, rounded down, pays for. At least 1.

@@ -26,14 +26,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string first_line(const fs::path& path)
-{
-    std::ifstream file(path);
-    std::string line;
-    std::getline(file, line);
-    return line;
-}
-
 uint64_t number(std::string_view text, int base = 10)
 {
     if (base == 16 && text.starts_with("0x")) text.remove_prefix(2);
