@@ -19,9 +19,14 @@ struct ImageFile {
     /// Throws Error for a size that is none, or beyond the limits. To be called before anything is decoded.
     void check_size(uint64_t width, uint64_t height) const;
 
-    /// A library's own words for what is wrong may stand in brackets.
+    /// Throws Error where the file is too short for what its header promises, so that no memory is taken for it.
+    void check_bytes(uint64_t least) const
+    {
+        if (bytes.size() < least) cut_short();
+    }
+
     [[noreturn]] void cut_short() const;
-    [[noreturn]] void damaged(std::string_view reason) const;
+    [[noreturn]] void damaged(std::string_view reason) const;    // also in a library's own words
 };
 
 /// A picture as it lies in the file, and which way up it is to be shown: EXIF's 1 to 8.

@@ -37,7 +37,7 @@ class GifReader {
             GifRecordType type = UNDEFINED_RECORD_TYPE;
             must(DGifGetRecordType(gif_.get(), &type));
             if (type == IMAGE_DESC_RECORD_TYPE) return read_frame();
-            if (type != EXTENSION_RECORD_TYPE) file_.damaged("it has no frame");
+            if (type != EXTENSION_RECORD_TYPE) file_.damaged("no frame");
             read_extension();
         }
     }
@@ -48,7 +48,7 @@ class GifReader {
         if (error == D_GIF_ERR_NOT_ENOUGH_MEM) throw std::bad_alloc();
         if (left_.empty()) file_.cut_short();
         const char* const said = GifErrorString(error);
-        file_.damaged(said ? said : "it makes no sense");
+        file_.damaged(said ? said : "broken");
     }
 
     void must(int result)
@@ -72,10 +72,10 @@ class GifReader {
         must(DGifGetImageDesc(gif_.get()));
         const GifImageDesc& frame = gif_->Image;
         const ColorMapObject* const colours = frame.ColorMap ? frame.ColorMap : gif_->SColorMap;
-        if (!colours) file_.damaged("it has no colours");
+        if (!colours) file_.damaged("no colours");
         if (frame.Left < 0 || frame.Top < 0 || frame.Width < 1 || frame.Height < 1 ||
             frame.Left + frame.Width > gif_->SWidth || frame.Top + frame.Height > gif_->SHeight)
-            file_.damaged("its frame lies outside it");
+            file_.damaged("a frame beyond its edges");
 
         const auto width = uint32_t(gif_->SWidth), height = uint32_t(gif_->SHeight);
         DecodedImage decoded = {{width, height, std::vector<uint8_t>(size_t(3) * width * height, 255)}};

@@ -66,7 +66,7 @@ std::string read_bytes(const std::filesystem::path& path, const ImageLimits& lim
 
 void ImageFile::check_size(uint64_t width, uint64_t height) const
 {
-    if (width == 0 || height == 0) damaged("it has no pixels");
+    if (width == 0 || height == 0) damaged("no pixels");
     if (width > limits.side || height > limits.side || width * height > limits.pixels)
         throw Error("{} has {} x {} pixels, more than are read ({} in all, {} a side); make it smaller", name, width,
                     height, limits.pixels, limits.side);
@@ -76,7 +76,8 @@ void ImageFile::cut_short() const { throw Error("{} is cut short: copy or save i
 
 void ImageFile::damaged(std::string_view reason) const
 {
-    throw Error("{} is damaged ({}): copy or save it again", name, reason);
+    throw Error("{} cannot be decoded ({}): it is damaged, or of a rare kind; copy it again, or save it as PNG", name,
+                reason);
 }
 
 void lay_over_white(std::vector<uint8_t>& pixels)

@@ -72,11 +72,13 @@ DecodedImage decode_jpeg(const ImageFile& file)
 {
     const Markers markers = read_markers(file.bytes);
     if (!markers.ended) file.cut_short();
-    if (markers.components == 0) file.damaged("it has no frame");
+    if (markers.components == 0) file.damaged("no frame");
     file.check_size(markers.width, markers.height);
     // Each scan of a progressive picture goes over all of it, however few bytes it has. Programs write about ten.
     constexpr uint64_t most_scans = 100;
     const uint64_t pixels = uint64_t(markers.width) * markers.height;
+    constexpr uint64_t most_pixels = 16 * 64 * 8;    // that one byte can stand for: a block takes a bit or more, and
+    file.check_bytes(pixels / most_pixels);          // shows 64 pixels, or 16 times as many where it is coarser
     if (markers.scans > most_scans || markers.scans * pixels > 16 * file.limits.pixels)
         throw Error("{} is made of {} scans, more than are read; save it again", file.name, markers.scans);
 

@@ -18,11 +18,12 @@ DecodedImage decode_png(const ImageFile& file)
     };
     // Texts and profiles are none of ours, and may be bombs themselves.
     constexpr size_t most_of_others = 1 << 20;
-    check(spng_set_image_limits(png.get(), file.limits.side, file.limits.side));
     check(spng_set_png_buffer(png.get(), file.bytes.data(), file.bytes.size()));
     spng_ihdr header{};
     check(spng_get_ihdr(png.get(), &header));
     file.check_size(header.width, header.height);
+    constexpr uint64_t most_deflated = 1032;    // bytes that one of deflate can become
+    file.check_bytes(uint64_t(header.width) * header.height * header.bit_depth / 8 / most_deflated);
     check(spng_set_chunk_limits(png.get(), most_of_others, most_of_others));
 
     DecodedImage decoded = {{header.width, header.height, {}}};

@@ -41,7 +41,7 @@ DecodedImage decode_webp(const ImageFile& file)
     const std::unique_ptr<WebPDemuxer, decltype(&WebPDemuxDelete)> webp(WebPDemuxPartial(&data, &state),
                                                                         WebPDemuxDelete);
     if (state == WEBP_DEMUX_PARSING_HEADER || state == WEBP_DEMUX_PARSED_HEADER) file.cut_short();
-    if (!webp || state != WEBP_DEMUX_DONE) file.damaged("its chunks make no sense");
+    if (!webp || state != WEBP_DEMUX_DONE) file.damaged("broken chunks");
     const uint32_t width = WebPDemuxGetI(webp.get(), WEBP_FF_CANVAS_WIDTH),
                    height = WebPDemuxGetI(webp.get(), WEBP_FF_CANVAS_HEIGHT);
     file.check_size(width, height);
@@ -50,7 +50,7 @@ DecodedImage decode_webp(const ImageFile& file)
     if (!first.found || frame.x_offset < 0 || frame.y_offset < 0 || frame.width < 1 || frame.height < 1 ||
         uint64_t(frame.x_offset) + uint64_t(frame.width) > width ||
         uint64_t(frame.y_offset) + uint64_t(frame.height) > height)
-        file.damaged("it has no frame");
+        file.damaged("no frame");
 
     DecodedImage decoded = {{width, height, std::vector<uint8_t>(size_t(4) * width * height)},
                             orientation_of(webp.get())};
@@ -59,7 +59,7 @@ DecodedImage decode_webp(const ImageFile& file)
                  start = row_bytes * size_t(frame.y_offset) + size_t(4) * size_t(frame.x_offset);
     if (!WebPDecodeRGBAInto(frame.fragment.bytes, frame.fragment.size, pixels.data() + start, pixels.size() - start,
                             int(row_bytes)))
-        file.damaged("its pixels make no sense");
+        file.damaged("broken pixels");
     lay_over_white(pixels);
     return decoded;
 }
