@@ -13,16 +13,22 @@ namespace {
 
 constexpr int fraction_bits = 22;    // of a coefficient: 32, less 8 of a pixel and 2 for sums beyond white
 
-/// Which pixels along one axis a new pixel is made of, and how much of each: Keys' bicubic kernel with a = -0.5, made
-/// wider by the factor that the picture is made smaller by.
+/// Which pixels of the picture along one axis a new pixel is made of, and how much of each: Keys' bicubic kernel with
+/// a = -0.5, made wider by the factor that the picture is made smaller by.
 struct Taps {
-    uint32_t first = 0, count = 0;    // pixels of the sheet
-    size_t at = 0;                    // the first one's coefficient
+    uint32_t first = 0, count = 0;
+    size_t at = 0;         // the first one's coefficient
+    int32_t colour = 0;    // how much of the sheet's colour, which is around the picture
 };
 
 struct Axis {
     std::vector<Taps> taps;               // of each new pixel
     std::vector<int32_t> coefficients;    // in 2^-fraction_bits
+};
+
+/// What of the sheet is the picture's, along one axis, and how long the sheet is.
+struct Extent {
+    uint32_t begin, end, sheet;
 };
 
 double bicubic(double x)
@@ -34,27 +40,31 @@ double bicubic(double x)
     return 0;
 }
 
-/// Of the new pixels from `begin` on, `count` of `to` that `from` pixels become.
-Axis make_axis(uint32_t from, uint32_t to, uint32_t begin, uint32_t count)
+/// Of the new pixels from `begin` on, `count` of `to` that the sheet's become.
+Axis make_axis(const Extent& old, uint32_t to, uint32_t begin, uint32_t count)
 {
-    const double scale = double(from) / to, stretch = std::max(scale, 1.0), reach = 2 * stretch;
+    const double scale = double(old.sheet) / to, stretch = std::max(scale, 1.0), reach = 2 * stretch;
     Axis axis;
     std::vector<double> weights;
     for (uint32_t i = begin; i < begin + count; ++i) {
         const double middle = (i + 0.5) * scale;
         const auto first = uint32_t(std::max(int64_t(middle - reach + 0.5), int64_t(0)));
-        const auto end = uint32_t(std::min(int64_t(middle + reach + 0.5), int64_t(from)));
+        const auto end = uint32_t(std::min(int64_t(middle + reach + 0.5), int64_t(old.sheet)));
         weights.clear();
         double sum = 0;
         for (uint32_t k = first; k < end; ++k) {
-            weights.push_back(bicubic((double(k - first) + double(first) - middle + 0.5) * (1 / stretch)));
+            weights.push_back(bicubic((double(k) - middle + 0.5) * (1 / stretch)));
             sum += weights.back();
         }
-        axis.taps.push_back({first, end - first, axis.coefficients.size()});
-        for (const double weight : weights) {
-            const double c = (sum != 0 ? weight / sum : weight) * (1 << fraction_bits);
-            axis.coefficients.push_back(int32_t(c < 0 ? c - 0.5 : c + 0.5));
+        Taps taps = {std::clamp(first, old.begin, old.end) - old.begin, 0, axis.coefficients.size()};
+        for (uint32_t k = first; k < end; ++k) {
+            const double weight = weights[k - first], c = (sum != 0 ? weight / sum : weight) * (1 << fraction_bits);
+            const auto coefficient = int32_t(c < 0 ? c - 0.5 : c + 0.5);
+            if (k >= old.begin && k < old.end) axis.coefficients.push_back(coefficient);
+            else taps.colour += coefficient;
         }
+        taps.count = uint32_t(axis.coefficients.size() - taps.at);
+        axis.taps.push_back(taps);
     }
     return axis;
 }
@@ -64,20 +74,14 @@ uint8_t rounded(int32_t sum) { return uint8_t(std::clamp(sum >> fraction_bits, 0
 constexpr int32_t half = 1 << (fraction_bits - 1);
 
 /// A row of the picture, with the sheet's colour to both sides of it, resized along x.
-void resize_row(const uint8_t* pixels, const Sheet& sheet, const Axis& axis, uint8_t* out)
+void resize_row(const uint8_t* pixels, const Axis& axis, const std::array<uint8_t, 3>& colour, uint8_t* out)
 {
-    const uint32_t left = sheet.left, right = sheet.left + sheet.image.width;
     for (const Taps& taps : axis.taps) {
-        const int32_t* const c = axis.coefficients.data() + taps.at - taps.first;    // of a pixel of the sheet
-        const uint32_t end = taps.first + taps.count;
-        const uint32_t from = std::clamp(left, taps.first, end), to = std::clamp(right, from, end);
-        int32_t outside = 0;
-        for (uint32_t k = taps.first; k < from; ++k) outside += c[k];
-        for (uint32_t k = to; k < end; ++k) outside += c[k];
-        int32_t red = half + outside * sheet.colour[0], green = half + outside * sheet.colour[1],
-                blue = half + outside * sheet.colour[2];
-        for (uint32_t k = from; k < to; ++k) {
-            const uint8_t* const p = pixels + 3 * size_t(k - left);
+        const int32_t* const c = axis.coefficients.data() + taps.at;
+        const uint8_t* p = pixels + 3 * size_t(taps.first);
+        int32_t red = half + taps.colour * colour[0], green = half + taps.colour * colour[1],
+                blue = half + taps.colour * colour[2];
+        for (uint32_t k = 0; k < taps.count; ++k, p += 3) {
             red += c[k] * p[0];
             green += c[k] * p[1];
             blue += c[k] * p[2];
@@ -88,12 +92,14 @@ void resize_row(const uint8_t* pixels, const Sheet& sheet, const Axis& axis, uin
     }
 }
 
-/// A new row out of `rows` of those that were resized along x.
-void mix_rows(const std::vector<const uint8_t*>& rows, const int32_t* coefficients, std::span<uint8_t> out)
+/// A new row out of those that were resized along x, which begin at `rows`.
+void mix_rows(const uint8_t* rows, const Taps& taps, const int32_t* coefficients, const std::array<uint8_t, 3>& colour,
+              std::span<uint8_t> out)
 {
-    std::vector<int32_t> sums(out.size(), half);
-    for (size_t k = 0; k < rows.size(); ++k)
-        for (size_t i = 0; i < out.size(); ++i) sums[i] += coefficients[k] * rows[k][i];
+    std::vector<int32_t> sums(out.size());
+    for (size_t i = 0; i < out.size(); ++i) sums[i] = half + taps.colour * colour[i % 3];
+    for (uint32_t k = 0; k < taps.count; ++k, rows += out.size())
+        for (size_t i = 0; i < out.size(); ++i) sums[i] += coefficients[k] * rows[i];
     for (size_t i = 0; i < out.size(); ++i) out[i] = rounded(sums[i]);
 }
 
@@ -106,33 +112,29 @@ Image resize_x_then_y(const Sheet& sheet, const ResizedPart& to)
     HEARTH_CHECK(uint64_t(sheet.left) + image.width <= sheet.width &&
                  uint64_t(sheet.top) + image.height <= sheet.height);
     HEARTH_CHECK(uint64_t(to.left) + to.part_width <= to.width && uint64_t(to.top) + to.part_height <= to.height);
-    const Axis x = make_axis(sheet.width, to.width, to.left, to.part_width),
-               y = make_axis(sheet.height, to.height, to.top, to.part_height);
+    const Axis x = make_axis({sheet.left, sheet.left + image.width, sheet.width}, to.width, to.left, to.part_width),
+               y = make_axis({sheet.top, sheet.top + image.height, sheet.height}, to.height, to.top, to.part_height);
     const size_t row_bytes = size_t(3) * to.part_width;
 
-    // The picture's rows that the part is made of.
-    uint32_t first = sheet.top + image.height, end = sheet.top;
+    // The picture's rows that the part is made of. The sheet's above and below stay of its colour.
+    uint32_t first = image.height, end = 0;
     for (const Taps& taps : y.taps) {
-        first = std::min(first, std::max(taps.first, sheet.top));
-        end = std::max(end, std::min(taps.first + taps.count, sheet.top + image.height));
+        if (taps.count == 0) continue;
+        first = std::min(first, taps.first);
+        end = std::max(end, taps.first + taps.count);
     }
-    end = std::max(first, end);
-    std::vector<uint8_t> between(row_bytes * (end - first)), blank(row_bytes);
-    tbb::parallel_for(first, end, [&](uint32_t row) {
-        const uint8_t* const pixels = image.rgb.data() + size_t(3) * image.width * (row - sheet.top);
-        resize_row(pixels, sheet, x, between.data() + row_bytes * (row - first));
+    std::vector<uint8_t> between(end > first ? row_bytes * (end - first) : 0);
+    tbb::parallel_for(first, std::max(first, end), [&](uint32_t row) {
+        const uint8_t* const pixels = image.rgb.data() + size_t(3) * image.width * row;
+        resize_row(pixels, x, sheet.colour, between.data() + row_bytes * (row - first));
     });
-    for (size_t i = 0; i < blank.size(); ++i) blank[i] = sheet.colour[i % 3];
 
     Image out = {to.part_width, to.part_height, std::vector<uint8_t>(row_bytes * to.part_height)};
     tbb::parallel_for(size_t(0), size_t(to.part_height), [&](size_t i) {
-        std::vector<const uint8_t*> rows(y.taps[i].count);
-        for (uint32_t k = 0; k < rows.size(); ++k) {
-            const uint32_t row = y.taps[i].first + k;
-            const bool inside = row >= first && row < end;
-            rows[k] = inside ? between.data() + row_bytes * (row - first) : blank.data();
-        }
-        mix_rows(rows, y.coefficients.data() + y.taps[i].at, std::span(out.rgb).subspan(row_bytes * i, row_bytes));
+        const Taps& taps = y.taps[i];
+        const size_t start = taps.count ? row_bytes * (taps.first - first) : 0;
+        mix_rows(between.data() + start, taps, y.coefficients.data() + taps.at, sheet.colour,
+                 std::span(out.rgb).subspan(row_bytes * i, row_bytes));
     });
     return out;
 }
