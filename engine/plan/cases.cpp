@@ -108,7 +108,7 @@ constexpr Case cases[] = {
      128, 39.7, "GaijinEntertainment/daScript PR 3902", experts},
 };
 
-constexpr Bound bounds[] = {
+constexpr PublishedBound bounds[] = {
     {"llama-33b", "q4_0", 8, 360, 4.3, 23, 32, 8.5},    {"llama-33b", "q4_0", 12, 400, 5.9, 36, 45, 14},
     {"llama-33b", "q4_0", 16, 480, 10.1, 50, 55, 27},   {"llama-33b", "q4_0", 24, 900, 50, 109, 123, 74},
     {"llama-2-70b", "q4_0", 8, 360, 1.6, 7.3, 11, 3.1}, {"llama-2-70b", "q4_0", 12, 400, 1.8, 15, 24, 4.2},
@@ -133,24 +133,24 @@ Machine bound_machine(double device_gb_per_s)
 
 constexpr struct {
     std::string_view name;
-    double Bound::*column;
+    double PublishedBound::*column;
     FiringCurve curve;
 } columns[] = {
-    {"dense", &Bound::dense, {"dense", 1, 1, 1, ""}},
-    {"ReGLU", &Bound::reglu, {"ReGLU", 0.18, 0.264, 1, ""}},
-    {"dReLU", &Bound::drelu, {"dReLU", 0.10, 0.1386, 1, ""}},
-    {"SwiGLU", &Bound::threshold, {"SwiGLU", 0.5, 0.60, 1, ""}},
+    {"dense", &PublishedBound::dense, {"dense", 1, 1, 1, ""}},
+    {"ReGLU", &PublishedBound::reglu, {"ReGLU", 0.18, 0.264, 1, ""}},
+    {"dReLU", &PublishedBound::drelu, {"dReLU", 0.10, 0.1386, 1, ""}},
+    {"SwiGLU", &PublishedBound::threshold, {"SwiGLU", 0.5, 0.60, 1, ""}},
 };
 
 }    // namespace
 
 std::span<const Case> published_cases() { return cases; }
-std::span<const Bound> published_bounds() { return bounds; }
+std::span<const PublishedBound> published_bounds() { return bounds; }
 
 std::vector<BoundCase> bound_cases()
 {
     std::vector<BoundCase> all;
-    for (const Bound& b : bounds)
+    for (const PublishedBound& b : bounds)
         for (const auto& c : columns) all.push_back({&b, c.name, b.*c.column});
     return all;
 }

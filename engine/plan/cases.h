@@ -34,15 +34,15 @@ struct Case {
 std::span<const Case> published_cases();
 
 /// Tables of bounds: a machine of nothing but bandwidths, without latencies but a seam for each split layer.
-struct Bound {
+struct PublishedBound {
     std::string_view arch, type;
     double gib, device_gb_per_s;
     double dense, reglu, drelu, threshold;    // tokens/s
 };
-std::span<const Bound> published_bounds();
+std::span<const PublishedBound> published_bounds();
 /// As a case of one of the four columns.
 struct BoundCase {
-    const Bound* bound;
+    const PublishedBound* bound;
     std::string_view column;
     double tokens_per_s;
 };

@@ -1,12 +1,10 @@
 // hearth bench: tokens/s of prefill and decode over several runs, then one timed run for GB/s per stage; and how decode
 // grows with the context.
-#include "engine/batcher.h"
-#include "tools/hearth/bench_report.h"
+#include "tools/hearth/bench_measure.h"
 #include "tools/hearth/cli.h"
 #include "tools/hearth/plot.h"
 
 #include <algorithm>
-#include <random>
 
 namespace hearth::tools {
 
@@ -20,52 +18,6 @@ struct BenchOptions {
     std::string plot;
     std::vector<uint32_t> together;    // sequences
 };
-
-/// Texts of `count` tokens each, of prompts and seeds of their own, as many together as each of `sequences` says; in
-/// turn, so that all meet the machine in the same state.
-std::vector<TogetherRow> measure_together(Engine& engine, const BenchOptions& o)
-{
-    constexpr uint32_t prompt = 8;
-    std::vector<TogetherRow> rows;
-    for (const uint32_t sequences : o.together) rows.push_back({.sequences = sequences});
-    ProgressBar bar("sequences together");
-    for (uint32_t r = 0; r <= o.repetitions; ++r) {    // the first one to warm up
-        for (TogetherRow& row : rows) {
-            Batcher batcher(engine);
-            uint32_t prompts = row.sequences;
-            double us = 0, bytes = 0;
-            uint64_t tokens = 0;
-            batcher.on_stats = [&](const FeedStats& s) {
-                if (prompts > 0) return;    // only while all of them write
-                us += s.us;
-                tokens += s.tokens;
-                bytes += double(s.bytes());
-                if (r > 0) row.us.push_back(s.us);
-            };
-            for (uint32_t i = 0; i < row.sequences; ++i) {
-                std::mt19937_64 random(i);
-                Batcher::Request request = {.prompt = {engine.tokenizer().bos()},
-                                            .sampling = {.temperature = o.temperature, .seed = i + 1},
-                                            .count = o.count + row.sequences};
-                while (request.prompt.size() < prompt)
-                    request.prompt.push_back(Token(random() % engine.config().vocab));
-                request.on_token = [&, first = true](Token) mutable {
-                    if (first) --prompts;
-                    first = false;
-                    return tokens < uint64_t(o.count) * row.sequences;
-                };
-                batcher.add(std::move(request));
-            }
-            while (batcher.step())
-                if (interrupted()) throw Error("interrupted");
-            if (r == 0) continue;
-            row.tokens_per_s.push_back(double(tokens) * 1e6 / us);
-            row.bytes_per_token = bytes / double(tokens);
-        }
-        bar.show(double(r + 1) / (o.repetitions + 1));
-    }
-    return rows;
-}
 
 constexpr uint32_t least_fill = 512, most_fill = 32768;
 
@@ -120,21 +72,6 @@ std::string picture(const Engine& engine, const std::vector<FillRow>& fills)
     return svg(plot);
 }
 
-/// What `work` does, as the totals of its batches.
-StatsTotals measure(Session& session, const std::function<void()>& work)
-{
-    StatsTotals totals;
-    session.on_stats = [&](const FeedStats& s) { totals.add(s); };
-    work();
-    session.on_stats = {};
-    return totals;
-}
-
-bool reads_on_host(const FeedStats& s)
-{
-    return std::ranges::any_of(s.stages, [](const Stage& stage) { return !stage.on_device && stage.bytes > 0; });
-}
-
 /// The model, with a context that has room for what is wanted.
 Engine load_for(const BenchOptions& o)
 {
@@ -163,81 +100,17 @@ Engine load_for(const BenchOptions& o)
     return engine;
 }
 
-struct Test {
-    const char* name;
-    uint32_t tokens;
-    std::function<void(Session&)> work;
-};
-
-/// How fast it is, run by run, without timing of its stages.
-Series measure_speed(Engine& engine, const Test& test, uint32_t repetitions)
-{
-    Series series = {.name = test.name, .tokens = test.tokens, .tokens_per_s = {}};
-    Session session = engine.session();
-    test.work(session);    // warm caches, compiled kernels
-    for (uint32_t r = 0; r < repetitions && !interrupted(); ++r) {
-        const StatsTotals totals = measure(session, [&] { test.work(session); });
-        series.tokens_per_s.push_back(double(totals.tokens) * 1e6 / totals.us);
-        series.bytes_per_token = double(totals.bytes) / double(totals.tokens);
-        series.downloaded_per_token = double(totals.downloaded) / double(totals.tokens);
-    }
-    if (interrupted()) throw Error("interrupted");
-    if (const auto us = engine.expected_us(test.tokens / 2.0); us && std::string_view(test.name) == "decode")
-        series.expected = 1e6 / *us;
-    return series;
-}
-
-/// Its stages, in a timed run; between the tokens, how fast the host reads.
-void measure_stages(Engine& engine, const Test& test, Series& series, std::vector<StageRow>& stages)
-{
-    Session session = engine.session(true);
-    test.work(session);
-    engine.read_speed();    // what it reads may not be in memory yet
-    StatsTotals totals;
-    uint32_t readings = 0;
-    double seconds_per_gb = 0;
-    session.on_stats = [&](const FeedStats& s) {
-        totals.add(s);
-        if (!reads_on_host(s)) return;
-        seconds_per_gb += 1 / engine.read_speed();
-        readings++;
-    };
-    test.work(session);
-    if (readings > 0) series.read_speed = readings / seconds_per_gb;
-    std::map<std::pair<bool, std::string>, StageRow> rows;
-    for (const auto& [key, total] : totals.stages) {
-        const auto& [on_device, name, layer] = key;
-        StageRow& row = rows.try_emplace({on_device, name}, StageRow{test.name, name, on_device, 0, 0}).first->second;
-        row.us += total.us / double(totals.tokens);
-        row.bytes += double(total.bytes) / double(totals.tokens);
-    }
-    for (const auto& [key, row] : rows) stages.push_back(row);
-}
-
 void bench(const BenchOptions& o)
 {
     std::optional<OutputFile> plot_file;
     if (!o.plot.empty()) plot_file.emplace(o.plot);
     Engine engine = load_for(o);
 
-    // Random tokens for the prompt; the answer is the model's own, so that its neurons fire as they do in use.
-    std::mt19937_64 random(0);
-    std::vector<Token> prompt = {engine.tokenizer().bos()};
-    while (prompt.size() < std::max(o.prompt, least_fill)) prompt.push_back(Token(random() % engine.config().vocab));
-    const auto prefill = [&](Session& s) {
-        s.reset();
-        s.feed(std::span<const Token>(prompt).first(o.prompt));
-    };
-    const auto decode = [&](Session& s) {
-        s.reset();
-        Sampler sampler({.temperature = o.temperature, .seed = 1});
-        Token next = engine.tokenizer().bos();
-        for (uint32_t i = 0; i < o.count; ++i) next = *s.next(std::span(&next, 1), sampler);
-    };
+    const BenchTexts texts(engine, std::max(o.prompt, least_fill), o.temperature);
 
     // With -np only that is measured.
-    const Test tests[] = {{"prefill", o.together.empty() ? o.prompt : 0, prefill},
-                          {"decode", o.together.empty() ? o.count : 0, decode}};
+    std::vector<Test> tests;
+    if (o.together.empty()) tests = {texts.prefill(o.prompt), texts.decode(o.count)};
     Measured measured;
     catch_interrupt();
     for (const Test& test : tests) {
@@ -246,10 +119,14 @@ void bench(const BenchOptions& o)
         measure_stages(engine, test, measured.results.back(), measured.stages);
     }
     if (plot_file) {
-        measured.fills = measure_fills(engine, prompt);
+        measured.fills = measure_fills(engine, texts.prompt());
         plot_file->finish(picture(engine, measured.fills));
     }
-    if (!o.together.empty()) measured.together = measure_together(engine, o);
+    if (!o.together.empty()) {
+        ProgressBar bar("sequences together");
+        measured.together = measure_together(engine, {o.together, o.count, o.repetitions, o.temperature},
+                                             [&](double share) { bar.show(share); });
+    }
     print(report(o.format, engine, measured));
 }
 

@@ -30,7 +30,7 @@ struct RooflineOptions {
 };
 
 /// A row with what was measured of it.
-struct Row : RooflineRow {
+struct TimedRow : RooflineRow {
     double measured_us = 0;    // 0: nothing was
 
     double us() const { return measured_us > 0 ? measured_us : expected.us(); }
@@ -87,28 +87,28 @@ Measurement measure(const RooflineOptions& o)
 }
 
 /// The steps that take longest, and what would make each faster.
-std::string bottlenecks(std::vector<Row> rows)
+std::string bottlenecks(std::vector<TimedRow> rows)
 {
     constexpr size_t most = 3;
     double all = 0;
-    for (const Row& r : rows) all += r.us();
-    std::ranges::sort(rows, std::greater(), &Row::us);
+    for (const TimedRow& r : rows) all += r.us();
+    std::ranges::sort(rows, std::greater(), &TimedRow::us);
     std::string out;
-    for (const Row& r : std::span(rows).first(std::min(rows.size(), most)))
+    for (const TimedRow& r : std::span(rows).first(std::min(rows.size(), most)))
         out +=
             fmt::format("{} on the {}, {:.0f} % of the time, is bound by {}: {}\n", r.name, r.on_device ? "GPU" : "CPU",
                         100 * r.us() / all, bound_name(r.bound()), bound_advice(r.bound()));
     return out;
 }
 
-std::string table(const RooflineOptions& o, const std::vector<Row>& rows, bool timed)
+std::string table(const RooflineOptions& o, const std::vector<TimedRow>& rows, bool timed)
 {
     std::string out = fmt::format("{}\n\n| step | on | MB | million operations | operations/byte |", o.name()),
                 line = "|---|---|---:|---:|---:|";
     if (timed) out += " bound by | expected us |", line += "---|---:|";
     if (o.measured) out += " measured us | GB/s | expected/measured |", line += "---:|---:|---:|";
     out += "\n" + line + "\n";
-    for (const Row& r : rows) {
+    for (const TimedRow& r : rows) {
         out += fmt::format("| {} | {} | {:.3f} | {:.3f} | {:.2f} |", r.name, r.on_device ? "GPU" : "CPU", r.bytes / 1e6,
                            r.operations / 1e6, r.intensity());
         if (timed) out += fmt::format(" {} | {:.1f} |", bound_name(r.bound()), r.expected.us());
@@ -121,10 +121,10 @@ std::string table(const RooflineOptions& o, const std::vector<Row>& rows, bool t
     return out;
 }
 
-nlohmann::json json_of(const std::vector<Row>& rows, bool timed)
+nlohmann::json json_of(const std::vector<TimedRow>& rows, bool timed)
 {
     nlohmann::json list = nlohmann::json::array();
-    for (const Row& r : rows) {
+    for (const TimedRow& r : rows) {
         nlohmann::json row = {{"step", r.name},
                               {"on", r.on_device ? "device" : "host"},
                               {"steps", r.steps},
@@ -143,19 +143,20 @@ nlohmann::json json_of(const std::vector<Row>& rows, bool timed)
 }
 
 /// Both roofs, and every step that computes something where it is expected, or was measured, to be.
-std::string picture(const std::string& title, const std::vector<Row>& rows, const Machine& machine)
+std::string picture(const std::string& title, const std::vector<TimedRow>& rows, const Machine& machine)
 {
     Plot plot = {.title = title, .x = "operations per byte", .y = "10^9 operations/s", .lines = {}};
     plot.logarithmic = true;
     for (const bool device : {true, false}) {
         const Roof roof = roof_of(machine, device);
-        if (roof.gops <= 0 || std::ranges::none_of(rows, [&](const Row& r) { return r.on_device == device; })) continue;
+        if (roof.gops <= 0 || std::ranges::none_of(rows, [&](const TimedRow& r) { return r.on_device == device; }))
+            continue;
         PlotLine limit = {.name = device ? "GPU: at most" : "CPU: at most", .colour = device ? "#c33" : "#36c"},
                  steps = {.name = device ? "steps on the GPU" : "steps on the CPU",
                           .colour = device ? "#e88" : "#69e",
                           .joined = false};
         for (const double x : {0.1, roof.gops / roof.gb_per_s, 1000.0}) limit.points.emplace_back(x, roof.at(x));
-        for (const Row& r : rows) {
+        for (const TimedRow& r : rows) {
             if (r.on_device != device || r.operations == 0 || r.us() <= 0) continue;
             steps.points.emplace_back(r.intensity(), r.operations / r.us() / 1000);
             steps.labels.emplace_back(r.name);
@@ -187,9 +188,9 @@ void roofline(RooflineOptions& o)
         plan = measured->plan;
     }
     const std::vector<PlannedStep> steps = planned_steps(planner.planned_model(), plan, machine, batch);
-    std::vector<Row> rows;
+    std::vector<TimedRow> rows;
     for (const RooflineRow& r : hearth::roofline(steps, batch.work, machine)) {
-        Row& row = rows.emplace_back(Row{r});
+        TimedRow& row = rows.emplace_back(TimedRow{r});
         if (!measured) continue;
         const auto found = measured->us.find({r.on_device, std::string(r.name)});
         if (found != measured->us.end()) row.measured_us = found->second;

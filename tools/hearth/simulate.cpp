@@ -68,7 +68,7 @@ Link parse_link(const std::string& text)
     return link;
 }
 
-struct Row {
+struct SimulatedRow {
     std::string model, type, computer, way;
     uint64_t memory = 0;    // of the card; 0: none
     Simulated result;
@@ -78,8 +78,8 @@ struct Row {
 };
 
 /// One model on one computer.
-Row simulated_row(const SimulateOptions& o, Shapes& shapes, const std::string& arch, const std::string& type,
-                  const std::string& card, uint64_t memory, const WayRow& way)
+SimulatedRow simulated_row(const SimulateOptions& o, Shapes& shapes, const std::string& arch, const std::string& type,
+                           const std::string& card, uint64_t memory, const WayRow& way)
 {
     Computer computer = {.card = card == "cpu" ? nullptr : &find_card(card),
                          .processor = &find_processor(o.processor),
@@ -114,10 +114,10 @@ Row simulated_row(const SimulateOptions& o, Shapes& shapes, const std::string& a
             .result = simulate(s)};
 }
 
-std::vector<Row> rows_of(const SimulateOptions& o)
+std::vector<SimulatedRow> rows_of(const SimulateOptions& o)
 {
     Shapes shapes(o.model);
-    std::vector<Row> rows;
+    std::vector<SimulatedRow> rows;
     const std::vector<std::string> archs = o.archs.empty() ? std::vector<std::string>{""} : o.archs,
                                    types = o.types.empty() ? std::vector<std::string>{""} : o.types;
     const std::vector<uint64_t> memories = o.memories.empty() ? std::vector<uint64_t>{0} : o.memories;
@@ -136,12 +136,12 @@ std::vector<Row> rows_of(const SimulateOptions& o)
 
 constexpr double gib = 0x1p30;
 
-std::string table(const std::vector<Row>& rows)
+std::string table(const std::vector<SimulatedRow>& rows)
 {
     std::string out =
         "| model | type | computer | GPU GiB | way | tokens/s | from | to | first token s | on the GPU GiB | "
         "in RAM GiB | of what fires |\n|---|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|\n";
-    for (const Row& r : rows)
+    for (const SimulatedRow& r : rows)
         out += fmt::format(
             "| {} | {} | {} | {:.0f} | {} | {:.2f}{} | {:.2f} | {:.2f} | {:.2f} | {:.1f} | {:.1f} | {:.0f} % "
             "|\n",
@@ -151,11 +151,11 @@ std::string table(const std::vector<Row>& rows)
     return out;
 }
 
-std::string csv(const std::vector<Row>& rows)
+std::string csv(const std::vector<SimulatedRow>& rows)
 {
     std::string out = "model,type,computer,gpu_bytes,way,tokens_per_s,low,high,first_token_s,device_bytes,host_bytes,"
                       "served,fits\n";
-    for (const Row& r : rows)
+    for (const SimulatedRow& r : rows)
         out +=
             fmt::format("\"{}\",{},\"{}\",{},{},{:.6g},{:.6g},{:.6g},{:.6g},{},{},{:.4f},{}\n", r.model, r.type,
                         r.computer, r.memory, r.way, r.result.tokens_per_s, r.low(), r.high(), r.result.first_token_s,
@@ -163,10 +163,10 @@ std::string csv(const std::vector<Row>& rows)
     return out;
 }
 
-nlohmann::json json_of(const std::vector<Row>& rows)
+nlohmann::json json_of(const std::vector<SimulatedRow>& rows)
 {
     nlohmann::json out = nlohmann::json::array();
-    for (const Row& r : rows)
+    for (const SimulatedRow& r : rows)
         out.push_back({{"model", r.model},
                        {"type", r.type},
                        {"computer", r.computer},
@@ -184,7 +184,7 @@ nlohmann::json json_of(const std::vector<Row>& rows)
 }
 
 /// tokens/s by the card's memory, a line for each model, type and way.
-std::string picture(const std::vector<Row>& rows)
+std::string picture(const std::vector<SimulatedRow>& rows)
 {
     static constexpr const char* colours[] = {"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf",
                                               "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#003f5c", "#58508d"};
@@ -192,7 +192,7 @@ std::string picture(const std::vector<Row>& rows)
                  .x = "GPU memory, GiB",
                  .y = "tokens/s",
                  .lines = {}};
-    for (const Row& r : rows) {
+    for (const SimulatedRow& r : rows) {
         const std::string name = fmt::format("{} {} {}", r.model, r.type, r.way);
         auto line = std::ranges::find(plot.lines, name, &PlotLine::name);
         if (line == plot.lines.end()) {
@@ -259,7 +259,7 @@ void run_simulate(SimulateOptions o)
 {
     if (o.cases) return print(case_table());
     if (o.sweep) set_sweep(o);
-    const std::vector<Row> rows = rows_of(o);
+    const std::vector<SimulatedRow> rows = rows_of(o);
     write(o.csv, csv(rows));
     write(o.plot, picture(rows));
     print(o.json ? dump(json_of(rows)) : table(rows));
