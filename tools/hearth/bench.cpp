@@ -3,6 +3,7 @@
 #include "tools/hearth/bench_measure.h"
 #include "tools/hearth/cli.h"
 #include "tools/hearth/plot.h"
+#include "tools/hearth/report.h"
 
 #include <algorithm>
 
@@ -17,6 +18,10 @@ struct BenchOptions {
     std::string format = "md";
     std::string plot;
     std::vector<uint32_t> together;    // sequences
+    std::filesystem::path report;      // a folder; empty: none
+    std::vector<std::filesystem::path> merged;
+    bool given_figures = false;    // by --machine
+    std::string typed;             // other options of the engine
 };
 
 constexpr uint32_t least_fill = 512, most_fill = 32768;
@@ -102,6 +107,16 @@ Engine load_for(const BenchOptions& o)
 
 void bench(const BenchOptions& o)
 {
+    if (!o.merged.empty()) return merge_reports(o.report, o.merged);
+    if (!o.report.empty())
+        return make_report(o.report, {.engine = o.engine,
+                                      .prompt = o.prompt,
+                                      .count = o.count,
+                                      .repetitions = o.repetitions,
+                                      .temperature = o.temperature,
+                                      .together = o.together,
+                                      .given_figures = o.given_figures,
+                                      .typed = o.typed});
     std::optional<OutputFile> plot_file;
     if (!o.plot.empty()) plot_file.emplace(o.plot);
     Engine engine = load_for(o);
@@ -162,6 +177,24 @@ Command add_bench(CLI::App& app)
                    "-c (default: the model's, at most "
                    "32768), beside what its bytes take at the speed of plain reading")
         ->check(not_empty());
+    CLI::Option* const report =
+        app.add_option("--report", o->report,
+                       "instead: the standard set on the CPU alone and on every device but software ones (--device "
+                       "cpu,NAME: on those), as report.json, report.html and report.md in FOLDER")
+            ->check(not_empty())
+            ->type_name("FOLDER");
+    app.add_option("--merge", o->merged,
+                   "nothing is measured: reports of several machines side by side, in the FOLDER of --report")
+        ->needs(report)
+        ->type_name("FILE...");
+    app.get_option("--model")->required(false);
+    app.parse_complete_callback([o, &app] {
+        o->given_figures = app.get_option("--machine")->count() > 0;
+        o->typed = typed_options(app, {"--device", "--machine"});
+        if (!o->engine.model.empty() || !o->merged.empty()) return;
+        if (o->report.empty()) throw CLI::RequiredError("--model");
+        o->engine.model = shipped_model();
+    });
     return [o] { bench(*o); };
 }
 

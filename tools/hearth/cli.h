@@ -61,6 +61,9 @@ void add_engine_options(CLI::App& app, EngineOptions& options);
 /// The same without MODEL, for a subcommand that takes several.
 void add_engine_options_of_any(CLI::App& app, EngineOptions& options);
 
+/// What was typed of the options that say how a model runs, as somebody would type it; `without` some of them.
+std::string typed_options(const CLI::App& app, std::initializer_list<std::string_view> without);
+
 /// -ctk and -ctv
 void add_kv_options(CLI::App& app, host::KvTypes& kv);
 

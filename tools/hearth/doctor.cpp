@@ -65,32 +65,37 @@ ModelState model_state(const EngineOptions& o)
     return state;
 }
 
-DoctorFacts gather(const DoctorOptions& o)
+}    // namespace
+
+DoctorFacts doctor_facts(const EngineOptions& o)
 {
     std::error_code ec;
-    const std::filesystem::path& model = o.engine.model;
+    const std::filesystem::path& model = o.model;
     DoctorFacts f = {.system = read_system_facts("/", environment_value,
                                                  model.empty() ? model : std::filesystem::weakly_canonical(model, ec)),
-                     .vulkan = list_devices(o.engine.device),
+                     .vulkan = list_devices(o.device),
                      .measured = measured_machines(),
-                     .threads = threads_for(o.engine.threads)};
-    if (!model.empty()) f.model = model_state(o.engine);
+                     .threads = threads_for(o.threads)};
+    if (!model.empty()) f.model = model_state(o);
     return f;
 }
 
-std::string size(const std::optional<uint64_t>& bytes)
+namespace {
+
+std::string size_in_gib(const std::optional<uint64_t>& bytes)
 {
     return bytes ? fmt::format("{:.1f} GiB", double(*bytes) / 0x1p30) : "unknown";
 }
 
-/// What was looked at, as name and value.
+}    // namespace
+
 std::vector<std::pair<std::string, std::string>> described(const DoctorFacts& f)
 {
     const SystemFacts& s = f.system;
     std::vector<std::pair<std::string, std::string>> out = {
         {"system", s.system.empty() ? "unknown" : s.system},
-        {"memory", fmt::format("{} free of {}, {} of {} of swap in use", size(s.available), size(s.memory),
-                               size(s.swap_used), size(s.swap))},
+        {"memory", fmt::format("{} free of {}, {} of {} of swap in use", size_in_gib(s.available),
+                               size_in_gib(s.memory), size_in_gib(s.swap_used), size_in_gib(s.swap))},
         {"processors", fmt::format("{} cores, {} threads are used{}", s.cores, f.threads,
                                    s.quota ? fmt::format(", quota {:.1f}", *s.quota) : "")}};
     for (const CpuClock& c : s.clocks)
@@ -115,6 +120,8 @@ std::vector<std::pair<std::string, std::string>> described(const DoctorFacts& f)
     return out;
 }
 
+namespace {
+
 std::string as_text(const DoctorFacts& facts, const std::vector<Finding>& found, bool with_facts)
 {
     std::string out;
@@ -138,7 +145,7 @@ nlohmann::json as_json(const DoctorFacts& facts, const std::vector<Finding>& fou
 void doctor(const DoctorOptions& o)
 {
     confinement().files(false, o.engine.device != "cpu");
-    const DoctorFacts facts = gather(o);
+    const DoctorFacts facts = doctor_facts(o.engine);
     confinement().calls();
     const std::vector<Finding> found = findings(facts);
     print(o.json ? dump(as_json(facts, found)) : as_text(facts, found, o.facts));

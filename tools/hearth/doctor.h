@@ -93,6 +93,12 @@ struct DoctorFacts {
     std::optional<ModelState> model;
 };
 
+/// Of this machine, and of the model where there is one.
+DoctorFacts doctor_facts(const EngineOptions& options);
+
+/// What was looked at, as name and value.
+std::vector<std::pair<std::string, std::string>> described(const DoctorFacts& facts);
+
 struct Finding {
     bool stops;          // the GPU or the model cannot be used, or is many times slower; else: somewhat slower
     std::string what;    // a clause

@@ -18,21 +18,6 @@ using Json = nlohmann::ordered_json;
 
 // ---- configurations -------------------------------------------------------------------------------------------------
 
-/// The options of some groups of the help, as somebody would type them.
-std::string typed_options(const CLI::App& app)
-{
-    std::string out;
-    for (const CLI::Option* option : app.get_options()) {
-        const std::string& name = option->get_group();
-        if (option->count() == 0 || option->get_positional() || option->get_name() == "--name") continue;
-        if (name != "Model" && name != "Device and memory" && name != "Sparsity" && name != "Experiments") continue;
-        const bool flag = option->get_items_expected_max() == 0;
-        out += fmt::format("{}{}{}{}", out.empty() ? "" : " ", option->get_name(), flag ? "" : " ",
-                           flag ? "" : fmt::format("{}", fmt::join(option->results(), ",")));
-    }
-    return out;
-}
-
 /// "MODEL [OPTIONS]", with the options of all runs where it has none of its own.
 Configuration read_also(const std::string& line, const EngineOptions& shared, const std::string& shared_options)
 {
@@ -50,7 +35,7 @@ Configuration read_also(const std::string& line, const EngineOptions& shared, co
     } catch (const CLI::ParseError& e) {
         throw WrongUse(fmt::format("--also '{}': {}", printable(line), e.what()));
     }
-    const std::string own = typed_options(app);
+    const std::string own = typed_options(app, {"--name"});
     if (out.name.empty())
         out.name = fmt::format("{}{}{}", out.engine.model.stem().string(), own.empty() ? "" : " ", own);
     out.options = shared_options.empty() || own.empty() ? shared_options + own : shared_options + " " + own;
@@ -59,7 +44,7 @@ Configuration read_also(const std::string& line, const EngineOptions& shared, co
 
 std::vector<Configuration> read_configurations(const EvalOptions& o, const CLI::App& app)
 {
-    const std::string options = typed_options(app);
+    const std::string options = typed_options(app, {"--name"});
     std::vector<Configuration> all;
     for (const std::filesystem::path& model : o.models) {
         all.push_back(

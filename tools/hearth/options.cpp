@@ -3,6 +3,7 @@
 #include "tools/hearth/confine.h"
 #include "tools/hearth/text.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <random>
@@ -367,6 +368,21 @@ void add_engine_options(CLI::App& app, EngineOptions& o)
 {
     add_model(app, o.model);
     add_engine_options_of_any(app, o);
+}
+
+std::string typed_options(const CLI::App& app, std::initializer_list<std::string_view> without)
+{
+    std::string out;
+    for (const CLI::Option* option : app.get_options()) {
+        const std::string& group = option->get_group();
+        if (option->count() == 0 || option->get_positional()) continue;
+        if (std::ranges::find(without, option->get_name()) != without.end()) continue;
+        if (group != "Model" && group != "Device and memory" && group != "Sparsity" && group != "Experiments") continue;
+        const bool flag = option->get_items_expected_max() == 0;
+        out += fmt::format("{}{}{}{}", out.empty() ? "" : " ", option->get_name(), flag ? "" : " ",
+                           flag ? "" : fmt::format("{}", fmt::join(option->results(), ",")));
+    }
+    return out;
 }
 
 void add_engine_options_of_any(CLI::App& app, EngineOptions& o)

@@ -1,6 +1,6 @@
 #include "tools/hearth/plot.h"
 
-#include <fmt/format.h>
+#include "engine/error.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,7 +9,11 @@ namespace hearth::tools {
 
 namespace {
 
-constexpr double width = 860, height = 460, left = 80, right = 30, top = 50, bottom = 60;
+constexpr double width = 860, plot_height = 400, left = 80, right = 30, top = 40, below = 50;
+constexpr double legend_line = 18;
+
+constexpr const char* colours[] = {"#2b7bd9", "#d9822b", "#2a9d6f", "#c0508f", "#8a63d2", "#a08600",
+                                   "#2f9fb5", "#d04a4a", "#7f7f7f", "#5a8f29", "#b5651d", "#4f5fc4"};
 
 /// 1, 2 or 5 times a power of ten, so that about five of them make `most`.
 double step_of(double most)
@@ -20,10 +24,12 @@ double step_of(double most)
     return 10 * power;
 }
 
+/// Texts may be a stranger's.
 std::string escaped(const std::string& text)
 {
     std::string out;
-    for (const char c : text) out += c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '&' ? "&amp;" : std::string(1, c);
+    for (const char c : printable(text))
+        out += c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '&' ? "&amp;" : c == '"' ? "&quot;" : std::string(1, c);
     return out;
 }
 
@@ -72,58 +78,179 @@ Axis axis_of(const Plot& plot, double std::pair<double, double>::*side, double r
     return axis_from_zero(values.empty() ? 0 : room * std::ranges::max(values));
 }
 
+/// A text that ends early where it has more than so many letters, all of it under the pointer.
+std::string shortened(const std::string& text, size_t letters)
+{
+    if (text.size() <= letters) return escaped(text);
+    size_t end = letters - 1;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;    // UTF-8 stays whole
+    return fmt::format("{}\u2026<title>{}</title>", escaped(text.substr(0, end)), escaped(text));
+}
+
+using Names = std::vector<std::pair<std::string, std::string>>;    // with their colours
+
+/// A name takes about so much of a line.
+double width_of(const std::string& name) { return 40 + 7.2 * double(std::min<size_t>(name.size(), 110)); }
+
+/// Names with their colours, line by line below `y`; returns where they end.
+double add_legend(std::string& out, const Names& names, double y)
+{
+    double x = 20, column = 0;
+    for (const auto& [name, colour] : names) column = std::max(column, width_of(name));
+    y += legend_line;
+    for (const auto& [name, colour] : names) {
+        if (x > 20 && x + column > width) x = 20, y += legend_line;
+        out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"12\" height=\"12\" fill=\"{}\"/>"
+                           "<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n",
+                           x, y - 11, colour, x + 18, y, shortened(name, 110));
+        x += column;
+    }
+    return y + 14;
+}
+
+std::string whole(const std::string& title, double height, const std::string& inside)
+{
+    return fmt::format("<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"plot\" viewBox=\"0 0 {0} {1:.0f}\" "
+                       "font-family=\"sans-serif\" font-size=\"13\" fill=\"currentColor\">\n<rect class=\"paper\" "
+                       "width=\"{0}\" height=\"{1:.0f}\" fill=\"white\"/>\n<text x=\"20\" y=\"22\" "
+                       "font-size=\"15\">{2}</text>\n{3}</svg>\n",
+                       width, height, escaped(title), inside);
+}
+
+/// A line of the grid from one point to another, behind everything else.
+std::string grid_line(double x1, double y1, double x2, double y2)
+{
+    return fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"#888\" "
+                       "stroke-opacity=\"0.35\"/>\n",
+                       x1, y1, x2, y2);
+}
+
+std::string text_at(double x, double y, const char* anchor, const std::string& text)
+{
+    return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y, anchor, text);
+}
+
+/// Where a plot's values lie.
+struct Field {
+    Axis x_axis, y_axis;
+
+    double x(double value) const { return left + x_axis.share(value) * (width - left - right); }
+    double y(double value) const { return top + (1 - y_axis.share(value)) * plot_height; }
+};
+
+std::string frame(const Field& at, const Plot& plot)
+{
+    constexpr double bottom = top + plot_height;
+    std::string out;
+    for (const double x : at.x_axis.marks)
+        out +=
+            grid_line(at.x(x), top, at.x(x), bottom) + text_at(at.x(x), bottom + 18, "middle", fmt::format("{:g}", x));
+    for (const double y : at.y_axis.marks)
+        out += grid_line(left, at.y(y), width - right, at.y(y)) +
+               text_at(left - 8, at.y(y) + 4, "end", fmt::format("{:g}", y));
+    out += text_at((left + width - right) / 2, bottom + 38, "middle", escaped(plot.x));
+    return out + fmt::format("<text transform=\"translate(22 {:.1f}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
+                             top + plot_height / 2, escaped(plot.y));
+}
+
+/// A line with its dots, their labels and bars. Lines that go over the same x stand a little apart: `shift`.
+std::string drawn(const Field& at, const PlotLine& line, double shift)
+{
+    std::string points, dots;
+    for (size_t i = 0; i < line.bars.size(); ++i) {
+        const double x = at.x(line.points[i].first) + shift;
+        dots += fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\" stroke=\"{3}\" "
+                            "stroke-opacity=\"0.45\" stroke-width=\"3\"/>\n",
+                            x, at.y(line.bars[i].first), at.y(line.bars[i].second), line.colour);
+    }
+    for (size_t i = 0; i < line.points.size(); ++i) {
+        const auto [x, y] = line.points[i];
+        if (!at.x_axis.shows(x) || !at.y_axis.shows(y)) continue;
+        points += fmt::format("{:.1f},{:.1f} ", at.x(x) + shift, at.y(y));
+        dots += fmt::format(
+            "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\" fill=\"{}\"><title>{:g}: {:.3f}</title></circle>\n",
+            at.x(x) + shift, at.y(y), line.colour, x, y);
+        if (i < line.labels.size())
+            dots += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"11\">{}</text>\n", at.x(x) + 6,
+                                at.y(y) - 4, escaped(line.labels[i]));
+    }
+    if (!line.joined) return dots;
+    return fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{}/>\n", points,
+                       line.colour, line.dashed ? " stroke-dasharray=\"6 4\"" : "") +
+           dots;
+}
+
+// ---- bars -----------------------------------------------------------------------------------------------------------
+
+constexpr double bar_left = 270, bar_right = 110, bar_height = 14, bar_step = 18, group_gap = 12;
+
+/// Of the bars that there are.
+double height_of(const BarGroup& group)
+{
+    return bar_step * double(std::ranges::count_if(group.values, [](const BarValue& v) { return v.value > 0; }));
+}
+
+/// A bar with its number behind it; `y` is its upper edge.
+std::string drawn(const BarValue& v, const std::string& colour, const Axis& axis, double y)
+{
+    const auto at = [&](double x) { return bar_left + axis.share(x) * (width - bar_left - bar_right); };
+    std::string out = fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{}\" fill=\"{}\"/>\n",
+                                  bar_left, y, std::max(at(v.value) - bar_left, 1.0), bar_height, colour);
+    if (v.high > v.low)
+        out += fmt::format("<line x1=\"{0:.1f}\" x2=\"{1:.1f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" "
+                           "stroke=\"currentColor\" stroke-width=\"2\"/>\n",
+                           at(v.low), at(v.high), y + bar_height / 2);
+    return out + text_at(at(std::max(v.value, v.high)) + 6, y + 11.5, "start", fmt::format("{:.4g}", v.value));
+}
+
 }    // namespace
+
+const char* plot_colour(size_t number) { return colours[number % std::size(colours)]; }
 
 std::string svg(const Plot& plot)
 {
-    const Axis x_axis = axis_of(plot, &std::pair<double, double>::first, 1),
-               y_axis = axis_of(plot, &std::pair<double, double>::second, 1.05);
-    const auto at_x = [&](double x) { return left + x_axis.share(x) * (width - left - right); };
-    const auto at_y = [&](double y) { return height - bottom - y_axis.share(y) * (height - top - bottom); };
-
-    std::string out = fmt::format(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" font-family=\"sans-serif\" "
-        "font-size=\"13\">\n"
-        "<rect width=\"{0}\" height=\"{1}\" fill=\"white\"/>\n<text x=\"{2}\" y=\"22\" font-size=\"15\">{3}</text>\n",
-        width, height, left, escaped(plot.title));
-    for (const double x : x_axis.marks)
-        out += fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>"
-                           "<text x=\"{0:.1f}\" y=\"{3:.1f}\" text-anchor=\"middle\">{4:g}</text>\n",
-                           at_x(x), top, height - bottom, height - bottom + 18, x);
-    for (const double y : y_axis.marks)
-        out += fmt::format("<line x1=\"{0:.1f}\" x2=\"{1:.1f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>"
-                           "<text x=\"{3:.1f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:g}</text>\n",
-                           left, width - right, at_y(y), left - 8, at_y(y) + 4, y);
-    out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n", (left + width - right) / 2,
-                       height - 14, escaped(plot.x));
-    out += fmt::format("<text transform=\"translate(22 {:.1f}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
-                       (top + height - bottom) / 2, escaped(plot.y));
-    double name_y = top + 8;
-    for (const PlotLine& line : plot.lines) {
-        std::string points, dots;
-        for (size_t i = 0; i < line.bars.size(); ++i)
-            dots += fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\" stroke=\"{3}\" "
-                                "stroke-opacity=\"0.4\" stroke-width=\"3\"/>\n",
-                                at_x(line.points[i].first), at_y(line.bars[i].first), at_y(line.bars[i].second),
-                                line.colour);
-        for (size_t i = 0; i < line.points.size(); ++i) {
-            const auto [x, y] = line.points[i];
-            if (!x_axis.shows(x) || !y_axis.shows(y)) continue;
-            points += fmt::format("{:.1f},{:.1f} ", at_x(x), at_y(y));
-            dots += fmt::format(
-                "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\" fill=\"{}\"><title>{:g}: {:.3f}</title></circle>\n",
-                at_x(x), at_y(y), line.colour, x, y);
-            if (i < line.labels.size())
-                dots += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"11\">{}</text>\n", at_x(x) + 6,
-                                    at_y(y) - 4, escaped(line.labels[i]));
-        }
-        if (line.joined)
-            out += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>\n", points,
-                               line.colour);
-        out += dots + fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" fill=\"{}\">{}</text>\n", left + 12, name_y += 18,
-                                  line.colour, escaped(line.name));
+    const Field at = {axis_of(plot, &std::pair<double, double>::first, 1),
+                      axis_of(plot, &std::pair<double, double>::second, 1.05)};
+    std::string out = frame(at, plot);
+    Names names;
+    // Bars would hide each other.
+    const bool bars = std::ranges::any_of(plot.lines, [](const PlotLine& l) { return !l.bars.empty(); });
+    for (size_t i = 0; i < plot.lines.size(); ++i) {
+        const double shift = bars ? 4 * (double(i) - double(plot.lines.size() - 1) / 2) : 0;
+        out += drawn(at, plot.lines[i], shift);
+        names.emplace_back(plot.lines[i].name, plot.lines[i].colour);
     }
-    return out + "</svg>\n";
+    const double end = add_legend(out, names, top + plot_height + below);
+    return whole(plot.title, end, out);
+}
+
+std::string svg(const BarChart& chart)
+{
+    double most = 0, end = top + 6;
+    for (const BarGroup& g : chart.groups) {
+        for (const BarValue& v : g.values) most = std::max({most, v.value, v.high});
+        end += height_of(g) + group_gap;
+    }
+    const Axis axis = axis_from_zero(most);
+    std::string out;
+    for (const double mark : axis.marks) {
+        const double x = bar_left + axis.share(mark) * (width - bar_left - bar_right);
+        out += grid_line(x, top, x, end) + text_at(x, end + 18, "middle", fmt::format("{:g}", mark));
+    }
+    out += text_at((bar_left + width - bar_right) / 2, end + 38, "middle", escaped(chart.x));
+    double y = top + 6;
+    for (const BarGroup& g : chart.groups) {
+        out += text_at(bar_left - 8, y + height_of(g) / 2 + 3, "end", shortened(g.name, 36));
+        for (size_t i = 0; i < g.values.size(); ++i) {
+            if (g.values[i].value <= 0) continue;
+            out += drawn(g.values[i], chart.series[i].second, axis, y);
+            y += bar_step;
+        }
+        y += group_gap;
+    }
+    end += below;
+    if (chart.series.size() > 1) end = add_legend(out, chart.series, end);
+    return whole(chart.title, end, out);
 }
 
 }    // namespace hearth::tools
