@@ -1,126 +1,19 @@
 #include "engine/model/weights.h"
 
 #include "engine/model/config.h"
+#include "engine/model/tensors.h"
 #include "engine/model/transpose.h"
 #include "engine/system/limits.h"
 #include "host/kernels.h"
 
-#include <array>
 #include <cfloat>
-#include <numeric>
 #include <optional>
-#include <set>
 
 namespace hearth {
 
 namespace {
 
 constexpr uint32_t max_vocab = 1 << 24, max_predictor = 1 << 16;    // as max_context
-
-std::string known_formats()
-{
-    std::string known;
-    for (const WeightFormat& f : weight_formats) known += (known.empty() ? "" : ", ") + std::string(f.name);
-    return known;
-}
-
-/// Hands out tensors by name, checked, and remembers which were used.
-class Tensors {
-  public:
-    explicit Tensors(const Gguf& file) : file_(file), path_(file.path().string()) {}
-
-    bool has(const std::string& name) const { return file_.find(name); }
-
-    /// Rows of a matrix that has as many as it likes, within limits; 0 where it is missing.
-    uint32_t rows(const std::string& name, uint32_t most) const
-    {
-        const GgufTensor* t = file_.find(name);
-        return t ? checked(file_, "the number of rows of " + name, t->shape.size() > 1 ? t->shape[1] : 0, most) : 0;
-    }
-
-    Matrix matrix(const std::string& name, uint32_t rows, uint32_t cols)
-    {
-        const GgufTensor& t = tensor(name, {cols, rows});
-        return {WeightType(t.type), rows, cols, t.data, 0, t.starts};
-    }
-
-    /// NAME.weight, and the NAME.bias of a LayerNorm.
-    void norm(const std::string& name, const Config& c, std::vector<float>& weight, std::vector<float>& bias)
-    {
-        weight = vector(name + ".weight", c.dim);
-        if (c.layer_norm) bias = vector(name + ".bias", c.dim);
-    }
-
-    std::vector<float> vector(const std::string& name, uint32_t n)
-    {
-        const GgufTensor& t = tensor(name, {n});
-        if (is_quantised(WeightType(t.type)) || t.starts)
-            throw Error("{}: {} is {}, expected F32", path_, name, t.type_name());
-        if (!t.there) return std::vector<float>(n, 1);    // shapes alone are asked for
-        std::vector<float> x(n);
-        host::kernels().of(WeightType(t.type)).decode(t.data, x.data(), n);
-        return x;
-    }
-
-    /// A vector of floats as a matrix of one column.
-    Matrix column(const std::string& name, uint32_t n)
-    {
-        const GgufTensor& t = tensor(name, {n});
-        if (WeightType(t.type) != WeightType::f32)
-            throw Error("{}: {} is {}, expected F32", path_, name, t.type_name());
-        return {WeightType::f32, n, 1, t.data};
-    }
-
-    /// A tensor that holds several matrices, one below the other, with so many rows each.
-    template <size_t n>
-    std::array<Matrix, n> stacked(const std::string& name, const std::array<uint32_t, n>& rows, uint32_t cols)
-    {
-        const Matrix all = matrix(name, std::accumulate(rows.begin(), rows.end(), 0u), cols);
-        std::array<Matrix, n> parts;
-        uint64_t first = 0;
-        for (size_t i = 0; i < n; first += rows[i++]) parts[i] = all.slice(uint32_t(first), rows[i]);
-        return parts;
-    }
-
-    /// Matrices (experts, rows, cols), one below the other.
-    Matrix experts(const std::string& name, uint32_t experts, uint32_t rows, uint32_t cols)
-    {
-        const GgufTensor& t =
-            tensor(name, {cols, rows, experts});    // never with sparse rows: those have two dimensions
-        return {WeightType(t.type), experts * rows, cols, t.data};
-    }
-
-    void refuse_unused() const
-    {
-        for (const GgufTensor& t : file_.tensors())
-            if (!used_.contains(t.name))
-                throw Error(
-                    "{} has the tensor {}, which this version does not know; without it the text would be wrong", path_,
-                    t.name);
-    }
-
-  private:
-    const GgufTensor& tensor(const std::string& name, std::vector<uint64_t> expected)
-    {
-        const GgufTensor* t = file_.find(name);
-        if (!t) throw Error("{} has no tensor {}; convert the model again", path_, name);
-        if (!find_format(t->type))
-            throw Error("{}: {} is {}, which this version cannot read; it reads {}: get a file of one of these, or "
-                        "make one of the original model",
-                        path_, name, t->type_name(), known_formats());
-        std::vector<uint64_t> shape = t->shape;
-        while (shape.size() > expected.size() && shape.back() == 1) shape.pop_back();
-        if (shape != expected)
-            throw Error("{}: {} is {}, expected {} (columns x rows)", path_, name, fmt::join(t->shape, " x "),
-                        fmt::join(expected, " x "));
-        used_.insert(t->name);
-        return *t;
-    }
-
-    const Gguf& file_;
-    std::string path_;
-    std::set<std::string_view> used_;
-};
 
 /// What the frequencies of rope are divided by, pair by pair, where the file says so. A file of LongRoPE (arXiv
 /// 2402.13753) has factors for the context that the model was first trained for, and others for longer ones, which
@@ -293,7 +186,7 @@ Described describe(std::shared_ptr<const Gguf> file, DownLayout layout)
     }
     tensors.norm("output_norm", c, w.output_norm, w.output_norm_bias);
     w.output = tensors.has("output.weight") ? tensors.matrix("output.weight", c.vocab, c.dim) : w.embedding;
-    tensors.refuse_unused();
+    tensors.refuse_unused("the text would be wrong");
     return described;
 }
 
