@@ -14,6 +14,7 @@ float activate(Activation a, float floor, float x)
     case Activation::silu: return x / (1.0f + std::exp(-x));
     case Activation::gelu: return 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
     case Activation::gelu_tanh: return x / (1.0f + std::exp(-1.5957691f * (x + 0.044715f * x * x * x)));
+    case Activation::quick_gelu: return x / (1.0f + std::exp(-1.702f * x));
     case Activation::relu:
     case Activation::drelu: break;
     }

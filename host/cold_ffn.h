@@ -8,8 +8,8 @@ namespace hearth::host {
 
 /// What becomes of a neuron's gate; drelu (arXiv 2406.05955) is relu, and its up goes through relu, too. gelu is x
 /// Phi(x) (arXiv 1606.08415), gelu_tanh its approximation in section 2 there: x sigmoid(2 sqrt(2 / pi) (x + 0.044715
-/// x^3)).
-enum class Activation : uint32_t { relu = 0, silu = 1, drelu = 2, gelu = 3, gelu_tanh = 4 };
+/// x^3)); quick_gelu is the other one there, x sigmoid(1.702 x), CLIP's.
+enum class Activation : uint32_t { relu = 0, silu = 1, drelu = 2, gelu = 3, gelu_tanh = 4, quick_gelu = 5 };
 
 /// Whether most neurons are exactly zero for a token.
 constexpr bool makes_zeros(Activation a) { return a == Activation::relu || a == Activation::drelu; }

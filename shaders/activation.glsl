@@ -1,5 +1,5 @@
 // Activations of feed-forward blocks, numbered as host::Activation.
-const uint silu = 1, drelu = 2, gelu = 3, gelu_tanh = 4;
+const uint silu = 1, drelu = 2, gelu = 3, gelu_tanh = 4, quick_gelu = 5;
 
 // erf to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26
 float erf(float x)
@@ -14,6 +14,7 @@ float activate(uint activation, float floor, float x)
     if (activation == silu) return x / (1.0 + exp(-x));
     if (activation == gelu) return 0.5 * x * (1.0 + erf(x * 0.70710678));
     if (activation == gelu_tanh) return x / (1.0 + exp(-1.5957691 * (x + 0.044715 * x * x * x)));
+    if (activation == quick_gelu) return x / (1.0 + exp(-1.702 * x));
     return x <= floor ? 0.0 : x;
 }
 

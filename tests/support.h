@@ -118,14 +118,16 @@ inline double glu(host::Activation activation, double floor, double gate, double
     case host::Activation::gelu: return gate * (1 + std::erf(gate / std::sqrt(2.0))) / 2 * up;
     case host::Activation::gelu_tanh:
         return gate * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (gate + 0.044715 * gate * gate * gate))) / 2 * up;
+    case host::Activation::quick_gelu: return gate / (1 + std::exp(-1.702 * gate)) * up;
     }
     return NAN;
 }
 
 /// Every activation there is, and relu's floor.
 inline constexpr std::pair<host::Activation, float> activations[] = {
-    {host::Activation::relu, 0.0f},  {host::Activation::relu, 0.5f}, {host::Activation::silu, 0.0f},
-    {host::Activation::drelu, 0.0f}, {host::Activation::gelu, 0.0f}, {host::Activation::gelu_tanh, 0.0f}};
+    {host::Activation::relu, 0.0f},      {host::Activation::relu, 0.5f}, {host::Activation::silu, 0.0f},
+    {host::Activation::drelu, 0.0f},     {host::Activation::gelu, 0.0f}, {host::Activation::gelu_tanh, 0.0f},
+    {host::Activation::quick_gelu, 0.0f}};
 
 inline std::vector<float> random_floats(size_t n, uint64_t seed)
 {

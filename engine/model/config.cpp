@@ -16,8 +16,9 @@ constexpr struct {
     std::string_view name;
     host::Activation activation;
 } activations[] = {
-    {"relu", host::Activation::relu}, {"silu", host::Activation::silu},           {"drelu", host::Activation::drelu},
-    {"gelu", host::Activation::gelu}, {"gelu_tanh", host::Activation::gelu_tanh},
+    {"relu", host::Activation::relu},           {"silu", host::Activation::silu},
+    {"drelu", host::Activation::drelu},         {"gelu", host::Activation::gelu},
+    {"gelu_tanh", host::Activation::gelu_tanh}, {"quick_gelu", host::Activation::quick_gelu},
 };
 
 constexpr uint32_t softmax_gating = 1;    // of ARCHITECTURE.expert_gating_func

@@ -63,6 +63,7 @@ float glu(const Config& c, float gate, float up)
         return 0.5f * gate *
                (1.0f + std::tanh(std::sqrt(2 / std::numbers::pi_v<float>) * (gate + 0.044715f * gate * gate * gate))) *
                up;
+    case host::Activation::quick_gelu: return gate / (1.0f + std::exp(-1.702f * gate)) * up;
     }
     return 0;
 }
