@@ -2,6 +2,7 @@
 
 #include "engine/model/other_kinds.h"
 #include "engine/run/diagnosis.h"
+#include "engine/run/embedded_rows.h"
 #include "engine/tune/profiler.h"
 #include "engine/run/scheduler.h"
 #include "engine/run/sequence.h"
@@ -178,6 +179,7 @@ struct LoadedModel : FoundModel {
     Decision decision;
     const SessionShape& shape = decision.shape;
     host::Team& team = workshop->team();
+    RowTable rows{weights.config.dim};
     Promise promise;                  // of what the plan takes on the device
     std::unique_ptr<GpuModel> gpu;    // null: all is the host's
 
@@ -321,6 +323,8 @@ double Engine::read_speed()
 
 Session Engine::session(bool timing) { return Session(model_, {.timing = timing}); }
 
+std::shared_ptr<const EmbeddedRows> Engine::embed(std::vector<float> rows) { return model_->rows.add(std::move(rows)); }
+
 host::Team& Engine::team() { return model_->team; }
 const std::optional<Profile>& Engine::profile() const { return model_->sources.profile; }
 const std::vector<LayerSparsity>& Engine::sparsity() const { return model_->shape.sparsity; }
@@ -375,6 +379,7 @@ std::vector<std::string> Engine::take_validation_messages() { return model_->wor
 /// What runs batches of a loaded model: one for all of its sequences.
 struct Runner {
     Watching watching;
+    const RowTable& rows;
     PagePool pool;
     HostLayers host;
     std::optional<GpuSession> device;
@@ -383,18 +388,19 @@ struct Runner {
     Diagnosis diagnosis;
 
     Runner(LoadedModel& m, const Watching& w)
-        : watching(w), pool(m.shape.pages()), host(m.weights, m.team,
-                                                   {.first_layer = m.gpu ? uint32_t(m.gpu->layers().size()) : 0,
-                                                    .batch = m.shape.batch,
-                                                    .pages = m.shape.pages(),
-                                                    .kv = m.shape.kv,
-                                                    .sparsity = m.shape.sparsity,
-                                                    .check_predictor = m.options.check_predictor}),
+        : watching(w), rows(m.rows), pool(m.shape.pages()),
+          host(m.weights, m.team,
+               {.first_layer = m.gpu ? uint32_t(m.gpu->layers().size()) : 0,
+                .batch = m.shape.batch,
+                .pages = m.shape.pages(),
+                .kv = m.shape.kv,
+                .sparsity = m.shape.sparsity,
+                .check_predictor = m.options.check_predictor}),
           device(m.gpu ? std::make_optional<GpuSession>(*m.gpu, m.shape, watching) : std::nullopt),
           rebalancer(device && m.shape.rebalance ? std::make_optional<Rebalancer>(*m.gpu, *device) : std::nullopt),
           scheduler(host, m.gpu.get(), device ? &*device : nullptr, rebalancer ? &*rebalancer : nullptr, m.team,
                     m.weights.config),
-          diagnosis{m.weights, m.team, m.shape.batch, m.shape.kv, m.gpu ? m.device->info().name : ""}
+          diagnosis{m.weights, m.team, m.shape.batch, m.shape.kv, m.rows, m.gpu ? m.device->info().name : ""}
     {
     }
 
@@ -404,8 +410,9 @@ struct Runner {
     }
 
     /// `texts`: of the batch's sequences, to find out why numbers are not finite.
-    FeedStats feed(const Batch& batch, const std::function<std::vector<std::vector<Token>>()>& texts)
+    FeedStats feed(Batch& batch, const std::function<std::vector<std::vector<Token>>()>& texts)
     {
+        rows.fill(batch);
         try {
             return scheduler.feed(batch);
         } catch (const NotFiniteNumbers&) {

@@ -8,6 +8,7 @@
 #include "engine/plan/machine.h"
 #include "engine/plan/profile.h"
 #include "engine/plan/stats.h"
+#include "engine/run/embedded_rows.h"
 #include "engine/run/sampler.h"
 #include "engine/workshop.h"
 
@@ -188,6 +189,10 @@ class Engine {
     /// Throws Error where a session's context has fewer positions.
     void check_room(size_t positions) const;
     uint32_t sequences() const;
+
+    /// Gives rows of embeddings (any number, config().dim), those of an image say, tokens that stand for them in what
+    /// is fed, as long as the result lives. The same rows have the same tokens.
+    std::shared_ptr<const EmbeddedRows> embed(std::vector<float> rows);
 
     /// A session whose every batch, layer by layer, is shown to `watch`: inputs and gates of the feed-forward blocks.
     /// Slower.

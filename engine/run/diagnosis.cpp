@@ -43,6 +43,7 @@ Error Diagnosis::of(std::span<const std::vector<Token>> texts) const
     // end.
     std::vector<Token> read;
     for (const std::vector<Token>& text : texts) read.insert(read.end(), text.begin(), text.end());
+    std::erase_if(read, is_row);
     for (const Token token : read)
         if (const auto found = host::find_not_finite(team, weights.embedding.slice(token, 1)))
             return broken(fmt::format("{} holds {}, the first in row {}, column {}, which is token {}", embedding,
@@ -98,6 +99,7 @@ Error Diagnosis::of(std::span<const std::vector<Token>> texts) const
             sequence.make_room(uint32_t(some.size()), {});
             Batch rows = {.work = host::work_of_text(some.size())};
             sequence.add_rows(some, rows);
+            this->rows.fill(rows);
             cpu.embed(rows, x.data());
             if (!host::all_finite(std::span(x).first(some.size() * c.dim)))
                 found = "the embedding overflows where it is scaled";

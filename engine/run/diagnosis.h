@@ -1,6 +1,7 @@
 // Why a model's numbers went wrong. Asked once they have, so it may take its time.
 #pragma once
 
+#include "engine/run/embedded_rows.h"
 #include "engine/text/tokenizer.h"
 #include "engine/model/weights.h"
 #include "host/attention.h"
@@ -22,6 +23,7 @@ struct Diagnosis {
     host::Team& team;
     uint32_t batch;
     host::KvTypes kv;
+    const RowTable& rows;
     std::string device;    // that computed part of it; empty where none did
 
     Error of(std::span<const std::vector<Token>> texts) const;

@@ -18,7 +18,7 @@ Token most_probable(std::span<const float> logits)
 
 void Sampler::accept(Token token)
 {
-    if (!penalises()) return;
+    if (!penalises() || is_row(token)) return;    // which no sampler can choose
     recent_.push_back(token);
     ++counts_[token];
     if (options_.repeat_last_n < 0 || recent_.size() <= size_t(options_.repeat_last_n)) return;

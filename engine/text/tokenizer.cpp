@@ -171,6 +171,7 @@ Decoder::Decoder(const Tokenizer& tokenizer, bool continues)
 
 std::string Decoder::push(Token id)
 {
+    if (is_row(id)) return "";
     HEARTH_CHECK(id < tokenizer_->size());
     const Vocabulary::Piece& piece = (*tokenizer_->vocabulary_)[id];
     const Segmenter& segmenter = *tokenizer_->segmenter_;

@@ -85,7 +85,7 @@ class Decoder {
     /// `continues`: the text goes on from a prompt, so the first piece's leading space is kept.
     explicit Decoder(const Tokenizer& tokenizer, bool continues = false);
 
-    /// The text that this token completes (may be empty).
+    /// The text that this token completes (may be empty); one that stands for a row of embeddings has none.
     std::string push(Token id);
 
     /// What was held back, at the end of the text; invalid UTF-8 comes out as U+FFFD.

@@ -14,6 +14,11 @@ using Token = uint32_t;
 
 constexpr Token no_token = UINT32_MAX;
 
+/// Tokens from here on are no words: in a text that is fed they stand for rows of embeddings
+/// (engine/run/embedded_rows.h). No vocabulary reaches so far.
+constexpr Token first_row_token = 1u << 31;
+constexpr bool is_row(Token token) { return token >= first_row_token; }
+
 /// The tokens that a key names: a number or a list of them; none where there is no such key. Throws Error where one is
 /// not in the vocabulary.
 std::vector<Token> tokens_of_key(const Gguf& file, std::string_view key);

@@ -81,7 +81,9 @@ void run(const std::shared_ptr<const Gguf>& file, DownLayout layout)
                             .wanted = {0},
                             .take = [](uint32_t, std::span<const float>) {}});
         } catch (const NotFiniteNumbers&) {    // as a Session does
-            const Diagnosis why = {.weights = weights, .team = team, .batch = 2, .kv = {}, .device = ""};
+            const RowTable rows(weights.config.dim);
+            const Diagnosis why = {
+                .weights = weights, .team = team, .batch = 2, .kv = {}, .rows = rows, .device = ""};
             throw why.of(std::vector{std::vector<Token>(tokens, tokens + position + 1)});
         }
     }
