@@ -52,7 +52,7 @@ std::map<std::string, std::set<std::string>> all_that_may_be_included()
     }
     // The program knows the door and what stands in its signatures, but neither kernels nor devices.
     may_include["tools"] = {"engine/door", "engine/error", "engine/system", "engine/file",
-                            "engine/text", "engine/model", "engine/plan"};
+                            "engine/text", "engine/model", "engine/plan",   "engine/vision"};
     return may_include;
 }
 
