@@ -125,7 +125,24 @@ CONFIG = IDS | {
     "quantization_config": table(QUANTIZATION),
     "sparsity_config": SPARSITY,
 }
+PIXELS = whole(1, 1 << 13)
+CONFIG |= {    # of models for images
+    "vision_config": table({
+        **keys(whole(1, 1 << 20), "hidden_size intermediate_size projection_dim"),
+        **keys(whole(1, 1 << 10), "num_hidden_layers num_attention_heads num_channels"),
+        **keys(PIXELS, "image_size patch_size"),
+        **keys(TEXT, "hidden_act model_type"),
+        "layer_norm_eps": number(0, 1),
+    }),
+    **keys(either(whole(-1 << 10, 1 << 10), items(whole(-1 << 10, 1 << 10), 64)),
+           "vision_feature_layer mm_vision_select_layer"),
+    **keys(TEXT, "vision_feature_select_strategy projector_hidden_act mm_projector_type mm_vision_select_feature"),
+    **keys(TEXT, "mm_vision_tower mm_patch_merge_type image_aspect_ratio"),
+    **keys(TRUTH, "multimodal_projector_bias mm_use_im_start_end mm_use_im_patch_token"),
+    "image_grid_pinpoints": items(items(PIXELS, 2), 64),
+}
 CONFIG["text_config"] = table(dict(CONFIG))
+PICTURES = keys(items(number(0, 1e6), 3), "image_mean image_std")
 
 CONTENT = Kind("an object with its content", lambda v: isinstance(v, dict) and isinstance(v.get("content"), str))
 TOKEN = either(TEXT, CONTENT)
@@ -151,6 +168,8 @@ FILES = {
     "special_tokens_map.json": NAMES | {"additional_special_tokens": TOKENS},
     "added_tokens.json": None,    # every key is a text, and every value its id
     "chat_template.json": {"chat_template": TEMPLATES},
+    "preprocessor_config.json": PICTURES,
+    "processor_config.json": PICTURES | {"image_processor": table(PICTURES)},
 }
 
 

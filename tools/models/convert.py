@@ -2,6 +2,7 @@
 """Converts a Hugging Face folder (of a model of FAMILIES) to a GGUF file for Hearth.
 
     python3 tools/models/convert.py FOLDER OUT.gguf [--type f16|f32|bf16|q8_0|q4_0] [--by-neurons] [--predictors FOLDER]
+                                    [--vision FOLDER]
 
 The folder holds config.json, model.safetensors or pytorch_model.bin (or their shards with an index), and
 tokenizer.model (SentencePiece), tokenizer.json or GPT-2's vocab.json and merges.txt (byte-level BPE). One tensor at a
@@ -20,6 +21,8 @@ it is given, asks for all matrices in that type, and requantises those that are 
 
 A checkpoint of compressed-tensors without its zeros (sparse-bitmask, sparse-24-bitmask) gets them back;
 `hearth quantize` leaves them out again.
+
+Of a LLaVA (llava.py) the part for images goes to mmproj-OUT.gguf beside OUT.gguf, as llama.cpp has it.
 
 Two layouts differ from the source:
 * Rows of Q and K within a head are reordered in the Llama family. Hugging Face rotates element i with element
@@ -44,6 +47,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Kind
 
 import gptq
+import llava
 from checkpoint import DTYPES, read_checkpoint, read_torch
 from config_keys import check_file
 from families import ACTIVATIONS, FAMILIES, LLAMA, MAKES_ZEROS, Family, read_scales, windowed_layers
@@ -131,7 +135,8 @@ def read_config(folder):
     if architecture not in FAMILIES:
         raise Refusal(f"architecture {architecture} is not supported (supported: {', '.join(sorted(FAMILIES))})")
     family = FAMILIES[architecture]
-    c = without_nulls(check_file("config.json", c, "config.json"))
+    check_file("config.json", c, "config.json")
+    c = without_nulls(llava.words(c) if architecture in llava.ARCHITECTURES else c)
     if family.words:
         c = family.words(c)
     for key in ("attention_bias", "mlp_bias"):
@@ -975,9 +980,8 @@ def tell_who_reads(c, targets):
 def text_part(tensors):
     """Of a model for text and images the tensors for text, by the names that they have in one for text."""
     images = [name for name in tensors if re.match(r"(model\.)?(vision_tower|multi_modal_projector)\.", name)]
-    if not images:
-        return tensors
-    say(f"convert: left out {len(images)} tensors for images; the file is for text only")
+    if images:
+        say(f"convert: left out {len(images)} tensors for images; the file is for text only")
     return {re.sub(r"^language_model\.|^model\.language_model\.",
                    lambda m: "model." if m[0].startswith("model.") else "", name): tensor
             for name, tensor in tensors.items() if name not in images}
@@ -998,12 +1002,42 @@ def check_counts(c, tensors):
                       f"and the checkpoint has only {len(tensors)} tensors")
 
 
-def convert(folder, out, type_name, layout, predictors):
-    for path in (folder, predictors or folder):
+def read_tower(folder, config, images, vision, type_name):
+    """A LLaVA's part for images, checked against the part for text; None of other models."""
+    if config.raw["architectures"][0] not in llava.ARCHITECTURES:
+        if vision:
+            raise Refusal("--vision is for a LLaVA, and this is none")
+        return None
+    tower = llava.Tower(folder, config.raw, images, vision)
+    tower.leave_unused()
+    targets = [Target(*target) for target in tower.targets()]
+    check_tensors(targets, tower.images, replace(config, tied=False), tower_type(type_name)[0])
+    if tower.width() != config.dim:
+        raise Refusal(f"the projector gives {tower.width()} numbers, and the language model takes {config.dim}")
+    return tower, targets
+
+
+def tower_type(type_name):
+    """A tower is small beside its language model, and stays in F16 where that is quantised."""
+    return TYPES[type_name if type_name in ("f32", "bf16") else "f16"]
+
+
+def write_tower(out, name, tower, targets, type_name):
+    name_of_type = next(key for key, value in TYPES.items() if value == tower_type(type_name))
+    write_model(out, targets, tower.images, name_of_type,
+                lambda writer, file_type: tower.add_keys(writer, name, file_type), "clip")
+
+
+def convert(folder, out, type_name, layout, predictors, vision=None):
+    for path in (folder, predictors or folder, vision or folder):
         if not path.is_dir():
             raise Refusal(f"{path} is not a folder")
     config = replace(read_config(folder), by_neurons=layout == "neurons", plain=layout == "plain")
-    tensors = with_base(text_part(join_bitmasks(read_checkpoint(folder))), config)
+    tensors, images = join_bitmasks(read_checkpoint(folder)), {}
+    if config.raw["architectures"][0] in llava.ARCHITECTURES:
+        images, tensors = llava.part_of(tensors)
+    tower = read_tower(folder, config, images, vision, type_name)
+    tensors = with_base(text_part(tensors), config)
     check_counts(config, tensors)
     if predictors:
         tensors |= read_predictors(predictors, config)
@@ -1023,6 +1057,8 @@ def convert(folder, out, type_name, layout, predictors):
                 lambda writer, file_type: add_keys(writer, folder.resolve().name, config, tokenizer, file_type),
                 config.family.name)
     tell_who_reads(config, targets)
+    if tower:
+        write_tower(llava.file_beside(out), folder.resolve().name, *tower, type_name)
 
 
 def main(argv=None):
@@ -1042,10 +1078,14 @@ def main(argv=None):
                              "and leave predictors out")
     parser.add_argument("--predictors", type=Path, metavar="FOLDER",
                         help="of a ReLU model: PowerInfer's predictors, model_0.pt and so on")
+    parser.add_argument("--vision", type=Path, metavar="FOLDER",
+                        help="of a LLaVA whose folder has no vision tower: that of its tower, such as "
+                             "openai/clip-vit-large-patch14-336")
     args = parser.parse_args(argv)
     if args.layout == "plain" and args.predictors:
         parser.error("--plain and --predictors: other programs do not read predictors")
-    return run("convert", convert, args.folder, args.out, args.type, args.layout, args.predictors)
+    return run("convert", convert, args.folder, args.out, args.type, args.layout, args.predictors,
+               args.vision)
 
 
 if __name__ == "__main__":

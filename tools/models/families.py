@@ -4,6 +4,7 @@ and their config.json in the words of Llama's."""
 import math
 from dataclasses import dataclass
 
+from llava import ARCHITECTURES as LLAVA
 from sentences import Refusal, shown
 
 
@@ -119,6 +120,7 @@ FAMILIES = {    # by the first of config.json's architectures
     "Gemma3ForConditionalGeneration": GEMMA3_FAMILY,    # with a part for images, which is left out
     "GraniteForCausalLM": Family("granite", neighbours=True, words=granites_words),
     "LlamaForCausalLM": LLAMA,
+    **dict.fromkeys(LLAVA, LLAMA),    # with a part for images, which goes to a file of its own
     "MiniCPMForCausalLM": Family("minicpm", neighbours=True, words=minicpms_words),
     "MistralForCausalLM": LLAMA,
     "MixtralForCausalLM": Family("llama", neighbours=True, experts=("block_sparse_moe", "w1", "w3", "w2")),
