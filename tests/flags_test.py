@@ -179,7 +179,7 @@ DECIDED = """
 
 MISSING = """
 --mirostat 2 | --typical 0.9 | --xtc-probability 0.5 | --dry-multiplier 0.8 | --grammar root | --grammar-file x
---json-schema {} | -l 5+1 | --lora x.gguf | --control-vector x | --mmproj x | --image x.png | -md draft.gguf | --draft 8
+--json-schema {} | -l 5+1 | --lora x.gguf | --control-vector x | --audio x.wav | -md draft.gguf | --draft 8
 -hf user/model | --model-url http://x | -r User: | --in-prefix x | --prompt-cache x | --rpc host:1 | -bf x
 """
 

@@ -114,6 +114,14 @@ A chat between a curious user and an artificial intelligence assistant. )"
 {%- else %}{{ m.content }} {% endif %}
 {% endfor %}
 {% if add_generation_prompt %}ASSISTANT:{% endif %})"},
+    {"llava", R"({% if messages[0].role != 'system' -%}
+A chat between a curious human and an artificial intelligence assistant. )"
+              R"(The assistant gives helpful, detailed, and polite answers to the human's questions. {% endif %}
+{% for m in messages %}
+{% if m.role == 'user' %}USER: {{ m.content }} {% elif m.role == 'assistant' %}ASSISTANT: {{ m.content }}{{ eos_token }}
+{%- else %}{{ m.content }} {% endif %}
+{% endfor %}
+{% if add_generation_prompt %}ASSISTANT:{% endif %})"},
     {"alpaca", R"({% if messages[0].role != 'system' %}
 Below is an instruction that describes a task. Write a response that appropriately completes the request.
 

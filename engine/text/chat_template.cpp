@@ -67,6 +67,26 @@ void own_roles(Data& messages)
 ChatTemplate::ChatTemplate(std::string name, std::string_view jinja, const Gguf* file)
     : name_(std::move(name)), source_(jinja), template_(jinja)
 {
+    add_tokens(file);
+    if (shows_question()) return;
+    parts_ = true;
+    parts_ = shows_question();
+}
+
+/// Whether a question is in what it makes of one.
+bool ChatTemplate::shows_question() const
+{
+    constexpr std::string_view question = "a question";
+    try {
+        return text_of(render({message("user", {{std::string(question), false}})}, true, {.steps = 1'000'000}))
+                   .find(question) != std::string::npos;
+    } catch (const jinja::TemplateError&) {
+        return false;
+    }
+}
+
+void ChatTemplate::add_tokens(const Gguf* file)
+{
     if (!file || !file->keys().contains("tokenizer.ggml.tokens")) return;
     const auto& texts = file->strings("tokenizer.ggml.tokens");
     const bool sentencepiece =
@@ -106,6 +126,43 @@ std::vector<Piece> ChatTemplate::render(const Data::List& messages, bool answer,
     variables.emplace_back("messages", Data(messages));
     variables.emplace_back("add_generation_prompt", Data(answer));
     return render(std::move(variables), limits);
+}
+
+Data ChatTemplate::message(std::string_view role, const Data::Text& content) const
+{
+    if (!parts_) return chat_message(role, content);
+    const Data part = Data::Dict{{"type", Data::text("text", true)}, {"text", Data(content)}};
+    return Data::Dict{{"role", Data::text(role, true)}, {"content", Data(Data::List{part})}};
+}
+
+Data ChatTemplate::user_message(std::string_view text, size_t images) const
+{
+    Data::List parts;
+    Data::Text content;
+    const auto add_text = [&](std::string_view some) {
+        if (some.empty()) return;
+        content.push_back({std::string(some), false});
+        parts.emplace_back(Data::Dict{{"type", Data::text("text", true)}, {"text", Data(Data::Text{content.back()})}});
+    };
+    const auto add_image = [&] {
+        content.push_back({std::string(image_mark), true});
+        parts.emplace_back(Data::Dict{{"type", Data::text("image", true)}});
+    };
+    size_t marks = 0;
+    for (size_t at = 0; (at = text.find(image_mark, at)) != text.npos; at += image_mark.size()) ++marks;
+    for (size_t i = marks; i < images; ++i) {
+        add_image();
+        content.push_back({"\n", false});
+    }
+    for (size_t i = 0; i < std::min(marks, images); ++i) {
+        const size_t at = text.find(image_mark);
+        add_text(text.substr(0, at));
+        add_image();
+        text.remove_prefix(at + image_mark.size());
+    }
+    add_text(text);
+    if (!parts_) return chat_message("user", std::move(content));
+    return Data::Dict{{"role", Data::text("user", true)}, {"content", Data(std::move(parts))}};
 }
 
 // ---- tokens ---------------------------------------------------------------------------------------------------------
@@ -169,9 +226,11 @@ void ChatEncoder::encode_text(std::string_view text, std::optional<Token> mark, 
     }
 }
 
-std::vector<Token> ChatEncoder::encode(std::span<const Piece> pieces)
+std::vector<Token> ChatEncoder::encode(std::span<const Piece> pieces, std::span<const std::span<const Token>> images)
 {
     std::vector<Token> ids;
+    size_t image = 0;
+    const Token stands_for_image = tokenizer_.added(image_mark).value_or(tokenizer_.bos());
     std::string run;    // text between two marks is tokenised as one
     std::optional<Token> last;
     const auto end_run = [&] {
@@ -184,6 +243,14 @@ std::vector<Token> ChatEncoder::encode(std::span<const Piece> pieces)
             continue;
         }
         for (std::string_view rest = piece.text; !rest.empty();) {
+            if (image < images.size() && rest.starts_with(image_mark)) {
+                end_run();
+                ids.insert(ids.end(), images[image].begin(), images[image].end());
+                ++image;
+                last = stands_for_image;
+                rest.remove_prefix(image_mark.size());
+                continue;
+            }
             const std::optional<Mark> mark = mark_at(rest);
             if (!mark) {
                 run += rest[0];
@@ -197,6 +264,9 @@ std::vector<Token> ChatEncoder::encode(std::span<const Piece> pieces)
         }
     }
     end_run();
+    if (image < images.size())
+        throw Error("the chat template '{}' has places for {} of {} images: choose another with --template",
+                    printable(format_.name()), image, images.size());
     if (tokenizer_.add_bos() && (ids.empty() || ids[0] != tokenizer_.bos())) ids.insert(ids.begin(), tokenizer_.bos());
     if (ids.empty()) ids.push_back(tokenizer_.bos());
     return ids;
@@ -208,9 +278,9 @@ std::vector<Token> ChatEncoder::stops()
     constexpr std::string_view answer = "an answer";
     std::vector<Piece> pieces;
     try {
-        pieces = format_.render(
-            {chat_message("user", {{"a question", false}}), chat_message("assistant", {{std::string(answer), false}})},
-            false);
+        pieces = format_.render({format_.message("user", {{"a question", false}}),
+                                 format_.message("assistant", {{std::string(answer), false}})},
+                                false);
     } catch (const jinja::TemplateError&) {
         return stops;    // one that takes no such conversation does not tell
     }

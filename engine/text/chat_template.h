@@ -25,6 +25,9 @@ std::vector<NamedTemplate> file_templates(const Gguf& file);
 /// token that the model wrote.
 jinja::Data chat_message(std::string_view role, jinja::Data::Text content);
 
+/// What stands in a text, and in what most templates write, where an image is.
+inline constexpr std::string_view image_mark = "<image>";
+
 /// Messages from outside as templates are given them: roles (a word) count as the template's own, since it makes marks
 /// of them ('<|' + role + '|>').
 void own_roles(jinja::Data& messages);
@@ -38,6 +41,11 @@ class ChatTemplate {
     const std::string& name() const { return name_; }
     const std::string& source() const { return source_; }
 
+    /// A turn as this template takes it: its content is a text, or, of some that know images, a list of parts.
+    jinja::Data message(std::string_view role, const jinja::Data::Text& content) const;
+    /// A user's turn with so many images: they stand where its text has image_mark, and those that are left before it.
+    jinja::Data user_message(std::string_view text, size_t images) const;
+
     /// `variables` come before those of the file. Throws TemplateError or TemplateRefusal.
     std::vector<jinja::Piece> render(jinja::Data::Dict variables, const jinja::Limits& limits = {}) const;
 
@@ -46,9 +54,13 @@ class ChatTemplate {
                                      const jinja::Limits& limits = {}) const;
 
   private:
+    void add_tokens(const Gguf* file);
+    bool shows_question() const;
+
     std::string name_, source_;
     jinja::Template template_;
     jinja::Data::Dict tokens_;
+    bool parts_ = false;    // it takes lists of parts, and no texts
 };
 
 /// A tokenizer for one template's texts. What the template writes becomes the control tokens that it names. What was
@@ -60,8 +72,10 @@ class ChatEncoder {
 
     /// Ids, with BOS where the model wants it and the template does not write it. They are those of the model's own
     /// tokenizer (of transformers, of a text with special tokens), but for marks in what was inserted, which are
-    /// spelled in single bytes.
-    std::vector<Token> encode(std::span<const jinja::Piece> pieces);
+    /// spelled in single bytes. The template's marks of images, one after the other, become the tokens of `images`.
+    /// Throws Error where it writes fewer of them.
+    std::vector<Token> encode(std::span<const jinja::Piece> pieces,
+                              std::span<const std::span<const Token>> images = {});
 
     /// The tokens that end an answer: those that the model has, and the mark that the template writes behind one.
     std::vector<Token> stops();

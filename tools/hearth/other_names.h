@@ -37,6 +37,7 @@ inline constexpr OtherName other_names[] = {
     {"-st", "--single-turn"},
     {"-co", "--color"},
     {"--num-thread", "--threads"},
+    {"-mm", "--mmproj"},
 };
 
 /// Options of llama.cpp that change nothing here. `names`: with = where a value follows, with ? where on, off, auto, 0
@@ -106,7 +107,7 @@ inline constexpr Missing missing[] = {
      "answers cannot be constrained"},
     {"--lora= --lora-scaled= --control-vector= --control-vector-scaled= --lora-base=", "",
      "adapters are not applied: merge them into the model before it is converted"},
-    {"-mm= --mmproj= --image= --audio= --video=", "", "models take text alone"},
+    {"--audio= --video=", "", "models take texts and images"},
     {"-md= --model-draft= --draft= --draft-max= --draft-n= --spec-draft-model= -ngld= --spec-type=", "",
      "there is no draft model"},
     {"-hf= -hfr= --hf-repo= -hff= --hf-file= -mu= --model-url= -dr= --docker-repo=", "",

@@ -1,5 +1,7 @@
 // hearth run: continues a text.
 #include "tools/hearth/cli.h"
+#include "tools/hearth/conversation.h"
+#include "tools/hearth/images.h"
 
 namespace hearth::tools {
 
@@ -8,6 +10,7 @@ namespace {
 struct RunOptions {
     EngineOptions engine;
     TextOptions prompt;
+    ImageOptions images;
     SamplerOptions sampler;
     int64_t count = 128;
     bool ignore_eos = false, hide_prompt = false;
@@ -16,8 +19,10 @@ struct RunOptions {
 };
 
 /// What was done and how fast.
-std::string closing_line(const Engine& engine, const StatsTotals& prefill, const StatsTotals& decode, uint64_t written)
+std::string closing_line(const Engine& engine, const Eyes& eyes, const StatsTotals& prefill, const StatsTotals& decode,
+                         uint64_t written)
 {
+    const std::string images = eyes.images() ? fmt::format(" ({})", images_note(eyes)) : "";
     const double n = double(std::max<uint64_t>(decode.feeds, 1));
     const uint64_t fired = decode.of_decode.active_device + decode.of_decode.active_host;
     const std::string served =
@@ -35,9 +40,43 @@ std::string closing_line(const Engine& engine, const StatsTotals& prefill, const
         prefill.streamed_bytes
             ? fmt::format(", {:.0f} MB of the CPU's neurons copied to the GPU", double(prefill.streamed_bytes) / 1e6)
             : "";
-    return fmt::format("prompt: {} tokens, {}{}; answer: {} tokens, {}, {:.2f} GB/s{}{}", prefill.tokens,
+    return fmt::format("prompt: {} tokens{}, {}{}; answer: {} tokens, {}, {:.2f} GB/s{}{}", prefill.tokens, images,
                        rate(prefill.tokens, prefill.us), streamed, written, rate(decode.tokens, decode.us),
                        decode.us > 0 ? double(decode.bytes) / decode.us / 1000 : 0, seam, served);
+}
+
+/// What is fed, and which tokens end what follows.
+struct Prompt {
+    std::vector<Token> tokens;
+    std::vector<Token> ends;
+};
+
+/// The text as it is; with images that have no places in it, a user's turn in the model's frame. Nothing where Ctrl-C
+/// was pressed while they were looked at.
+std::optional<Prompt> prompt_of(const RunOptions& o, const std::string& text, const Engine& engine, Eyes& eyes,
+                                Images& images)
+{
+    const Tokenizer& tokenizer = engine.tokenizer();
+    const size_t wanted = o.images.images.size(), places = places_for_images(text);
+    if (wanted > 0 && places > 0 && places != wanted)
+        throw Error("the text has {} for images ({}) and {} given: name as many with --image",
+                    places == 1 ? "1 place" : fmt::format("{} places", places), image_mark,
+                    wanted == 1 ? "1 is" : fmt::format("{} are", wanted));
+    for (const std::filesystem::path& path : o.images.images) {
+        images.push_back(eyes.look(path));
+        if (!images.back()) return {};
+    }
+    if (wanted == 0) return Prompt{tokenizer.encode_prompt(text), tokenizer.ends()};
+    if (places > 0) return Prompt{encode_with_images(tokenizer, text, images), tokenizer.ends()};
+    const Gguf& file = *engine.weights().file;
+    const ChatTemplate format = choose_template(file_templates(file).empty() ? "llava" : "", &file);
+    ChatEncoder encoder(tokenizer, format);
+    try {
+        const auto pieces = format.render({format.user_message(text, wanted)}, true);
+        return Prompt{encoder.encode(pieces, tokens_of(images)), encoder.stops()};
+    } catch (const jinja::TemplateError& error) {
+        throw not_rendered(format, error);
+    }
 }
 
 void run(const RunOptions& o)
@@ -53,10 +92,14 @@ void run(const RunOptions& o)
 
     catch_interrupt();
     Engine engine = load_engine(o.engine);
-    if (engine.weights().file->keys().contains("tokenizer.chat_template"))
+    if (o.images.images.empty() && engine.weights().file->keys().contains("tokenizer.chat_template"))
         say("note: this model has a chat template: `hearth chat` gives answers in its frame");
     const Tokenizer& tokenizer = engine.tokenizer();
-    const std::vector<Token> tokens = tokenizer.encode_prompt(prompt);
+    Eyes eyes(engine, o.images, o.engine.model);
+    Images images;
+    const std::optional<Prompt> read = prompt_of(o, prompt, engine, eyes, images);
+    if (!read) return say("interrupted");
+    const std::vector<Token>& tokens = read->tokens;
 
     Session session = engine.session(stats_file || trace_file);
     StatsTotals prefill, decode;
@@ -83,7 +126,7 @@ void run(const RunOptions& o)
     std::string why_stopped;
     uint64_t written = 0;
     for (int64_t i = 0; (o.count < 0 || i < o.count) && next; ++i) {
-        if (!o.ignore_eos && std::ranges::find(tokenizer.ends(), *next) != tokenizer.ends().end()) break;
+        if (!o.ignore_eos && std::ranges::find(read->ends, *next) != read->ends.end()) break;
         print_text(decoder.push(*next));
         ++written;
         if (i + 1 == o.count) break;    // nobody would read what comes after the last token
@@ -98,11 +141,16 @@ void run(const RunOptions& o)
     print_text(decoder.finish() + "\n");
     if (interrupted()) why_stopped = "; interrupted";
 
-    say("{}{}{}", closing_line(engine, prefill, decode, written), why_stopped, seed_note(o.sampler));
+    say("{}{}{}", closing_line(engine, eyes, prefill, decode, written), why_stopped, seed_note(o.sampler));
     if (stats_file) {
-        const nlohmann::json all = {{"model", engine.config().name}, {"summary", engine.summary()},
-                                    {"threads", engine.threads()},   {"prefill", prefill.json()},
-                                    {"decode", decode.json()},       {"batches", each}};
+        const nlohmann::json all = {
+            {"model", engine.config().name},
+            {"summary", engine.summary()},
+            {"threads", engine.threads()},
+            {"prefill", prefill.json()},
+            {"images", {{"count", eyes.images()}, {"tokens", eyes.tokens()}, {"us", eyes.us()}}},
+            {"decode", decode.json()},
+            {"batches", each}};
         stats_file->finish(dump(all));
     }
     if (trace_file) trace_file->finish();
@@ -115,6 +163,7 @@ Command add_run(CLI::App& app)
     auto o = std::make_shared<RunOptions>();
     add_engine_options(app, o->engine);
     add_text_options(app, o->prompt, false);
+    add_image_options(app, o->images);
     app.add_option("-n,--predict", o->count, "tokens to write; -1: until the model ends or the context is full")
         ->capture_default_str()
         ->type_name("N");
