@@ -82,7 +82,8 @@ Vocabulary::Vocabulary(const Gguf& file, bool scored, Token unknown_id) : unknow
         throw Error("{} has {} tokens, {}{} types of tokens, expected as many of each; convert the model again", path,
                     texts.size(), scored ? fmt::format("{} scores and ", scores ? scores->size() : 0) : "",
                     given ? given->size() : 0);
-    if (texts.empty() || texts.size() >= first_row_token) throw Error("{} has a vocabulary of {} tokens", path, texts.size());
+    if (texts.empty() || texts.size() >= first_row_token)
+        throw Error("{} has a vocabulary of {} tokens", path, texts.size());
     const std::vector<int64_t> kinds = given ? *given : kinds_by_text(file, texts, scored);
 
     for (size_t i = 0; i < texts.size(); i++) {

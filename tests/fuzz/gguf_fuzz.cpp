@@ -82,8 +82,7 @@ void run(const std::shared_ptr<const Gguf>& file, DownLayout layout)
                             .take = [](uint32_t, std::span<const float>) {}});
         } catch (const NotFiniteNumbers&) {    // as a Session does
             const RowTable rows(weights.config.dim);
-            const Diagnosis why = {
-                .weights = weights, .team = team, .batch = 2, .kv = {}, .rows = rows, .device = ""};
+            const Diagnosis why = {.weights = weights, .team = team, .batch = 2, .kv = {}, .rows = rows, .device = ""};
             throw why.of(std::vector{std::vector<Token>(tokens, tokens + position + 1)});
         }
     }
