@@ -3,6 +3,7 @@
 #include "engine/error.h"
 #include "engine/system/checksum.h"
 #include "engine/vision/preprocess.h"
+#include "tests/png_sums.h"
 
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
@@ -14,6 +15,8 @@
 #include <random>
 
 using namespace hearth;
+using tests::big_endian;
+using tests::with_right_sums;
 
 namespace {
 
@@ -84,32 +87,6 @@ ImageShape shape_of(uint32_t side, uint32_t patch, bool tiles)
     if (tiles)
         shape.grid = {{side, 2 * side}, {2 * side, side}, {2 * side, 2 * side}, {3 * side, side}, {side, 3 * side}};
     return shape;
-}
-
-std::string big_endian(uint32_t n, int length)
-{
-    std::string bytes;
-    for (int i = length; i-- > 0;) bytes += char(n >> 8 * i);
-    return bytes;
-}
-
-/// A PNG whose chunks have the sums of what is in them.
-std::string with_right_sums(std::string png)
-{
-    size_t at = 8;
-    while (at + 12 <= png.size()) {
-        size_t length = 0;
-        for (size_t i = 0; i < 4; ++i) length = length << 8 | uint8_t(png[at + i]);
-        if (length > png.size() - at - 12) break;
-        uint32_t crc = ~0u;
-        for (const char c : png.substr(at + 4, 4 + length)) {
-            crc ^= uint8_t(c);
-            for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
-        }
-        png.replace(at + 8 + length, 4, big_endian(~crc, 4));
-        at += 12 + length;
-    }
-    return png;
 }
 
 /// A PNG whose header says a size, over the data of a smaller one.

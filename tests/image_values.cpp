@@ -1,6 +1,6 @@
-// For tests/image_test.py, which compares with Pillow and transformers: what the program makes of pictures. Each line
-// of the input is a task, its words separated by tabs, and each is answered by a line: `good` and numbers, or `refused`
-// and the sentence.
+// What the program makes of pictures, for tests/image_processors_test.py and tests/mutated_images.py. Each line of the
+// input is a task, its words separated by tabs, and each is answered by a line: `good` and numbers, or `refused` and
+// the sentence.
 //
 //   rgb FILE OUT                                  width and height; the pixels go to OUT
 //   pixels FILE OUT pad|crop SIDE PATCH GRID      tiles, columns, rows; the floats go to OUT; GRID: 672x336,..., or -
@@ -8,7 +8,6 @@
 #include "engine/error.h"
 #include "engine/vision/preprocess.h"
 
-#include <charconv>
 #include <fstream>
 #include <iostream>
 #include <span>
@@ -75,7 +74,8 @@ int main()
 {
     for (std::string line; std::getline(std::cin, line);) {
         try {
-            std::cout << "good " << answer(split(line, '\t')) << std::endl;
+            const std::string good = "good " + answer(split(line, '\t'));
+            std::cout << good << std::endl;
         } catch (const Error& error) {
             std::cout << "refused " << error.what() << std::endl;
         }

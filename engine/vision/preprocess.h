@@ -1,6 +1,6 @@
 // What CLIP's and LLaVA's image processors make of a picture: squares of numbers for the tower, and the order in which
-// the language model sees what the tower makes of them. Equal to Pillow 12.3 and transformers 5.24 (the processors on
-// PIL), which tests/image_test.py compares with.
+// the language model sees what the tower makes of them. Equal to Pillow 12.3 and transformers 5.24 (its processors on
+// PIL): tests/image_test.cpp has what they gave, tests/image_processors_test.py asks them.
 #pragma once
 
 #include "engine/vision/image.h"

@@ -245,6 +245,16 @@ void add_torch_files()
     }
 }
 
+void add_images()
+{
+    for (const auto& entry :
+         std::filesystem::directory_iterator(std::filesystem::path(HEARTH_SOURCE) / "tests/data/images")) {
+        if (entry.path().extension() == ".json") continue;
+        std::ifstream file(entry.path(), std::ios::binary);
+        add("image", entry.path().filename().string(), std::string(std::istreambuf_iterator<char>(file), {}));
+    }
+}
+
 void add_machines()
 {
     Machine machine = {.device = "GPU", .driver = "1.2", .kernels = "AVX2", .threads = 4};
@@ -311,6 +321,7 @@ int main(int argc, char** argv)
         add_parts();
         add_gpu_index();
         add_torch_files();
+        add_images();
         add_machines();
         add_vocabularies();
         add_templates();
