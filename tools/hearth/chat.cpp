@@ -1,6 +1,7 @@
 // hearth chat: a conversation in the frame that the model was trained for. Each turn feeds only what is new; the rest
 // is in the KV cache.
 #include "tools/hearth/conversation.h"
+#include "tools/hearth/images.h"
 #include "tools/hearth/line_reader.h"
 #include "tools/hearth/text.h"
 
@@ -14,6 +15,7 @@ struct ChatOptions {
     std::optional<std::string> system;
     std::string format;    // of --template; empty: the model's
     TextOptions first;     // what is said first, before anything is read
+    ImageOptions images;
     bool single_turn = false;
     int64_t count = -1;
 };
@@ -24,9 +26,9 @@ using jinja::Piece;
 class Conversation {
   public:
     Conversation(Engine& engine, const ChatTemplate& format, const ChatOptions& o)
-        : system(o.system), engine_(engine), tokenizer_(engine.tokenizer()), format_(format),
-          encoder_(tokenizer_, format), stops_(encoder_.stops()), session_(engine.session()), sampler_(o.sampler),
-          most_(o.count)
+        : system(o.system), engine_(engine), eyes_(engine, o.images, o.engine.model), tokenizer_(engine.tokenizer()),
+          format_(format), encoder_(tokenizer_, format), stops_(encoder_.stops()), session_(engine.session()),
+          sampler_(o.sampler), most_(o.count)
     {
         session_.on_stats = [this](const FeedStats& s) { (answering_ ? answers_ : prompts_).add(s); };
         limits_.now = std::time(nullptr);    // a date in the text stays what it was when the conversation began
@@ -37,29 +39,42 @@ class Conversation {
 
     bool empty() const { return turns_.empty(); }
 
+    /// The next turn is about this image, too. Throws Error where there is none.
+    void show(const std::filesystem::path& image)
+    {
+        catch_interrupt();
+        auto rows = eyes_.look(image);
+        if (!rows) return say("stopped; {} is not part of the conversation", image.string());
+        shown_.push_back(std::move(rows));
+        say("{}: {} tokens, part of what is said next", image.string(), shown_.back()->tokens.size());
+    }
+
     /// Writes the answer to stdout. Ctrl-C, since the line was read, ends it; what was written of it stays in the
     /// conversation.
     void ask(const std::string& line)
     {
-        turns_.push_back({tokens_.size(), line, {}, false});
+        turns_.push_back({tokens_.size(), line, std::exchange(shown_, {}), {}, false});
         std::vector<Token> ids;
         std::string opened;
         try {
             const std::vector<Piece> prompt = format_.render(messages(), true, limits_);
-            ids = encoder_.encode(prompt);
+            ids = encoder_.encode(prompt, images());
             opened = opened_thought(prompt);
             prompt_text_ = text_of(prompt);
         } catch (const jinja::TemplateRefusal& refusal) {
-            turns_.pop_back();
+            drop();
             return say("the model's chat template does not take this conversation: {}", printable(refusal.what_alone));
         } catch (const jinja::TemplateError& error) {
             throw not_rendered(format_, error);
+        } catch (const Error& error) {
+            drop();
+            return say("{}", error.what());
         }
         // What a template makes of a conversation may change from its beginning on; mostly it grows.
         size_t kept = 0;
         while (kept < std::min(size_t(session_.position()), ids.size() - 1) && tokens_[kept] == ids[kept]) kept++;
         if (ids.size() > engine_.context()) {
-            turns_.pop_back();
+            drop();
             const std::string now =
                 empty() ? "say less" : "/undo takes back the last turn, /reset forgets the conversation";
             return say("the context has {} positions, of which {} are taken, and this turn needs {}: {}, or start with "
@@ -80,11 +95,11 @@ class Conversation {
         answer(*next, opened);
     }
 
-    /// Forgets the last turn; returns what was said in it.
+    /// Forgets the last turn, but for its images, which are part of the next; returns what was said in it.
     std::string take_back()
     {
         const Turn turn = turns_.back();
-        turns_.pop_back();
+        drop();
         tokens_.resize(std::min(tokens_.size(), turn.begin));
         session_.rewind(std::min(session_.position(), uint32_t(tokens_.size())));
         return turn.line;
@@ -94,6 +109,7 @@ class Conversation {
     {
         turns_.clear();
         tokens_.clear();
+        shown_.clear();
         session_.reset();
     }
 
@@ -102,17 +118,20 @@ class Conversation {
     {
         std::string text;
         Decoder decoder(tokenizer_);
-        for (const Token t : tokens_) {
+        for (size_t i = 0; i < tokens_.size(); ++i) {
+            const Token t = tokens_[i];
             text += decoder.push(t);
-            if (tokenizer_.control(t)) text += tokenizer_.piece(t);
+            if (is_row(t)) text += i == 0 || !is_row(tokens_[i - 1]) ? image_mark : "";
+            else if (tokenizer_.control(t)) text += tokenizer_.piece(t);
         }
         return text + decoder.finish();
     }
 
     std::string stats() const
     {
-        return fmt::format("turns: {}; positions: {} of {}; prompts: {} tokens, {}; answers: {} tokens, {}",
-                           turns_.size(), tokens_.size(), engine_.context(), prompts_.tokens,
+        const std::string images = eyes_.images() ? fmt::format("; {}", images_note(eyes_)) : "";
+        return fmt::format("turns: {}; positions: {} of {}{}; prompts: {} tokens, {}; answers: {} tokens, {}",
+                           turns_.size(), tokens_.size(), engine_.context(), images, prompts_.tokens,
                            rate(prompts_.tokens, prompts_.us), answers_.tokens, rate(answers_.tokens, answers_.us));
     }
 
@@ -120,6 +139,7 @@ class Conversation {
     struct Turn {
         size_t begin;    // in tokens_
         std::string line;
+        Images images;
         Data::Text answer;    // which marks in it the model wrote as tokens is part of it
         bool answered;
     };
@@ -127,12 +147,28 @@ class Conversation {
     Data::List messages() const
     {
         Data::List messages;
-        if (system) messages.push_back(chat_message("system", {{*system, false}}));
+        if (system) messages.push_back(format_.message("system", {{*system, false}}));
         for (const Turn& turn : turns_) {
-            messages.push_back(chat_message("user", {{turn.line, false}}));
-            if (turn.answered) messages.push_back(chat_message("assistant", turn.answer));
+            messages.push_back(format_.user_message(turn.line, turn.images.size()));
+            if (turn.answered) messages.push_back(format_.message("assistant", turn.answer));
         }
         return messages;
+    }
+
+    /// Of all turns.
+    std::vector<std::span<const Token>> images() const
+    {
+        std::vector<std::span<const Token>> all;
+        for (const Turn& turn : turns_)
+            for (const auto& image : turn.images) all.emplace_back(image->tokens);
+        return all;
+    }
+
+    /// The last turn was none; its images stay.
+    void drop()
+    {
+        shown_.insert(shown_.begin(), turns_.back().images.begin(), turns_.back().images.end());
+        turns_.pop_back();
     }
 
     /// Many answers begin with a space ("ASSISTANT:" is followed by one), which some templates write themselves: the
@@ -203,6 +239,7 @@ class Conversation {
     }
 
     Engine& engine_;
+    Eyes eyes_;
     const Tokenizer& tokenizer_;
     const ChatTemplate& format_;
     ChatEncoder encoder_;
@@ -215,6 +252,7 @@ class Conversation {
     std::vector<Token> tokens_;    // the first session_.position() of them were fed; the last of an answer that was cut
                                    // short was not yet
     std::vector<Turn> turns_;
+    Images shown_;               // for the next turn
     std::string prompt_text_;    // before the last answer
     bool answering_ = false;
     StatsTotals prompts_, answers_;
@@ -243,7 +281,16 @@ constexpr ChatCommand commands[] = {
          c.reset();
          say("a new conversation with this system prompt");
      }},
-    {"/undo", "", "take back the last turn",
+    {"/image", "FILE", "show the model a picture; what is said next is about it",
+     [](Conversation& c, const std::string& file) {
+         if (file.empty()) return say("which one? /image FILE");
+         try {
+             c.show(file);
+         } catch (const Error& error) {
+             say("{}", error.what());
+         }
+     }},
+    {"/undo", "", "take back the last turn; its images are part of the next one",
      [](Conversation& c, const std::string&) {
          if (c.empty()) return say("nothing was said yet");
          say("taken back: {}", c.take_back());
@@ -283,8 +330,8 @@ bool obey(Conversation& conversation, std::string_view line)
 void try_out(const ChatTemplate& format, const ChatOptions& o)
 {
     Data::List messages;
-    if (o.system) messages.push_back(chat_message("system", {{*o.system, false}}));
-    messages.push_back(chat_message("user", {{"a question", false}}));
+    if (o.system) messages.push_back(format.message("system", {{*o.system, false}}));
+    messages.push_back(format.message("user", {{"a question", false}}));
     try {
         format.render(messages, true);
     } catch (const jinja::TemplateRefusal& refusal) {
@@ -304,6 +351,7 @@ void chat(const ChatOptions& o)
     Engine engine =
         load_engine(o.engine, o.format.empty() ? "" : fmt::format("; chat template {}", printable(format.name())));
     Conversation conversation(engine, format, o);
+    for (const std::filesystem::path& image : o.images.images) conversation.show(image);
     const auto ended = [&] { return o.single_turn && !conversation.empty(); };
     if (std::string first = read_text(o.first); !first.empty()) {
         if (!o.first.file.empty() && first.ends_with('\n')) first.pop_back();
@@ -329,6 +377,9 @@ Command add_chat(CLI::App& app)
     auto o = std::make_shared<ChatOptions>();
     add_engine_options(app, o->engine);
     add_text_options(app, o->first, false);
+    add_image_options(app, o->images);
+    app.get_option("--image")->description("a picture (PNG, JPEG, WebP, GIF, BMP) that what is said first is about; "
+                                           "again for another");
     app.get_option("--prompt")->description("what is said first");
     app.get_option("--file")->description("a file with what is said first");
     auto* system =
