@@ -167,7 +167,8 @@ def text_case(model, name, files, images):
     """A text with these pictures and words that rounding does not decide."""
     rows = [rows_of(model, image) for image in images]
     for seed in range(200):
-        words = torch.randint(259, IMAGE, (6 + 4 * len(images),), generator=torch.Generator().manual_seed(seed)).tolist()
+        words = torch.randint(259, IMAGE, (6 + 4 * len(images),), generator=torch.Generator().manual_seed(seed))
+        words = words.tolist()
         ids = [1, *words[:3]]
         for i in range(len(images)):
             ids += [-1, *words[3 + 4 * i:7 + 4 * i]]

@@ -374,8 +374,8 @@ class Program(unittest.TestCase):
         self.assertEqual(hearth(*words, "--confine", "on")[0], hearth(*words)[0])
 
     def chat(self, *lines, options=()):
-        return hearth("chat", SCRATCH / "1.5/model.gguf", "--device", "cpu", "--template", "llava", "--temp", 0, "-n", 4,
-                      *options, text="".join(f"{line}\n" for line in lines).encode())
+        return hearth("chat", SCRATCH / "1.5/model.gguf", "--device", "cpu", "--template", "llava", "--temp", 0,
+                      "-n", 4, *options, text="".join(f"{line}\n" for line in lines).encode())
 
     def test_a_conversation_takes_images_and_keeps_them(self):
         image = SCRATCH / "square.png"
