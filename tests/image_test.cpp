@@ -221,6 +221,25 @@ TEST_SUITE("image")
         }
     }
 
+    TEST_CASE("texts and profiles in a picture, however large, change nothing")
+    {
+        const std::string png = bytes_of(folder / "palette-transparent.png");
+        const std::string pixels = checksum_of(read_bytes(png).rgb);
+        const auto chunk = [](const std::string& name, const std::string& data) {
+            return big_endian(uint32_t(data.size()), 4) + name + data + "....";
+        };
+        std::string many;
+        for (int n = 0; n < 5000; ++n) many += chunk("tEXt", std::string("Comment\0Once upon a time", 24));
+        const std::string large =
+            chunk("iTXt", std::string("XML:com.adobe.xmp\0\0\0\0\0", 22) + std::string(8 << 20, 'x'));
+        constexpr size_t first = 33, last = 12;    // the ends of IHDR and the beginning of IEND
+        for (const std::string& others : {many, large}) {
+            CHECK(checksum_of(read_bytes(with_right_sums(std::string(png).insert(first, others))).rgb) == pixels);
+            CHECK(checksum_of(read_bytes(with_right_sums(std::string(png).insert(png.size() - last, others))).rgb) ==
+                  pixels);
+        }
+    }
+
     TEST_CASE("a bomb is refused before it costs time or memory")
     {
         const auto start = std::chrono::steady_clock::now();
