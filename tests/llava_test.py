@@ -31,6 +31,8 @@ from safetensors.torch import load_file, save_file
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+torch.set_num_threads(1)    # what is so small gains nothing from more
+
 TESTS = Path(__file__).resolve().parent
 PROGRAM = TESTS.parent / "build/release/tests"
 OPTIONS = []

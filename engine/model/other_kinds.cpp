@@ -18,7 +18,8 @@ constexpr std::string_view other_gguf = "give a GGUF file of the model";
 constexpr std::string_view give_model = "give the model that it belongs to";
 constexpr Kind adapter = {"adapter", "an adapter (LoRA), which changes a model and is none",
                           "merge it into its model (llama-export-lora does), and give that"};
-constexpr Kind projector = {"mmproj", "a projector, the part of a model that looks at images or listens", give_model};
+constexpr Kind projector = {"mmproj", "a projector, the part of a model that looks at images or listens",
+                            "give the model that it belongs to, and this with --mmproj"};
 constexpr Kind importances = {"imatrix", "an importance matrix, made for quantising a model", give_model};
 constexpr Kind control = {"controlvector", "a control vector, which steers a model and is none", give_model};
 constexpr std::string_view encoder = "an encoder, which makes vectors of texts and writes none",
