@@ -368,6 +368,18 @@ class Program(unittest.TestCase):
         _, talk = hearth("run", SCRATCH / "1.5/mmproj-model.gguf", "--device", "cpu", "-p", "x", code=1)
         self.assertIn("give the model that it belongs to", talk)
 
+    def test_bench_says_how_long_an_image_takes(self):
+        words = ("bench", SCRATCH / "1.6/model.gguf", "--device", "cpu", "--image", SCRATCH / "wide.png", "--image",
+                 SCRATCH / "square.png", "-p", 5, "-n", 4, "-r", 2)
+        images = json.loads(hearth(*words, "-o", "json")[0])["images"]
+        self.assertEqual([image["tokens"] for image in images], [16 + 2 * 9, 16 + 4 * 5])
+        for image in images:
+            for figure in ("looking_ms", "prefill_ms", "first_token_ms", "decode_tokens_per_s"):
+                self.assertEqual(len(image[figure]), 2)
+                self.assertGreater(min(image[figure]), 0)
+            self.assertGreater(image["host_bytes"], 1 << 20)
+        self.assertEqual(len(hearth(*words)[0].splitlines()), 4)
+
     def test_a_confined_program_sees_as_well(self):
         words = ("run", SCRATCH / "1.6/model.gguf", "--device", "cpu", "--image", SCRATCH / "wide.png", "-p", "x",
                  "-n", 8, "--temp", 0)

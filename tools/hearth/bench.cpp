@@ -1,5 +1,6 @@
 // hearth bench: tokens/s of prefill and decode over several runs, then one timed run for GB/s per stage; and how decode
 // grows with the context.
+#include "tools/hearth/bench_image.h"
 #include "tools/hearth/bench_measure.h"
 #include "tools/hearth/cli.h"
 #include "tools/hearth/plot.h"
@@ -13,6 +14,7 @@ namespace {
 
 struct BenchOptions {
     EngineOptions engine;
+    ImageOptions images;
     uint32_t prompt = 512, count = 128, repetitions = 5;
     float temperature = 0.8f;
     std::string format = "md";
@@ -117,6 +119,17 @@ void bench(const BenchOptions& o)
                                       .together = o.together,
                                       .given_figures = o.given_figures,
                                       .typed = o.typed});
+    if (!o.images.images.empty()) {
+        Engine engine = load_engine(o.engine);
+        catch_interrupt();
+        return print(bench_images(engine, {.images = o.images,
+                                           .model = o.engine.model,
+                                           .prompt = o.prompt,
+                                           .count = o.count,
+                                           .repetitions = o.repetitions,
+                                           .temperature = o.temperature,
+                                           .format = o.format}));
+    }
     std::optional<OutputFile> plot_file;
     if (!o.plot.empty()) plot_file.emplace(o.plot);
     Engine engine = load_for(o);
@@ -151,6 +164,10 @@ Command add_bench(CLI::App& app)
 {
     auto o = std::make_shared<BenchOptions>();
     add_engine_options(app, o->engine);
+    add_image_options(app, o->images);
+    app.get_option("--image")->description("instead: this picture (again for another), by itself: how long looking at "
+                                           "it takes, reading its tokens with the "
+                                           "prompt behind them, until the first token, and how fast the answer is");
     group(app, "Measurement");
     app.add_option("-p,--prompt", o->prompt, "tokens of the prompt; 0: no prefill test")->capture_default_str();
     app.add_option("-n,--predict", o->count, "tokens of the answer; 0: no decode test")->capture_default_str();
@@ -187,6 +204,8 @@ Command add_bench(CLI::App& app)
                    "nothing is measured: reports of several machines side by side, in the FOLDER of --report")
         ->needs(report)
         ->type_name("FILE...");
+    for (const char* other : {"--report", "--plot", "--parallel"})
+        app.get_option("--image")->excludes(app.get_option(other));
     app.get_option("--model")->required(false);
     app.parse_complete_callback([o, &app] {
         o->given_figures = app.get_option("--machine")->count() > 0;

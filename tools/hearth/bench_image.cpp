@@ -1,0 +1,117 @@
+#include "tools/hearth/bench_image.h"
+
+#include "engine/system/limits.h"
+
+#include <algorithm>
+#include <random>
+
+namespace hearth::tools {
+
+namespace {
+
+/// Of one image, run by run.
+struct Row {
+    std::string image;
+    size_t tokens = 0;    // of the image
+    std::vector<double> looking_ms, prefill_ms, first_ms, decode_tokens_per_s;
+    uint64_t host_bytes = 0, device_bytes = 0;
+};
+
+double median(std::vector<double> x)
+{
+    if (x.empty()) return 0;
+    std::ranges::nth_element(x, x.begin() + ptrdiff_t(x.size() / 2));
+    return x[x.size() / 2];
+}
+
+/// One run, `behind` being the text behind the image.
+void measure_once(Engine& engine, Eyes& eyes, const ImageBench& o, const std::vector<Token>& behind, Row& row)
+{
+    const double looked_before = eyes.us();
+    const auto image = eyes.look(row.image);
+    if (!image) throw Error("interrupted");
+    const double looking_ms = (eyes.us() - looked_before) / 1000;
+    std::vector<Token> text = {engine.tokenizer().bos()};
+    text.insert(text.end(), image->tokens.begin(), image->tokens.end());
+    text.insert(text.end(), behind.begin(), behind.end());
+    engine.check_room(text.size() + o.count);
+
+    Session session = engine.session();
+    Sampler sampler({.temperature = o.temperature, .seed = 1});
+    double us = 0;
+    session.on_stats = [&](const FeedStats& s) { us += s.us; };
+    std::optional<Token> next = session.next(text, sampler, interrupted);
+    const double prefill_ms = us / 1000;
+    us = 0;
+    for (uint32_t i = 0; next && i < o.count; ++i) next = session.next(std::span(&*next, 1), sampler);
+    if (!next || interrupted()) throw Error("interrupted");
+    row.tokens = image->tokens.size();
+    row.looking_ms.push_back(looking_ms);
+    row.prefill_ms.push_back(prefill_ms);
+    row.first_ms.push_back(looking_ms + prefill_ms);
+    if (o.count > 0) row.decode_tokens_per_s.push_back(o.count * 1e6 / us);
+}
+
+std::string as_text(const ImageBench& o, const std::vector<Row>& rows)
+{
+    const bool csv = o.format == "csv";
+    std::string out =
+        csv ? "image,tokens,looking_ms,prefill_ms,first_token_ms,decode_tokens_per_s,host_bytes,device_bytes\n"
+            : "| image | tokens | looking ms | prefill ms | first token ms | decode tokens/s | most RAM MB | GPU MB |\n"
+              "|---|---|---|---|---|---|---|---|\n";
+    for (const Row& r : rows) {
+        const double looking = median(r.looking_ms), prefill = median(r.prefill_ms), first = median(r.first_ms),
+                     decode = median(r.decode_tokens_per_s);
+        if (csv)
+            out += fmt::format("{},{},{:.3f},{:.3f},{:.3f},{:.3f},{},{}\n", r.image, r.tokens, looking, prefill, first,
+                               decode, r.host_bytes, r.device_bytes);
+        else
+            out +=
+                fmt::format("| {} | {} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.0f} |\n", r.image, r.tokens,
+                            looking, prefill, first, decode, double(r.host_bytes) / 1e6, double(r.device_bytes) / 1e6);
+    }
+    return out;
+}
+
+std::string as_json(const Engine& engine, const ImageBench& o, const std::vector<Row>& rows)
+{
+    nlohmann::json images = nlohmann::json::array();
+    for (const Row& r : rows)
+        images.push_back({{"image", r.image},
+                          {"tokens", r.tokens},
+                          {"looking_ms", r.looking_ms},
+                          {"prefill_ms", r.prefill_ms},
+                          {"first_token_ms", r.first_ms},
+                          {"decode_tokens_per_s", r.decode_tokens_per_s},
+                          {"host_bytes", r.host_bytes},
+                          {"device_bytes", r.device_bytes}});
+    return dump({{"model", engine.config().name},
+                 {"summary", engine.summary()},
+                 {"threads", engine.threads()},
+                 {"prompt", o.prompt},
+                 {"predict", o.count},
+                 {"images", images}});
+}
+
+}    // namespace
+
+std::string bench_images(Engine& engine, const ImageBench& o)
+{
+    std::mt19937_64 random(0);
+    std::vector<Token> behind(o.prompt);
+    for (Token& t : behind) t = Token(random() % engine.config().vocab);
+    Eyes eyes(engine, o.images, o.model);
+    std::vector<Row> rows;
+    for (const std::filesystem::path& image : o.images.images) {
+        Row row = {.image = image.string()};
+        Row warm = row;
+        measure_once(engine, eyes, o, behind, warm);
+        for (uint32_t r = 0; r < o.repetitions; ++r) measure_once(engine, eyes, o, behind, row);
+        row.host_bytes = peak_memory().value_or(0);
+        row.device_bytes = engine.device_bytes();
+        rows.push_back(std::move(row));
+    }
+    return o.format == "json" ? as_json(engine, o, rows) : as_text(o, rows);
+}
+
+}    // namespace hearth::tools

@@ -1,0 +1,20 @@
+// hearth bench --image: how long an image takes, from its pixels to the answer.
+#pragma once
+
+#include "tools/hearth/images.h"
+
+namespace hearth::tools {
+
+struct ImageBench {
+    const ImageOptions& images;
+    std::filesystem::path model;
+    uint32_t prompt, count, repetitions;    // tokens behind the image, of the answer; runs, after one to warm up
+    float temperature;
+    std::string format;    // json, csv or md
+};
+
+/// Each image by itself: medians of looking (the tower), of reading its tokens and the prompt behind them, of both
+/// together, which is when the first token comes, and of writing; and the most memory so far.
+std::string bench_images(Engine& engine, const ImageBench& o);
+
+}    // namespace hearth::tools
