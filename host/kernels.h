@@ -15,13 +15,27 @@ namespace hearth::host {
 inline constexpr uint32_t fixed_block = 32;
 inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
 
-/// 128 of those numbers as kernels that multiply bytes read them: q = 256 high + low. Byte 64 p + 8 c + 4 k + i of a
-/// plane belongs to number 64 p + 32 k + 4 c + i: of a pair of blocks four numbers of each in turn. bias[b] is -8 times
-/// the sum of the numbers of block b (4-bit weights have 8 added to be unsigned, others a multiple), half_bias the same
-/// of its first 16 and its last 16.
+/// 128 of those numbers in the order in which an instruction set's kernels read them, with what formats need whose
+/// weights have a number added to be unsigned. Both kinds take blocks by pairs.
 struct alignas(64) FixedGroup {
-    int8_t high[128], low[128];
-    int32_t bias[4], half_bias[2][4];
+    /// Where bytes are multiplied: q = 256 high + low. Byte 64 p + 8 c + 4 k + i of a plane belongs to number 64 p + 32
+    /// k
+    /// + 4 c + i: of a pair of blocks four numbers of each in turn. bias[b] is -8 times the sum of the numbers of block
+    /// b, half_bias the same of its first 16 and its last 16.
+    struct Planes {
+        int8_t high[128], low[128];
+        int32_t bias[4], half_bias[2][4];
+    };
+    /// Where words of 16 bits are: of[p] is pair p, in the order of host/kernels/avx2_wide.h, half_sum[h][b] the sum of
+    /// the first or last 16 numbers of block b times their scale.
+    struct Words {
+        int16_t of[2][64];
+        float half_sum[2][4];
+    };
+    union {
+        Planes planes;
+        Words words;
+    };
 };
 inline constexpr uint32_t group_numbers = 128;
 

@@ -1,5 +1,5 @@
 // AVX2, FMA and F16C: what kernels_body.h needs, on 8 floats.
-#include "host/kernels/body.h"
+#include "host/kernels/avx2_wide.h"
 
 #include <immintrin.h>
 
@@ -234,6 +234,36 @@ struct Avx2 {
                                       _mm256_permutevar8x32_ps(load(values), where));
             values += __builtin_popcount(bits);
         }
+    }
+
+    // ---- groups -----------------------------------------------------------------------------------------------------
+
+    struct ReadsGroups;
+
+    template <class W>
+    requires by_wide<W>
+    using Wide = WidePiece<W>;
+
+    static void fill_group(const int16_t* q, const float* scale, FixedGroup& group)
+    {
+        const auto load = [&](uint32_t i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + 16 * i)); };
+        // Words at even places in the first lane, those at odd ones in the other.
+        const auto apart = [](__m256i v) {
+            const __m128i evens_first = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+            return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(evens_first)), 0xd8);
+        };
+        for (uint32_t p = 0; p < 2; p++)
+            for (uint32_t half = 0; half < 2; half++) {
+                const __m256i first = apart(load(4 * p + half)), second = apart(load(4 * p + 2 + half));
+                __m256i* const to = reinterpret_cast<__m256i*>(group.words.of[p]) + 2 * half;
+                _mm256_store_si256(to, _mm256_permute2x128_si256(first, second, 0x20));
+                _mm256_store_si256(to + 1, _mm256_permute2x128_si256(first, second, 0x31));
+            }
+        for (uint32_t b = 0; b < 4; b++)
+            for (uint32_t half = 0; half < 2; half++) {
+                const __m256i pairs = _mm256_madd_epi16(load(2 * b + half), _mm256_set1_epi16(1));
+                group.words.half_sum[half][b] = scale[b] * add_lanes(_mm256_cvtepi32_ps(pairs));
+            }
     }
 
     // ---- sums of rows -----------------------------------------------------------------------------------------------

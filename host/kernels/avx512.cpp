@@ -162,8 +162,9 @@ struct Avx512 {
 
     struct ReadsGroups;
 
-    static void fill_group(const int16_t* q, FixedGroup& g)
+    static void fill_group(const int16_t* q, const float*, FixedGroup& group)
     {
+        FixedGroup::Planes& g = group.planes;
         const __m512i half = _mm512_set1_epi16(128), eights = _mm512_set1_epi16(-8);
         const __m512i in_turn = _mm512_set_epi32(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0);
         for (uint32_t p = 0; p < 2; p++) {

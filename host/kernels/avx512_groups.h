@@ -363,7 +363,7 @@ template <class B, uint32_t U>
         __m512i high[U][chains], low[U][chains];
 #pragma GCC unroll 4
         for (uint32_t u = 0; u < U; u++) {
-            const FixedGroup& g = x[u].groups[group];
+            const FixedGroup::Planes& g = x[u].groups[group].planes;
             for (uint32_t i = 0; i < chains; i++) high[u][i] = low[u][i] = _mm512_setzero_si512();
             low[u][0] = times_added<Eight<B>::added>((parts == 1 ? g.bias : g.half_bias[part]) + 2 * p);
         }
@@ -371,7 +371,7 @@ template <class B, uint32_t U>
         for (uint32_t c = part * each; c < part * each + each; c++)
 #pragma GCC unroll 4
             for (uint32_t u = 0; u < U; u++) {
-                const FixedGroup& g = x[u].groups[group];
+                const FixedGroup::Planes& g = x[u].groups[group].planes;
                 high[u][c % chains] =
                     _mm512_dpbusd_epi32(high[u][c % chains], pair.w[c], of_both(g.high + 64 * p + 8 * c));
                 low[u][c % chains] =

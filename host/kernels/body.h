@@ -37,7 +37,10 @@
 //
 // and, where it has something better for a format W, with ReadsGroups declared:
 //
-//   fill_group(q, group)                    the planes of 128 numbers in fixed point (see FixedGroup)
+//   fill_group(q, scale, group)             128 numbers in fixed point, with the scales of their blocks (see
+//   FixedGroup) Wide<W>                                 a piece of several blocks, which reads groups: a Piece as far
+//   as the product
+//                                           of a row goes
 //   Sums                                    of eight rows with one token: of_row(r) those of row r as a Vec,
 //                                           add_lanes(row) those of each row added up
 //   tokens_at_once                          that meet_groups takes at most
@@ -254,6 +257,23 @@ struct Unpacked<S, BlockQ2_K> {
     }
 };
 
+/// The scales of Q3_K less 32, as int8: the first eight and the last.
+struct ThreeBitScales {
+    uint64_t first, last;
+
+    explicit ThreeBitScales(const BlockQ3_K& b)
+    {
+        const uint64_t low = load_64(b.scale), high = load_32(b.scale + 8), two = 0x03030303;
+        const auto joined = [&](int shift) {
+            const uint64_t upper = (high >> shift & two) | (high >> (shift + 2) & two) << 32;
+            const uint64_t s = ((low >> shift & 15 * all_bytes) | upper << 4) ^ 32 * all_bytes;
+            return s | (s & 32 * all_bytes) * 6;
+        };
+        first = joined(0);
+        last = joined(4);
+    }
+};
+
 template <class S>
 struct Unpacked<S, BlockQ3_K> {
     const BlockQ3_K& b;
@@ -262,13 +282,8 @@ struct Unpacked<S, BlockQ3_K> {
 
     explicit Unpacked(const BlockQ3_K& b) : b(b), d(S::set(F16{b.d}))
     {
-        const uint64_t low = load_64(b.scale), high = load_32(b.scale + 8), two = 0x03030303;
-        const auto joined = [&](int shift) {    // scales of six bits less 32, as int8
-            const uint64_t upper = (high >> shift & two) | (high >> (shift + 2) & two) << 32;
-            const uint64_t s = ((low >> shift & 15 * all_bytes) | upper << 4) ^ 32 * all_bytes;
-            return s | (s & 32 * all_bytes) * 6;
-        };
-        scales = S::scales(joined(0), joined(4));
+        const ThreeBitScales s(b);
+        scales = S::scales(s.first, s.last);
     }
     typename S::Bytes stored(uint32_t p) const
     {
@@ -278,7 +293,19 @@ struct Unpacked<S, BlockQ3_K> {
     typename S::Block block(uint32_t p) const { return S::scaled(S::widen(S::less(stored(p), 4)), scales, p); }
 };
 
-/// Scales and minima of Q4_K and Q5_K.
+/// Scales and minima of Q4_K and Q5_K, a byte for each part.
+struct SixBits {
+    uint64_t scales, minima;
+
+    explicit SixBits(const uint8_t* scale)
+    {
+        const uint32_t first = load_32(scale), second = load_32(scale + 4), third = load_32(scale + 8);
+        const uint32_t low = 0x0f0f0f0f, six = 0x3f3f3f3f, upper = 0x30303030;
+        scales = (first & six) | uint64_t((third & low) | (first >> 2 & upper)) << 32;
+        minima = (second & six) | uint64_t((third >> 4 & low) | (second >> 2 & upper)) << 32;
+    }
+};
+
 template <class S, class B>
 struct SixBitScales {
     using Vec = typename S::Vec;
@@ -290,10 +317,9 @@ struct SixBitScales {
     explicit SixBitScales(const B& b)
         : b(b), d(S::set(F16{b.d})), minus_dmin(S::mul(S::set(-1.0f), S::set(F16{b.dmin})))
     {
-        const uint32_t first = load_32(b.scale), second = load_32(b.scale + 4), third = load_32(b.scale + 8);
-        const uint32_t low = 0x0f0f0f0f, six = 0x3f3f3f3f, upper = 0x30303030;
-        scales = S::scales((first & six) | uint64_t((third & low) | (first >> 2 & upper)) << 32);
-        minima = (second & six) | uint64_t((third >> 4 & low) | (second >> 2 & upper)) << 32;
+        const SixBits six(b.scale);
+        scales = S::scales(six.scales);
+        minima = six.minima;
     }
     Vec plus_minimum(uint32_t p, uint32_t) const
     {
@@ -344,21 +370,24 @@ struct Unpacked<S, BlockQ6_K> {
     typename S::Block block(uint32_t p) const { return S::scaled(S::widen(S::less(stored(p), 32)), scales, p); }
 };
 
+/// The scales of IQ4_XS less 32, as int8, a byte for each part.
+inline uint64_t part_scales(const BlockIQ4_XS& b)
+{
+    uint64_t low = load_32(b.scale_low), high = b.scale_high;    // four and two bits of each part, to a byte each
+    low = (low | low << 16) & 0x0000ffff0000ffff, high = (high | high << 24) & 0x000000ff000000ff;
+    low = (low | low << 8) & 0x00ff00ff00ff00ff, high = (high | high << 12) & 0x000f000f000f000f;
+    low = (low | low << 4) & 15 * all_bytes, high = (high | high << 6) & 3 * all_bytes;
+    const uint64_t s = (low | high << 4) ^ 32 * all_bytes;
+    return s | (s & 32 * all_bytes) * 6;
+}
+
 template <class S>
 struct Unpacked<S, BlockIQ4_XS> {
     const BlockIQ4_XS& b;
     typename S::Vec d;
     typename S::Scales scales;
 
-    explicit Unpacked(const BlockIQ4_XS& b) : b(b), d(S::set(F16{b.d}))
-    {
-        uint64_t low = load_32(b.scale_low), high = b.scale_high;    // four and two bits of each part, to a byte each
-        low = (low | low << 16) & 0x0000ffff0000ffff, high = (high | high << 24) & 0x000000ff000000ff;
-        low = (low | low << 8) & 0x00ff00ff00ff00ff, high = (high | high << 12) & 0x000f000f000f000f;
-        low = (low | low << 4) & 15 * all_bytes, high = (high | high << 6) & 3 * all_bytes;
-        const uint64_t s = (low | high << 4) ^ 32 * all_bytes;    // less 32, as int8
-        scales = S::scales(s | (s & 32 * all_bytes) * 6);
-    }
+    explicit Unpacked(const BlockIQ4_XS& b) : b(b), d(S::set(F16{b.d})), scales(S::scales(part_scales(b))) {}
     typename S::Bytes stored(uint32_t p) const { return S::nibbles(b.q + 16 * p); }
     typename S::Block block(uint32_t p) const
     {
@@ -443,13 +472,19 @@ void store_some(T* p, typename S::Vec v, uint32_t count)
 
 // ---- rows -----------------------------------------------------------------------------------------------------------
 
-/// sum[t] += the products of numbers first to last, in turns of all accumulators; `first` begins one. Fetches as many
-/// bytes at `ahead`.
-template <class S, class W, uint32_t T>
-[[gnu::always_inline]] inline void dot_stretch(const W* row, const std::byte* ahead, const Input* x, uint32_t first,
-                                               uint32_t last, typename S::Vec (&sum)[Piece<S, W>::accumulators][T])
+/// Whether S has a piece of several blocks of W.
+template <class S, class W>
+inline constexpr bool has_wide = requires
 {
-    using P = Piece<S, W>;
+    S::template Wide<W>::weights;
+};
+
+/// sum[t] += the products of numbers first to last with pieces P, in turns of all accumulators; `first` begins one.
+/// Fetches as many bytes at `ahead`.
+template <class S, class W, class P, uint32_t T, uint32_t accumulators>
+[[gnu::always_inline]] inline void dot_stretch(const W* row, const std::byte* ahead, const Input* x, uint32_t first,
+                                               uint32_t last, typename S::Vec (&sum)[accumulators][T])
+{
     constexpr uint32_t A = P::accumulators, bytes = A * P::weights / elements<W> * sizeof(W);    // of one turn
     typename S::Vec part[A][T];
     for (uint32_t a = 0; a < A; a++)
@@ -467,19 +502,37 @@ template <class S, class W, uint32_t T>
         for (uint32_t t = 0; t < T; t++) sum[a][t] = part[a][t];
 }
 
-/// y[r stride + t] = sum_i w[r]_i x[t]_i for r < R, t < T. Where x is so long that it leaves L1 before the next row
-/// wants it, a stretch of every row, then the next of every row. What comes `bytes_ahead` later is fetched meanwhile,
-/// be it in the row or, behind its end, in next[r]; of whole rows it is next[r]. The order of addition is the same for
-/// every R and T. Not inline: loops for one token and for several in one function had too few registers for both.
+/// sum[r][.][t] += the products of numbers first to last of n with pieces P. Where x is so long that it leaves L1
+/// before the next row wants it, a stretch of every row, then the next of every row. What comes `bytes_ahead` later is
+/// fetched meanwhile, be it in the row or, behind its end, in next[r]; of whole rows it is next[r].
+template <class S, class W, class P, uint32_t R, uint32_t T, uint32_t accumulators>
+[[gnu::always_inline]] inline void dot_range(const std::byte* const* rows, const std::byte* const* next, const Input* x,
+                                             uint32_t first, uint32_t last, uint32_t n,
+                                             typename S::Vec (&sum)[R][accumulators][T])
+{
+    constexpr uint32_t turn = P::accumulators * P::weights;
+    constexpr size_t number = elements < W >> 1 ? sizeof *x->q : sizeof *x->x;
+    const auto bytes = [](uint32_t numbers) { return size_t(numbers) / elements<W> * sizeof(W); };
+    const bool whole = R == 1 || T * n * number <= bytes_that_stay;
+    const uint32_t stretch = whole ? n : bytes_in_turn * elements<W> / sizeof(W) / turn * turn;
+    for (; first < last; first += stretch) {
+        const uint32_t here = last - first < stretch ? last : first + stretch;
+        const size_t end = bytes(n), at = bytes(first) + (whole ? end : bytes_ahead);
+        for (uint32_t r = 0; r < R; r++)
+            dot_stretch<S, W, P, T>(reinterpret_cast<const W*>(rows[r]), at < end ? rows[r] + at : next[r] + (at - end),
+                                    x, first, here, sum[r]);
+    }
+}
+
+/// y[r stride + t] = sum_i w[r]_i x[t]_i for r < R, t < T. The order of addition is the same for every R and T. Not
+/// inline: loops for one token and for several in one function had too few registers for both.
 template <class S, class W, uint32_t R, uint32_t T>
 [[gnu::noinline]] void dot_together(const std::byte* const* rows, const std::byte* const* next, const Input* x,
                                     uint32_t n, float* y, uint32_t stride)
 {
     using P = Piece<S, W>;
     using Vec = typename S::Vec;
-    constexpr uint32_t A = P::accumulators, turn = A * P::weights;
-    constexpr size_t number = elements < W >> 1 ? sizeof *x->q : sizeof *x->x;
-    const auto bytes = [](uint32_t numbers) { return size_t(numbers) / elements<W> * sizeof(W); };
+    constexpr uint32_t A = P::accumulators;
     Vec sum[R][A][T];
     const W* row[R];
     for (uint32_t r = 0; r < R; r++) {
@@ -487,14 +540,13 @@ template <class S, class W, uint32_t R, uint32_t T>
         for (uint32_t a = 0; a < A; a++)
             for (uint32_t t = 0; t < T; t++) sum[r][a][t] = S::zero();
     }
-    const bool whole = R == 1 || T * n * number <= bytes_that_stay;
-    const uint32_t stretch = whole ? n : bytes_in_turn * elements<W> / sizeof(W) / turn * turn;
-    for (uint32_t first = 0; first < n; first += stretch) {
-        const uint32_t last = n - first < stretch ? n : first + stretch;
-        const size_t end = bytes(n), at = bytes(first) + (whole ? end : bytes_ahead);
-        for (uint32_t r = 0; r < R; r++)
-            dot_stretch<S, W, T>(row[r], at < end ? rows[r] + at : next[r] + (at - end), x, first, last, sum[r]);
-    }
+    uint32_t wide = 0;
+    if constexpr (has_wide<S, W>)
+        if (x->groups) {
+            wide = n / S::template Wide<W>::weights * S::template Wide<W>::weights;
+            dot_range<S, W, typename S::template Wide<W>, R, T>(rows, next, x, 0, wide, n, sum);
+        }
+    dot_range<S, W, P, R, T>(rows, next, x, wide, n, n, sum);
     for (uint32_t r = 0; r < R; r++)
         for (uint32_t t = 0; t < T; t++) {
             if constexpr (P::weights == S::lanes)    // a block format has no rest
@@ -525,10 +577,9 @@ inline constexpr bool reads_groups = requires
 
 /// Whether S takes eight rows of W at a time.
 template <class S, class W>
-inline constexpr bool by_groups = requires(const W* const* rows, const std::byte* const* next, const Input* x,
-                                           typename S::Sums* sums)
+inline constexpr bool by_groups = requires(const W* const* rows, const std::byte* const* next, const Input* x)
 {
-    S::template meet_groups<1, false>(rows, next, x, 0, 0, sums);
+    S::template meet_groups<1, false>(rows, next, x, 0, 0, static_cast<typename S::Sums*>(nullptr));
 };
 
 /// y[r stride + t] = sum_i w[r]_i x[t]_i for r < count <= 8, t < tokens. `first` and `more` say how many tokens there
@@ -553,7 +604,7 @@ template <class S, class W, uint32_t first, bool more>
         constexpr uint32_t A = Piece<S, W>::accumulators;
         typename S::Vec sum[A][1];
         for (uint32_t a = 0; a < A; a++) sum[a][0] = a ? S::zero() : sums[t].of_row(r);
-        dot_stretch<S, W, 1>(row[r], next[r], x + t, whole, n, sum);
+        dot_stretch<S, W, Piece<S, W>, 1>(row[r], next[r], x + t, whole, n, sum);
         for (uint32_t a = 1; a < A; a++) sum[0][0] = S::add(sum[0][0], sum[a][0]);
         return S::add_lanes(sum[0][0]);
     };
@@ -845,7 +896,8 @@ void quantise(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* 
         sum[i / fixed_block] = scale[i / fixed_block] * S::add_lanes(S::dot(S::ones(), q + i));
     }
     if constexpr (reads_groups<S>)
-        for (uint32_t g = 0; groups && g < n / group_numbers; g++) S::fill_group(q + g * group_numbers, groups[g]);
+        for (uint32_t g = 0; groups && g < n / group_numbers; g++)
+            S::fill_group(q + g * group_numbers, scale + g * (group_numbers / fixed_block), groups[g]);
 }
 
 template <class S>

@@ -1,0 +1,455 @@
+// How AVX2 reads quantised rows: 256 weights at a time, in pairs of blocks of 32, each in a lane of 128 bits. What a
+// file packs is taken apart by shifts and masks of words of 16 bits, which need no widening: a word of bytes 2i and 2i
+// + 1 gives weight 2i by its lower half and weight 2i + 1 by its upper one. The activations lie in this order, too:
+//
+//     words[0]  numbers  0  2 ... 14 of the first block | the same of the second
+//     words[1]  numbers  1  3 ... 15                    |
+//     words[2]  numbers 16 18 ... 30                    |
+//     words[3]  numbers 17 19 ... 31                    |
+//
+// Of 64 weights of Q4_0 and one token these are 21 instructions with vectors (7 to unpack, 7 to multiply and add, 4 for
+// the scales of the file, 3 to add up in floats) where widening takes 40.
+#pragma once
+
+#include "host/kernels/body.h"
+
+#include <immintrin.h>
+
+namespace hearth::host {
+namespace {
+
+inline constexpr uint32_t wide_numbers = 256, wide_pairs = 4;
+
+inline __m128i bytes_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline __m256i two_lanes(const void* a, const void* b) { return _mm256_set_m128i(bytes_16(b), bytes_16(a)); }
+inline __m256i both_lanes(const void* p) { return _mm256_broadcastsi128_si256(bytes_16(p)); }
+inline __m256i masked(__m256i v, uint8_t mask) { return _mm256_and_si256(v, _mm256_set1_epi8(char(mask))); }
+
+/// Bytes shifted to the left by so many bits in the lane of the first block and of the second; less than 0 is to the
+/// right. What comes from a neighbour has to be masked.
+template <int first, int second>
+inline __m256i shifted(__m256i v)
+{
+    static_assert((first >= 0 && second >= 0) || (first <= 0 && second <= 0));
+    if constexpr (first >= 0 && second >= 0)
+        return _mm256_sllv_epi64(v, _mm256_setr_epi64x(first, first, second, second));
+    else return _mm256_srlv_epi64(v, _mm256_setr_epi64x(-first, -first, -second, -second));
+}
+
+/// The words of unsigned bytes, those of even places and those of odd ones.
+inline void unsigned_words(__m256i bytes, __m256i* w)
+{
+    w[0] = _mm256_and_si256(bytes, _mm256_set1_epi16(255));
+    w[1] = _mm256_srli_epi16(bytes, 8);
+}
+inline void signed_words(__m256i bytes, __m256i* w)
+{
+    w[0] = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+    w[1] = _mm256_srai_epi16(bytes, 8);
+}
+
+/// Eight words, `step` bytes from each to the next, which is at least 16: of 16 bytes each, so that each lies in a
+/// place of its own.
+template <uint32_t step>
+inline __m128i eight_words(const void* first)
+{
+    const auto from = [&](uint32_t i) { return bytes_16(static_cast<const std::byte*>(first) + (step - 2) * i); };
+    __m128i w = from(0);
+    w = _mm_blend_epi16(w, from(1), 1 << 1);
+    w = _mm_blend_epi16(w, from(2), 1 << 2);
+    w = _mm_blend_epi16(w, from(3), 1 << 3);
+    w = _mm_blend_epi16(w, from(4), 1 << 4);
+    w = _mm_blend_epi16(w, from(5), 1 << 5);
+    w = _mm_blend_epi16(w, from(6), 1 << 6);
+    return _mm_blend_epi16(w, from(7), 1 << 7);
+}
+inline __m256 half(uint16_t bits) { return _mm256_cvtph_ps(_mm_set1_epi16(short(bits))); }
+inline __m256 floats_of_bytes(uint64_t eight)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(eight))));
+}
+inline __m256 floats_of_signed(__m128i eight) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)); }
+
+/// Of eight blocks of a token.
+struct EightOfToken {
+    const Input& x;
+    size_t k;    // which eight
+
+    __m256 scale() const { return _mm256_loadu_ps(x.scale + 8 * k); }
+    __m256 sum() const { return _mm256_loadu_ps(x.sum + 8 * k); }
+    /// Of the first or last 16 of each.
+    __m256 half_sum(uint32_t half) const
+    {
+        return _mm256_loadu2_m128(x.groups[2 * k + 1].words.half_sum[half], x.groups[2 * k].words.half_sum[half]);
+    }
+    const __m256i* pair(uint32_t p) const
+    {
+        return reinterpret_cast<const __m256i*>(x.groups[2 * k + p / 2].words.of[p % 2]);
+    }
+};
+
+/// 256 weights of a row, from a block of the file on:
+///   scales                of its blocks, or of their first and last halves
+///   words<p>(w)           pair p as above, which may have something added
+///   plus_rest(x, sum)     sum + what the weights have beside their words times their scales
+template <class B>
+struct Wide;
+
+/// Formats that have one.
+template <class B>
+inline constexpr bool by_wide = requires
+{
+    sizeof(Wide<B>);
+};
+
+// ---- blocks of 32 with one scale ------------------------------------------------------------------------------------
+
+template <class B>
+struct WideOneScale {
+    const B* b;
+    __m256 scales[1];
+
+    explicit WideOneScale(const B* b) : b(b)
+    {
+        if constexpr (requires { b->d; }) scales[0] = _mm256_cvtph_ps(eight_words<sizeof(B)>(&b->d));
+    }
+
+    /// Of pair p the nibbles of the first halves, and those of the last.
+    template <uint32_t p>
+    __m256i nibbles(uint32_t half) const
+    {
+        const __m256i q = two_lanes(b[2 * p].q, b[2 * p + 1].q);
+        return masked(half ? _mm256_srli_epi16(q, 4) : q, 15);
+    }
+    template <uint32_t p>
+    void nibble_words(__m256i* w) const
+    {
+        const __m256i q = two_lanes(b[2 * p].q, b[2 * p + 1].q), low = _mm256_set1_epi16(15);
+        w[0] = _mm256_and_si256(q, low);
+        w[1] = _mm256_and_si256(_mm256_srli_epi16(q, 8), low);
+        w[2] = _mm256_and_si256(_mm256_srli_epi16(q, 4), low);
+        w[3] = _mm256_srli_epi16(q, 12);
+    }
+    /// With the fifth bits.
+    template <uint32_t p>
+    void five_bit_words(__m256i* w) const
+    {
+        const __m256i bit = _mm256_set1_epi64x(int64_t(0x8040201008040201));
+        const __m256i fifth =
+            _mm256_set_m128i(_mm_set1_epi32(int(load_32(b[2 * p + 1].qh))), _mm_set1_epi32(int(load_32(b[2 * p].qh))));
+        for (uint32_t half = 0; half < 2; half++) {
+            const int64_t byte = int64_t(half * 0x0202020202020202);
+            const __m256i which = _mm256_setr_epi64x(byte, byte + 0x0101010101010101, byte, byte + 0x0101010101010101);
+            const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(fifth, which), bit), bit);
+            unsigned_words(_mm256_or_si256(nibbles<p>(half), masked(set, 16)), w + 2 * half);
+        }
+    }
+    template <uint32_t p>
+    void value_words(const int8_t* values, __m256i* w) const
+    {
+        for (uint32_t half = 0; half < 2; half++)
+            signed_words(_mm256_shuffle_epi8(both_lanes(values), nibbles<p>(half)), w + 2 * half);
+    }
+    /// Less so many times each weight's scale.
+    __m256 less(float added, const EightOfToken& x, __m256 sum) const
+    {
+        return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_set1_ps(-added), scales[0]), x.sum(), sum);
+    }
+    __m256 with_minima(const EightOfToken& x, __m256 sum) const
+    {
+        return _mm256_fmadd_ps(_mm256_cvtph_ps(eight_words<sizeof(B)>(&b->m)), x.sum(), sum);
+    }
+};
+
+template <>
+struct Wide<BlockQ4_0> : WideOneScale<BlockQ4_0> {
+    using WideOneScale::WideOneScale;
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        nibble_words<p>(w);
+    }
+    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return less(8, x, sum); }
+};
+
+template <>
+struct Wide<BlockQ4_1> : WideOneScale<BlockQ4_1> {
+    using WideOneScale::WideOneScale;
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        nibble_words<p>(w);
+    }
+    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return with_minima(x, sum); }
+};
+
+template <>
+struct Wide<BlockQ5_0> : WideOneScale<BlockQ5_0> {
+    using WideOneScale::WideOneScale;
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        five_bit_words<p>(w);
+    }
+    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return less(16, x, sum); }
+};
+
+template <>
+struct Wide<BlockQ5_1> : WideOneScale<BlockQ5_1> {
+    using WideOneScale::WideOneScale;
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        five_bit_words<p>(w);
+    }
+    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return with_minima(x, sum); }
+};
+
+template <>
+struct Wide<BlockIQ4_NL> : WideOneScale<BlockIQ4_NL> {
+    using WideOneScale::WideOneScale;
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        value_words<p>(BlockIQ4_NL::values, w);
+    }
+    __m256 plus_rest(const EightOfToken&, __m256 sum) const { return sum; }
+};
+
+template <>
+struct Wide<BlockMXFP4> : WideOneScale<BlockMXFP4> {
+    explicit Wide(const BlockMXFP4* b) : WideOneScale(b)
+    {
+        // As power_of_two, whose two smallest are subnormal and whose last is not a number.
+        const __m128i words = _mm_and_si128(eight_words<sizeof(BlockMXFP4)>(&b->e), _mm_set1_epi16(255));
+        const __m256i e = _mm256_cvtepu16_epi32(words);
+        const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+        const __m256i small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+        const __m256i none =
+            _mm256_and_si256(_mm256_cmpeq_epi32(e, _mm256_set1_epi32(255)), _mm256_set1_epi32(0x7fc00000));
+        const __m256i powers = _mm256_blendv_epi8(normal, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e));
+        scales[0] = _mm256_castsi256_ps(_mm256_or_si256(powers, none));
+    }
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        value_words<p>(BlockMXFP4::values, w);
+    }
+    __m256 plus_rest(const EightOfToken&, __m256 sum) const { return sum; }
+};
+
+// ---- blocks of 256 --------------------------------------------------------------------------------------------------
+
+template <class B>
+struct WideSixBitScales {
+    const B& b;
+    __m256 scales[1], minima;
+
+    explicit WideSixBitScales(const B* b) : b(*b)
+    {
+        const SixBits six(b->scale);
+        scales[0] = _mm256_mul_ps(half(b->d), floats_of_bytes(six.scales));
+        minima = _mm256_mul_ps(half(b->dmin), floats_of_bytes(six.minima));
+    }
+    /// Of pair p, whose blocks are the low nibbles of 32 bytes and the high ones.
+    template <uint32_t p>
+    __m256i nibbles(uint32_t half) const
+    {
+        return shifted<0, -4>(both_lanes(b.q + 32 * p + 16 * half));
+    }
+    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return _mm256_fnmadd_ps(minima, x.sum(), sum); }
+};
+
+template <>
+struct Wide<BlockQ4_K> : WideSixBitScales<BlockQ4_K> {
+    using WideSixBitScales::WideSixBitScales;
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        for (uint32_t half = 0; half < 2; half++) {
+            const __m256i q = nibbles<p>(half), low = _mm256_set1_epi16(15);
+            w[2 * half] = _mm256_and_si256(q, low);
+            w[2 * half + 1] = _mm256_and_si256(_mm256_srli_epi16(q, 8), low);
+        }
+    }
+};
+
+template <>
+struct Wide<BlockQ5_K> : WideSixBitScales<BlockQ5_K> {
+    using WideSixBitScales::WideSixBitScales;
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        constexpr int left = 4 - 2 * int(p);
+        for (uint32_t half = 0; half < 2; half++) {
+            const __m256i fifth = masked(shifted<left, left - 1>(both_lanes(b.qh + 16 * half)), 0x10);
+            unsigned_words(_mm256_or_si256(masked(nibbles<p>(half), 15), fifth), w + 2 * half);
+        }
+    }
+};
+
+template <>
+struct Wide<BlockIQ4_XS> {
+    const BlockIQ4_XS& b;
+    __m256 scales[1];
+
+    explicit Wide(const BlockIQ4_XS* b) : b(*b)
+    {
+        scales[0] = _mm256_mul_ps(half(b->d), floats_of_signed(_mm_cvtsi64_si128(int64_t(part_scales(*b)))));
+    }
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b.q + 32 * p)),
+                      values = both_lanes(BlockIQ4_NL::values);
+        for (uint32_t half = 0; half < 2; half++)
+            signed_words(_mm256_shuffle_epi8(values, masked(half ? _mm256_srli_epi16(q, 4) : q, 15)), w + 2 * half);
+    }
+    __m256 plus_rest(const EightOfToken&, __m256 sum) const { return sum; }
+};
+
+/// The even bytes of 16 in the first half, the odd ones in the last.
+inline __m128i even_and_odd(__m128i bytes)
+{
+    return _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+}
+
+/// Where 16 weights have a scale: those of the first halves of eight blocks and those of the last, times d.
+struct WideHalfScales {
+    __m256 scales[2];
+
+    WideHalfScales(__m128i of_halves, __m256 d)
+    {
+        const __m128i s = even_and_odd(of_halves);
+        scales[0] = _mm256_mul_ps(d, floats_of_signed(s));
+        scales[1] = _mm256_mul_ps(d, floats_of_signed(_mm_unpackhi_epi64(s, s)));
+    }
+    __m256 less(float added, const EightOfToken& x, __m256 sum) const
+    {
+        for (uint32_t half = 0; half < 2; half++)
+            sum = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_set1_ps(-added), scales[half]), x.half_sum(half), sum);
+        return sum;
+    }
+};
+
+template <>
+struct Wide<BlockQ6_K> : WideHalfScales {
+    const BlockQ6_K& b;
+
+    explicit Wide(const BlockQ6_K* b) : WideHalfScales(bytes_16(b->scale), half(b->d)), b(*b) {}
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        constexpr int left = 4 - 4 * int(p % 2);
+        for (uint32_t half = 0; half < 2; half++) {
+            const uint8_t* const low = b.ql + 64 * (p / 2) + 16 * half;
+            const __m256i q = two_lanes(low, low + 32), upper = both_lanes(b.qh + 32 * (p / 2) + 16 * half);
+            unsigned_words(_mm256_or_si256(masked(p % 2 ? _mm256_srli_epi16(q, 4) : q, 15),
+                                           masked(shifted<left, left - 2>(upper), 0x30)),
+                           w + 2 * half);
+        }
+    }
+    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return less(32, x, sum); }
+};
+
+template <>
+struct Wide<BlockQ2_K> : WideHalfScales {
+    const BlockQ2_K& b;
+
+    explicit Wide(const BlockQ2_K* b)
+        : WideHalfScales(_mm_and_si128(bytes_16(b->scale), _mm_set1_epi8(15)), half(b->d)), b(*b)
+    {
+    }
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        constexpr int right = 4 * int(p % 2);
+        for (uint32_t half = 0; half < 2; half++)
+            unsigned_words(masked(shifted<-right, -right - 2>(both_lanes(b.q + 32 * (p / 2) + 16 * half)), 3),
+                           w + 2 * half);
+    }
+    __m256 plus_rest(const EightOfToken& x, __m256 sum) const
+    {
+        const __m128i minima = _mm_and_si128(_mm_srli_epi16(bytes_16(b.scale), 4), _mm_set1_epi8(15));
+        const WideHalfScales times_dmin(minima, half(b.dmin));
+        return times_dmin.less(1, x, sum);
+    }
+};
+
+template <>
+struct Wide<BlockQ3_K> : WideHalfScales {
+    const BlockQ3_K& b;
+
+    explicit Wide(const BlockQ3_K* b) : WideHalfScales(half_scales(*b), half(b->d)), b(*b) {}
+    template <uint32_t p>
+    void words(__m256i* w) const
+    {
+        constexpr int right = 4 * int(p % 2), left = 2 - 2 * int(p);
+        for (uint32_t half = 0; half < 2; half++) {
+            const __m256i low = masked(shifted<-right, -right - 2>(both_lanes(b.q + 32 * (p / 2) + 16 * half)), 3);
+            const __m256i third = masked(shifted<left, left - 1>(both_lanes(b.qh + 16 * half)), 4);
+            unsigned_words(_mm256_or_si256(low, third), w + 2 * half);
+        }
+    }
+    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return less(4, x, sum); }
+
+    static __m128i half_scales(const BlockQ3_K& b)
+    {
+        const ThreeBitScales s(b);
+        return _mm_set_epi64x(int64_t(s.last), int64_t(s.first));
+    }
+};
+
+// ---- products -------------------------------------------------------------------------------------------------------
+
+/// What a Piece is for the product of a row, of 256 weights (see body.h).
+template <class B>
+struct WidePiece {
+    static constexpr uint32_t weights = wide_numbers, accumulators = 1;
+    Wide<B> w;
+
+    WidePiece(const B* row, size_t k) : w(row + k * (wide_numbers / elements<B>)) {}
+
+    template <uint32_t T>
+    [[gnu::always_inline]] void dot(const Input* x, size_t k, __m256* sum) const
+    {
+        constexpr uint32_t halves = sizeof w.scales / sizeof *w.scales;
+        // With twice as many additions a sum of its own, so that one piece need not wait for the last.
+        __m256 scale[T][halves], part[T];
+        for (uint32_t t = 0; t < T; t++) part[t] = halves == 2 ? _mm256_setzero_ps() : sum[t];
+        for (uint32_t t = 0; t < T; t++)
+            for (uint32_t h = 0; h < halves; h++)
+                scale[t][h] = _mm256_mul_ps(w.scales[h], EightOfToken{x[t], k}.scale());
+        each<wide_pairs>([&](auto p) {
+            const __m256i blocks =
+                _mm256_setr_epi32(2 * p, 2 * p, 2 * p, 2 * p, 2 * p + 1, 2 * p + 1, 2 * p + 1, 2 * p + 1);
+            __m256i words[4];
+            w.template words<decltype(p)::value>(words);
+#pragma GCC unroll 4
+            for (uint32_t t = 0; t < T; t++) {
+                const __m256i* const q = EightOfToken{x[t], k}.pair(p);
+                const auto twice = [&](uint32_t i) {
+                    return _mm256_add_epi32(_mm256_madd_epi16(words[i], q[i]),
+                                            _mm256_madd_epi16(words[i + 1], q[i + 1]));
+                };
+                const auto plus = [&](__m256i integers, uint32_t h) {
+                    const __m256 products = _mm256_cvtepi32_ps(integers),
+                                 scales = _mm256_permutevar8x32_ps(scale[t][h], blocks);
+                    part[t] = _mm256_fmadd_ps(products, scales, part[t]);
+                };
+                if constexpr (halves == 1) plus(_mm256_add_epi32(twice(0), twice(2)), 0);
+                else {
+                    plus(twice(0), 0);
+                    plus(twice(2), 1);
+                }
+            }
+        });
+        for (uint32_t t = 0; t < T; t++) {
+            part[t] = w.plus_rest({x[t], k}, part[t]);
+            sum[t] = halves == 2 ? _mm256_add_ps(sum[t], part[t]) : part[t];
+        }
+    }
+};
+
+}    // namespace
+}    // namespace hearth::host
