@@ -1,13 +1,36 @@
 #include "engine/workshop.h"
 
+#include "engine/error.h"
 #include "engine/system/limits.h"
 #include "engine/vulkan/device.h"
 #include "host/arena.h"
+#include "host/kernels.h"
 
 #include <map>
 #include <tuple>
 
 namespace hearth {
+
+std::vector<InstructionSet> instruction_sets()
+{
+    std::vector<InstructionSet> sets;
+    for (const host::InstructionSet& set : host::instruction_sets)
+        sets.push_back({set.id, set.name, host::kernels(set.isa) != nullptr});
+    return sets;
+}
+
+InstructionSet instruction_set() { return {host::kernels().id, host::kernels().name, true}; }
+
+void choose_instruction_set(std::string_view id)
+{
+    std::string here;
+    for (const host::InstructionSet& set : host::instruction_sets) {
+        const host::Kernels* const kernels = host::kernels(set.isa);
+        if (kernels && set.id == id) return host::choose_kernels(*kernels);
+        if (kernels) here += (here.empty() ? "" : ", ") + std::string(set.id);
+    }
+    throw Error("this CPU has no {}: name one of {}, or leave --cpu out", id, here);
+}
 
 struct Workshop::State {
     explicit State(WorkshopOptions o) : options(std::move(o)) {}

@@ -34,6 +34,17 @@ struct WorkshopOptions {
     bool validation = false;    // Vulkan validation layers; what they say: Workshop::take_validation_messages
 };
 
+/// Instruction sets of CPUs, from the slowest to the fastest, as `--cpu` has them, and how people write them.
+struct InstructionSet {
+    std::string_view id, name;
+    bool here;    // this CPU has it
+};
+std::vector<InstructionSet> instruction_sets();
+/// The one that the host's kernels use: the fastest that is here, or the chosen one.
+InstructionSet instruction_set();
+/// For the whole process, and before anything is opened. Throws Error where this CPU lacks it.
+void choose_instruction_set(std::string_view id);
+
 /// Bytes of a device's memory that are a model's for as long as this lives.
 class Promise {
   public:

@@ -140,11 +140,21 @@ struct SoftMax {
     float largest, sum;
 };
 
-enum class Isa { plain, avx2, avx512 };
+enum class Isa { plain, avx2, avxvnni, avx512 };
+
+struct InstructionSet {
+    Isa isa;
+    std::string_view id, name;    // what a user asks for, and what is shown
+};
+/// From the slowest to the fastest.
+inline constexpr InstructionSet instruction_sets[] = {{Isa::plain, "plain", "plain C++"},
+                                                      {Isa::avx2, "avx2", "AVX2"},
+                                                      {Isa::avxvnni, "avxvnni", "AVX-VNNI"},
+                                                      {Isa::avx512, "avx512", "AVX-512"}};
 
 struct Kernels {
     Isa isa;
-    std::string_view name;    // "plain C++", "AVX2", "AVX-512"
+    std::string_view id, name;    // of instruction_sets
     bool reads_groups;
     RowKernels rows[std::size(weight_formats) + std::size(sparse_formats)];    // in the order of those tables
 
@@ -173,10 +183,13 @@ struct Kernels {
     const CacheKernels& cache(WeightType type) const;
 };
 
-/// The kernels for the best instruction set of this CPU.
+/// The kernels in use: those of the best instruction set of this CPU, or of the chosen one.
 const Kernels& kernels();
 
-/// The kernels of one instruction set; nullptr where this CPU lacks it. For tests.
+/// The kernels of one instruction set; nullptr where this CPU lacks it.
 const Kernels* kernels(Isa isa);
+
+/// All that follows uses those. What others have prepared must not be in use any more: they lay vectors out otherwise.
+void choose_kernels(const Kernels& kernels);
 
 }    // namespace hearth::host

@@ -233,7 +233,7 @@ struct Vectors {
 template <class F>
 void on_every_path(F test)
 {
-    for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512})
+    for (const auto& [isa, id, name] : instruction_sets)
         if (const Kernels* cpu = kernels(isa)) {
             CAPTURE(cpu->name);
             test(*cpu);

@@ -402,8 +402,9 @@ struct Wide<BlockQ3_K> : WideHalfScales {
 
 // ---- products -------------------------------------------------------------------------------------------------------
 
-/// What a Piece is for the product of a row, of 256 weights (see body.h).
-template <class B>
+/// What a Piece is for the product of a row, of 256 weights (see body.h). P::add(sum, a, b) is sum + the products of
+/// two words each, and which instructions that takes is what AVX2 and AVX-VNNI differ in.
+template <class P, class B>
 struct WidePiece {
     static constexpr uint32_t weights = wide_numbers, accumulators = 1;
     Wide<B> w;
@@ -428,19 +429,21 @@ struct WidePiece {
 #pragma GCC unroll 4
             for (uint32_t t = 0; t < T; t++) {
                 const __m256i* const q = EightOfToken{x[t], k}.pair(p);
-                const auto twice = [&](uint32_t i) {
-                    return _mm256_add_epi32(_mm256_madd_epi16(words[i], q[i]),
-                                            _mm256_madd_epi16(words[i + 1], q[i + 1]));
+                const auto plus_two = [&](__m256i integers, uint32_t i) {
+                    return P::add(P::add(integers, words[i], q[i]), words[i + 1], q[i + 1]);
+                };
+                const auto two = [&](uint32_t i) {
+                    return P::add(_mm256_madd_epi16(words[i], q[i]), words[i + 1], q[i + 1]);
                 };
                 const auto plus = [&](__m256i integers, uint32_t h) {
                     const __m256 products = _mm256_cvtepi32_ps(integers),
                                  scales = _mm256_permutevar8x32_ps(scale[t][h], blocks);
                     part[t] = _mm256_fmadd_ps(products, scales, part[t]);
                 };
-                if constexpr (halves == 1) plus(_mm256_add_epi32(twice(0), twice(2)), 0);
+                if constexpr (halves == 1) plus(plus_two(two(0), 2), 0);
                 else {
-                    plus(twice(0), 0);
-                    plus(twice(2), 1);
+                    plus(two(0), 0);
+                    plus(two(2), 1);
                 }
             }
         });

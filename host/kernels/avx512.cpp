@@ -1,4 +1,4 @@
-// AVX-512 (F, BW, VL, DQ, VBMI, VBMI2, VNNI, and GFNI): what kernels_body.h needs, on 16 floats.
+// AVX-512 (F, BW, VL, DQ, VBMI, VBMI2, VNNI, and GFNI): what kernels/body.h needs, on 16 floats.
 #include "host/kernels/avx512_groups.h"
 
 namespace hearth::host {
@@ -375,6 +375,6 @@ struct Avx512 {
 
 }    // namespace
 
-constexpr Kernels avx512_kernels = make_kernels<Avx512>(Isa::avx512, "AVX-512");
+constexpr Kernels avx512_kernels = make_kernels<Avx512>(Isa::avx512);
 
 }    // namespace hearth::host

@@ -1,5 +1,5 @@
-// The CPU's kernels, written once. S is an instruction set; kernels_avx2.cpp, kernels_avx512.cpp and kernels.cpp (plain
-// C++) each define one:
+// The CPU's kernels, written once. S is an instruction set; avx2_set.h, avx512.cpp and kernels.cpp (plain C++) each
+// define one:
 //
 //   Vec, lanes                      that many floats
 //   accumulators                    independent sums of a float dot; times `token_block` they fit into the registers
@@ -64,7 +64,7 @@
 
 namespace hearth::host {
 
-extern const Kernels plain_kernels, avx2_kernels, avx512_kernels;
+extern const Kernels plain_kernels, avx2_kernels, avxvnni_kernels, avxvnni_of_avx512_kernels, avx512_kernels;
 
 using F16 = BlockF16;
 using Bf16 = BlockBF16;
@@ -957,10 +957,11 @@ constexpr RowKernels row_kernels(WeightType type)
 }
 
 template <class S>
-constexpr Kernels make_kernels(Isa isa, std::string_view name)
+constexpr Kernels make_kernels(Isa isa)
 {
     return {.isa = isa,
-            .name = name,
+            .id = instruction_sets[uint32_t(isa)].id,
+            .name = instruction_sets[uint32_t(isa)].name,
             .reads_groups = reads_groups<S>,
     // clang-format off
 #define FORMAT(id, NAME, ...) row_kernels<S, Block##NAME>(WeightType::id),

@@ -1,7 +1,8 @@
-// Plain C++: what kernels_body.h needs, on one float. And the choice of the instruction set.
+// Plain C++: what kernels/body.h needs, on one float. And the choice of the instruction set.
 #include "host/kernels/body.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cpuid.h>
@@ -180,33 +181,38 @@ struct Plain {
     static Vec floats_of(Ints a) { return float(a); }
 };
 
-/// Clang before 18 does not know this one by name. That the operating system saves the registers is part of "avx2".
-bool has_f16c()
-{
-    unsigned eax, ebx, ecx, edx;
-    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
-}
+struct Registers {
+    unsigned a, b, c, d;
+};
 
-/// Whether CPU and operating system let us use it.
-bool usable(Isa isa)
+struct Cpu {
+    bool avx2, avxvnni, avx512;
+};
+
+/// What CPU and operating system let us use. Asked once: in a virtual machine the instruction leaves it.
+const Cpu& cpu()
 {
-    // Asked once: in a virtual machine the instruction behind has_f16c leaves it.
-    static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-    switch (isa) {
-    case Isa::plain: return true;
-    case Isa::avx2: return avx2;
-    case Isa::avx512:
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
-               __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni");
-    }
-    return false;
+    static const Cpu found = [] {
+        const auto has = [](unsigned leaf, unsigned part, unsigned Registers::*r, unsigned bit) {
+            Registers of = {};
+            return __get_cpuid_count(leaf, part, &of.a, &of.b, &of.c, &of.d) && of.*r & bit;
+        };
+        // Compilers do not all know these two by name. That the system saves the registers is part of "avx2".
+        const bool f16c = has(1, 0, &Registers::c, bit_F16C), avxvnni = has(7, 1, &Registers::a, 1 << 4);
+        const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
+        return Cpu{.avx2 = avx2,
+                   .avxvnni = avx2 && avxvnni,
+                   .avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                             __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+                             __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni")};
+    }();
+    return found;
 }
 
 }    // namespace
 
-constexpr Kernels plain_kernels = make_kernels<Plain>(Isa::plain, "plain C++");
+constexpr Kernels plain_kernels = make_kernels<Plain>(Isa::plain);
 
 static_assert(std::ranges::equal(weight_formats, std::span(plain_kernels.rows).first(std::size(weight_formats)), {},
                                  &WeightFormat::type, &RowKernels::type));
@@ -223,16 +229,32 @@ const CacheKernels& Kernels::cache(WeightType type) const
 
 const Kernels* kernels(Isa isa)
 {
-    static constexpr const Kernels* all[] = {&plain_kernels, &avx2_kernels, &avx512_kernels};
-    return usable(isa) ? all[uint32_t(isa)] : nullptr;
+    switch (isa) {
+    case Isa::plain: return &plain_kernels;
+    case Isa::avx2: return cpu().avx2 ? &avx2_kernels : nullptr;
+    case Isa::avxvnni: return cpu().avxvnni ? &avxvnni_kernels : cpu().avx512 ? &avxvnni_of_avx512_kernels : nullptr;
+    case Isa::avx512: return cpu().avx512 ? &avx512_kernels : nullptr;
+    }
+    return nullptr;
 }
 
-const Kernels& kernels()
+namespace {
+
+std::atomic<const Kernels*>& in_use()
 {
-    static const Kernels& best = usable(Isa::avx512) ? avx512_kernels
-                                 : usable(Isa::avx2) ? avx2_kernels
-                                                     : plain_kernels;
-    return best;
+    static std::atomic<const Kernels*> kernels_in_use = [] {
+        const Kernels* best = nullptr;
+        for (const InstructionSet& set : instruction_sets)
+            if (const Kernels* some = kernels(set.isa)) best = some;
+        return best;
+    }();
+    return kernels_in_use;
 }
+
+}    // namespace
+
+const Kernels& kernels() { return *in_use().load(std::memory_order_relaxed); }
+
+void choose_kernels(const Kernels& kernels) { in_use() = &kernels; }
 
 }    // namespace hearth::host

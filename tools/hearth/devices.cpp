@@ -1,7 +1,26 @@
-// hearth devices: what `--device` can name.
+// hearth devices: what `--device` and `--cpu` can name.
 #include "tools/hearth/cli.h"
 
 namespace hearth::tools {
+
+namespace {
+
+/// The instruction sets that this CPU has.
+struct CpuSets {
+    InstructionSet fastest;
+    std::vector<std::string> all;
+
+    CpuSets()
+    {
+        for (const InstructionSet& set : instruction_sets())
+            if (set.here) {
+                fastest = set;
+                all.emplace_back(set.id);
+            }
+    }
+};
+
+}    // namespace
 
 Command add_devices(CLI::App& app)
 {
@@ -10,8 +29,10 @@ Command add_devices(CLI::App& app)
     app.add_flag("--json", *json, "as JSON");
     return [json] {
         const DeviceList list = list_devices();
+        const CpuSets cpu;
         if (*json) {
-            nlohmann::json out = {{"devices", nlohmann::json::array()},
+            nlohmann::json out = {{"cpu", {{"instruction_set", cpu.fastest.id}, {"instruction_sets", cpu.all}}},
+                                  {"devices", nlohmann::json::array()},
                                   {"auto", list.chosen ? nlohmann::json(*list.chosen) : nlohmann::json()},
                                   {"reason", list.reason}};
             for (const DeviceDescription& d : list.devices)
@@ -30,7 +51,7 @@ Command add_devices(CLI::App& app)
             print(dump(out));
             return;
         }
-        std::string out;
+        std::string out = fmt::format("CPU: {} (--cpu knows {})\n", cpu.fastest.name, fmt::join(cpu.all, ", "));
         for (size_t i = 0; i < list.devices.size(); ++i) {
             const DeviceDescription& d = list.devices[i];
             out += fmt::format("{} {}  {}", i, d.name, d.kind);

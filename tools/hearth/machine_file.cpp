@@ -140,6 +140,14 @@ RowVariants variants_from(const nlohmann::json& json)
     return variants;
 }
 
+bool is_fastest(const InstructionSet& chosen)
+{
+    std::string_view fastest;
+    for (const InstructionSet& set : instruction_sets())
+        if (set.here) fastest = set.id;
+    return chosen.id == fastest;
+}
+
 }    // namespace
 
 nlohmann::json to_json(const Machine& machine)
@@ -188,6 +196,7 @@ std::filesystem::path machine_path(const std::string& device, const std::string&
     const std::filesystem::path folder = cache_folder();
     if (folder.empty()) return {};
     std::string name = fmt::format("machine {} {} {}", device.empty() ? "cpu" : device, driver, threads);
+    if (!is_fastest(instruction_set())) name += fmt::format(" {}", instruction_set().id);
     for (char& ch : name)
         if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '-';
     return folder / (name + ".json");

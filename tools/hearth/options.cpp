@@ -213,6 +213,13 @@ void add_device_options(CLI::App& app, EngineOptions& o)
            "CPU threads (default: one per physical core)")
         ->check(CLI::Range(-1, 1024))
         ->type_name("N");
+    std::vector<std::string> sets;
+    for (const InstructionSet& set : instruction_sets()) sets.emplace_back(set.id);
+    app.add_option_function<std::string>(
+           "--cpu", [](const std::string& id) { choose_instruction_set(id); },
+           "the CPU's instruction set (default: the fastest that it has)")
+        ->check(CLI::IsMember(sets))
+        ->type_name("SET");
     app.add_option_function<std::string>(
            "--device", [&o](const std::string& name) { o.device = name == "none" ? "cpu" : name; },
            "auto (the best GPU), cpu, or an index or part of a name of `hearth devices`")
