@@ -66,8 +66,8 @@ struct Term {
 
 // Many tokens are computed a tile at a time: some rows times some tokens, which lie side by side in the lanes.
 
-/// A tile of floats: c[r][t] = sum_k w[r row_stride + k step] x[k x_stride + t] for r < tile_rows, t < tile_tokens, k <
-/// inner.
+/// A tile of floats: c[r][t] += sum_k w[r row_stride + k step] x[k x_stride + t] for r < tile_rows, t < tile_tokens, k
+/// < inner.
 struct FloatTile {
     const float* w;
     size_t row_stride, step;
@@ -81,7 +81,8 @@ struct FloatTile {
 struct FixedTile {
     const int16_t* q;    // (tile_rows, row_stride), of which inner
     size_t row_stride;
-    const float *d, *m;          // (tile_rows, inner / 32); m is null for formats without minima
+    const float *d, *m;    // (tile_rows, block_stride), of which inner / 32; m is null for formats without minima
+    size_t block_stride;
     const int16_t* x;            // (inner / 2, tile_tokens, 2): numbers 2k and 2k + 1 of every token
     const float *scale, *sum;    // (inner / 32, tile_tokens) of x
     uint32_t inner;

@@ -7,6 +7,8 @@ namespace hearth::host {
 
 namespace {
 
+constexpr uint32_t bytes_of_a_panel = 16 << 10;
+
 uint32_t ceil_to(uint32_t n, uint32_t unit) { return (n + unit - 1) / unit * unit; }
 
 /// Rows unpacked at a time: they are read once per tile of tokens, from L2.
@@ -45,6 +47,8 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
     const bool fixed = format.fixed;
     const PackedInputs& packed = x.packed(team, fixed);
     const size_t stride = fixed ? row_stride<int16_t>(n) : row_stride<float>(n);
+    // So much of a tile of tokens at a time as stays in L1 while all rows go by.
+    const uint32_t panel = bytes_of_a_panel / width / uint32_t(fixed ? sizeof(int16_t) : sizeof(float));
     const uint32_t together = block_rows(n * uint32_t(fixed ? sizeof(int16_t) : sizeof(float)));
 
     team.parallel((rows + together - 1) / together, [&](uint32_t chunk) {
@@ -66,27 +70,33 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
             else format.decode(from, &u.w[r * stride], n);
         }
         for (uint32_t tile = 0; tile < tiles; tile++) {
-            for (uint32_t r = 0; r < count; r += cpu.tile_rows) {
-                float* const c = &u.c[size_t(r) * width];
-                if (fixed)
-                    cpu.fixed_tile({.q = &u.q[r * stride],
-                                    .row_stride = stride,
-                                    .d = &u.d[size_t(r) * blocks],
-                                    .m = format.has_minima ? &u.m[size_t(r) * blocks] : nullptr,
-                                    .x = &packed.pairs[size_t(tile) * n * width],
-                                    .scale = &packed.scale[size_t(tile) * blocks * width],
-                                    .sum = &packed.sum[size_t(tile) * blocks * width],
-                                    .inner = n,
-                                    .halves = format.halves,
-                                    .c = c});
-                else
-                    cpu.float_tile({.w = &u.w[r * stride],
-                                    .row_stride = stride,
-                                    .step = 1,
-                                    .x = &packed.x[size_t(tile) * n * width],
-                                    .x_stride = width,
-                                    .inner = n,
-                                    .c = c});
+            std::ranges::fill(u.c, 0.0f);
+            for (uint32_t k = 0; k < n; k += panel) {
+                const uint32_t inner = std::min(panel, n - k);
+                for (uint32_t r = 0; r < count; r += cpu.tile_rows) {
+                    const size_t of_x = (size_t(tile) * n + k) * width, block = size_t(r) * blocks + k / fixed_block,
+                                 block_of_x = (size_t(tile) * blocks + k / fixed_block) * width;
+                    if (fixed)
+                        cpu.fixed_tile({.q = &u.q[r * stride + k],
+                                        .row_stride = stride,
+                                        .d = &u.d[block],
+                                        .m = format.has_minima ? &u.m[block] : nullptr,
+                                        .block_stride = blocks,
+                                        .x = &packed.pairs[of_x],
+                                        .scale = &packed.scale[block_of_x],
+                                        .sum = &packed.sum[block_of_x],
+                                        .inner = inner,
+                                        .halves = format.halves,
+                                        .c = &u.c[size_t(r) * width]});
+                    else
+                        cpu.float_tile({.w = &u.w[r * stride + k],
+                                        .row_stride = stride,
+                                        .step = 1,
+                                        .x = &packed.x[of_x],
+                                        .x_stride = width,
+                                        .inner = inner,
+                                        .c = &u.c[size_t(r) * width]});
+                }
             }
             out({first, count, tile * width, std::min(width, tokens - tile * width), u.c.data(), width});
         }
@@ -124,6 +134,7 @@ void multiply_transposed(Team& team, const Matrix& w, std::span<const uint32_t> 
             }
             for (uint32_t t = 0; t < tokens; t += cpu.tile_rows)
                 for (uint32_t col = 0; col < count; col += cpu.tile_tokens) {
+                    std::fill_n(c, cpu.tile_rows * cpu.tile_tokens, 0.0f);
                     cpu.float_tile({.w = &strengths[size_t(t) * inner],
                                     .row_stride = 1,
                                     .step = cpu.tile_rows,

@@ -806,7 +806,7 @@ void float_tile(const FloatTile& t)
     constexpr uint32_t R = S::tile_rows, V = tile_vectors;
     using Vec = typename S::Vec;
     Vec sum[R][V], token[V];
-    each<R>([&](auto r) { each<V>([&](auto v) { sum[r][v] = S::zero(); }); });
+    each<R>([&](auto r) { each<V>([&](auto v) { sum[r][v] = S::load(t.c + (r * V + v) * S::lanes); }); });
     const float *w = t.w, *x = t.x;
     const size_t row_stride = t.row_stride;
     for (uint32_t k = 0; k < t.inner; k++, w += t.step, x += t.x_stride) {
@@ -825,9 +825,7 @@ void fixed_tile(const FixedTile& t)
     constexpr uint32_t R = S::tile_rows, V = tile_vectors, tokens = V * S::lanes;
     using Vec = typename S::Vec;
     using Ints = typename S::Ints;
-    const uint32_t blocks = t.inner / fixed_block;
-    const size_t row_stride = t.row_stride;
-    for (uint32_t i = 0; i < R * tokens; i++) t.c[i] = 0;
+    const size_t row_stride = t.row_stride, blocks = t.block_stride;
     for (uint32_t first = 0; first < t.inner / 2; first += pairs) {
         Ints sum[R][V], token[V];
         each<R>([&](auto r) { each<V>([&](auto v) { sum[r][v] = S::no_ints(); }); });
@@ -847,9 +845,8 @@ void fixed_tile(const FixedTile& t)
                 float* const c = t.c + (r * V + v) * S::lanes;
                 Vec all = S::load(c);
                 if (minima && 2 * first % fixed_block == 0)    // once for each block
-                    all = S::fma(S::load(t.sum + size_t(b) * tokens + v * S::lanes),
-                                 S::set(-t.m[size_t(r) * blocks + b]), all);
-                S::store(c, S::fma(S::mul(S::floats_of(sum[r][v]), scale), S::set(d[size_t(r) * blocks]), all));
+                    all = S::fma(S::load(t.sum + size_t(b) * tokens + v * S::lanes), S::set(-t.m[r * blocks + b]), all);
+                S::store(c, S::fma(S::mul(S::floats_of(sum[r][v]), scale), S::set(d[r * blocks]), all));
             });
         });
     }
