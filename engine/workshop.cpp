@@ -14,7 +14,7 @@ namespace hearth {
 std::vector<InstructionSet> instruction_sets()
 {
     std::vector<InstructionSet> sets;
-    for (const host::InstructionSet& set : host::instruction_sets)
+    for (const host::IsaName& set : host::isa_names)
         sets.push_back({set.id, set.name, host::kernels(set.isa) != nullptr});
     return sets;
 }
@@ -24,7 +24,7 @@ InstructionSet instruction_set() { return {host::kernels().id, host::kernels().n
 void choose_instruction_set(std::string_view id)
 {
     std::string here;
-    for (const host::InstructionSet& set : host::instruction_sets) {
+    for (const host::IsaName& set : host::isa_names) {
         const host::Kernels* const kernels = host::kernels(set.isa);
         if (kernels && set.id == id) return host::choose_kernels(*kernels);
         if (kernels) here += (here.empty() ? "" : ", ") + std::string(set.id);

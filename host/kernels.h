@@ -16,26 +16,25 @@ inline constexpr uint32_t fixed_block = 32;
 inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
 
 /// 128 of those numbers in the order in which an instruction set's kernels read them, with what formats need whose
-/// weights have a number added to be unsigned. Both kinds take blocks by pairs.
-struct alignas(64) FixedGroup {
+/// weights have a number added to be unsigned. Both kinds take blocks by pairs; what a set does not read stays as it
+/// is.
+struct FixedGroup {
     /// Where bytes are multiplied: q = 256 high + low. Byte 64 p + 8 c + 4 k + i of a plane belongs to number 64 p + 32
     /// k
     /// + 4 c + i: of a pair of blocks four numbers of each in turn. bias[b] is -8 times the sum of the numbers of block
     /// b, half_bias the same of its first 16 and its last 16.
-    struct Planes {
+    struct alignas(64) Planes {
         int8_t high[128], low[128];
         int32_t bias[4], half_bias[2][4];
     };
     /// Where words of 16 bits are: of[p] is pair p, in the order of host/kernels/avx2_wide.h, half_sum[h][b] the sum of
     /// the first or last 16 numbers of block b times their scale.
-    struct Words {
+    struct alignas(32) Words {
         int16_t of[2][64];
         float half_sum[2][4];
     };
-    union {
-        Planes planes;
-        Words words;
-    };
+    Planes planes;
+    Words words;
 };
 inline constexpr uint32_t group_numbers = 128;
 
@@ -143,19 +142,19 @@ struct SoftMax {
 
 enum class Isa { plain, avx2, avxvnni, avx512 };
 
-struct InstructionSet {
+struct IsaName {
     Isa isa;
     std::string_view id, name;    // what a user asks for, and what is shown
 };
 /// From the slowest to the fastest.
-inline constexpr InstructionSet instruction_sets[] = {{Isa::plain, "plain", "plain C++"},
-                                                      {Isa::avx2, "avx2", "AVX2"},
-                                                      {Isa::avxvnni, "avxvnni", "AVX-VNNI"},
-                                                      {Isa::avx512, "avx512", "AVX-512"}};
+inline constexpr IsaName isa_names[] = {{Isa::plain, "plain", "plain C++"},
+                                        {Isa::avx2, "avx2", "AVX2"},
+                                        {Isa::avxvnni, "avxvnni", "AVX-VNNI"},
+                                        {Isa::avx512, "avx512", "AVX-512"}};
 
 struct Kernels {
     Isa isa;
-    std::string_view id, name;    // of instruction_sets
+    std::string_view id, name;    // of isa_names
     bool reads_groups;
     RowKernels rows[std::size(weight_formats) + std::size(sparse_formats)];    // in the order of those tables
 

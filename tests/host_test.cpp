@@ -233,7 +233,7 @@ struct Vectors {
 template <class F>
 void on_every_path(F test)
 {
-    for (const auto& [isa, id, name] : instruction_sets)
+    for (const auto& [isa, id, name] : isa_names)
         if (const Kernels* cpu = kernels(isa)) {
             CAPTURE(cpu->name);
             test(*cpu);
@@ -845,20 +845,26 @@ TEST_SUITE("host")
             CHECK(same_bits(q, first_q));
 
             if (!cpu.reads_groups) return;
+            const bool planes = cpu.isa == Isa::avx512;
             for (uint32_t i = 0; i < n / group_numbers * group_numbers; i++) {
                 const FixedGroup& group = groups[i / group_numbers];
-                const uint32_t in_group = i % group_numbers, in_block = i % 32,
-                               byte = in_group / 64 * 64 + in_block / 4 * 8 + in_group / 32 % 2 * 4 + i % 4;
-                CHECK(256 * group.high[byte] + group.low[byte] == q[i]);
+                const uint32_t pair = i % group_numbers / 64, block = i / 32 % 2, in_block = i % 32,
+                               byte = pair * 64 + in_block / 4 * 8 + block * 4 + i % 4,
+                               word = (in_block / 16 * 2 + i % 2) * 16 + block * 8 + in_block % 16 / 2;
+                CHECK(group.words.of[pair][word] == q[i]);
+                if (planes) CHECK(256 * group.planes.high[byte] + group.planes.low[byte] == q[i]);
             }
             for (uint32_t b = 0; b < n / group_numbers * 4; b++) {
                 const FixedGroup& group = groups[b / 4];
                 const auto sum_of = [&](uint32_t first, uint32_t last) {
                     return std::accumulate(&q[b * 32 + first], &q[b * 32] + last, 0);
                 };
-                CHECK(group.bias[b % 4] == -8 * sum_of(0, 32));
-                CHECK(group.half_bias[0][b % 4] == -8 * sum_of(0, 16));
-                CHECK(group.half_bias[1][b % 4] == -8 * sum_of(16, 32));
+                CHECK(group.words.half_sum[0][b % 4] == scale[b] * float(sum_of(0, 16)));
+                CHECK(group.words.half_sum[1][b % 4] == scale[b] * float(sum_of(16, 32)));
+                if (!planes) continue;
+                CHECK(group.planes.bias[b % 4] == -8 * sum_of(0, 32));
+                CHECK(group.planes.half_bias[0][b % 4] == -8 * sum_of(0, 16));
+                CHECK(group.planes.half_bias[1][b % 4] == -8 * sum_of(16, 32));
             }
         });
     }

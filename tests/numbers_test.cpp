@@ -236,7 +236,7 @@ TEST_SUITE("host")
     TEST_CASE("a NaN in a vector makes NaN of every product of its block, in each instruction set")
     {
         std::vector<float> weights = random_floats(256, 3);
-        for (const auto& [isa, id, name] : host::instruction_sets) {
+        for (const auto& [isa, id, name] : host::isa_names) {
             const host::Kernels* const cpu = host::kernels(isa);
             if (!cpu) continue;
             for (const uint32_t at : {0u, 5u, 31u, 32u, 100u, 255u}) {

@@ -33,7 +33,7 @@ TEST_SUITE("host")
                     for (uint32_t i = 0; i < cols; ++i) agree += std::signbit(row[i]) == std::signbit(x[i]);
                     CHECK((mask[j / 32] >> j % 32 & 1) == (agree >= agreements));
                     std::vector<uint64_t> of_x(signs.words());
-                    for (const auto& [isa, id, name] : host::instruction_sets)
+                    for (const auto& [isa, id, name] : host::isa_names)
                         if (const host::Kernels* k = host::kernels(isa)) {
                             k->pack_signs(x.data(), of_x.data(), cols);
                             CHECK(k->differing_bits(signs.row(j), of_x.data(), signs.words()) == cols - agree);

@@ -18,6 +18,20 @@
 namespace hearth::host {
 namespace {
 
+#if defined __AVXVNNI__ || defined __AVX512VNNI__
+/// sum + the products of two words each, at once.
+struct DotProduct {
+    static __m256i add(__m256i sum, __m256i a, __m256i b)
+    {
+#ifdef __AVXVNNI__
+        return _mm256_dpwssd_avx_epi32(sum, a, b);
+#else
+        return _mm256_dpwssd_epi32(sum, a, b);    // in the encoding of AVX-512
+#endif
+    }
+};
+#endif
+
 inline constexpr uint32_t wide_numbers = 256, wide_pairs = 4;
 
 inline __m128i bytes_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }

@@ -1,8 +1,12 @@
 // AVX-512 (F, BW, VL, DQ, VBMI, VBMI2, VNNI, and GFNI): what kernels/body.h needs, on 16 floats.
+#include "host/kernels/avx2_set.h"
 #include "host/kernels/avx512_groups.h"
 
 namespace hearth::host {
 namespace {
+
+/// What takes rows whose formats have no Eight.
+using On256 = Avx2Set<DotProduct>;
 
 struct Avx512 {
     using Vec = __m512;
@@ -162,8 +166,12 @@ struct Avx512 {
 
     struct ReadsGroups;
 
-    static void fill_group(const int16_t* q, const float*, FixedGroup& group)
+    template <class W>
+    using OfRows = std::conditional_t<by_wide<W> && !by_eights<W>, On256, Avx512>;
+
+    static void fill_group(const int16_t* q, const float* scale, FixedGroup& group)
     {
+        On256::fill_group(q, scale, group);
         FixedGroup::Planes& g = group.planes;
         const __m512i half = _mm512_set1_epi16(128), eights = _mm512_set1_epi16(-8);
         const __m512i in_turn = _mm512_set_epi32(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0);

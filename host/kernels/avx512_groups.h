@@ -6,7 +6,7 @@
 //     row, block  0, 0   0, 1   1, 0   1, 1       7, 1
 #pragma once
 
-#include "host/kernels/body.h"
+#include "host/kernels/avx2_wide.h"
 
 #include <immintrin.h>
 
@@ -21,8 +21,6 @@ namespace {
 
 // ---- bytes ----------------------------------------------------------------------------------------------------------
 
-inline __m128i bytes_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-inline __m256i two_lanes(const void* a, const void* b) { return _mm256_set_m128i(bytes_16(b), bytes_16(a)); }
 /// (Cheaper than three insertions into 512 bits.)
 inline __m512i four_lanes(const void* a, const void* b, const void* c, const void* d)
 {

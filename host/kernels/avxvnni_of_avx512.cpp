@@ -3,14 +3,7 @@
 #include "host/kernels/avx2_set.h"
 
 namespace hearth::host {
-namespace {
 
-struct MultiplyAndAdd {
-    static __m256i add(__m256i sum, __m256i a, __m256i b) { return _mm256_dpwssd_epi32(sum, a, b); }
-};
-
-}    // namespace
-
-constexpr Kernels avxvnni_of_avx512_kernels = make_kernels<Avx2Set<MultiplyAndAdd>>(Isa::avxvnni);
+Kernels avxvnni_of_avx512_kernels() { return with_products_of<Avx2Set<DotProduct>>(avx2_kernels, Isa::avxvnni); }
 
 }    // namespace hearth::host

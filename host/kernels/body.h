@@ -49,6 +49,7 @@
 //                                           tokens and, if there are more, a multiple of four others, fetching what
 //                                           comes next, at the end of next[r]; returns how many numbers these are
 //   add_rows(row, terms, count, y, n)       axpy for as many whole blocks as it likes; returns their number
+//   OfRows<W>                               another set that takes the products of rows instead
 //   few_tokens<W>                           see RowKernels, where it is not the usual number
 //
 // Rows with zeros want more: see sparse_body.h.
@@ -60,11 +61,14 @@
 
 #include "host/kernels.h"
 
+#include <type_traits>
 #include <utility>
 
 namespace hearth::host {
 
-extern const Kernels plain_kernels, avx2_kernels, avxvnni_kernels, avxvnni_of_avx512_kernels, avx512_kernels;
+extern const Kernels plain_kernels, avx2_kernels, avx512_kernels;
+Kernels avxvnni_kernels();
+Kernels avxvnni_of_avx512_kernels();
 
 using F16 = BlockF16;
 using Bf16 = BlockBF16;
@@ -938,11 +942,30 @@ namespace hearth::host {
 
 // ---- the table ------------------------------------------------------------------------------------------------------
 
+/// The set that takes the products of rows of W: S, if it names no other.
+template <class S, class W>
+struct OfRows {
+    using Set = S;
+};
+template <class S, class W>
+requires requires { typename S::template OfRows<W>; }
+struct OfRows<S, W> {
+    using Set = typename S::template OfRows<W>;
+};
+
 template <class S, class W>
 constexpr RowKernels row_kernels(WeightType type)
 {
-    RowKernels k = {type,    dot_rows<S, W>, axpy<S, W>, decode<S, W>, decode_part<S, W>,
-                    nullptr, nullptr,        false,      false,        usual_few_tokens};
+    RowKernels k = {type,
+                    dot_rows<typename OfRows<S, W>::Set, W>,
+                    axpy<S, W>,
+                    decode<S, W>,
+                    decode_part<S, W>,
+                    nullptr,
+                    nullptr,
+                    false,
+                    false,
+                    usual_few_tokens};
     if constexpr (requires { S::template few_tokens<W>; }) k.few_tokens = S::template few_tokens<W>;
     if constexpr (elements < W >> 1) {
         k.integers = integers<S, W>;
@@ -957,8 +980,8 @@ template <class S>
 constexpr Kernels make_kernels(Isa isa)
 {
     return {.isa = isa,
-            .id = instruction_sets[uint32_t(isa)].id,
-            .name = instruction_sets[uint32_t(isa)].name,
+            .id = isa_names[uint32_t(isa)].id,
+            .name = isa_names[uint32_t(isa)].name,
             .reads_groups = reads_groups<S>,
     // clang-format off
 #define FORMAT(id, NAME, ...) row_kernels<S, Block##NAME>(WeightType::id),
@@ -978,6 +1001,24 @@ constexpr Kernels make_kernels(Isa isa)
             .to_f16 = to_f16<S>,
             .caches = {cache_kernels<S, F16>(WeightType::f16), cache_kernels<S, BlockQ8_0>(WeightType::q8_0)},
             .soften = soften<S>};
+}
+
+/// Those of `most`, but for what S multiplies words for: rows of formats that it has wide pieces of, and tiles.
+template <class S>
+Kernels with_products_of(const Kernels& most, Isa isa)
+{
+    Kernels k = most;
+    k.isa = isa;
+    k.id = isa_names[uint32_t(isa)].id;
+    k.name = isa_names[uint32_t(isa)].name;
+    k.fixed_tile = fixed_tile<S>;
+    RowKernels* row = k.rows;
+#define FORMAT(id, NAME, ...)                                                                                          \
+    if constexpr (has_wide<S, Block##NAME>) row->dot_rows = dot_rows<S, Block##NAME>;                                  \
+    row++;
+    WEIGHT_FORMATS(FORMAT)
+#undef FORMAT
+    return k;
 }
 
 }    // namespace hearth::host

@@ -232,7 +232,10 @@ const Kernels* kernels(Isa isa)
     switch (isa) {
     case Isa::plain: return &plain_kernels;
     case Isa::avx2: return cpu().avx2 ? &avx2_kernels : nullptr;
-    case Isa::avxvnni: return cpu().avxvnni ? &avxvnni_kernels : cpu().avx512 ? &avxvnni_of_avx512_kernels : nullptr;
+    case Isa::avxvnni: {
+        static const Kernels table = cpu().avxvnni ? avxvnni_kernels() : avxvnni_of_avx512_kernels();
+        return cpu().avxvnni || cpu().avx512 ? &table : nullptr;
+    }
     case Isa::avx512: return cpu().avx512 ? &avx512_kernels : nullptr;
     }
     return nullptr;
@@ -244,7 +247,7 @@ std::atomic<const Kernels*>& in_use()
 {
     static std::atomic<const Kernels*> kernels_in_use = [] {
         const Kernels* best = nullptr;
-        for (const InstructionSet& set : instruction_sets)
+        for (const IsaName& set : isa_names)
             if (const Kernels* some = kernels(set.isa)) best = some;
         return best;
     }();
