@@ -284,6 +284,17 @@ class Run(Case):
                                        "--sparsity", sparsity)
                     self.assertEqual(result.out, case["text"] + "\n")
 
+    def test_every_instruction_set_of_the_cpu_writes_the_expected_text(self):
+        case, sets = expected("greedy")[0], self.good("devices", "--json").json["cpu"]
+        self.assertEqual(sets["instruction_sets"][0], "plain")
+        self.assertEqual(sets["instruction_set"], sets["instruction_sets"][-1])
+        for name in sets["instruction_sets"]:
+            result = self.good("run", MODEL, *CPU, "--cpu", name, "-p", case["prompt"], "-n", len(case["ids"]),
+                               "--temp", 0)
+            self.assertEqual(result.out, case["text"] + "\n")
+        for name in {"avx2", "avxvnni", "avx512"} - set(sets["instruction_sets"]):
+            self.refused("run", MODEL, *CPU, "--cpu", name, "-p", "Once", says=[f"this CPU has no {name}"])
+
     def test_a_powerinfer_file_is_a_relu_model_and_gives_the_text_of_the_same_gguf(self):
         case, file = expected("greedy")[0], GgufFile()
         # PowerInfer's files do not name it.
@@ -571,7 +582,7 @@ class WithoutDevice(Case):
             with self.subTest(name):
                 plain = self.good("devices", environment=environment)
                 self.assertTrue(plain.out.startswith("auto takes the CPU ("), plain.out)
-                self.assertEqual(plain.out.count("\n"), 1)
+                self.assertEqual(plain.out.count("\n"), 2)
                 self.assertEqual(plain.talk, "")
                 listed = self.good("devices", "--json", environment=environment).json
                 self.assertEqual((listed["devices"], listed["auto"]), ([], None))
@@ -595,7 +606,7 @@ class Devices(DeviceCase):
         self.assertEqual((found[0]["kind"], found[0]["unfit"]), ("software device", ""))
         self.assertGreater(found[0]["memory"], 0)
         plain = self.good("devices").out.splitlines()
-        self.assertEqual(len(plain), len(listed["devices"]) + 1)
+        self.assertEqual(len(plain), len(listed["devices"]) + 2)
         for index, device in enumerate(listed["devices"]):
             self.assertTrue(plain[index].startswith(f"{index} {device['name']}"))
         self.assertTrue(plain[-1].startswith("auto takes the CPU ("))

@@ -51,7 +51,7 @@ Command add_devices(CLI::App& app)
             print(dump(out));
             return;
         }
-        std::string out = fmt::format("CPU: {} (--cpu knows {})\n", cpu.fastest.name, fmt::join(cpu.all, ", "));
+        std::string out;
         for (size_t i = 0; i < list.devices.size(); ++i) {
             const DeviceDescription& d = list.devices[i];
             out += fmt::format("{} {}  {}", i, d.name, d.kind);
@@ -68,6 +68,7 @@ Command add_devices(CLI::App& app)
         }
         out += list.chosen ? fmt::format("auto takes {} ({})\n", *list.chosen, list.reason)
                            : fmt::format("auto takes the CPU ({})\n", list.reason);
+        out += fmt::format("The CPU uses {}; --cpu takes {}\n", cpu.fastest.name, fmt::join(cpu.all, ", "));
         print(out);
     };
 }
