@@ -54,7 +54,7 @@ HostLayers::HostLayers(const Weights& weights, host::Team& team, Shape shape)
     }
     head_step_ = host_head_step(host_matrix(weights.output));
     std::iota(all_.begin(), all_.end(), 0);
-    for (uint32_t l = first_layer; l < c.layers; ++l)
+    for (uint32_t l = first_layer; l < (shape_.one_cache ? first_layer + 1 : c.layers); ++l)
         caches_.emplace_back(shape_.kv, c.kv_heads, shape_.pages, c.head_dim);
     norm_.resize(size_t(batch) * c.dim);
     out_.resize(size_t(batch) * c.dim);
@@ -159,8 +159,8 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
                                                     .eps = c.norm_eps},
                                         .softcap = c.score_cap,
                                         .window = a.window};
-    host::attend(team_, shape, caches_[l - shape_.first_layer], batch.rows, q_.data(), k_.data(), v_.data(),
-                 mixed_.data(), attend_scratch_);
+    host::attend(team_, shape, caches_[shape_.one_cache ? 0 : l - shape_.first_layer], batch.rows, q_.data(), k_.data(),
+                 v_.data(), mixed_.data(), attend_scratch_);
     count(stats, l, step_of(steps, StepKind::attend), load, start);
     if (cached) cached(l, std::span(k_).first(tokens * kv_width), std::span(v_).first(tokens * kv_width));
     show("attention", mixed_, q_width);

@@ -23,6 +23,8 @@ class HostLayers {
         uint32_t batch, pages;    // rows at once, and pages of the KV cache
         host::KvTypes kv;
         std::vector<LayerSparsity> sparsity;
+        // All layers share the memory of one layer's KV cache: where a batch is all of a text, and ends with it.
+        bool one_cache = false;
         // Look at the gates that were predicted not to fire, too, and count those that do.
         bool check_predictor = false;
     };

@@ -40,6 +40,13 @@ std::vector<NamedTemplate> file_templates(const Gguf& file)
     return found;
 }
 
+size_t places_for_images(std::string_view text)
+{
+    size_t places = 0;
+    for (size_t at = 0; (at = text.find(image_mark, at)) != text.npos; at += image_mark.size()) ++places;
+    return places;
+}
+
 Data chat_message(std::string_view role, Data::Text content)
 {
     return Data::Dict{{"role", Data::text(role, true)}, {"content", Data(std::move(content))}};
@@ -148,8 +155,7 @@ Data ChatTemplate::user_message(std::string_view text, size_t images) const
         content.push_back({std::string(image_mark), true});
         parts.emplace_back(Data::Dict{{"type", Data::text("image", true)}});
     };
-    size_t marks = 0;
-    for (size_t at = 0; (at = text.find(image_mark, at)) != text.npos; at += image_mark.size()) ++marks;
+    const size_t marks = places_for_images(text);
     for (size_t i = marks; i < images; ++i) {
         add_image();
         content.push_back({"\n", false});

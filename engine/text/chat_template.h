@@ -27,6 +27,7 @@ jinja::Data chat_message(std::string_view role, jinja::Data::Text content);
 
 /// What stands in a text, and in what most templates write, where an image is.
 inline constexpr std::string_view image_mark = "<image>";
+size_t places_for_images(std::string_view text);
 
 /// Messages from outside as templates are given them: roles (a word) count as the template's own, since it makes marks
 /// of them ('<|' + role + '|>').

@@ -16,7 +16,8 @@ HostLayers::Shape shape_of(const TowerWeights& w, uint32_t rows)
             .batch = rows,
             .pages = ceil_div(rows, host::page_positions),
             .kv = {},
-            .sparsity = std::vector<LayerSparsity>(w.config().layers)};
+            .sparsity = std::vector<LayerSparsity>(w.config().layers),
+            .one_cache = true};
 }
 
 /// The squares that a tile (3, side, side) is cut into: (patches, 3, patch, patch).

@@ -86,13 +86,6 @@ std::vector<std::span<const Token>> tokens_of(const Images& images)
     return tokens;
 }
 
-size_t places_for_images(std::string_view text)
-{
-    size_t places = 0;
-    for (size_t at = 0; (at = text.find(image_mark, at)) != text.npos; at += image_mark.size()) ++places;
-    return places;
-}
-
 std::vector<Token> encode_with_images(const Tokenizer& tokenizer, std::string_view text, const Images& images)
 {
     const Token mark = tokenizer.added(image_mark).value_or(tokenizer.bos());

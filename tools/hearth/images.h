@@ -43,9 +43,6 @@ std::string images_note(const Eyes& eyes);
 using Images = std::vector<std::shared_ptr<const EmbeddedRows>>;
 std::vector<std::span<const Token>> tokens_of(const Images& images);
 
-/// How often a text says where an image stands.
-size_t places_for_images(std::string_view text);
-
 /// A text as it is, its places taken by the images, which are as many.
 std::vector<Token> encode_with_images(const Tokenizer& tokenizer, std::string_view text, const Images& images);
 
