@@ -158,6 +158,12 @@ FAMILIES = {
 {%- for message in messages %}{% if message['role'] == 'user' %}{{ 'USER: ' + message['content'] + ' ' }}
 {%- elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}""", opens=" "),
+    "llava": Family("""{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}
+{%- else %}{{ 'A chat between a curious human and an artificial intelligence assistant. ' }}
+{{- "The assistant gives helpful, detailed, and polite answers to the human's questions. " }}{% endif %}
+{%- for message in messages %}{% if message['role'] == 'user' %}{{ 'USER: ' + message['content'] + ' ' }}
+{%- elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}""", opens=" "),
     "alpaca": Family(r"""{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\n\n' }}
 {%- else %}{{ 'Below is an instruction that describes a task. ' }}
 {{- 'Write a response that appropriately completes the request.\n\n' }}{% endif %}
