@@ -8,9 +8,9 @@
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 
-#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <random>
 
@@ -242,7 +242,7 @@ TEST_SUITE("image")
 
     TEST_CASE("a bomb is refused before it costs time or memory")
     {
-        const auto start = std::chrono::steady_clock::now();
+        const std::clock_t start = std::clock();    // of the processor: machines are busy
         const auto too_many = [](const std::string& bytes) {
             return refusal(bytes).find("more than are read") != std::string::npos;
         };
@@ -263,7 +263,7 @@ TEST_SUITE("image")
         const std::string one = scans.substr(scan, scans.find('\xff', scan + 2) - scan);
         for (int n = 0; n < 1000; ++n) scans.insert(scan, one);
         CHECK(refusal(scans).find("scans, more than are read") != std::string::npos);
-        CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
+        CHECK(std::clock() - start < 5 * CLOCKS_PER_SEC);
     }
 
     TEST_CASE("a damaged picture is a sentence or a picture")
