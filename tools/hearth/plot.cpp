@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <span>
 
 namespace hearth::tools {
 
@@ -50,32 +52,68 @@ Axis axis_from_zero(double most)
     return axis;
 }
 
-/// Whole powers of ten around what there is.
+/// Powers of ten around what there is, with 2 and 5 times of each where these are few.
 Axis axis_of_powers(const std::vector<double>& values)
 {
     Axis axis = {.first = 0, .last = 1, .logarithmic = true};
-    bool any = false;
+    double least = 0, most = 0;
     for (const double v : values) {
         if (v <= 0) continue;
-        axis.first = any ? std::min(axis.first, std::floor(std::log10(v))) : std::floor(std::log10(v));
-        axis.last = any ? std::max(axis.last, std::ceil(std::log10(v))) : std::ceil(std::log10(v));
-        any = true;
+        least = least > 0 ? std::min(least, v) : v;
+        most = std::max(most, v);
     }
+    if (most > 0) axis.first = std::floor(std::log10(least)), axis.last = std::ceil(std::log10(most));
     axis.last = std::max(axis.last, axis.first + 1);
-    for (double power = axis.first; power <= axis.last; ++power) axis.marks.push_back(std::pow(10, power));
+    constexpr double steps[] = {1, 2, 5};
+    const size_t count = axis.last - axis.first <= 3 ? std::size(steps) : 1;
+    if (count > 1) {    // no more than a step around what there is
+        while (axis.first + std::log10(2) < std::log10(least)) axis.first += std::log10(2);
+        while (axis.last - std::log10(2) > std::log10(most)) axis.last -= std::log10(2);
+    }
+    for (double power = std::floor(axis.first); power <= axis.last; ++power)
+        for (const double step : std::span(steps).first(count))
+            if (const double at = power + std::log10(step); at > axis.first - 1e-9 && at < axis.last + 1e-9)
+                axis.marks.push_back(step * std::pow(10, power));
     return axis;
 }
 
-Axis axis_of(const Plot& plot, double std::pair<double, double>::*side, double room)
+std::vector<double> values_of(const Plot& plot, double std::pair<double, double>::*side)
 {
     std::vector<double> values;
     for (const PlotLine& line : plot.lines) {
         for (const auto& point : line.points) values.push_back(point.*side);
         if (side == &std::pair<double, double>::second)
             for (const auto& bar : line.bars) values.push_back(bar.second);
+        if (side == &std::pair<double, double>::second && plot.logarithmic_y)
+            for (const auto& bar : line.bars) values.push_back(bar.first);
     }
-    if (plot.logarithmic) return axis_of_powers(values);
-    return axis_from_zero(values.empty() ? 0 : room * std::ranges::max(values));
+    return values;
+}
+
+Axis y_axis_of(const Plot& plot)
+{
+    const std::vector<double> values = values_of(plot, &std::pair<double, double>::second);
+    if (plot.logarithmic_y) return axis_of_powers(values);
+    return axis_from_zero(values.empty() ? 0 : 1.05 * std::ranges::max(values));
+}
+
+/// Where there are few values that are far enough from each other, the marks are these.
+Axis x_axis_of(const Plot& plot)
+{
+    std::vector<double> values = values_of(plot, &std::pair<double, double>::first);
+    if (plot.logarithmic_x) return axis_of_powers(values);
+    if (values.empty()) return axis_from_zero(0);
+    std::ranges::sort(values);
+    values.erase(std::unique(values.begin(), values.end()), values.end());
+    Axis axis = axis_from_zero(values.back());
+    if (values.size() < 2) return axis;
+    // What begins far from 0 need not begin there.
+    if (4 * values.front() > values.back()) axis.first = values.front() - (values.back() - values.front()) / 10;
+    std::erase_if(axis.marks, [&](double mark) { return mark < axis.first; });
+    double nearest = axis.last;
+    for (size_t i = 1; i < values.size(); ++i) nearest = std::min(nearest, values[i] - values[i - 1]);
+    if (nearest > (axis.last - axis.first) / 25) axis.marks = values;
+    return axis;
 }
 
 /// A text that ends early where it has more than so many letters, all of it under the pointer.
@@ -87,22 +125,38 @@ std::string shortened(const std::string& text, size_t letters)
     return fmt::format("{}\u2026<title>{}</title>", escaped(text.substr(0, end)), escaped(text));
 }
 
-using Names = std::vector<std::pair<std::string, std::string>>;    // with their colours
+constexpr const char* dashes[] = {"", " stroke-dasharray=\"7 4\"", " stroke-dasharray=\"2 3\""};    // of Dash
+
+std::string text_at(double x, double y, const char* anchor, const std::string& text)
+{
+    return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y, anchor, text);
+}
+
+/// A name below the picture, behind a piece of its line or bar.
+struct Entry {
+    std::string name, colour;
+    std::optional<Dash> line = {};    // none: a bar
+};
 
 /// A name takes about so much of a line.
-double width_of(const std::string& name) { return 40 + 7.2 * double(std::min<size_t>(name.size(), 110)); }
+double width_of(const std::string& name) { return 50 + 7.2 * double(std::min<size_t>(name.size(), 110)); }
 
-/// Names with their colours, line by line below `y`; returns where they end.
-double add_legend(std::string& out, const Names& names, double y)
+/// Line by line below `y`; returns where they end.
+double add_legend(std::string& out, const std::vector<Entry>& entries, double y)
 {
     double x = 20, column = 0;
-    for (const auto& [name, colour] : names) column = std::max(column, width_of(name));
+    for (const Entry& e : entries) column = std::max(column, width_of(e.name));
     y += legend_line;
-    for (const auto& [name, colour] : names) {
+    for (const Entry& e : entries) {
         if (x > 20 && x + column > width) x = 20, y += legend_line;
-        out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"12\" height=\"12\" fill=\"{}\"/>"
-                           "<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n",
-                           x, y - 11, colour, x + 18, y, shortened(name, 110));
+        if (e.line)
+            out += fmt::format("<line x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" "
+                               "stroke-width=\"3\"{}/>\n",
+                               x, x + 24, y - 4.5, y - 4.5, e.colour, dashes[size_t(*e.line)]);
+        else
+            out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"12\" height=\"12\" fill=\"{}\"/>\n", x + 12,
+                               y - 11, e.colour);
+        out += text_at(x + 30, y, "start", shortened(e.name, 110));
         x += column;
     }
     return y + 14;
@@ -123,11 +177,6 @@ std::string grid_line(double x1, double y1, double x2, double y2)
     return fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"#888\" "
                        "stroke-opacity=\"0.35\"/>\n",
                        x1, y1, x2, y2);
-}
-
-std::string text_at(double x, double y, const char* anchor, const std::string& text)
-{
-    return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y, anchor, text);
 }
 
 /// Where a plot's values lie.
@@ -176,7 +225,7 @@ std::string drawn(const Field& at, const PlotLine& line, double shift)
     }
     if (!line.joined) return dots;
     return fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{}/>\n", points,
-                       line.colour, line.dashed ? " stroke-dasharray=\"6 4\"" : "") +
+                       line.colour, dashes[size_t(line.dash)]) +
            dots;
 }
 
@@ -209,18 +258,18 @@ const char* plot_colour(size_t number) { return colours[number % std::size(colou
 
 std::string svg(const Plot& plot)
 {
-    const Field at = {axis_of(plot, &std::pair<double, double>::first, 1),
-                      axis_of(plot, &std::pair<double, double>::second, 1.05)};
+    const Field at = {x_axis_of(plot), y_axis_of(plot)};
     std::string out = frame(at, plot);
-    Names names;
+    std::vector<Entry> entries;
     // Bars would hide each other.
     const bool bars = std::ranges::any_of(plot.lines, [](const PlotLine& l) { return !l.bars.empty(); });
+    const double apart = std::min(4.0, 24 / double(plot.lines.size()));
     for (size_t i = 0; i < plot.lines.size(); ++i) {
-        const double shift = bars ? 4 * (double(i) - double(plot.lines.size() - 1) / 2) : 0;
+        const double shift = bars ? apart * (double(i) - double(plot.lines.size() - 1) / 2) : 0;
         out += drawn(at, plot.lines[i], shift);
-        names.emplace_back(plot.lines[i].name, plot.lines[i].colour);
+        entries.push_back({plot.lines[i].name, plot.lines[i].colour, plot.lines[i].dash});
     }
-    const double end = add_legend(out, names, top + plot_height + below);
+    const double end = add_legend(out, entries, top + plot_height + below);
     return whole(plot.title, end, out);
 }
 
@@ -249,7 +298,9 @@ std::string svg(const BarChart& chart)
         y += group_gap;
     }
     end += below;
-    if (chart.series.size() > 1) end = add_legend(out, chart.series, end);
+    std::vector<Entry> entries;
+    for (const auto& [name, colour] : chart.series) entries.push_back({name, colour});
+    if (entries.size() > 1) end = add_legend(out, entries, end);
     return whole(chart.title, end, out);
 }
 

@@ -7,11 +7,13 @@
 
 namespace hearth::tools {
 
+enum class Dash { none, dashed, dotted };
+
 struct PlotLine {
     std::string name, colour;
     std::vector<std::pair<double, double>> points = {};    // by x
     bool joined = true;                                    // else dots alone
-    bool dashed = false;
+    Dash dash = Dash::none;
     std::vector<std::string> labels = {};                // of the dots, where they have any
     std::vector<std::pair<double, double>> bars = {};    // of each point, its lowest and highest y; empty: none
 };
@@ -19,7 +21,7 @@ struct PlotLine {
 struct Plot {
     std::string title, x, y;    // the axes with their units
     std::vector<PlotLine> lines;
-    bool logarithmic = false;    // both axes; points that are not above 0 are left out
+    bool logarithmic_x = false, logarithmic_y = false;    // points that are not above 0 are left out
 };
 
 /// A value of a bar with how far its runs went; a value of 0 has no bar.
@@ -46,7 +48,7 @@ const char* plot_colour(size_t number);
 
 std::string svg(const BarChart& chart);
 
-/// Marks at round numbers, a dot for every point; both axes from 0, or by powers of ten.
+/// A dot for every point; marks at round numbers, from 0 or by powers of ten, or at the values of x.
 std::string svg(const Plot& plot);
 
 }    // namespace hearth::tools

@@ -38,6 +38,7 @@ struct Shown {
     const MachineResult* machine;
     const DeviceResult* device;
     std::string name;
+    const char* colour;    // the same in all pictures
 };
 
 std::string letter_of(size_t machine)
@@ -53,7 +54,8 @@ std::vector<Shown> shown(const BenchReport& report)
     for (size_t m = 0; m < report.machines.size(); ++m)
         for (const DeviceResult& d : report.machines[m].devices)
             out.push_back({&report.machines[m], &d,
-                           report.machines.size() > 1 ? fmt::format("{}: {}", letter_of(m), d.name) : d.name});
+                           report.machines.size() > 1 ? fmt::format("{}: {}", letter_of(m), d.name) : d.name,
+                           plot_colour(out.size())});
     return out;
 }
 
@@ -117,7 +119,7 @@ Section prefill(const std::vector<Shown>& all)
         .table = {.head = {"device", "tokens of the prompt", "tokens/s", "first token after, ms"}, .rows = {}}};
     Plot plot = {.title = "Prefill", .x = "tokens of the prompt", .y = "tokens/s", .lines = {}};
     for (const Shown& d : all) {
-        PlotLine line = {.name = d.name, .colour = plot_colour(plot.lines.size())};
+        PlotLine line = {.name = d.name, .colour = d.colour};
         for (const SpeedResult& r : d.device->prefill) {
             const BarValue b = bar_of(r.tokens_per_s);
             line.points.emplace_back(r.tokens, b.value);
@@ -148,7 +150,7 @@ Section stages(const std::vector<Shown>& all)
     std::vector<std::string> names;
     for (const Shown& d : all) {
         if (d.device->stages.empty()) continue;
-        chart.series.emplace_back(d.name, plot_colour(chart.series.size()));
+        chart.series.emplace_back(d.name, d.colour);
         for (const StageResult& r : d.device->stages)
             if (r.test == "decode" && r.bytes > 0 && std::ranges::find(names, stage_name(r)) == names.end())
                 names.push_back(stage_name(r));
@@ -218,9 +220,8 @@ Section splits(const std::vector<Shown>& all)
     Plot plot = {
         .title = "Decode by what is on the device", .x = "neurons on the device, %", .y = "tokens/s", .lines = {}};
     for (const Shown& d : all) {
-        const char* const colour = plot_colour(plot.lines.size() / 2);
-        PlotLine line = {.name = d.name, .colour = colour},
-                 expected = {.name = d.name + ", expected (dashed)", .colour = colour, .dashed = true};
+        PlotLine line = {.name = d.name, .colour = d.colour},
+                 expected = {.name = d.name + ", expected", .colour = d.colour, .dash = Dash::dashed};
         for (const SplitResult& r : d.device->splits) {
             const BarValue b = bar_of(r.decode.tokens_per_s);
             line.points.emplace_back(100 * r.resident, b.value);
@@ -252,7 +253,7 @@ Section together(const std::vector<Shown>& all)
     Plot plot = {
         .title = "Sequences that decode together", .x = "sequences", .y = "tokens/s of all together", .lines = {}};
     for (const Shown& d : all) {
-        PlotLine line = {.name = d.name, .colour = plot_colour(plot.lines.size())};
+        PlotLine line = {.name = d.name, .colour = d.colour};
         for (const TogetherResult& r : d.device->together) {
             const BarValue b = bar_of(r.tokens_per_s);
             line.points.emplace_back(r.sequences, b.value);

@@ -146,7 +146,7 @@ nlohmann::json json_of(const std::vector<TimedRow>& rows, bool timed)
 std::string picture(const std::string& title, const std::vector<TimedRow>& rows, const Machine& machine)
 {
     Plot plot = {.title = title, .x = "operations per byte", .y = "10^9 operations/s", .lines = {}};
-    plot.logarithmic = true;
+    plot.logarithmic_x = plot.logarithmic_y = true;
     for (const bool device : {true, false}) {
         const Roof roof = roof_of(machine, device);
         if (roof.gops <= 0 || std::ranges::none_of(rows, [&](const TimedRow& r) { return r.on_device == device; }))

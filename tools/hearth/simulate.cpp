@@ -183,21 +183,26 @@ nlohmann::json json_of(const std::vector<SimulatedRow>& rows)
     return out;
 }
 
-/// tokens/s by the card's memory, a line for each model, type and way.
+/// tokens/s by the card's memory: a colour for each model and type, a way of dashing for each way.
 std::string picture(const std::vector<SimulatedRow>& rows)
 {
-    static constexpr const char* colours[] = {"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf",
-                                              "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#003f5c", "#58508d"};
     Plot plot = {.title = "tokens/s expected, with the spread of published cases",
                  .x = "GPU memory, GiB",
                  .y = "tokens/s",
-                 .lines = {}};
+                 .lines = {},
+                 .logarithmic_y = true};
+    std::vector<std::string> models;
     for (const SimulatedRow& r : rows) {
-        const std::string name = fmt::format("{} {} {}", r.model, r.type, r.way);
+        const std::string model = fmt::format("{} {}", r.model, r.type), name = model + " " + r.way;
+        if (std::ranges::find(models, model) == models.end()) models.push_back(model);
         auto line = std::ranges::find(plot.lines, name, &PlotLine::name);
         if (line == plot.lines.end()) {
-            plot.lines.push_back(
-                {.name = name, .colour = colours[plot.lines.size() % std::size(colours)], .points = {}});
+            const auto colour = size_t(std::ranges::find(models, model) - models.begin());
+            plot.lines.push_back({.name = name,
+                                  .colour = plot_colour(colour),
+                                  .dash = r.way == "layers"  ? Dash::dotted
+                                          : r.way == "dense" ? Dash::dashed
+                                                             : Dash::none});
             line = plot.lines.end() - 1;
         }
         line->points.emplace_back(double(r.memory) / gib, r.result.tokens_per_s);
