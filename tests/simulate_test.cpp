@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 #include "engine/model/architectures.h"
 #include "engine/plan/cases.h"
+#include "engine/plan/roofline.h"
 #include "tests/support.h"
 
 #include <map>
@@ -100,6 +101,26 @@ TEST_SUITE("simulate")
         CHECK(result.tokens_per_s == doctest::Approx(1e6 / *d.expected_us));
         CHECK(result.device_bytes == d.plan.bytes);
         CHECK(result.layers_on_device == d.plan.layers.size());
+    }
+
+    TEST_CASE("the steps of a roofline take what is simulated")
+    {
+        for (const Way way : {Way::dense, Way::exact, Way::predict}) {
+            const Weights& w = described("relullama-7b", "q4_0", by_neurons(way));
+            for (const double gib : {0.0, 24.0}) {    // nothing on the device, and everything: sides never wait
+                Scenario s = scenario(w, way, gib);
+                s.position = 512;
+                const PlannedScenario planned = plan_scenario(s);
+                const PlannedModel model = {w, planned.needs, planned.computation.shape, planned.computation.use};
+                double us = 0;
+                for (const RooflineRow& row :
+                     roofline(planned_steps(model, planned.decision.plan, &s.machine, {.position = 512}),
+                              host::Work::few, &s.machine))
+                    us += row.expected.us();
+                INFO(gib, " GiB, way ", int(way));
+                CHECK(us == doctest::Approx(1e6 / simulate(s).tokens_per_s).epsilon(0.06));
+            }
+        }
     }
 
     TEST_CASE("more memory is never slower, and less work never either")

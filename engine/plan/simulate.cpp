@@ -170,12 +170,13 @@ uint64_t host_bytes(const Weights& w, const Needs& needs, const Plan& plan, uint
 
 }    // namespace
 
-Simulated simulate(const Scenario& s)
+PlannedScenario plan_scenario(const Scenario& s)
 {
     const Config& c = s.weights->config;
     const FiringCurve& curve = s.firing ? *s.firing : usual_firing(c);
-    const Computation computation = computation_of(s, curve);
-    Needs needs = s.needs_of(*s.weights, computation.shape);
+    PlannedScenario out = {.computation = computation_of(s, curve)};
+    const Computation& computation = out.computation;
+    Needs& needs = out.needs = s.needs_of(*s.weights, computation.shape);
     if (s.way == Way::routed && !c.experts)
         for (LayerNeeds& l : needs.layers)
             l.predictor = uint64_t(s.coupling.predictors * double(l.attention + l.groups * l.group));
@@ -190,11 +191,20 @@ Simulated simulate(const Scenario& s)
     if (machine.device && s.shares_memory) options.placement = Placement::most;
     const double position = s.position.value_or(usual_position(computation.shape));
     const ModelFacts model = {*s.weights, computation, needs};
-    Decision d = decide(options, model, machine, position);
-    if (s.shares_memory && machine.device && !device_is_faster(s, d)) {
+    out.decision = decide(options, model, machine, position);
+    if (s.shares_memory && machine.device && !device_is_faster(s, out.decision)) {
         machine.device.reset();
-        d = decide(options, model, machine, position);
+        out.decision = decide(options, model, machine, position);
     }
+    return out;
+}
+
+Simulated simulate(const Scenario& s)
+{
+    const Config& c = s.weights->config;
+    const PlannedScenario planned = plan_scenario(s);
+    const Needs& needs = planned.needs;
+    const Decision& d = planned.decision;
 
     Simulated out = {
         .device_bytes = d.plan.bytes, .layers_on_device = uint32_t(d.plan.layers.size()), .layers = c.layers};

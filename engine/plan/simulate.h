@@ -86,7 +86,15 @@ struct Simulated {
     bool fits = true;                   // the host's share in its memory
 };
 
-/// Throws Error where a model cannot have that context, or has no neurons to leave out.
+/// What becomes of a scenario's model: what planned_steps asks for, and where it is.
+struct PlannedScenario {
+    Computation computation;
+    Needs needs;
+    Decision decision;
+};
+
+// Both throw Error where a model cannot have that context, or has no neurons to leave out.
+PlannedScenario plan_scenario(const Scenario& scenario);
 Simulated simulate(const Scenario& scenario);
 
 }    // namespace hearth

@@ -1,6 +1,7 @@
 // hearth roofline: what every step of a batch reads and computes, what bounds it, and what would make it faster.
 #include "engine/plan/roofline.h"
-#include "tools/hearth/cli.h"
+#include "tools/hearth/computer.h"
+#include "tools/hearth/model_shape.h"
 #include "tools/hearth/plot.h"
 
 #include <cmath>
@@ -12,6 +13,9 @@ namespace {
 
 struct RooflineOptions {
     EngineOptions engine;
+    ShapeOptions shape;
+    ComputerOptions computer;
+    std::string card;    // empty: this machine
     uint32_t position = 512, prompt = 0, rows = 1;
     bool measured = false, json = false;
     std::filesystem::path plot;
@@ -142,6 +146,23 @@ nlohmann::json json_of(const std::vector<TimedRow>& rows, bool timed)
     return list;
 }
 
+/// Steps that lie in one place share a label.
+void add_step(PlotLine& steps, std::pair<double, double> point, const std::string& name)
+{
+    for (size_t i = 0; i < steps.points.size(); ++i) {
+        const auto [x, y] = steps.points[i];
+        if (std::abs(std::log10(point.first / x)) > 0.3 || std::abs(std::log10(point.second / y)) > 0.15) continue;
+        if (!steps.labels[i].empty()) {
+            steps.labels[i] += ", " + name;
+            steps.points.push_back(point);
+            steps.labels.emplace_back();
+            return;
+        }
+    }
+    steps.points.push_back(point);
+    steps.labels.push_back(name);
+}
+
 /// Both roofs, and every step that computes something where it is expected, or was measured, to be.
 std::string picture(const std::string& title, const std::vector<TimedRow>& rows, const Machine& machine)
 {
@@ -158,13 +179,66 @@ std::string picture(const std::string& title, const std::vector<TimedRow>& rows,
         for (const double x : {0.1, roof.gops / roof.gb_per_s, 1000.0}) limit.points.emplace_back(x, roof.at(x));
         for (const TimedRow& r : rows) {
             if (r.on_device != device || r.operations == 0 || r.us() <= 0) continue;
-            steps.points.emplace_back(r.intensity(), r.operations / r.us() / 1000);
-            steps.labels.emplace_back(r.name);
+            add_step(steps, {r.intensity(), r.operations / r.us() / 1000}, std::string(r.name));
         }
         plot.lines.push_back(limit);
         plot.lines.push_back(steps);
     }
     return svg(plot);
+}
+
+/// What is looked at: a model with its plan on a machine; and what to keep for as long as its steps are used.
+struct Look {
+    std::string model, device;
+    std::optional<Machine> machine;
+    std::vector<RooflineRow> rows;
+};
+
+/// On this machine.
+Look look_here(const RooflineOptions& o, const std::optional<Measurement>& measured)
+{
+    const Planner planner(o.engine, open_shape(o.shape, o.engine.model, o.engine.overrides));
+    for (const std::string& note : planner.notes()) say("note: {}", note);
+    const Machine* const machine = planner.machine() ? &*planner.machine() : nullptr;
+    const PlannedBatch batch = o.batch();
+    const Plan plan = measured ? measured->plan : planner.plan(o.engine.vram_budget, batch.position).plan;
+    return {.model = planner.config().name,
+            .device = planner.device(),
+            .machine = planner.machine(),
+            .rows =
+                hearth::roofline(planned_steps(planner.planned_model(), plan, machine, batch), batch.work, machine)};
+}
+
+/// On a computer that is not here, with what fires as `hearth simulate` takes it.
+Look look_elsewhere(const RooflineOptions& o)
+{
+    static constexpr std::pair<Sparsity, Way> ways[] = {
+        {Sparsity::dense, Way::dense}, {Sparsity::exact, Way::exact}, {Sparsity::predict, Way::predict}};
+    const auto* const way = std::ranges::find(ways, o.engine.sparsity, &std::pair<Sparsity, Way>::first);
+    if (way == std::end(ways)) throw Error("--card knows --sparsity dense, exact and predict: use one of them");
+    const bool by_neurons = way->second != Way::dense;
+    ShapeOptions shape = o.shape;
+    shape.by_neurons = by_neurons;
+    const Weights weights = describe_weights(open_shape(shape, o.engine.model, o.engine.overrides),
+                                             by_neurons ? DownLayout::by_neurons : DownLayout::dense);
+    const Computer computer = computer_of(o.computer, o.card);
+    const PlannedBatch batch = o.batch();
+    Scenario s = {.weights = &weights,
+                  .needs_of = session_needs,
+                  .machine = {},
+                  .host_memory = {},
+                  .way = way->second,
+                  .options = o.engine,
+                  .position = batch.position};
+    s.options.vram_budget.reset();
+    set_computer(s, o.computer, computer, o.engine.vram_budget.value_or(0));
+    const PlannedScenario planned = plan_scenario(s);
+    const PlannedModel model = {weights, planned.needs, planned.computation.shape, planned.computation.use};
+    return {.model = weights.config.name,
+            .device = computer.name() + ", simulated",
+            .machine = s.machine,
+            .rows = hearth::roofline(planned_steps(model, planned.decision.plan, &s.machine, batch), batch.work,
+                                     &s.machine)};
 }
 
 void roofline(RooflineOptions& o)
@@ -174,31 +248,25 @@ void roofline(RooflineOptions& o)
     o.engine.batch = std::max(o.engine.batch, o.prompt);
     std::optional<OutputFile> file;
     if (!o.plot.empty()) file.emplace(o.plot);
-    const Planner planner(o.engine);
-    for (const std::string& note : planner.notes()) say("note: {}", note);
-    say("{}: {}", planner.config().name, planner.device());
-    const Machine* const machine = planner.machine() ? &*planner.machine() : nullptr;
+    std::optional<Measurement> measured;
+    if (o.measured) measured = measure(o);
+    const Look look = o.card.empty() ? look_here(o, measured) : look_elsewhere(o);
+    say("{}: {}", look.model, look.device);
+    const Machine* const machine = look.machine ? &*look.machine : nullptr;
     if (!machine) say("this machine was not measured: run `hearth tune` first to see times");
     if (!machine && file) throw Error("--plot shows what this machine can do: run `hearth tune` first");
-    const PlannedBatch batch = o.batch();
-    Plan plan = planner.plan(o.engine.vram_budget, batch.position).plan;
-    std::optional<Measurement> measured;
-    if (o.measured) {
-        measured = measure(o);
-        plan = measured->plan;
-    }
-    const std::vector<PlannedStep> steps = planned_steps(planner.planned_model(), plan, machine, batch);
     std::vector<TimedRow> rows;
-    for (const RooflineRow& r : hearth::roofline(steps, batch.work, machine)) {
+    for (const RooflineRow& r : look.rows) {
         TimedRow& row = rows.emplace_back(TimedRow{r});
         if (!measured) continue;
         const auto found = measured->us.find({r.on_device, std::string(r.name)});
         if (found != measured->us.end()) row.measured_us = found->second;
     }
-    if (file) file->finish(picture(planner.config().name + ", " + o.name(), rows, *machine));
+    if (file) file->finish(picture(fmt::format("{} on {}: {}", look.model, look.device, o.name()), rows, *machine));
+    const PlannedBatch batch = o.batch();
     if (o.json)
-        return print(dump({{"model", planner.config().name},
-                           {"device", planner.device()},
+        return print(dump({{"model", look.model},
+                           {"device", look.device},
                            {"rows", batch.rows},
                            {"position", batch.position},
                            {"prompt", o.prompt > 0},
@@ -215,6 +283,15 @@ Command add_roofline(CLI::App& app)
 {
     auto o = std::make_shared<RooflineOptions>();
     add_engine_options(app, o->engine);
+    add_shape_options(app, o->shape);
+    group(app, "Device and memory");
+    CLI::Option* const card =
+        app.add_option("--card", o->card,
+                       "instead of this machine a computer with such a card, as `hearth simulate` has it; cpu: without")
+            ->check(not_empty())
+            ->type_name("NAME");
+    add_computer_options(app, o->computer);
+    for (const char* const part : {"--cpu", "--ram", "--ram-size", "--link"}) app.get_option(part)->needs(card);
     group(app, "Batch");
     app.add_option("--at", o->position, "position in the context of the token that is looked at")
         ->capture_default_str()
@@ -223,7 +300,9 @@ Command add_roofline(CLI::App& app)
         ->check(number_between(1, 1 << 20));
     app.add_option("--rows", o->rows, "so many tokens together")->capture_default_str()->check(number_between(1, 16));
     group(app, "Output");
-    app.add_flag("--measured", o->measured, "run it, and put the times of its steps beside what is expected");
+    app.add_flag("--measured", o->measured, "run it, and put the times of its steps beside what is expected")
+        ->excludes(card)
+        ->excludes(app.get_option("--arch"));
     app.add_option("--plot", o->plot, "both roofs and all steps, as SVG")->type_name("FILE");
     app.add_flag("--json", o->json, "print JSON");
     return [o] { roofline(*o); };

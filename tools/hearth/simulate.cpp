@@ -1,9 +1,10 @@
 // hearth simulate: how fast a model would be on a computer that is not here.
 #include "engine/plan/cases.h"
+#include "tools/hearth/computer.h"
 #include "tools/hearth/model_shape.h"
 #include "tools/hearth/plot.h"
 
-#include <charconv>
+#include <cmath>
 #include <map>
 
 namespace hearth::tools {
@@ -14,8 +15,8 @@ struct SimulateOptions {
     std::filesystem::path model;
     std::vector<std::string> archs, types, cards = {"RTX 4090"}, ways = {"dense", "predict"};
     std::vector<uint64_t> memories;    // of the card; empty: its own
-    std::string processor = "Core i9-13900K", memory = "DDR5-5600", link, firing, residency = "static";
-    std::optional<uint64_t> ram;
+    ComputerOptions computer;
+    std::string firing, residency = "static";
     DecisionOptions decision;
     uint32_t prompt = 512;
     std::optional<double> position;
@@ -45,27 +46,11 @@ class Shapes {
 
 bool leaves_out(Way way) { return way == Way::exact || way == Way::predict || way == Way::routed; }
 
-Needs needs_of(const Weights& weights, const SessionShape& shape) { return session_needs(weights, shape); }
-
 const WayRow& find_way(const std::string& name)
 {
     const auto* const found = std::ranges::find(ways, name, &WayRow::name);
     HEARTH_CHECK(found != std::end(ways));    // the options allow no other
     return *found;
-}
-
-/// "4x8": PCIe 4 over 8 lanes.
-Link parse_link(const std::string& text)
-{
-    Link link = {};
-    const char* const end = text.data() + text.size();
-    const auto [x, error] = std::from_chars(text.data(), end, link.pcie);
-    const bool good = error == std::errc() && x != end && *x == 'x' &&
-                      std::from_chars(x + 1, end, link.lanes).ptr == end && link.pcie >= 1 && link.pcie <= 7 &&
-                      link.lanes >= 1 && link.lanes <= 16;
-    if (!good)
-        throw CLI::ValidationError("--link", fmt::format("'{}' is no link: write 4x8 for PCIe 4, 8 lanes", text));
-    return link;
 }
 
 struct SimulatedRow {
@@ -81,26 +66,18 @@ struct SimulatedRow {
 SimulatedRow simulated_row(const SimulateOptions& o, Shapes& shapes, const std::string& arch, const std::string& type,
                            const std::string& card, uint64_t memory, const WayRow& way)
 {
-    Computer computer = {.card = card == "cpu" ? nullptr : &find_card(card),
-                         .processor = &find_processor(o.processor),
-                         .memory = &find_memory(o.memory),
-                         .link = {}};
-    if (!o.link.empty()) computer.link = parse_link(o.link);
+    const Computer computer = computer_of(o.computer, card);
     const Weights& weights = shapes.of(arch, type, leaves_out(way.way));
     Scenario s = {.weights = &weights,
-                  .needs_of = needs_of,
-                  .machine = expected_machine(computer),
-                  .host_memory = o.ram,
+                  .needs_of = session_needs,
+                  .machine = {},
+                  .host_memory = {},
                   .way = way.way,
                   .firing = o.firing.empty() ? nullptr : &find_firing(o.firing),
                   .options = o.decision,
                   .prompt = o.prompt,
                   .position = o.position};
-    if (computer.card) {
-        s.shares_memory = computer.card->integrated();
-        const uint64_t own = s.shares_memory ? o.ram.value_or(64ull << 30) / 2 : uint64_t(computer.card->gib * 0x1p30);
-        s.device_memory = memory ? memory : own;
-    }
+    set_computer(s, o.computer, computer, memory);
     if (weights.config.experts && o.firing.empty()) {
         if (o.residency == "none") s.options.cpu_experts = UINT32_MAX;
         s.firing = &find_firing(o.residency == "recency" ? "experts-recency" : "experts-static");
@@ -211,26 +188,72 @@ std::string picture(const std::vector<SimulatedRow>& rows)
     return svg(plot);
 }
 
-/// What was published beside what is simulated, and how far it can be trusted.
-std::string case_table()
+/// A published figure beside what is simulated of the same.
+struct Compared {
+    const Case* of;
+    double simulated;
+
+    double ratio() const { return simulated / of->tokens_per_s; }
+};
+
+std::vector<Compared> compared_cases(Shapes& shapes)
 {
-    Shapes shapes({});
+    std::vector<Compared> out;
+    for (const Case& c : published_cases())
+        out.push_back(
+            {&c, simulated(c, shapes.of(std::string(c.arch), std::string(c.type), leaves_out(c.way)), session_needs)});
+    return out;
+}
+
+/// By program: measured from left to right, simulated upwards, with lines a third off on both sides.
+std::string picture(const std::vector<Compared>& cases)
+{
+    Plot plot = {.title = "Published measurements beside what is simulated of the same",
+                 .x = "measured, tokens/s",
+                 .y = "simulated, tokens/s",
+                 .lines = {{.name = "the same", .colour = "#888", .points = {}}},
+                 .logarithmic_x = true,
+                 .logarithmic_y = true};
+    plot.lines.push_back({.name = "35 % more", .colour = "#888", .dash = Dash::dashed});
+    plot.lines.push_back({.name = "35 % less", .colour = "#888", .dash = Dash::dotted});
+    double least = INFINITY, most = 0;
+    for (const Compared& c : cases) {
+        least = std::min(least, c.of->tokens_per_s), most = std::max(most, c.of->tokens_per_s);
+        auto line = std::ranges::find(plot.lines, c.of->program->name, &PlotLine::name);
+        if (line == plot.lines.end()) {
+            plot.lines.push_back({.name = std::string(c.of->program->name),
+                                  .colour = plot_colour(plot.lines.size() - 3),
+                                  .joined = false});
+            line = plot.lines.end() - 1;
+        }
+        line->points.emplace_back(c.of->tokens_per_s, c.simulated);
+    }
+    for (const double x : {least, most}) {
+        plot.lines[0].points.emplace_back(x, x);
+        plot.lines[1].points.emplace_back(x, 1.35 * x);
+        plot.lines[2].points.emplace_back(x, 0.65 * x);
+    }
+    return svg(plot);
+}
+
+/// What was published beside what is simulated, and how far it can be trusted.
+std::string case_table(const std::vector<Compared>& cases, Shapes& shapes)
+{
     std::vector<double> ratios;
     std::string out = "| model | type | computer | GPU GiB | program | measured | simulated | ratio | what explains it "
                       "|\n|---|---|---|---:|---|---:|---:|---:|---|\n";
-    for (const Case& c : published_cases()) {
-        const Weights& w = shapes.of(std::string(c.arch), std::string(c.type), leaves_out(c.way));
-        const double now = simulated(c, w, needs_of);
-        ratios.push_back(now / c.tokens_per_s);
+    for (const Compared& compared : cases) {
+        const Case& c = *compared.of;
+        ratios.push_back(compared.ratio());
         out += fmt::format("| {} | {} | {}{}{}, {} | {:.0f} | {} | {:.2f} | {:.2f} | {:.2f} | {} |\n", c.arch, c.type,
                            c.card, c.card.empty() ? "" : ", ", c.processor, c.memory, c.gib, c.program->name,
-                           c.tokens_per_s, now, ratios.back(), c.miss);
+                           c.tokens_per_s, compared.simulated, ratios.back(), c.miss);
     }
     const Spread measured = spread_of(ratios);
     ratios.clear();
     for (const BoundCase& c : bound_cases()) {
         const Weights& w = shapes.of(std::string(c.bound->arch), std::string(c.bound->type), c.column != "dense");
-        const double now = simulated(c, w, needs_of);
+        const double now = simulated(c, w, session_needs);
         ratios.push_back(now / c.tokens_per_s);
         out += fmt::format("| {} | {} | {:.0f} GB/s | {:.0f} | bound, {} | {:.2f} | {:.2f} | {:.2f} | |\n",
                            c.bound->arch, c.bound->type, c.bound->device_gb_per_s, c.bound->gib, c.column,
@@ -262,7 +285,12 @@ void write(const std::filesystem::path& path, const std::string& text)
 
 void run_simulate(SimulateOptions o)
 {
-    if (o.cases) return print(case_table());
+    if (o.cases) {
+        Shapes shapes({});
+        const std::vector<Compared> cases = compared_cases(shapes);
+        if (!o.plot.empty()) write(o.plot, picture(cases));
+        return print(case_table(cases, shapes));
+    }
     if (o.sweep) set_sweep(o);
     const std::vector<SimulatedRow> rows = rows_of(o);
     write(o.csv, csv(rows));
@@ -312,17 +340,7 @@ Command add_simulate(CLI::App& app)
            "as if the card had so much memory: 8GiB,12GiB (default: its own)")
         ->delimiter(',')
         ->type_name("SIZE");
-    app.add_option("--cpu", o->processor, "the processor")->capture_default_str()->type_name("NAME");
-    app.add_option("--ram", o->memory, "its memory: DDR4-3200, DDR5-6000, ...")
-        ->capture_default_str()
-        ->type_name("NAME");
-    app.add_option_function<std::string>(
-           "--ram-size", [o](const std::string& text) { o->ram = parse_size("--ram-size", text); },
-           "how much of it there is; what does not fit is said")
-        ->type_name("SIZE");
-    app.add_option("--link", o->link,
-                   "what the card's slot gives: 4x8 is PCIe 4 with 8 lanes (default: all it can use)")
-        ->type_name("LINK");
+    add_computer_options(app, o->computer);
     add_kv_options(app, o->decision.kv);
     group(app, "Sparsity");
     std::string ways_help = "what is computed where:";
@@ -352,7 +370,7 @@ Command add_simulate(CLI::App& app)
                    "position in the context to expect the speed of (default: a quarter, at most 512)")
         ->check(number_between(0, 1 << 24));
     app.add_option("--csv", o->csv, "also write a CSV file")->check(not_empty())->type_name("FILE");
-    app.add_option("--plot", o->plot, "also draw tokens/s by GPU memory, as SVG")
+    app.add_option("--plot", o->plot, "also draw, as SVG, tokens/s by GPU memory; of --cases both figures of each")
         ->check(not_empty())
         ->type_name("FILE");
     app.add_flag("--json", o->json, "print JSON");
