@@ -2,10 +2,10 @@
 """`hearth bench --report` from outside: what it measures, keeps and shows, and what it makes of reports of strangers.
 As program_test.py, whose helpers it uses.
 
-    python3 tests/report_test.py build/check/hearth [--pictures FOLDER] [arguments of unittest]
+    python3 tests/report_test.py build/check/hearth [--all] [--pictures FOLDER] [arguments of unittest]
 
 Needs nothing but Python; with chromium (Debian's package of that name) the pages are also opened. `--pictures` keeps
-what it saw, to be looked at.
+what it saw, to be looked at. `--all` adds the pictures of the first page that take a minute.
 """
 
 import copy
@@ -297,7 +297,35 @@ class Measured(ReportCase):
         self.wrong_use("bench")
 
 
+class Answers(Case):
+    """The README's pictures are what the commands beside them draw."""
+
+    DRAWN = {"cases": ("simulate", "--cases"), "sweep": ("simulate", "--sweep"),
+             "roofline": ("roofline", "--arch", "relullama-70b", "--type", "q4_0", "--card", "4090", "--sparsity",
+                          "predict")}
+
+    def test_the_pictures_of_the_first_page_are_what_the_program_draws(self):
+        for name, command in self.DRAWN.items():
+            if name != "roofline" and not program.ALL:    # a minute
+                continue
+            picture = self.folder / f"{name}.svg"
+            self.good(*command, "--plot", picture)
+            self.assertEqual(picture.read_text(), (program.DATA / f"answers-{name}.svg").read_text(), name)
+
+    def test_a_roofline_of_what_is_not_here_says_what_bounds_it(self):
+        result = self.good(*self.DRAWN["roofline"], "--json").json
+        steps = result["steps"]
+        self.assertEqual({step["on"] for step in steps}, {"device", "host"})
+        cold = max(steps, key=lambda step: step["expected_us"])
+        self.assertEqual((cold["step"], cold["bound"]), ("cold_ffn", "CPU memory"))
+        self.assertIn("RTX 4090", result["device"])
+        self.refused("roofline", "--arch", "llama-7b", "--card", "9999", says=["9999", "RTX 4090"])
+        self.refused("roofline", MODEL, "--card", "4090", "--sparsity", "threshold", says=["--card"])
+        self.wrong_use("roofline", "--arch", "llama-7b", "--cpu", "7700X")
+        self.wrong_use("roofline", "--arch", "llama-7b", "--card", "4090", "--measured")
+
+
 if __name__ == "__main__":
     if PROGRAM is None:
-        sys.exit("usage: report_test.py PROGRAM [--pictures FOLDER] [arguments of unittest]")
+        sys.exit("usage: report_test.py PROGRAM [--all] [--pictures FOLDER] [arguments of unittest]")
     unittest.main(argv=[sys.argv[0], *program.ARGUMENTS])

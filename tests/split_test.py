@@ -314,6 +314,13 @@ class Plans(Case):
 
         self.assertGreater(expected(machine), 0)
         measured = json.loads(machine.read_text())
+        self.assertTrue(all(product["host"] > 0 for product in measured["products"].values()))
+        self.assertEqual(set(measured["products"]), set(measured["host"]["rows"]))
+        # So a prompt is bound by arithmetic, and a token by memory.
+        for tokens, bound in ((256, "CPU arithmetic"), (0, "CPU memory")):
+            steps = self.good("roofline", MODEL, *CPU, "-t", "1", "--machine", machine, "--json",
+                              *(("-p", tokens) if tokens else ())).json["steps"]
+            self.assertEqual(next(s["bound"] for s in steps if s["step"] == "cold_ffn"), bound)
         # A file from before a format was added: it is as slow as the slowest.
         rows = measured["host"]["rows"]
         slowest = {kind: min(row[kind] for name, row in rows.items() if name != "F16") for kind in rows["F16"]}

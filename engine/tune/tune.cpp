@@ -413,22 +413,22 @@ Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>&
     m.system = system_version();
     m.kernels = host::kernels().name;
     m.threads = team.size();
-    const double host_share = device ? 0.3 : 1;
+    const double host_share = device ? 0.3 : 0.8;
     HostMeasurement host(team, 192 << 20);
     m.host = host.measure([&](double share) { progress(share * host_share); });
+    team.hold([&] {
+        for (size_t f = 0; f < std::size(weight_formats); ++f) {
+            const WeightType type = measured_as(weight_formats[f].type);
+            m.host_products[f] = host.products(type);
+            if (device) m.laid_out[f] = host.laid_out(type);
+            progress(host_share + (device ? 0.05 : 0.2) * double(f + 1) / std::size(weight_formats));
+        }
+    });
     if (!device) return m;
 
     m.device = device->info().name;
     m.driver = device->info().driver;
     m.software = device->info().kind == vulkan::DeviceKind::software;
-    team.hold([&] {
-        for (size_t f = 0; f < std::size(weight_formats); ++f) {
-            const WeightType type = measured_as(weight_formats[f].type);
-            m.host_products[f] = host.products(type);
-            m.laid_out[f] = host.laid_out(type);
-            progress(0.3 + 0.05 * double(f + 1) / std::size(weight_formats));
-        }
-    });
     m.row_variants = tune_rows(
         device, m.software ? 512 << 10 : 192 << 20, [&](double share) { progress(0.35 + share * 0.3); }, warn);
     // A software device's compiler takes a second for each of these kernels.

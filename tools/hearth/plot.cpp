@@ -66,7 +66,7 @@ Axis axis_of_powers(const std::vector<double>& values)
     axis.last = std::max(axis.last, axis.first + 1);
     constexpr double steps[] = {1, 2, 5};
     const size_t count = axis.last - axis.first <= 3 ? std::size(steps) : 1;
-    if (count > 1) {    // no more than a step around what there is
+    if (count > 1 && most > 0) {    // no more than a step around what there is
         while (axis.first + std::log10(2) < std::log10(least)) axis.first += std::log10(2);
         while (axis.last - std::log10(2) > std::log10(most)) axis.last -= std::log10(2);
     }
@@ -220,8 +220,8 @@ std::string drawn(const Field& at, const PlotLine& line, double shift)
             "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\" fill=\"{}\"><title>{:g}: {:.3f}</title></circle>\n",
             at.x(x) + shift, at.y(y), line.colour, x, y);
         if (i < line.labels.size())
-            dots += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"11\">{}</text>\n", at.x(x) + 6,
-                                at.y(y) - 4, escaped(line.labels[i]));
+            dots += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"11\" text-anchor=\"end\">{}</text>\n",
+                                at.x(x) - 7, at.y(y) - 3, escaped(line.labels[i]));
     }
     if (!line.joined) return dots;
     return fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{}/>\n", points,

@@ -151,7 +151,7 @@ void add_step(PlotLine& steps, std::pair<double, double> point, const std::strin
 {
     for (size_t i = 0; i < steps.points.size(); ++i) {
         const auto [x, y] = steps.points[i];
-        if (std::abs(std::log10(point.first / x)) > 0.3 || std::abs(std::log10(point.second / y)) > 0.15) continue;
+        if (std::abs(std::log10(point.first / x)) > 0.1 || std::abs(std::log10(point.second / y)) > 0.1) continue;
         if (!steps.labels[i].empty()) {
             steps.labels[i] += ", " + name;
             steps.points.push_back(point);
@@ -168,6 +168,14 @@ std::string picture(const std::string& title, const std::vector<TimedRow>& rows,
 {
     Plot plot = {.title = title, .x = "operations per byte", .y = "10^9 operations/s", .lines = {}};
     plot.logarithmic_x = plot.logarithmic_y = true;
+    double first = 1, last = 10;    // operations per byte
+    for (const TimedRow& r : rows) {
+        if (r.operations == 0) continue;
+        const Roof roof = roof_of(machine, r.on_device);
+        first = std::min(first, std::pow(10, std::floor(std::log10(r.intensity()))));
+        last = std::max({last, r.intensity(), roof.gb_per_s > 0 ? roof.gops / roof.gb_per_s : 0});
+    }
+    last = std::pow(10, std::ceil(std::log10(last)));
     for (const bool device : {true, false}) {
         const Roof roof = roof_of(machine, device);
         if (roof.gops <= 0 || std::ranges::none_of(rows, [&](const TimedRow& r) { return r.on_device == device; }))
@@ -176,7 +184,7 @@ std::string picture(const std::string& title, const std::vector<TimedRow>& rows,
                  steps = {.name = device ? "steps on the GPU" : "steps on the CPU",
                           .colour = device ? "#e88" : "#69e",
                           .joined = false};
-        for (const double x : {0.1, roof.gops / roof.gb_per_s, 1000.0}) limit.points.emplace_back(x, roof.at(x));
+        for (const double x : {first, roof.gops / roof.gb_per_s, last}) limit.points.emplace_back(x, roof.at(x));
         for (const TimedRow& r : rows) {
             if (r.on_device != device || r.operations == 0 || r.us() <= 0) continue;
             add_step(steps, {r.intensity(), r.operations / r.us() / 1000}, std::string(r.name));
