@@ -321,7 +321,7 @@ class Answers(Case):
         self.assertIn("RTX 4090", result["device"])
         self.refused("roofline", "--arch", "llama-7b", "--card", "9999", says=["9999", "RTX 4090"])
         self.refused("roofline", MODEL, "--card", "4090", "--sparsity", "threshold", says=["--card"])
-        self.wrong_use("roofline", "--arch", "llama-7b", "--cpu", "7700X")
+        self.wrong_use("roofline", "--arch", "llama-7b", "--processor", "7700X")
         self.wrong_use("roofline", "--arch", "llama-7b", "--card", "4090", "--measured")
 
 

@@ -22,10 +22,10 @@ Link parse_link(const std::string& text)
 
 }    // namespace
 
-void add_computer_options(CLI::App& app, ComputerOptions& o)
+void add_computer_options(CLI::App& app, ComputerOptions& o, const std::string& processor)
 {
     group(app, "Device and memory");
-    app.add_option("--cpu", o.processor, "the processor")->capture_default_str()->type_name("NAME");
+    app.add_option(processor, o.processor, "the processor")->capture_default_str()->type_name("NAME");
     app.add_option("--ram", o.memory, "its memory: DDR4-3200, DDR5-6000, ...")
         ->capture_default_str()
         ->type_name("NAME");

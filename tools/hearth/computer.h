@@ -1,4 +1,4 @@
-// Computers that are not here, by their parts: what --card, --cpu, --ram and --link say.
+// Computers that are not here, by their parts: what --card, --processor, --ram and --link say.
 #pragma once
 
 #include "engine/plan/cards.h"
@@ -15,8 +15,9 @@ struct ComputerOptions {
     std::optional<uint64_t> ram;    // bytes; empty: as much as is needed
 };
 
-/// --cpu, --ram, --ram-size and --link; the card is the subcommand's.
-void add_computer_options(CLI::App& app, ComputerOptions& options);
+/// --processor, --ram, --ram-size and --link; the card is the subcommand's. `processor`: its names, of which --cpu is
+/// one where this is not the instruction set of the host.
+void add_computer_options(CLI::App& app, ComputerOptions& options, const std::string& processor = "--processor");
 
 /// Throws Error where a part is not known. `card`: "cpu" for none. The parts are rows of tables, and stay.
 Computer computer_of(const ComputerOptions& options, const std::string& card);

@@ -299,7 +299,7 @@ Command add_roofline(CLI::App& app)
             ->check(not_empty())
             ->type_name("NAME");
     add_computer_options(app, o->computer);
-    for (const char* const part : {"--cpu", "--ram", "--ram-size", "--link"}) app.get_option(part)->needs(card);
+    for (const char* const part : {"--processor", "--ram", "--ram-size", "--link"}) app.get_option(part)->needs(card);
     group(app, "Batch");
     app.add_option("--at", o->position, "position in the context of the token that is looked at")
         ->capture_default_str()

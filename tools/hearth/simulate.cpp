@@ -340,7 +340,7 @@ Command add_simulate(CLI::App& app)
            "as if the card had so much memory: 8GiB,12GiB (default: its own)")
         ->delimiter(',')
         ->type_name("SIZE");
-    add_computer_options(app, o->computer);
+    add_computer_options(app, o->computer, "--cpu,--processor");
     add_kv_options(app, o->decision.kv);
     group(app, "Sparsity");
     std::string ways_help = "what is computed where:";
