@@ -190,8 +190,8 @@ class Queries {
     Input query(const Block& b, uint32_t kv_head, uint32_t j) const
     {
         const size_t i = at(b, kv_head, j);
-        if (!q_.q) return {q_.x + i, nullptr, nullptr, nullptr, nullptr};
-        return {q_.x + i, q_.q + i, q_.scale + i / fixed_block, q_.sum + i / fixed_block, nullptr};
+        if (!q_.q) return {q_.x + i, nullptr, nullptr, nullptr, nullptr, nullptr};
+        return {q_.x + i, q_.q + i, q_.scale + i / fixed_block, q_.sum + i / fixed_block, nullptr, nullptr};
     }
 
     const AttentionShape& s_;
@@ -277,8 +277,9 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, std::span<const
                 turn(k + r * kv_size, s.kv_heads, n, turns, s.rope.pairs);
                 if (fixed) {
                     const size_t at = r * q_size, blocks = at / fixed_block;
-                    kernels().quantise(q + at, &scratch.q[at], &scratch.scale[blocks], &scratch.sum[blocks], nullptr,
-                                       uint32_t(q_size));
+                    const FixedPoint to = {&scratch.q[at], &scratch.scale[blocks], &scratch.sum[blocks], nullptr,
+                                           nullptr};
+                    kernels().quantise(q + at, to, uint32_t(q_size));
                 }
                 const uint32_t page = rows[r].pages[position / page_positions], in_page = position % page_positions;
                 for (uint32_t h = 0; h < s.kv_heads; h++) {
@@ -290,7 +291,8 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, std::span<const
         });
 
     const Queries queries(
-        s, cache, {q, fixed ? scratch.q.data() : nullptr, scratch.scale.data(), scratch.sum.data(), nullptr}, rows);
+        s, cache, {q, fixed ? scratch.q.data() : nullptr, scratch.scale.data(), scratch.sum.data(), nullptr, nullptr},
+        rows);
     // So many queries that reading keys and values costs little beside multiplying them, and that they stay in the
     // nearest cache.
     constexpr uint32_t enough_queries = 32;

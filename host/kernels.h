@@ -15,26 +15,21 @@ namespace hearth::host {
 inline constexpr uint32_t fixed_block = 32;
 inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
 
-/// 128 of those numbers in the order in which an instruction set's kernels read them, with what formats need whose
-/// weights have a number added to be unsigned. Both kinds take blocks by pairs; what a set does not read stays as it
-/// is.
-struct FixedGroup {
-    /// Where bytes are multiplied: q = 256 high + low. Byte 64 p + 8 c + 4 k + i of a plane belongs to number 64 p + 32
-    /// k
-    /// + 4 c + i: of a pair of blocks four numbers of each in turn. bias[b] is -8 times the sum of the numbers of block
-    /// b, half_bias the same of its first 16 and its last 16.
-    struct alignas(64) Planes {
-        int8_t high[128], low[128];
-        int32_t bias[4], half_bias[2][4];
-    };
-    /// Where words of 16 bits are: of[p] is pair p, in the order of host/kernels/avx2_wide.h, half_sum[h][b] the sum of
-    /// the first or last 16 numbers of block b times their scale.
-    struct alignas(32) Words {
-        int16_t of[2][64];
-        float half_sum[2][4];
-    };
-    Planes planes;
-    Words words;
+// 128 of those numbers in the order in which an instruction set's kernels read them, with what formats need whose
+// weights have a number added to be unsigned. Both kinds take blocks by pairs.
+
+/// Where bytes are multiplied: q = 256 high + low. Byte 64 p + 8 c + 4 k + i of a plane belongs to number 64 p + 32 k +
+/// 4 c + i: of a pair of blocks four numbers of each in turn. bias[b] is -8 times the sum of the numbers of block b,
+/// half_bias the same of its first 16 and its last 16.
+struct alignas(64) GroupPlanes {
+    int8_t high[128], low[128];
+    int32_t bias[4], half_bias[2][4];
+};
+/// Where words of 16 bits are: of[p] is pair p, in the order of host/kernels/avx2_wide.h, half_sum[h][b] the sum of the
+/// first or last 16 numbers of block b times their scale.
+struct alignas(64) GroupWords {
+    int16_t of[2][64];
+    float half_sum[2][4];
 };
 inline constexpr uint32_t group_numbers = 128;
 
@@ -45,7 +40,18 @@ struct Input {
     const float* scale;
     const float* sum;    // of each block in fixed point: what a format's minima, which are the same for a whole block,
                          // are multiplied with
-    const FixedGroup* groups;    // the whole ones; null where the instruction set reads none (Kernels::reads_groups)
+    const GroupPlanes* planes;    // of the whole groups; null where the instruction set reads none (see Kernels)
+    const GroupWords* words;
+};
+
+/// Where the fixed point of a vector goes, as Input has it.
+struct FixedPoint {
+    int16_t* q;
+    float *scale, *sum;
+    GroupPlanes* planes;
+    GroupWords* words;
+
+    Input of(const float* x) const { return {x, q, scale, sum, planes, words}; }
 };
 
 /// Rows that `dot_rows` takes together: they share what can be shared, and x stays in L1 however long it is. They are
@@ -155,7 +161,7 @@ inline constexpr IsaName isa_names[] = {{Isa::plain, "plain", "plain C++"},
 struct Kernels {
     Isa isa;
     std::string_view id, name;    // of isa_names
-    bool reads_groups;
+    bool reads_planes, reads_words;
     RowKernels rows[std::size(weight_formats) + std::size(sparse_formats)];    // in the order of those tables
 
     uint32_t tile_rows, tile_tokens;
@@ -164,8 +170,8 @@ struct Kernels {
 
     /// y_i = w_i x_i / sqrt(mean(x^2) + eps)
     void (*rmsnorm)(const float* x, const float* w, float* y, uint32_t n, float eps);
-    /// Fixed point of n floats (a multiple of 32; see Input). `groups` may be null.
-    void (*quantise)(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* groups, uint32_t n);
+    /// Fixed point of n floats (a multiple of 32; see Input). Planes and words may be null.
+    void (*quantise)(const float* x, const FixedPoint& to, uint32_t n);
     /// The signs of n floats, a bit each, set where the number's sign bit is (in -0 too); the bits behind the last are
     /// 0.
     void (*pack_signs)(const float* x, uint64_t* signs, uint32_t n);

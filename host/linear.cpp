@@ -33,23 +33,25 @@ void parallel_rows(Team& team, uint32_t rows, uint64_t row_bytes, const std::fun
 void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bool quantised, Work work)
 {
     work_ = work;
-    const size_t blocks = n / fixed_block, groups = kernels().reads_groups ? n / group_numbers : 0;
+    const Kernels& cpu = kernels();
+    const size_t blocks = n / fixed_block, groups = n / group_numbers;
     q_.resize(quantised ? size_t(tokens) * n : 0);
     scale_.resize(quantised ? tokens * blocks : 0);
     sum_.resize(scale_.size());
-    groups_.resize(quantised ? tokens * groups : 0);
+    planes_.resize(quantised && cpu.reads_planes ? tokens * groups : 0);
+    words_.resize(quantised && cpu.reads_words ? tokens * groups : 0);
     inputs_.resize(tokens);
     n_ = n;
     has_floats_ = has_fixed_ = false;
-    for (size_t t = 0; t < tokens; t++)
-        inputs_[t] = quantised ? Input{x + t * n, &q_[t * n], &scale_[t * blocks], &sum_[t * blocks],
-                                       groups ? &groups_[t * groups] : nullptr}
-                               : Input{x + t * n, nullptr, nullptr, nullptr, nullptr};
+    const auto fixed_point = [&](size_t t) {
+        return FixedPoint{&q_[t * n], &scale_[t * blocks], &sum_[t * blocks],
+                          planes_.empty() ? nullptr : &planes_[t * groups],
+                          words_.empty() ? nullptr : &words_[t * groups]};
+    };
+    for (size_t t = 0; t < tokens; t++) inputs_[t] = (quantised ? fixed_point(t) : FixedPoint{}).of(x + t * n);
     if (quantised)
         parallel_rows(team, tokens, n * sizeof(float), [&](uint32_t first, uint32_t last) {
-            for (size_t t = first; t < last; t++)
-                kernels().quantise(x + t * n, &q_[t * n], &scale_[t * blocks], &sum_[t * blocks],
-                                   groups ? &groups_[t * groups] : nullptr, n);
+            for (size_t t = first; t < last; t++) cpu.quantise(x + t * n, fixed_point(t), n);
         });
 }
 

@@ -48,7 +48,8 @@ class Inputs {
     std::vector<Input> inputs_;
     std::vector<int16_t> q_;
     std::vector<float> scale_, sum_;
-    std::vector<FixedGroup> groups_;
+    std::vector<GroupPlanes> planes_;
+    std::vector<GroupWords> words_;
     uint32_t n_ = 0;
     Work work_ = Work::many;
     mutable PackedInputs packed_;

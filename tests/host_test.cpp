@@ -206,7 +206,8 @@ double seen(const Input& x, WeightType type, uint32_t i)
 struct Vectors {
     std::vector<float> x, scale, sum;
     std::vector<int16_t> q;
-    std::vector<FixedGroup> groups;
+    std::vector<GroupPlanes> planes;
+    std::vector<GroupWords> words;
     std::vector<Input> inputs;
 
     Vectors(const Kernels& cpu, uint32_t tokens, uint32_t n, Random& random) : x(random.vector(size_t(tokens) * n))
@@ -216,14 +217,18 @@ struct Vectors {
             q.resize(x.size());
             scale.resize(x.size() / fixed_block);
             sum.resize(scale.size());
-            groups.resize(n / group_numbers * tokens);
+            planes.resize(n / group_numbers * tokens);
+            words.resize(planes.size());
         }
         for (size_t t = 0; t < tokens; t++) {
             const size_t at = t * n / fixed_block;
-            FixedGroup* const own = cpu.reads_groups && n >= group_numbers ? &groups[n / group_numbers * t] : nullptr;
-            if (blocks) cpu.quantise(&x[t * n], &q[t * n], &scale[at], &sum[at], own, n);
-            inputs.push_back(blocks ? Input{&x[t * n], &q[t * n], &scale[at], &sum[at], own}
-                                    : Input{&x[t * n], nullptr, nullptr, nullptr, nullptr});
+            const size_t group = t * (n / group_numbers);
+            const FixedPoint to = blocks ? FixedPoint{&q[t * n], &scale[at], &sum[at],
+                                                      cpu.reads_planes && n >= group_numbers ? &planes[group] : nullptr,
+                                                      cpu.reads_words && n >= group_numbers ? &words[group] : nullptr}
+                                         : FixedPoint{};
+            if (blocks) cpu.quantise(&x[t * n], to, n);
+            inputs.push_back(to.of(&x[t * n]));
         }
     }
 };
@@ -513,8 +518,11 @@ TEST_SUITE("host")
             const uint32_t n = 512;
             std::vector<float> x(n, -3.0f), scale(n / 32), sum(n / 32);
             std::vector<int16_t> q(n);
-            std::vector<FixedGroup> groups(n / group_numbers);
-            cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), groups.data(), n);
+            std::vector<GroupPlanes> planes(n / group_numbers);
+            std::vector<GroupWords> words(n / group_numbers);
+            const FixedPoint to = {q.data(), scale.data(), sum.data(), cpu.reads_planes ? planes.data() : nullptr,
+                                   cpu.reads_words ? words.data() : nullptr};
+            cpu.quantise(x.data(), to, n);
             for (const float s : sum) CHECK(s == doctest::Approx(-96));
             for (const WeightFormat& format : weight_formats) {
                 const WeightType type = format.type;
@@ -535,8 +543,7 @@ TEST_SUITE("host")
                     std::array<const std::byte*, 1 + rows_together> only;
                     only.fill(reinterpret_cast<const std::byte*>(row.data()));
                     float got;
-                    const Input input = {x.data(), q.data(), scale.data(), sum.data(),
-                                         cpu.reads_groups ? groups.data() : nullptr};
+                    const Input input = to.of(x.data());
                     cpu.of(type).dot_rows(only.data(), 1, &input, 1, n, &got);
                     CHECK(got == doctest::Approx(want));
                 }
@@ -827,8 +834,11 @@ TEST_SUITE("host")
         on_every_path([&](const Kernels& cpu) {
             std::vector<int16_t> q(n, 99);
             std::vector<float> scale(n / 32, NAN), sum = scale;
-            std::vector<FixedGroup> groups(n / group_numbers);
-            cpu.quantise(x.data(), q.data(), scale.data(), sum.data(), groups.data(), n);
+            std::vector<GroupPlanes> planes(n / group_numbers);
+            std::vector<GroupWords> words(n / group_numbers);
+            const FixedPoint to = {q.data(), scale.data(), sum.data(), cpu.reads_planes ? planes.data() : nullptr,
+                                   cpu.reads_words ? words.data() : nullptr};
+            cpu.quantise(x.data(), to, n);
             CHECK(q[5] == -32512);
             CHECK(scale[0] == 9 / fixed_max);
             CHECK(scale[1] == 0);
@@ -844,27 +854,29 @@ TEST_SUITE("host")
             if (first_q.empty()) first_q = q;
             CHECK(same_bits(q, first_q));
 
-            if (!cpu.reads_groups) return;
-            const bool planes = cpu.isa == Isa::avx512;
+            CHECK(cpu.reads_planes == (cpu.isa == Isa::avx512));
+            CHECK(cpu.reads_words == (cpu.isa != Isa::plain));
             for (uint32_t i = 0; i < n / group_numbers * group_numbers; i++) {
-                const FixedGroup& group = groups[i / group_numbers];
+                const size_t group = i / group_numbers;
                 const uint32_t pair = i % group_numbers / 64, block = i / 32 % 2, in_block = i % 32,
                                byte = pair * 64 + in_block / 4 * 8 + block * 4 + i % 4,
                                word = (in_block / 16 * 2 + i % 2) * 16 + block * 8 + in_block % 16 / 2;
-                CHECK(group.words.of[pair][word] == q[i]);
-                if (planes) CHECK(256 * group.planes.high[byte] + group.planes.low[byte] == q[i]);
+                if (cpu.reads_words) CHECK(words[group].of[pair][word] == q[i]);
+                if (cpu.reads_planes) CHECK(256 * planes[group].high[byte] + planes[group].low[byte] == q[i]);
             }
             for (uint32_t b = 0; b < n / group_numbers * 4; b++) {
-                const FixedGroup& group = groups[b / 4];
                 const auto sum_of = [&](uint32_t first, uint32_t last) {
                     return std::accumulate(&q[b * 32 + first], &q[b * 32] + last, 0);
                 };
-                CHECK(group.words.half_sum[0][b % 4] == scale[b] * float(sum_of(0, 16)));
-                CHECK(group.words.half_sum[1][b % 4] == scale[b] * float(sum_of(16, 32)));
-                if (!planes) continue;
-                CHECK(group.planes.bias[b % 4] == -8 * sum_of(0, 32));
-                CHECK(group.planes.half_bias[0][b % 4] == -8 * sum_of(0, 16));
-                CHECK(group.planes.half_bias[1][b % 4] == -8 * sum_of(16, 32));
+                if (cpu.reads_words) {
+                    CHECK(words[b / 4].half_sum[0][b % 4] == scale[b] * float(sum_of(0, 16)));
+                    CHECK(words[b / 4].half_sum[1][b % 4] == scale[b] * float(sum_of(16, 32)));
+                }
+                if (cpu.reads_planes) {
+                    CHECK(planes[b / 4].bias[b % 4] == -8 * sum_of(0, 32));
+                    CHECK(planes[b / 4].half_bias[0][b % 4] == -8 * sum_of(0, 16));
+                    CHECK(planes[b / 4].half_bias[1][b % 4] == -8 * sum_of(16, 32));
+                }
             }
         });
     }

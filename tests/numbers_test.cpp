@@ -244,8 +244,12 @@ TEST_SUITE("host")
                 x[at] = at % 2 ? NAN : -NAN;
                 std::vector<int16_t> q(256);
                 std::vector<float> scale(8), sum(8);
-                std::vector<host::FixedGroup> groups(2);
-                cpu->quantise(x.data(), q.data(), scale.data(), sum.data(), groups.data(), 256);
+                std::vector<host::GroupPlanes> planes(2);
+                std::vector<host::GroupWords> words(2);
+                const host::FixedPoint to = {q.data(), scale.data(), sum.data(),
+                                             cpu->reads_planes ? planes.data() : nullptr,
+                                             cpu->reads_words ? words.data() : nullptr};
+                cpu->quantise(x.data(), to, 256);
                 for (uint32_t b = 0; b < 8; b++) CHECK(std::isnan(scale[b]) == (b == at / 32));
                 for (const WeightFormat& f : weight_formats) {
                     if (f.block == 1) continue;
@@ -257,8 +261,7 @@ TEST_SUITE("host")
                         reinterpret_cast<const std::byte*>(row.data()), reinterpret_cast<const std::byte*>(row.data()),
                         reinterpret_cast<const std::byte*>(row.data()), reinterpret_cast<const std::byte*>(row.data()),
                         reinterpret_cast<const std::byte*>(row.data())};
-                    const host::Input in = {x.data(), q.data(), scale.data(), sum.data(),
-                                            cpu->reads_groups ? groups.data() : nullptr};
+                    const host::Input in = to.of(x.data());
                     float y = 0;
                     cpu->of(f.type).dot_rows(rows, 1, &in, 1, 256, &y);
                     CHECK(std::isnan(y));

@@ -242,13 +242,11 @@ struct Avx2Set {
 
     // ---- groups -----------------------------------------------------------------------------------------------------
 
-    struct ReadsGroups;
-
     template <class W>
     requires by_wide<W>
     using Wide = WidePiece<P, W>;
 
-    static void fill_group(const int16_t* q, const float* scale, FixedGroup& group)
+    static void fill(const int16_t* q, const float* scale, GroupWords& group)
     {
         const auto load = [&](uint32_t i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + 16 * i)); };
         // Words at even places in the first lane, those at odd ones in the other.
@@ -259,14 +257,14 @@ struct Avx2Set {
         for (uint32_t p = 0; p < 2; p++)
             for (uint32_t half = 0; half < 2; half++) {
                 const __m256i first = apart(load(4 * p + half)), second = apart(load(4 * p + 2 + half));
-                __m256i* const to = reinterpret_cast<__m256i*>(group.words.of[p]) + 2 * half;
+                __m256i* const to = reinterpret_cast<__m256i*>(group.of[p]) + 2 * half;
                 _mm256_store_si256(to, _mm256_permute2x128_si256(first, second, 0x20));
                 _mm256_store_si256(to + 1, _mm256_permute2x128_si256(first, second, 0x31));
             }
         for (uint32_t b = 0; b < 4; b++)
             for (uint32_t half = 0; half < 2; half++) {
                 const __m256i pairs = _mm256_madd_epi16(load(2 * b + half), _mm256_set1_epi16(1));
-                group.words.half_sum[half][b] = scale[b] * add_lanes(_mm256_cvtepi32_ps(pairs));
+                group.half_sum[half][b] = scale[b] * add_lanes(_mm256_cvtepi32_ps(pairs));
             }
     }
 

@@ -94,12 +94,9 @@ struct EightOfToken {
     /// Of the first or last 16 of each.
     __m256 half_sum(uint32_t half) const
     {
-        return _mm256_loadu2_m128(x.groups[2 * k + 1].words.half_sum[half], x.groups[2 * k].words.half_sum[half]);
+        return _mm256_loadu2_m128(x.words[2 * k + 1].half_sum[half], x.words[2 * k].half_sum[half]);
     }
-    const __m256i* pair(uint32_t p) const
-    {
-        return reinterpret_cast<const __m256i*>(x.groups[2 * k + p / 2].words.of[p % 2]);
-    }
+    const __m256i* pair(uint32_t p) const { return reinterpret_cast<const __m256i*>(x.words[2 * k + p / 2].of[p % 2]); }
 };
 
 /// 256 weights of a row, from a block of the file on:

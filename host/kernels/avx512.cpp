@@ -164,15 +164,12 @@ struct Avx512 {
 
     // ---- eight rows at a time ---------------------------------------------------------------------------------------
 
-    struct ReadsGroups;
-
     template <class W>
     using OfRows = std::conditional_t<by_wide<W> && !by_eights<W>, On256, Avx512>;
 
-    static void fill_group(const int16_t* q, const float* scale, FixedGroup& group)
+    static void fill(const int16_t* q, const float* scale, GroupWords& words) { On256::fill(q, scale, words); }
+    static void fill(const int16_t* q, GroupPlanes& g)
     {
-        On256::fill_group(q, scale, group);
-        FixedGroup::Planes& g = group.planes;
         const __m512i half = _mm512_set1_epi16(128), eights = _mm512_set1_epi16(-8);
         const __m512i in_turn = _mm512_set_epi32(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0);
         for (uint32_t p = 0; p < 2; p++) {

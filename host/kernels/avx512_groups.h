@@ -1,5 +1,5 @@
 // How AVX-512 reads quantised rows: two blocks of 32 weights of eight rows at a time, as unsigned bytes that meet the
-// planes of a FixedGroup. Four weights of each row and block lie in a lane, so that products need not be added up
+// planes of a group. Four weights of each row and block lie in a lane, so that products need not be added up
 // across lanes, and what was unpacked once serves all tokens:
 //
 //        lane     0      1      2      3    ...   15
@@ -319,7 +319,7 @@ struct Eight<BlockQ6_K> {
 
 // ---- products -------------------------------------------------------------------------------------------------------
 
-/// From a FixedGroup's bias, which is that of 8.
+/// From a group's bias, which is that of 8.
 template <int added>
 inline __m512i times_added(const int32_t* bias)
 {
@@ -361,7 +361,7 @@ template <class B, uint32_t U>
         __m512i high[U][chains], low[U][chains];
 #pragma GCC unroll 4
         for (uint32_t u = 0; u < U; u++) {
-            const FixedGroup::Planes& g = x[u].groups[group].planes;
+            const GroupPlanes& g = x[u].planes[group];
             for (uint32_t i = 0; i < chains; i++) high[u][i] = low[u][i] = _mm512_setzero_si512();
             low[u][0] = times_added<Eight<B>::added>((parts == 1 ? g.bias : g.half_bias[part]) + 2 * p);
         }
@@ -369,7 +369,7 @@ template <class B, uint32_t U>
         for (uint32_t c = part * each; c < part * each + each; c++)
 #pragma GCC unroll 4
             for (uint32_t u = 0; u < U; u++) {
-                const FixedGroup::Planes& g = x[u].groups[group].planes;
+                const GroupPlanes& g = x[u].planes[group];
                 high[u][c % chains] =
                     _mm512_dpbusd_epi32(high[u][c % chains], pair.w[c], of_both(g.high + 64 * p + 8 * c));
                 low[u][c % chains] =

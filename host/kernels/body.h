@@ -35,11 +35,11 @@
 //   add_pairs(a, b, sum)            sum + both products of each pair
 //   floats_of(ints)                 as a Vec
 //
-// and, where it has something better for a format W, with ReadsGroups declared:
+// and, where it has something better for a format W:
 //
-//   fill_group(q, scale, group)             128 numbers in fixed point, with the scales of their blocks (see
-//   FixedGroup) Wide<W>                                 a piece of several blocks, which reads groups: a Piece as far
-//   as the product
+//   fill(q, planes)                         128 numbers in fixed point (see GroupPlanes)
+//   fill(q, scale, words)                   the same and the scales of their blocks (see GroupWords)
+//   Wide<W>                                 a piece of several blocks, which reads words: a Piece as far as the product
 //                                           of a row goes
 //   Sums                                    of eight rows with one token: of_row(r) those of row r as a Vec,
 //                                           add_lanes(row) those of each row added up
@@ -546,7 +546,7 @@ template <class S, class W, uint32_t R, uint32_t T>
     }
     uint32_t wide = 0;
     if constexpr (has_wide<S, W>)
-        if (x->groups) {
+        if (x->words) {
             wide = n / S::template Wide<W>::weights * S::template Wide<W>::weights;
             dot_range<S, W, typename S::template Wide<W>, R, T>(rows, next, x, 0, wide, n, sum);
         }
@@ -574,9 +574,14 @@ void dot_some(const std::byte* const* rows, const Input* x, uint32_t tokens, uin
 }
 
 template <class S>
-inline constexpr bool reads_groups = requires
+inline constexpr bool reads_planes = requires(GroupPlanes& g)
 {
-    typename S::ReadsGroups;
+    S::fill(nullptr, g);
+};
+template <class S>
+inline constexpr bool reads_words = requires(GroupWords& g)
+{
+    S::fill(nullptr, nullptr, g);
 };
 
 /// Whether S takes eight rows of W at a time.
@@ -637,7 +642,7 @@ template <class S, class W>
 void dot_rows(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n, float* y)
 {
     if constexpr (by_groups<S, W>)
-        if (x->groups) {
+        if (x->planes) {
             constexpr uint32_t most = S::tokens_at_once;
             for (uint32_t t = 0; t < tokens; t += most)
                 dot_by_eights<S, W>(rows, count, x + t, tokens - t < most ? tokens - t : most, n, y + t, tokens);
@@ -869,7 +874,7 @@ void fixed_tile(const FixedTile& t)
 template <class S>
 void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
 {
-    const Input self{x, nullptr, nullptr, nullptr, nullptr};
+    const Input self{x, nullptr, nullptr, nullptr, nullptr, nullptr};
     float squares;
     const std::byte* const row = reinterpret_cast<const std::byte*>(x);
     dot_together<S, float, 1, 1>(&row, &row, &self, n, &squares, 1);
@@ -881,24 +886,29 @@ void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
     if (i < n) store_some<S>(y + i, S::mul(load_some<S>(w + i, n - i), S::mul(load_some<S>(x + i, n - i), r)), n - i);
 }
 
-/// scale = max |x_i| / 32512,  q_i = round(x_i / scale),  sum = scale sum_i q_i; `groups` only where they are read. Of
-/// a block with a NaN all products are NaN.
+/// scale = max |x_i| / 32512,  q_i = round(x_i / scale),  sum = scale sum_i q_i; planes and words only where they are
+/// read. Of a block with a NaN all products are NaN.
 template <class S>
-void quantise(const float* x, int16_t* q, float* scale, float* sum, FixedGroup* groups, uint32_t n)
+void quantise(const float* x, const FixedPoint& to, uint32_t n)
 {
+    int16_t* const q = to.q;
     for (uint32_t i = 0; i < n; i += fixed_block) {
         typename S::Vec m = S::zero();
         for (uint32_t v = 0; v < fixed_block; v += S::lanes) m = S::most(m, S::abs(S::load(x + i + v)));
         const float largest = S::most_lanes(m);
         const bool zero = largest < 1e-30f;    // below about 1e-34 its reciprocal is no float
-        scale[i / fixed_block] = zero ? 0.0f : largest / fixed_max;
+        float& scale = to.scale[i / fixed_block];
+        scale = zero ? 0.0f : largest / fixed_max;
         const typename S::Vec r = S::set(zero ? 0.0f : fixed_max / largest);
         for (uint32_t v = 0; v < fixed_block; v += S::lanes) S::store_rounded(q + i + v, S::mul(S::load(x + i + v), r));
-        sum[i / fixed_block] = scale[i / fixed_block] * S::add_lanes(S::dot(S::ones(), q + i));
+        to.sum[i / fixed_block] = scale * S::add_lanes(S::dot(S::ones(), q + i));
     }
-    if constexpr (reads_groups<S>)
-        for (uint32_t g = 0; groups && g < n / group_numbers; g++)
-            S::fill_group(q + g * group_numbers, scale + g * (group_numbers / fixed_block), groups[g]);
+    const uint32_t groups = n / group_numbers;
+    if constexpr (reads_planes<S>)
+        for (uint32_t g = 0; to.planes && g < groups; g++) S::fill(q + g * group_numbers, to.planes[g]);
+    if constexpr (reads_words<S>)
+        for (uint32_t g = 0; to.words && g < groups; g++)
+            S::fill(q + g * group_numbers, to.scale + g * (group_numbers / fixed_block), to.words[g]);
 }
 
 template <class S>
@@ -982,7 +992,8 @@ constexpr Kernels make_kernels(Isa isa)
     return {.isa = isa,
             .id = isa_names[uint32_t(isa)].id,
             .name = isa_names[uint32_t(isa)].name,
-            .reads_groups = reads_groups<S>,
+            .reads_planes = reads_planes<S>,
+            .reads_words = reads_words<S>,
     // clang-format off
 #define FORMAT(id, NAME, ...) row_kernels<S, Block##NAME>(WeightType::id),
             .rows = {WEIGHT_FORMATS(FORMAT)
