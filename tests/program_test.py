@@ -609,7 +609,8 @@ class Devices(DeviceCase):
         self.assertEqual(len(plain), len(listed["devices"]) + 2)
         for index, device in enumerate(listed["devices"]):
             self.assertTrue(plain[index].startswith(f"{index} {device['name']}"))
-        self.assertTrue(plain[-1].startswith("auto takes the CPU ("))
+        self.assertTrue(plain[-2].startswith("auto takes the CPU ("))
+        self.assertTrue(plain[-1].startswith("The CPU uses "))
         self.assertIn("on the CPU (", self.good("run", MODEL, "-p", "Once", "-n", 1).talk)
 
     def test_a_plan_needs_no_more_of_a_model_than_its_sizes(self):
