@@ -1,5 +1,6 @@
 // What is wrong with a machine: one small function for each condition, and a list of them.
 #include "tools/hearth/doctor.h"
+#include "tools/hearth/units.h"
 
 #include <algorithm>
 #include <charconv>
@@ -11,7 +12,6 @@ namespace hearth::tools {
 
 namespace {
 
-constexpr double gib = 0x1p30, mib = 0x1p20;
 using Findings = std::vector<Finding>;
 
 // ---- GPU and driver -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 #include "tools/hearth/cli.h"
 #include "tools/hearth/confine.h"
 #include "tools/hearth/model_shape.h"
+#include "tools/hearth/units.h"
 
 #include <cmath>
 #include <sstream>
@@ -17,8 +18,6 @@ struct PlanOptions {
     std::optional<double> position;
     bool json = false;
 };
-
-constexpr double mib = 1 << 20;
 
 std::string speed(const Decision& r)
 {

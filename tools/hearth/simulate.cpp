@@ -3,6 +3,7 @@
 #include "tools/hearth/computer.h"
 #include "tools/hearth/model_shape.h"
 #include "tools/hearth/plot.h"
+#include "tools/hearth/units.h"
 
 #include <cmath>
 #include <map>
@@ -110,8 +111,6 @@ std::vector<SimulatedRow> rows_of(const SimulateOptions& o)
                     }
     return rows;
 }
-
-constexpr double gib = 0x1p30;
 
 std::string table(const std::vector<SimulatedRow>& rows)
 {
