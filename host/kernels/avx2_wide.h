@@ -101,7 +101,8 @@ struct EightOfToken {
 
 /// 256 weights of a row, from a block of the file on:
 ///   scales                of its blocks, or of their first and last halves
-///   words<p>(w)           pair p as above, which may have something added
+///   words<p>(w)           pair p as above, which may have something added; always inline: what GCC chooses to call
+///                         differs from set to set, and such a call cost a quarter of the speed of Q5_K and Q5_0
 ///   plus_rest(x, sum)     sum + what the weights have beside their words times their scales
 template <class B>
 struct Wide;
@@ -115,6 +116,17 @@ inline constexpr bool by_wide = requires
 
 // ---- blocks of 32 with one scale ------------------------------------------------------------------------------------
 
+/// The nibbles of 16 bytes in each lane: the low ones, or the high ones.
+inline __m256i nibbles(__m256i bytes, uint32_t half) { return masked(half ? _mm256_srli_epi16(bytes, 4) : bytes, 15); }
+
+/// Words of what a table of signed numbers has for the nibbles.
+[[gnu::always_inline]] inline void looked_up_words(__m256i bytes, const int8_t* values, __m256i* w)
+{
+    for (uint32_t half = 0; half < 2; half++)
+        signed_words(_mm256_shuffle_epi8(both_lanes(values), nibbles(bytes, half)), w + 2 * half);
+}
+
+/// What a block has beside nibbles says how its weights are made: a table of values, fifth bits, a minimum.
 template <class B>
 struct WideOneScale {
     const B* b;
@@ -125,106 +137,74 @@ struct WideOneScale {
         if constexpr (requires { b->d; }) scales[0] = _mm256_cvtph_ps(eight_words<sizeof(B)>(&b->d));
     }
 
-    /// Of pair p the nibbles of the first halves, and those of the last.
     template <uint32_t p>
-    __m256i nibbles(uint32_t half) const
+    [[gnu::always_inline]] void words(__m256i* w) const
     {
         const __m256i q = two_lanes(b[2 * p].q, b[2 * p + 1].q);
-        return masked(half ? _mm256_srli_epi16(q, 4) : q, 15);
+        if constexpr (has_values) looked_up_words(q, B::values, w);
+        else if constexpr (has_fifth_bits) five_bit_words(q, b[2 * p].qh, b[2 * p + 1].qh, w);
+        else nibble_words(q, w);
     }
-    template <uint32_t p>
-    void nibble_words(__m256i* w) const
+    __m256 plus_rest(const EightOfToken& x, __m256 sum) const
     {
-        const __m256i q = two_lanes(b[2 * p].q, b[2 * p + 1].q), low = _mm256_set1_epi16(15);
+        if constexpr (has_values) return sum;
+        else if constexpr (requires { b->m; })
+            return _mm256_fmadd_ps(_mm256_cvtph_ps(eight_words<sizeof(B)>(&b->m)), x.sum(), sum);
+        else    // what was added to each weight
+            return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_set1_ps(has_fifth_bits ? -16.0f : -8.0f), scales[0]), x.sum(),
+                                   sum);
+    }
+
+  private:
+    static constexpr bool has_values = requires { B::values; }
+    , has_fifth_bits = requires(const B& b) { b.qh; };
+
+    [[gnu::always_inline]] static void nibble_words(__m256i q, __m256i* w)
+    {
+        const __m256i low = _mm256_set1_epi16(15);
         w[0] = _mm256_and_si256(q, low);
         w[1] = _mm256_and_si256(_mm256_srli_epi16(q, 8), low);
         w[2] = _mm256_and_si256(_mm256_srli_epi16(q, 4), low);
         w[3] = _mm256_srli_epi16(q, 12);
     }
-    /// With the fifth bits.
-    template <uint32_t p>
-    void five_bit_words(__m256i* w) const
+    [[gnu::always_inline]] static void five_bit_words(__m256i q, const uint8_t* first, const uint8_t* second,
+                                                      __m256i* w)
     {
         const __m256i bit = _mm256_set1_epi64x(int64_t(0x8040201008040201));
         const __m256i fifth =
-            _mm256_set_m128i(_mm_set1_epi32(int(load_32(b[2 * p + 1].qh))), _mm_set1_epi32(int(load_32(b[2 * p].qh))));
+            _mm256_set_m128i(_mm_set1_epi32(int(load_32(second))), _mm_set1_epi32(int(load_32(first))));
         for (uint32_t half = 0; half < 2; half++) {
             const int64_t byte = int64_t(half * 0x0202020202020202);
             const __m256i which = _mm256_setr_epi64x(byte, byte + 0x0101010101010101, byte, byte + 0x0101010101010101);
             const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(fifth, which), bit), bit);
-            unsigned_words(_mm256_or_si256(nibbles<p>(half), masked(set, 16)), w + 2 * half);
+            unsigned_words(_mm256_or_si256(nibbles(q, half), masked(set, 16)), w + 2 * half);
         }
-    }
-    template <uint32_t p>
-    void value_words(const int8_t* values, __m256i* w) const
-    {
-        for (uint32_t half = 0; half < 2; half++)
-            signed_words(_mm256_shuffle_epi8(both_lanes(values), nibbles<p>(half)), w + 2 * half);
-    }
-    /// Less so many times each weight's scale.
-    __m256 less(float added, const EightOfToken& x, __m256 sum) const
-    {
-        return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_set1_ps(-added), scales[0]), x.sum(), sum);
-    }
-    __m256 with_minima(const EightOfToken& x, __m256 sum) const
-    {
-        return _mm256_fmadd_ps(_mm256_cvtph_ps(eight_words<sizeof(B)>(&b->m)), x.sum(), sum);
     }
 };
 
 template <>
 struct Wide<BlockQ4_0> : WideOneScale<BlockQ4_0> {
     using WideOneScale::WideOneScale;
-    template <uint32_t p>
-    void words(__m256i* w) const
-    {
-        nibble_words<p>(w);
-    }
-    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return less(8, x, sum); }
 };
 
 template <>
 struct Wide<BlockQ4_1> : WideOneScale<BlockQ4_1> {
     using WideOneScale::WideOneScale;
-    template <uint32_t p>
-    void words(__m256i* w) const
-    {
-        nibble_words<p>(w);
-    }
-    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return with_minima(x, sum); }
 };
 
 template <>
 struct Wide<BlockQ5_0> : WideOneScale<BlockQ5_0> {
     using WideOneScale::WideOneScale;
-    template <uint32_t p>
-    void words(__m256i* w) const
-    {
-        five_bit_words<p>(w);
-    }
-    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return less(16, x, sum); }
 };
 
 template <>
 struct Wide<BlockQ5_1> : WideOneScale<BlockQ5_1> {
     using WideOneScale::WideOneScale;
-    template <uint32_t p>
-    void words(__m256i* w) const
-    {
-        five_bit_words<p>(w);
-    }
-    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return with_minima(x, sum); }
 };
 
 template <>
 struct Wide<BlockIQ4_NL> : WideOneScale<BlockIQ4_NL> {
     using WideOneScale::WideOneScale;
-    template <uint32_t p>
-    void words(__m256i* w) const
-    {
-        value_words<p>(BlockIQ4_NL::values, w);
-    }
-    __m256 plus_rest(const EightOfToken&, __m256 sum) const { return sum; }
 };
 
 template <>
@@ -241,12 +221,6 @@ struct Wide<BlockMXFP4> : WideOneScale<BlockMXFP4> {
         const __m256i powers = _mm256_blendv_epi8(normal, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e));
         scales[0] = _mm256_castsi256_ps(_mm256_or_si256(powers, none));
     }
-    template <uint32_t p>
-    void words(__m256i* w) const
-    {
-        value_words<p>(BlockMXFP4::values, w);
-    }
-    __m256 plus_rest(const EightOfToken&, __m256 sum) const { return sum; }
 };
 
 // ---- blocks of 256 --------------------------------------------------------------------------------------------------
@@ -262,9 +236,9 @@ struct WideSixBitScales {
         scales[0] = _mm256_mul_ps(half(b->d), floats_of_bytes(six.scales));
         minima = _mm256_mul_ps(half(b->dmin), floats_of_bytes(six.minima));
     }
-    /// Of pair p, whose blocks are the low nibbles of 32 bytes and the high ones.
+    /// Of pair p, whose blocks are the low nibbles of 32 bytes and the high ones; above them may be something else.
     template <uint32_t p>
-    __m256i nibbles(uint32_t half) const
+    [[gnu::always_inline]] __m256i low_nibbles(uint32_t half) const
     {
         return shifted<0, -4>(both_lanes(b.q + 32 * p + 16 * half));
     }
@@ -275,10 +249,10 @@ template <>
 struct Wide<BlockQ4_K> : WideSixBitScales<BlockQ4_K> {
     using WideSixBitScales::WideSixBitScales;
     template <uint32_t p>
-    void words(__m256i* w) const
+    [[gnu::always_inline]] void words(__m256i* w) const
     {
         for (uint32_t half = 0; half < 2; half++) {
-            const __m256i q = nibbles<p>(half), low = _mm256_set1_epi16(15);
+            const __m256i q = low_nibbles<p>(half), low = _mm256_set1_epi16(15);
             w[2 * half] = _mm256_and_si256(q, low);
             w[2 * half + 1] = _mm256_and_si256(_mm256_srli_epi16(q, 8), low);
         }
@@ -289,12 +263,12 @@ template <>
 struct Wide<BlockQ5_K> : WideSixBitScales<BlockQ5_K> {
     using WideSixBitScales::WideSixBitScales;
     template <uint32_t p>
-    void words(__m256i* w) const
+    [[gnu::always_inline]] void words(__m256i* w) const
     {
         constexpr int left = 4 - 2 * int(p);
         for (uint32_t half = 0; half < 2; half++) {
             const __m256i fifth = masked(shifted<left, left - 1>(both_lanes(b.qh + 16 * half)), 0x10);
-            unsigned_words(_mm256_or_si256(masked(nibbles<p>(half), 15), fifth), w + 2 * half);
+            unsigned_words(_mm256_or_si256(masked(low_nibbles<p>(half), 15), fifth), w + 2 * half);
         }
     }
 };
@@ -309,12 +283,9 @@ struct Wide<BlockIQ4_XS> {
         scales[0] = _mm256_mul_ps(half(b->d), floats_of_signed(_mm_cvtsi64_si128(int64_t(part_scales(*b)))));
     }
     template <uint32_t p>
-    void words(__m256i* w) const
+    [[gnu::always_inline]] void words(__m256i* w) const
     {
-        const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b.q + 32 * p)),
-                      values = both_lanes(BlockIQ4_NL::values);
-        for (uint32_t half = 0; half < 2; half++)
-            signed_words(_mm256_shuffle_epi8(values, masked(half ? _mm256_srli_epi16(q, 4) : q, 15)), w + 2 * half);
+        looked_up_words(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b.q + 32 * p)), BlockIQ4_NL::values, w);
     }
     __m256 plus_rest(const EightOfToken&, __m256 sum) const { return sum; }
 };
@@ -349,14 +320,13 @@ struct Wide<BlockQ6_K> : WideHalfScales {
 
     explicit Wide(const BlockQ6_K* b) : WideHalfScales(bytes_16(b->scale), half(b->d)), b(*b) {}
     template <uint32_t p>
-    void words(__m256i* w) const
+    [[gnu::always_inline]] void words(__m256i* w) const
     {
         constexpr int left = 4 - 4 * int(p % 2);
         for (uint32_t half = 0; half < 2; half++) {
             const uint8_t* const low = b.ql + 64 * (p / 2) + 16 * half;
             const __m256i q = two_lanes(low, low + 32), upper = both_lanes(b.qh + 32 * (p / 2) + 16 * half);
-            unsigned_words(_mm256_or_si256(masked(p % 2 ? _mm256_srli_epi16(q, 4) : q, 15),
-                                           masked(shifted<left, left - 2>(upper), 0x30)),
+            unsigned_words(_mm256_or_si256(nibbles(q, p % 2), masked(shifted<left, left - 2>(upper), 0x30)),
                            w + 2 * half);
         }
     }
@@ -372,7 +342,7 @@ struct Wide<BlockQ2_K> : WideHalfScales {
     {
     }
     template <uint32_t p>
-    void words(__m256i* w) const
+    [[gnu::always_inline]] void words(__m256i* w) const
     {
         constexpr int right = 4 * int(p % 2);
         for (uint32_t half = 0; half < 2; half++)
@@ -393,7 +363,7 @@ struct Wide<BlockQ3_K> : WideHalfScales {
 
     explicit Wide(const BlockQ3_K* b) : WideHalfScales(half_scales(*b), half(b->d)), b(*b) {}
     template <uint32_t p>
-    void words(__m256i* w) const
+    [[gnu::always_inline]] void words(__m256i* w) const
     {
         constexpr int right = 4 * int(p % 2), left = 2 - 2 * int(p);
         for (uint32_t half = 0; half < 2; half++) {
