@@ -38,8 +38,9 @@ void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bo
     q_.resize(quantised ? size_t(tokens) * n : 0);
     scale_.resize(quantised ? tokens * blocks : 0);
     sum_.resize(scale_.size());
-    planes_.resize(quantised && cpu.reads_planes ? tokens * groups : 0);
-    words_.resize(quantised && cpu.reads_words ? tokens * groups : 0);
+    const bool by_rows = quantised && tokens <= most_few_tokens;    // more meet tiles, which read neither
+    planes_.resize(by_rows && cpu.reads_planes ? tokens * groups : 0);
+    words_.resize(by_rows && cpu.reads_words ? tokens * groups : 0);
     inputs_.resize(tokens);
     n_ = n;
     has_floats_ = has_fixed_ = false;
