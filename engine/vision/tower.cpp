@@ -92,10 +92,8 @@ void Tower::run_layers()
 {
     Batch batch;
     for (uint32_t r = 0; r < rows_; ++r) batch.rows.push_back({r, rows_, pages_.data()});
-    for (uint32_t l = 0; l < weights_.config().layers; ++l) {
-        FeedStats stats = {.tokens = rows_, .layers = std::vector<LayerCounts>(weights_.config().layers)};
-        layers_.layer(l, batch, x_.data(), stats);
-    }
+    FeedStats stats = {.tokens = rows_, .layers = std::vector<LayerCounts>(weights_.config().layers)};
+    for (uint32_t l = 0; l < weights_.config().layers; ++l) layers_.layer(l, batch, x_.data(), stats);
 }
 
 /// to (patches, width) = the projector of all rows but the class token's
