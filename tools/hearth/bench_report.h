@@ -26,8 +26,8 @@ struct Series {
 /// A stage of the timed run, all layers together, per token.
 struct StageRow {
     std::string test, name;
-    bool on_device;
-    double us, bytes;
+    bool on_device = false;
+    double us = 0, bytes = 0;
 
     double gb_per_s() const { return us > 0 ? bytes / us / 1000 : 0; }
 };

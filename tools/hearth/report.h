@@ -1,7 +1,7 @@
 // What `hearth bench --report` measures of a machine, keeps as JSON, and shows as HTML and Markdown.
 #pragma once
 
-#include "engine/engine.h"
+#include "tools/hearth/bench_report.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -40,17 +40,10 @@ void each_field(SpeedResult& r, F&& f)
 }
 
 /// A stage of a timed run, all layers together, per token.
-struct StageResult {
-    std::string test, stage;
-    bool on_device = false;
-    double us = 0, bytes = 0;
-
-    double gb_per_s() const { return us > 0 ? bytes / us / 1000 : 0; }
-};
 template <class F>
-void each_field(StageResult& r, F&& f)
+void each_field(StageRow& r, F&& f)
 {
-    f("test", r.test), f("stage", r.stage), f("on_device", r.on_device), f("us_per_token", r.us);
+    f("test", r.test), f("stage", r.name), f("on_device", r.on_device), f("us_per_token", r.us);
     f("bytes_per_token", r.bytes);
 }
 
@@ -116,7 +109,7 @@ struct DeviceResult {
     std::vector<PartResult> parts;
     FigureResult figures;
     std::vector<SpeedResult> decode, prefill;    // decode: one, or none yet
-    std::vector<StageResult> stages;
+    std::vector<StageRow> stages;
     std::vector<SplitResult> splits;
     std::vector<TogetherResult> together;
 

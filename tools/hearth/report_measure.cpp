@@ -102,9 +102,7 @@ void DeviceRun::decode(const Progress& progress)
     out_.decode = {result_of(series)};
     keep_();
     progress(0.7);
-    std::vector<StageRow> stages;
-    measure_stages(e, test, series, stages);
-    for (const StageRow& s : stages) out_.stages.push_back({s.test, s.name, s.on_device, s.us, s.bytes});
+    measure_stages(e, test, series, out_.stages);
 }
 
 void DeviceRun::prefill(const Progress& progress)
@@ -120,9 +118,7 @@ void DeviceRun::prefill(const Progress& progress)
         keep_();
         progress(0.9 / part);
         if (part > 1) continue;
-        std::vector<StageRow> stages;
-        measure_stages(e, test, series, stages);
-        for (const StageRow& s : stages) out_.stages.push_back({s.test, s.name, s.on_device, s.us, s.bytes});
+        measure_stages(e, test, series, out_.stages);
     }
 }
 

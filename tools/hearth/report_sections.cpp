@@ -24,6 +24,13 @@ BarValue bar_of(const std::vector<double>& runs)
     return {median_of(runs), std::ranges::min(runs), std::ranges::max(runs)};
 }
 
+void add_point(PlotLine& line, double x, const std::vector<double>& runs)
+{
+    const BarValue b = bar_of(runs);
+    line.points.emplace_back(x, b.value);
+    line.bars.emplace_back(b.low, b.high);
+}
+
 /// "123.4 (120.1 to 125.0)"
 std::string runs_text(const std::vector<double>& runs)
 {
@@ -121,11 +128,9 @@ Section prefill(const std::vector<Shown>& all)
     for (const Shown& d : all) {
         PlotLine line = {.name = d.name, .colour = d.colour};
         for (const SpeedResult& r : d.device->prefill) {
-            const BarValue b = bar_of(r.tokens_per_s);
-            line.points.emplace_back(r.tokens, b.value);
-            line.bars.emplace_back(b.low, b.high);
+            add_point(line, r.tokens, r.tokens_per_s);
             s.table.rows.push_back({d.name, fmt::format("{}", r.tokens), runs_text(r.tokens_per_s),
-                                    fmt::format("{:.4g}", 1000 * r.tokens / b.value)});
+                                    fmt::format("{:.4g}", 1000 * r.tokens / median_of(r.tokens_per_s))});
         }
         if (!line.points.empty()) plot.lines.push_back(line);
     }
@@ -134,7 +139,7 @@ Section prefill(const std::vector<Shown>& all)
 }
 
 /// Of one test and device, "stage (CPU)" and what it reaches.
-std::string stage_name(const StageResult& r) { return fmt::format("{} ({})", r.stage, r.on_device ? "GPU" : "CPU"); }
+std::string stage_name(const StageRow& r) { return fmt::format("{} ({})", r.name, r.on_device ? "GPU" : "CPU"); }
 
 Section stages(const std::vector<Shown>& all)
 {
@@ -151,7 +156,7 @@ Section stages(const std::vector<Shown>& all)
     for (const Shown& d : all) {
         if (d.device->stages.empty()) continue;
         chart.series.emplace_back(d.name, d.colour);
-        for (const StageResult& r : d.device->stages)
+        for (const StageRow& r : d.device->stages)
             if (r.test == "decode" && r.bytes > 0 && std::ranges::find(names, stage_name(r)) == names.end())
                 names.push_back(stage_name(r));
     }
@@ -160,10 +165,10 @@ Section stages(const std::vector<Shown>& all)
         if (d.device->stages.empty()) continue;
         for (BarGroup& g : chart.groups) {
             const auto found = std::ranges::find_if(
-                d.device->stages, [&](const StageResult& r) { return r.test == "decode" && stage_name(r) == g.name; });
+                d.device->stages, [&](const StageRow& r) { return r.test == "decode" && stage_name(r) == g.name; });
             g.values.push_back({found == d.device->stages.end() ? 0 : found->gb_per_s()});
         }
-        for (const StageResult& r : d.device->stages) {
+        for (const StageRow& r : d.device->stages) {
             const double most = r.on_device ? d.device->figures.device_read : d.device->figures.host_read;
             s.table.rows.push_back(
                 {d.name, r.test, stage_name(r), fmt::format("{:.1f}", r.us), fmt::format("{:.3f}", r.bytes / 1e6),
@@ -223,9 +228,7 @@ Section splits(const std::vector<Shown>& all)
         PlotLine line = {.name = d.name, .colour = d.colour},
                  expected = {.name = d.name + ", expected", .colour = d.colour, .dash = Dash::dashed};
         for (const SplitResult& r : d.device->splits) {
-            const BarValue b = bar_of(r.decode.tokens_per_s);
-            line.points.emplace_back(100 * r.resident, b.value);
-            line.bars.emplace_back(b.low, b.high);
+            add_point(line, 100 * r.resident, r.decode.tokens_per_s);
             if (r.decode.expected > 0) expected.points.emplace_back(100 * r.resident, r.decode.expected);
             s.table.rows.push_back({d.name, fmt::format("{:.0f} %", 100 * r.resident),
                                     fmt::format("{:.1f}", double(r.device_bytes) / 0x1p20),
@@ -255,9 +258,7 @@ Section together(const std::vector<Shown>& all)
     for (const Shown& d : all) {
         PlotLine line = {.name = d.name, .colour = d.colour};
         for (const TogetherResult& r : d.device->together) {
-            const BarValue b = bar_of(r.tokens_per_s);
-            line.points.emplace_back(r.sequences, b.value);
-            line.bars.emplace_back(b.low, b.high);
+            add_point(line, r.sequences, r.tokens_per_s);
             s.table.rows.push_back({d.name, fmt::format("{}", r.sequences), runs_text(r.tokens_per_s),
                                     fmt::format("{:.4g}", r.p50_us / 1000), fmt::format("{:.4g}", r.p95_us / 1000),
                                     fmt::format("{:.4g}", r.bytes_per_token / 1e6)});
