@@ -1,5 +1,6 @@
 #include "tools/hearth/bench_report.h"
 
+#include "tools/eval/score.h"
 #include "tools/hearth/cli.h"
 
 #include <algorithm>
@@ -8,13 +9,6 @@
 namespace hearth::tools {
 
 namespace {
-
-double middle(std::vector<double> of, double share)
-{
-    const auto at = of.begin() + std::ptrdiff_t(share * double(of.size() - 1));
-    std::nth_element(of.begin(), at, of.end());
-    return *at;
-}
 
 std::string as_json(const Engine& engine, const Measured& m)
 {
@@ -132,8 +126,8 @@ double Series::deviation() const
     return tokens_per_s.size() > 1 ? std::sqrt(sum / double(tokens_per_s.size() - 1)) : 0;
 }
 
-double TogetherRow::median_rate() const { return middle(tokens_per_s, 0.5); }
-double TogetherRow::latency(double share) const { return middle(us, share); }
+double TogetherRow::median_rate() const { return eval::quantile(tokens_per_s, 0.5); }
+double TogetherRow::latency(double share) const { return eval::quantile(us, share); }
 
 std::string report(const std::string& format, const Engine& engine, const Measured& measured)
 {

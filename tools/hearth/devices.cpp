@@ -6,19 +6,13 @@ namespace hearth::tools {
 namespace {
 
 /// The instruction sets that this CPU has.
-struct CpuSets {
-    InstructionSet fastest;
-    std::vector<std::string> all;
-
-    CpuSets()
-    {
-        for (const InstructionSet& set : instruction_sets())
-            if (set.here) {
-                fastest = set;
-                all.emplace_back(set.id);
-            }
-    }
-};
+std::vector<std::string> sets_here()
+{
+    std::vector<std::string> ids;
+    for (const InstructionSet& set : instruction_sets())
+        if (set.here) ids.emplace_back(set.id);
+    return ids;
+}
 
 }    // namespace
 
@@ -29,9 +23,9 @@ Command add_devices(CLI::App& app)
     app.add_flag("--json", *json, "as JSON");
     return [json] {
         const DeviceList list = list_devices();
-        const CpuSets cpu;
+        const std::vector<std::string> sets = sets_here();
         if (*json) {
-            nlohmann::json out = {{"cpu", {{"instruction_set", cpu.fastest.id}, {"instruction_sets", cpu.all}}},
+            nlohmann::json out = {{"cpu", {{"instruction_set", instruction_set().id}, {"instruction_sets", sets}}},
                                   {"devices", nlohmann::json::array()},
                                   {"auto", list.chosen ? nlohmann::json(*list.chosen) : nlohmann::json()},
                                   {"reason", list.reason}};
@@ -68,7 +62,7 @@ Command add_devices(CLI::App& app)
         }
         out += list.chosen ? fmt::format("auto takes {} ({})\n", *list.chosen, list.reason)
                            : fmt::format("auto takes the CPU ({})\n", list.reason);
-        out += fmt::format("The CPU uses {}; --cpu takes {}\n", cpu.fastest.name, fmt::join(cpu.all, ", "));
+        out += fmt::format("The CPU uses {}; --cpu takes {}\n", instruction_set().name, fmt::join(sets, ", "));
         print(out);
     };
 }
