@@ -1,5 +1,7 @@
 #include "host/arena.h"
 
+#include "host/sleep.h"
+
 #include <immintrin.h>
 #include <tbb/global_control.h>
 #include <tbb/task_arena.h>
@@ -73,7 +75,7 @@ struct Team::State {
     // coming in and seeing it open is one step, and nobody can slip into the next job with the last one's function in
     // hand.
     static constexpr uint32_t open = 1u << 31, over = 1u << 30;
-    alignas(64) std::atomic<uint32_t> gate = 0;
+    alignas(64) SleepWord gate;
     alignas(64) std::atomic<uint64_t> next = 0;    // chunk
 
     /// Takes chunks until none is left, then closes the gate.
@@ -88,7 +90,7 @@ struct Team::State {
                 next.store(chunks, std::memory_order_relaxed);
             }
         }
-        gate.fetch_and(~open, std::memory_order_relaxed);
+        gate.word.fetch_and(~open, std::memory_order_relaxed);
     }
 
     /// A worker's life in one region.
@@ -96,14 +98,14 @@ struct Team::State {
     {
         Patience patience;
         for (;;) {
-            const uint32_t seen = gate.load(std::memory_order_acquire);
+            const uint32_t seen = gate.word.load(std::memory_order_acquire);
             if (seen & over) return;
             if (seen & open) {
-                if (gate.fetch_add(1, std::memory_order_acquire) & open) take_chunks();
-                gate.fetch_sub(1, std::memory_order_release);
+                if (gate.word.fetch_add(1, std::memory_order_acquire) & open) take_chunks();
+                gate.word.fetch_sub(1, std::memory_order_release);
                 patience = {};
             } else if (!patience.wait()) {
-                gate.wait(seen, std::memory_order_acquire);
+                gate.sleep(seen);
             }
         }
     }
@@ -113,10 +115,10 @@ struct Team::State {
         fn = &body;
         chunks = count;
         next.store(0, std::memory_order_relaxed);
-        gate.fetch_or(open, std::memory_order_release);
-        gate.notify_all();    // a system call only if someone sleeps
+        gate.word.fetch_or(open);
+        gate.wake();
         take_chunks();
-        for (Patience patience; gate.load(std::memory_order_acquire) != 0;) patience.wait();
+        for (Patience patience; gate.word.load(std::memory_order_acquire) != 0;) patience.wait();
         if (error) std::rethrow_exception(std::exchange(error, nullptr));
     }
 };
@@ -149,11 +151,11 @@ void Team::hold(const std::function<void()>& body)
             error = std::current_exception();
         }
         s.held = false;
-        s.gate.fetch_or(State::over, std::memory_order_release);
-        s.gate.notify_all();
+        s.gate.word.fetch_or(State::over);
+        s.gate.wake();
         workers.wait();    // those that no thread has begun yet return at once
         __tsan_acquire(&s);
-        s.gate.store(0, std::memory_order_relaxed);
+        s.gate.word.store(0, std::memory_order_relaxed);
     });
     if (error) std::rethrow_exception(error);
 }

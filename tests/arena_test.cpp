@@ -1,4 +1,5 @@
 #include "host/arena.h"
+#include "host/sleep.h"
 
 #include <doctest/doctest.h>
 
@@ -141,5 +142,48 @@ TEST_SUITE("host")
             team.hold([&] { CHECK(calls(team, 9) == std::vector<int>(9, 1)); });
             CHECK(calls(team, 9) == std::vector<int>(9, 1));
         });
+    }
+
+    // A lost wake-up would keep them asleep for ever: nobody changes the word but whoever is to be woken. They are
+    // woken again then, so that the test ends.
+    TEST_CASE("threads that sleep at a word lose no wake-up")
+    {
+        constexpr uint32_t threads = 4, rounds = 4000;
+        hearth::host::SleepWord turn;
+        std::vector<std::thread> all;
+        for (uint32_t me = 0; me < threads; me++)
+            all.emplace_back([&turn, me] {
+                for (uint32_t seen; (seen = turn.word.load()) < rounds;) {
+                    if (seen % threads != me) {
+                        turn.sleep(seen);
+                        continue;
+                    }
+                    turn.word.fetch_add(1);
+                    turn.wake();
+                }
+            });
+        int lost = 0, idle = 0;
+        for (uint32_t before = 0, now; (now = turn.word.load()) < rounds; before = now) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            idle = turn.word.load() == before ? idle + 1 : 0;
+            if (idle < 500) continue;
+            turn.wake();
+            lost++;
+            idle = 0;
+        }
+        for (std::thread& t : all) t.join();
+        CHECK(lost == 0);
+    }
+
+    TEST_CASE("regions that end while their workers fall asleep end")
+    {
+        using clock = std::chrono::steady_clock;
+        Team team(3);
+        for (int region = 0; region < 60; region++)
+            team.hold([&] {
+                const auto end = clock::now() + std::chrono::microseconds(970 + region);    // patience is a millisecond
+                while (clock::now() < end) std::this_thread::yield();
+                CHECK(calls(team, 3) == std::vector<int>(3, 1));
+            });
     }
 }

@@ -1,16 +1,11 @@
 // https://specifications.freedesktop.org/basedir-spec/latest/
 #include "engine/system/folders.h"
 
-#include "engine/system/checksum.h"
-#include "engine/system/whole_file.h"
-
 #include <cstdlib>
 
-#ifndef _WIN32
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#endif
 
 namespace hearth {
 
@@ -31,23 +26,25 @@ std::filesystem::path absolute_of(const char* variable)
 
 std::filesystem::path cache_folder()
 {
-#ifdef _WIN32
-    const std::filesystem::path base = absolute_of("LOCALAPPDATA");
-    return base.empty() ? base : base / "hearth";
-#else
     if (const std::filesystem::path base = absolute_of("XDG_CACHE_HOME"); !base.empty()) return base / "hearth";
     const std::filesystem::path home = absolute_of("HOME");
     return home.empty() ? home : home / ".cache" / "hearth";
-#endif
 }
 
-namespace {
+std::filesystem::path chat_history_path()
+{
+    const auto from = [](const char* variable) {
+        const char* value = std::getenv(variable);
+        return std::filesystem::path(value ? value : "");
+    };
+    const std::filesystem::path state = from("XDG_STATE_HOME"), home = from("HOME");
+    if (!state.empty()) return state / "hearth" / "chat_history";
+    return home.empty() ? home : home / ".local" / "state" / "hearth" / "chat_history";
+}
 
-/// The bytes behind a checksum of them, where they are ours.
 std::string read_ours(const std::filesystem::path& path)
 {
     std::string bytes;
-#ifndef _WIN32
     const int fd = open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return bytes;
     struct stat status;
@@ -59,31 +56,7 @@ std::string read_ours(const std::filesystem::path& path)
         read += size_t(n);
     bytes.resize(read);
     close(fd);
-#endif
     return bytes;
-}
-
-}    // namespace
-
-std::string read_cached(const std::filesystem::path& path)
-{
-    std::string bytes = read_ours(path);
-    if (bytes.size() < checksum_digits ||
-        checksum(std::string_view(bytes).substr(checksum_digits)) != bytes.substr(0, checksum_digits))
-        return {};
-    return bytes.substr(checksum_digits);
-}
-
-void write_cached(const std::filesystem::path& path, std::string_view bytes) noexcept
-{
-    try {
-        std::filesystem::create_directories(path.parent_path());
-        WholeFile file(path, {.for_owner = true});
-        file.write(checksum(bytes));
-        file.write(bytes);
-        file.finish();
-    } catch (const std::exception&) {    // it is made again next time
-    }
 }
 
 }    // namespace hearth

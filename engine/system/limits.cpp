@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <sched.h>
+#include <unistd.h>
 
 namespace hearth {
 
@@ -204,6 +205,18 @@ std::string system_version(const fs::path& root)
                       version = first_line(root / "proc/sys/kernel/osrelease");
     return name.empty() || version.empty() ? name + version : name + " " + version;
 }
+
+std::string processor_name()
+{
+    std::ifstream file("/proc/cpuinfo");
+    for (std::string line; std::getline(file, line);) {
+        const size_t colon = line.find(": ");
+        if (colon != line.npos && line.starts_with("model name")) return line.substr(colon + 2);
+    }
+    return "";
+}
+
+bool may_use(const fs::path& path) { return access(path.c_str(), R_OK | W_OK) == 0; }
 
 std::string without_octals(const std::string& text)
 {

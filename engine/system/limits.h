@@ -41,6 +41,12 @@ std::optional<uint64_t> available_memory(const std::filesystem::path& root = "/"
 /// The system and its version, "Linux 6.1.0-18-amd64"; empty where it does not say.
 std::string system_version(const std::filesystem::path& root = "/");
 
+/// "AMD EPYC 9R14 Processor"; empty where the system does not say.
+std::string processor_name();
+
+/// Whether this process may read and write that file or device.
+bool may_use(const std::filesystem::path& path);
+
 /// A path as mountinfo writes it, where \040 is a blank.
 std::string without_octals(const std::string& text);
 

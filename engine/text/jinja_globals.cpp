@@ -1,5 +1,6 @@
 // What every template can call: range, dict, namespace, cycler, joiner, and transformers' raise_exception and
 // strftime_now.
+#include "engine/system/program.h"
 #include "engine/text/jinja_value.h"
 
 #include <algorithm>
@@ -75,12 +76,7 @@ Value strftime_now(Runtime& rt, const Value&, Arguments& a)
     const std::string format = to_utf8(need_text(b.need(0)));
     if (format.size() > 1024) throw Fault::of("strftime_now is given a format of {} bytes", format.size());
     const std::time_t now = rt.limits().now.value_or(std::time(nullptr));
-    std::tm local{};
-#ifdef _WIN32
-    localtime_s(&local, &now);
-#else
-    localtime_r(&now, &local);
-#endif
+    const std::tm local = local_time(now);
     std::string out(64 * format.size() + 64, '\0');
     out.resize(std::strftime(out.data(), out.size(), format.c_str(), &local));
     return rt.text(out);

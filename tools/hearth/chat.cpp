@@ -1,5 +1,6 @@
 // hearth chat: a conversation in the frame that the model was trained for. Each turn feeds only what is new; the rest
 // is in the KV cache.
+#include "engine/system/folders.h"
 #include "tools/hearth/conversation.h"
 #include "tools/hearth/images.h"
 #include "tools/hearth/line_reader.h"

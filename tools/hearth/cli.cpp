@@ -5,15 +5,6 @@
 #include <cmath>
 #include <csignal>
 
-#ifdef _WIN32
-#include <io.h>
-#define isatty _isatty
-#define fileno _fileno
-#else
-#include <fcntl.h>
-#include <unistd.h>
-#endif
-
 namespace hearth::tools {
 
 std::string rate(uint64_t tokens, double us)
@@ -30,18 +21,6 @@ Engine load_engine(const EngineOptions& options, const std::string& more)
     for (const std::string& note : engine.notes()) say("note: {}", note);
     say("{}{}", engine.summary(), more);
     return engine;
-}
-
-void prepare_streams()
-{
-#ifndef _WIN32
-    for (const int fd : {0, 1, 2})
-        if (fcntl(fd, F_GETFD) == -1)
-            open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);    // the wrong way round: to use it is an error
-    std::signal(SIGPIPE, SIG_IGN);
-    std::signal(SIGXFSZ, SIG_IGN);
-    end_clearly_on_signals();
-#endif
 }
 
 // ---- interruption ---------------------------------------------------------------------------------------------------
@@ -64,8 +43,6 @@ void catch_interrupt()
     std::signal(SIGINT, on_interrupt);
 }
 bool interrupted() { return interrupt_seen != 0; }
-
-bool on_terminal(std::FILE* stream) { return isatty(fileno(stream)); }
 
 // ---- progress -------------------------------------------------------------------------------------------------------
 
@@ -129,7 +106,7 @@ void colour_prompt(bool on) { write_out(on ? "\x1b[33m" : "\x1b[0m"); }
 
 void print_text(std::string_view text)
 {
-    static const bool terminal = isatty(fileno(stdout));
+    static const bool terminal = on_terminal(stdout);
     if (terminal) write_out(visible(text, "\n\t"));
     else write_out(text);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/engine.h"
+#include "engine/system/program.h"
 #include "engine/system/whole_file.h"
 
 #include <CLI/CLI.hpp>
@@ -93,10 +94,6 @@ double negative_log_likelihood(std::span<const float> logits, Token id);
 /// Loads the model with a progress bar; says on stderr what was loaded where, and what else is to be said in that line.
 Engine load_engine(const EngineOptions& options, const std::string& more = "");
 
-/// At the very start: a closed stdin, stdout or stderr stays closed instead of naming the next file opened, and a
-/// reader that went away or a file that may not grow further is an error of the write, not the end of the program.
-void prepare_streams();
-
 /// From here on `interrupted` is true once Ctrl-C was pressed; a second Ctrl-C ends the program at once.
 void catch_interrupt();
 bool interrupted();
@@ -117,8 +114,6 @@ class ProgressBar {
 };
 
 double seconds();    // of a steady clock
-
-bool on_terminal(std::FILE* stream);
 
 /// A line on stderr, printable whatever is in it; nobody minds if stderr is closed.
 template <class... Args>

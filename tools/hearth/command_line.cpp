@@ -1,6 +1,7 @@
 #include "tools/hearth/command_line.h"
 
 #include "engine/error.h"
+#include "engine/system/program.h"
 #include "tools/hearth/other_names.h"
 
 #include <algorithm>
@@ -12,14 +13,6 @@
 #include <optional>
 #include <set>
 #include <span>
-
-#ifdef _WIN32
-#include <io.h>
-#define isatty _isatty
-#else
-#include <unistd.h>
-extern char** environ;
-#endif
 
 namespace hearth::tools {
 
@@ -151,17 +144,8 @@ std::vector<std::string> option_names(const CLI::App& sub)
 std::map<std::string, std::string> our_environment()
 {
     std::map<std::string, std::string> out;
-#ifdef _WIN32
-    char** const all = _environ;
-#else
-    char** const all = environ;
-#endif
-    for (char** e = all; e && *e; ++e) {
-        const std::string_view line = *e;
-        const size_t equals = line.find('=');
-        if (line.starts_with("HEARTH_") && equals != line.npos)
-            out.emplace(line.substr(0, equals), line.substr(equals + 1));
-    }
+    for (const auto& [name, value] : environment_variables())
+        if (name.starts_with("HEARTH_")) out.emplace(name, value);
     return out;
 }
 
@@ -465,7 +449,7 @@ CommandLine read_command_line(const std::vector<std::string>& all, const CLI::Ap
         else if (looks_like_option(word) && word == "--version")
             return {.words = {"--version"}, .notes = {}, .environment = {}};
 
-    const bool on_terminal = isatty(0);
+    const bool terminal = on_terminal(stdin);
     std::optional<Walk> walk;
     if (sub->get_name() == "run") {
         // A first look: does anything say that it is a conversation?
@@ -481,7 +465,7 @@ CommandLine read_command_line(const std::vector<std::string>& all, const CLI::Ap
         else {
             walk.emplace(app, *sub);
             walk->go(typed);
-            if (on_terminal && !helps && !walk->continues && !gives_text(*sub, *walk, environment)) {
+            if (terminal && !helps && !walk->continues && !gives_text(*sub, *walk, environment)) {
                 for (const CLI::Option* option : walk->given)
                     if (!chat.get_option_no_throw(names_of(*option).back()))
                         throw WrongUse(fmt::format("{} is for texts: give one with -p TEXT or -f FILE; without one "

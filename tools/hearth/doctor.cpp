@@ -8,7 +8,6 @@
 #include "tools/hearth/confine.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 namespace hearth::tools {
 
@@ -19,11 +18,7 @@ struct DoctorOptions {
     bool facts = false, json = false;
 };
 
-std::string environment_value(const std::string& name)
-{
-    const char* const value = std::getenv(name.c_str());
-    return value ? value : "";
-}
+std::string environment_value(const std::string& name) { return environment_variable(name).value_or(""); }
 
 /// What `tune` has kept; files that are none are left out.
 std::vector<MeasuredMachine> measured_machines()

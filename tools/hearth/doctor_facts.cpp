@@ -14,12 +14,6 @@
 #include <set>
 #include <sstream>
 
-#ifdef _WIN32
-#include <io.h>
-#else
-#include <unistd.h>
-#endif
-
 namespace hearth::tools {
 
 namespace {
@@ -165,15 +159,6 @@ std::vector<BusGpu> bus_gpus(const fs::path& root)
                          .most_lanes = uint32_t(number(first_line(entry / "max_link_width")))});
     }
     return found;
-}
-
-bool may_use(const fs::path& path)
-{
-#ifdef _WIN32
-    return _waccess(path.c_str(), 6) == 0;
-#else
-    return access(path.c_str(), R_OK | W_OK) == 0;
-#endif
 }
 
 void read_gpus(const fs::path& root, SystemFacts& f)

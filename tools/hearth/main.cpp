@@ -66,7 +66,7 @@ int run(int argc, char** argv)
     }
     tools::CommandLine line;
     try {
-        line = tools::read_command_line({argv + std::min(argc, 1), argv + argc}, app);
+        line = tools::read_command_line(program_words(argc, argv), app);
         app.parse(
             std::vector<std::string>(line.words.rbegin(), line.words.rend()));    // CLI11 wants the last word first
     } catch (const tools::WrongUse& e) {
@@ -92,7 +92,8 @@ int run(int argc, char** argv)
 
 int main(int argc, char** argv)
 {
-    tools::prepare_streams();
+    prepare_streams();
+    end_clearly_on_signals();
     try {
         return run(argc, argv);
     } catch (const Error& e) {

@@ -201,17 +201,6 @@ void DeviceRun::splits(const Progress& progress)
 
 // ---- the machine ----------------------------------------------------------------------------------------------------
 
-std::string processor_name()
-{
-    std::ifstream file("/proc/cpuinfo");
-    for (std::string line; std::getline(file, line);) {
-        const size_t colon = line.find(": ");
-        if (colon != line.npos && line.starts_with("model name")) return printable(line.substr(colon + 2));
-    }
-    const char* const identifier = std::getenv("PROCESSOR_IDENTIFIER");    // of Windows
-    return identifier ? printable(identifier) : "a processor without a name";
-}
-
 std::string today()
 {
     const std::time_t now = std::time(nullptr);
@@ -295,7 +284,8 @@ void describe(const StandardSet& set, const std::vector<NamedDevice>& devices, M
                                   .driver = d.result.driver,
                                   .system = facts.system.system,
                                   .threads = facts.threads});
-    std::string name = processor_name();
+    std::string name = printable(processor_name());
+    if (name.empty()) name = "a processor without a name";
     out.facts = {{"processor", name}};
     for (const auto& [key, value] : described(facts))
         if (key != "measured") out.facts.push_back({key, value});

@@ -1,11 +1,10 @@
 #include "tools/hearth/text.h"
 
 #include "engine/error.h"
+#include "engine/system/program.h"
 
 #include <cerrno>
 #include <charconv>
-#include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <system_error>
 
@@ -44,7 +43,7 @@ std::string read_bytes(const std::string& file)
     if (file == "-") return read_all(stdin, "standard input");
     std::error_code ec;
     if (std::filesystem::is_directory(file, ec)) throw Error("{} is a directory, not a text: name a file", file);
-    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> in(std::fopen(file.c_str(), "rb"), std::fclose);
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> in(open_file(file, "rb"), std::fclose);
     if (!in) throw Error("{} cannot be read: {}", file, std::generic_category().message(errno));
     return read_all(in.get(), file);
 }
