@@ -3,14 +3,10 @@
 
 #include "engine/device/kernels.h"
 #include "engine/device/residency.h"
+#include "engine/device/upload.h"
 #include "engine/model/sparsity.h"
 
-#include <functional>
-
 namespace hearth {
-
-/// Calls with the share done (0 to 1) while something takes long.
-using Progress = std::function<void(double)>;
 
 /// Where everything goes.
 struct ModelLayout {
