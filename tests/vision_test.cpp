@@ -1,5 +1,6 @@
 // The vision tower against its plain form and transformers', and rows of embeddings in the language model.
 #include "engine/batcher.h"
+#include "engine/vision/device_tower.h"
 #include "engine/vision/reference.h"
 #include "engine/vision/tower.h"
 #include "engine/vision/vision.h"
@@ -412,6 +413,54 @@ TEST_SUITE("vision")
 
 TEST_SUITE("device")
 {
+    TEST_CASE("a tower gives the reference's features on the device, kept there or passing through, and gives back "
+              "what it took")
+    {
+        TemporaryFolder folder;
+        host::Team team(2);
+        for (const RandomTower& t :
+             {RandomTower{},
+              {.gelu = true, .swapped = true},
+              {.type = WeightType::f32, .norms = true},
+              {.hidden = 96, .type = WeightType::q8_0},
+              // More than a page of the KV cache; neurons that fill no group.
+              {.side = 18, .patch = 1, .dim = 32, .heads = 2, .neurons = 72, .layers = 1, .block_count = 1}}) {
+            const TowerWeights w = read(random_tower(t), folder);
+            const std::vector<float> pixels = pixels_of(w, 2, 9);
+            std::vector<float> want;
+            for (size_t tile = 0; tile < 2; ++tile) {
+                const auto features =
+                    reference_features(w, std::span(pixels).subspan(tile * pixels.size() / 2, pixels.size() / 2));
+                want.insert(want.end(), features.begin(), features.end());
+            }
+            const TowerNeeds needs = DeviceTower::needs(w);
+            const uint64_t all = std::accumulate(needs.pieces.begin(), needs.pieces.end(), uint64_t(0)),
+                           largest = *std::ranges::max_element(needs.pieces);
+            for (const vulkan::Features& features : feature_sets) {
+                const auto device = test_device(features);
+                const uint64_t before = device->allocated();
+                for (const uint64_t room : {all, largest}) {
+                    DeviceTower tower(w, device, team, {.room = room});
+                    CHECK(device->allocated() == before);
+                    for (int again = 0; again < 2; ++again) {
+                        uint64_t most = 0;
+                        const auto watch = [&] {
+                            most = std::max(most, device->allocated() - before);
+                            return false;
+                        };
+                        CHECK(worst_error(tower.features(pixels, watch), want) < 1e-3);
+                        CHECK(most > needs.scratch);
+                        CHECK(most <= needs.scratch + room);
+                        CHECK((device->allocated() > before) == (room == all));
+                    }
+                    CHECK(tower.features(pixels, [] { return true; }).empty());
+                }
+                CHECK(device->allocated() == before);
+            }
+        }
+        check_silence();
+    }
+
     TEST_CASE("the pictures of a folder give the features, the logits and the greedy ids that lie beside them" *
               doctest::skip())
     {

@@ -13,6 +13,7 @@ namespace hearth {
 
 class KvPool {
   public:
+    /// Of so many layers. Others take turns with them: where a batch is all of a text, and ends with it, one will do.
     KvPool(const std::shared_ptr<vulkan::Device>& device, const Config& config, const SessionShape& shape,
            size_t layers);
 
@@ -22,8 +23,8 @@ class KvPool {
     static uint64_t position_bytes(const Config& config, host::KvTypes types);
 
     /// As gpu::Rope has them.
-    const vulkan::Slice& keys(uint32_t l) const { return layers_[l].keys; }
-    const vulkan::Slice& values(uint32_t l) const { return layers_[l].values; }
+    const vulkan::Slice& keys(uint32_t l) const { return layers_[l % layers_.size()].keys; }
+    const vulkan::Slice& values(uint32_t l) const { return layers_[l % layers_.size()].values; }
 
     /// Copies a page of every layer.
     void copy_page(vulkan::Commands& commands, uint32_t from, uint32_t to) const;

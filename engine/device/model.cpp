@@ -50,6 +50,9 @@ std::vector<float> join_before_ffn(const LayerWeights& l)
 }
 std::vector<float> join_before_head(const Weights& w)
 {
+    // Without a norm there is no head either, and the join is to add what is pending.
+    const std::vector<float> none(w.output_norm.empty() ? w.config.dim : 0);
+    if (!none.empty()) return join_weight(none, none, w.layers.back().down_bias, none);
     return join_weight(w.output_norm, w.output_norm_bias, w.layers.back().down_bias, w.layers.back().post_ffn_norm);
 }
 

@@ -22,6 +22,7 @@ struct Streamed {
 
 class Ring {
   public:
+    Ring() = default;    // empty
     /// Of `bytes` at the most in both halves, or empty.
     Ring(const GpuModel& model, uint64_t bytes);
 

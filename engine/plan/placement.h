@@ -29,6 +29,12 @@ struct Needs {
     uint64_t alignment = 1;    // of the halves
 };
 
+/// What a vision tower wants on the device, in bytes.
+struct TowerNeeds {
+    uint64_t scratch = 0;            // activations, while a picture goes through it
+    std::vector<uint64_t> pieces;    // its weights, in the order in which a picture meets them: layers, the projector
+};
+
 /// Expected microseconds of one token in one layer. k: so many groups are resident, the first k of the layer's
 /// placement order.
 struct LayerCosts {

@@ -1,9 +1,7 @@
 #include "engine/vision/tower.h"
 
 #include "host/norm.h"
-#include "host/numbers.h"
 
-#include <algorithm>
 #include <numeric>
 
 namespace hearth {
@@ -20,26 +18,13 @@ HostLayers::Shape shape_of(const TowerWeights& w, uint32_t rows)
             .one_cache = true};
 }
 
-/// The squares that a tile (3, side, side) is cut into: (patches, 3, patch, patch).
-void cut(const TowerWeights& w, const float* tile, float* squares)
-{
-    const size_t side = w.shape.side, patch = w.shape.patch, a_side = w.patches_a_side();
-    for (size_t p = 0; p < a_side * a_side; ++p)
-        for (size_t channel = 0; channel < 3; ++channel)
-            for (size_t y = 0; y < patch; ++y, squares += patch)
-                std::copy_n(tile + (channel * side + p / a_side * patch + y) * side + p % a_side * patch, patch,
-                            squares);
-}
-
 }    // namespace
 
 Tower::Tower(const TowerWeights& weights, host::Team& team)
-    : weights_(weights), team_(team), rows_(1 + weights_.patches()),
+    : weights_(weights), team_(team), rows_(1 + weights_.patches()), input_(weights, team),
       layers_(weights_.blocks, team, shape_of(weights_, rows_)), pages_(ceil_div(rows_, host::page_positions))
 {
     std::iota(pages_.begin(), pages_.end(), 0);
-    squares_.resize(size_t(weights_.patches()) * weights_.filters.cols);
-    patches_.resize(size_t(weights_.patches()) * weights_.config().dim);
     x_.resize(size_t(rows_) * weights_.config().dim);
     hidden_.resize(size_t(weights_.patches()) * weights_.projector[0].weight.rows);
 }
@@ -53,38 +38,13 @@ std::vector<float> Tower::features(std::span<const float> tiles, const std::func
     for (size_t t = 0; t < count; ++t) {
         if (stop && stop()) return {};
         team_.hold([&] {
-            embed(&tiles[t * of_tile]);
+            input_.embed(&tiles[t * of_tile], x_.data());
             run_layers();
             project(&features[t * made]);
         });
     }
-    if (!host::all_finite(features))
-        throw Error("{} makes numbers that are not finite of a picture: the file is broken, so convert or download it "
-                    "again",
-                    weights_.blocks.file->path().string());
+    check_features(weights_, features);
     return features;
-}
-
-/// x = norm(the class token, then what the filters make of each patch, all plus their positions)
-void Tower::embed(const float* tile)
-{
-    const TowerWeights& w = weights_;
-    const size_t dim = w.config().dim;
-    cut(w, tile, squares_.data());
-    inputs_.prepare(team_, squares_.data(), w.patches(), w.filters.cols, false, host::Work::many);
-    host::multiply(team_, w.filters, inputs_, patches_.data());
-    const host::Norm norm = {w.before_norm, w.before_norm_bias, w.config().norm_eps};
-    const auto decode = host::kernels().of(w.positions.type).decode;
-    host::parallel_rows(team_, rows_, dim * sizeof(float), [&](uint32_t first, uint32_t last) {
-        for (size_t r = first; r < last; ++r) {
-            float* const x = &x_[r * dim];
-            decode(w.positions.row(r), x, uint32_t(dim));
-            const float* const of = r == 0 ? w.class_embedding.data() : &patches_[(r - 1) * dim];
-            for (size_t i = 0; i < dim; ++i) x[i] += of[i];
-            for (size_t i = 0; r > 0 && i < w.filter_bias.size(); ++i) x[i] += w.filter_bias[i];
-            host::normalise(norm, x, x);
-        }
-    });
 }
 
 /// Every row sees all others.

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "engine/run/host_layers.h"
-#include "engine/vision/tower_weights.h"
+#include "engine/vision/tower_input.h"
 
 #include <functional>
 
@@ -20,7 +20,6 @@ class Tower {
     std::vector<float> features(std::span<const float> tiles, const std::function<bool()>& stop = {});
 
   private:
-    void embed(const float* tile);
     void run_layers();
     void project(float* to);
     void project(const Projection& p, const float* x, float* y);
@@ -28,10 +27,11 @@ class Tower {
     const TowerWeights& weights_;
     host::Team& team_;
     const uint32_t rows_;    // the class token's and one a patch
+    TowerInput input_;
     HostLayers layers_;
     std::vector<uint32_t> pages_;
     host::Inputs inputs_;
-    std::vector<float> squares_, patches_, x_, hidden_;    // reused from tile to tile
+    std::vector<float> x_, hidden_;    // reused from tile to tile
 };
 
 }    // namespace hearth
