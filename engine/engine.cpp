@@ -8,6 +8,7 @@
 #include "engine/run/sequence.h"
 #include "engine/tune/tune.h"
 #include "engine/system/limits.h"
+#include "engine/vision/device_tower.h"
 
 #include <algorithm>
 
@@ -148,6 +149,9 @@ struct FoundModel {
     FiringSources sources;
     Computation computation;
     Needs needs;
+    std::shared_ptr<const TowerWeights> tower;    // null: it sees nothing
+    TowerNeeds tower_needs;
+    std::string why_blind;    // then a sentence
     std::shared_ptr<vulkan::Device> device;
     MachineFacts machine;
     std::vector<std::string> notes;
@@ -158,6 +162,7 @@ struct FoundModel {
           computation(decide_computation(o, weights, sources)), needs(GpuSession::needs(weights, computation.shape))
     {
         if (file->complete() || file->keys().contains("tokenizer.ggml.model")) tokenizer.emplace(*file);
+        find_tower();
         std::string why_none;
         device = open_device(o, *workshop, why_none);
         machine = machine_facts(*workshop, device.get(), why_none);
@@ -170,8 +175,26 @@ struct FoundModel {
         append(notes, computation.notes);
     }
 
-    ModelFacts facts() const { return {weights, computation, needs}; }
+    ModelFacts facts() const { return {weights, computation, needs, tower ? &tower_needs : nullptr}; }
     PlannedModel planned() const { return {weights, needs, computation.shape, computation.use}; }
+
+  private:
+    /// One that nobody named need not be there, nor be of a kind that is known.
+    void find_tower()
+    {
+        if (!options.mmproj) return;
+        const uint32_t dim = weights.config.dim;
+        try {
+            tower =
+                read_tower_of(options.mmproj->empty() ? hearth::find_tower(options.model, dim) : *options.mmproj, dim);
+            tower_needs = DeviceTower::needs(*tower);
+            if (options.mmproj->empty())
+                notes.push_back(fmt::format("images are looked at with {}", tower->blocks.file->path().string()));
+        } catch (const Error& error) {
+            if (!options.mmproj->empty()) throw;
+            why_blind = error.what();
+        }
+    }
 };
 
 /// The same, decided and loaded: what sessions run.
@@ -182,6 +205,7 @@ struct LoadedModel : FoundModel {
     RowTable rows{weights.config.dim};
     Promise promise;                  // of what the plan takes on the device
     std::unique_ptr<GpuModel> gpu;    // null: all is the host's
+    std::optional<Vision> vision;     // from the first image on
 
     LoadedModel(const EngineOptions& o, const Progress& progress) : FoundModel(o, open_model(o))
     {
@@ -192,6 +216,7 @@ struct LoadedModel : FoundModel {
         decision = decide(options, facts(), machine, usual_position(computation.shape));
         if (!decision.unfit.empty()) throw Error("{}", decision.unfit);
         append(notes, decision.notes);
+        if (device) promise = workshop->promise(*device, decision.plan.bytes + decision.tower.bytes);
         if (!decision.plan.layers.empty()) upload(part_of(progress, share, 1 - share));
     }
     LoadedModel(const LoadedModel&) = delete;
@@ -241,7 +266,6 @@ struct LoadedModel : FoundModel {
     /// To the device, what the plan puts there.
     void upload(const Progress& progress)
     {
-        promise = workshop->promise(*device, decision.plan.bytes);
         ModelLayout layout = {.plan = decision.plan,
                               .orders = computation.orders(),
                               .sparsity = shape.sparsity,
@@ -282,6 +306,8 @@ Machine measure_machine(const EngineOptions& options, const std::function<void(d
     std::string why_none;
     return measure_machine(workshop.team(), open_device(options, workshop, why_none), progress, warn);
 }
+
+bool Planner::sees() const { return model_->tower != nullptr; }
 
 Engine::Engine(const EngineOptions& options, const std::function<void(double)>& progress)
     : model_(std::make_shared<LoadedModel>(options, progress))
@@ -325,6 +351,21 @@ Session Engine::session(bool timing) { return Session(model_, {.timing = timing}
 
 std::shared_ptr<const EmbeddedRows> Engine::embed(std::vector<float> rows) { return model_->rows.add(std::move(rows)); }
 
+Vision& Engine::vision()
+{
+    LoadedModel& m = *model_;
+    if (!m.tower)
+        throw Error("{}", m.why_blind.empty() ? "no image was expected: set EngineOptions::mmproj" : m.why_blind);
+    if (m.vision) return *m.vision;
+    if (m.decision.tower.room == 0) return m.vision.emplace(m.tower, m.team);
+    TowerLayout layout = {.room = m.decision.tower.room};
+    if (m.machine.figures) {
+        layout.row_variants = m.machine.figures->row_variants;
+        layout.products = m.machine.figures->products;
+    }
+    return m.vision.emplace(m.tower, m.team, m.device, layout);
+}
+
 host::Team& Engine::team() { return model_->team; }
 const std::optional<Profile>& Engine::profile() const { return model_->sources.profile; }
 const std::vector<LayerSparsity>& Engine::sparsity() const { return model_->shape.sparsity; }
@@ -340,6 +381,7 @@ const Config& Engine::config() const { return model_->weights.config; }
 const Weights& Engine::weights() const { return model_->weights; }
 const Tokenizer& Engine::tokenizer() const { return *model_->tokenizer; }
 const Plan& Engine::plan() const { return model_->decision.plan; }
+const TowerPlan& Engine::tower_plan() const { return model_->decision.tower; }
 const Needs& Engine::needs() const { return model_->needs; }
 uint32_t Engine::context() const { return model_->shape.context; }
 uint32_t Engine::batch() const { return model_->shape.batch; }

@@ -10,6 +10,7 @@
 #include "engine/plan/stats.h"
 #include "engine/run/embedded_rows.h"
 #include "engine/run/sampler.h"
+#include "engine/vision/vision.h"
 #include "engine/workshop.h"
 
 #include <filesystem>
@@ -25,9 +26,11 @@ namespace hearth {
 struct EngineOptions : WorkshopOptions, DecisionOptions {
     std::filesystem::path model;
     std::vector<Override> overrides;    // of the model's keys
-    std::filesystem::path profile;      // empty: the one in the model or beside it, if there is one
-    bool reset_gpu_index = false;       // PowerInfer's split beside the model is not read
-    bool without_fp16 = false;          // leave optional abilities of the device unused
+    // The part of it that looks at images; empty: the one beside the model, if there is one; nothing: none will come.
+    std::optional<std::filesystem::path> mmproj;
+    std::filesystem::path profile;    // empty: the one in the model or beside it, if there is one
+    bool reset_gpu_index = false;     // PowerInfer's split beside the model is not read
+    bool without_fp16 = false;        // leave optional abilities of the device unused
     bool without_int_dot = false;
     bool without_matrices = false;
     bool check_predictor = false;          // count what the predictor misses; slower
@@ -143,6 +146,7 @@ class Planner {
 
     const Config& config() const;
     const Needs& needs() const;
+    bool sees() const;             // it has a vision tower
     std::string device() const;    // its name, or why there is none
     const std::vector<std::string>& notes() const;
 
@@ -194,6 +198,9 @@ class Engine {
     /// is fed, as long as the result lives. The same rows have the same tokens.
     std::shared_ptr<const EmbeddedRows> embed(std::vector<float> rows);
 
+    /// What looks at images, where the plan has it. Throws Error where there is nothing that could.
+    Vision& vision();
+
     /// A session whose every batch, layer by layer, is shown to `watch`: inputs and gates of the feed-forward blocks.
     /// Slower.
     Session profiling_session(ActivitySink watch);
@@ -207,6 +214,7 @@ class Engine {
     const Weights& weights() const;
     const Tokenizer& tokenizer() const;
     const Plan& plan() const;
+    const TowerPlan& tower_plan() const;
     /// This machine's figures, where it was measured.
     const std::optional<Machine>& machine() const;
     /// What the plan promised for a token at `position`.

@@ -116,6 +116,44 @@ TEST_SUITE("plan")
         CHECK(decide(options, model.facts(), with_gpu(), 0).plan.layers.size() == 1);
     }
 
+    TEST_CASE("a tower comes after the least of the model and before its neurons, and stays where the model loses "
+              "nothing by it")
+    {
+        const Model model(relu);
+        constexpr uint64_t mb = 1 << 20;
+        const TowerNeeds tower = {.scratch = mb, .pieces = {3 * mb, 5 * mb, 4 * mb}};
+        ModelFacts facts = model.facts();
+        facts.tower = &tower;
+        const uint64_t least = least_budget(model.needs), passing = 6 * mb, kept = 13 * mb,
+                       all = decide({}, model.facts(), with_gpu(), 0).plan.bytes;
+        DecisionOptions options;
+        options.ring_bytes = 4 * mb;    // the largest piece needs more
+        const auto with = [&](uint64_t budget, std::optional<bool> keep) {
+            options.vram_budget = budget;
+            options.keep_vision = keep;
+            const Decision d = decide(options, facts, with_gpu(), 0);
+            CHECK(d.plan.bytes + d.tower.bytes <= budget);
+            CHECK(says(d.notes, "images are the CPU's") == (d.tower.room == 0));
+            CHECK((d.place.find("images on a GPU") != std::string::npos) == (d.tower.room > 0));
+            return d;
+        };
+        for (const std::optional<bool> keep : {std::optional<bool>(), {true}, {false}}) {
+            CHECK(with(least + passing - 1, keep).tower == TowerPlan());
+            CHECK(with(least + passing - 1, keep).plan.layers.size() > 0);
+            CHECK(with(least + passing, keep).tower == TowerPlan{5 * mb, passing, false});
+        }
+        CHECK(says(with(least + passing, true).notes, "--keep-vision on has no effect"));
+        CHECK(!with(all + kept - 1, {}).tower.kept);    // the last groups have more of it
+        CHECK(with(all + kept - 1, true).tower.kept);
+        CHECK(with(all + kept, {}).tower == TowerPlan{12 * mb, kept, true});
+        CHECK(!with(all + kept, false).tower.kept);
+        CHECK(with(all + kept, {}).plan.bytes == all);
+        // Where the model has nothing there anyway.
+        Decision d = decide({.gpu_layers = 0}, facts, with_gpu(), 0);
+        CHECK(d.tower.kept);
+        CHECK(decide({}, facts, {}, 0).tower == TowerPlan());
+    }
+
     TEST_CASE("where so little is free that nothing helps, the host has it all, and that is no error")
     {
         const Model model(relu);

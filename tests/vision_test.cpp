@@ -8,6 +8,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <numeric>
 
 using namespace hearth;
 using namespace hearth::tests;
@@ -160,8 +161,10 @@ std::vector<float> floats_of(const std::filesystem::path& path)
 void check_texts(const std::filesystem::path& folder, const nlohmann::json& want, const Path& path)
 {
     INFO(path.name());
-    Engine engine(options_for(folder / "model.gguf", path));
-    Vision vision(folder / "mmproj-model.gguf", engine.team(), engine.config().dim);
+    EngineOptions options = options_for(folder / "model.gguf", path);
+    options.mmproj = folder / "mmproj-model.gguf";
+    Engine engine(options);
+    Vision& vision = engine.vision();
     for (const auto& c : want["texts"]) {
         INFO(c["name"].get<std::string>());
         std::vector<std::shared_ptr<const EmbeddedRows>> images;
@@ -461,6 +464,65 @@ TEST_SUITE("device")
         check_silence();
     }
 
+    TEST_CASE("device memory stays within ten budgets with a tower in it, and images stay on the CPU where one is too "
+              "small, which is said")
+    {
+        TemporaryFolder folder;
+        const auto model = write_random_model(folder / "model.gguf", {.layers = 3, .dim = 96, .neurons = 400});
+        random_tower({.width = 96}).write(folder / "mmproj.gguf");
+        const auto weights = read_tower_of(folder / "mmproj.gguf", 96);
+        const TowerNeeds tower = DeviceTower::needs(*weights);
+        const uint64_t all_of_tower =
+            tower.scratch + std::accumulate(tower.pieces.begin(), tower.pieces.end(), uint64_t(0));
+        host::Team team(2);
+        const Pixels pixels = {.tiles = 1, .width = 30, .height = 30, .values = pixels_of(*weights, 1, 3)};
+        const std::vector<float> want = Vision(weights, team).rows(pixels);
+        int on_cpu = 0, passing = 0, kept = 0;
+        for (int i = 0; i < 10; ++i) {
+            EngineOptions options = options_for(model, {.device = device_name});
+            const Needs needs = device_needs(describe_weights(std::make_shared<Gguf>(model)), options);
+            const uint64_t least = least_budget(needs), most = *options.vram_budget + all_of_tower;
+            options.vram_budget = least + (most - least) * uint64_t(i) / 9;
+            options.mmproj = folder / "mmproj.gguf";
+            options.ring_bytes = 1;    // the tower's pieces pass one by one
+            if (i % 3 != 0) options.keep_vision = i % 3 == 1;
+            Engine engine(options);
+            INFO(engine.summary());
+            Session session = engine.session();
+            const uint64_t before = engine.device_bytes();
+            const Token bos = 1;
+            session.feed(std::span(&bos, 1));
+            uint64_t highest = 0;
+            const auto watch = [&] {
+                highest = std::max(highest, engine.device_bytes());
+                return false;
+            };
+            CHECK(worst_error(engine.vision().rows(pixels, watch), want) < 1e-3);
+            CHECK(highest <= *options.vram_budget);
+            CHECK(highest <= engine.plan().bytes + engine.tower_plan().bytes);
+            const bool said = std::ranges::any_of(
+                engine.notes(), [](const std::string& note) { return note.starts_with("images are the CPU's:"); });
+            CHECK(said == (engine.tower_plan().room == 0));
+            if (said) {
+                CHECK(highest == before);
+                ++on_cpu;
+            } else if (engine.tower_plan().kept) {
+                CHECK(engine.device_bytes() > before);
+                ++kept;
+            } else {
+                CHECK(highest > before);
+                CHECK(engine.device_bytes() == before);
+                ++passing;
+            }
+            session.feed(engine.embed(want)->tokens);
+            CHECK(engine.device_bytes() <= *options.vram_budget);
+            check_silence(engine);
+        }
+        CHECK(on_cpu > 0);
+        CHECK(passing > 0);
+        CHECK(kept > 0);
+    }
+
     TEST_CASE("the pictures of a folder give the features, the logits and the greedy ids that lie beside them" *
               doctest::skip())
     {
@@ -475,7 +537,7 @@ TEST_SUITE("device")
             CHECK(worst_error(reference_features(w, std::span(tiles).first(3 * w.shape.side * w.shape.side)),
                               std::span(features).first(features.size() * 3 * w.shape.side * w.shape.side /
                                                         tiles.size())) < 1e-4);
-        Vision vision(folder / "mmproj-model.gguf", team, w.width());
+        Vision vision(read_tower_of(folder / "mmproj-model.gguf", w.width()), team);
         REQUIRE(!want["pictures"].empty());
         for (const auto& c : want["pictures"]) {
             INFO(c["name"].get<std::string>());

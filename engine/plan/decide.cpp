@@ -1,6 +1,7 @@
 #include "engine/plan/decide.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace hearth {
 
@@ -196,24 +197,81 @@ Limits chosen_limits(const DecisionOptions& o, const Config& c)
 
 size_t resident(const Plan& plan, size_t l) { return l < plan.layers.size() ? plan.layers[l].resident.size() : 0; }
 
-/// Sets the plan, and the ring where it has room for one.
-void place_groups(Decision& d, const DecisionOptions& o, const ModelFacts& model, const MachineFacts& machine)
+/// The model on the device: who gets what, and the ring where it has room for one.
+struct Placed {
+    Plan plan;
+    uint64_t ring_bytes = 0;
+
+    bool operator==(const Placed&) const = default;
+};
+
+Placed place_groups(const Decision& d, const DecisionOptions& o, const ModelFacts& model, const MachineFacts& machine,
+                    uint64_t budget)
 {
     const bool fastest = o.placement == Placement::fastest ||
                          (o.placement == Placement::automatic && !o.gpu_layers && !machine.device->software);
     const bool by_time = machine.figures && fastest && !o.disable_gpu_index;
     const Limits limits = chosen_limits(o, model.weights.config);
     const auto place = [&](const Needs& needs) {
-        return by_time ? place_fastest(needs, d.costs, d.budget, limits) : place_most(needs, d.costs, d.budget, limits);
+        return by_time ? place_fastest(needs, d.costs, budget, limits) : place_most(needs, d.costs, budget, limits);
     };
-    d.plan = place(model.needs);
+    Placed out = {.plan = place(model.needs)};
     bool split = false;
-    for (size_t l = 0; l < d.plan.layers.size(); ++l) split |= resident(d.plan, l) < model.needs.layers[l].groups;
-    if (!split || d.shape.stream_from > d.shape.batch) return;
-    const uint64_t ring = ring_bytes(model.needs, std::min(o.ring_bytes, d.budget / 16));
+    for (size_t l = 0; l < out.plan.layers.size(); ++l) split |= resident(out.plan, l) < model.needs.layers[l].groups;
+    if (!split || d.shape.stream_from > d.shape.batch) return out;
+    const uint64_t ring = ring_bytes(model.needs, std::min(o.ring_bytes, budget / 16));
     Needs with_ring = model.needs;
     with_ring.scratch += ring;
-    if (Plan plan = place(with_ring); !plan.layers.empty()) d.plan = std::move(plan), d.shape.ring_bytes = ring;
+    if (Plan plan = place(with_ring); !plan.layers.empty()) out = {std::move(plan), ring};
+    return out;
+}
+
+/// All of a tower's weights at once, or so many as pass through.
+TowerPlan tower_plan(const TowerNeeds& tower, bool kept, uint64_t ring_bytes)
+{
+    const uint64_t all = std::accumulate(tower.pieces.begin(), tower.pieces.end(), uint64_t(0)),
+                   largest = *std::ranges::max_element(tower.pieces),
+                   room = kept ? all : std::min(all, std::max(ring_bytes, largest));
+    return {.room = room, .bytes = room + tower.scratch, .kept = room == all};
+}
+
+std::string no_room_for_tower(const Decision& d, const ModelFacts& model, const TowerPlan& passing)
+{
+    return fmt::format("images are the CPU's: looking at them on the GPU takes {:.1f} MiB beside the {:.1f} MiB that "
+                       "the model needs there at the least, and the budget is {:.1f} MiB",
+                       double(passing.bytes) / mib, double(least_budget(model.needs)) / mib, double(d.budget) / mib);
+}
+
+/// Who gets what of the budget. A tower comes before the model's neurons: all of it takes part in every picture, and
+/// the CPU needs a hundred times as long. It does not come before the model: where only one of them has room, that one.
+void place_all(Decision& d, const DecisionOptions& o, const ModelFacts& model, const MachineFacts& machine)
+{
+    const auto take = [&](Placed&& placed, const TowerPlan& tower) {
+        d.plan = std::move(placed.plan), d.shape.ring_bytes = placed.ring_bytes, d.tower = tower;
+    };
+    const auto place = [&](uint64_t aside) {
+        return aside > d.budget ? Placed() : place_groups(d, o, model, machine, d.budget - aside);
+    };
+    if (!model.tower) return take(place(0), {});
+    const TowerPlan passing = tower_plan(*model.tower, false, o.ring_bytes),
+                    kept = tower_plan(*model.tower, true, o.ring_bytes);
+    Placed beside_passing = place(passing.bytes);
+    if (beside_passing.plan.layers.empty()) {
+        Placed alone = place(0);
+        if (!alone.plan.layers.empty() || passing.bytes > d.budget) {
+            d.notes.push_back(no_room_for_tower(d, model, passing));
+            return take(std::move(alone), {});
+        }
+    }
+    Placed beside_kept = o.keep_vision.value_or(true) ? place(kept.bytes) : Placed();
+    const bool room = kept.bytes <= d.budget && (beside_kept.plan.layers.empty() == beside_passing.plan.layers.empty());
+    if (o.keep_vision.value_or(beside_kept == beside_passing) && room) return take(std::move(beside_kept), kept);
+    if (o.keep_vision.value_or(false))
+        d.notes.push_back(fmt::format("--keep-vision on has no effect: what looks at images takes {:.1f} MiB, for "
+                                      "which the budget of {:.1f} MiB has no room beside the model, so it is copied "
+                                      "to the GPU for every image",
+                                      double(kept.bytes) / mib, double(d.budget) / mib));
+    take(std::move(beside_passing), passing);
 }
 
 /// Layer by layer.
@@ -273,6 +331,7 @@ std::vector<std::string> of_no_effect(const DecisionOptions& o)
     std::vector<std::string> notes;
     if (o.vram_budget) notes.push_back("--vram-budget does nothing on the CPU");
     if (o.gpu_layers.value_or(0) > 0) notes.push_back("--gpu-layers (-ngl) does nothing on the CPU");
+    if (o.keep_vision) notes.push_back("--keep-vision does nothing on the CPU");
     if (o.cpu_experts) notes.push_back("--cpu-moe and --n-cpu-moe do nothing on the CPU, where all experts are");
     return notes;
 }
@@ -335,7 +394,7 @@ Decision decide(const DecisionOptions& o, const ModelFacts& model, const Machine
     d.costs = costs_at(model, machine, d.shape.submit, position);
     if (machine.device) {
         d.budget = chosen_budget(o, *machine.device);
-        place_groups(d, o, model, machine);
+        place_all(d, o, model, machine);
         if (!d.plan.layers.empty() && !rows_begin_aligned(model.weights)) d.shape.few = 1;
     }
     if (machine.figures) d.expected_us = expected_us(d.costs, d.plan);
@@ -345,6 +404,9 @@ Decision decide(const DecisionOptions& o, const ModelFacts& model, const Machine
     if (d.unfit.empty() && machine.device && o.vram_budget)
         d.unfit = too_small(d, *o.vram_budget, least_budget(model.needs));
     if (!machine.device) d.notes = of_no_effect(o);
+    if (d.tower.room > 0)
+        d.place += fmt::format("; images on {}, in {:.1f} MiB{}", machine.device->name, double(d.tower.bytes) / mib,
+                               d.tower.kept ? "" : " that their part of the model passes through");
     return d;
 }
 

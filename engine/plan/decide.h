@@ -37,7 +37,10 @@ struct DecisionOptions {
     Placement placement = Placement::automatic;
     // Prompts of so many tokens and more are the device's alone: the host's neurons are copied there; 0: none.
     std::optional<uint32_t> stream;
-    uint64_t ring_bytes = 64 << 20;      // device memory that they pass through, at the most
+    uint64_t ring_bytes = 64 << 20;    // device memory that they pass through, at the most
+    // A vision tower's weights stay on the device, or pass through it picture by picture; they stay where the model's
+    // plan loses nothing by it, where not given.
+    std::optional<bool> keep_vision;
     std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given
     uint32_t context = 0;                // positions of a session; 0: the model's, at most 4096
     uint32_t sequences = 1;              // sessions of that length that the KV cache has room for at once
@@ -71,6 +74,7 @@ struct ModelFacts {
     const Weights& weights;
     const Computation& computation;
     const Needs& needs;
+    const TowerNeeds* tower = nullptr;    // of its vision tower, as DeviceTower::needs gives it; null: it sees nothing
 };
 
 struct DeviceFacts {
@@ -87,11 +91,21 @@ struct MachineFacts {
     std::optional<uint64_t> memory;       // bytes that the process can still have, where the system says
 };
 
+/// What of the device is set aside for a vision tower, for as long as the model is loaded.
+struct TowerPlan {
+    uint64_t room = 0;     // for its weights, or as many of them as are there at once; 0: images are the CPU's
+    uint64_t bytes = 0;    // with its activations
+    bool kept = false;     // the room is for all of them
+
+    bool operator==(const TowerPlan&) const = default;
+};
+
 /// Whether a model can be loaded, how, and what it promises.
 struct Decision {
     SessionShape shape;
     uint64_t budget = 0;    // bytes of device memory that could be used
-    Plan plan;              // who gets what; its bytes are the weights', a session's and the ring's
+    TowerPlan tower;
+    Plan plan;    // who gets what; its bytes are the weights', a session's and the ring's
     Costs costs;
     std::optional<double> expected_us;    // of a token; nothing where the machine was not measured
     std::vector<double> served;           // layer by layer: the share of what fires that fires on the device
@@ -102,8 +116,8 @@ struct Decision {
     bool operator==(const Decision&) const = default;
 };
 
-/// For a token at `position` of the context. Never more device memory than the budget: what was asked for, or what is
-/// free less a margin, in either case without what was promised to other models.
+/// For a token at `position` of the context. Never more device memory, the tower's included, than the budget: what was
+/// asked for, or what is free less a margin, in either case without what was promised to other models.
 Decision decide(const DecisionOptions& options, const ModelFacts& model, const MachineFacts& machine, double position);
 
 /// The same costs for another position.

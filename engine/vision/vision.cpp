@@ -1,38 +1,43 @@
 #include "engine/vision/vision.h"
 
+#include "engine/vision/device_tower.h"
 #include "engine/vision/tower.h"
 
 #include <algorithm>
 
 namespace hearth {
 
-namespace {
-
-TowerWeights read_tower_of(const std::filesystem::path& path, uint32_t dim)
+std::shared_ptr<const TowerWeights> read_tower_of(const std::filesystem::path& path, uint32_t dim)
 {
-    TowerWeights w = read_tower(std::make_shared<const Gguf>(path));
-    if (w.width() == dim) return w;
+    auto w = std::make_shared<const TowerWeights>(read_tower(std::make_shared<const Gguf>(path)));
+    if (w->width() == dim) return w;
     throw Error("{} makes rows of {} numbers of a picture, and the model takes rows of {}: give the file that belongs "
                 "to the model",
-                path.string(), w.width(), dim);
+                path.string(), w->width(), dim);
 }
 
-}    // namespace
-
+/// One of the two towers.
 struct Vision::Parts {
-    TowerWeights weights;
-    Tower tower;
-
-    Parts(TowerWeights w, host::Team& team) : weights(std::move(w)), tower(weights, team) {}
+    std::shared_ptr<const TowerWeights> weights;
+    std::optional<Tower> host = {};
+    std::optional<DeviceTower> device = {};
 };
 
-Vision::Vision(const std::filesystem::path& path, host::Team& team, uint32_t dim)
-    : parts_(std::make_unique<Parts>(read_tower_of(path, dim), team))
+Vision::Vision(std::shared_ptr<const TowerWeights> weights, host::Team& team)
+    : parts_(std::make_unique<Parts>(std::move(weights)))
 {
+    parts_->host.emplace(*parts_->weights, team);
+}
+Vision::Vision(std::shared_ptr<const TowerWeights> weights, host::Team& team, std::shared_ptr<vulkan::Device> device,
+               const TowerLayout& layout)
+    : parts_(std::make_unique<Parts>(std::move(weights)))
+{
+    parts_->device.emplace(*parts_->weights, std::move(device), team, layout);
 }
 Vision::~Vision() = default;
 
-const ImageShape& Vision::shape() const { return parts_->weights.shape; }
+const ImageShape& Vision::shape() const { return parts_->weights->shape; }
+const std::filesystem::path& Vision::file() const { return parts_->weights->blocks.file->path(); }
 
 std::vector<float> Vision::rows(const Image& image, ImageMode mode, const std::function<bool()>& stop)
 {
@@ -41,8 +46,9 @@ std::vector<float> Vision::rows(const Image& image, ImageMode mode, const std::f
 
 std::vector<float> Vision::rows(const Pixels& pixels, const std::function<bool()>& stop)
 {
-    const TowerWeights& w = parts_->weights;
-    const std::vector<float> features = parts_->tower.features(pixels.values, stop);
+    const TowerWeights& w = *parts_->weights;
+    const std::vector<float> features =
+        parts_->device ? parts_->device->features(pixels.values, stop) : parts_->host->features(pixels.values, stop);
     if (features.empty()) return {};
     const size_t width = w.width();
     const std::vector<uint32_t> order = arrange(pixels, w.shape, !w.newline.empty());
@@ -51,6 +57,22 @@ std::vector<float> Vision::rows(const Pixels& pixels, const std::function<bool()
         std::copy_n(order[r] == image_newline ? w.newline.data() : &features[order[r] * width], width,
                     &rows[r * width]);
     return rows;
+}
+
+std::filesystem::path find_tower(const std::filesystem::path& model, uint32_t dim)
+{
+    const std::filesystem::path folder = model.has_parent_path() ? model.parent_path() : ".";
+    std::vector<std::filesystem::path> fitting;
+    std::error_code ec;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, ec))
+        if (entry.path().extension() == ".gguf" &&
+            entry.path().filename().string().find("mmproj") != std::string::npos && tower_width(entry.path()) == dim)
+            fitting.push_back(entry.path());
+    if (fitting.size() == 1) return fitting[0];
+    throw Error("images need the part of the model that looks at them, and beside {} there {}: name it with --mmproj",
+                model.string(),
+                fitting.empty() ? "is no file *mmproj*.gguf that fits"
+                                : fmt::format("are {} files *mmproj*.gguf that fit", fitting.size()));
 }
 
 std::optional<uint32_t> tower_width(const std::filesystem::path& path)

@@ -120,10 +120,9 @@ void bench(const BenchOptions& o)
                                       .given_figures = o.given_figures,
                                       .typed = o.typed});
     if (!o.images.images.empty()) {
-        Engine engine = load_engine(o.engine);
+        Engine engine = load_engine(seeing(o.engine));
         catch_interrupt();
         return print(bench_images(engine, {.images = o.images,
-                                           .model = o.engine.model,
                                            .prompt = o.prompt,
                                            .count = o.count,
                                            .repetitions = o.repetitions,
@@ -164,6 +163,7 @@ Command add_bench(CLI::App& app)
 {
     auto o = std::make_shared<BenchOptions>();
     add_engine_options(app, o->engine);
+    add_tower_options(app, o->engine);
     add_image_options(app, o->images);
     app.get_option("--image")->description("instead: this picture (again for another), by itself: how long looking at "
                                            "it takes, reading its tokens with the "

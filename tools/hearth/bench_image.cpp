@@ -100,7 +100,7 @@ std::string bench_images(Engine& engine, const ImageBench& o)
     std::mt19937_64 random(0);
     std::vector<Token> behind(o.prompt);
     for (Token& t : behind) t = Token(random() % engine.config().vocab);
-    Eyes eyes(engine, o.images, o.model);
+    Eyes eyes(engine, o.images.mode);
     std::vector<Row> rows;
     for (const std::filesystem::path& image : o.images.images) {
         Row row = {.image = image.string()};

@@ -7,7 +7,6 @@ namespace hearth::tools {
 
 struct ImageBench {
     const ImageOptions& images;
-    std::filesystem::path model;
     uint32_t prompt, count, repetitions;    // tokens behind the image, of the answer; runs, after one to warm up
     float temperature;
     std::string format;    // json, csv or md

@@ -27,7 +27,7 @@ using jinja::Piece;
 class Conversation {
   public:
     Conversation(Engine& engine, const ChatTemplate& format, const ChatOptions& o)
-        : system(o.system), engine_(engine), eyes_(engine, o.images, o.engine.model), tokenizer_(engine.tokenizer()),
+        : system(o.system), engine_(engine), eyes_(engine, o.images.mode), tokenizer_(engine.tokenizer()),
           format_(format), encoder_(tokenizer_, format), stops_(encoder_.stops()), session_(engine.session()),
           sampler_(o.sampler), most_(o.count)
     {
@@ -349,8 +349,8 @@ void chat(const ChatOptions& o)
     const Gguf file(o.engine.model, o.engine.overrides);
     const ChatTemplate format = choose_template(o.format, &file);
     try_out(format, o);
-    Engine engine =
-        load_engine(o.engine, o.format.empty() ? "" : fmt::format("; chat template {}", printable(format.name())));
+    Engine engine = load_engine(seeing(o.engine),
+                                o.format.empty() ? "" : fmt::format("; chat template {}", printable(format.name())));
     Conversation conversation(engine, format, o);
     for (const std::filesystem::path& image : o.images.images) conversation.show(image);
     const auto ended = [&] { return o.single_turn && !conversation.empty(); };
@@ -378,6 +378,7 @@ Command add_chat(CLI::App& app)
     auto o = std::make_shared<ChatOptions>();
     add_engine_options(app, o->engine);
     add_text_options(app, o->first, false);
+    add_tower_options(app, o->engine);
     add_image_options(app, o->images);
     app.get_option("--image")->description("a picture (PNG, JPEG, WebP, GIF, BMP) that what is said first is about; "
                                            "again for another");

@@ -14,11 +14,6 @@ void add_image_options(CLI::App& app, ImageOptions& o)
         ->allow_extra_args(false)
         ->check(not_empty())
         ->type_name("FILE");
-    app.add_option("--mmproj", o.mmproj,
-                   "the part of the model that looks at images, which the CPU does (default: the one beside the model "
-                   "that fits)")
-        ->check(not_empty())
-        ->type_name("FILE");
     app.add_option_function<std::string>(
            "--image-mode",
            [&o](const std::string& text) { o.mode = text == "crop" ? ImageMode::crop : ImageMode::pad; },
@@ -29,46 +24,41 @@ void add_image_options(CLI::App& app, ImageOptions& o)
         ->type_name("MODE");
 }
 
-Eyes::Eyes(Engine& engine, const ImageOptions& options, std::filesystem::path model)
-    : engine_(engine), options_(options), model_(std::move(model))
+void add_tower_options(CLI::App& app, EngineOptions& o)
 {
+    group(app, "Device and memory");
+    app.add_option_function<std::string>(
+           "--mmproj", [&o](const std::string& file) { o.mmproj = file; },
+           "the part of the model that looks at images (default: the one beside the model that fits)")
+        ->check(not_empty())
+        ->type_name("FILE");
+    app.add_option_function<std::string>(
+           "--keep-vision", [&o](const std::string& text) { o.keep_vision = text == "on"; },
+           "on: the part that looks at images stays on the GPU; off: it passes through the GPU's memory for each "
+           "image, "
+           "which leaves more of that to the rest (default: on where the rest needs no more)")
+        ->check(CLI::IsMember({"on", "off"}))
+        ->type_name("on|off");
+}
+
+EngineOptions seeing(EngineOptions o)
+{
+    if (!o.mmproj) o.mmproj = "";
+    return o;
 }
 
 std::shared_ptr<const EmbeddedRows> Eyes::look(const std::filesystem::path& path)
 {
     const Image image = read_image(path);
-    if (!vision_) {
-        const std::filesystem::path file = mmproj();
-        vision_.emplace(file, engine_.team(), engine_.config().dim);
-        if (options_.mmproj.empty()) say("note: images are looked at with {}", file.string());
-    }
+    Vision& vision = engine_.vision();
     const double start = seconds();
-    std::vector<float> rows = vision_->rows(image, options_.mode, interrupted);
+    std::vector<float> rows = vision.rows(image, mode_, interrupted);
     if (rows.empty()) return nullptr;
     auto embedded = engine_.embed(std::move(rows));
     us_ += (seconds() - start) * 1e6;
     ++images_;
     tokens_ += embedded->tokens.size();
     return embedded;
-}
-
-/// The one that was named, or the only one beside the model that makes rows of its width.
-std::filesystem::path Eyes::mmproj() const
-{
-    if (!options_.mmproj.empty()) return options_.mmproj;
-    const std::filesystem::path folder = model_.has_parent_path() ? model_.parent_path() : ".";
-    std::vector<std::filesystem::path> fitting;
-    std::error_code ec;
-    for (const auto& entry : std::filesystem::directory_iterator(folder, ec))
-        if (entry.path().extension() == ".gguf" &&
-            entry.path().filename().string().find("mmproj") != std::string::npos &&
-            tower_width(entry.path()) == engine_.config().dim)
-            fitting.push_back(entry.path());
-    if (fitting.size() == 1) return fitting[0];
-    throw Error("images need the part of the model that looks at them, and beside {} there {}: name it with --mmproj",
-                model_.string(),
-                fitting.empty() ? "is no file *mmproj*.gguf that fits"
-                                : fmt::format("are {} files *mmproj*.gguf that fit", fitting.size()));
 }
 
 std::string images_note(const Eyes& eyes)

@@ -7,17 +7,20 @@
 namespace hearth::tools {
 
 struct ImageOptions {
-    std::filesystem::path mmproj;    // empty: the one beside the model
     std::vector<std::filesystem::path> images;
     ImageMode mode = ImageMode::pad;
 };
 void add_image_options(CLI::App& app, ImageOptions& options);
+/// Of the part of a model that looks at images: --mmproj and --keep-vision.
+void add_tower_options(CLI::App& app, EngineOptions& options);
+/// The same options of a model that shall see: if nothing else is said, by what lies beside it.
+EngineOptions seeing(EngineOptions options);
 
 /// What an engine sees.
 class Eyes {
   public:
-    /// Both must outlive this. The mmproj file is looked for and read when the first image comes.
-    Eyes(Engine& engine, const ImageOptions& options, std::filesystem::path model);
+    /// Must outlive this.
+    Eyes(Engine& engine, ImageMode mode) : engine_(engine), mode_(mode) {}
 
     /// The rows of an image's file, whose tokens stand for it in a text; nullptr if Ctrl-C was pressed meanwhile.
     std::shared_ptr<const EmbeddedRows> look(const std::filesystem::path& image);
@@ -27,12 +30,8 @@ class Eyes {
     double us() const { return us_; }              // that looking took
 
   private:
-    std::filesystem::path mmproj() const;
-
     Engine& engine_;
-    const ImageOptions& options_;
-    const std::filesystem::path model_;
-    std::optional<Vision> vision_;
+    const ImageMode mode_;
     uint64_t images_ = 0, tokens_ = 0;
     double us_ = 0;
 };

@@ -1,6 +1,7 @@
 // hearth plan: who would get what for a memory budget, and the speed to expect. Loads nothing.
 #include "tools/hearth/cli.h"
 #include "tools/hearth/confine.h"
+#include "tools/hearth/images.h"
 #include "tools/hearth/model_shape.h"
 #include "tools/hearth/units.h"
 
@@ -25,6 +26,8 @@ std::string speed(const Decision& r)
                          : "speed unknown: run `hearth tune` first";
 }
 
+uint64_t used(const Decision& r) { return r.plan.bytes + r.tower.bytes; }
+
 struct BytesRead {
     double device = 0, host = 0;
 };
@@ -40,13 +43,23 @@ BytesRead bytes_read(const Planner& planner, const Decision& r, double position)
     return sum;
 }
 
+/// Who looks at images, and in how much memory.
+std::string images_line(const Decision& r)
+{
+    if (r.tower.room == 0) return "images: the CPU looks at them";
+    return fmt::format("images: the GPU looks at them, in {:.1f} MiB of that: {:.1f} MiB for weights, which {}",
+                       double(r.tower.bytes) / mib, double(r.tower.room) / mib,
+                       r.tower.kept ? "stay there" : "pass through for each image");
+}
+
 std::string table(const Planner& planner, const Decision& r, double position)
 {
     const Needs& needs = planner.needs();
     const BytesRead read = bytes_read(planner, r, position);
     std::string out = fmt::format("budget {:.1f} MiB, used {:.1f} MiB: attention of {} of {} layers{}; {}\n",
-                                  double(r.budget) / mib, double(r.plan.bytes) / mib, r.plan.layers.size(),
+                                  double(r.budget) / mib, double(used(r)) / mib, r.plan.layers.size(),
                                   needs.layers.size(), r.plan.head ? ", head" : "", speed(r));
+    if (planner.sees()) out += images_line(r) + "\n";
     out += fmt::format("a token reads {:.1f} MiB on the GPU and {:.1f} MiB on the CPU\n\n", read.device / mib,
                        read.host / mib);
     out += "| layer | groups on the GPU | of what fires | GPU us | CPU us | seam us | all us "
@@ -82,11 +95,16 @@ nlohmann::json json_of(const Planner& planner, const Decision& r, double positio
         layers.push_back(layer);
     }
     nlohmann::json json = {{"budget", r.budget},
-                           {"bytes", r.plan.bytes},
+                           {"bytes", used(r)},
                            {"head_on_device", r.plan.head},
                            {"device_bytes_per_token", std::llround(read.device)},
                            {"host_bytes_per_token", std::llround(read.host)},
                            {"layers", layers}};
+    if (planner.sees())
+        json["images"] = {{"on_device", r.tower.room > 0},
+                          {"kept", r.tower.kept},
+                          {"bytes", r.tower.bytes},
+                          {"weight_bytes", r.tower.room}};
     if (r.expected_us) json.update({{"expected_us", *r.expected_us}, {"expected_tokens_per_s", 1e6 / *r.expected_us}});
     return json;
 }
@@ -102,14 +120,20 @@ void plan(const PlanOptions& o)
     const double position = o.position.value_or(128);
     for (const auto& budget : o.budgets.empty() ? std::vector<std::optional<uint64_t>>(1) : o.budgets)
         reports.push_back(planner.plan(budget, position));
+    for (const Decision& r : reports)
+        if (planner.sees())
+            for (const std::string& note : r.notes) say("note: {}", note);
     if (o.json) {
         nlohmann::json all = nlohmann::json::array();
         for (const Decision& r : reports) all.push_back(json_of(planner, r, position));
         return print(dump({{"model", planner.config().name}, {"device", planner.device()}, {"plans", all}}));
     }
     if (reports.size() == 1) return print(table(planner, reports[0], position));
-    std::string out =
-        "| budget MiB | used MiB | attention | groups | of what fires | expected |\n|---:|---:|---:|---:|---:|---:|\n";
+    std::string out = planner.sees()
+                          ? "| budget MiB | used MiB | images | attention | groups | of what fires | expected |\n"
+                            "|---:|---:|---:|---:|---:|---:|---:|\n"
+                          : "| budget MiB | used MiB | attention | groups | of what fires | expected |\n"
+                            "|---:|---:|---:|---:|---:|---:|\n";
     for (const Decision& r : reports) {
         uint64_t groups = 0, all = 0;
         double served = 0;
@@ -118,8 +142,10 @@ void plan(const PlanOptions& o)
             if (l < r.plan.layers.size()) groups += r.plan.layers[l].resident.size();
             served += r.served[l] / double(r.served.size());
         }
-        out += fmt::format("| {:.1f} | {:.1f} | {} of {} layers{} | {:.0f} % | {:.0f} % | {} |\n",
-                           double(r.budget) / mib, double(r.plan.bytes) / mib, r.plan.layers.size(), r.served.size(),
+        const std::string images = r.tower.room == 0 ? "CPU" : r.tower.kept ? "GPU, kept" : "GPU, passing";
+        out += fmt::format("| {:.1f} | {:.1f} |{} {} of {} layers{} | {:.0f} % | {:.0f} % | {} |\n",
+                           double(r.budget) / mib, double(used(r)) / mib,
+                           planner.sees() ? fmt::format(" {} |", images) : "", r.plan.layers.size(), r.served.size(),
                            r.plan.head ? ", head" : "", 100.0 * double(groups) / double(all), 100 * served, speed(r));
     }
     print(out);
@@ -132,6 +158,7 @@ Command add_plan(CLI::App& app)
     auto o = std::make_shared<PlanOptions>();
     add_engine_options(app, o->engine);
     add_shape_options(app, o->shape);
+    add_tower_options(app, o->engine);
     app.remove_option(app.get_option("--vram-budget"));
     group(app, "Device and memory");
     app.add_option_function<std::vector<std::string>>(

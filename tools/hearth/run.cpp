@@ -91,11 +91,11 @@ void run(const RunOptions& o)
         prompt.pop_back();    // editors end files with one; it is not part of the text
 
     catch_interrupt();
-    Engine engine = load_engine(o.engine);
+    Engine engine = load_engine(o.images.images.empty() ? o.engine : seeing(o.engine));
     if (o.images.images.empty() && engine.weights().file->keys().contains("tokenizer.chat_template"))
         say("note: this model has a chat template: `hearth chat` gives answers in its frame");
     const Tokenizer& tokenizer = engine.tokenizer();
-    Eyes eyes(engine, o.images, o.engine.model);
+    Eyes eyes(engine, o.images.mode);
     Images images;
     const std::optional<Prompt> read = prompt_of(o, prompt, engine, eyes, images);
     if (!read) return say("interrupted");
@@ -163,6 +163,7 @@ Command add_run(CLI::App& app)
     auto o = std::make_shared<RunOptions>();
     add_engine_options(app, o->engine);
     add_text_options(app, o->prompt, false);
+    add_tower_options(app, o->engine);
     add_image_options(app, o->images);
     app.add_option("-n,--predict", o->count, "tokens to write; -1: until the model ends or the context is full")
         ->capture_default_str()
