@@ -308,6 +308,11 @@ Machine measure_machine(const EngineOptions& options, const std::function<void(d
 }
 
 bool Planner::sees() const { return model_->tower != nullptr; }
+std::optional<double> Planner::look_us(const TowerPlan& plan, uint32_t tiles) const
+{
+    if (!model_->tower || !model_->machine.figures) return {};
+    return hearth::look_us(tower_facts(*model_->tower, model_->tower_needs), plan, *model_->machine.figures, tiles);
+}
 
 Engine::Engine(const EngineOptions& options, const std::function<void(double)>& progress)
     : model_(std::make_shared<LoadedModel>(options, progress))

@@ -146,7 +146,9 @@ class Planner {
 
     const Config& config() const;
     const Needs& needs() const;
-    bool sees() const;             // it has a vision tower
+    bool sees() const;    // it has a vision tower
+    /// Of an image of so many tiles; nothing where the machine was not measured, or for who sees nothing.
+    std::optional<double> look_us(const TowerPlan& plan, uint32_t tiles) const;
     std::string device() const;    // its name, or why there is none
     const std::vector<std::string>& notes() const;
 

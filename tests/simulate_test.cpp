@@ -3,6 +3,8 @@
 #include "engine/model/architectures.h"
 #include "engine/plan/cases.h"
 #include "engine/plan/roofline.h"
+#include "engine/vision/tower_weights.h"
+#include "engine/vision/vision.h"
 #include "tests/support.h"
 
 #include <map>
@@ -219,5 +221,40 @@ TEST_SUITE("simulate")
         s.options.stream = 0;
         s.prompt = 4096;
         CHECK(simulate(s).first_token_s > before);    // never streamed
+    }
+
+    TEST_CASE("images take time to look at, tokens to read, and memory that the model's neurons then have not")
+    {
+        const Weights& w = described("llama-2-7b", "q4_0", false);
+        const TowerWeights tower = describe_usual_tower(w.config.dim);
+        const TowerNeeds needs = tower_needs(tower);
+        CHECK(needs.pieces.size() == 24);
+        CHECK(double(needs.weights()) == doctest::Approx(621e6).epsilon(0.01));    // two bytes a weight
+        const TowerFacts facts = tower_facts(tower, needs);
+        for (const double gib : {0.0, 3.0, 24.0}) {
+            Scenario s = scenario(w, Way::dense, gib);
+            const Simulated blind = simulate(s);
+            s.tower = &facts;
+            const Simulated none = simulate(s);
+            s.images = 2;
+            const Simulated two = simulate(s);
+            INFO(gib);
+            CHECK(none.looking_s == 0);
+            CHECK(none.first_token_s >= blind.first_token_s);
+            CHECK(none.device_bytes <= s.device_memory);
+            CHECK(two.looking_s > 0);
+            // 1152 tokens more.
+            CHECK(two.first_token_s > none.first_token_s + two.looking_s);
+            CHECK(two.tokens_per_s < none.tokens_per_s);    // for they are in the cache
+            s.images = 4;
+            CHECK(simulate(s).looking_s == doctest::Approx(2 * two.looking_s));
+        }
+        // The GPU looks a hundred times as fast as the CPU; copying all that looks costs its bytes over the link.
+        const Machine m = machine();
+        const TowerPlan kept = {.room = needs.weights(), .kept = true}, passing = {.room = needs.pieces[0]};
+        CHECK(look_us(facts, {}, m, 1) > 20 * look_us(facts, kept, m, 1));
+        CHECK(look_us(facts, passing, m, 5) - look_us(facts, kept, m, 5) ==
+              doctest::Approx(double(needs.weights()) / m.upload / 1000));
+        CHECK(look_us(facts, kept, m, 5) == doctest::Approx(5 * look_us(facts, kept, m, 1)));
     }
 }

@@ -8,7 +8,6 @@
 
 #include <cstring>
 #include <fstream>
-#include <numeric>
 
 using namespace hearth;
 using namespace hearth::tests;
@@ -163,7 +162,12 @@ void check_texts(const std::filesystem::path& folder, const nlohmann::json& want
     INFO(path.name());
     EngineOptions options = options_for(folder / "model.gguf", path);
     options.mmproj = folder / "mmproj-model.gguf";
+    if (path.device != "cpu") {
+        const TowerNeeds tower = tower_needs(*read_tower_of(*options.mmproj, tower_width(*options.mmproj).value()));
+        *options.vram_budget += tower.scratch + tower.weights();
+    }
     Engine engine(options);
+    CHECK((engine.tower_plan().room > 0) == (path.device != "cpu"));
     Vision& vision = engine.vision();
     for (const auto& c : want["texts"]) {
         INFO(c["name"].get<std::string>());
@@ -436,9 +440,8 @@ TEST_SUITE("device")
                     reference_features(w, std::span(pixels).subspan(tile * pixels.size() / 2, pixels.size() / 2));
                 want.insert(want.end(), features.begin(), features.end());
             }
-            const TowerNeeds needs = DeviceTower::needs(w);
-            const uint64_t all = std::accumulate(needs.pieces.begin(), needs.pieces.end(), uint64_t(0)),
-                           largest = *std::ranges::max_element(needs.pieces);
+            const TowerNeeds needs = tower_needs(w);
+            const uint64_t all = needs.weights(), largest = *std::ranges::max_element(needs.pieces);
             for (const vulkan::Features& features : feature_sets) {
                 const auto device = test_device(features);
                 const uint64_t before = device->allocated();
@@ -471,9 +474,8 @@ TEST_SUITE("device")
         const auto model = write_random_model(folder / "model.gguf", {.layers = 3, .dim = 96, .neurons = 400});
         random_tower({.width = 96}).write(folder / "mmproj.gguf");
         const auto weights = read_tower_of(folder / "mmproj.gguf", 96);
-        const TowerNeeds tower = DeviceTower::needs(*weights);
-        const uint64_t all_of_tower =
-            tower.scratch + std::accumulate(tower.pieces.begin(), tower.pieces.end(), uint64_t(0));
+        const TowerNeeds tower = tower_needs(*weights);
+        const uint64_t all_of_tower = tower.scratch + tower.weights();
         host::Team team(2);
         const Pixels pixels = {.tiles = 1, .width = 30, .height = 30, .values = pixels_of(*weights, 1, 3)};
         const std::vector<float> want = Vision(weights, team).rows(pixels);
@@ -532,6 +534,10 @@ TEST_SUITE("device")
         const TowerWeights w = read_tower(std::make_shared<Gguf>(folder / "mmproj-model.gguf"));
         const std::vector<float> tiles = floats_of(folder / "tiles.bin"), features = floats_of(folder / "features.bin");
         CHECK(worst_error(Tower(w, team).features(tiles), features) < 1e-3);
+        for (const vulkan::Features& set : feature_sets)
+            CHECK(
+                worst_error(DeviceTower(w, test_device(set), team, {.room = tower_needs(w).weights()}).features(tiles),
+                            features) < 1e-3);
         // The plain form takes an hour for a tower of the usual size.
         if (w.config().dim < 1024)
             CHECK(worst_error(reference_features(w, std::span(tiles).first(3 * w.shape.side * w.shape.side)),

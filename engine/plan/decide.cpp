@@ -1,7 +1,6 @@
 #include "engine/plan/decide.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace hearth {
 
@@ -229,8 +228,7 @@ Placed place_groups(const Decision& d, const DecisionOptions& o, const ModelFact
 /// All of a tower's weights at once, or so many as pass through.
 TowerPlan tower_plan(const TowerNeeds& tower, bool kept, uint64_t ring_bytes)
 {
-    const uint64_t all = std::accumulate(tower.pieces.begin(), tower.pieces.end(), uint64_t(0)),
-                   largest = *std::ranges::max_element(tower.pieces),
+    const uint64_t all = tower.weights(), largest = *std::ranges::max_element(tower.pieces),
                    room = kept ? all : std::min(all, std::max(ring_bytes, largest));
     return {.room = room, .bytes = room + tower.scratch, .kept = room == all};
 }

@@ -33,6 +33,13 @@ struct Needs {
 struct TowerNeeds {
     uint64_t scratch = 0;            // activations, while a picture goes through it
     std::vector<uint64_t> pieces;    // its weights, in the order in which a picture meets them: layers, the projector
+
+    uint64_t weights() const
+    {
+        uint64_t sum = 0;
+        for (const uint64_t bytes : pieces) sum += bytes;
+        return sum;
+    }
 };
 
 /// Expected microseconds of one token in one layer. k: so many groups are resident, the first k of the layer's

@@ -78,4 +78,25 @@ double prefill_us(const Weights& weights, const Needs& needs, const Decision& de
     return us;
 }
 
+double look_us(const TowerFacts& tower, const TowerPlan& plan, const Machine& m, uint32_t tiles)
+{
+    const Config& c = tower.layers.config;
+    const bool on_device = plan.room > 0;
+    const uint32_t groups = ceil_div(c.neurons, group_neurons), rows = 1 + tower.patches;
+    Needs needs;
+    needs.layers.assign(c.layers, {.groups = groups});
+    Decision all;
+    if (on_device) all.plan.layers.assign(c.layers, {std::vector<uint32_t>(groups)});
+    // Every row sees all others: the other half of the pairs, too.
+    const double scores_rate = on_device ? device_rate(m, WeightType::f16, true)
+                                         : std::max(m.host_products[format_number(WeightType::f16)], 1e-9);
+    double us = prefill_us(tower.layers, needs, all, m, rows) + c.layers * scores(c, rows) / scores_rate / 1000;
+    for (const Matrix* x : tower.projector) {
+        const Work work = work_of(*x, m, false);
+        us += tower.patches * (on_device ? work.device : work.host);
+    }
+    const double copied = on_device && !plan.kept ? double(tower.needs.weights()) : 0;
+    return tiles * us + read_us(copied, m.upload);
+}
+
 }    // namespace hearth

@@ -12,4 +12,16 @@ namespace hearth {
 double prefill_us(const Weights& weights, const Needs& needs, const Decision& decision, const Machine& machine,
                   uint32_t tokens);
 
+/// A vision tower as its price goes: its layers as a model's, whose rows are the class token's and one a patch, and the
+/// matrices of its projector.
+struct TowerFacts {
+    const Weights& layers;
+    uint32_t patches;
+    std::vector<const Matrix*> projector;
+    const TowerNeeds& needs;
+};
+
+/// Microseconds of looking at an image of so many tiles: each a prompt of the tower's, which is all of it on one side.
+double look_us(const TowerFacts& tower, const TowerPlan& plan, const Machine& machine, uint32_t tiles);
+
 }    // namespace hearth

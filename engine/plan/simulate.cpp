@@ -1,7 +1,5 @@
 #include "engine/plan/simulate.h"
 
-#include "engine/plan/prefill.h"
-
 #include <algorithm>
 #include <cmath>
 
@@ -141,6 +139,8 @@ double moving_us(const Scenario& s, const Needs& needs, const Decision& d)
     return bytes / std::max(s.machine.upload, 1e-9) / 1000;
 }
 
+uint32_t tokens_of_images(const Scenario& s) { return s.tower ? s.images * s.tower->patches : 0; }
+
 /// The faster of all on the device and nothing there: both sides read one memory, so a split gains nothing.
 bool device_is_faster(const Scenario& s, const Decision& all)
 {
@@ -189,8 +189,9 @@ PlannedScenario plan_scenario(const Scenario& s)
         if (*options.gpu_layers == 0) machine.device.reset();
     }
     if (machine.device && s.shares_memory) options.placement = Placement::most;
-    const double position = s.position.value_or(usual_position(computation.shape));
-    const ModelFacts model = {*s.weights, computation, needs};
+    const double position = s.position.value_or(
+        std::min(usual_position(computation.shape) + tokens_of_images(s), computation.shape.context - 1.0));
+    const ModelFacts model = {*s.weights, computation, needs, s.tower ? &s.tower->needs : nullptr};
     out.decision = decide(options, model, machine, position);
     if (s.shares_memory && machine.device && !device_is_faster(s, out.decision)) {
         machine.device.reset();
@@ -206,13 +207,17 @@ Simulated simulate(const Scenario& s)
     const Needs& needs = planned.needs;
     const Decision& d = planned.decision;
 
-    Simulated out = {
-        .device_bytes = d.plan.bytes, .layers_on_device = uint32_t(d.plan.layers.size()), .layers = c.layers};
+    Simulated out = {.device_bytes = d.plan.bytes + d.tower.bytes,
+                     .layers_on_device = uint32_t(d.plan.layers.size()),
+                     .layers = c.layers};
     const double us = std::max(token_us(d, s.coupling), moving_us(s, needs, d));
     out.tokens_per_s = 1e6 / us;
-    out.first_token_s = (prefill_us(*s.weights, needs, d, s.machine, s.prompt) + us) / 1e6;
+    const uint32_t prompt = s.prompt + tokens_of_images(s);
+    if (s.tower) out.looking_s = s.images * look_us(*s.tower, d.tower, s.machine, 1) / 1e6;
+    out.first_token_s = out.looking_s + (prefill_us(*s.weights, needs, d, s.machine, prompt) + us) / 1e6;
     const uint64_t kv = needs.layers.empty() ? 0 : needs.layers[0].kv;
     out.host_bytes = host_bytes(*s.weights, needs, d.plan, kv);
+    if (s.tower && !d.tower.kept) out.host_bytes += s.tower->needs.weights();
     out.fits = !s.host_memory || out.host_bytes <= *s.host_memory;
     double resident = 0;
     for (size_t l = 0; l < d.plan.layers.size(); ++l)

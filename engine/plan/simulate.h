@@ -2,7 +2,7 @@
 // is expected to fire instead of what a profile counted.
 #pragma once
 
-#include "engine/plan/decide.h"
+#include "engine/plan/prefill.h"
 
 #include <functional>
 #include <optional>
@@ -72,14 +72,18 @@ struct Scenario {
     const FiringCurve* firing = nullptr;    // nullptr: usual_firing
     bool moves_experts = false;             // each that was missing is copied to the device, for the next tokens
     Coupling coupling;
-    DecisionOptions options;                // of the context, the cache, experts
-    uint32_t prompt = 512;                  // tokens
+    DecisionOptions options;    // of the context, the cache, experts
+    uint32_t prompt = 512;      // tokens
+    // Before the prompt so many images of one tile, whose rows are tokens, too; with a tower there is room for it.
+    const TowerFacts* tower = nullptr;
+    uint32_t images = 0;
     std::optional<double> position = {};    // of the token in the context; the middle of a usual conversation
 };
 
 struct Simulated {
     double tokens_per_s = 0;
-    double first_token_s = 0;                     // a prompt of Scenario::prompt tokens, and the first behind it
+    double looking_s = 0;                         // at the images
+    double first_token_s = 0;                     // that, a prompt of Scenario::prompt tokens, and the first behind it
     uint64_t device_bytes = 0, host_bytes = 0;    // of weights, cache and activations
     uint32_t layers_on_device = 0, layers = 0;
     double resident = 0, served = 0;    // shares: of neurons, and of what fires, on the device

@@ -161,6 +161,34 @@ void leave_unused(Tensors& tensors, uint32_t layers)
 
 }    // namespace
 
+TowerWeights describe_usual_tower(uint32_t width)
+{
+    TowerWeights w;
+    Config& c = w.blocks.config = {.architecture = "clip", .name = "CLIP-L/336"};
+    c.layers = 23, c.dim = 1024, c.neurons = 4096;
+    c.heads = c.kv_heads = 16, c.head_dim = c.dim / c.heads;
+    c.score_scale = 1 / std::sqrt(float(c.head_dim));
+    c.layer_norm = true;
+    c.activation = host::Activation::quick_gelu;
+    const auto matrix = [](uint32_t rows, uint32_t cols) {
+        return Matrix{.type = WeightType::f16, .rows = rows, .cols = cols};
+    };
+    const auto vector = [](uint32_t n) { return std::vector<float>(n); };
+    LayerWeights layer;
+    layer.attn_norm = layer.attn_norm_bias = layer.ffn_norm = layer.ffn_norm_bias = layer.down_bias = vector(c.dim);
+    AttentionWeights& a = layer.attention;
+    a.k_dim = a.v_dim = c.head_dim;
+    a.q = a.k = a.v = a.o = matrix(c.dim, c.dim);
+    a.q_bias = a.k_bias = a.v_bias = a.o_bias = vector(c.dim);
+    layer.ffn = {.gate = matrix(c.neurons, c.dim), .activation = c.activation};
+    layer.ffn.down = matrix(c.dim, c.neurons);
+    layer.ffn.bias = {.type = WeightType::f32, .rows = c.neurons, .cols = 1};
+    w.blocks.layers.assign(c.layers, layer);
+    w.projector[0] = {.weight = matrix(width, c.dim), .bias = vector(width)};
+    w.projector[1] = {.weight = matrix(width, width), .bias = vector(width)};
+    return w;
+}
+
 TowerWeights read_tower(std::shared_ptr<const Gguf> file)
 {
     HEARTH_CHECK(file->complete());

@@ -42,4 +42,8 @@ struct TowerWeights {
 /// this version does not know (named), a missing, unused or wrong tensor (named, with what was expected).
 TowerWeights read_tower(std::shared_ptr<const Gguf> file);
 
+/// What looks at images for LLaVA 1.5: CLIP's ViT-L/14 at 336 pixels in F16, and a projector to rows of such a width.
+/// Described only: for questions about sizes.
+TowerWeights describe_usual_tower(uint32_t width);
+
 }    // namespace hearth

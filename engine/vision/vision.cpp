@@ -59,6 +59,12 @@ std::vector<float> Vision::rows(const Pixels& pixels, const std::function<bool()
     return rows;
 }
 
+TowerNeeds tower_needs(const TowerWeights& w) { return DeviceTower::needs(w); }
+TowerFacts tower_facts(const TowerWeights& w, const TowerNeeds& needs)
+{
+    return {w.blocks, w.patches(), {&w.projector[0].weight, &w.projector[1].weight}, needs};
+}
+
 std::filesystem::path find_tower(const std::filesystem::path& model, uint32_t dim)
 {
     const std::filesystem::path folder = model.has_parent_path() ? model.parent_path() : ".";

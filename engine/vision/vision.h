@@ -1,6 +1,7 @@
 // Pictures as what a language model reads: rows of embeddings.
 #pragma once
 
+#include "engine/plan/prefill.h"
 #include "engine/vision/preprocess.h"
 
 #include <functional>
@@ -43,6 +44,10 @@ class Vision {
     struct Parts;
     std::unique_ptr<Parts> parts_;
 };
+
+/// What a tower wants of a device, and what its price rests on; both must outlive the result.
+TowerNeeds tower_needs(const TowerWeights& weights);
+TowerFacts tower_facts(const TowerWeights& weights, const TowerNeeds& needs);
 
 /// The one mmproj file in a model's folder that makes rows of such a width. Throws Error where there is none, or
 /// several.

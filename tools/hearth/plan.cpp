@@ -44,12 +44,14 @@ BytesRead bytes_read(const Planner& planner, const Decision& r, double position)
 }
 
 /// Who looks at images, and in how much memory.
-std::string images_line(const Decision& r)
+std::string images_line(const Planner& planner, const Decision& r)
 {
-    if (r.tower.room == 0) return "images: the CPU looks at them";
-    return fmt::format("images: the GPU looks at them, in {:.1f} MiB of that: {:.1f} MiB for weights, which {}",
+    const std::optional<double> us = planner.look_us(r.tower, 1);
+    const std::string time = us ? fmt::format("; {:.1f} ms for an image of one tile", *us / 1000) : "";
+    if (r.tower.room == 0) return "images: the CPU looks at them" + time;
+    return fmt::format("images: the GPU looks at them, in {:.1f} MiB of that: {:.1f} MiB for weights, which {}{}",
                        double(r.tower.bytes) / mib, double(r.tower.room) / mib,
-                       r.tower.kept ? "stay there" : "pass through for each image");
+                       r.tower.kept ? "stay there" : "pass through for each image", time);
 }
 
 std::string table(const Planner& planner, const Decision& r, double position)
@@ -59,7 +61,7 @@ std::string table(const Planner& planner, const Decision& r, double position)
     std::string out = fmt::format("budget {:.1f} MiB, used {:.1f} MiB: attention of {} of {} layers{}; {}\n",
                                   double(r.budget) / mib, double(used(r)) / mib, r.plan.layers.size(),
                                   needs.layers.size(), r.plan.head ? ", head" : "", speed(r));
-    if (planner.sees()) out += images_line(r) + "\n";
+    if (planner.sees()) out += images_line(planner, r) + "\n";
     out += fmt::format("a token reads {:.1f} MiB on the GPU and {:.1f} MiB on the CPU\n\n", read.device / mib,
                        read.host / mib);
     out += "| layer | groups on the GPU | of what fires | GPU us | CPU us | seam us | all us "
@@ -105,6 +107,7 @@ nlohmann::json json_of(const Planner& planner, const Decision& r, double positio
                           {"kept", r.tower.kept},
                           {"bytes", r.tower.bytes},
                           {"weight_bytes", r.tower.room}};
+    if (const auto us = planner.look_us(r.tower, 1)) json["images"]["us_of_tile"] = *us;
     if (r.expected_us) json.update({{"expected_us", *r.expected_us}, {"expected_tokens_per_s", 1e6 / *r.expected_us}});
     return json;
 }

@@ -1,5 +1,7 @@
 // hearth simulate: how fast a model would be on a computer that is not here.
 #include "engine/plan/cases.h"
+#include "engine/vision/tower_weights.h"
+#include "engine/vision/vision.h"
 #include "tools/hearth/computer.h"
 #include "tools/hearth/model_shape.h"
 #include "tools/hearth/plot.h"
@@ -20,6 +22,7 @@ struct SimulateOptions {
     std::string firing, residency = "static";
     DecisionOptions decision;
     uint32_t prompt = 512;
+    std::vector<uint32_t> images;    // before it; empty: the model sees nothing
     std::optional<double> position;
     std::filesystem::path csv, plot;
     bool sweep = false, cases = false, json = false;
@@ -56,6 +59,7 @@ const WayRow& find_way(const std::string& name)
 
 struct SimulatedRow {
     std::string model, type, computer, way;
+    std::optional<uint32_t> images = {};
     uint64_t memory = 0;    // of the card; 0: none
     Simulated result;
 
@@ -63,12 +67,22 @@ struct SimulatedRow {
     double high() const { return result.tokens_per_s * usual_spread; }
 };
 
-/// One model on one computer.
-SimulatedRow simulated_row(const SimulateOptions& o, Shapes& shapes, const std::string& arch, const std::string& type,
-                           const std::string& card, uint64_t memory, const WayRow& way)
+/// What is simulated: a point of the sweep.
+struct Point {
+    std::string arch, type, card;
+    uint64_t memory;
+    const WayRow& way;
+    std::optional<uint32_t> images;
+};
+
+SimulatedRow simulated_row(const SimulateOptions& o, Shapes& shapes, const Point& p)
 {
+    const auto& [arch, type, card, memory, way, images] = p;
     const Computer computer = computer_of(o.computer, card);
     const Weights& weights = shapes.of(arch, type, leaves_out(way.way));
+    const TowerWeights tower = describe_usual_tower(weights.config.dim);
+    const TowerNeeds tower_needs = hearth::tower_needs(tower);
+    const TowerFacts tower_facts = hearth::tower_facts(tower, tower_needs);
     Scenario s = {.weights = &weights,
                   .needs_of = session_needs,
                   .machine = {},
@@ -77,6 +91,8 @@ SimulatedRow simulated_row(const SimulateOptions& o, Shapes& shapes, const std::
                   .firing = o.firing.empty() ? nullptr : &find_firing(o.firing),
                   .options = o.decision,
                   .prompt = o.prompt,
+                  .tower = images ? &tower_facts : nullptr,
+                  .images = images.value_or(0),
                   .position = o.position};
     set_computer(s, o.computer, computer, memory);
     if (weights.config.experts && o.firing.empty()) {
@@ -88,6 +104,7 @@ SimulatedRow simulated_row(const SimulateOptions& o, Shapes& shapes, const std::
             .type = type,
             .computer = computer.name(),
             .way = std::string(way.name),
+            .images = images,
             .memory = s.device_memory,
             .result = simulate(s)};
 }
@@ -98,30 +115,38 @@ std::vector<SimulatedRow> rows_of(const SimulateOptions& o)
     std::vector<SimulatedRow> rows;
     const std::vector<std::string> archs = o.archs.empty() ? std::vector<std::string>{""} : o.archs,
                                    types = o.types.empty() ? std::vector<std::string>{""} : o.types;
+    const std::vector<std::optional<uint32_t>> images =
+        o.images.empty() ? std::vector<std::optional<uint32_t>>(1)
+                         : std::vector<std::optional<uint32_t>>(o.images.begin(), o.images.end());
     const std::vector<uint64_t> memories = o.memories.empty() ? std::vector<uint64_t>{0} : o.memories;
     ProgressBar bar("simulating");
-    const double count = double(archs.size() * types.size() * o.cards.size() * memories.size() * o.ways.size());
+    const double count =
+        double(archs.size() * types.size() * o.cards.size() * memories.size() * o.ways.size() * images.size());
     for (const std::string& arch : archs)
         for (const std::string& type : types)
             for (const std::string& way : o.ways)
                 for (const std::string& card : o.cards)
-                    for (const uint64_t memory : memories) {
-                        bar.show(double(rows.size()) / count);
-                        rows.push_back(simulated_row(o, shapes, arch, type, card, memory, find_way(way)));
-                    }
+                    for (const uint64_t memory : memories)
+                        for (const std::optional<uint32_t>& n : images) {
+                            bar.show(double(rows.size()) / count);
+                            rows.push_back(simulated_row(o, shapes, {arch, type, card, memory, find_way(way), n}));
+                        }
     return rows;
 }
 
 std::string table(const std::vector<SimulatedRow>& rows)
 {
-    std::string out =
-        "| model | type | computer | GPU GiB | way | tokens/s | from | to | first token s | on the GPU GiB | "
-        "in RAM GiB | of what fires |\n|---|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|\n";
+    const bool sees = std::ranges::any_of(rows, [](const SimulatedRow& r) { return r.images.has_value(); });
+    std::string out = fmt::format(
+        "| model | type | computer | GPU GiB | way |{} tokens/s | from | to | first token s | on the GPU GiB | "
+        "in RAM GiB | of what fires |\n|---|---|---|---:|---|{}---:|---:|---:|---:|---:|---:|---:|\n",
+        sees ? " images | looking s |" : "", sees ? "---:|---:|" : "");
     for (const SimulatedRow& r : rows)
         out += fmt::format(
-            "| {} | {} | {} | {:.0f} | {} | {:.2f}{} | {:.2f} | {:.2f} | {:.2f} | {:.1f} | {:.1f} | {:.0f} % "
+            "| {} | {} | {} | {:.0f} | {} |{} {:.2f}{} | {:.2f} | {:.2f} | {:.2f} | {:.1f} | {:.1f} | {:.0f} % "
             "|\n",
-            r.model, r.type.empty() ? "-" : r.type, r.computer, double(r.memory) / gib, r.way, r.result.tokens_per_s,
+            r.model, r.type.empty() ? "-" : r.type, r.computer, double(r.memory) / gib, r.way,
+            r.images ? fmt::format(" {} | {:.2f} |", *r.images, r.result.looking_s) : "", r.result.tokens_per_s,
             r.result.fits ? "" : " (more than the RAM)", r.low(), r.high(), r.result.first_token_s,
             double(r.result.device_bytes) / gib, double(r.result.host_bytes) / gib, 100 * r.result.served);
     return out;
@@ -130,12 +155,12 @@ std::string table(const std::vector<SimulatedRow>& rows)
 std::string csv(const std::vector<SimulatedRow>& rows)
 {
     std::string out = "model,type,computer,gpu_bytes,way,tokens_per_s,low,high,first_token_s,device_bytes,host_bytes,"
-                      "served,fits\n";
+                      "served,fits,images,looking_s\n";
     for (const SimulatedRow& r : rows)
-        out +=
-            fmt::format("\"{}\",{},\"{}\",{},{},{:.6g},{:.6g},{:.6g},{:.6g},{},{},{:.4f},{}\n", r.model, r.type,
-                        r.computer, r.memory, r.way, r.result.tokens_per_s, r.low(), r.high(), r.result.first_token_s,
-                        r.result.device_bytes, r.result.host_bytes, r.result.served, r.result.fits ? 1 : 0);
+        out += fmt::format("\"{}\",{},\"{}\",{},{},{:.6g},{:.6g},{:.6g},{:.6g},{},{},{:.4f},{},{},{:.6g}\n", r.model,
+                           r.type, r.computer, r.memory, r.way, r.result.tokens_per_s, r.low(), r.high(),
+                           r.result.first_token_s, r.result.device_bytes, r.result.host_bytes, r.result.served,
+                           r.result.fits ? 1 : 0, r.images ? std::to_string(*r.images) : "", r.result.looking_s);
     return out;
 }
 
@@ -156,6 +181,8 @@ nlohmann::json json_of(const std::vector<SimulatedRow>& rows)
                        {"host_bytes", r.result.host_bytes},
                        {"served", r.result.served},
                        {"fits", r.result.fits}});
+    for (size_t i = 0; i < rows.size(); ++i)
+        if (rows[i].images) out[i].update({{"images", *rows[i].images}, {"looking_s", rows[i].result.looking_s}});
     return out;
 }
 
@@ -169,7 +196,8 @@ std::string picture(const std::vector<SimulatedRow>& rows)
                  .logarithmic_y = true};
     std::vector<std::string> models;
     for (const SimulatedRow& r : rows) {
-        const std::string model = fmt::format("{} {}", r.model, r.type), name = model + " " + r.way;
+        const std::string model = fmt::format("{} {}", r.model, r.type),
+                          name = model + " " + r.way + (r.images ? fmt::format(", {} images", *r.images) : "");
         if (std::ranges::find(models, model) == models.end()) models.push_back(model);
         auto line = std::ranges::find(plot.lines, name, &PlotLine::name);
         if (line == plot.lines.end()) {
@@ -364,6 +392,12 @@ Command add_simulate(CLI::App& app)
     app.add_option("--prompt", o->prompt, "tokens of the prompt, for the time to the first token")
         ->capture_default_str()
         ->check(CLI::Range(1, 1 << 20))
+        ->type_name("N");
+    app.add_option("--images", o->images,
+                   "images before the prompt, each 576 tokens, as LLaVA 1.5 has them; several counts: 0,1,4 (default: "
+                   "the model sees nothing)")
+        ->delimiter(',')
+        ->check(CLI::Range(0, 1000))
         ->type_name("N");
     app.add_option("--at", o->position,
                    "position in the context to expect the speed of (default: a quarter, at most 512)")
