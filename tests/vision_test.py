@@ -342,6 +342,30 @@ class Program(unittest.TestCase):
                              SCRATCH / f"{image}.png", "-p", "x", "-n", 1)
             self.assertIn(f"1 image of {tokens} tokens", talk)
 
+    def test_the_gpu_looks_at_images_within_its_budget(self):
+        if "llvmpipe" not in hearth("devices")[0]:
+            self.skipTest("no software device")
+        model, device = SCRATCH / "1.6/model.gguf", ("--device", "llvmpipe", "-c", 256, "-b", 64)
+        words = "--image", SCRATCH / "wide.png", "-p", "x", "-n", 6, "--temp", 0, "--ignore-eos"
+        want, _ = hearth("run", model, "--device", "cpu", "-c", 256, *words)
+        budgets = [f"{kib}KiB" for kib in range(300, 1300, 100)]
+        plans = json.loads(hearth("plan", model, *device, "--mmproj", SCRATCH / "1.6/mmproj-model.gguf", "--json",
+                                  "--vram-budget", ",".join(budgets))[0])["plans"]
+        for plan in plans:
+            self.assertLessEqual(plan["bytes"], plan["budget"])
+            self.assertLess(plan["images"]["weight_bytes"], max(plan["images"]["bytes"], 1))
+        there = [plan["images"]["on_device"] for plan in plans]
+        first = there.index(True)
+        self.assertEqual(there, [False] * first + [True] * (len(there) - first))
+        self.assertGreater(first, 0)
+        for budget, note in ((budgets[first - 1], True), (budgets[first], False)):
+            text, talk = hearth("run", model, *device, "--vram-budget", budget, *words)
+            self.assertEqual(text, want)
+            self.assertEqual("note: images are the CPU's" in talk, note)
+            self.assertEqual("; images on llvmpipe" in talk, not note)
+        table, _ = hearth("plan", model, *device, "--mmproj", SCRATCH / "1.6/mmproj-model.gguf")
+        self.assertIn("images: the GPU looks at them", table)
+
     def test_images_stand_where_the_text_says_else_before_it(self):
         model, image = SCRATCH / "1.5/model.gguf", SCRATCH / "square.png"
         text, _ = hearth("run", model, "--device", "cpu", "--image", image, "-p", "What is this?", "-n", 1)
@@ -352,6 +376,31 @@ class Program(unittest.TestCase):
         self.assertIn("2 images of 32 tokens", talk)
         _, talk = hearth("run", model, "--device", "cpu", "--image", image, "-p", "<image> and <image>", code=1)
         self.assertIn("the text has 2 places for images (<image>) and 1 is given", talk)
+
+    def test_a_profile_counts_what_fires_for_images_with_their_texts(self):
+        model, folder = SCRATCH / "1.5/model.gguf", SCRATCH / "profile"
+        folder.mkdir()
+        (folder / "plain.txt").write_text("USER: What is this? ASSISTANT: A fox. " * 3)
+        (folder / "seen.txt").write_text("USER: <image> What is this? ASSISTANT: A fox. " * 3)
+        images = ("--image", SCRATCH / "square.png", "--image", SCRATCH / "other.png", "--image", SCRATCH / "square.png")
+
+        def profile(*words, code=0):
+            text, talk = hearth("profile", model, "--device", "cpu", "-o", folder / "p", *words, code=code)
+            return json.loads(text) if code == 0 and "--json" in words else talk
+
+        plain = profile("-f", folder / "plain.txt", "-c", 40, "--json", "--anew")
+        seen = profile("-f", folder / "seen.txt", "-c", 40, "--json", "--anew", *images)
+        # A BOS for each window; the spaces about the images make words of their own.
+        self.assertGreaterEqual(seen["positions"], plain["positions"] + 3 * PATCHES)
+        self.assertLess(seen["positions"], plain["positions"] + 3 * PATCHES + 12)
+        again = profile("-f", folder / "seen.txt", "-c", 40, *images)
+        self.assertIn("does not count twice", again)
+        other = profile("-f", folder / "seen.txt", "-c", 40, *images[:-1], SCRATCH / "other.png")
+        self.assertNotIn("does not count twice", other)
+        self.assertIn("leaving out 40 %", profile("-f", folder / "seen.txt", "-c", 40, *images, "--calibrate", 0.4))
+        self.assertIn("more places for images", profile("-f", folder / "seen.txt", "-c", 40, *images[:2], code=1))
+        self.assertIn("stands nowhere", profile("-f", folder / "plain.txt", "-c", 40, *images, code=1))
+        self.assertIn("use -c", profile("-f", folder / "seen.txt", "-c", PATCHES, *images, code=1))
 
     def test_what_is_wrong_is_said_in_a_sentence(self):
         model, image = SCRATCH / "1.5/model.gguf", SCRATCH / "square.png"

@@ -1,9 +1,12 @@
 // hearth profile: runs texts and counts which neurons fire. What it finds makes plans and predictors better.
 #include "tools/hearth/cli.h"
 #include "tools/hearth/confine.h"
+#include "tools/hearth/conversation.h"
+#include "tools/hearth/images.h"
 #include "tools/hearth/text.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 
@@ -13,6 +16,7 @@ namespace {
 
 struct ProfileOptions {
     EngineOptions engine;
+    ImageOptions images;
     std::vector<std::string> files, merge;
     std::string output, embed;
     int64_t limit = 0;
@@ -21,12 +25,70 @@ struct ProfileOptions {
     bool anew = false;
 };
 
-/// What tells one text from another: its tokens and how they are cut into windows.
-std::string text_key(std::span<const Token> tokens, uint32_t window)
+/// A text, and the images in it.
+struct Text {
+    std::vector<Token> tokens;
+    Images images;
+};
+
+/// What tells one text from another: its words, what its images show, and how it is cut into windows.
+std::string text_key(std::span<const Token> tokens, const Images& images, uint32_t window)
 {
     uint64_t hash = 0xcbf29ce484222325u ^ window;
-    for (const Token t : tokens) hash = (hash ^ t) * 0x100000001b3u;
+    const auto add = [&](uint32_t x) { hash = (hash ^ x) * 0x100000001b3u; };
+    for (const Token t : tokens) add(is_row(t) ? no_token : t);    // a row's number is one of this run
+    for (const auto& image : images)
+        for (const float x : image->values) add(std::bit_cast<uint32_t>(x));
     return fmt::format("{:016x}", hash);
+}
+
+/// Windows of at most so many tokens, one behind the other. None ends within an image that would fit into the next.
+std::vector<std::span<const Token>> windows_of(std::span<const Token> tokens, size_t most)
+{
+    std::vector<std::span<const Token>> windows;
+    while (!tokens.empty()) {
+        size_t end = std::min(most, tokens.size());
+        const auto within_image = [&](size_t at) {
+            return at > 0 && at < tokens.size() && is_row(tokens[at - 1]) && is_row(tokens[at]);
+        };
+        size_t before = end;
+        while (within_image(before)) --before;
+        if (before > 0) end = before;
+        windows.push_back(tokens.first(end));
+        tokens = tokens.subspan(end);
+    }
+    return windows;
+}
+
+/// The tokens of the texts, in which the images stand where they say <image>, one after the other.
+std::vector<Text> with_images(const ProfileOptions& o, const std::vector<std::string>& texts, const Engine& engine,
+                              Eyes& eyes)
+{
+    std::vector<Text> all;
+    size_t shown = 0;
+    for (size_t i = 0; i < texts.size(); ++i) {
+        const std::string &text = texts[i], &file = o.files[i];
+        Text& out = all.emplace_back();
+        for (size_t places = o.images.images.empty() ? 0 : places_for_images(text); places > 0; --places, ++shown) {
+            if (shown == o.images.images.size())
+                throw Error("{} has more places for images ({}) than are given: name as many with --image", file,
+                            image_mark);
+            const std::filesystem::path& path = o.images.images[shown];
+            out.images.push_back(eyes.look(path));
+            if (!out.images.back()) throw Error("interrupted");
+            if (const size_t rows = out.images.back()->tokens.size(); rows >= engine.context())
+                throw Error("{} takes {} positions, and a window has {}: use -c {} or more", path.string(), rows,
+                            engine.context(), rows + 256);
+        }
+        if (out.images.empty()) out.tokens = engine.tokenizer().encode(text);
+        else out.tokens = encode_with_images(engine.tokenizer(), text, out.images);
+        if (!out.images.empty() && engine.tokenizer().add_bos()) out.tokens.erase(out.tokens.begin());
+        if (out.tokens.empty()) throw Error("{} has no tokens: name a file with a text", file);
+    }
+    if (shown < o.images.images.size())
+        throw Error("{} stands nowhere: a text says {} where each image belongs", o.images.images[shown].string(),
+                    image_mark);
+    return all;
 }
 
 /// The share of the neurons, or experts, that make 80 % of what fires.
@@ -93,39 +155,49 @@ nlohmann::json json_of(const Profile& p, double recall)
     return {{"positions", p.positions}, {"sampled", p.sampled}, {"layers", layers}};
 }
 
-/// The mean over the tokens, in windows, one token at a time: as decode runs them.
-double mean_nll(const EngineOptions& options, std::span<const Token> tokens)
+/// The mean over the words among the first so many tokens, in windows, one token at a time: as decode runs them.
+double mean_nll(const EngineOptions& options, const Text& text, size_t count)
 {
+    const std::span<const Token> tokens = std::span(text.tokens).first(count);
     Engine engine(options);
+    Images images;    // another engine gives the same rows the same numbers, since it gives them in the same order
+    for (const auto& image : text.images) {
+        images.push_back(engine.embed(image->values));
+        HEARTH_CHECK(images.back()->tokens == image->tokens);
+    }
+    uint64_t words = 0;
     Session session = engine.session();
     const size_t run = engine.context() - 1;
     double sum = 0;
     for (size_t done = 0; done < tokens.size(); ++done) {
         if (done % run == 0) session.reset();
         const Token before = done % run == 0 ? engine.tokenizer().bos() : tokens[done - 1];
-        sum += negative_log_likelihood(session.feed(std::span(&before, 1)), tokens[done]);
+        const std::span<const float> logits = session.feed(std::span(&before, 1));
+        if (is_row(tokens[done])) continue;
+        sum += negative_log_likelihood(logits, tokens[done]);
+        ++words;
     }
-    return sum / double(tokens.size());
+    return sum / double(std::max<uint64_t>(words, 1));
 }
 
 /// Chooses cuts that leave out the wanted share of the neurons in every layer, and measures on the text what they cost.
-void calibrate(Profile& p, const ProfileOptions& o, const std::filesystem::path& path, std::span<const Token> tokens)
+void calibrate(Profile& p, const ProfileOptions& o, const std::filesystem::path& path, const Text& text)
 {
     constexpr size_t most = 2000;    // tokens: a percent of the perplexity shows
-    const std::span<const Token> some = tokens.first(std::min(most, tokens.size()));
-    p.calibration = Calibration{.sparsity = *o.calibrate, .tokens = some.size()};
+    const size_t count = std::min(most, text.tokens.size());
+    p.calibration = Calibration{.sparsity = *o.calibrate, .tokens = count};
     for (const LayerProfile& layer : p.layers) p.calibration->cuts.push_back(activation_cut(layer, *o.calibrate));
     write_profile(path, p);
     EngineOptions options = o.engine;
     options.profile = path;
     options.sparsity = Sparsity::dense;
-    p.calibration->dense_nll = mean_nll(options, some);
+    p.calibration->dense_nll = mean_nll(options, text, count);
     options.sparsity = Sparsity::threshold;
-    p.calibration->sparse_nll = mean_nll(options, some);
+    p.calibration->sparse_nll = mean_nll(options, text, count);
     say("leaving out {:.0f} % of the neurons takes the perplexity from {:.3f} to {:.3f} ({:+.1f} %), on the first {} "
         "tokens",
         100 * *o.calibrate, std::exp(p.calibration->dense_nll), std::exp(p.calibration->sparse_nll),
-        100 * std::expm1(p.calibration->sparse_nll - p.calibration->dense_nll), some.size());
+        100 * std::expm1(p.calibration->sparse_nll - p.calibration->dense_nll), count);
 }
 
 void profile(ProfileOptions o)
@@ -138,7 +210,7 @@ void profile(ProfileOptions o)
     catch_interrupt();
     confinement().allow(path);
     if (!o.embed.empty()) confinement().allow(o.embed);
-    Engine engine = load_engine(o.engine);
+    Engine engine = load_engine(o.images.images.empty() ? o.engine : seeing(o.engine));
     const Weights& weights = engine.weights();
     const Config& c = engine.config();
 
@@ -157,25 +229,25 @@ void profile(ProfileOptions o)
     for (const std::string& other : o.merge)
         merge(p, read_profile(Gguf(other), *weights.file, c.layers, c.firing(), c.dim));
 
+    Eyes eyes(engine, o.images.mode);
+    const std::vector<Text> read = with_images(o, texts, engine, eyes);
     write_profile(path, p);    // before the work, so that a place that cannot be written is told at once
     Profiling profiling(engine, p);
     ProgressBar bar("profiling");
-    const size_t run = engine.context() - 1;
     double written = seconds();
     for (size_t i = 0; i < texts.size() && !interrupted(); ++i) {
-        std::vector<Token> tokens = engine.tokenizer().encode(texts[i]);
-        if (o.limit) tokens.resize(std::min(tokens.size(), size_t(o.limit)));
-        if (tokens.empty()) throw Error("{} has no tokens: name a file with a text", o.files[i]);
-        const std::string key = text_key(tokens, engine.context());
+        std::span<const Token> tokens = read[i].tokens;
+        if (o.limit) tokens = tokens.first(std::min(tokens.size(), size_t(o.limit)));
+        const std::vector<std::span<const Token>> windows = windows_of(tokens, engine.context() - 1);
+        const std::string key = text_key(tokens, read[i].images, engine.context());
         auto text = std::find_if(p.texts.begin(), p.texts.end(), [&](const Profile::Text& t) { return t.key == key; });
-        if (text == p.texts.end()) text = p.texts.insert(p.texts.end(), {key, 0, (tokens.size() + run - 1) / run});
+        if (text == p.texts.end()) text = p.texts.insert(p.texts.end(), {key, 0, windows.size()});
         if (text->done == text->total)
             say("note: {} is in {} already, and does not count twice", o.files[i], path.string());
         for (; text->done < text->total && !interrupted(); ++text->done) {
-            const std::span<const Token> part =
-                std::span(tokens).subspan(text->done * run, std::min(run, tokens.size() - text->done * run));
+            const std::span<const Token> window = windows[text->done];
             std::vector<Token> input = {engine.tokenizer().bos()};
-            input.insert(input.end(), part.begin(), part.end());
+            input.insert(input.end(), window.begin(), window.end());
             profiling.window(input);
             bar.show((double(i) + double(text->done) / double(text->total)) / double(texts.size()));
             if (seconds() - written > 10) {    // so that nothing that stops this costs more
@@ -186,7 +258,7 @@ void profile(ProfileOptions o)
             }
         }
     }
-    if (o.calibrate && !interrupted()) calibrate(p, o, path, engine.tokenizer().encode(texts.at(0)));
+    if (o.calibrate && !interrupted()) calibrate(p, o, path, read.at(0));
     write_profile(path, p);
     if (!o.embed.empty()) embed_profile(*weights.file, p, o.embed);
     print(o.json ? dump(json_of(p, o.engine.recall)) : table(p, weights, o.engine.recall));
@@ -200,6 +272,9 @@ Command add_profile(CLI::App& app)
     auto o = std::make_shared<ProfileOptions>();
     o->engine.context = 256;
     add_engine_options(app, o->engine);
+    add_tower_options(app, o->engine);
+    add_image_options(app, o->images);
+    app.get_option("--image")->description("a picture that stands where a text says <image>; again for the next one");
     app.get_option("-c")->description("tokens in a window, BOS included")->capture_default_str();
     app.add_option("-f,--file", o->files,
                    "a text, or several: whatever the model will be used for; - is standard input")
@@ -217,7 +292,11 @@ Command add_profile(CLI::App& app)
         ->check(number_between(0, 1));
     app.add_flag("--anew", o->anew, "do not go on with a profile that is there");
     app.add_flag("--json", o->json, "print all counts as JSON");
-    return [o] { profile(*o); };
+    return [o, &app] {
+        // An image of LLaVA 1.5 takes 576 of them.
+        if (!o->images.images.empty() && app.get_option("-c")->empty()) o->engine.context = 1024;
+        profile(*o);
+    };
 }
 
 }    // namespace hearth::tools
