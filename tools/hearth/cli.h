@@ -32,6 +32,7 @@ Command add_devices(CLI::App& app);
 Command add_doctor(CLI::App& app);
 Command add_simulate(CLI::App& app);
 Command add_inspect(CLI::App& app);
+Command add_manual(CLI::App& app);
 Command add_tune(CLI::App& app);
 Command add_plan(CLI::App& app);
 Command add_roofline(CLI::App& app);

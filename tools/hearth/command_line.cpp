@@ -2,6 +2,7 @@
 
 #include "engine/error.h"
 #include "engine/system/program.h"
+#include "tools/hearth/help.h"
 #include "tools/hearth/other_names.h"
 
 #include <algorithm>
@@ -19,28 +20,6 @@ namespace hearth::tools {
 namespace {
 
 // ---- names ----------------------------------------------------------------------------------------------------------
-
-enum class Takes { nothing, value, maybe };
-
-/// A name of a table with its = or ?.
-struct Entry {
-    std::string_view name;
-    Takes takes;
-};
-
-std::vector<Entry> entries(std::string_view names)
-{
-    std::vector<Entry> out;
-    while (!names.empty()) {
-        const size_t end = std::min(names.find(' '), names.size());
-        std::string_view name = names.substr(0, end);
-        names.remove_prefix(std::min(end + 1, names.size()));
-        const Takes takes = name.ends_with('=') ? Takes::value : name.ends_with('?') ? Takes::maybe : Takes::nothing;
-        if (takes != Takes::nothing) name.remove_suffix(1);
-        if (!name.empty()) out.push_back({name, takes});
-    }
-    return out;
-}
 
 template <class Row>
 std::pair<const Row*, Takes> find_row(std::span<const Row> rows, std::string_view name)
@@ -62,21 +41,6 @@ std::string our_name(std::string_view name)
     for (const OtherName& other : other_names)
         if (other.name == name) return std::string(other.ours);
     return std::string(name);
-}
-
-bool is_flag(const CLI::Option& option) { return option.get_items_expected_max() == 0; }
-
-std::vector<std::string> names_of(const CLI::Option& option)
-{
-    std::vector<std::string> names;
-    for (const std::string& s : option.get_snames()) names.push_back("-" + s);
-    for (const std::string& l : option.get_lnames()) names.push_back("--" + l);
-    return names;
-}
-
-std::vector<const CLI::App*> subcommands_of(const CLI::App& app)
-{
-    return app.get_subcommands([](const CLI::App*) { return true; });
 }
 
 const CLI::App* find_subcommand(const CLI::App& app, std::string_view name)
@@ -522,117 +486,6 @@ std::vector<std::string> split_words(std::string_view line)
     }
     if (quote) throw WrongUse(fmt::format("{} is not closed in: {}", quote, printable(line)));
     return words;
-}
-
-// ---- help -----------------------------------------------------------------------------------------------------------
-
-namespace {
-
-constexpr size_t most_columns = 100, text_column = 32;
-
-/// Words in lines of at most most_columns; the first line begins at `column`, the others at `indent`.
-std::string wrap(std::string_view text, size_t column, size_t indent)
-{
-    std::string out;
-    bool first = true;
-    while (!text.empty()) {
-        const size_t end = std::min(text.find(' '), text.size());
-        if (!first && column + 1 + end > most_columns) {
-            out += "\n" + std::string(indent, ' ');
-            column = indent;
-        } else if (!first) {
-            out += ' ';
-            column += 1;
-        }
-        out += text.substr(0, end);
-        column += end;
-        first = false;
-        text.remove_prefix(std::min(end + 1, text.size()));
-    }
-    return out + "\n";
-}
-
-std::string entry(const std::string& name, const std::string& text)
-{
-    if (name.size() + 2 > text_column)
-        return name + "\n" + std::string(text_column, ' ') + wrap(text, text_column, text_column);
-    return name + std::string(text_column - name.size(), ' ') + wrap(text, text_column, text_column);
-}
-
-/// "-ngl, --gpu-layers N"
-std::string option_name(const CLI::Option& option)
-{
-    std::string out;
-    const auto add = [&](std::string_view name) { out += fmt::format("{}{}", out.empty() ? "" : ", ", name); };
-    const std::vector<std::string> names = names_of(option);
-    for (const std::string& name : names)
-        if (!name.starts_with("--")) add(name);
-    for (const OtherName& other : other_names)
-        if (!other.name.starts_with("--") && std::ranges::find(names, other.ours) != names.end()) add(other.name);
-    for (const std::string& name : names)
-        if (name.starts_with("--")) add(name);
-    if (names.empty()) return option.get_name(true);
-    if (is_flag(option)) return out;
-    const std::string type =
-        option.get_type_name();    // and what CLI11 says of its values: "N:INT in [0 - 5]", "TYPE:{a,b}"
-    return fmt::format("{} {}", out,
-                       type.substr(0, std::min({type.find(":{"), type.find(":INT in"), type.find(":UINT in")})));
-}
-
-std::string option_text(const CLI::Option& option)
-{
-    std::string text = option.get_description();
-    if (!option.get_default_str().empty() && !is_flag(option))
-        text += fmt::format(" (default: {})", option.get_default_str());
-    if (option.get_required()) text += " (needed)";
-    return text;
-}
-
-constexpr std::string_view groups[] = {"Model",       "Text",       "Measurement",       "Sampling",
-                                       "Programs",    "Output",     "Device and memory", "Sparsity",
-                                       "Diagnostics", "Experiments"};
-
-std::string group_text(const CLI::App& app, std::string_view group)
-{
-    std::string out;
-    for (const CLI::Option* option : app.get_options())
-        if (option->get_group() == group) out += entry("  " + option_name(*option), option_text(*option));
-    return out.empty() ? out : fmt::format("\n{}:\n{}", group, out);
-}
-
-}    // namespace
-
-std::string help_text(const CLI::App& app, const std::string& name)
-{
-    std::string out = app.get_description() + "\n";
-    const std::vector<const CLI::App*> subcommands = subcommands_of(app);
-    if (!subcommands.empty()) {
-        out += "Usage: hearth COMMAND [options]\n       hearth -m MODEL.gguf -p \"Once upon a time\"\n\nCommands:\n";
-        for (const CLI::App* sub : subcommands) out += entry("  " + sub->get_name(), sub->get_description());
-        out += "\n" + wrap("`hearth COMMAND --help` has every option. Answers go to stdout, everything else to stderr; "
-                           "the exit code is 0, 1 after an "
-                           "error, 2 for a wrong command line.",
-                           0, 0);
-        return out;
-    }
-    out += "Usage: " + (name.starts_with("hearth") ? name : "hearth " + name);
-    for (const CLI::Option* option : app.get_options())
-        if (option->get_positional())
-            out += option->get_required() ? " " + option->get_name(true) : fmt::format(" [{}]", option->get_name(true));
-    out += " [options]\n";
-    std::set<std::string> known(std::begin(groups), std::end(groups));
-    for (const std::string_view group : groups) out += group_text(app, group);
-    for (const std::string& group : app.get_groups())
-        if (!group.empty() && !known.contains(group)) out += group_text(app, group);
-    if (!app.get_footer().empty()) out += "\n" + wrap(app.get_footer(), 0, 0);
-    out += "\n" + wrap("Every option can be set in the environment, too, as --ctx-size is by HEARTH_CTX_SIZE=2048; the "
-                       "command line comes first.",
-                       0, 0);
-    if (!app.get_option_no_throw("--ctx-size")) return out;
-    std::string names;
-    for (const Decided& row : decided)
-        for (const Entry& e : entries(row.names)) names += fmt::format("{}{}", names.empty() ? "" : " ", e.name);
-    return out + wrap("These options of llama.cpp are accepted and change nothing; a note says why: " + names, 0, 0);
 }
 
 }    // namespace hearth::tools

@@ -38,7 +38,4 @@ std::vector<std::string> read_words(const std::vector<std::string>& typed, const
 /// WrongUse.
 std::vector<std::string> split_words(std::string_view line);
 
-/// The help of the program or of a subcommand, by groups, in lines of at most 100 columns.
-std::string help_text(const CLI::App& app, const std::string& name);
-
 }    // namespace hearth::tools

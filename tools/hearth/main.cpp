@@ -1,6 +1,7 @@
 // hearth: the table of subcommands, and the one catch.
 #include "tools/hearth/cli.h"
 #include "tools/hearth/command_line.h"
+#include "tools/hearth/help.h"
 
 #include <algorithm>
 #include <sstream>
@@ -27,6 +28,7 @@ constexpr tools::Subcommand subcommands[] = {
     {"devices", "the GPUs that can be used", tools::add_devices},
     {"doctor", "what would stop this machine from running well, and what to do", tools::add_doctor},
     {"inspect", "what is in a model file", tools::add_inspect},
+    {"manual", "all options as pages for man, or as completions for a shell", tools::add_manual},
 };
 
 /// What CLI11 says of a wrong command line, with the variable's name where the environment said it.
@@ -53,9 +55,7 @@ int run(int argc, char** argv)
     CLI::App app("Hearth runs language models that are larger than the graphics card.", "hearth");
     app.set_version_flag("--version", "hearth " HEARTH_VERSION);
     app.require_subcommand(1);
-    const auto help = [](const CLI::App* a, const std::string& name, CLI::AppFormatMode) {
-        return tools::help_text(*a, name);
-    };
+    const auto help = [](const CLI::App* a, const std::string&, CLI::AppFormatMode) { return tools::help_text(*a); };
     app.formatter_fn(help);
     tools::Command chosen;
     for (const tools::Subcommand& s : subcommands) {

@@ -18,7 +18,7 @@ struct TemplateOptions {
 bool is_model(const std::string& path)
 {
     char magic[4] = {};
-    std::ifstream(path, std::ios::binary).read(magic, sizeof magic);
+    std::ifstream(std::filesystem::path(path), std::ios::binary).read(magic, sizeof magic);
     const std::string_view word(magic, sizeof magic);
     return word == "GGUF" || word == "PWRI";
 }
