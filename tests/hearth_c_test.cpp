@@ -12,7 +12,7 @@ using Model = std::unique_ptr<hearth_model, decltype(&hearth_close)>;
 
 Model open_shipped()
 {
-    Model model(hearth_open(tests::shipped_model().c_str(), "cpu", -1), hearth_close);
+    Model model(hearth_open(tests::shipped_model().string().c_str(), "cpu", -1), hearth_close);
     INFO(hearth_error());
     REQUIRE(model);
     return model;
@@ -101,9 +101,9 @@ TEST_SUITE("C interface")
     {
         CHECK(hearth_open(nullptr, "cpu", -1) == nullptr);
         CHECK(says("path NULL"));
-        CHECK(hearth_open(tests::shipped_model().c_str(), "cpu", -2) == nullptr);
+        CHECK(hearth_open(tests::shipped_model().string().c_str(), "cpu", -2) == nullptr);
         CHECK(says("-2 bytes"));
-        CHECK(hearth_open(tests::shipped_model().c_str(), "no such device", -1) == nullptr);
+        CHECK(hearth_open(tests::shipped_model().string().c_str(), "no such device", -1) == nullptr);
         CHECK(says("no such device"));
         CHECK(hearth_tokenize(nullptr, "x", nullptr, 0) == -1);
         CHECK(says("model NULL"));

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <span>
 #include <string>
 
@@ -79,9 +80,10 @@ class TemporaryFolder {
   public:
     TemporaryFolder()
     {
-        std::string name = (std::filesystem::temp_directory_path() / "hearth-test-XXXXXX").string();
-        REQUIRE(mkdtemp(name.data()));
-        path_ = name;
+        std::random_device random;
+        const std::string name = fmt::format("hearth-test-{:08x}{:08x}", random(), random());
+        path_ = std::filesystem::temp_directory_path() / name;
+        REQUIRE(std::filesystem::create_directory(path_));
     }
     ~TemporaryFolder()
     {

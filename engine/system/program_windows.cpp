@@ -3,6 +3,7 @@
 #include "engine/system/program.h"
 #include "engine/system/windows.h"
 
+#include <clocale>
 #include <cstdlib>
 
 #include <fcntl.h>
@@ -108,6 +109,8 @@ void prepare_streams()
 {
     for (std::FILE* stream : {stdin, stdout, stderr})
         if (_fileno(stream) >= 0) _setmode(_fileno(stream), _O_BINARY);
+    // What paths are made of (see utf8_windows.cpp). Not known to every C library, and needed by those that know it.
+    std::setlocale(LC_CTYPE, ".UTF-8");
     prepare_console();
 }
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <random>
 #include <thread>
+#include <vector>
 
 #include <fcntl.h>
 #include <io.h>
@@ -82,13 +83,25 @@ bool may_pass(DWORD error)
     return error == ERROR_SHARING_VIOLATION || error == ERROR_ACCESS_DENIED || error == ERROR_LOCK_VIOLATION;
 }
 
-/// A rename that replaces; 0, or the error that stays.
-DWORD move(const fs::path& from, const fs::path& to)
+/// Gives an open file another name, and replaces whatever has it: from Windows 10 on even where that is open, else once
+/// nobody has it open; 0, or the error that stays. The file stays open, so that nobody takes it for a left-over.
+DWORD rename(HANDLE file, const fs::path& to)
 {
     using namespace std::chrono;
+    const std::wstring name = fs::absolute(to).wstring();
+    std::vector<char> room(sizeof(FILE_RENAME_INFO) + name.size() * sizeof(wchar_t));
+    auto& request = *reinterpret_cast<FILE_RENAME_INFO*>(room.data());
+    request.FileNameLength = DWORD(name.size() * sizeof(wchar_t));
+    name.copy(request.FileName, name.size());
+    constexpr auto posix = FILE_INFO_BY_HANDLE_CLASS(22);    // FileRenameInfoEx
+    constexpr DWORD replace_if_exists = 1, posix_semantics = 2;
     DWORD error = 0;
     for (auto pause = milliseconds(1); pause < seconds(1); pause *= 2) {
-        if (MoveFileExW(from.c_str(), to.c_str(), MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH)) return 0;
+        request.Flags = replace_if_exists | posix_semantics;
+        if (SetFileInformationByHandle(file, posix, room.data(), DWORD(room.size()))) return 0;
+        request.Flags = 0;
+        request.ReplaceIfExists = TRUE;
+        if (SetFileInformationByHandle(file, FileRenameInfo, room.data(), DWORD(room.size()))) return 0;
         error = GetLastError();
         if (!may_pass(error)) break;
         std::this_thread::sleep_for(pause);
@@ -138,8 +151,9 @@ void WholeFile::create(bool)
     part_ = fresh_part(path_);
     note_ = SignalNote::unfinished(part_);
     // Others may remove it: the handler of a signal, of this process.
-    const HANDLE handle = CreateFileW(part_.c_str(), GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_DELETE,
-                                      nullptr, CREATE_NEW, FILE_ATTRIBUTE_NORMAL, nullptr);
+    const HANDLE handle =
+        CreateFileW(part_.c_str(), GENERIC_READ | GENERIC_WRITE | DELETE, FILE_SHARE_READ | FILE_SHARE_DELETE, nullptr,
+                    CREATE_NEW, FILE_ATTRIBUTE_NORMAL, nullptr);
     if (handle == INVALID_HANDLE_VALUE) refuse(path_, GetLastError());
     const int fd = _open_osfhandle(intptr_t(handle), _O_BINARY);
     if (fd >= 0) file_ = _fdopen(fd, "wb");
@@ -174,23 +188,21 @@ void WholeFile::write(std::string_view bytes)
 void WholeFile::finish()
 {
     if (std::fflush(file_) != 0 || (!part_.empty() && _commit(_fileno(file_)) != 0)) fail(errno);
-    if (std::fclose(std::exchange(file_, nullptr)) != 0) fail(errno);
-    if (part_.empty()) return;
-    DWORD error = move(part_, path_);
-    if (error) {
-        // What is mapped (a model in use) cannot be replaced, but it can be renamed: it stays until the next writer of
+    const auto handle = reinterpret_cast<HANDLE>(_get_osfhandle(_fileno(file_)));
+    if (const DWORD error = part_.empty() ? 0 : rename(handle, path_)) {
+        // What is mapped (a model in use) may not be replaced, but it may be renamed: it stays until the next writer of
         // this file finds it unused.
         const fs::path aside = fresh_part(path_);
-        if (MoveFileExW(path_.c_str(), aside.c_str(), 0)) {
-            error = move(part_, path_);
-            if (error) MoveFileExW(aside.c_str(), path_.c_str(), 0);
-            else DeleteFileW(aside.c_str());
+        if (!MoveFileExW(path_.c_str(), aside.c_str(), 0)) refuse(path_, error);
+        if (const DWORD again = rename(handle, path_)) {
+            MoveFileExW(aside.c_str(), path_.c_str(), 0);
+            refuse(path_, again);
         }
+        DeleteFileW(aside.c_str());
     }
     note_ = {};
-    if (!error) return;
-    DeleteFileW(part_.c_str());
-    refuse(path_, error);
+    part_.clear();
+    if (std::fclose(std::exchange(file_, nullptr)) != 0) fail(errno);
 }
 
 void write_whole(const fs::path& path, std::span<const std::string_view> parts)

@@ -313,7 +313,7 @@ Value all_are(Runtime&, const Value& self, Arguments& a)
 }
 bool is_alnum(char32_t c) { return is_alpha(c) || is_numeric(c); }
 
-Value isascii(Runtime&, const Value& self, Arguments& a)
+Value only_ascii(Runtime&, const Value& self, Arguments& a)
 {
     no_arguments("isascii", a);
     const Text& text = self_text(self);
@@ -450,7 +450,7 @@ constexpr Method text_methods[] = {
     {"index", found_at<false, true>},
     {"isalnum", all_are<is_alnum>},
     {"isalpha", all_are<is_alpha>},
-    {"isascii", isascii},
+    {"isascii", only_ascii},
     {"isdecimal", all_are<is_decimal>},
     {"isdigit", all_are<is_digit>},
     {"isidentifier", isidentifier},
