@@ -393,6 +393,7 @@ uint32_t Engine::batch() const { return model_->shape.batch; }
 unsigned Engine::threads() const { return model_->team.size(); }
 bool Engine::on_device() const { return model_->gpu != nullptr; }
 uint64_t Engine::device_bytes() const { return model_->device ? model_->device->allocated() : 0; }
+uint64_t Engine::take_most_device_bytes() { return model_->device ? model_->device->take_most_allocated() : 0; }
 const std::vector<std::string>& Engine::notes() const { return model_->notes; }
 
 std::string Engine::summary() const

@@ -230,7 +230,8 @@ class Engine {
     /// Reads up to a quarter of a gigabyte of the weights with the host's threads; GB/s. What the memory gives differs
     /// from moment to moment on many machines, so this is to be asked between the tokens that are compared with it.
     double read_speed();
-    uint64_t device_bytes() const;    // allocated there now, by all models of the workshop
+    uint64_t device_bytes() const;        // allocated there now, by all models of the workshop
+    uint64_t take_most_device_bytes();    // the most at one time since this was asked last
 
     /// What everything on the device would take, and the least that is of use.
     const Needs& needs() const;

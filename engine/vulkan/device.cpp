@@ -265,7 +265,10 @@ Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::str
     address_ = api.GetBufferDeviceAddress(device_->handle(), &address);
     if (mapped_) std::memset(mapped_, 0, bytes);
     bytes_ = bytes;
-    if (use == Use::device) device_->allocated_ += bytes;
+    if (use == Use::device) {
+        device_->allocated_ += bytes;
+        device_->most_allocated_ = std::max(device_->most_allocated_, device_->allocated_);
+    }
 }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept

@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace hearth::vulkan {
@@ -208,6 +209,8 @@ class Device {
 
     /// Bytes of device memory (Use::device) allocated now.
     uint64_t allocated() const { return allocated_; }
+    /// The most that were at one time since this was asked last, or since the device was opened.
+    uint64_t take_most_allocated() { return std::exchange(most_allocated_, allocated_); }
 
   private:
     friend class Buffer;
@@ -232,7 +235,7 @@ class Device {
     double timestamp_ns_ = 0;
     uint64_t timestamp_mask_ = 0;
     VkPhysicalDeviceMemoryProperties memory_ = {};
-    uint64_t allocated_ = 0;
+    uint64_t allocated_ = 0, most_allocated_ = 0;
 };
 
 }    // namespace hearth::vulkan
