@@ -286,7 +286,8 @@ GpuModel::GpuModel(const std::shared_ptr<vulkan::Device>& device, const Weights&
     };
     uint64_t total = n.scratch + (plan.head ? n.head : 0);
     for (size_t l = 0; l < plan.layers.size(); ++l) total += layer_bytes(l);
-    WeightUpload upload(device, team, total, progress);
+    std::optional<vulkan::Uploader> own;
+    WeightUpload upload(layout.uploader ? *layout.uploader : own.emplace(device), team, total, progress);
     // Whether a matrix may be multiplied as halves, which only those are asked that would be. Of the output matrix a
     // row is a token: those that no text ever had may be next to nothing, and their logits are, too.
     const auto judge = [&](GpuMatrix& on_device, const Matrix& m, bool transposed = false) {

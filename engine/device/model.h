@@ -15,7 +15,8 @@ struct ModelLayout {
     std::vector<LayerSparsity> sparsity;
     RowVariants row_variants;    // as GpuKernels takes them
     ProductRates products = {};
-    bool streams = false;    // cold groups come to the device, too
+    bool streams = false;                    // cold groups come to the device, too
+    vulkan::Uploader* uploader = nullptr;    // by which its weights come; null: one of its own
 };
 
 /// A feed-forward block's matrices on the device, or of some of its groups.

@@ -19,9 +19,9 @@ inline constexpr uint32_t sign_columns = 128;    // in a quad of sign bits
 
 class WeightUpload {
   public:
-    WeightUpload(const std::shared_ptr<vulkan::Device>& device, host::Team& team, uint64_t total,
-                 const Progress& progress)
-        : uploader_(device), team_(team), total_(total), progress_(progress)
+    /// All must outlive this. `progress` hears the share of `total` bytes that is done.
+    WeightUpload(vulkan::Uploader& uploader, host::Team& team, uint64_t total, const Progress& progress)
+        : uploader_(uploader), team_(team), total_(total), progress_(progress)
     {
     }
 
@@ -101,7 +101,7 @@ class WeightUpload {
     }
 
   private:
-    vulkan::Uploader uploader_;
+    vulkan::Uploader& uploader_;
     host::Team& team_;
     uint64_t total_, done_ = 0;
     const Progress& progress_;

@@ -241,7 +241,7 @@ std::string no_room_for_tower(const Decision& d, const ModelFacts& model, const 
 }
 
 /// Who gets what of the budget. A tower comes before the model's neurons: all of it takes part in every picture, and
-/// the CPU needs a hundred times as long. It does not come before the model: where only one of them has room, that one.
+/// the CPU needs many times as long. It does not come before the model: where only one of them has room, that one.
 void place_all(Decision& d, const DecisionOptions& o, const ModelFacts& model, const MachineFacts& machine)
 {
     const auto take = [&](Placed&& placed, const TowerPlan& tower) {

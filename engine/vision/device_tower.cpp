@@ -39,13 +39,15 @@ Weights layers_of(const TowerWeights& w, size_t first, size_t count)
     return part;
 }
 
-ModelLayout all_of(const Weights& part, const TowerLayout& layout)
+ModelLayout all_of(const Weights& part, const TowerLayout& layout, vulkan::Uploader& uploader)
 {
     ModelLayout all = {.plan = {},
                        .orders = {},
                        .sparsity = std::vector<LayerSparsity>(part.layers.size()),
                        .row_variants = layout.row_variants,
-                       .products = layout.products};
+                       .products = layout.products,
+                       .streams = false,
+                       .uploader = &uploader};
     std::vector<uint32_t> neurons(part.config.neurons), groups(ceil_div(part.config.neurons, group_neurons));
     std::iota(neurons.begin(), neurons.end(), 0);
     std::iota(groups.begin(), groups.end(), 0);
@@ -97,11 +99,12 @@ struct GpuProjector {
         Slice beside;
     } projections[2];
 
-    GpuProjector(const std::shared_ptr<vulkan::Device>& device, const TowerWeights& w, host::Team& team)
+    GpuProjector(const std::shared_ptr<vulkan::Device>& device, const TowerWeights& w, host::Team& team,
+                 vulkan::Uploader& uploader)
         : pool(device, projector_bytes(w), Use::device, "the projector of images")
     {
         const Progress nobody;
-        WeightUpload upload(device, team, pool.bytes(), nobody);
+        WeightUpload upload(uploader, team, pool.bytes(), nobody);
         for (size_t i = 0; i < 2; ++i)
             projections[i] = {upload.matrix(pool, w.projector[i].weight), upload.vector(pool, beside(w, i))};
     }
@@ -298,15 +301,15 @@ TowerNeeds DeviceTower::needs(const TowerWeights& w)
     return needs;
 }
 
-std::unique_ptr<DeviceTower::Loaded> DeviceTower::load(const Part& part)
+std::unique_ptr<DeviceTower::Loaded> DeviceTower::load(const Part& part, vulkan::Uploader& uploader)
 {
     auto loaded = std::make_unique<Loaded>();
     loaded->weights = layers_of(weights_, part.first, part.layers);
     const Progress nobody;
     if (part.layers > 0)
-        loaded->layers =
-            std::make_unique<GpuModel>(device_, loaded->weights, all_of(loaded->weights, layout_), team_, nobody);
-    if (part.projector) loaded->projector = std::make_unique<GpuProjector>(device_, weights_, team_);
+        loaded->layers = std::make_unique<GpuModel>(device_, loaded->weights,
+                                                    all_of(loaded->weights, layout_, uploader), team_, nobody);
+    if (part.projector) loaded->projector = std::make_unique<GpuProjector>(device_, weights_, team_, uploader);
     return loaded;
 }
 
@@ -317,11 +320,12 @@ std::vector<float> DeviceTower::features(std::span<const float> tiles, const std
     HEARTH_CHECK(tiles.size() % of_tile == 0);
     std::vector<float> features(count * made);
     std::unique_ptr<Loaded> passing;
+    vulkan::Uploader uploader(device_);    // goes before what it brings: its copies may be under way
     Work work(*this, count);
     for (const Part& part : parts_) {
         std::unique_ptr<Loaded>& here = parts_.size() == 1 ? kept_ : passing;
         if (&here == &passing) here.reset();    // its memory is given back first
-        if (!here) here = load(part);
+        if (!here) here = load(part, uploader);
         work.prepare(*here);
         for (size_t t = 0; t < count; ++t) {
             if (stop && stop()) return {};

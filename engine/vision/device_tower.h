@@ -42,7 +42,7 @@ class DeviceTower {
     };
     struct Loaded;
     class Work;
-    std::unique_ptr<Loaded> load(const Part& part);
+    std::unique_ptr<Loaded> load(const Part& part, vulkan::Uploader& uploader);
 
     const TowerWeights& weights_;
     std::shared_ptr<vulkan::Device> device_;
