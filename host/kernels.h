@@ -82,14 +82,15 @@ struct FloatTile {
     float* c;    // (tile_rows, tile_tokens)
 };
 
-/// The same of rows in blocks and tokens in fixed point: the weights of block b are d q - m.
+/// The same of rows in blocks and tokens in fixed point: the weights of block b are d q; what they have beside is for a
+/// FloatTile of blocks.
 struct FixedTile {
     const int16_t* q;    // (tile_rows, row_stride), of which inner
     size_t row_stride;
-    const float *d, *m;    // (tile_rows, block_stride), of which inner / 32; m is null for formats without minima
+    const float* d;    // (tile_rows, block_stride), of which inner / 32
     size_t block_stride;
-    const int16_t* x;            // (inner / 2, tile_tokens, 2): numbers 2k and 2k + 1 of every token
-    const float *scale, *sum;    // (inner / 32, tile_tokens) of x
+    const int16_t* x;      // (inner / 2, tile_tokens, 2): numbers 2k and 2k + 1 of every token
+    const float* scale;    // (inner / 32, tile_tokens) of x
     uint32_t inner;
     bool halves;    // the sum of 32 products could be too large for 32 bits, that of 16 cannot
     float* c;
@@ -114,8 +115,9 @@ struct RowKernels {
     /// q_i = the integer that the file has for weight i, a byte each; nullptr for formats without blocks and sparse
     /// ones
     void (*integers)(const std::byte* row, uint8_t* q, uint32_t n);
-    /// The row as FixedTile has it, m only if `has_minima`; nullptr for formats that have to be decoded.
-    void (*fixed)(const std::byte* row, int16_t* q, float* d, float* m, uint32_t n);
+    /// The row as FixedTile has it, and if `has_minima` what is added to the weights of each block; nullptr for formats
+    /// that have to be decoded.
+    void (*fixed)(const std::byte* row, int16_t* q, float* d, float* added, uint32_t n);
     bool has_minima, halves;
     /// So many tokens meet a matrix row by row, more do tile by tile: that is faster where enough lanes of a tile are
     /// used.

@@ -30,7 +30,7 @@ size_t row_stride(uint32_t n)
 
 /// Some rows of a matrix, unpacked for the kernels.
 struct UnpackedRows {
-    std::vector<float> w, d, m;
+    std::vector<float> w, d, added;
     std::vector<int16_t> q;
     std::vector<float> c;    // their products with one tile of tokens
 };
@@ -59,14 +59,14 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
         if (fixed) {
             u.q.resize(padded * stride);
             u.d.resize(size_t(padded) * blocks);
-            u.m.resize(size_t(padded) * blocks);
+            u.added.resize(size_t(padded) * blocks);
         } else {
             u.w.resize(padded * stride);
         }
         u.c.resize(size_t(padded) * width);
         for (uint32_t r = 0; r < padded; r++) {    // the rows behind the last are the last once more
             const std::byte* const from = w.row(row(first + std::min(r, count - 1)));
-            if (fixed) format.fixed(from, &u.q[r * stride], &u.d[size_t(r) * blocks], &u.m[size_t(r) * blocks], n);
+            if (fixed) format.fixed(from, &u.q[r * stride], &u.d[size_t(r) * blocks], &u.added[size_t(r) * blocks], n);
             else format.decode(from, &u.w[r * stride], n);
         }
         for (uint32_t tile = 0; tile < tiles; tile++) {
@@ -76,15 +76,21 @@ void multiply_tiled(Team& team, const Matrix& w, uint32_t rows, const std::funct
                 for (uint32_t r = 0; r < count; r += cpu.tile_rows) {
                     const size_t of_x = (size_t(tile) * n + k) * width, block = size_t(r) * blocks + k / fixed_block,
                                  block_of_x = (size_t(tile) * blocks + k / fixed_block) * width;
+                    if (fixed && format.has_minima)    // sum_b added[r][b] (the sum of block b of x[t])
+                        cpu.float_tile({.w = &u.added[block],
+                                        .row_stride = blocks,
+                                        .step = 1,
+                                        .x = &packed.sum[block_of_x],
+                                        .x_stride = width,
+                                        .inner = inner / fixed_block,
+                                        .c = &u.c[size_t(r) * width]});
                     if (fixed)
                         cpu.fixed_tile({.q = &u.q[r * stride + k],
                                         .row_stride = stride,
                                         .d = &u.d[block],
-                                        .m = format.has_minima ? &u.m[block] : nullptr,
                                         .block_stride = blocks,
                                         .x = &packed.pairs[of_x],
                                         .scale = &packed.scale[block_of_x],
-                                        .sum = &packed.sum[block_of_x],
                                         .inner = inner,
                                         .halves = format.halves,
                                         .c = &u.c[size_t(r) * width]});

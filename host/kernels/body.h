@@ -139,9 +139,12 @@ inline constexpr uint64_t all_bytes = 0x0101010101010101;
 /// How a block becomes integers: w = d block(p) for part p of 32 weights, where all products are exact in a float: 11
 /// bits of d times at most 12 bits of a scale times an integer. stored(p) are the integers as the file has them. Where
 /// formats have minima, plus_minimum(p, i) is added from weight i of a part on, and plus_minima(x, k, sum) to the
-/// product of block k with x.
+/// product of block k with x. Where the integers may have more than 8 bits, `largest` is the magnitude of the largest.
 template <class S, class B>
 struct Unpacked;
+
+/// 32 products of such integers with fixed point of 16 bits can be added up in 32 bits.
+inline constexpr int largest_of_32 = 1 << 11;
 
 template <class S>
 struct Unpacked<S, BlockQ8_0> {
@@ -232,6 +235,7 @@ struct Unpacked<S, BlockMXFP4> {
 
 template <class S>
 struct Unpacked<S, BlockQ2_K> {
+    static constexpr int largest = 3 * 15;
     using Vec = typename S::Vec;
     const BlockQ2_K& b;
     Vec d, minus_dmin;
@@ -280,6 +284,7 @@ struct ThreeBitScales {
 
 template <class S>
 struct Unpacked<S, BlockQ3_K> {
+    static constexpr int largest = 4 * 32;
     const BlockQ3_K& b;
     typename S::Vec d;
     typename S::Scales scales;
@@ -337,6 +342,7 @@ struct SixBitScales {
 
 template <class S>
 struct Unpacked<S, BlockQ4_K> : SixBitScales<S, BlockQ4_K> {
+    static constexpr int largest = 15 * 63;
     using SixBitScales<S, BlockQ4_K>::SixBitScales;
     typename S::Bytes stored(uint32_t p) const
     {
@@ -347,6 +353,7 @@ struct Unpacked<S, BlockQ4_K> : SixBitScales<S, BlockQ4_K> {
 
 template <class S>
 struct Unpacked<S, BlockQ5_K> : SixBitScales<S, BlockQ5_K> {
+    static constexpr int largest = 31 * 63;
     using SixBitScales<S, BlockQ5_K>::SixBitScales;
     typename S::Bytes stored(uint32_t p) const
     {
@@ -358,6 +365,7 @@ struct Unpacked<S, BlockQ5_K> : SixBitScales<S, BlockQ5_K> {
 
 template <class S>
 struct Unpacked<S, BlockQ6_K> {
+    static constexpr int largest = 32 * 128;
     const BlockQ6_K& b;
     typename S::Vec d;
     typename S::Scales scales;
@@ -387,6 +395,7 @@ inline uint64_t part_scales(const BlockIQ4_XS& b)
 
 template <class S>
 struct Unpacked<S, BlockIQ4_XS> {
+    static constexpr int largest = 127 * 32;
     const BlockIQ4_XS& b;
     typename S::Vec d;
     typename S::Scales scales;
@@ -779,9 +788,9 @@ void integers(const std::byte* row, uint8_t* q, uint32_t n)
 
 // ---- tiles ----------------------------------------------------------------------------------------------------------
 
-/// A row as FixedTile has it.
+/// A row as FixedTile has it, and what is added to its blocks.
 template <class S, class B>
-void fixed(const std::byte* row, int16_t* q, float* d, float* m, uint32_t n)
+void fixed(const std::byte* row, int16_t* q, float* d, float* added, uint32_t n)
 {
     constexpr uint32_t parts = elements<B> / fixed_block;
     for (size_t k = 0; k < n / elements<B>; k++) {
@@ -789,7 +798,7 @@ void fixed(const std::byte* row, int16_t* q, float* d, float* m, uint32_t n)
         for (uint32_t p = 0; p < parts; p++, q += fixed_block, d++) {
             S::store(q, b.block(p));
             *d = S::first(b.d);
-            if constexpr (BlockPiece<S, B>::has_minima) *m++ = -S::first(b.plus_minimum(p, 0));
+            if constexpr (BlockPiece<S, B>::has_minima) *added++ = S::first(b.plus_minimum(p, 0));
         }
     }
 }
@@ -828,7 +837,7 @@ void float_tile(const FloatTile& t)
     each<R>([&](auto r) { each<V>([&](auto v) { S::store(t.c + (r * V + v) * S::lanes, sum[r][v]); }); });
 }
 
-template <class S, uint32_t pairs, bool minima>
+template <class S, uint32_t pairs>
 void fixed_tile(const FixedTile& t)
 {
     constexpr uint32_t R = S::tile_rows, V = tile_vectors, tokens = V * S::lanes;
@@ -852,10 +861,7 @@ void fixed_tile(const FixedTile& t)
             const Vec scale = S::load(t.scale + size_t(b) * tokens + v * S::lanes);
             each<R>([&](auto r) {
                 float* const c = t.c + (r * V + v) * S::lanes;
-                Vec all = S::load(c);
-                if (minima && 2 * first % fixed_block == 0)    // once for each block
-                    all = S::fma(S::load(t.sum + size_t(b) * tokens + v * S::lanes), S::set(-t.m[r * blocks + b]), all);
-                S::store(c, S::fma(S::mul(S::floats_of(sum[r][v]), scale), S::set(d[r * blocks]), all));
+                S::store(c, S::fma(S::mul(S::floats_of(sum[r][v]), scale), S::set(d[r * blocks]), S::load(c)));
             });
         });
     }
@@ -864,8 +870,7 @@ void fixed_tile(const FixedTile& t)
 template <class S>
 void fixed_tile(const FixedTile& t)
 {
-    if (t.m) t.halves ? fixed_tile<S, fixed_block / 4, true>(t) : fixed_tile<S, fixed_block / 2, true>(t);
-    else t.halves ? fixed_tile<S, fixed_block / 4, false>(t) : fixed_tile<S, fixed_block / 2, false>(t);
+    t.halves ? fixed_tile<S, fixed_block / 4>(t) : fixed_tile<S, fixed_block / 2>(t);
 }
 
 // ---- vectors --------------------------------------------------------------------------------------------------------
@@ -980,7 +985,7 @@ constexpr RowKernels row_kernels(WeightType type)
     if constexpr (elements < W >> 1) {
         k.integers = integers<S, W>;
         k.has_minima = BlockPiece<S, W>::has_minima;
-        k.halves = elements<W> > fixed_block;
+        if constexpr (requires { Unpacked<S, W>::largest; }) k.halves = Unpacked<S, W>::largest > largest_of_32;
         if (type != WeightType::q2_k) k.fixed = fixed<S, W>;    // its minima are of 16 weights, the sums of x of 32
     }
     return k;
