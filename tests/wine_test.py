@@ -98,7 +98,7 @@ class Wine(unittest.TestCase):
         text = self.folder / f"{NAME}.txt"
         text.write_bytes(TEXT.read_bytes()[:6000])
         self.same("inspect", self.model)
-        self.same("template", self.model, "-p", "Hello")
+        self.same("template", self.model, "-p", "Hello", "--template", "chatml")
         self.same("perplexity", self.model, "-f", text, "-c", "128", "--device", "cpu")
         self.same("simulate", "--arch", "llama-33b", "--card", "7900 XTX", "--cpu", "7700X", "--ram", "DDR5-6000")
         self.same("chat", self.model, "--temp", "0", "-n", "20", "--template", "chatml", "--device", "cpu",
@@ -108,7 +108,8 @@ class Wine(unittest.TestCase):
                      ("roofline", self.model), ("manual", "powershell"),
                      ("profile", self.model, "-f", text, "--device", "cpu")):
             with self.subTest(args[0]):
-                self.assertTrue(run(WINDOWS, *args, timeout=300).stdout + run(WINDOWS, *args, timeout=300).stderr)
+                done = run(WINDOWS, *args, timeout=300)
+                self.assertTrue(done.stdout + done.stderr)
         stats, trace = self.folder / f"{NAME}.json", self.folder / f"{NAME}-trace.json"
         run(WINDOWS, "run", self.model, *PROMPT, "--device", "cpu", "--stats", stats, "--trace", trace)
         for path in (stats, trace):
