@@ -20,12 +20,6 @@ using tests::with_right_sums;
 
 namespace {
 
-#ifdef _WIN32
-constexpr const char* null_device = "NUL";
-#else
-constexpr const char* null_device = "/dev/null";
-#endif
-
 namespace fs = std::filesystem;
 
 const fs::path folder = fs::path(HEARTH_SOURCE) / "tests/data/images";
@@ -195,7 +189,8 @@ TEST_SUITE("image")
         CHECK(refusal("RIFF....WAVE") == refusal("Once upon a time"));
         CHECK_THROWS_WITH_AS(read_image(folder), doctest::Contains("is a directory; name a picture in it"), Error);
         CHECK_THROWS_WITH_AS(read_image(folder / "none.png"), doctest::Contains("No such file"), Error);
-        CHECK_THROWS_WITH_AS(read_image(null_device), doctest::Contains("is a pipe or a device"), Error);
+        if (fs::exists("/dev/null"))    // not on Windows, where devices are no files
+            CHECK_THROWS_WITH_AS(read_image("/dev/null"), doctest::Contains("is a pipe or a device"), Error);
         const ImageLimits small = {.file_bytes = 50};
         CHECK_THROWS_WITH_AS(read_image(folder / "rgb.png", small), doctest::Contains("more than the 50"), Error);
         CHECK(refusal(bytes_of(folder / "rgb.png"), small).find("more than the 50") != std::string::npos);
