@@ -427,7 +427,16 @@ class Program(unittest.TestCase):
                 self.assertEqual(len(image[figure]), 2)
                 self.assertGreater(min(image[figure]), 0)
             self.assertGreater(image["host_bytes"], 1 << 20)
+            self.assertNotIn("agreement", image)
         self.assertEqual(len(hearth(*words)[0].splitlines()), 4)
+
+    def test_an_answer_is_compared_with_that_of_all_neurons(self):
+        words = ("bench", SCRATCH / "1.5/model.gguf", "--image", SCRATCH / "wide.png", "-p", 5, "-n", 6, "-r", 1,
+                 "--agreement", "-o", "json", "--device")
+        for device, most in (("cpu", 0), ("llvmpipe", 1e-5)):
+            found = json.loads(hearth(*words, device)[0])["images"][0]["agreement"]
+            self.assertEqual((found["tokens"], found["same"], found["same_at_first"]), (6, 6, 6))
+            self.assertLessEqual(abs(found["divergence"]), most)
 
     def test_a_confined_program_sees_as_well(self):
         words = ("run", SCRATCH / "1.6/model.gguf", "--device", "cpu", "--image", SCRATCH / "wide.png", "-p", "x",

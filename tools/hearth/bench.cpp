@@ -15,6 +15,7 @@ namespace {
 struct BenchOptions {
     EngineOptions engine;
     ImageOptions images;
+    bool agreement = false;
     uint32_t prompt = 512, count = 128, repetitions = 5;
     float temperature = 0.8f;
     std::string format = "md";
@@ -121,13 +122,20 @@ void bench(const BenchOptions& o)
                                       .typed = o.typed});
     if (!o.images.images.empty()) {
         Engine engine = load_engine(seeing(o.engine));
+        std::optional<Engine> dense;
+        if (o.agreement) {
+            EngineOptions options = o.engine;
+            options.device = "cpu", options.sparsity = Sparsity::dense;
+            dense.emplace(load_engine(options));
+        }
         catch_interrupt();
         return print(bench_images(engine, {.images = o.images,
                                            .prompt = o.prompt,
                                            .count = o.count,
                                            .repetitions = o.repetitions,
                                            .temperature = o.temperature,
-                                           .format = o.format}));
+                                           .format = o.format,
+                                           .dense = dense ? &*dense : nullptr}));
     }
     std::optional<OutputFile> plot_file;
     if (!o.plot.empty()) plot_file.emplace(o.plot);
@@ -185,6 +193,11 @@ Command add_bench(CLI::App& app)
         ->delimiter(',')
         ->check(CLI::Range(1, 256))
         ->type_name("N,...");
+    app.add_flag("--agreement", o->agreement,
+                 "with --image: also how far the answer agrees with that of the CPU with all neurons: how many of the "
+                 "most probable tokens are the same, how many of them before the first other one, and the "
+                 "Kullback-Leibler divergence of the probabilities, in nats")
+        ->needs(app.get_option("--image"));
     group(app, "Output");
     app.add_option("-o,--output", o->format, "md, json or csv")
         ->capture_default_str()

@@ -3,11 +3,18 @@
 #include "engine/system/limits.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 
 namespace hearth::tools {
 
 namespace {
+
+/// Of an answer with the dense model's, whose most probable tokens both are given.
+struct Agreement {
+    uint32_t tokens = 0, same = 0, same_at_first = 0;    // where both find the same most probable; how many at first
+    double divergence = 0;    // of the probabilities from the dense model's (Kullback-Leibler), in nats, the mean
+};
 
 /// Of one image, run by run.
 struct Row {
@@ -15,6 +22,7 @@ struct Row {
     size_t tokens = 0;    // of the image
     std::vector<double> looking_ms, prefill_ms, first_ms, decode_tokens_per_s;
     uint64_t host_bytes = 0, device_bytes = 0;
+    std::optional<Agreement> agreement;
 };
 
 double median(std::vector<double> x)
@@ -24,6 +32,48 @@ double median(std::vector<double> x)
     return x[x.size() / 2];
 }
 
+std::vector<Token> text_of(const Engine& engine, const EmbeddedRows& image, const std::vector<Token>& behind)
+{
+    std::vector<Token> text = {engine.tokenizer().bos()};
+    text.insert(text.end(), image.tokens.begin(), image.tokens.end());
+    text.insert(text.end(), behind.begin(), behind.end());
+    return text;
+}
+
+std::vector<double> probabilities(std::span<const float> logits)
+{
+    const double top = std::ranges::max(logits);
+    std::vector<double> p;
+    double sum = 0;
+    for (const float l : logits) sum += p.emplace_back(std::exp(l - top));
+    for (double& x : p) x /= sum;
+    return p;
+}
+
+Agreement agreement_with(Engine& dense, Engine& engine, const EmbeddedRows& image, const ImageBench& o,
+                         const std::vector<Token>& behind)
+{
+    const auto same_image = dense.embed(image.values);
+    Session theirs = dense.session(), ours = engine.session();
+    std::span<const float> p = theirs.feed(text_of(dense, *same_image, behind), interrupted),
+                           q = ours.feed(text_of(engine, image, behind), interrupted);
+    Agreement out;
+    for (; !p.empty() && !q.empty(); ++out.tokens) {
+        const auto expected = probabilities(p), found = probabilities(q);
+        for (size_t i = 0; i < expected.size(); ++i)
+            if (expected[i] > 0) out.divergence += expected[i] * std::log(expected[i] / std::max(found[i], 1e-300));
+        const Token next = Token(std::ranges::max_element(expected) - expected.begin());
+        const bool same = next == Token(std::ranges::max_element(found) - found.begin());
+        if (same && out.same == out.tokens) ++out.same_at_first;
+        out.same += same;
+        if (out.tokens + 1 >= o.count || interrupted()) break;
+        p = theirs.feed(std::span(&next, 1)), q = ours.feed(std::span(&next, 1));
+    }
+    if (interrupted()) throw Error("interrupted");
+    out.divergence /= ++out.tokens;
+    return out;
+}
+
 /// One run, `behind` being the text behind the image.
 void measure_once(Engine& engine, Eyes& eyes, const ImageBench& o, const std::vector<Token>& behind, Row& row)
 {
@@ -31,9 +81,7 @@ void measure_once(Engine& engine, Eyes& eyes, const ImageBench& o, const std::ve
     const auto image = eyes.look(row.image);
     if (!image) throw Error("interrupted");
     const double looking_ms = (eyes.us() - looked_before) / 1000;
-    std::vector<Token> text = {engine.tokenizer().bos()};
-    text.insert(text.end(), image->tokens.begin(), image->tokens.end());
-    text.insert(text.end(), behind.begin(), behind.end());
+    const std::vector<Token> text = text_of(engine, *image, behind);
     engine.check_room(text.size() + o.count);
 
     Session session = engine.session();
@@ -56,19 +104,26 @@ std::string as_text(const ImageBench& o, const std::vector<Row>& rows)
 {
     const bool csv = o.format == "csv";
     std::string out =
-        csv ? "image,tokens,looking_ms,prefill_ms,first_token_ms,decode_tokens_per_s,host_bytes,device_bytes\n"
-            : "| image | tokens | looking ms | prefill ms | first token ms | decode tokens/s | most RAM MB | GPU MB |\n"
-              "|---|---|---|---|---|---|---|---|\n";
+        csv ? "image,tokens,looking_ms,prefill_ms,first_token_ms,decode_tokens_per_s,host_bytes,device_bytes"
+            : "| image | tokens | looking ms | prefill ms | first token ms | decode tokens/s | most RAM MB | GPU MB |";
+    if (o.dense) out += csv ? ",same_tokens,same_at_first,divergence" : " same tokens | at first | divergence |";
+    out += csv       ? "\n"
+           : o.dense ? "\n|---|---|---|---|---|---|---|---|---|---|---|\n"
+                     : "\n|---|---|---|---|---|---|---|---|\n";
     for (const Row& r : rows) {
         const double looking = median(r.looking_ms), prefill = median(r.prefill_ms), first = median(r.first_ms),
                      decode = median(r.decode_tokens_per_s);
         if (csv)
-            out += fmt::format("{},{},{:.3f},{:.3f},{:.3f},{:.3f},{},{}\n", r.image, r.tokens, looking, prefill, first,
+            out += fmt::format("{},{},{:.3f},{:.3f},{:.3f},{:.3f},{},{}", r.image, r.tokens, looking, prefill, first,
                                decode, r.host_bytes, r.device_bytes);
         else
             out +=
-                fmt::format("| {} | {} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.0f} |\n", r.image, r.tokens,
+                fmt::format("| {} | {} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.0f} |", r.image, r.tokens,
                             looking, prefill, first, decode, double(r.host_bytes) / 1e6, double(r.device_bytes) / 1e6);
+        if (const auto& a = r.agreement)
+            out += csv ? fmt::format(",{},{},{:.3g}", a->same, a->same_at_first, a->divergence)
+                       : fmt::format(" {} of {} | {} | {:.2g} |", a->same, a->tokens, a->same_at_first, a->divergence);
+        out += "\n";
     }
     return out;
 }
@@ -76,7 +131,7 @@ std::string as_text(const ImageBench& o, const std::vector<Row>& rows)
 std::string as_json(const Engine& engine, const ImageBench& o, const std::vector<Row>& rows)
 {
     nlohmann::json images = nlohmann::json::array();
-    for (const Row& r : rows)
+    for (const Row& r : rows) {
         images.push_back({{"image", r.image},
                           {"tokens", r.tokens},
                           {"looking_ms", r.looking_ms},
@@ -85,6 +140,12 @@ std::string as_json(const Engine& engine, const ImageBench& o, const std::vector
                           {"decode_tokens_per_s", r.decode_tokens_per_s},
                           {"host_bytes", r.host_bytes},
                           {"device_bytes", r.device_bytes}});
+        if (const auto& a = r.agreement)
+            images.back()["agreement"] = {{"tokens", a->tokens},
+                                          {"same", a->same},
+                                          {"same_at_first", a->same_at_first},
+                                          {"divergence", a->divergence}};
+    }
     return dump({{"model", engine.config().name},
                  {"summary", engine.summary()},
                  {"threads", engine.threads()},
@@ -109,6 +170,7 @@ std::string bench_images(Engine& engine, const ImageBench& o)
         for (uint32_t r = 0; r < o.repetitions; ++r) measure_once(engine, eyes, o, behind, row);
         row.host_bytes = peak_memory().value_or(0);
         row.device_bytes = engine.take_most_device_bytes();
+        if (o.dense && o.count > 0) row.agreement = agreement_with(*o.dense, engine, *eyes.look(row.image), o, behind);
         rows.push_back(std::move(row));
     }
     return o.format == "json" ? as_json(engine, o, rows) : as_text(o, rows);
