@@ -382,7 +382,8 @@ class Program(unittest.TestCase):
         folder.mkdir()
         (folder / "plain.txt").write_text("USER: What is this? ASSISTANT: A fox. " * 3)
         (folder / "seen.txt").write_text("USER: <image> What is this? ASSISTANT: A fox. " * 3)
-        images = ("--image", SCRATCH / "square.png", "--image", SCRATCH / "other.png", "--image", SCRATCH / "square.png")
+        images = ("--image", SCRATCH / "square.png", "--image", SCRATCH / "other.png",
+                  "--image", SCRATCH / "square.png")
 
         def profile(*words, code=0):
             text, talk = hearth("profile", model, "--device", "cpu", "-o", folder / "p", *words, code=code)
