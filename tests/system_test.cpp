@@ -3,9 +3,9 @@
 #include "engine/system/folders.h"
 #include "engine/system/limits.h"
 #include "engine/system/whole_file.h"
+#include "tests/folder.h"
 #include "tests/support.h"
 
-#include <set>
 #include <thread>
 
 #include <fcntl.h>
@@ -19,19 +19,6 @@ using namespace hearth::tests;
 namespace {
 
 namespace fs = std::filesystem;
-
-void put(const fs::path& path, const std::string& text)
-{
-    fs::create_directories(path.parent_path());
-    std::ofstream(path, std::ios::binary) << text;
-}
-
-std::set<std::string> names(const fs::path& folder)
-{
-    std::set<std::string> found;
-    for (const auto& entry : fs::directory_iterator(folder)) found.insert(entry.path().filename().string());
-    return found;
-}
 
 mode_t mode_of(const fs::path& path)
 {

@@ -6,9 +6,9 @@
 #include "engine/system/program.h"
 #include "engine/system/whole_file.h"
 #include "engine/system/windows.h"
+#include "tests/folder.h"
 #include "tests/support.h"
 
-#include <set>
 #include <thread>
 
 using namespace hearth;
@@ -19,19 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* name_of_all = "M\u00e4rchen-\u7269\u8a9e";
-
-void put(const fs::path& path, const std::string& text)
-{
-    fs::create_directories(path.parent_path());
-    std::ofstream(path, std::ios::binary) << text;
-}
-
-std::set<std::string> names(const fs::path& folder)
-{
-    std::set<std::string> found;
-    for (const auto& entry : fs::directory_iterator(folder)) found.insert(entry.path().filename().string());
-    return found;
-}
 
 }    // namespace
 
