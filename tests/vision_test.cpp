@@ -194,6 +194,26 @@ void check_texts(const std::filesystem::path& folder, const nlohmann::json& want
     check_silence(engine);
 }
 
+/// One of each kind, and one of more patches than a page of the KV cache, whose neurons fill no group.
+const RandomTower kinds_of_towers[] = {
+    {},
+    {.gelu = true, .swapped = true},
+    {.type = WeightType::f32, .norms = true},
+    {.hidden = 96, .type = WeightType::q8_0},
+    {.side = 18, .patch = 1, .dim = 32, .heads = 2, .neurons = 72, .layers = 1, .block_count = 1}};
+
+/// Features of some tiles, one behind the other.
+std::vector<float> reference_of(const TowerWeights& w, std::span<const float> pixels, size_t tiles)
+{
+    std::vector<float> all;
+    for (size_t tile = 0; tile < tiles; ++tile) {
+        const auto features =
+            reference_features(w, pixels.subspan(tile * pixels.size() / tiles, pixels.size() / tiles));
+        all.insert(all.end(), features.begin(), features.end());
+    }
+    return all;
+}
+
 }    // namespace
 
 TEST_SUITE("vision")
@@ -202,21 +222,11 @@ TEST_SUITE("vision")
     {
         TemporaryFolder folder;
         host::Team team(2);
-        for (const RandomTower& t :
-             {RandomTower{},
-              {.gelu = true, .swapped = true},
-              {.type = WeightType::f32, .norms = true},
-              {.hidden = 96, .type = WeightType::q8_0},
-              {.side = 18, .patch = 1, .dim = 32, .heads = 2, .neurons = 64, .layers = 1, .block_count = 1}}) {
+        for (const RandomTower& t : kinds_of_towers) {
             const TowerWeights w = read(random_tower(t), folder);
             const std::vector<float> pixels = pixels_of(w, 2, 9);
             const std::vector<float> got = Tower(w, team).features(pixels);
-            std::vector<float> want;
-            for (size_t tile = 0; tile < 2; ++tile) {
-                const auto features =
-                    reference_features(w, std::span(pixels).subspan(tile * pixels.size() / 2, pixels.size() / 2));
-                want.insert(want.end(), features.begin(), features.end());
-            }
+            const std::vector<float> want = reference_of(w, pixels, 2);
             CHECK(want.size() == 2 * w.patches() * w.width());
             CHECK(worst_error(got, want) < 1e-3);
         }
@@ -425,21 +435,10 @@ TEST_SUITE("device")
     {
         TemporaryFolder folder;
         host::Team team(2);
-        for (const RandomTower& t :
-             {RandomTower{},
-              {.gelu = true, .swapped = true},
-              {.type = WeightType::f32, .norms = true},
-              {.hidden = 96, .type = WeightType::q8_0},
-              // More than a page of the KV cache; neurons that fill no group.
-              {.side = 18, .patch = 1, .dim = 32, .heads = 2, .neurons = 72, .layers = 1, .block_count = 1}}) {
+        for (const RandomTower& t : kinds_of_towers) {
             const TowerWeights w = read(random_tower(t), folder);
             const std::vector<float> pixels = pixels_of(w, 2, 9);
-            std::vector<float> want;
-            for (size_t tile = 0; tile < 2; ++tile) {
-                const auto features =
-                    reference_features(w, std::span(pixels).subspan(tile * pixels.size() / 2, pixels.size() / 2));
-                want.insert(want.end(), features.begin(), features.end());
-            }
+            const std::vector<float> want = reference_of(w, pixels, 2);
             const TowerNeeds needs = tower_needs(w);
             const uint64_t all = needs.weights(), largest = *std::ranges::max_element(needs.pieces);
             for (const vulkan::Features& features : feature_sets) {
