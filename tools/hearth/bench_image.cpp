@@ -74,8 +74,9 @@ Agreement agreement_with(Engine& dense, Engine& engine, const EmbeddedRows& imag
     return out;
 }
 
-/// One run, `behind` being the text behind the image.
-void measure_once(Engine& engine, Eyes& eyes, const ImageBench& o, const std::vector<Token>& behind, Row& row)
+/// One run, `behind` being the text behind the image; what the image became.
+std::shared_ptr<const EmbeddedRows> measure_once(Engine& engine, Eyes& eyes, const ImageBench& o,
+                                                 const std::vector<Token>& behind, Row& row)
 {
     const double looked_before = eyes.us();
     const auto image = eyes.look(row.image);
@@ -98,6 +99,7 @@ void measure_once(Engine& engine, Eyes& eyes, const ImageBench& o, const std::ve
     row.prefill_ms.push_back(prefill_ms);
     row.first_ms.push_back(looking_ms + prefill_ms);
     if (o.count > 0) row.decode_tokens_per_s.push_back(o.count * 1e6 / us);
+    return image;
 }
 
 std::string as_text(const ImageBench& o, const std::vector<Row>& rows)
@@ -166,11 +168,11 @@ std::string bench_images(Engine& engine, const ImageBench& o)
     for (const std::filesystem::path& image : o.images.images) {
         Row row = {.image = image.string()};
         Row warm = row;
-        measure_once(engine, eyes, o, behind, warm);    // the most of it counts, too
+        const auto seen = measure_once(engine, eyes, o, behind, warm);    // the most of it counts, too
         for (uint32_t r = 0; r < o.repetitions; ++r) measure_once(engine, eyes, o, behind, row);
         row.host_bytes = peak_memory().value_or(0);
         row.device_bytes = engine.take_most_device_bytes();
-        if (o.dense && o.count > 0) row.agreement = agreement_with(*o.dense, engine, *eyes.look(row.image), o, behind);
+        if (o.dense && o.count > 0) row.agreement = agreement_with(*o.dense, engine, *seen, o, behind);
         rows.push_back(std::move(row));
     }
     return o.format == "json" ? as_json(engine, o, rows) : as_text(o, rows);
