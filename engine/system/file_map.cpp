@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <cstring>
 #include <system_error>
-#include <utility>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -78,22 +77,6 @@ void MappedFile::check_unchanged() const
         now.st_mtim.tv_nsec == identity_.nanoseconds)
         return;
     throw Error("{} was changed while it was in use: start again once it is whole", printable(path_.string()));
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), identity_(other.identity_), data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)), note_(std::move(other.note_))
-{
-}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept
-{
-    std::swap(path_, other.path_);
-    std::swap(identity_, other.identity_);
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    std::swap(note_, other.note_);
-    return *this;
 }
 
 }    // namespace hearth

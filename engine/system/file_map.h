@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string_view>
+#include <utility>
 
 namespace hearth {
 
@@ -16,8 +17,16 @@ class MappedFile {
   public:
     /// Throws Error where the file cannot be read, and where it is none.
     explicit MappedFile(const std::filesystem::path& path);
-    MappedFile(MappedFile&&) noexcept;
-    MappedFile& operator=(MappedFile&&) noexcept;
+    MappedFile(MappedFile&& other) noexcept { *this = std::move(other); }
+    MappedFile& operator=(MappedFile&& other) noexcept
+    {
+        std::swap(path_, other.path_);
+        std::swap(identity_, other.identity_);
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+        std::swap(note_, other.note_);
+        return *this;
+    }
     ~MappedFile();
     std::string_view bytes() const { return {data_, size_}; }
 

@@ -2,8 +2,6 @@
 #include "engine/system/file_map.h"
 #include "engine/system/windows.h"
 
-#include <utility>
-
 namespace hearth {
 
 namespace {
@@ -77,22 +75,6 @@ void MappedFile::check_unchanged() const
     const auto written = int64_t(both(now.ftLastWriteTime.dwHighDateTime, now.ftLastWriteTime.dwLowDateTime));
     if (both(now.nFileSizeHigh, now.nFileSizeLow) == identity_.size && written == identity_.seconds) return;
     throw Error("{} was changed while it was in use: start again once it is whole", printable(path_.string()));
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), identity_(other.identity_), data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)), note_(std::move(other.note_))
-{
-}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept
-{
-    std::swap(path_, other.path_);
-    std::swap(identity_, other.identity_);
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    std::swap(note_, other.note_);
-    return *this;
 }
 
 }    // namespace hearth
