@@ -19,8 +19,9 @@ inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both plane
 // weights have a number added to be unsigned. Both kinds take blocks by pairs.
 
 /// Where bytes are multiplied: q = 256 high + low. Byte 64 p + 8 c + 4 k + i of a plane belongs to number 64 p + 32 k +
-/// 4 c + i: of a pair of blocks four numbers of each in turn. bias[b] is -8 times the sum of the numbers of block b,
-/// half_bias the same of its first 16 and its last 16.
+/// 4 c + i: of a pair of blocks four numbers of each in turn. Of a token that is alone byte 64 h + 16 b + i belongs to
+/// number 32 b + 16 h + i. bias[b] is -8 times the sum of the numbers of block b, half_bias the same of its first 16
+/// and its last 16.
 struct alignas(64) GroupPlanes {
     int8_t high[128], low[128];
     int32_t bias[4], half_bias[2][4];
@@ -40,7 +41,8 @@ struct Input {
     const float* scale;
     const float* sum;    // of each block in fixed point: what a format's minima, which are the same for a whole block,
                          // are multiplied with
-    const GroupPlanes* planes;    // of the whole groups; null where the instruction set reads none (see Kernels)
+    const GroupPlanes *planes,
+        *alone;    // of the whole groups, one of the two; null where the instruction set reads none
     const GroupWords* words;
 };
 
@@ -48,10 +50,10 @@ struct Input {
 struct FixedPoint {
     int16_t* q;
     float *scale, *sum;
-    GroupPlanes* planes;
+    GroupPlanes *planes, *alone;
     GroupWords* words;
 
-    Input of(const float* x) const { return {x, q, scale, sum, planes, words}; }
+    Input of(const float* x) const { return {x, q, scale, sum, planes, alone, words}; }
 };
 
 /// Rows that `dot_rows` takes together: they share what can be shared, and x stays in L1 however long it is. They are

@@ -45,9 +45,13 @@ void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bo
     n_ = n;
     has_floats_ = has_fixed_ = false;
     const auto fixed_point = [&](size_t t) {
-        return FixedPoint{&q_[t * n], &scale_[t * blocks], &sum_[t * blocks],
-                          planes_.empty() ? nullptr : &planes_[t * groups],
-                          words_.empty() ? nullptr : &words_[t * groups]};
+        GroupPlanes* const planes = planes_.empty() ? nullptr : &planes_[t * groups];
+        return FixedPoint{.q = &q_[t * n],
+                          .scale = &scale_[t * blocks],
+                          .sum = &sum_[t * blocks],
+                          .planes = tokens == 1 ? nullptr : planes,
+                          .alone = tokens == 1 ? planes : nullptr,
+                          .words = words_.empty() ? nullptr : &words_[t * groups]};
     };
     for (size_t t = 0; t < tokens; t++) inputs_[t] = (quantised ? fixed_point(t) : FixedPoint{}).of(x + t * n);
     if (quantised)

@@ -206,9 +206,9 @@ double seen(const Input& x, WeightType type, uint32_t i)
 struct Vectors {
     std::vector<float> x, scale, sum;
     std::vector<int16_t> q;
-    std::vector<GroupPlanes> planes;
+    std::vector<GroupPlanes> planes, alone_planes;
     std::vector<GroupWords> words;
-    std::vector<Input> inputs;
+    std::vector<Input> inputs, alone;    // as tokens of several, each as the only one
 
     Vectors(const Kernels& cpu, uint32_t tokens, uint32_t n, Random& random) : x(random.vector(size_t(tokens) * n))
     {
@@ -218,17 +218,25 @@ struct Vectors {
             scale.resize(x.size() / fixed_block);
             sum.resize(scale.size());
             planes.resize(n / group_numbers * tokens);
+            alone_planes.resize(planes.size());
             words.resize(planes.size());
         }
         for (size_t t = 0; t < tokens; t++) {
             const size_t at = t * n / fixed_block;
             const size_t group = t * (n / group_numbers);
-            const FixedPoint to = blocks ? FixedPoint{&q[t * n], &scale[at], &sum[at],
-                                                      cpu.reads_planes && n >= group_numbers ? &planes[group] : nullptr,
-                                                      cpu.reads_words && n >= group_numbers ? &words[group] : nullptr}
+            const bool of_planes = cpu.reads_planes && n >= group_numbers,
+                       of_words = cpu.reads_words && n >= group_numbers;
+            const FixedPoint to = blocks ? FixedPoint{.q = &q[t * n],
+                                                      .scale = &scale[at],
+                                                      .sum = &sum[at],
+                                                      .planes = of_planes ? &planes[group] : nullptr,
+                                                      .alone = of_planes ? &alone_planes[group] : nullptr,
+                                                      .words = of_words ? &words[group] : nullptr}
                                          : FixedPoint{};
             if (blocks) cpu.quantise(&x[t * n], to, n);
-            inputs.push_back(to.of(&x[t * n]));
+            for (std::vector<Input>* as : {&inputs, &alone}) as->push_back(to.of(&x[t * n]));
+            inputs.back().alone = nullptr;
+            alone.back().planes = nullptr;
         }
     }
 };
@@ -518,10 +526,14 @@ TEST_SUITE("host")
             const uint32_t n = 512;
             std::vector<float> x(n, -3.0f), scale(n / 32), sum(n / 32);
             std::vector<int16_t> q(n);
-            std::vector<GroupPlanes> planes(n / group_numbers);
+            std::vector<GroupPlanes> planes(n / group_numbers), alone(planes.size());
             std::vector<GroupWords> words(n / group_numbers);
-            const FixedPoint to = {q.data(), scale.data(), sum.data(), cpu.reads_planes ? planes.data() : nullptr,
-                                   cpu.reads_words ? words.data() : nullptr};
+            const FixedPoint to = {.q = q.data(),
+                                   .scale = scale.data(),
+                                   .sum = sum.data(),
+                                   .planes = cpu.reads_planes ? planes.data() : nullptr,
+                                   .alone = cpu.reads_planes ? alone.data() : nullptr,
+                                   .words = cpu.reads_words ? words.data() : nullptr};
             cpu.quantise(x.data(), to, n);
             for (const float s : sum) CHECK(s == doctest::Approx(-96));
             for (const WeightFormat& format : weight_formats) {
@@ -542,10 +554,13 @@ TEST_SUITE("host")
                     CAPTURE(format.name);
                     std::array<const std::byte*, 1 + rows_together> only;
                     only.fill(reinterpret_cast<const std::byte*>(row.data()));
-                    float got;
-                    const Input input = to.of(x.data());
-                    cpu.of(type).dot_rows(only.data(), 1, &input, 1, n, &got);
-                    CHECK(got == doctest::Approx(want));
+                    for (const bool is_alone : {false, true}) {
+                        float got;
+                        Input input = to.of(x.data());
+                        (is_alone ? input.planes : input.alone) = nullptr;
+                        cpu.of(type).dot_rows(only.data(), 1, &input, 1, n, &got);
+                        CHECK(got == doctest::Approx(want));
+                    }
                 }
             }
         });
@@ -561,11 +576,15 @@ TEST_SUITE("host")
             for (uint32_t r = 0; r < std::size(rows); r++) rows[r] = w.matrix.row(std::min(r, count - 1));
             for (uint32_t tokens : {1u, 2u, 3u, 4u, 5u, 6u, 11u, 17u}) {    // one of each kind of loop
                 const Vectors x(cpu, tokens, n, random);
-                std::vector<float> many(count * tokens), alone;
+                std::vector<float> many(count * tokens);
                 row.dot_rows(rows, count, x.inputs.data(), tokens, n, many.data());
-                for (uint32_t r = 0; r < count; r++)
-                    for (const Input& input : x.inputs) row.dot_rows(rows + r, 1, &input, 1, n, &alone.emplace_back());
-                CHECK(same_bits(many, alone));
+                for (const std::vector<Input>* inputs : {&x.inputs, &x.alone}) {
+                    std::vector<float> each;
+                    for (uint32_t r = 0; r < count; r++)
+                        for (const Input& input : *inputs)
+                            row.dot_rows(rows + r, 1, &input, 1, n, &each.emplace_back());
+                    CHECK(same_bits(many, each));
+                }
             }
         });
     }
@@ -834,10 +853,14 @@ TEST_SUITE("host")
         on_every_path([&](const Kernels& cpu) {
             std::vector<int16_t> q(n, 99);
             std::vector<float> scale(n / 32, NAN), sum = scale;
-            std::vector<GroupPlanes> planes(n / group_numbers);
+            std::vector<GroupPlanes> planes(n / group_numbers), alone(planes.size());
             std::vector<GroupWords> words(n / group_numbers);
-            const FixedPoint to = {q.data(), scale.data(), sum.data(), cpu.reads_planes ? planes.data() : nullptr,
-                                   cpu.reads_words ? words.data() : nullptr};
+            const FixedPoint to = {.q = q.data(),
+                                   .scale = scale.data(),
+                                   .sum = sum.data(),
+                                   .planes = cpu.reads_planes ? planes.data() : nullptr,
+                                   .alone = cpu.reads_planes ? alone.data() : nullptr,
+                                   .words = cpu.reads_words ? words.data() : nullptr};
             cpu.quantise(x.data(), to, n);
             CHECK(q[5] == -32512);
             CHECK(scale[0] == 9 / fixed_max);
@@ -860,9 +883,12 @@ TEST_SUITE("host")
                 const size_t group = i / group_numbers;
                 const uint32_t pair = i % group_numbers / 64, block = i / 32 % 2, in_block = i % 32,
                                byte = pair * 64 + in_block / 4 * 8 + block * 4 + i % 4,
+                               byte_alone = in_block / 16 * 64 + pair * 32 + block * 16 + i % 16,
                                word = (in_block / 16 * 2 + i % 2) * 16 + block * 8 + in_block % 16 / 2;
                 if (cpu.reads_words) CHECK(words[group].of[pair][word] == q[i]);
-                if (cpu.reads_planes) CHECK(256 * planes[group].high[byte] + planes[group].low[byte] == q[i]);
+                if (!cpu.reads_planes) continue;
+                CHECK(256 * planes[group].high[byte] + planes[group].low[byte] == q[i]);
+                CHECK(256 * alone[group].high[byte_alone] + alone[group].low[byte_alone] == q[i]);
             }
             for (uint32_t b = 0; b < n / group_numbers * 4; b++) {
                 const auto sum_of = [&](uint32_t first, uint32_t last) {
@@ -872,11 +898,12 @@ TEST_SUITE("host")
                     CHECK(words[b / 4].half_sum[0][b % 4] == scale[b] * float(sum_of(0, 16)));
                     CHECK(words[b / 4].half_sum[1][b % 4] == scale[b] * float(sum_of(16, 32)));
                 }
-                if (cpu.reads_planes) {
-                    CHECK(planes[b / 4].bias[b % 4] == -8 * sum_of(0, 32));
-                    CHECK(planes[b / 4].half_bias[0][b % 4] == -8 * sum_of(0, 16));
-                    CHECK(planes[b / 4].half_bias[1][b % 4] == -8 * sum_of(16, 32));
-                }
+                if (cpu.reads_planes)
+                    for (const GroupPlanes& g : {planes[b / 4], alone[b / 4]}) {
+                        CHECK(g.bias[b % 4] == -8 * sum_of(0, 32));
+                        CHECK(g.half_bias[0][b % 4] == -8 * sum_of(0, 16));
+                        CHECK(g.half_bias[1][b % 4] == -8 * sum_of(16, 32));
+                    }
             }
         });
     }

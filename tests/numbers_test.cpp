@@ -246,9 +246,12 @@ TEST_SUITE("host")
                 std::vector<float> scale(8), sum(8);
                 std::vector<host::GroupPlanes> planes(2);
                 std::vector<host::GroupWords> words(2);
-                const host::FixedPoint to = {q.data(), scale.data(), sum.data(),
-                                             cpu->reads_planes ? planes.data() : nullptr,
-                                             cpu->reads_words ? words.data() : nullptr};
+                const host::FixedPoint to = {.q = q.data(),
+                                             .scale = scale.data(),
+                                             .sum = sum.data(),
+                                             .planes = nullptr,
+                                             .alone = cpu->reads_planes ? planes.data() : nullptr,
+                                             .words = cpu->reads_words ? words.data() : nullptr};
                 cpu->quantise(x.data(), to, 256);
                 for (uint32_t b = 0; b < 8; b++) CHECK(std::isnan(scale[b]) == (b == at / 32));
                 for (const WeightFormat& f : weight_formats) {

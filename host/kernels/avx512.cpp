@@ -1,6 +1,6 @@
 // AVX-512 (F, BW, VL, DQ, VBMI, VBMI2, VNNI, and GFNI): what kernels/body.h needs, on 16 floats.
 #include "host/kernels/avx2_set.h"
-#include "host/kernels/avx512_groups.h"
+#include "host/kernels/avx512_fours.h"
 
 namespace hearth::host {
 namespace {
@@ -168,6 +168,7 @@ struct Avx512 {
     using OfRows = std::conditional_t<by_wide<W> && !by_eights<W>, On256, Avx512>;
 
     static void fill(const int16_t* q, const float* scale, GroupWords& words) { On256::fill(q, scale, words); }
+    template <bool alone>
     static void fill(const int16_t* q, GroupPlanes& g)
     {
         const __m512i half = _mm512_set1_epi16(128), eights = _mm512_set1_epi16(-8);
@@ -177,7 +178,12 @@ struct Avx512 {
             const auto store_plane = [&](int8_t* to, const auto& plane) {
                 const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(plane(first))),
                                                         _mm512_cvtepi16_epi8(plane(second)), 1);
-                _mm512_store_si512(to + 64 * p, _mm512_permutexvar_epi32(in_turn, both));
+                if constexpr (alone) {
+                    const __m512i halves = _mm512_shuffle_i64x2(both, both, 0xd8);
+                    _mm256_store_si256(reinterpret_cast<__m256i*>(to + 32 * p), _mm512_castsi512_si256(halves));
+                    _mm256_store_si256(reinterpret_cast<__m256i*>(to + 64 + 32 * p),
+                                       _mm512_extracti64x4_epi64(halves, 1));
+                } else _mm512_store_si512(to + 64 * p, _mm512_permutexvar_epi32(in_turn, both));
             };
             store_plane(g.low, [](__m512i x) { return x; });
             store_plane(g.high, [&](__m512i x) {    // the low plane is signed
@@ -206,6 +212,7 @@ struct Avx512 {
                                                             : usual_few_tokens;
 
     using Sums = EightSums;
+    using SumsOfOne = SumsOfFours;
     static constexpr uint32_t tokens_at_once = 16;
     /// To L1, since a line is read in four pieces. (Measured on two cores: further ahead, or only to L2, took 12 % more
     /// for one token.)
@@ -246,6 +253,37 @@ struct Avx512 {
                     do meet<B, 4>(pair, scales, x + t, group, p % 2, sums + t);
                     while ((t += 4) < tokens);
                 }
+            }
+        }
+        return steps * numbers;
+    }
+
+    /// The same of a token that is alone.
+    template <class B>
+    requires by_eights<B>
+    [[gnu::always_inline]] static uint32_t meet_groups(const B* const* rows, const std::byte* const* next,
+                                                       const Input& x, uint32_t n, SumsOfFours& sums)
+    {
+        using F = Four<B>;
+        constexpr uint32_t bytes = F::blocks * sizeof(B), numbers = F::groups * group_numbers;
+        const uint32_t steps = n / numbers, far = steps < bytes_ahead / bytes ? steps : bytes_ahead / bytes;
+        const std::byte* ahead[8];
+        for (uint32_t r = 0; r < 8; r++) ahead[r] = reinterpret_cast<const std::byte*>(rows[r]) + far * bytes;
+        for (uint32_t s = 0; s < steps; s++) {
+            if (s == steps - far)
+                for (uint32_t r = 0; r < 8; r++) ahead[r] = next[r] - s * bytes;
+#pragma GCC unroll 2
+            for (uint32_t f = 0; f < 2; f++) {
+                const B* row[4];
+#pragma GCC unroll 4
+                for (uint32_t r = 0; r < 4; r++) {
+                    row[r] = rows[4 * f + r] + s * F::blocks;
+                    for (uint32_t byte = 0; byte < bytes; byte += 64) prefetch(ahead[4 * f + r] + s * bytes + byte);
+                }
+                const F four(row);
+#pragma GCC unroll 2
+                for (uint32_t g = 0; g < F::groups; g++)
+                    sums.of[f] = meet_four<B>(row, four, g, GroupOfToken(x, s * F::groups + g), sums.of[f]);
             }
         }
         return steps * numbers;

@@ -37,17 +37,18 @@
 //
 // and, where it has something better for a format W:
 //
-//   fill(q, planes)                         128 numbers in fixed point (see GroupPlanes)
+//   fill<alone>(q, planes)                  128 numbers in fixed point (see GroupPlanes)
 //   fill(q, scale, words)                   the same and the scales of their blocks (see GroupWords)
 //   Wide<W>                                 a piece of several blocks, which reads words: a Piece as far as the product
 //                                           of a row goes
-//   Sums                                    of eight rows with one token: of_row(r) those of row r as a Vec,
+//   Sums, SumsOfOne                         of eight rows with one token: of_row(r) those of row r as a Vec,
 //                                           add_lanes(row) those of each row added up
 //   tokens_at_once                          that meet_groups takes at most
 //   meet_groups<first, more>(rows, next, x, tokens, n, sums)
 //                                           adds the products of the whole groups of eight rows to sums[t] for `first`
 //                                           tokens and, if there are more, a multiple of four others, fetching what
 //                                           comes next, at the end of next[r]; returns how many numbers these are
+//   meet_groups(rows, next, x, n, sums)     the same of a token that is alone, to SumsOfOne
 //   add_rows(row, terms, count, y, n)       axpy for as many whole blocks as it likes; returns their number
 //   OfRows<W>                               another set that takes the products of rows instead
 //   few_tokens<W>                           see RowKernels, where it is not the usual number
@@ -585,7 +586,7 @@ void dot_some(const std::byte* const* rows, const Input* x, uint32_t tokens, uin
 template <class S>
 inline constexpr bool reads_planes = requires(GroupPlanes& g)
 {
-    S::fill(nullptr, g);
+    S::template fill<false>(nullptr, g);
 };
 template <class S>
 inline constexpr bool reads_words = requires(GroupWords& g)
@@ -601,8 +602,8 @@ inline constexpr bool by_groups = requires(const W* const* rows, const std::byte
 };
 
 /// y[r stride + t] = sum_i w[r]_i x[t]_i for r < count <= 8, t < tokens. `first` and `more` say how many tokens there
-/// are (see meet_groups): loops for any number in one function had too few registers, and a quarter of the time went
-/// there.
+/// are (see meet_groups), or `first` is 0 for one that is alone: loops for any number in one function had too few
+/// registers, and a quarter of the time went there.
 template <class S, class W, uint32_t first, bool more>
 [[gnu::noinline]] void dot_eight(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens,
                                  uint32_t n, float* y, uint32_t stride)
@@ -613,9 +614,12 @@ template <class S, class W, uint32_t first, bool more>
         row[r] = reinterpret_cast<const W*>(rows[r < count ? r : 0]);
         next[r] = rows[rows_together + (r < count ? r : 0)];
     }
-    typename S::Sums sums[more ? S::tokens_at_once : first];
+    constexpr bool alone = first == 0;
+    std::conditional_t<alone, typename S::SumsOfOne, typename S::Sums> sums[more ? S::tokens_at_once : alone + first];
     for (uint32_t t = 0; t < tokens; t++) sums[t] = {};
-    const uint32_t whole = S::template meet_groups<first, more>(row, next, x, tokens, n, sums);
+    uint32_t whole;
+    if constexpr (alone) whole = S::meet_groups(row, next, *x, n, *sums);
+    else whole = S::template meet_groups<first, more>(row, next, x, tokens, n, sums);
 
     /// What is behind the last whole group is added in turns, as dot_stretch takes them.
     const auto with_rest = [&](uint32_t r, uint32_t t) {
@@ -642,7 +646,7 @@ void dot_by_eights(const std::byte* const* rows, uint32_t count, const Input* x,
                                                             dot_eight<S, W, 3, false>, dot_eight<S, W, 4, false>},
                                                    many[] = {dot_eight<S, W, 1, true>, dot_eight<S, W, 2, true>,
                                                              dot_eight<S, W, 3, true>, dot_eight<S, W, 4, true>};
-    const auto dot = (tokens <= 4 ? few : many)[(tokens - 1) % 4];
+    const auto dot = x->alone ? dot_eight<S, W, 0, false> : (tokens <= 4 ? few : many)[(tokens - 1) % 4];
     for (uint32_t r = 0; r < count; r += 8)
         dot(rows + r, count - r < 8 ? count - r : 8, x, tokens, n, y + size_t(r) * stride, stride);
 }
@@ -651,7 +655,7 @@ template <class S, class W>
 void dot_rows(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n, float* y)
 {
     if constexpr (by_groups<S, W>)
-        if (x->planes) {
+        if (x->planes || x->alone) {
             constexpr uint32_t most = S::tokens_at_once;
             for (uint32_t t = 0; t < tokens; t += most)
                 dot_by_eights<S, W>(rows, count, x + t, tokens - t < most ? tokens - t : most, n, y + t, tokens);
@@ -909,8 +913,10 @@ void quantise(const float* x, const FixedPoint& to, uint32_t n)
         to.sum[i / fixed_block] = scale * S::add_lanes(S::dot(S::ones(), q + i));
     }
     const uint32_t groups = n / group_numbers;
-    if constexpr (reads_planes<S>)
-        for (uint32_t g = 0; to.planes && g < groups; g++) S::fill(q + g * group_numbers, to.planes[g]);
+    if constexpr (reads_planes<S>) {
+        for (uint32_t g = 0; to.planes && g < groups; g++) S::template fill<false>(q + g * group_numbers, to.planes[g]);
+        for (uint32_t g = 0; to.alone && g < groups; g++) S::template fill<true>(q + g * group_numbers, to.alone[g]);
+    }
     if constexpr (reads_words<S>)
         for (uint32_t g = 0; to.words && g < groups; g++)
             S::fill(q + g * group_numbers, to.scale + g * (group_numbers / fixed_block), to.words[g]);
