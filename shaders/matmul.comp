@@ -4,62 +4,93 @@
 #include "kernels.h"
 #include "row.glsl"
 
-// A workgroup makes 64 rows x 64 tokens in steps of 32 along the inner dimension; an invocation makes 8 x 8 of them, so
-// that each value read from shared memory serves eight products. Weights lie there as floats, or as halves where the
-// device computes with them; x and the sums are fp32 in both, since rounding x alone would cost a random model a
-// thousandth of its largest logit.
+// A workgroup makes 64 rows x 64 tokens in steps of 32 along the inner dimension; an invocation makes 8 rows x `each`
+// tokens of them, so that what it reads from shared memory serves as many products, and reads four numbers of the inner
+// dimension at once. Weights lie there as floats, or as halves where the device computes with them; x and the sums are
+// fp32 in both, since rounding x alone would cost a random model a thousandth of its largest logit.
+const uint tile_rows = matmul_tile, tile_tokens = matmul_tile, tile_inner = 32;
 #ifdef FP16
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
-#define Tile float16_t
+#define Four f16vec4
+const uint tile_padding = 2;
 #else
-#define Tile float
+#define Four vec4
+const uint tile_padding = 1;
 #endif
 
-const uint tile_rows = matmul_tile, tile_tokens = matmul_tile, tile_inner = 32;
-const uint pitch = tile_inner + 1;    // one column of padding keeps neighbouring rows in different banks
-layout(local_size_x = 64) in;
+layout(local_size_x_id = 4) in;    // 64 x 64 / (8 each)
 layout(constant_id = 0) const uint type = 0;
 layout(constant_id = 1) const bool TRANSPOSED = false;
+layout(constant_id = 2) const uint each = 8;    // as many as there are registers for
 layout(push_constant, scalar) uniform Push { MatMul a; };
 
 #include "weight_tile.glsl"
-shared float x_tile[tile_tokens * pitch];
+const uint t_lanes = tile_tokens / each;    // invocations that share a row
+const uint x_pitch = tile_inner / 4 + 1;    // in vec4
+shared vec4 x_tile[tile_tokens * x_pitch];
+
+// Of tokens that are not there, the last one's: nobody reads what becomes of them.
+void load_inputs(uint first_token, uint first_inner, uint tokens)
+{
+    const uint width = tile_inner / 4, column = gl_LocalInvocationID.x % width, t0 = gl_LocalInvocationID.x / width,
+               last = tokens - 1 - first_token;
+    const uint k = first_inner + 4 * column;
+    if ((a.x_stride | a.inner) % 4 == 0) {
+        const uint from = first_token * a.x_stride + k, own = t0 * a.x_stride, step = t_lanes * a.x_stride;
+        vec4 x[each];    // all are on their way before the first is waited for
+        [[unroll]] for (uint j = 0; j < each; ++j) x[j] = vec4(0);
+        if (k < a.inner)
+            [[unroll]] for (uint j = 0; j < each; ++j)
+                x[j] = Floats4(a.x).at[(from + min(own + j * step, last * a.x_stride)) / 4];
+        [[unroll]] for (uint j = 0; j < each; ++j) x_tile[(t0 + t_lanes * j) * x_pitch + column] = x[j];
+    } else {
+        [[dont_unroll]] for (uint i = gl_LocalInvocationID.x; i < tile_tokens * tile_inner; i += gl_WorkGroupSize.x) {
+            const uint t = i / tile_inner, c = i % tile_inner;
+            x_tile[t * x_pitch + c / 4][c % 4] =
+                first_inner + c < a.inner ? a.x.at[(first_token + min(t, last)) * a.x_stride + first_inner + c] : 0;
+        }
+    }
+}
 
 void main()
 {
     const uint tokens = a.head != 0 ? a.step.at.head_tokens : a.step.at.tokens;
     const uint first_row = gl_WorkGroupID.x * tile_rows, first_token = gl_WorkGroupID.y * tile_tokens;
     if (first_token >= tokens) return;
-    const uint r0 = gl_LocalInvocationID.x % 8, t0 = gl_LocalInvocationID.x / 8;    // rows r0 + 8 i, tokens t0 + 8 j
+    // Rows r0 + 8 i and tokens t0 + t_lanes j; TRANSPOSED rows 8 r0 + i, since they lie side by side there.
+    const uint r0 = gl_LocalInvocationID.x % 8, t0 = gl_LocalInvocationID.x / 8;
 
-    vec4 sum[8][2];
-    [[unroll]] for (uint i = 0; i < 8; ++i) sum[i][0] = sum[i][1] = vec4(0);
+    float sum[8][each];
+    [[unroll]] for (uint i = 0; i < 8; ++i)
+        [[unroll]] for (uint j = 0; j < each; ++j) sum[i][j] = 0;
     for (uint first_inner = 0; first_inner < a.inner; first_inner += tile_inner) {
         barrier();
         load_weights(first_row, first_inner);
-        for (uint i = gl_LocalInvocationID.x; i < tile_tokens * tile_inner; i += gl_WorkGroupSize.x) {
-            const uint t = first_token + i / tile_inner, k = first_inner + i % tile_inner;
-            x_tile[i / tile_inner * pitch + i % tile_inner] =
-                t < tokens && k < a.inner ? a.x.at[t * a.x_stride + k] : 0;
-        }
+        load_inputs(first_token, first_inner, tokens);
         barrier();
-        for (uint k = 0; k < tile_inner; ++k) {
-            const vec4 x0 = vec4(x_tile[t0 * pitch + k], x_tile[(t0 + 8) * pitch + k],
-                                 x_tile[(t0 + 16) * pitch + k], x_tile[(t0 + 24) * pitch + k]);
-            const vec4 x1 = vec4(x_tile[(t0 + 32) * pitch + k], x_tile[(t0 + 40) * pitch + k],
-                                 x_tile[(t0 + 48) * pitch + k], x_tile[(t0 + 56) * pitch + k]);
-            [[unroll]] for (uint i = 0; i < 8; ++i) {
-                const float w = float(w_tile[(r0 + 8 * i) * pitch + k]);
-                sum[i][0] += w * x0;
-                sum[i][1] += w * x1;
+        [[dont_unroll]] for (uint k = 0; k < tile_inner / 4; ++k) {
+            vec4 w[8];
+            if (TRANSPOSED) {
+                [[unroll]] for (uint c = 0; c < 4; ++c) {
+                    const vec4 first = vec4(w_tile[(4 * k + c) * w_pitch + 2 * r0]),
+                               last = vec4(w_tile[(4 * k + c) * w_pitch + 2 * r0 + 1]);
+                    [[unroll]] for (uint i = 0; i < 4; ++i) w[i][c] = first[i], w[4 + i][c] = last[i];
+                }
+            } else {
+                [[unroll]] for (uint i = 0; i < 8; ++i) w[i] = vec4(w_tile[(r0 + 8 * i) * w_pitch + k]);
+            }
+            [[unroll]] for (uint j = 0; j < each; ++j) {
+                const vec4 x = x_tile[(t0 + t_lanes * j) * x_pitch + k];
+                [[unroll]] for (uint c = 0; c < 4; ++c)
+                    [[unroll]] for (uint i = 0; i < 8; ++i) sum[i][j] += w[i][c] * x[c];
             }
         }
     }
 
     [[unroll]] for (uint i = 0; i < 8; ++i)
-        [[unroll]] for (uint j = 0; j < 8; ++j) {
-            const uint r = first_row + r0 + 8 * i, t = first_token + t0 + 8 * j;
+        [[unroll]] for (uint j = 0; j < each; ++j) {
+            const uint r = first_row + (TRANSPOSED ? 8 * r0 + i : r0 + 8 * i), t = first_token + t0 + t_lanes * j;
             if (r < a.rows && t < tokens)
-                a.y.at[t * a.y_stride + r] = sum[i][j / 4][j % 4] + (a.add != 0 ? a.y.at[t * a.y_stride + r] : 0);
+                a.y.at[t * a.y_stride + r] = sum[i][j] + (a.add != 0 ? a.y.at[t * a.y_stride + r] : 0);
         }
 }

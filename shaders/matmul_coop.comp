@@ -19,16 +19,17 @@ layout(local_size_x_id = 4) in;    // four subgroups
 layout(constant_id = 0) const uint type = 0;
 layout(constant_id = 1) const bool TRANSPOSED = false;
 layout(constant_id = 2) const uint matrix_rows = 16;      // M of the device's matrices: divides share_rows
-layout(constant_id = 5) const uint matrix_tokens = 16;    // N: divides share_tokens
-layout(constant_id = 6) const uint matrix_inner = 16;     // K: divides tile_inner
+layout(constant_id = 6) const uint matrix_tokens = 16;    // N: divides share_tokens
+layout(constant_id = 7) const uint matrix_inner = 16;     // K: divides tile_inner
 layout(push_constant, scalar) uniform Push { MatMul a; };
 
-// From row to row of a tile. A quad of padding keeps neighbouring rows in different banks, and each on 16 bytes, as
-// loading a matrix demands.
-const uint pitch = tile_inner + 8;
-#define Tile float16_t
+// A quad of padding keeps neighbouring rows of a tile in different banks, and each on 16 bytes, as loading a matrix
+// demands.
+#define Four f16vec4
+const uint tile_padding = 2;
 #include "weight_tile.glsl"
-shared float16_t x_high[tile_tokens * pitch], x_low[tile_tokens * pitch];
+const uint x_pitch = tile_inner / 4 + tile_padding;    // in Fours
+shared f16vec4 x_high[tile_tokens * x_pitch], x_low[tile_tokens * x_pitch];
 shared float y_tile[4 * matrix_rows * matrix_tokens];    // a matrix of each subgroup, on its way to y
 
 #define Sums coopmat<float, gl_ScopeSubgroup, matrix_rows, matrix_tokens, gl_MatrixUseAccumulator>
@@ -45,13 +46,21 @@ float cut(float x)
 
 void load_inputs(uint first_token, uint first_inner, uint tokens)
 {
-    for (uint i = gl_LocalInvocationID.x; i < tile_tokens * tile_inner; i += gl_WorkGroupSize.x) {
-        const uint t = first_token + i / tile_inner, k = first_inner + i % tile_inner,
-                   at = i / tile_inner * pitch + i % tile_inner;
-        const float x = t < tokens && k < a.inner ? x_gain * a.x.at[t * a.x_stride + k] : 0;
-        const float high = cut(x);
-        x_high[at] = float16_t(high);
-        x_low[at] = float16_t((x - high) * low_gain);
+    for (uint i = gl_LocalInvocationID.x; i < tile_tokens * tile_inner / 4; i += gl_WorkGroupSize.x) {
+        const uint row = i / (tile_inner / 4), column = i % (tile_inner / 4), k = first_inner + 4 * column;
+        // Of tokens that are not there, the last one's: nobody reads what becomes of them.
+        const uint at = min(first_token + row, tokens - 1) * a.x_stride + k;
+        vec4 x = vec4(0);
+        if ((a.x_stride | a.inner) % 4 == 0) {
+            if (k < a.inner) x = Floats4(a.x).at[at / 4];
+        } else {
+            [[unroll]] for (uint c = 0; c < 4; ++c)
+                if (k + c < a.inner) x[c] = a.x.at[at + c];
+        }
+        x *= x_gain;
+        const vec4 high = vec4(cut(x.x), cut(x.y), cut(x.z), cut(x.w));
+        x_high[row * x_pitch + column] = f16vec4(high);
+        x_low[row * x_pitch + column] = f16vec4((x - high) * low_gain);
     }
 }
 
@@ -73,15 +82,18 @@ void main()
         barrier();
         [[dont_unroll]] for (uint k = 0; k < tile_inner; k += matrix_inner) {
             Weights w[count_r];
-            [[unroll]] for (uint i = 0; i < count_r; ++i)
-                coopMatLoad(w[i], w_tile, (r0 + i * matrix_rows) * pitch + k, pitch,
-                            gl_CooperativeMatrixLayoutRowMajor);
+            [[unroll]] for (uint i = 0; i < count_r; ++i) {
+                const uint r = r0 + i * matrix_rows;
+                if (TRANSPOSED)
+                    coopMatLoad(w[i], w_tile, k * w_pitch + r / 4, w_pitch, gl_CooperativeMatrixLayoutColumnMajor);
+                else
+                    coopMatLoad(w[i], w_tile, r * w_pitch + k / 4, w_pitch, gl_CooperativeMatrixLayoutRowMajor);
+            }
             [[unroll]] for (uint j = 0; j < count_t; ++j) {
                 Inputs high, low;    // stored by tokens, and so by columns
-                coopMatLoad(high, x_high, (t0 + j * matrix_tokens) * pitch + k, pitch,
-                            gl_CooperativeMatrixLayoutColumnMajor);
-                coopMatLoad(low, x_low, (t0 + j * matrix_tokens) * pitch + k, pitch,
-                            gl_CooperativeMatrixLayoutColumnMajor);
+                const uint at = (t0 + j * matrix_tokens) * x_pitch + k / 4;
+                coopMatLoad(high, x_high, at, x_pitch, gl_CooperativeMatrixLayoutColumnMajor);
+                coopMatLoad(low, x_low, at, x_pitch, gl_CooperativeMatrixLayoutColumnMajor);
                 [[unroll]] for (uint i = 0; i < count_r; ++i) {
                     sum[i * count_t + j] = coopMatMulAdd(w[i], high, sum[i * count_t + j]);
                     low_sum[i * count_t + j] = coopMatMulAdd(w[i], low, low_sum[i * count_t + j]);

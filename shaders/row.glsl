@@ -195,6 +195,16 @@ uint chunk_bytes(uint type, Chunk c, uint j)
     return four;
 }
 
+// The first or the last 16 weights of a chunk of 32, as the first ones of one.
+Chunk chunk_half(uint type, Chunk c, uint which)
+{
+    if (low_bits(type) == 2) c.low.x = c.low[which];
+    else c.low >>= 4 * which;
+    if (high_bits(type) == 1) c.high.x >>= 4 * which;
+    if (high_bits(type) == 2) c.high.x = c.high[which];
+    return c;
+}
+
 // table[n] of four bytes.
 uint look_up(uvec4 table, uint four)
 {

@@ -146,18 +146,23 @@ Product GpuKernels::product(WeightType type, const ProductUse& use) const
 const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, Product product)
 {
     const std::tuple key(type, transposed, product);
-    const uint32_t heavy = device_->info().heavy_subgroup_size;
+    // An invocation makes eight rows times so many tokens. Intel's GPUs, whose subgroups are small, have half of the
+    // registers for each, and GCN, whose subgroups are all of 64, too little shared memory for subgroups that do more.
+    const uint32_t smallest = device_->info().min_subgroup_size, heavy = device_->info().heavy_subgroup_size;
+    const auto tiled = [&](const char* name, uint32_t each) -> const Kernel<gpu::MatMul>& {
+        const uint32_t lanes = gpu::matmul_tile * gpu::matmul_tile / (8 * each);
+        return compiled(matmul_, key, device_, name, {kernel_constant(type), transposed, each, 1, lanes}, heavy);
+    };
     switch (product) {
-    case Product::floats: return compiled(matmul_, key, device_, "matmul", {kernel_constant(type), transposed}, heavy);
-    case Product::halves:
-        return compiled(matmul_, key, device_, "matmul_f16", {kernel_constant(type), transposed}, heavy);
-    case Product::integers: return compiled(matmul_, key, device_, "matmul_idot", {kernel_constant(type)}, heavy);
+    case Product::floats: return tiled("matmul", smallest == 32 ? 8 : 4);
+    case Product::halves: return tiled("matmul_f16", smallest == 32 ? 8 : 4);
+    case Product::integers: return tiled("matmul_idot", smallest <= 16 ? 2 : 4);
     case Product::matrices: break;
     }
     const auto [m, n, k] = device_->info().matrix;
     const uint32_t subgroup = device_->info().subgroup_size;
-    return compiled(matmul_, key, device_, "matmul_coop", {kernel_constant(type), transposed, m, 1, 4 * subgroup, n, k},
-                    subgroup);
+    return compiled(matmul_, key, device_, "matmul_coop",
+                    {kernel_constant(type), transposed, m, 1, 4 * subgroup, 1, n, k}, subgroup);
 }
 
 const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v, uint32_t together)
