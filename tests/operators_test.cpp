@@ -506,6 +506,9 @@ TEST_SUITE("device")
                               Case{4, 1, 96, 70, 7, 9, halves},
                               Case{4, 2, 128, 64, 7, 9, host::PairOrder::neighbours, true, true},
                               Case{8, 2, 64, 64, 700, 1},
+                              Case{3, 3, 72, 72, 0, 40},
+                              Case{8, 2, 128, 128, 190, 20},
+                              Case{5, 1, 160, 160, 60, 9},
                               Case{14, 2, 32, 32, 300, 40},
                               Case{1, 1, 32, 32, 0, 1, halves, false, false, {q8, q8}},
                               Case{8, 2, 64, 64, 301, 1, halves, true, true, {q8, q8}},
@@ -566,7 +569,8 @@ TEST_SUITE("device")
                         angles.push_back(float(std::sin(angle)));
                     }
                 Shared<float> dq(device, q), dk(device, k), dv(device, v), turn(device, angles);
-                TestStep step(device, tokens, first, attend_tile(config, false).tokens), alone(device, tokens, first);
+                TestStep step(device, tokens, first, attend_tile(device->info(), config, false).tokens),
+                    alone(device, tokens, first);
                 run(device, kernels.rope, {c.heads + c.kv_heads, tokens},
                     {.step = step.address(),
                      .q = dq.address(),
@@ -598,10 +602,11 @@ TEST_SUITE("device")
                     AttendTile tile;
                     uint32_t splits;
                 };
-                std::vector<Cut> cuts = {{attend_tile(config, false), 1}};
+                std::vector<Cut> cuts = {{attend_tile(device->info(), config, false), 1}};
                 if (first < c.earlier) cuts.clear();    // only what the later tokens see is looked at
                 if (tokens == 1)
-                    for (const uint32_t splits : {1u, 5u}) cuts.push_back({attend_tile(config, true), splits});
+                    for (const uint32_t splits : {1u, 5u})
+                        cuts.push_back({attend_tile(device->info(), config, true), splits});
                 for (const Cut& cut : cuts) {
                     const uint32_t tiles = c.heads / cut.tile.heads;
                     Shared<float> y(device, tokens * q_width), parts(device, c.heads * cut.splits * (c.head_dim + 2));

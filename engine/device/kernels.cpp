@@ -182,19 +182,31 @@ const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type)
 
 const Kernel<gpu::Attend>& GpuKernels::attend(AttendTile tile, host::KvTypes kv)
 {
-    const uint32_t k = is_quantised(kv.k), v = is_quantised(kv.v);
-    return compiled(attend_, {tile.heads, tile.tokens, k, v}, device_, "attend",
-                    {head_dim_, tile.heads, tile.tokens, k, v}, device_->info().heavy_subgroup_size);
+    const uint32_t k = is_quantised(kv.k), v = is_quantised(kv.v), heavy = device_->info().heavy_subgroup_size;
+    const std::array key = {tile.heads, tile.tokens, tile.rows, k, v};
+    if (tile.rows == 0)
+        return compiled(attend_, key, device_, "attend", {head_dim_, tile.heads, tile.tokens, k, v}, heavy);
+    return compiled(attend_, key, device_, "attend_tile", {head_dim_, tile.heads, tile.tokens, k, v, tile.rows}, heavy);
 }
 
-AttendTile attend_tile(const Config& c, bool decode)
+AttendTile attend_tile(const vulkan::DeviceInfo& device, const Config& c, bool decode)
 {
+    const uint32_t sharing = c.heads / c.kv_heads;    // the same keys
+    const auto heads_of = [&](uint32_t rows) {
+        uint32_t heads = std::min(rows, sharing);
+        while (sharing % heads != 0) --heads;
+        return heads;
+    };
+    if (!decode && c.head_dim % 8 == 0) {
+        // 32 sums over values in an invocation; half of them where it has half of the registers.
+        const uint32_t numbers = device.min_subgroup_size <= 16 ? 2048 : 4096,
+                       rows = std::clamp(std::bit_floor(numbers / c.head_dim), 8u, 32u), heads = heads_of(rows);
+        return {heads, rows / heads, rows};
+    }
     // Each row is a register and a half of sums in every invocation, and a software device's compiler takes a second
     // for eight.
     constexpr uint32_t most_rows = 4, most_numbers = 1024;
-    const uint32_t rows = std::clamp(most_numbers / c.head_dim, 1u, most_rows);
-    uint32_t heads = std::min(rows, c.heads / c.kv_heads);
-    while (c.heads / c.kv_heads % heads != 0) --heads;
+    const uint32_t rows = std::clamp(most_numbers / c.head_dim, 1u, most_rows), heads = heads_of(rows);
     return {heads, decode ? 1 : rows / heads};
 }
 

@@ -17,8 +17,9 @@ namespace hearth {
 /// that keys and values are read once for all of them.
 struct AttendTile {
     uint32_t heads = 1, tokens = 1;
+    uint32_t rows = 0;    // of the kernel for prompts, which has room for so many heads of tokens; 0: the other one
 };
-AttendTile attend_tile(const Config& config, bool decode);
+AttendTile attend_tile(const vulkan::DeviceInfo& device, const Config& config, bool decode);
 
 /// Workgroups that can share the positions of one tile at decode.
 uint32_t most_attend_splits(uint32_t context);
@@ -84,7 +85,7 @@ class GpuKernels {
     std::map<std::tuple<WeightType, bool, Product>, vulkan::Kernel<gpu::MatMul>> matmul_;
     std::map<std::tuple<WeightType, WeightType, RowVariant, uint32_t>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
     std::map<WeightType, vulkan::Kernel<gpu::FfnDown>> ffn_down_;
-    std::map<std::array<uint32_t, 4>, vulkan::Kernel<gpu::Attend>> attend_;
+    std::map<std::array<uint32_t, 5>, vulkan::Kernel<gpu::Attend>> attend_;
 };
 
 }    // namespace hearth

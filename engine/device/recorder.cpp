@@ -260,7 +260,7 @@ class Recorder {
 
     void attend(Commands& commands, uint32_t l, bool writes_planes)
     {
-        const AttendTile tile = attend_tile(c_, few_);
+        const AttendTile tile = attend_tile(model_.device()->info(), c_, few_);
         const uint32_t tiles = c_.heads / tile.heads, splits = few_ ? kernels_.attend_splits(tiles, shape_.context) : 1;
         commands.dispatch(kernels_.attend(tile, shape_.kv), {tiles, most_tiles(tile.tokens), splits},
                           {.step = a_.step.address,

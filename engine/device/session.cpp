@@ -61,7 +61,7 @@ void GpuSession::begin(host::Work work, std::span<const host::Row> rows, std::sp
 
     for (const host::Row& row : rows) HEARTH_CHECK(row.position < shape_.context && row.sees <= shape_.context);
     write_step(step_room(shape_), activations().step.mapped, activations().step.address, rows,
-               attend_tile(model_.config(), few).tokens, wanted, activations().broken.address);
+               attend_tile(model_.device()->info(), model_.config(), few).tokens, wanted, activations().broken.address);
     head_ = {};
     write_rotations(rows);
 }

@@ -188,8 +188,8 @@ class DeviceTower::Work {
         std::vector<host::Row> list;
         for (uint32_t r = 0; r < rows; ++r) list.push_back({r, rows, pages_.data()});
         *static_cast<uint32_t*>(a.broken.mapped) = 0;
-        write_step(step_room(shape_), a.step.mapped, a.step.address, list, attend_tile(w_.config(), false).tokens, {},
-                   a.broken.address);
+        write_step(step_room(shape_), a.step.mapped, a.step.address, list,
+                   attend_tile(tower_.device_->info(), w_.config(), false).tokens, {}, a.broken.address);
         std::memcpy(a.input.mapped, x, size_t(rows) * w_.config().dim * sizeof(float));
     }
 

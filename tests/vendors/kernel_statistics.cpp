@@ -112,12 +112,12 @@ int list(std::string_view wanted)
         for (const uint32_t kv_heads : {8u, 32u}) {
             const Config c = shape(head_dim, kv_heads);
             GpuKernels of_this_width(device, c);
-            const AttendTile decode = attend_tile(c, true), prompt = attend_tile(c, false);
+            const AttendTile decode = attend_tile(info, c, true), prompt = attend_tile(info, c, false);
             for (const WeightType type : {WeightType::f16, WeightType::q8_0})
-                for (const uint32_t tokens : std::set{decode.tokens, prompt.tokens})
-                    listing.add(of_this_width.attend({decode.heads, tokens}, {type, type}),
+                for (const AttendTile& tile : {decode, prompt})
+                    listing.add(of_this_width.attend(tile, {type, type}),
                                 fmt::format("{} of {}, {} heads x {} tokens", format_of(type).name, head_dim,
-                                            decode.heads, tokens));
+                                            tile.heads, tile.tokens));
         }
     const std::string missing = listing.missing();
     if (!missing.empty()) throw Error("tests/vendors/kernel_statistics.cpp leaves out:{}", missing);
