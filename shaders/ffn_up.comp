@@ -11,12 +11,12 @@ layout(constant_id = 1) const uint up_type = 0;
 layout(constant_id = 2) const uint activation = 0;
 layout(push_constant, scalar) uniform Push { FfnUp a; };
 
-void rows(Quads w, uint type, uint n, uint stride, uint last, uint token, uint tokens, out float part[sums_at_once])
+void rows(Quads w, uint type, uint n, uint stride, uint last, Inputs x, out float part[sums_at_once])
 {
 #ifdef INT_DOT
-    rows_dot_int(w, type, n, stride, last, a.planes.high, a.planes.low, a.planes.scale, token, tokens, a.cols, part);
+    rows_dot_int(w, type, n, stride, last, x, part);
 #else
-    rows_dot(w, type, n, stride, last, a.x, token, tokens, a.cols, part);
+    rows_dot(w, type, n, stride, last, x, part);
 #endif
 }
 
@@ -27,10 +27,39 @@ float bias_of(uint row, uint n)
     return a.has_bias != 0 && n < a.neurons ? uintBitsToFloat(bias.at[row].x) : 0;
 }
 
+// h of the i-th of the rows from neuron n on, which are in memory from `row` on.
+void finish(float gate[sums_at_once], float up[sums_at_once], uint i, uint n, uint row, uint last, float weight,
+            Inputs x)
+{
+    float of_gate[few], of_up[few];    // picked, since registers have no index
+    bool fires[few], any = false;      // uniform in the subgroup
+    [[unroll]] for (uint t = 0; t < few; ++t) {
+        of_gate[t] = gate[t];
+        of_up[t] = up[t];
+        [[unroll]] for (uint r = 1; r < rows_at_once; ++r)
+            if (r == i) of_gate[t] = gate[r * few + t], of_up[t] = up[r * few + t];
+        fires[t] = !(abs(of_gate[t]) <= a.cut) && x.token + t < x.tokens;
+        any = any || fires[t];
+    }
+    if (a.has_up != 0 && a.cut >= 0 && any) {
+        float of_row[sums_at_once];    // the same row as often as there would be rows
+        rows(a.up, up_type, row + min(i, last), a.up_stride, 0, x, of_row);
+        [[unroll]] for (uint t = 0; t < few; ++t) of_up[t] = of_row[t];
+    }
+    [[unroll]] for (uint t = 0; t < few; ++t) {
+        float h = weight * of_gate[t];
+        if (a.has_up != 0 && (a.cut < 0 || any)) h *= activate_up(activation, subgroupAdd(of_up[t]));
+        if (subgroupElect() && n + i < a.neurons && x.token + t < x.tokens)
+            a.h.at[(x.token + t) * a.neurons + n + i] = fires[t] ? h : 0;
+    }
+}
+
 void main()    // x: neurons; y: tokens, `few` at a time
 {
     const uint token = gl_WorkGroupID.y * few, tokens = a.step.at.tokens;
     if (token >= tokens) return;
+    Inputs x = {ConstFloats(a.x), Quads(a.planes.high), Quads(a.planes.low), ConstFloats4(a.planes.scale),
+                      token, tokens, a.cols};
     const uint step = gl_NumWorkGroups.x * gl_NumSubgroups * rows_at_once;
     for (uint next = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * rows_at_once; next < a.neurons;
          next += step) {
@@ -50,27 +79,17 @@ void main()    // x: neurons; y: tokens, `few` at a time
         }
         const uint last = a.neurons - 1 - n;
         float gate[sums_at_once], up[sums_at_once];
-        rows(a.gate, gate_type, row, a.gate_stride, last, token, tokens, gate);
+        [[unroll]] for (uint s = 0; s < sums_at_once; ++s) up[s] = 0;
+        rows(a.gate, gate_type, row, a.gate_stride, last, x, gate);
         [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
             const float bias = bias_of(row + i, n + i);
             [[unroll]] for (uint t = 0; t < few; ++t)
                 gate[i * few + t] = activate(activation, a.floor, subgroupAdd(gate[i * few + t]) + bias);
         }
-        if (a.has_up != 0 && a.cut < 0) rows(a.up, up_type, row, a.up_stride, last, token, tokens, up);
-        [[unroll]] for (uint i = 0; i < rows_at_once; ++i) {
-            if (n + i >= a.neurons) break;
-            bool fires[few], any = false;    // uniform in the subgroup
-            [[unroll]] for (uint t = 0; t < few; ++t) {
-                fires[t] = !(abs(gate[i * few + t]) <= a.cut) && token + t < tokens;
-                any = any || fires[t];
-            }
-            if (a.has_up != 0 && a.cut >= 0 && any) rows(a.up, up_type, row + i, a.up_stride, 0, token, tokens, up);
-            [[unroll]] for (uint t = 0; t < few; ++t) {
-                float h = weight * gate[i * few + t];
-                if (a.has_up != 0 && (a.cut < 0 || any))
-                    h *= activate_up(activation, subgroupAdd(up[a.cut < 0 ? i * few + t : t]));
-                if (subgroupElect() && token + t < tokens) a.h.at[(token + t) * a.neurons + n + i] = fires[t] ? h : 0;
-            }
-        }
+        if (a.has_up != 0 && a.cut < 0) rows(a.up, up_type, row, a.up_stride, last, x, up);
+        // Of several rows one after the other, in a loop: there is a product in it.
+        if (rows_at_once == 1) finish(gate, up, 0, n, row, last, weight, x);
+        else
+            [[dont_unroll]] for (uint i = 0; i < rows_at_once; ++i) finish(gate, up, i, n, row, last, weight, x);
     }
 }

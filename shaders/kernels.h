@@ -63,7 +63,7 @@ const uint join_post_norm = 2;
 
 struct Planes {            // x_i = scale[i / 32] (256 high_i + low_i): x as two planes of integers
     Words high, low;       // (n) int8, four to a word
-    Floats scale;          // (n / 32, 4): scale, the sums of the first and the last 16 x of the block in fixed point, 0
+    Floats scale;          // (n / 32, 4): scale, the sums of the first and the last 16 x of the block, 1 / scale
 };
 
 struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y = weight r / sqrt(mean(r^2) + eps)

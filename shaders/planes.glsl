@@ -1,5 +1,6 @@
 // A vector in 16-bit fixed point, x = scale (256 high + low), as two planes of int8, four numbers to a word. With each
-// block of 32 stand its scale and the sums of its first and its last 16 numbers, which formats with minima need.
+// block of 32 stand its scale, the sums of its first and its last 16 numbers, which formats with a minimum or a bias
+// need, and 1 / scale. The sums are less than 2^20, so that times 1 / scale they are the integers again, once rounded.
 
 const float fixed_max = 32512.0;    // 127 * 256: both planes fit into int8
 
@@ -13,7 +14,7 @@ float most(float largest, float x)
 vec4 fixed_scale(float largest, ivec2 sums)
 {
     const float scale = largest / fixed_max;
-    return vec4(scale, scale * vec2(sums), 0);
+    return vec4(scale, scale * vec2(sums), largest > 0 ? fixed_max / largest : 0);
 }
 
 // The sum of four numbers, and their words; `largest`: of |x| in the block.

@@ -43,7 +43,7 @@ uint row_at(Quads w, uint type, uint stride, uint row)
 {
     if (!is_sparse(type)) return row * stride;
     const uint pack = row / sparse_pack * stride;
-    return pack + Words(w).at[pack * 4 + row % sparse_pack];
+    return pack + ConstWords(w).at[pack * 4 + row % sparse_pack];
 }
 
 // The columns of its row.
@@ -72,7 +72,7 @@ struct Chunk {
 };
 
 // Number i of those that begin at a word.
-uint u16_at(Quads w, uint first, uint i) { return Words(w).at[first + i / 2] >> 16 * (i & 1) & 0xffff; }
+uint u16_at(Quads w, uint first, uint i) { return ConstWords(w).at[first + i / 2] >> 16 * (i & 1) & 0xffff; }
 
 // Where a sparse row's scales begin, in 16 bits, and its values, in words.
 uint sparse_scales(uint n) { return n / 16 + (n + 127) / 128 + 1; }
@@ -94,7 +94,7 @@ Chunk load_sparse_chunk(Quads w, uint type, uint row, uint i, uint n)
     if (number_of(type) == Q8_0) {
         [[unroll]] for (uint k = 0; k < 16; ++k)
             if ((mask >> k & 1) != 0) {
-                c.low[k / 4] |= (Words(w).at[values + at / 4] >> 8 * (at & 3) & 255) << 8 * (k & 3);
+                c.low[k / 4] |= (ConstWords(w).at[values + at / 4] >> 8 * (at & 3) & 255) << 8 * (k & 3);
                 ++at;
             }
     } else {
@@ -112,17 +112,17 @@ Chunk load_chunk(Quads w, uint type, uint row, uint at, uint n)
 {
     if (is_sparse(type)) return load_sparse_chunk(w, type, row, at * chunk_weights(type), n);
     Chunk c = {uvec4(0), uvec2(0)};
-    if (chunk_weights(type) == 32 && low_bits(type) == 2) c.low.xy = Pairs(w).at[row * 2 + at];
+    if (chunk_weights(type) == 32 && low_bits(type) == 2) c.low.xy = ConstPairs(w).at[row * 2 + at];
     else c.low = w.at[row + at];
     if (chunk_weights(type) < 32) return c;
-    if (high_bits(type) == 1) c.high.x = Words(w).at[row * 4 + n * low_bits(type) / 32 + at];
-    if (high_bits(type) == 2) c.high = Pairs(w).at[row * 2 + n * low_bits(type) / 64 + at];
+    if (high_bits(type) == 1) c.high.x = ConstWords(w).at[row * 4 + n * low_bits(type) / 32 + at];
+    if (high_bits(type) == 2) c.high = ConstPairs(w).at[row * 2 + n * low_bits(type) / 64 + at];
     return c;
 }
 
 float half_at(Quads w, uint first, uint i)    // number i of the fp16 that begin at a word
 {
-    const vec2 pair = unpackHalf2x16(Words(w).at[first + i / 2]);
+    const vec2 pair = unpackHalf2x16(ConstWords(w).at[first + i / 2]);
     return (i & 1) == 0 ? pair.x : pair.y;
 }
 
@@ -140,7 +140,7 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
     if (is_sparse(type)) {
         scale = vec2(half_at(w, row * 4, sparse_scales(n) + i / 32));
     } else if (number == Q6_K) {
-        const uint word = Words(w).at[first + i / 64];
+        const uint word = ConstWords(w).at[first + i / 64];
         scale = half_at(w, first + n / 64, i / 256) * vec2(s8_at(word, i / 16 & 3), s8_at(word, (i / 16 & 3) + 1));
     } else if (number == Q4_K || number == Q5_K) {
         const uvec4 s = w.at[first / 4 + i / 256];
@@ -150,8 +150,8 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
         scale = vec2(d.x * float(lower ? scale_byte & 63 : (both & 15) | scale_byte >> 6 << 4));
         minimum = vec2(d.y * float(lower ? minimum_byte & 63 : both >> 4 | minimum_byte >> 6 << 4));
     } else if (number == Q2_K) {
-        const uint both = Words(w).at[first + i / 64] >> 8 * (i / 16 & 3);
-        const vec2 d = unpackHalf2x16(Words(w).at[first + n / 64 + i / 256]);
+        const uint both = ConstWords(w).at[first + i / 64] >> 8 * (i / 16 & 3);
+        const vec2 d = unpackHalf2x16(ConstWords(w).at[first + n / 64 + i / 256]);
         scale = d.x * vec2(both & 15, both >> 8 & 15);
         minimum = d.y * vec2(both >> 4 & 15, both >> 12 & 15);
     } else if (number == Q3_K) {
@@ -160,15 +160,15 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
         const uint low = ((k & 4) == 0 ? s.x : s.y) >> 8 * (k & 3) + k / 8 * 4, high = s.z >> 8 * (k & 3) + k / 4 * 2;
         scale = unpackHalf2x16(s.w).x * (vec2(low & 15 | (high & 3) << 4, low >> 8 & 15 | (high >> 8 & 3) << 4) - 32.0);
     } else if (number == IQ4_XS) {
-        const uvec2 s = Pairs(w).at[first / 2 + i / 256];
+        const uvec2 s = ConstPairs(w).at[first / 2 + i / 256];
         const uint part = i / 32 & 7;
         scale = vec2(unpackHalf2x16(s.x).x * (float(s.y >> 4 * part & 15 | (s.x >> 16 + 2 * part & 3) << 4) - 32.0));
     } else if (number == Q4_1 || number == Q5_1) {
-        const vec2 both = unpackHalf2x16(Words(w).at[first + i / 32]);
+        const vec2 both = unpackHalf2x16(ConstWords(w).at[first + i / 32]);
         scale = both.xx;
         minimum = -both.yy;
     } else if (number == MXFP4) {
-        const uint e = u8_at(Words(w).at[first + i / 128], i / 32 & 3);
+        const uint e = u8_at(ConstWords(w).at[first + i / 128], i / 32 & 3);
         // 2^(e - 128)
         scale = vec2(uintBitsToFloat(e < 2 ? 0x00200000u << e : e == 255 ? 0x7fc00000u : (e - 1) << 23));
     } else {
@@ -243,52 +243,93 @@ const uint sums_at_once = rows_at_once * few;
 
 uint token_at(uint token, uint tokens, uint t) { return few == 1 ? token : min(token + t, tokens - 1); }
 
-// This invocation's share of sum_i w_ri x_ti for rows_at_once rows from number `first` on and `few` tokens from number
-// `token` on (sum[r few + t]), a chunk in turn with the others of its subgroup. Rows behind the `last`-th are taken for
-// it, and of tokens behind the last of `tokens` that one. With more than one token n is a multiple of 4.
-void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Floats x, uint token, uint tokens, uint n,
-              out float sum[sums_at_once])
+// Chunks of a row that an invocation has under way together, where the row has so many left: a GPU's memory is fast
+// when much is asked of it at a time.
+layout(constant_id = 6) const uint chunks_at_once = 1;
+const uint parts_at_once = rows_at_once * chunks_at_once;
+
+struct Part {              // a chunk and its scales as they come from memory
+    Chunk c;
+    vec2 scale, minimum;
+};
+
+Part load_part(Quads w, uint type, uint row, uint q, uint n)
 {
-    const uint chunk = chunk_weights(type), group = scale_weights(type), whole = n / chunk;
+    Part p;
+    p.c = load_chunk(w, type, row, q, n);
+    row_scales(w, type, row, q * chunk_weights(type), n, p.scale, p.minimum);
+    return p;
+}
+
+struct Inputs {            // the vectors that rows meet: `few` of (tokens, n) from number `token` on
+    ConstFloats x;
+    Quads high, low;       // or as planes
+    ConstFloats4 scale;
+    uint token, tokens, n;
+};
+
+// Where the t-th of them begins, in so many numbers.
+uint input_at(Inputs x, uint t, uint of) { return token_at(x.token, x.tokens, t) * (x.n / of); }
+
+// sum += what chunk q of rows_at_once rows gives; those are parts[first] and on.
+void add_chunk(uint type, Part parts[parts_at_once], uint first, uint q, Inputs x, inout float sum[sums_at_once])
+{
+    const uint chunk = chunk_weights(type), group = scale_weights(type);
+    [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
+        vec4 part[sums_at_once], x_sum[few];
+        [[unroll]] for (uint s = 0; s < sums_at_once; ++s) part[s] = vec4(0);
+        [[unroll]] for (uint t = 0; t < few; ++t) x_sum[t] = vec4(0);
+        [[unroll]] for (uint j = g * group / 4; j < (g + 1) * group / 4; ++j) {
+            vec4 weights[rows_at_once];
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) weights[r] = chunk_part(type, parts[first + r].c, j);
+            [[unroll]] for (uint t = 0; t < few; ++t) {
+                const vec4 four = ConstFloats4(x.x).at[input_at(x, t, 4) + q * (chunk / 4) + j];
+                [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r * few + t] += weights[r] * four;
+                if (has_minima(type)) x_sum[t] += four;
+            }
+        }
+        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+            [[unroll]] for (uint t = 0; t < few; ++t) {
+                const uint s = r * few + t;
+                sum[s] += parts[first + r].scale[g] * add_lanes(part[s]);
+                if (has_minima(type)) sum[s] -= parts[first + r].minimum[g] * add_lanes(x_sum[t]);
+            }
+    }
+}
+
+// This invocation's share of sum_i w_ri x_ti for rows_at_once rows from number `first` on and `few` tokens
+// (sum[r few + t]), a chunk in turn with the others of its subgroup. Rows behind the `last`-th are taken for it, and of
+// tokens behind the last that one. With more than one token n is a multiple of 4.
+void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Inputs x, out float sum[sums_at_once])
+{
+    const uint n = x.n, chunk = chunk_weights(type), whole = n / chunk, step = gl_SubgroupSize;
     uint row[rows_at_once];
     [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
         row[r] = row_at(w, type, stride, first + min(r, last));
     [[unroll]] for (uint s = 0; s < sums_at_once; ++s) sum[s] = 0;
-    for (uint q = gl_SubgroupInvocationID; q < whole; q += gl_SubgroupSize) {
-        Chunk c[rows_at_once];
-        vec2 scale[rows_at_once], minimum[rows_at_once];
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, row[r], q, n);
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            row_scales(w, type, row[r], q * chunk, n, scale[r], minimum[r]);
-        [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
-            vec4 part[sums_at_once], x_sum[few];
-            [[unroll]] for (uint s = 0; s < sums_at_once; ++s) part[s] = vec4(0);
-            [[unroll]] for (uint t = 0; t < few; ++t) x_sum[t] = vec4(0);
-            [[unroll]] for (uint j = g * group / 4; j < (g + 1) * group / 4; ++j) {
-                vec4 weights[rows_at_once];
-                [[unroll]] for (uint r = 0; r < rows_at_once; ++r) weights[r] = chunk_part(type, c[r], j);
-                [[unroll]] for (uint t = 0; t < few; ++t) {
-                    const vec4 four = Floats4(x).at[token_at(token, tokens, t) * (n / 4) + q * (chunk / 4) + j];
-                    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r * few + t] += weights[r] * four;
-                    if (has_minima(type)) x_sum[t] += four;
-                }
-            }
-            [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-                [[unroll]] for (uint t = 0; t < few; ++t) {
-                    sum[r * few + t] += scale[r][g] * add_lanes(part[r * few + t]);
-                    if (has_minima(type)) sum[r * few + t] -= minimum[r][g] * add_lanes(x_sum[t]);
-                }
-        }
+    uint q = gl_SubgroupInvocationID;
+    Part parts[parts_at_once];
+    for (; q + (chunks_at_once - 1) * step < whole; q += chunks_at_once * step) {
+        [[unroll]] for (uint p = 0; p < parts_at_once; ++p)
+            parts[p] = load_part(w, type, row[p % rows_at_once], q + p / rows_at_once * step, n);
+        [[unroll]] for (uint u = 0; u < chunks_at_once; ++u)
+            add_chunk(type, parts, u * rows_at_once, q + u * step, x, sum);
     }
+    if (chunks_at_once > 1)
+        for (; q < whole; q += step) {
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) parts[r] = load_part(w, type, row[r], q, n);
+            add_chunk(type, parts, 0, q, x, sum);
+        }
     // What is left of a row of odd length, a weight per invocation; x ends with the row. Nothing that is not there is
     // named, even where no invocation comes: Mesa's software device (26.2) reads what is at an address that is the same
     // for all of a subgroup whether any of them is active or not.
-    for (uint i = whole * chunk + gl_SubgroupInvocationID; i < n; i += gl_SubgroupSize)
+    const uint done = whole * chunk;
+    for (uint i = done + gl_SubgroupInvocationID; i < n; i += step)
         [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
             [[unroll]] for (uint t = 0; t < few; ++t)
                 sum[r * few + t] += chunk_part(type, load_chunk(w, type, row[r], min(whole, (n - 1) / chunk), n),
-                                               (i - whole * chunk) / 4)[i & 3]
-                                    * x.at[token_at(token, tokens, t) * n + i];
+                                               (i - done) / 4)[i & 3]
+                                    * x.x.at[input_at(x, t, 1) + i];
 }
 
 #ifdef INT_DOT
@@ -310,46 +351,61 @@ uint chunk_s8(uint type, Chunk c, uint j)
     return v | (v & b * 0x01010101u) * (256 / b - 2);
 }
 
-// The same for formats with blocks in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32 bits.
-void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Words high, Words low, Floats scale,
-                  uint token, uint tokens, uint n, out float sum[sums_at_once])
+// The same as add_chunk for formats with blocks in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32
+// bits. A bias is taken off the sum, by means of the sums of x: a multiplication for each group instead of some
+// operations for each word.
+void add_chunk_int(uint type, Part parts[parts_at_once], uint first, uint q, Inputs x, inout float sum[sums_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type);
+    uint weights[rows_at_once * 8];
+    [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
+        [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
+            const uint four = chunk_bytes(type, parts[first + r].c, j);
+            weights[r * 8 + j] = has_table(type) ? look_up(table(type), four) : four;
+        }
+    [[unroll]] for (uint t = 0; t < few; ++t) {
+        const uint at = input_at(x, t, 16) + q * chunk / 16;
+        uvec4 high[2], low[2];
+        [[unroll]] for (uint i = 0; i < chunk / 16; ++i)
+            high[i] = x.high.at[at + i], low[i] = x.low.at[at + i];
+        const vec4 scale = x.scale.at[at / 2];    // and the sums of the first 16 and of the others, and 1 / scale
+        const ivec2 sums = bias(type) > 0 ? ivec2(roundEven(scale.yz * scale.w)) : ivec2(0);
+        [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
+            const int x_sum = group < chunk ? sums[g] : sums.x + sums.y;
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
+                int h = 0, l = 0;
+                [[unroll]] for (uint j = g * group / 4; j < (g + 1) * group / 4; ++j) {
+                    h += dot4(weights[r * 8 + j], high[j / 4][j % 4]);
+                    l += dot4(weights[r * 8 + j], low[j / 4][j % 4]);
+                }
+                const uint s = r * few + t;
+                sum[s] += float(256 * h + l - int(bias(type)) * x_sum) * (parts[first + r].scale[g] * scale.x);
+                if (has_minima(type))
+                    sum[s] -= parts[first + r].minimum[g] * (group < chunk ? scale[1 + g] : scale.y + scale.z);
+            }
+        }
+    }
+}
+
+void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Inputs x, out float sum[sums_at_once])
+{
+    const uint n = x.n, whole = n / chunk_weights(type), step = gl_SubgroupSize;
     uint row[rows_at_once];
     [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
         row[r] = row_at(w, type, stride, first + min(r, last));
     [[unroll]] for (uint s = 0; s < sums_at_once; ++s) sum[s] = 0;
-    for (uint q = gl_SubgroupInvocationID; q < n / chunk; q += gl_SubgroupSize) {
-        Chunk c[rows_at_once];
-        vec2 w_scale[rows_at_once], minimum[rows_at_once];
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r) c[r] = load_chunk(w, type, row[r], q, n);
-        [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-            row_scales(w, type, row[r], q * chunk, n, w_scale[r], minimum[r]);
-        vec4 x[few];    // scale, sum of the first 16, sum of the others
-        [[unroll]] for (uint t = 0; t < few; ++t)
-            x[t] = Floats4(scale).at[token_at(token, tokens, t) * (n / 32) + q * chunk / 32];
-        [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
-            int h[sums_at_once], l[sums_at_once];
-            [[unroll]] for (uint s = 0; s < sums_at_once; ++s) h[s] = l[s] = 0;
-            [[unroll]] for (uint j = g * group / 4; j < (g + 1) * group / 4; ++j) {
-                uint four[rows_at_once];
-                [[unroll]] for (uint r = 0; r < rows_at_once; ++r) four[r] = chunk_s8(type, c[r], j);
-                [[unroll]] for (uint t = 0; t < few; ++t) {
-                    const uint at = token_at(token, tokens, t) * (n / 4) + q * (chunk / 4) + j, x_high = high.at[at],
-                               x_low = low.at[at];
-                    [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
-                        h[r * few + t] += dot4(four[r], x_high);
-                        l[r * few + t] += dot4(four[r], x_low);
-                    }
-                }
-            }
-            [[unroll]] for (uint r = 0; r < rows_at_once; ++r)
-                [[unroll]] for (uint t = 0; t < few; ++t) {
-                    const uint s = r * few + t;
-                    sum[s] += float(256 * h[s] + l[s]) * (w_scale[r][g] * x[t].x);
-                    if (has_minima(type)) sum[s] -= minimum[r][g] * (group < chunk ? x[t][1 + g] : x[t].y + x[t].z);
-                }
-        }
+    uint q = gl_SubgroupInvocationID;
+    Part parts[parts_at_once];
+    for (; q + (chunks_at_once - 1) * step < whole; q += chunks_at_once * step) {
+        [[unroll]] for (uint p = 0; p < parts_at_once; ++p)
+            parts[p] = load_part(w, type, row[p % rows_at_once], q + p / rows_at_once * step, n);
+        [[unroll]] for (uint u = 0; u < chunks_at_once; ++u)
+            add_chunk_int(type, parts, u * rows_at_once, q + u * step, x, sum);
     }
+    if (chunks_at_once > 1)
+        for (; q < whole; q += step) {
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) parts[r] = load_part(w, type, row[r], q, n);
+            add_chunk_int(type, parts, 0, q, x, sum);
+        }
 }
 #endif

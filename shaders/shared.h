@@ -32,7 +32,13 @@ layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Floats { flo
 layout(buffer_reference, scalar, buffer_reference_align = 16) buffer Floats4 { vec4 at[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Words { uint at[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer Pairs { uvec2 at[]; };
-layout(buffer_reference, scalar, buffer_reference_align = 16) buffer Quads { uvec4 at[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Quads { uvec4 at[]; };
+// The same for what a kernel does not write: of what may be written NVIDIA's open driver reads every number from the
+// cache that all workgroups share.
+layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer ConstFloats { float at[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer ConstFloats4 { vec4 at[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer ConstWords { uint at[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer ConstPairs { uvec2 at[]; };
 
 #define HEARTH_GPU_BEGIN
 #define HEARTH_GPU_END

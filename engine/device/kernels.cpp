@@ -10,6 +10,8 @@ using vulkan::Kernel;
 
 namespace {
 
+constexpr uint32_t most_loads = 4;    // of chunks, by an invocation at a time
+
 bool can_int_dot(const vulkan::Device& device, WeightType type)
 {
     return is_quantised(type) && device.features().int_dot;
@@ -20,14 +22,23 @@ bool offers(const vulkan::Device& device, const RowVariant& v)
 {
     const vulkan::DeviceInfo& info = device.info();
     const bool size = v.subgroup == info.subgroup_size || std::ranges::count(info.subgroup_sizes, v.subgroup) > 0;
-    return size && v.subgroups > 0 && v.subgroups <= info.max_subgroups &&
-           v.subgroups * v.subgroup <= info.max_workgroup && v.rows > 0 && v.rows <= v.subgroup &&
-           gpu::slot_neurons % v.rows == 0;
+    const bool loads = v.rows > 0 && v.chunks > 0 && v.rows * v.chunks <= most_loads;
+    return size && loads && v.subgroups > 0 && v.subgroups <= info.max_subgroups &&
+           v.subgroups * v.subgroup <= info.max_workgroup && v.rows <= v.subgroup && gpu::slot_neurons % v.rows == 0;
 }
 
 // What is tried of each property. More rows at once share x, but there are fewer subgroups; a workgroup of one has
 // nobody to wait for.
-constexpr uint32_t tried_rows[] = {1, 2, 4}, tried_subgroups[] = {1, 4, 16};
+constexpr uint32_t tried_rows[] = {1, 2, 4}, tried_subgroups[] = {1, 4, 16}, tried_chunks[] = {1, 2, 4};
+
+/// Chunks of a row under way together for so many rows (or tokens, which take registers as rows do). A software device
+/// has no memory to wait for.
+uint32_t usual_chunks(const vulkan::Device& device, WeightType type, uint32_t rows)
+{
+    if (device.info().kind == vulkan::DeviceKind::software || is_sparse(type)) return 1;
+    const bool few_weights = (kernel_constant(type) >> FORMAT_LOW & 63) >= 8;    // in a chunk, so that x takes little
+    return std::max((few_weights ? 4u : 2u) / rows, 1u);
+}
 
 }    // namespace
 
@@ -38,7 +49,8 @@ RowVariant usual_variant(const vulkan::Device& device, WeightType type)
     return {.subgroup = info.subgroup_size,
             .subgroups = 128 / info.subgroup_size,
             .rows = info.kind == vulkan::DeviceKind::software ? 4u : 1u,
-            .int_dot = can_int_dot(device, type)};
+            .int_dot = can_int_dot(device, type),
+            .chunks = usual_chunks(device, type, 1)};
 }
 
 std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType type)
@@ -53,8 +65,17 @@ std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType ty
         for (const uint32_t rows : tried_rows)
             for (const uint32_t subgroups : counts)
                 for (const uint32_t subgroup : sizes) {
-                    const RowVariant v = {subgroup, subgroups, rows, int_dot};
-                    if (offers(device, v) && (!int_dot || can_int_dot(device, type))) variants.push_back(v);
+                    RowVariant v = {subgroup, subgroups, rows, int_dot, usual_chunks(device, type, rows)};
+                    if (!offers(device, v) || (int_dot && !can_int_dot(device, type))) continue;
+                    variants.push_back(v);
+                    // Other numbers of chunks only where the rest is usual.
+                    if (subgroups != usual.subgroups || subgroup != usual.subgroup || rows > 1 || is_sparse(type))
+                        continue;
+                    for (const uint32_t chunks : tried_chunks)
+                        if (chunks != usual.chunks) {
+                            v.chunks = chunks;
+                            variants.push_back(v);
+                        }
                 }
     return variants;
 }
@@ -63,6 +84,17 @@ std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType ty
 static RowVariant narrowed(RowVariant v, uint32_t together)
 {
     v.rows = std::min(v.rows, std::max(most_sums / together, 1u));
+    v.chunks = std::max(v.chunks / together, 1u);
+    return v;
+}
+
+/// The variant as it is compiled: with many sums in small subgroups where a device has registers for no others.
+static RowVariant fitted(const vulkan::Device& device, RowVariant v, uint32_t together)
+{
+    v = narrowed(v, together);
+    const vulkan::DeviceInfo& info = device.info();
+    if (info.heavy_subgroup_size < info.subgroup_size && v.rows * together > 2)
+        v.subgroup = std::min(v.subgroup, info.heavy_subgroup_size);
     return v;
 }
 
@@ -111,9 +143,9 @@ const Kernel<Args>& compiled(std::map<Key, Kernel<Args>>& kernels, const Key& ke
 
 const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant& variant, uint32_t together)
 {
-    const RowVariant v = narrowed(variant, together);
+    const RowVariant v = fitted(*device_, variant, together);
     return compiled(matvec_, {type, v, together}, device_, v.int_dot ? "matvec_idot" : "matvec",
-                    {kernel_constant(type), 0, 0, v.rows, v.subgroups * v.subgroup, together}, v.subgroup);
+                    {kernel_constant(type), 0, 0, v.rows, v.subgroups * v.subgroup, together, v.chunks}, v.subgroup);
 }
 
 bool offers(const vulkan::Device& device, Product product, WeightType type, const ProductUse& use)
@@ -167,11 +199,11 @@ const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, 
 
 const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v, uint32_t together)
 {
-    v = narrowed(v, together);
+    v = fitted(*device_, v, together);
     v.int_dot = v.int_dot && is_quantised(gate) && is_quantised(up);
     return compiled(
         ffn_up_, {gate, up, v, together}, device_, v.int_dot ? "ffn_up_idot" : "ffn_up",
-        {kernel_constant(gate), kernel_constant(up), activation_, v.rows, v.subgroups * v.subgroup, together},
+        {kernel_constant(gate), kernel_constant(up), activation_, v.rows, v.subgroups * v.subgroup, together, v.chunks},
         v.subgroup);
 }
 

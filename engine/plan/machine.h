@@ -44,12 +44,13 @@ struct RowVariant {
     uint32_t subgroups = 0;    // of a workgroup
     uint32_t rows = 1;         // that a subgroup takes at once
     bool int_dot = false;      // rows meet x in integers
+    uint32_t chunks = 1;       // of a row (row.glsl) that an invocation asks its memory for at a time
 
     auto operator<=>(const RowVariant&) const = default;
     std::string name() const
     {
-        return fmt::format("{} subgroups of {}, {} row{} at once, in {}", subgroups, subgroup, rows,
-                           rows > 1 ? "s" : "", int_dot ? "integers" : "floats");
+        return fmt::format("{} subgroups of {}, {} row{} at once, {} chunk{} of each, in {}", subgroups, subgroup, rows,
+                           rows > 1 ? "s" : "", chunks, chunks > 1 ? "s" : "", int_dot ? "integers" : "floats");
     }
 };
 

@@ -121,7 +121,11 @@ nlohmann::json variants_json(const RowVariants& variants)
         for (size_t f = 0; f < std::size(weight_formats); ++f)
             if (const std::optional<RowVariant>& v = variants.choice[c][f])
                 json[std::string(matrix_classes[c].name)][std::string(weight_formats[f].name)] = {
-                    {"subgroup", v->subgroup}, {"subgroups", v->subgroups}, {"rows", v->rows}, {"int_dot", v->int_dot}};
+                    {"subgroup", v->subgroup},
+                    {"subgroups", v->subgroups},
+                    {"rows", v->rows},
+                    {"int_dot", v->int_dot},
+                    {"chunks", v->chunks}};
     return json;
 }
 
@@ -135,7 +139,8 @@ RowVariants variants_from(const nlohmann::json& json)
             if (of_class == json.end() || !of_class->contains(weight_formats[f].name)) continue;
             const nlohmann::json& v = of_class->at(std::string(weight_formats[f].name));
             variants.choice[c][f] =
-                RowVariant{whole(v, "subgroup"), whole(v, "subgroups"), whole(v, "rows"), v.at("int_dot")};
+                RowVariant{whole(v, "subgroup"), whole(v, "subgroups"), whole(v, "rows"), v.at("int_dot"),
+                           v.contains("chunks") ? whole(v, "chunks") : 1};    // older files have none
         }
     return variants;
 }
