@@ -26,11 +26,38 @@ float total(float of_mine)    // of all invocations
 // NaN, or beyond the range of floats.
 bool is_broken(float squares) { return (floatBitsToUint(squares) & 0x7fffffffu) >= 0x7f800000u; }
 
-// Column i of what is added to the base, at `at` in all of them.
-float added(uint at)
+// Four columns of a row, or what is left of it, which begin at `at`; where n is a multiple of 4, on 16 bytes.
+vec4 four(Floats v, uint at, uint count)
 {
-    float sum = a.has_cold != 0 ? a.cold.at[at] : 0;
-    [[unroll]] for (uint p = 0; p < a.part_count; ++p) sum += a.parts.at[p * a.part_stride + at];
+    if (a.n % 4 == 0) return Floats4(v).at[at / 4];
+    vec4 x = vec4(0);
+    [[unroll]] for (uint i = 0; i < 4; ++i)
+        if (i < count) x[i] = v.at[at + i];
+    return x;
+}
+
+void put(Floats v, uint at, vec4 x, uint count)
+{
+    if (a.n % 4 == 0) {
+        Floats4(v).at[at / 4] = x;
+        return;
+    }
+    [[unroll]] for (uint i = 0; i < 4; ++i)
+        if (i < count) v.at[at + i] = x[i];
+}
+
+// What is added to the base, at `at` in all of them. Several parts at a time, so that they are under way together.
+vec4 added(uint at, uint count)
+{
+    const uint at_once = 4;
+    vec4 sum = a.has_cold != 0 ? four(a.cold, at, count) : vec4(0);
+    uint p = 0;
+    for (; p + at_once <= a.part_count; p += at_once) {
+        vec4 part[at_once];
+        [[unroll]] for (uint i = 0; i < at_once; ++i) part[i] = four(a.parts, (p + i) * a.part_stride + at, count);
+        [[unroll]] for (uint i = 0; i < at_once; ++i) sum += part[i];
+    }
+    for (; p < a.part_count; ++p) sum += four(a.parts, p * a.part_stride + at, count);
     return sum;
 }
 
@@ -45,60 +72,58 @@ void main()    // an invocation has four columns in turn, a word of each plane
         for (uint b = me; b < a.n / 32; b += gl_WorkGroupSize.x) largest[b] = 0, sums[2 * b] = sums[2 * b + 1] = 0;
     float gain = a.gain, sum = 0, squares = 0;
     if (a.form == join_post_norm) {
-        for (uint w = me; w < words; w += gl_WorkGroupSize.x)
-            for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
-                const float s = added(in_row + i);
-                squares += s * s;
-            }
+        for (uint w = me; w < words; w += gl_WorkGroupSize.x) {
+            const vec4 s = added(in_row + 4 * w, a.n - 4 * w);
+            [[unroll]] for (uint i = 0; i < 4; ++i) squares += s[i] * s[i];    // of columns that are not there, zeros
+        }
         squares = total(squares);
         if (me == 0 && is_broken(squares)) step.broken.at[0] = 1;
         gain /= sqrt(squares / float(a.n) + a.eps);
         squares = 0;
     }
-    for (uint w = me; w < words; w += gl_WorkGroupSize.x)
-        for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
-            float r = gain * added(in_row + i);
-            if (a.form == join_post_norm) r *= a.weight.at[a.n + i];
-            r += a.base.at[in_row + i];
-            if (a.form == join_layer_norm) r += a.weight.at[2 * a.n + i];
-            a.residual.at[in_row + i] = r;
-            if (a.publish == publish_residual) a.published.at[in_row + i] = r;
-            sum += r;
-            squares += r * r;
-        }
+    for (uint w = me; w < words; w += gl_WorkGroupSize.x) {
+        const uint at = in_row + 4 * w, count = a.n - 4 * w;    // columns from here on
+        const vec4 base = four(a.base, at, count);
+        vec4 r = gain * added(at, count);
+        if (a.form == join_post_norm) r *= four(a.weight, a.n + 4 * w, count);
+        r += base;
+        if (a.form == join_layer_norm) r += four(a.weight, 2 * a.n + 4 * w, count);
+        put(a.residual, at, r, count);
+        if (a.publish == publish_residual) put(a.published, at, r, count);
+        [[unroll]] for (uint i = 0; i < 4; ++i)
+            if (i < count) sum += r[i], squares += r[i] * r[i];
+    }
     float mean = 0;
     if (a.form == join_layer_norm) {
         mean = total(sum) / float(a.n);
         squares = 0;
-        for (uint w = me; w < words; w += gl_WorkGroupSize.x)
-            for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
-                const float from_mean = a.residual.at[in_row + i] - mean;
-                squares += from_mean * from_mean;
-            }
+        for (uint w = me; w < words; w += gl_WorkGroupSize.x) {
+            const vec4 from_mean = four(a.residual, in_row + 4 * w, a.n - 4 * w) - mean;
+            [[unroll]] for (uint i = 0; i < 4; ++i)
+                if (i < a.n - 4 * w) squares += from_mean[i] * from_mean[i];
+        }
     }
     squares = total(squares);
     if (me == 0 && is_broken(squares)) step.broken.at[0] = 1;
     const float scale = 1.0 / sqrt(squares / float(a.n) + a.eps);
 
     for (uint w = me; w < words; w += gl_WorkGroupSize.x) {
-        float top = 0;
-        for (uint i = 4 * w; i < min(4 * w + 4, a.n); ++i) {
-            float y = a.weight.at[i] * ((a.residual.at[in_row + i] - mean) * scale);
-            if (a.form == join_layer_norm) y += a.weight.at[a.n + i];
-            a.y.at[out_row + i] = y;
-            if (a.publish == publish_norm) a.published.at[out_row + i] = y;
-            top = most(top, y);
-        }
-        if (a.writes_planes != 0) atomicMax(largest[w / 8], floatBitsToUint(top));
+        const uint count = a.n - 4 * w;
+        vec4 y = four(a.weight, 4 * w, count) * ((four(a.residual, in_row + 4 * w, count) - mean) * scale);
+        if (a.form == join_layer_norm) y += four(a.weight, a.n + 4 * w, count);
+        put(a.y, out_row + 4 * w, y, count);
+        if (a.publish == publish_norm) put(a.published, out_row + 4 * w, y, count);
+        if (a.writes_planes == 0) continue;
+        float top = 0;    // n is a multiple of 32
+        [[unroll]] for (uint i = 0; i < 4; ++i) top = most(top, y[i]);
+        atomicMax(largest[w / 8], floatBitsToUint(top));
     }
     if (a.writes_planes == 0) return;
     barrier();
     for (uint w = me; w < words; w += gl_WorkGroupSize.x) {
-        const uint i = out_row + 4 * w;
         const float top = uintBitsToFloat(largest[w / 8]);
         uint high, low;
-        atomicAdd(sums[w / 4],
-                  fixed_words(vec4(a.y.at[i], a.y.at[i + 1], a.y.at[i + 2], a.y.at[i + 3]), top, high, low));
+        atomicAdd(sums[w / 4], fixed_words(four(a.y, out_row + 4 * w, 4), top, high, low));
         a.planes.high.at[out_row / 4 + w] = high;
         a.planes.low.at[out_row / 4 + w] = low;
     }

@@ -15,7 +15,11 @@ shared float x[rope_most_elements];    // the head: an element's other half may 
 shared float squares[64];              // one per subgroup
 shared float done[rope_most_elements];
 
-float biased(float value, uint i) { return a.has_bias != 0 ? value + a.bias.at[i] : value; }
+// Elements 2i and 2i + 1 of a vector; heads are of even length.
+layout(buffer_reference, scalar, buffer_reference_align = 8) buffer Floats2 { vec2 at[]; };
+vec2 two(Floats v, uint i) { return Floats2(v).at[i]; }
+
+vec2 biased(vec2 value, uint i) { return a.has_bias != 0 ? value + two(a.bias, i) : value; }
 
 // Element i of the head after its rotation.
 float turned(uint t, uint i)
@@ -23,9 +27,8 @@ float turned(uint t, uint i)
     if (i >= a.rope_dim) return x[i];
     const uint pairs = a.rope_dim / 2, pair = a.halves != 0 ? i % pairs : i / 2, apart = a.halves != 0 ? pairs : 1;
     const bool second = a.halves != 0 ? i >= pairs : (i & 1) != 0;
-    const uint angle = (t * pairs + pair) * 2;
-    const float c = a.angles.at[angle], s = a.angles.at[angle + 1];
-    return second ? x[i - apart] * s + x[i] * c : x[i] * c - x[i + apart] * s;
+    const vec2 angle = two(a.angles, t * pairs + pair);    // cos, sin
+    return second ? x[i - apart] * angle.y + x[i] * angle.x : x[i] * angle.x - x[i + apart] * angle.y;
 }
 
 // x_i = norm_i x_i / sqrt(mean(x^2) + eps)
@@ -95,24 +98,36 @@ void main()    // x: the heads of q, then of k with v; y: tokens
         for (uint i = gl_LocalInvocationID.x; i < a.counter_count; i += 64) a.counters.at[i] = 0;
     const bool of_q = head < a.heads;
     const uint kv = head - a.heads;    // of k and v
-    const uint at = (of_q ? t * a.heads + head : t * a.kv_heads + kv) * a.head_dim;
-    for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64)
-        x[i] = biased(of_q ? a.q.at[at + i] : a.k.at[at + i], head * a.head_dim + i);
-    if (a.has_norms != 0) normalise(of_q ? 0 : a.head_dim);
+    const uint me = gl_LocalInvocationID.x, pairs = a.head_dim / 2;
+    const uint at = (of_q ? t * a.heads + head : t * a.kv_heads + kv) * pairs;    // in pairs
+    Floats in_place = a.k;
+    if (of_q) in_place = a.q;
+    for (uint i = me; i < pairs; i += 64) {
+        const vec2 value = biased(two(in_place, at + i), head * pairs + i);
+        x[2 * i] = value.x;
+        x[2 * i + 1] = value.y;
+    }
     barrier();
+    if (a.has_norms != 0) {
+        normalise(of_q ? 0 : a.head_dim);
+        barrier();
+    }
     if (of_q) {
-        for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) a.q.at[at + i] = turned(t, i);
+        for (uint i = me; i < a.head_dim; i += 64) a.q.at[at * 2 + i] = turned(t, i);
         return;
     }
     const uint position = step.row.at[t].position,
                page = step.pages.at[step.row.at[t].pages + position / page_positions];
     const uint row = (page * a.kv_heads + kv) * page_positions + position % page_positions;
-    const uint v_bias = (head + a.kv_heads) * a.head_dim;
-    for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) done[i] = turned(t, i);
+    for (uint i = me; i < a.head_dim; i += 64) done[i] = turned(t, i);
     barrier();
     append(a.k_cache, a.k_q8, row);
     barrier();
-    for (uint i = gl_LocalInvocationID.x; i < a.head_dim; i += 64) done[i] = biased(a.v.at[at + i], v_bias + i);
+    for (uint i = me; i < pairs; i += 64) {
+        const vec2 value = biased(two(a.v, at + i), (head + a.kv_heads) * pairs + i);
+        done[2 * i] = value.x;
+        done[2 * i + 1] = value.y;
+    }
     barrier();
     append(a.v_cache, a.v_q8, row);
 }
