@@ -20,12 +20,20 @@ const uint rows = tile_heads * tile_tokens;
 const uint pairs = head_dim / 2;
 const uint most_subgroups = lanes / 4;
 const uint stride = (head_dim + 7) / 8 * 8;    // of a row of queries, filled up with zeros
+// For the sum over v an invocation owns so many columns, of which it reads 16 bytes (of q8_0 8) at a time, and every
+// groups-th position.
+const uint wide = head_dim % 8 == 0 ? 8 : 2;
+const uint owners = head_dim / wide, groups = lanes / owners;
+const uint sums = rows * wide / 2;    // pairs of columns
+const uint pitch = lanes + 4;    // of such sums in shared memory, so that all banks have some of a row's
+// Loads that an invocation has under way together.
+const uint keys_at_once = stride % 32 == 0 ? 4 : 1, values_at_once = 4;
 
 layout(buffer_reference, scalar, buffer_reference_align = 4) coherent buffer Handed { float at[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) coherent buffer Counters { uint at[]; };
 
 shared float query[rows * stride];    // in the end y
-shared float weight[rows * lanes];
+shared float weight[rows * lanes > wide * pitch ? rows * lanes : wide * pitch];
 shared float reduced[rows * most_subgroups];
 shared uint place[lanes];    // rows of the cache of a tile's positions
 shared uint arrived;
@@ -54,42 +62,67 @@ float scale_of(Words cache, uint row, uint block)
 void add_products(uint row, inout float s[rows])
 {
     if (k_q8 != 0) {
-        [[dont_unroll]] for (uint i = 0; i < head_dim / 16; ++i) {
-            const uvec4 k = Quads(a.k_cache).at[row * (head_dim / 16) + i];
-            const float d = scale_of(a.k_cache, row, i / 2);
-            const vec4 k0 = d * integers(k.x), k1 = d * integers(k.y), k2 = d * integers(k.z), k3 = d * integers(k.w);
-            [[unroll]] for (uint r = 0; r < rows; ++r) {
-                const uint q = r * stride + 16 * i;
-                s[r] += dot(four(q), k0) + dot(four(q + 4), k1) + (dot(four(q + 8), k2) + dot(four(q + 12), k3));
+        const uint at_once = keys_at_once / 2 + keys_at_once % 2;    // a block of 32, and one scale, where it may be
+        [[dont_unroll]] for (uint first = 0; first < head_dim / 16; first += at_once) {
+            uvec4 four_words[at_once];
+            [[unroll]] for (uint u = 0; u < at_once; ++u)
+                four_words[u] = Quads(a.k_cache).at[row * (head_dim / 16) + first + u];
+            const float d = scale_of(a.k_cache, row, first / 2);
+            [[unroll]] for (uint u = 0; u < at_once; ++u) {
+                const uvec4 k = four_words[u];
+                const vec4 k0 = d * integers(k.x), k1 = d * integers(k.y), k2 = d * integers(k.z),
+                           k3 = d * integers(k.w);
+                [[unroll]] for (uint r = 0; r < rows; ++r) {
+                    const uint q = r * stride + 16 * (first + u);
+                    s[r] += dot(four(q), k0) + dot(four(q + 4), k1) + (dot(four(q + 8), k2) + dot(four(q + 12), k3));
+                }
             }
         }
         return;
     }
-    [[dont_unroll]] for (uint i = 0; i < stride / 8; ++i) {
-        uvec4 k = uvec4(0);
-        if (pairs % 4 == 0) k = Quads(a.k_cache).at[row * (pairs / 4) + i];
-        else
-            [[unroll]] for (uint j = 0; j < 4; ++j)
-                if (4 * i + j < pairs) k[j] = a.k_cache.at[row * pairs + 4 * i + j];
-        const vec4 k0 = vec4(unpackHalf2x16(k.x), unpackHalf2x16(k.y)),
-                   k1 = vec4(unpackHalf2x16(k.z), unpackHalf2x16(k.w));
-        [[unroll]] for (uint r = 0; r < rows; ++r)
-            s[r] += dot(four(r * stride + 8 * i), k0) + dot(four(r * stride + 8 * i + 4), k1);
+    [[dont_unroll]] for (uint first = 0; first < stride / 8; first += keys_at_once) {
+        uvec4 words[keys_at_once];
+        [[unroll]] for (uint u = 0; u < keys_at_once; ++u) {
+            words[u] = uvec4(0);
+            if (pairs % 4 == 0) words[u] = Quads(a.k_cache).at[row * (pairs / 4) + first + u];
+            else
+                [[unroll]] for (uint j = 0; j < 4; ++j)
+                    if (4 * (first + u) + j < pairs) words[u][j] = a.k_cache.at[row * pairs + 4 * (first + u) + j];
+        }
+        [[unroll]] for (uint u = 0; u < keys_at_once; ++u) {
+            const uvec4 k = words[u];
+            const vec4 k0 = vec4(unpackHalf2x16(k.x), unpackHalf2x16(k.y)),
+                       k1 = vec4(unpackHalf2x16(k.z), unpackHalf2x16(k.w));
+            const uint q = 8 * (first + u);
+            [[unroll]] for (uint r = 0; r < rows; ++r)
+                s[r] += dot(four(r * stride + q), k0) + dot(four(r * stride + q + 4), k1);
+        }
     }
 }
 
-vec2 value(uint row, uint pair)
+struct Value {             // columns of v as they come from memory: as many as an invocation owns
+    uvec4 words;
+    float scale;           // of q8_0
+};
+
+Value load_value(uint row, uint owner)
 {
-    if (v_q8 == 0) return unpackHalf2x16(a.v_cache.at[row * pairs + pair]);
-    const int two = int(a.v_cache.at[row * (head_dim / 4) + pair / 2] >> 16 * (pair % 2));
-    return scale_of(a.v_cache, row, pair / 16) * vec2(bitfieldExtract(two, 0, 8), bitfieldExtract(two, 8, 8));
+    Value v = {uvec4(0), 1};
+    if (v_q8 != 0) {
+        if (wide == 8) v.words.xy = ConstPairs(a.v_cache).at[row * owners + owner];
+        else v.words.x = a.v_cache.at[row * (head_dim / 4) + owner / 2] >> 16 * (owner % 2);
+        v.scale = scale_of(a.v_cache, row, owner * wide / 32);
+    } else if (wide == 8) v.words = Quads(a.v_cache).at[row * owners + owner];
+    else v.words.x = a.v_cache.at[row * pairs + owner];
+    return v;
 }
 
-// This invocation's pair of columns of row r.
-void put(uint r, vec2 y)
+// Two of them.
+vec2 columns(Value v, uint i)
 {
-    query[r * stride + 2 * me] = y.x;
-    query[r * stride + 2 * me + 1] = y.y;
+    if (v_q8 == 0) return unpackHalf2x16(v.words[i]);
+    const int both = int(v.words[i / 2] >> 16 * (i % 2));
+    return v.scale * vec2(bitfieldExtract(both, 0, 8), bitfieldExtract(both, 8, 8));
 }
 
 void write(uint last_token)
@@ -121,19 +154,30 @@ void join_splits(uint tile)
 {
     const uint share = head_dim + 2;
     Handed parts = Handed(a.parts);
+    const uint turns = (head_dim + lanes - 1) / lanes;
     for (uint r = 0; r < rows; ++r) {
         const uint from = tile * a.splits * rows + r;
-        float top = lowest, total = 0;
+        float top = lowest, total = 0, y[turns];
         for (uint s = 0; s < a.splits; ++s) top = max(top, parts.at[(from + s * rows) * share]);
-        vec2 y = vec2(0);
+        [[unroll]] for (uint k = 0; k < turns; ++k) y[k] = 0;
         for (uint s = 0; s < a.splits; ++s) {
             const uint at = (from + s * rows) * share;
             const float of_split = parts.at[at + 1], factor = exp(parts.at[at] - top);
             if (of_split == 0) continue;
             total += factor * of_split;
-            if (me < pairs) y += factor * vec2(parts.at[at + 2 + 2 * me], parts.at[at + 3 + 2 * me]);
+            [[unroll]] for (uint k = 0; k < turns; ++k)
+                if (me + k * lanes < head_dim) y[k] += factor * parts.at[at + 2 + me + k * lanes];
         }
-        if (me < pairs) put(r, y / total);
+        [[unroll]] for (uint k = 0; k < turns; ++k)
+            if (me + k * lanes < head_dim) query[r * stride + me + k * lanes] = y[k] / total;
+    }
+}
+
+void add_value(Value v, uint i, inout vec2 sum[sums])    // of position i of the tile
+{
+    [[unroll]] for (uint r = 0; r < rows; ++r) {
+        const float w = weight[r * lanes + i];
+        [[unroll]] for (uint k = 0; k < wide / 2; ++k) sum[r * wide / 2 + k] += w * columns(v, k);
     }
 }
 
@@ -172,11 +216,11 @@ void main()
         query[i] = c < head_dim && first_token + r / tile_heads <= last_token ? a.scale * a.q.at[row_at(r) + c] : 0;
     }
 
-    // For the sum over v an invocation owns a pair of columns and every groups-th position.
-    const uint groups = lanes / pairs, group = me / pairs, pair = me % pairs;
+    const uint group = me / owners, owner = me % owners;
     float top[rows], total[rows];    // total: of this invocation's positions only
-    vec2 sum[rows];
-    [[unroll]] for (uint r = 0; r < rows; ++r) top[r] = lowest, total[r] = 0, sum[r] = vec2(0);
+    vec2 sum[sums];
+    [[unroll]] for (uint r = 0; r < rows; ++r) top[r] = lowest, total[r] = 0;
+    [[unroll]] for (uint i = 0; i < sums; ++i) sum[i] = vec2(0);
     for (uint first = begin; first < end; first += lanes) {
         barrier();
         const uint p = first + me;
@@ -201,15 +245,20 @@ void main()
             const float kept = exp(top[r] - new_top), w = exp(score[r] - new_top);
             weight[r * lanes + me] = w;
             total[r] = total[r] * kept + w;
-            sum[r] *= kept;
+            [[unroll]] for (uint i = 0; i < wide / 2; ++i) sum[r * wide / 2 + i] *= kept;
             top[r] = new_top;
         }
         barrier();
-        if (group < groups)
-            for (uint i = group; i < min(lanes, end - first); i += groups) {
-                const vec2 v = value(place[i], pair);
-                [[unroll]] for (uint r = 0; r < rows; ++r) sum[r] += weight[r * lanes + i] * v;
+        if (group < groups) {
+            const uint count = min(lanes, end - first);
+            uint i = group;
+            for (; i + (values_at_once - 1) * groups < count; i += values_at_once * groups) {
+                Value v[values_at_once];
+                [[unroll]] for (uint u = 0; u < values_at_once; ++u) v[u] = load_value(place[i + u * groups], owner);
+                [[unroll]] for (uint u = 0; u < values_at_once; ++u) add_value(v[u], i + u * groups, sum);
             }
+            for (; i < count; i += groups) add_value(load_value(place[i], owner), i, sum);
+        }
     }
 
     // The sums over all invocations and groups.
@@ -218,26 +267,25 @@ void main()
         const float mine = subgroupAdd(total[r]);
         if (subgroupElect()) reduced[r * most_subgroups + gl_SubgroupID] = mine;
     }
-    [[unroll]] for (uint column = 0; column < 2; ++column) {
-        barrier();
-        [[unroll]] for (uint r = 0; r < rows; ++r) weight[r * lanes + me] = sum[r][column];
-        barrier();
-        if (me < pairs)
-            for (uint g = 1; g < groups; ++g)
-                [[unroll]] for (uint r = 0; r < rows; ++r) sum[r][column] += weight[r * lanes + g * pairs + me];
-    }
+    Handed parts = Handed(a.parts);
+    const uint tile = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;    // of all
     [[unroll]] for (uint r = 0; r < rows; ++r) {
+        barrier();
+        [[unroll]] for (uint i = 0; i < wide; ++i) weight[i * pitch + me] = sum[(r * wide + i) / 2][i % 2];
+        barrier();
         total[r] = 0;
         for (uint i = 0; i < gl_NumSubgroups; ++i) total[r] += reduced[r * most_subgroups + i];
+        const uint at = ((tile * a.splits + gl_WorkGroupID.z) * rows + r) * (head_dim + 2);
+        if (a.splits > 1 && me == 0) parts.at[at] = top[r], parts.at[at + 1] = total[r];
+        for (uint c = me; c < head_dim; c += lanes) {
+            float of_all = 0;
+            [[unroll]] for (uint g = 0; g < groups; ++g)
+                of_all += weight[c % wide * pitch + g * owners + c / wide];
+            if (a.splits > 1) parts.at[at + 2 + c] = of_all;
+            else query[r * stride + c] = of_all / total[r];
+        }
     }
     if (a.splits > 1) {
-        Handed parts = Handed(a.parts);
-        const uint tile = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;    // of all
-        [[unroll]] for (uint r = 0; r < rows; ++r) {
-            const uint at = ((tile * a.splits + gl_WorkGroupID.z) * rows + r) * (head_dim + 2);
-            if (me == 0) parts.at[at] = top[r], parts.at[at + 1] = total[r];
-            if (me < pairs) parts.at[at + 2 + 2 * me] = sum[r].x, parts.at[at + 3 + 2 * me] = sum[r].y;
-        }
         memoryBarrierBuffer();
         barrier();
         if (me == 0) arrived = atomicAdd(Counters(a.counters).at[tile], 1);
@@ -245,9 +293,6 @@ void main()
         if (arrived % a.splits != a.splits - 1) return;
         memoryBarrierBuffer();
         join_splits(tile);
-    } else {
-        [[unroll]] for (uint r = 0; r < rows; ++r)
-            if (me < pairs) put(r, sum[r] / total[r]);
     }
     write(last_token);
 }
