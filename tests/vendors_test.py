@@ -105,9 +105,23 @@ echo '{{"kernel": "join", "statistics": {{"Spilled VGPRs": 5, "Spilled SGPRs": 2
                          (1, "vendors: /nowhere/statistics: No such file or directory\n"))
 
     def test_a_chip_that_nobody_knows_is_refused(self):
-        code, _, said = self.run_with("#!/bin/sh\n", "navi99")
-        self.assertEqual(code, 2)
-        self.assertIn("there is no chip navi99", said)
+        for wrong in (("navi99",), ("--newest", "gfx1100"), ("blackwell",)):    # the latter of the other set
+            code, _, said = self.run_with("#!/bin/sh\n", *wrong)
+            self.assertEqual(code, 2)
+            self.assertIn(f"there is no chip {wrong[-1]}", said)
+
+
+class Tables(unittest.TestCase):
+    def test_every_chip_has_its_table(self):
+        for chips, folder in ((vendors.OLD, vendors.TABLES), (vendors.NEWEST, vendors.TABLES / "newest")):
+            self.assertLessEqual({path.stem for path in folder.glob("*.tsv")}, set(chips))
+            for name in (path.stem for path in folder.glob("*.tsv")):
+                columns = chips[name][0]
+                self.assertEqual(set(vendors.read_table(folder / f"{name}.tsv")[1][0]), {"kernel", *columns})
+
+    def test_three_vendors_are_asked(self):
+        self.assertGreaterEqual(len(vendors.NEWEST), 14)
+        self.assertEqual(len({id(columns) for columns, *_ in vendors.NEWEST.values()}), 3)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ namespace hearth::vulkan {
     X(DestroySemaphore) X(GetSemaphoreCounterValue) X(SignalSemaphore) X(WaitSemaphores) X(QueueSubmit2)               \
     X(DeviceWaitIdle)
 
-#define HEARTH_STATISTICS_FUNCTIONS(X) X(GetPipelineExecutableStatisticsKHR)
+#define HEARTH_STATISTICS_FUNCTIONS(X) \
+    X(GetPipelineExecutableStatisticsKHR) X(GetPipelineExecutableInternalRepresentationsKHR)
 // clang-format on
 
 struct InstanceApi {

@@ -54,7 +54,7 @@ std::shared_ptr<Device> Device::open(const std::shared_ptr<Instance>& instance, 
                               .queueFamilyIndex = family,
                               .queueCount = 1,
                               .pQueuePriorities = &priority});
-    const bool with_matrices = self->features_.matrices, with_statistics = statistics == Statistics::kept;
+    const bool with_matrices = self->features_.matrices, with_statistics = statistics != Statistics::none;
     std::vector<const char*> extensions;
     void* further = nullptr;
     VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrices = {

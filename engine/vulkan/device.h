@@ -182,9 +182,9 @@ enum class Lane { kernels, copies };
 
 class Pipeline;    // engine/vulkan/kernel.h
 
-/// Whether a device asks its driver's compiler what becomes of each kernel (Pipeline::statistics); then no pipeline
-/// comes from a cache.
-enum class Statistics { none, kept };
+/// Whether a device asks its driver's compiler what becomes of each kernel (Pipeline::statistics, Pipeline::code); then
+/// no pipeline comes from a cache.
+enum class Statistics { none, kept, with_code };
 
 class Device {
   public:

@@ -57,8 +57,10 @@ Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_by
     // some kernels want.
     const bool asks = subgroup != device_.info().reported_subgroup_size;
     HEARTH_CHECK(!asks || std::ranges::count(device_.info().subgroup_sizes, subgroup) > 0);
-    const VkPipelineCreateFlags flags =
-        device_.statistics() == Statistics::kept ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR : 0;
+    VkPipelineCreateFlags flags = 0;
+    if (device_.statistics() != Statistics::none) flags |= VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR;
+    if (device_.statistics() == Statistics::with_code)
+        flags |= VK_PIPELINE_CREATE_CAPTURE_INTERNAL_REPRESENTATIONS_BIT_KHR;
     const VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
         .flags = flags,
@@ -85,14 +87,37 @@ Pipeline::~Pipeline()
     device_.api().DestroyPipelineLayout(device_.handle(), layout_, nullptr);
 }
 
+static VkPipelineExecutableInfoKHR only_executable(VkPipeline pipeline)    // of a compute pipeline
+{
+    return {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR, .pipeline = pipeline, .executableIndex = 0};
+}
+
+std::string Pipeline::code() const
+{
+    HEARTH_CHECK(device_.statistics() == Statistics::with_code);
+    const auto ask = device_.api().GetPipelineExecutableInternalRepresentationsKHR;
+    const VkPipelineExecutableInfoKHR executable = only_executable(handle_);
+    constexpr const char* name = "vkGetPipelineExecutableInternalRepresentations";
+    uint32_t count = 0;
+    check_result(ask(device_.handle(), &executable, &count, nullptr), name);
+    if (count == 0) return {};
+    std::vector<VkPipelineExecutableInternalRepresentationKHR> all(
+        count, {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INTERNAL_REPRESENTATION_KHR});
+    check_result(ask(device_.handle(), &executable, &count, all.data()), name);
+    std::vector<std::string> text(count);
+    for (uint32_t i = 0; i < count; ++i) {
+        text[i].resize(all[i].dataSize);
+        all[i].pData = text[i].data();
+    }
+    check_result(ask(device_.handle(), &executable, &count, all.data()), name);
+    return text.back().c_str();    // up to its end
+}
+
 std::map<std::string, double> Pipeline::statistics() const
 {
-    HEARTH_CHECK(device_.statistics() == Statistics::kept);
+    HEARTH_CHECK(device_.statistics() != Statistics::none);
     const auto ask = device_.api().GetPipelineExecutableStatisticsKHR;
-    const VkPipelineExecutableInfoKHR only_one = {// of a compute pipeline
-                                                  .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR,
-                                                  .pipeline = handle_,
-                                                  .executableIndex = 0};
+    const VkPipelineExecutableInfoKHR only_one = only_executable(handle_);
     uint32_t count = 0;
     check_result(ask(device_.handle(), &only_one, &count, nullptr), "vkGetPipelineExecutableStatistics");
     std::vector<VkPipelineExecutableStatisticKHR> all(count,

@@ -31,6 +31,9 @@ class Pipeline {
     /// What the driver's compiler says of this kernel, in the driver's words: "VGPRs", "Spill Count", ... Only where
     /// the device keeps Statistics.
     std::map<std::string, double> statistics() const;
+    /// What it made of the kernel, as text for people: the last of its stages, which is the chip's own code. Only
+    /// where the device keeps Statistics::with_code.
+    std::string code() const;
 
   private:
     /// Whole, if empty: its destructor runs if the rest throws.

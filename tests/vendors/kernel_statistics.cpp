@@ -1,7 +1,9 @@
 // What a driver's compiler makes of every kernel: one line of JSON each, on standard output. Nothing is run, so that a
 // driver without its GPU will do.
 //
-//     kernel_statistics DEVICE        an index or a part of a name, as of `hearth devices`
+//     kernel_statistics DEVICE [FORMAT...]     an index or a part of a name, as of `hearth devices`
+//
+// With formats (q4_0) only what reads rows of them, without products of tiles, and with the code that the chip gets.
 //
 // The kernels are those that engine/device/kernels.h offers for this device: every weight format, every product, every
 // form of attention, rows gone over in the usual number of subgroups of the usual size.
@@ -20,7 +22,9 @@ namespace {
 
 class Listing {
   public:
-    explicit Listing(std::shared_ptr<vulkan::Device> device) : device_(std::move(device)) {}
+    Listing(std::shared_ptr<vulkan::Device> device, bool with_code) : device_(std::move(device)), with_code_(with_code)
+    {
+    }
 
     /// `variant`: what tells it from others of its module; may be empty.
     template <class Args>
@@ -29,7 +33,9 @@ class Listing {
         const vulkan::Pipeline& pipeline = kernel.pipeline();
         seen_.insert(pipeline.name());
         const std::string name = fmt::format("{}{}{}", pipeline.name(), variant.empty() ? "" : " ", variant);
-        std::puts(nlohmann::json{{"kernel", name}, {"statistics", pipeline.statistics()}}.dump().c_str());
+        nlohmann::json line = {{"kernel", name}, {"statistics", pipeline.statistics()}};
+        if (with_code_) line["code"] = pipeline.code();
+        std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     }
 
     /// Names of modules that were not added, though the device could run them.
@@ -48,14 +54,17 @@ class Listing {
 
   private:
     std::shared_ptr<vulkan::Device> device_;
+    bool with_code_;
     std::set<std::string> seen_;
 };
 
-void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& device, const WeightFormat& format)
+void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& device, const WeightFormat& format,
+               bool with_tiles)
 {
     const RowVariant usual = usual_variant(device, format.type);
     for (const RowVariant& v : row_variants(device, format.type)) {
         if (v.subgroup != usual.subgroup || v.subgroups != usual.subgroups) continue;
+        if (v.rows == usual.rows && v.chunks != usual.chunks) continue;
         const std::string variant = fmt::format("{} x{}", format.name, v.rows);
         listing.add(kernels.matvec(format.type, v), variant);
         listing.add(kernels.ffn_up(format.type, format.type, v), variant);
@@ -68,11 +77,19 @@ void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& devi
         listing.add(kernels.ffn_up(format.type, format.type, v, tokens), variant);
     }
     listing.add(kernels.ffn_down(format.type), format.name);
+    if (!with_tiles) return;
     for (const bool transposed : {false, true})
         for (const Product p : products)
             if (offers(device, p, format.type, {.transposed = transposed}))
                 listing.add(kernels.matmul(format.type, transposed, p),
                             fmt::format("{}{}", format.name, transposed ? " transposed" : ""));
+}
+
+const WeightFormat& format_named(std::string_view name)
+{
+    for (const WeightFormat& format : weight_formats)
+        if (format.name == name) return format;
+    throw Error("there is no weight format {}", name);
 }
 
 Config shape(uint32_t head_dim, uint32_t kv_heads = 8)
@@ -85,21 +102,28 @@ Config shape(uint32_t head_dim, uint32_t kv_heads = 8)
     return c;
 }
 
-int list(std::string_view wanted)
+int list(std::string_view wanted, std::span<char*> formats)
 {
+    const bool with_code = !formats.empty();
     std::string why_not;
     const auto instance = vulkan::Instance::open({}, why_not);
     if (!instance) throw Error("{}", why_not);
     const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), wanted);
     if (!choice.index) throw Error("{}", choice.reason);
     const vulkan::DeviceInfo& info = instance->devices()[*choice.index];
-    const auto device = vulkan::Device::open(instance, info, info.features, vulkan::Statistics::kept);
+    const auto device = vulkan::Device::open(instance, info, info.features,
+                                             with_code ? vulkan::Statistics::with_code : vulkan::Statistics::kept);
     std::puts(nlohmann::json{{"device", info.name}, {"driver", info.driver}}.dump().c_str());
 
-    Listing listing(device);
+    Listing listing(device, with_code);
     GpuKernels kernels(device, shape(128));
-    for (const WeightFormat& format : weight_formats) list_rows(listing, kernels, *device, format);
-    for (const WeightFormat& format : sparse_formats) list_rows(listing, kernels, *device, format);
+    if (with_code) {
+        for (const std::string_view name : formats) list_rows(listing, kernels, *device, format_named(name), false);
+        std::fflush(stdout);
+        _exit(0);    // see below
+    }
+    for (const WeightFormat& format : weight_formats) list_rows(listing, kernels, *device, format, true);
+    for (const WeightFormat& format : sparse_formats) list_rows(listing, kernels, *device, format, true);
     listing.add(kernels.join);
     listing.add(kernels.quantise);
     listing.add(kernels.rope);
@@ -131,8 +155,8 @@ int list(std::string_view wanted)
 int main(int count, char** arguments)
 {
     try {
-        if (count != 2) throw Error("usage: kernel_statistics DEVICE");
-        return list(arguments[1]);
+        if (count < 2) throw Error("usage: kernel_statistics DEVICE [FORMAT...]");
+        return list(arguments[1], std::span(arguments + 2, arguments + count));
     } catch (const std::exception& e) {
         fmt::print(stderr, "kernel_statistics: {}\n", e.what());
         std::fflush(nullptr);
