@@ -1,12 +1,14 @@
 #include "engine/engine.h"
 
 #include "engine/model/other_kinds.h"
+#include "engine/plan/host_reads.h"
 #include "engine/run/diagnosis.h"
 #include "engine/run/embedded_rows.h"
 #include "engine/tune/profiler.h"
 #include "engine/run/scheduler.h"
 #include "engine/run/sequence.h"
 #include "engine/tune/tune.h"
+#include "engine/system/large_pages.h"
 #include "engine/system/limits.h"
 #include "engine/vision/device_tower.h"
 
@@ -206,6 +208,7 @@ struct LoadedModel : FoundModel {
     Promise promise;                  // of what the plan takes on the device
     std::unique_ptr<GpuModel> gpu;    // null: all is the host's
     std::optional<Vision> vision;     // from the first image on
+    LargePages large_pages;           // of what the host reads
 
     LoadedModel(const EngineOptions& o, const Progress& progress) : FoundModel(o, open_model(o))
     {
@@ -218,6 +221,7 @@ struct LoadedModel : FoundModel {
         append(notes, decision.notes);
         if (device) promise = workshop->promise(*device, decision.plan.bytes + decision.tower.bytes);
         if (!decision.plan.layers.empty()) upload(part_of(progress, share, 1 - share));
+        enlarge_pages();
     }
     LoadedModel(const LoadedModel&) = delete;
     LoadedModel& operator=(const LoadedModel&) = delete;
@@ -261,6 +265,20 @@ struct LoadedModel : FoundModel {
         file->check_unchanged();
         // What was transposed may have become larger than it was expected to.
         needs = GpuSession::needs(weights, computation.shape);
+    }
+
+    /// Of what the host reads again and again, if that pays: it takes about as long as reading it once from a file that
+    /// is in memory, and as much memory again.
+    void enlarge_pages()
+    {
+        constexpr uint64_t least = 32 << 20;    // less stays in the caches, or is read quickly anyhow
+        const std::vector<std::span<const std::byte>> parts = read_by_host(weights, decision.plan);
+        uint64_t bytes = 0;
+        for (const std::span<const std::byte>& part : parts) bytes += part.size();
+        const bool fits = bytes >= least && machine.memory && 2 * bytes <= *machine.memory;
+        if (!options.large_pages.value_or(fits)) return;
+        if (large_pages_to_be_had()) large_pages = LargePages(parts);
+        else if (options.large_pages) notes.push_back("--large-pages on has no effect: this system gives none");
     }
 
     /// To the device, what the plan puts there.
@@ -329,6 +347,9 @@ std::optional<double> Engine::expected_us(double position) const
 }
 
 PlannedModel Engine::planned_model() const { return model_->planned(); }
+
+void Engine::settle() { model_->large_pages.wait(); }
+uint64_t Engine::large_page_bytes() const { return model_->large_pages.bytes(); }
 
 double Engine::read_speed()
 {

@@ -33,7 +33,9 @@ struct EngineOptions : WorkshopOptions, DecisionOptions {
     bool without_fp16 = false;        // leave optional abilities of the device unused
     bool without_int_dot = false;
     bool without_matrices = false;
-    bool check_predictor = false;          // count what the predictor misses; slower
+    bool check_predictor = false;    // count what the predictor misses; slower
+    // What the CPU reads moves to memory in large pages; where it and the file fit into memory together, if not given.
+    std::optional<bool> large_pages;
     std::shared_ptr<Workshop> workshop;    // shared with other models: then its own options count, and not those above;
                                            // none: one of this model's own
 };
@@ -227,6 +229,10 @@ class Engine {
     uint32_t batch() const;
     unsigned threads() const;
     bool on_device() const;
+    /// Until nothing of loading goes on beside the first tokens any more (EngineOptions::large_pages): for those who
+    /// measure.
+    void settle();
+    uint64_t large_page_bytes() const;    // that the host reads from large pages by now
     /// Reads up to a quarter of a gigabyte of the weights with the host's threads; GB/s. What the memory gives differs
     /// from moment to moment on many machines, so this is to be asked between the tokens that are compared with it.
     double read_speed();

@@ -2,6 +2,7 @@
 #include "engine/model/requantise.h"
 #include "engine/plan/hotness.h"
 #include "engine/device/session.h"
+#include "engine/system/large_pages.h"
 #include "engine/tune/profiler.h"
 #include "engine/run/reference.h"
 #include "engine/run/scheduler.h"
@@ -421,6 +422,20 @@ TEST_SUITE("engine")
     {
         check_greedy({.device = "cpu"});
         check_greedy({.device = "cpu", .sparsity = Sparsity::exact});
+    }
+
+    TEST_CASE("weights that move to large pages while tokens are computed give the same text")
+    {
+        EngineOptions options = options_for(shipped_model(), {.device = "cpu"});
+        options.large_pages = true;
+        const auto first = expected("greedy.json")[0];
+        const auto want = first["ids"].get<std::vector<Token>>();
+        Engine engine(options);
+        for (int i = 0; i < 3; i++) {
+            CHECK(greedy(engine, first["prompt_ids"].get<std::vector<Token>>(), want.size()) == want);
+            engine.settle();
+        }
+        CHECK((engine.large_page_bytes() > 0) == (large_pages_to_be_had() && engine.notes().empty()));
     }
 
     TEST_CASE("the CPU gives the expected logits, also of 600 tokens in batches")

@@ -1,11 +1,14 @@
 // The room engine/system: whole files, what is ours of this machine, the cache.
 #include "engine/system/file_map.h"
 #include "engine/system/folders.h"
+#include "engine/system/large_pages.h"
 #include "engine/system/limits.h"
 #include "engine/system/whole_file.h"
 #include "tests/folder.h"
 #include "tests/support.h"
 
+#include <atomic>
+#include <cstring>
 #include <thread>
 
 #include <fcntl.h>
@@ -371,5 +374,44 @@ TEST_SUITE("system")
         MappedFile second(path);
         put(path, "longer than before");
         CHECK_THROWS_WITH_AS(second.check_unchanged(), doctest::Contains("was changed while it was in use"), Error);
+    }
+
+    TEST_CASE("a mapped file moves to large pages while it is read")
+    {
+        TemporaryFolder folder;
+        const fs::path path = folder / "file";
+        std::string text(40 << 20, 0);
+        for (size_t i = 0; i < text.size(); i += 4) std::memcpy(&text[i], &i, 4);
+        put(path, text);
+        const MappedFile file(path);
+        const std::string_view bytes = file.bytes();
+        const auto part = [&](size_t first, size_t last) {
+            return std::as_bytes(std::span(bytes.data() + first, last - first));
+        };
+        std::atomic<bool> ended = false;
+        std::vector<std::jthread> readers;
+        std::atomic<uint64_t> wrong = 0, rounds = 0;
+        for (int reader = 0; reader < 3; reader++)
+            readers.emplace_back([&] {
+                do {
+                    wrong += bytes != text;
+                    rounds++;
+                } while (!ended);
+            });
+        // Two neighbours, and a part that has no whole large page.
+        LargePages pages(
+            {part(5 << 20, 9 << 20), part(20, (5 << 20) - 40), part(30 << 20, (30 << 20) + large_page / 2)});
+        pages.wait();
+        while (rounds < 6) std::this_thread::yield();
+        ended = true;
+        readers.clear();
+        CHECK(wrong == 0);
+        CHECK(pages.bytes() % large_page == 0);
+        CHECK(pages.bytes() >= (6 << 20));
+        CHECK(pages.bytes() <= (8 << 20));
+        CHECK(bytes == text);
+        LargePages stopped({part(0, bytes.size())});
+        stopped = {};
+        CHECK(bytes == text);
     }
 }

@@ -1,6 +1,7 @@
 // From tensors by name to tensors by meaning.
 #include "engine/model/requantise.h"
 #include "engine/model/weights.h"
+#include "engine/plan/host_reads.h"
 #include "host/kernels.h"
 #include "host/sparse.h"
 #include "tests/random_model.h"
@@ -840,6 +841,41 @@ TEST_CASE("the shipped model loads as what its card says")
     CHECK(w.config.activation == host::Activation::relu);
     CHECK(w.output.data == w.embedding.data);
     CHECK_FALSE(w.transposed);
+}
+
+TEST_CASE("the host reads what is not on the device, and of a layer's neurons all or none")
+{
+    const Loaded loaded(random_model({.layers = 3}));
+    const Weights& w = loaded.weights;
+    const auto reads = [&](const Plan& plan, const Matrix& m) {
+        return std::ranges::any_of(read_by_host(w, plan),
+                                   [&](const auto& part) { return part.data() == m.data && part.size() == m.bytes(); });
+    };
+    const auto resident = [](uint32_t groups) {
+        LayerPlan layer;
+        for (uint32_t g = 0; g < groups; g++) layer.resident.push_back(g);
+        return layer;
+    };
+    const LayerWeights& first = w.layers[0];
+    CHECK(reads({}, first.attention.q));
+    CHECK(reads({}, first.ffn.gate));
+    CHECK(reads({}, w.output));
+    CHECK_FALSE(reads({}, w.embedding));
+
+    const Plan split = {.layers = {resident(2), resident(3)}};
+    CHECK_FALSE(reads(split, first.attention.q));
+    CHECK(reads(split, first.ffn.gate));
+    CHECK(reads(split, first.ffn.either_down()));
+    CHECK_FALSE(reads(split, w.layers[1].ffn.gate));
+    CHECK(reads(split, w.layers[2].attention.q));
+    CHECK(reads(split, w.output));
+
+    CHECK(read_by_host(w, {.layers = {resident(4), resident(4), resident(4)}, .head = true}).empty());
+
+    const Loaded transposed(random_model({.layers = 1, .down_transposed = false}));
+    REQUIRE(transposed.weights.transposed);
+    for (const auto& part : read_by_host(transposed.weights, {}))
+        CHECK(part.data() != transposed.weights.layers[0].ffn.down_t.data);
 }
 
 TEST_SUITE_END();

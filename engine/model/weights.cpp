@@ -3,6 +3,7 @@
 #include "engine/model/config.h"
 #include "engine/model/tensors.h"
 #include "engine/model/transpose.h"
+#include "engine/system/large_pages.h"
 #include "engine/system/limits.h"
 #include "host/kernels.h"
 
@@ -221,6 +222,7 @@ Weights load_weights(std::shared_ptr<const Gguf> file, DownLayout layout, unsign
         while (true) {
             // Not zeroed: the memory's pages come as they are written, to all threads at once.
             auto data = std::make_unique_for_overwrite<std::byte[]>(down_t.bytes());
+            ask_for_large_pages({data.get(), down_t.bytes()});
             down_t.data = data.get();
             const bool fits = transpose_to(down_t, *plain_downs[l], std::max(w.config.experts, 1u), data.get(), team);
             w.owned.push_back(std::move(data));

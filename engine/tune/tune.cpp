@@ -1,6 +1,7 @@
 #include "engine/tune/tune.h"
 
 #include "engine/device/step.h"
+#include "engine/system/large_pages.h"
 #include "engine/system/limits.h"
 #include "engine/tune/measure.h"
 #include "engine/tune/products.h"
@@ -29,8 +30,11 @@ WeightType measured_as(WeightType type) { return type == WeightType::mxfp4 ? Wei
 /// As a model's layers do, the work walks through memory that no cache holds.
 class HostMeasurement {
   public:
-    HostMeasurement(host::Team& team, uint64_t bytes) : team_(team), memory_(bytes), x_(some_vector(dim)), y_(1 << 16)
+    HostMeasurement(host::Team& team, uint64_t bytes)
+        : team_(team), owned_(std::make_unique_for_overwrite<std::byte[]>(bytes)), memory_(owned_.get(), bytes),
+          x_(some_vector(dim)), y_(1 << 16)
     {
+        ask_for_large_pages(memory_);    // as models' weights have them
         fill_weights(memory_.data(), bytes);
     }
 
@@ -159,7 +163,8 @@ class HostMeasurement {
 
     host::Team& team_;
     std::atomic<uint64_t> sum = 0;    // so that the reading is not left out
-    std::vector<std::byte> memory_;
+    std::unique_ptr<std::byte[]> owned_;
+    std::span<std::byte> memory_;
     std::vector<float> x_, y_;
 };
 

@@ -270,6 +270,13 @@ void add_memory_options(CLI::App& app, EngineOptions& o)
         ->type_name("N");
     add_device_options(app, o);
     app.add_option_function<std::string>(
+           "--large-pages", [&o](const std::string& text) { o.large_pages = text == "on"; },
+           "what the CPU reads moves from the mapped file to memory in pages of 2 MB while the first tokens are "
+           "computed "
+           "(default: where the memory holds it beside the file)")
+        ->check(CLI::IsMember({"on", "off"}))
+        ->type_name("on|off");
+    app.add_option_function<std::string>(
            "--vram-budget", [&o](const std::string& text) { o.vram_budget = parse_size("--vram-budget", text); },
            "GPU memory to use, such as 6GiB or 512MiB (default: what is free, less a margin)")
         ->type_name("SIZE");

@@ -53,6 +53,7 @@ Measurement measure(const RooflineOptions& o)
     const uint32_t room = uint32_t(batch.position) + batch.rows;
     Engine engine = load_engine(o.engine);
     engine.check_room(room);
+    engine.settle();
     std::mt19937_64 random(0);
     std::vector<Token> text;
     while (text.size() < room) text.push_back(Token(random() % engine.config().vocab));
