@@ -103,9 +103,18 @@ MachineFacts machine_facts(Workshop& workshop, const vulkan::Device* device, con
     if (device)
         facts.device = DeviceFacts{.name = device->info().name,
                                    .software = device->info().kind == vulkan::DeviceKind::software,
-                                   .free = device->info().free_memory,
+                                   .free = device->free_memory(),
                                    .promised = workshop.promised(*device)};
     return facts;
+}
+
+std::string short_of_memory(const std::string& device, const vulkan::MemoryState& state)
+{
+    constexpr double mib = 1 << 20;
+    return fmt::format(
+        "{} has {:.0f} MiB left for this program, which holds {:.0f} MiB: another one has taken memory, and "
+        "tokens may get much slower; close it, or start again with --vram-budget {:.0f}MiB",
+        device, double(state.budget) / mib, double(state.used) / mib, double(state.budget) * 0.95 / mib);
 }
 
 DownLayout down_layout(Sparsity sparsity)
@@ -209,6 +218,9 @@ struct LoadedModel : FoundModel {
     std::unique_ptr<GpuModel> gpu;    // null: all is the host's
     std::optional<Vision> vision;     // from the first image on
     LargePages large_pages;           // of what the host reads
+    std::function<void(const std::string&)> on_notice;
+    double memory_next_us = 0;    // when the driver is asked for memory again
+    bool told_short = false;
 
     LoadedModel(const EngineOptions& o, const Progress& progress) : FoundModel(o, open_model(o))
     {
@@ -225,6 +237,20 @@ struct LoadedModel : FoundModel {
     }
     LoadedModel(const LoadedModel&) = delete;
     LoadedModel& operator=(const LoadedModel&) = delete;
+
+    /// Says, once until there is room again, that the driver leaves less device memory to this program than it holds:
+    /// another one has taken it, and drivers then move memory to where kernels reach it slowly, and say nothing.
+    void watch_memory()
+    {
+        constexpr double every_us = 200'000;
+        const double now = clock_us();
+        if (!gpu || !on_notice || now < memory_next_us) return;
+        memory_next_us = now + every_us;
+        const auto state = device->memory_state();
+        const bool short_of = state && state->budget < state->used;
+        if (short_of && !told_short) on_notice(short_of_memory(device->info().name, *state));
+        told_short = short_of;
+    }
 
     /// Whether the model's file is what it was. Asking costs a system call, so it is not asked for every token.
     void check_file()
@@ -416,6 +442,7 @@ bool Engine::on_device() const { return model_->gpu != nullptr; }
 uint64_t Engine::device_bytes() const { return model_->device ? model_->device->allocated() : 0; }
 uint64_t Engine::take_most_device_bytes() { return model_->device ? model_->device->take_most_allocated() : 0; }
 const std::vector<std::string>& Engine::notes() const { return model_->notes; }
+void Engine::on_notice(std::function<void(const std::string&)> hear) { model_->on_notice = std::move(hear); }
 
 std::string Engine::summary() const
 {
@@ -534,6 +561,7 @@ bool Session::each_batch(std::span<const Token> tokens, const std::function<bool
     for (size_t first = 0; first < tokens.size(); first += model_->shape.batch) {
         if (stop && stop()) return false;
         model_->check_file();
+        model_->watch_memory();
         const auto some = tokens.subspan(first, std::min<size_t>(model_->shape.batch, tokens.size() - first));
         sequence_->make_room(uint32_t(some.size()), runner_->copier());
         Batch batch = {.work = host::work_of_text(some.size())};
@@ -554,6 +582,7 @@ uint32_t Engine::sequences() const { return model_->shape.sequences; }
 FeedStats Engine::together(std::span<const Turn> turns)
 {
     model_->check_file();
+    model_->watch_memory();
     Batch batch = {.work = host::Work::few};
     std::vector<const Turn*> turn_of;    // of each row
     std::vector<size_t> place_of;        // in its turn

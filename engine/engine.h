@@ -245,6 +245,8 @@ class Engine {
     /// One line: model, bits per weight, device, split. And what the user should know of the load, one sentence each.
     std::string summary() const;
     const std::vector<std::string>& notes() const;
+    /// Who hears, between batches, what the user should know while it runs, a sentence each.
+    void on_notice(std::function<void(const std::string&)> hear);
 
     std::vector<std::string> take_validation_messages();
 

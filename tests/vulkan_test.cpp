@@ -48,6 +48,8 @@ TEST_SUITE("vulkan"){
             device("Small", DeviceKind::discrete, 8), device("Large", DeviceKind::discrete, 24),
             device("Old", DeviceKind::discrete, 48, "speaks Vulkan 1.1 and 1.3 is needed")};
 CHECK(vulkan::choose_device(all, "auto").index == 3);
+CHECK(vulkan::choose_device(all, "auto").reason ==
+      "the best of 5 Vulkan devices; unused: Iris (--device 1), Small (--device 2)");
 CHECK(vulkan::choose_device({all[0], all[1]}, "auto").index == 1);
 const auto none = vulkan::choose_device({all[0], all[4]}, "auto");
 CHECK(!none.index);

@@ -114,6 +114,8 @@ std::shared_ptr<Device> Device::open(const std::shared_ptr<Instance>& instance, 
     VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2};
     api.GetPhysicalDeviceMemoryProperties2(info.handle, &memory);
     self->memory_ = memory.memoryProperties;
+    self->has_budget_ = info.kind != DeviceKind::software &&    // whose memory is the host's
+                        has_extension(api, info.handle, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
     VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2};
     api.GetPhysicalDeviceProperties2(info.handle, &properties);
     self->timestamp_ns_ = families.timestamp_bits ? properties.properties.limits.timestampPeriod : 0;
@@ -197,6 +199,10 @@ std::optional<uint32_t> find_memory(const VkPhysicalDeviceMemoryProperties& memo
                                     visible = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT,
                                     coherent = VK_MEMORY_PROPERTY_HOST_COHERENT_BIT,
                                     cached = VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
+    // Of kinds that a program has to ask for by a feature, or that are memory only while a picture is drawn.
+    constexpr VkMemoryPropertyFlags never = VK_MEMORY_PROPERTY_LAZILY_ALLOCATED_BIT | VK_MEMORY_PROPERTY_PROTECTED_BIT |
+                                            VK_MEMORY_PROPERTY_DEVICE_COHERENT_BIT_AMD |
+                                            VK_MEMORY_PROPERTY_DEVICE_UNCACHED_BIT_AMD;
     struct Wish {
         VkMemoryPropertyFlags wanted, avoided;
     };
@@ -210,12 +216,34 @@ std::optional<uint32_t> find_memory(const VkPhysicalDeviceMemoryProperties& memo
     for (const Wish& wish : wishes[size_t(use)])
         for (uint32_t i = 0; i < memory.memoryTypeCount; ++i) {
             const VkMemoryPropertyFlags flags = memory.memoryTypes[i].propertyFlags;
-            if ((allowed >> i & 1) && (flags & wish.wanted) == wish.wanted && !(flags & wish.avoided)) return i;
+            if ((allowed >> i & 1) && (flags & wish.wanted) == wish.wanted && !(flags & (wish.avoided | never)))
+                return i;
         }
     return {};
 }
 
 }    // namespace
+
+std::optional<MemoryState> Device::memory_state() const
+{
+    const auto type = find_memory(memory_, ~0u, Use::device);
+    if (!has_budget_ || !type) return {};
+    VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
+    VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
+                                                .pNext = &budget};
+    instance_->api().GetPhysicalDeviceMemoryProperties2(info_.handle, &memory);
+    const uint32_t heap = memory_.memoryTypes[*type].heapIndex;
+    return MemoryState{budget.heapBudget[heap], budget.heapUsage[heap]};
+}
+
+uint64_t Device::free_memory() const
+{
+    const auto state = memory_state();
+    if (!state) return info_.free_memory;
+    const uint64_t others = state->used - std::min(state->used, allocated_);
+    return state->budget - std::min(state->budget, others);
+}
 
 // The delegation makes it whole before anything can throw, so that its destructor runs.
 Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::string_view what) : Buffer()

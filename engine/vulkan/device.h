@@ -77,6 +77,11 @@ struct DeviceChoice {
 /// Throws Error where `wanted` names no device, an unfit one, or several.
 DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_view wanted);
 
+/// Of the memory that device buffers lie in, in bytes: what the driver leaves to this program, and what it holds.
+struct MemoryState {
+    uint64_t budget = 0, used = 0;
+};
+
 struct InstanceOptions {
     bool validation = false;    // Khronos validation with synchronization validation; messages are kept
 };
@@ -207,6 +212,11 @@ class Device {
     double timestamp_ns() const { return timestamp_ns_; }          // of one tick; 0 where the queue has no timestamps
     uint64_t timestamp_mask() const { return timestamp_mask_; }    // the bits that count
 
+    /// As the driver has it now; nothing where it does not say.
+    std::optional<MemoryState> memory_state() const;
+    /// Bytes that are free now, those that are allocated here among them; as of the start where the driver says
+    /// nothing.
+    uint64_t free_memory() const;
     /// Bytes of device memory (Use::device) allocated now.
     uint64_t allocated() const { return allocated_; }
     /// The most that were at one time since this was asked last, or since the device was opened.
@@ -235,6 +245,7 @@ class Device {
     double timestamp_ns_ = 0;
     uint64_t timestamp_mask_ = 0;
     VkPhysicalDeviceMemoryProperties memory_ = {};
+    bool has_budget_ = false;
     uint64_t allocated_ = 0, most_allocated_ = 0;
 };
 

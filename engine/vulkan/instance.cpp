@@ -44,8 +44,13 @@ DeviceChoice choose_best(const std::vector<DeviceInfo>& devices)
             choice.index = i;
         }
     }
-    if (choice.index)
-        choice.reason = fmt::format("the best of {} Vulkan device{}", devices.size(), devices.size() == 1 ? "" : "s");
+    if (!choice.index) return choice;
+    choice.reason = fmt::format("the best of {} Vulkan device{}", devices.size(), devices.size() == 1 ? "" : "s");
+    std::string others;    // of the GPUs that could be used
+    for (size_t i = 0; i < devices.size(); ++i)
+        if (i != *choice.index && devices[i].unfit.empty() && devices[i].kind != DeviceKind::software)
+            others += fmt::format("{}{} (--device {})", others.empty() ? "" : ", ", devices[i].name, i);
+    if (!others.empty()) choice.reason += fmt::format("; unused: {}", others);
     return choice;
 }
 

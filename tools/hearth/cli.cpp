@@ -19,6 +19,7 @@ Engine load_engine(const EngineOptions& options, const std::string& more)
     Engine engine(options, [&](double share) { bar.show(share); });
     confinement().calls();
     for (const std::string& note : engine.notes()) say("note: {}", note);
+    engine.on_notice([](const std::string& notice) { say("warning: {}", notice); });
     say("{}{}", engine.summary(), more);
     return engine;
 }

@@ -1,0 +1,245 @@
+// A Vulkan layer that gives a software device the kind, the memory and the troubles of another one, for
+// devices_test.py. What it pretends is a file of JSON, named by HEARTH_OTHER_DEVICE:
+//
+//   {"name": "Other", "kind": "discrete",                          or integrated
+//    "heaps": [{"mib": 8192, "local": true, "budget": 7000}],      MiB; used is what was allocated in it
+//    "types": [{"heap": 0, "flags": 1}],                           VkMemoryPropertyFlags
+//    "allocation": 1024,                                           MiB that are allocated at once, at the most
+//    "taken_after": 3, "left": 100,      from the allocation of this number on a heap's budget is so many MiB
+//    "lost_after": 5}                    the submit of this number, and all after it, find the device lost
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <mutex>
+
+#include <nlohmann/json.hpp>
+#include <vulkan/vk_layer.h>
+#include <vulkan/vulkan.h>
+
+namespace {
+
+const nlohmann::json& pretended()
+{
+    static const nlohmann::json read = [] {
+        const char* path = std::getenv("HEARTH_OTHER_DEVICE");
+        std::ifstream file(path ? path : "");
+        return nlohmann::json::parse(file);
+    }();
+    return read;
+}
+
+constexpr uint64_t mib = 1 << 20;
+PFN_vkGetInstanceProcAddr next_instance;
+PFN_vkGetDeviceProcAddr next_device;
+VkInstance instance;
+VkDevice device;
+// Of the layer below; asked for while the instance is made, since later the loader answers with ours.
+PFN_vkGetPhysicalDeviceProperties2 real_properties;
+PFN_vkEnumerateDeviceExtensionProperties real_extensions;
+std::mutex mutex;
+std::map<VkDeviceMemory, std::pair<uint32_t, uint64_t>> allocations;    // heap and bytes
+uint64_t used[VK_MAX_MEMORY_HEAPS];
+std::atomic<uint64_t> allocated = 0, submitted = 0;
+
+template <class F>
+F device_call(const char* name)
+{
+    return reinterpret_cast<F>(next_device(device, name));
+}
+
+bool reached(const char* what, uint64_t count) { return pretended().contains(what) && count >= pretended()[what]; }
+
+/// The struct of that type in a chain.
+template <class T>
+T* find(void* chain, VkStructureType type)
+{
+    for (auto* s = static_cast<VkBaseOutStructure*>(chain); s; s = s->pNext)
+        if (s->sType == type) return reinterpret_cast<T*>(s);
+    return nullptr;
+}
+
+VKAPI_ATTR void VKAPI_CALL properties(VkPhysicalDevice physical, VkPhysicalDeviceProperties2* out)
+{
+    real_properties(physical, out);
+    const nlohmann::json& p = pretended();
+    const std::string name = p["name"];
+    std::strncpy(out->properties.deviceName, name.c_str(), sizeof out->properties.deviceName - 1);
+    out->properties.deviceType =
+        p["kind"] == "integrated" ? VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU : VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU;
+    if (!p.contains("allocation")) return;
+    auto* v11 =
+        find<VkPhysicalDeviceVulkan11Properties>(out->pNext, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES);
+    if (v11) v11->maxMemoryAllocationSize = p["allocation"].get<uint64_t>() * mib;
+}
+
+VKAPI_ATTR void VKAPI_CALL memory_properties(VkPhysicalDevice, VkPhysicalDeviceMemoryProperties2* out)
+{
+    const nlohmann::json& p = pretended();
+    VkPhysicalDeviceMemoryProperties& m = out->memoryProperties;
+    m = {};
+    auto* budget = find<VkPhysicalDeviceMemoryBudgetPropertiesEXT>(
+        out->pNext, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT);
+    const std::lock_guard lock(mutex);
+    for (const nlohmann::json& heap : p["heaps"]) {
+        const uint32_t i = m.memoryHeapCount++;
+        const bool local = heap.value("local", false);
+        m.memoryHeaps[i] = {heap["mib"].get<uint64_t>() * mib,
+                            VkMemoryHeapFlags(local ? VK_MEMORY_HEAP_DEVICE_LOCAL_BIT : 0)};
+        if (!budget) continue;
+        budget->heapBudget[i] = heap.value("budget", heap["mib"].get<uint64_t>()) * mib;
+        if (local && reached("taken_after", allocated)) budget->heapBudget[i] = p["left"].get<uint64_t>() * mib;
+        budget->heapUsage[i] = used[i];
+    }
+    for (const nlohmann::json& type : p["types"])
+        m.memoryTypes[m.memoryTypeCount++] = {type["flags"].get<VkMemoryPropertyFlags>(), type["heap"].get<uint32_t>()};
+}
+
+VKAPI_ATTR void VKAPI_CALL requirements(VkDevice d, VkBuffer buffer, VkMemoryRequirements* out)
+{
+    device_call<PFN_vkGetBufferMemoryRequirements>("vkGetBufferMemoryRequirements")(d, buffer, out);
+    out->memoryTypeBits = (1u << pretended()["types"].size()) - 1;
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL allocate(VkDevice d, const VkMemoryAllocateInfo* info, const VkAllocationCallbacks* by,
+                                        VkDeviceMemory* memory)
+{
+    const nlohmann::json& p = pretended();
+    const uint32_t heap = p["types"][info->memoryTypeIndex]["heap"];
+    const std::lock_guard lock(mutex);
+    const uint64_t most = p.value("allocation", uint64_t(1) << 40) * mib;
+    if (info->allocationSize > std::min(most, p["heaps"][heap]["mib"].get<uint64_t>() * mib - used[heap]))
+        return VK_ERROR_OUT_OF_DEVICE_MEMORY;
+    VkMemoryAllocateInfo real = *info;
+    real.memoryTypeIndex = 0;    // the software device has one
+    const VkResult result = device_call<PFN_vkAllocateMemory>("vkAllocateMemory")(d, &real, by, memory);
+    if (result != VK_SUCCESS) return result;
+    ++allocated;
+    used[heap] += info->allocationSize;
+    allocations[*memory] = {heap, info->allocationSize};
+    return result;
+}
+
+VKAPI_ATTR void VKAPI_CALL release(VkDevice d, VkDeviceMemory memory, const VkAllocationCallbacks* by)
+{
+    {
+        const std::lock_guard lock(mutex);
+        if (const auto found = allocations.find(memory); found != allocations.end()) {
+            used[found->second.first] -= found->second.second;
+            allocations.erase(found);
+        }
+    }
+    device_call<PFN_vkFreeMemory>("vkFreeMemory")(d, memory, by);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL submit(VkQueue queue, uint32_t count, const VkSubmitInfo2* submits, VkFence fence)
+{
+    if (reached("lost_after", ++submitted)) return VK_ERROR_DEVICE_LOST;
+    return device_call<PFN_vkQueueSubmit2>("vkQueueSubmit2")(queue, count, submits, fence);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL extensions(VkPhysicalDevice physical, const char* layer, uint32_t* count,
+                                          VkExtensionProperties* out)
+{
+    uint32_t real = 0;
+    real_extensions(physical, layer, &real, nullptr);
+    if (!out) {
+        *count = real + 1;
+        return VK_SUCCESS;
+    }
+    const VkResult result = real_extensions(physical, layer, &real, out);
+    std::strcpy(out[real].extensionName, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+    *count = real + 1;
+    return result;
+}
+
+/// The layer below this one, in the chain that the loader hands from layer to layer.
+VkLayerInstanceLink* link_of(const VkInstanceCreateInfo* info)
+{
+    auto* link = static_cast<VkLayerInstanceCreateInfo*>(const_cast<void*>(info->pNext));
+    while (link->sType != VK_STRUCTURE_TYPE_LOADER_INSTANCE_CREATE_INFO || link->function != VK_LAYER_LINK_INFO)
+        link = static_cast<VkLayerInstanceCreateInfo*>(const_cast<void*>(link->pNext));
+    return std::exchange(link->u.pLayerInfo, link->u.pLayerInfo->pNext);
+}
+VkLayerDeviceLink* link_of(const VkDeviceCreateInfo* info)
+{
+    auto* link = static_cast<VkLayerDeviceCreateInfo*>(const_cast<void*>(info->pNext));
+    while (link->sType != VK_STRUCTURE_TYPE_LOADER_DEVICE_CREATE_INFO || link->function != VK_LAYER_LINK_INFO)
+        link = static_cast<VkLayerDeviceCreateInfo*>(const_cast<void*>(link->pNext));
+    return std::exchange(link->u.pLayerInfo, link->u.pLayerInfo->pNext);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo* info, const VkAllocationCallbacks* by,
+                                               VkInstance* out)
+{
+    next_instance = link_of(info)->pfnNextGetInstanceProcAddr;
+    const auto create = reinterpret_cast<PFN_vkCreateInstance>(next_instance(nullptr, "vkCreateInstance"));
+    const VkResult result = create(info, by, out);
+    if (result != VK_SUCCESS) return result;
+    instance = *out;
+    real_properties =
+        reinterpret_cast<PFN_vkGetPhysicalDeviceProperties2>(next_instance(instance, "vkGetPhysicalDeviceProperties2"));
+    real_extensions = reinterpret_cast<PFN_vkEnumerateDeviceExtensionProperties>(
+        next_instance(instance, "vkEnumerateDeviceExtensionProperties"));
+    return result;
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const VkDeviceCreateInfo* info,
+                                             const VkAllocationCallbacks* by, VkDevice* out)
+{
+    const VkLayerDeviceLink* link = link_of(info);
+    next_device = link->pfnNextGetDeviceProcAddr;
+    const auto create =
+        reinterpret_cast<PFN_vkCreateDevice>(link->pfnNextGetInstanceProcAddr(instance, "vkCreateDevice"));
+    const VkResult result = create(physical, info, by, out);
+    device = *out;
+    return result;
+}
+
+template <class F>
+PFN_vkVoidFunction untyped(F* f)
+{
+    return reinterpret_cast<PFN_vkVoidFunction>(f);
+}
+
+VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_function(VkDevice d, const char* name)
+{
+    static const std::map<std::string_view, PFN_vkVoidFunction> own = {
+        {"vkGetDeviceProcAddr", untyped(device_function)},
+        {"vkGetBufferMemoryRequirements", untyped(requirements)},
+        {"vkAllocateMemory", untyped(allocate)},
+        {"vkFreeMemory", untyped(release)},
+        {"vkQueueSubmit2", untyped(submit)},
+    };
+    const auto found = own.find(name);
+    return found != own.end() ? found->second : next_device(d, name);
+}
+
+VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL instance_function(VkInstance i, const char* name)
+{
+    static const std::map<std::string_view, PFN_vkVoidFunction> own = {
+        {"vkGetInstanceProcAddr", untyped(instance_function)},
+        {"vkGetDeviceProcAddr", untyped(device_function)},
+        {"vkCreateInstance", untyped(create_instance)},
+        {"vkCreateDevice", untyped(create_device)},
+        {"vkGetPhysicalDeviceProperties2", untyped(properties)},
+        {"vkGetPhysicalDeviceMemoryProperties2", untyped(memory_properties)},
+        {"vkEnumerateDeviceExtensionProperties", untyped(extensions)},
+    };
+    const auto found = own.find(name);
+    return found != own.end() ? found->second : next_instance(i, name);
+}
+
+}    // namespace
+
+extern "C" VK_LAYER_EXPORT VKAPI_ATTR VkResult VKAPI_CALL
+vkNegotiateLoaderLayerInterfaceVersion(VkNegotiateLayerInterface* negotiated)
+{
+    negotiated->loaderLayerInterfaceVersion = 2;
+    negotiated->pfnGetInstanceProcAddr = instance_function;
+    negotiated->pfnGetDeviceProcAddr = device_function;
+    negotiated->pfnGetPhysicalDeviceProcAddr = nullptr;
+    return VK_SUCCESS;
+}
