@@ -1,4 +1,4 @@
-// The CPU's attention kernels, written once against the instruction set S of kernels_body.h, which includes this behind
+// The CPU's attention kernels, written once against the instruction set S of body.h, which includes this behind
 // the rows that it is made of. S has for them, beside what stands there:
 //
 //   load(p)              p to int8_t too

@@ -1,4 +1,4 @@
-// Kernels of sparse rows (SparseParts in shaders/blocks.h), written once as those of kernels_body.h, which includes
+// Kernels of sparse rows (SparseParts in shaders/blocks.h), written once as those of body.h, which includes
 // this. Of an instruction set they want
 //
 //   expand(values, mask)             Bytes: the next of `values` where the mask's bit is set, else 0
