@@ -25,6 +25,7 @@ const uint stride = (head_dim + 7) / 8 * 8;    // of a row of queries, filled up
 const uint wide = head_dim % 8 == 0 ? 8 : 2;
 const uint owners = head_dim / wide, groups = lanes / owners;
 const uint sums = rows * wide / 2;    // pairs of columns
+const uint turns = (head_dim + lanes - 1) / lanes;    // in which an invocation has a column each
 const uint pitch = lanes + 4;    // of such sums in shared memory, so that all banks have some of a row's
 // Loads that an invocation has under way together.
 const uint keys_at_once = stride % 32 == 0 ? 4 : 1, values_at_once = 4;
@@ -154,7 +155,6 @@ void join_splits(uint tile)
 {
     const uint share = head_dim + 2;
     Handed parts = Handed(a.parts);
-    const uint turns = (head_dim + lanes - 1) / lanes;
     for (uint r = 0; r < rows; ++r) {
         const uint from = tile * a.splits * rows + r;
         float top = lowest, total = 0, y[turns];
@@ -239,10 +239,14 @@ void main()
             if (subgroupElect()) reduced[r * most_subgroups + gl_SubgroupID] = most;
         }
         barrier();
+        // Loops of unknown length outside, or rows would have an index and go to memory.
+        float new_tops[rows];
+        [[unroll]] for (uint r = 0; r < rows; ++r) new_tops[r] = top[r];
+        for (uint i = 0; i < gl_NumSubgroups; ++i)
+            [[unroll]] for (uint r = 0; r < rows; ++r)
+                new_tops[r] = max(new_tops[r], reduced[r * most_subgroups + i]);
         [[unroll]] for (uint r = 0; r < rows; ++r) {
-            float new_top = top[r];
-            for (uint i = 0; i < gl_NumSubgroups; ++i) new_top = max(new_top, reduced[r * most_subgroups + i]);
-            const float kept = exp(top[r] - new_top), w = exp(score[r] - new_top);
+            const float new_top = new_tops[r], kept = exp(top[r] - new_top), w = exp(score[r] - new_top);
             weight[r * lanes + me] = w;
             total[r] = total[r] * kept + w;
             [[unroll]] for (uint i = 0; i < wide / 2; ++i) sum[r * wide / 2 + i] *= kept;
@@ -267,17 +271,21 @@ void main()
         const float mine = subgroupAdd(total[r]);
         if (subgroupElect()) reduced[r * most_subgroups + gl_SubgroupID] = mine;
     }
+    barrier();
+    [[unroll]] for (uint r = 0; r < rows; ++r) total[r] = 0;
+    for (uint i = 0; i < gl_NumSubgroups; ++i)
+        [[unroll]] for (uint r = 0; r < rows; ++r) total[r] += reduced[r * most_subgroups + i];
     Handed parts = Handed(a.parts);
     const uint tile = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;    // of all
     [[unroll]] for (uint r = 0; r < rows; ++r) {
         barrier();
         [[unroll]] for (uint i = 0; i < wide; ++i) weight[i * pitch + me] = sum[(r * wide + i) / 2][i % 2];
         barrier();
-        total[r] = 0;
-        for (uint i = 0; i < gl_NumSubgroups; ++i) total[r] += reduced[r * most_subgroups + i];
         const uint at = ((tile * a.splits + gl_WorkGroupID.z) * rows + r) * (head_dim + 2);
         if (a.splits > 1 && me == 0) parts.at[at] = top[r], parts.at[at + 1] = total[r];
-        for (uint c = me; c < head_dim; c += lanes) {
+        [[unroll]] for (uint k = 0; k < turns; ++k) {
+            const uint c = me + k * lanes;
+            if (c >= head_dim) continue;
             float of_all = 0;
             [[unroll]] for (uint g = 0; g < groups; ++g)
                 of_all += weight[c % wide * pitch + g * owners + c / wide];

@@ -279,7 +279,9 @@ void add_chunk(uint type, Part parts[parts_at_once], uint first, uint q, Inputs 
         vec4 part[sums_at_once], x_sum[few];
         [[unroll]] for (uint s = 0; s < sums_at_once; ++s) part[s] = vec4(0);
         [[unroll]] for (uint t = 0; t < few; ++t) x_sum[t] = vec4(0);
-        [[unroll]] for (uint j = g * group / 4; j < (g + 1) * group / 4; ++j) {
+        // As many turns in each group: AMD's compiler unrolls no loop whose bounds hang on another's.
+        [[unroll]] for (uint i = 0; i < group / 4; ++i) {
+            const uint j = g * group / 4 + i;
             vec4 weights[rows_at_once];
             [[unroll]] for (uint r = 0; r < rows_at_once; ++r) weights[r] = chunk_part(type, parts[first + r].c, j);
             [[unroll]] for (uint t = 0; t < few; ++t) {
@@ -374,7 +376,8 @@ void add_chunk_int(uint type, Part parts[parts_at_once], uint first, uint q, Inp
             const int x_sum = group < chunk ? sums[g] : sums.x + sums.y;
             [[unroll]] for (uint r = 0; r < rows_at_once; ++r) {
                 int h = 0, l = 0;
-                [[unroll]] for (uint j = g * group / 4; j < (g + 1) * group / 4; ++j) {
+                [[unroll]] for (uint i = 0; i < group / 4; ++i) {
+                    const uint j = g * group / 4 + i;
                     h += dot4(weights[r * 8 + j], high[j / 4][j % 4]);
                     l += dot4(weights[r * 8 + j], low[j / 4][j % 4]);
                 }
