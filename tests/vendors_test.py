@@ -111,6 +111,67 @@ echo '{{"kernel": "join", "statistics": {{"Spilled VGPRs": 5, "Spilled SGPRs": 2
             self.assertIn(f"there is no chip {wrong[-1]}", said)
 
 
+class InnerLoop(unittest.TestCase):
+    def loop(self, dialect, code, width=0):
+        return vendors.vendor_code.main_loop(code, dialect, width)
+
+    def test_of_amd_is_found_where_it_stands_before_its_way_in(self):
+        loop = self.loop(vendors.vendor_code.AMD, """\
+BB0:
+\ts_cbranch_scc0 BB5
+\ts_branch BB2
+BB1:
+\tglobal_load_b128 v[4:7], v[6:7], off      ; dc5e0000
+\ts_waitcnt vmcnt(0)                        ; bf8917f7
+\tv_dot4_i32_iu8 v12, v45, v12, 0           ; cc16400c
+BB2:
+\tv_add_nc_u32_e32 v16, 1, v13              ; 4a201a81
+\ts_cbranch_scc1 BB1                        ; bfa20001
+BB4:
+\tglobal_load_b32 v17, v[8:9], off          ; dc520000
+\ts_branch BB0
+BB5:
+\ts_endpgm
+""")
+        self.assertEqual((loop.instructions, loop.loads, loop.special), (3, {16: 1}, 1))
+
+    def test_of_nvidia_goes_over_its_blocks(self):
+        loop = self.loop(vendors.vendor_code.NVIDIA, """\
+block.u 0 L1 [] -> {
+      ur0     = s2r sr[0x25]                                   // delay=1 wr:0
+} -> [1]
+block 1 L2 [0, 1] -> {
+      r16..20 = ld.global.a64.constant.b128 [r12..14+rZ], pT   // delay=1 rd:0 wr:1
+      r8      = ld.global.a64.strong.gpu.b32 [r10..12+rZ], pT  // delay=2 wr:2
+      r12     = idp4.i8.i8 r9 r12 rZ                           // delay=4 wt=000010
+@!p0            bra pT L2                                      // delay=1
+} -> [1, 2]
+block 2 L3 [1] -> {
+                exit                                           // delay=1
+} -> []
+""")
+        self.assertEqual((loop.instructions, loop.loads, loop.special), (4, {16: 1, 4: 1}, 1))
+
+    def test_of_intel_counts_half_a_subgroup_as_half(self):
+        loop = self.loop(vendors.vendor_code.INTEL, """\
+(W)     mov (1)                   r62     r66
+L3:
+        send.ugm (16)   r1  r9  null:0  0x00000000  0x08803580   {$9}  // wr:4+0, rd:8; load.ugm.d32x4.a64
+(W)     send.ugm (1)    r2  r9  null:0  0x00000000  0x08803580   {$9}  // wr:4+0, rd:8; load.ugm.d32x1t.a64
+(W)     sync.nop (1)                            null             {$4.src}
+        dp4a (16)                 r3      r4      r5
+(f0.0)  while (16)                            L3
+        send.gtwy (16)            null    r127   null:0
+""", 16)
+        self.assertEqual((loop.instructions, loop.special), (3.5, 1))
+        self.assertEqual(loop.loads[16], 1)
+
+    def test_of_cards_the_figures_are_those_of_the_plan(self):
+        figures = vendors.card_figures()
+        self.assertEqual(figures["RTX 2060"], (336e9, 6.45e12 / 2))
+        self.assertEqual({vendors.CARDS[card][0] for card in figures} - set(vendors.NEWEST), set())
+
+
 class Tables(unittest.TestCase):
     def test_every_chip_has_its_table(self):
         for chips, folder in ((vendors.OLD, vendors.TABLES), (vendors.NEWEST, vendors.TABLES / "newest")):

@@ -3,7 +3,7 @@
 //
 //     kernel_statistics DEVICE [FORMAT...]     an index or a part of a name, as of `hearth devices`
 //
-// With formats (q4_0) only what reads rows of them, without products of tiles, and with the code that the chip gets.
+// With formats (q4_0) only what reads rows of them for one token, with the code that the chip gets.
 //
 // The kernels are those that engine/device/kernels.h offers for this device: every weight format, every product, every
 // form of attention, rows gone over in the usual number of subgroups of the usual size.
@@ -26,15 +26,19 @@ class Listing {
     {
     }
 
-    /// `variant`: what tells it from others of its module; may be empty.
+    /// `variant`: what tells it from others of its module; may be empty. `turn_bytes`: of weights that an invocation
+    /// reads in a turn of the inner loop.
     template <class Args>
-    void add(const vulkan::Kernel<Args>& kernel, std::string_view variant = "")
+    void add(const vulkan::Kernel<Args>& kernel, std::string_view variant = "", double turn_bytes = 0)
     {
         const vulkan::Pipeline& pipeline = kernel.pipeline();
         seen_.insert(pipeline.name());
         const std::string name = fmt::format("{}{}{}", pipeline.name(), variant.empty() ? "" : " ", variant);
         nlohmann::json line = {{"kernel", name}, {"statistics", pipeline.statistics()}};
-        if (with_code_) line["code"] = pipeline.code();
+        if (with_code_) {
+            line["code"] = pipeline.code();
+            line["turn_bytes"] = turn_bytes;
+        }
         std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     }
 
@@ -59,16 +63,20 @@ class Listing {
 };
 
 void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& device, const WeightFormat& format,
-               bool with_tiles)
+               bool all)
 {
     const RowVariant usual = usual_variant(device, format.type);
+    const uint32_t low_bits = kernel_constant(format.type) >> FORMAT_LOW & 63;
+    const double chunk_bytes = (low_bits < 8 ? 32. : 128. / low_bits) * format.block_bytes / format.block;
     for (const RowVariant& v : row_variants(device, format.type)) {
         if (v.subgroup != usual.subgroup || v.subgroups != usual.subgroups) continue;
-        if (v.rows == usual.rows && v.chunks != usual.chunks) continue;
+        if (v.rows == usual.rows ? v.chunks != usual.chunks : !all) continue;
         const std::string variant = fmt::format("{} x{}", format.name, v.rows);
-        listing.add(kernels.matvec(format.type, v), variant);
-        listing.add(kernels.ffn_up(format.type, format.type, v), variant);
+        listing.add(kernels.matvec(format.type, v), variant, v.rows * v.chunks * chunk_bytes);
+        listing.add(kernels.ffn_up(format.type, format.type, v), variant, v.rows * v.chunks * chunk_bytes);
     }
+    listing.add(kernels.ffn_down(format.type), format.name, 2 * chunk_bytes);
+    if (!all) return;
     for (const uint32_t tokens : {2u, 8u}) {
         RowVariant v = usual;
         v.rows = 1;
@@ -76,8 +84,6 @@ void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& devi
         listing.add(kernels.matvec(format.type, v, tokens), variant);
         listing.add(kernels.ffn_up(format.type, format.type, v, tokens), variant);
     }
-    listing.add(kernels.ffn_down(format.type), format.name);
-    if (!with_tiles) return;
     for (const bool transposed : {false, true})
         for (const Product p : products)
             if (offers(device, p, format.type, {.transposed = transposed}))
