@@ -36,6 +36,7 @@ void main()    // x: columns; y: slices; z: tokens
 
     vec4 sum[8];
     [[unroll]] for (uint j = 0; j < 8; ++j) sum[j] = vec4(0);
+    vec2 taken = vec2(0);    // of all columns that share a scale: minima and biases
     for (uint first = slice * per_slice; first < end; first += lanes) {
         // Compact the neurons that fire into a list.
         barrier();
@@ -76,11 +77,10 @@ void main()    // x: columns; y: slices; z: tokens
                     vec2 scale, minimum;
                     row_scales(a.down, type, row[i], column, a.cols, scale, minimum);
                     scale *= h;
-                    minimum *= h;
-                    [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
-                        sum[j] += scale[4 * j / scale_weights(type)] * chunk_part(type, weights[i], j);
-                        if (has_minima(type)) sum[j] -= minimum[4 * j / scale_weights(type)];
-                    }
+                    if (has_minima(type)) taken += minimum * h;
+                    if (bias(type) > 0) taken += scale * float(bias(type));
+                    [[unroll]] for (uint j = 0; j < chunk / 4; ++j)
+                        sum[j] += scale[4 * j / scale_weights(type)] * chunk_biased(type, weights[i], j);
                 }
             }
         }
@@ -88,6 +88,7 @@ void main()    // x: columns; y: slices; z: tokens
 
     // Add the teams in order.
     [[unroll]] for (uint j = 0; j < chunk / 4; ++j) {
+        if (has_minima(type) || bias(type) > 0) sum[j] -= taken[4 * j / scale_weights(type)];
         barrier();
         other_teams[me] = sum[j];
         barrier();

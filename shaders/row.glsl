@@ -217,8 +217,8 @@ uint look_up(uvec4 table, uint four)
     return found;
 }
 
-// Weights 4j .. 4j + 3 of a chunk, without scale and minimum.
-vec4 chunk_part(uint type, Chunk c, uint j)
+// Weights 4j .. 4j + 3 of a chunk, without scale and minimum, and from which the bias has not been taken.
+vec4 chunk_biased(uint type, Chunk c, uint j)
 {
     if (number_of(type) == F32) return uintBitsToFloat(c.low);
     if (number_of(type) == F16) return vec4(unpackHalf2x16(c.low[2 * j & 3]), unpackHalf2x16(c.low[2 * j + 1 & 3]));
@@ -228,8 +228,11 @@ vec4 chunk_part(uint type, Chunk c, uint j)
     }
     if (number_of(type) == Q8_0) return unpack_s8(c.low[j & 3]);
     if (has_table(type)) return unpack_s8(look_up(table(type), chunk_bytes(type, c, j)));
-    return unpack_u8(chunk_bytes(type, c, j)) - float(bias(type));
+    return unpack_u8(chunk_bytes(type, c, j));
 }
+
+// And from which it has.
+vec4 chunk_part(uint type, Chunk c, uint j) { return chunk_biased(type, c, j) - float(bias(type)); }
 
 // Rows that a subgroup takes at once: x is then read once for all of them. A software device gains most, a large GPU
 // wants more subgroups instead.
