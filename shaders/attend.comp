@@ -27,8 +27,8 @@ const uint owners = head_dim / wide, groups = lanes / owners;
 const uint sums = rows * wide / 2;    // pairs of columns
 const uint turns = (head_dim + lanes - 1) / lanes;    // in which an invocation has a column each
 const uint pitch = lanes + 4;    // of such sums in shared memory, so that all banks have some of a row's
-// Loads that an invocation has under way together.
-const uint keys_at_once = stride % 32 == 0 ? 4 : 1, values_at_once = 4;
+// Loads that an invocation has under way together; Intel's have no registers for more.
+const uint keys_at_once = stride % 16 == 0 ? 2 : 1, values_at_once = 2;
 
 layout(buffer_reference, scalar, buffer_reference_align = 4) coherent buffer Handed { float at[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) coherent buffer Counters { uint at[]; };
