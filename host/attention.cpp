@@ -277,8 +277,8 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, std::span<const
                 turn(k + r * kv_size, s.kv_heads, n, turns, s.rope.pairs);
                 if (fixed) {
                     const size_t at = r * q_size, blocks = at / fixed_block;
-                    const FixedPoint to = {&scratch.q[at], &scratch.scale[blocks], &scratch.sum[blocks], nullptr,
-                                           nullptr};
+                    const FixedPoint to = {
+                        .q = &scratch.q[at], .scale = &scratch.scale[blocks], .sum = &scratch.sum[blocks]};
                     kernels().quantise(q + at, to, uint32_t(q_size));
                 }
                 const uint32_t page = rows[r].pages[position / page_positions], in_page = position % page_positions;

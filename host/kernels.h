@@ -48,10 +48,10 @@ struct Input {
 
 /// Where the fixed point of a vector goes, as Input has it.
 struct FixedPoint {
-    int16_t* q;
-    float *scale, *sum;
-    GroupPlanes *planes, *alone;
-    GroupWords* words;
+    int16_t* q = nullptr;
+    float *scale = nullptr, *sum = nullptr;
+    GroupPlanes *planes = nullptr, *alone = nullptr;
+    GroupWords* words = nullptr;
 
     Input of(const float* x) const { return {x, q, scale, sum, planes, alone, words}; }
 };

@@ -178,9 +178,9 @@ struct WeightFormat {
 
 inline constexpr WeightFormat weight_formats[] = {
 #define FORMAT(id, NAME, number, weights, low, high, bias, minima, table, scaled) \
-    {WeightType::id, #NAME, weights, sizeof(Block##NAME), low, high, \
-     number | low << FORMAT_LOW | high << FORMAT_HIGH | bias << FORMAT_BIAS | minima << FORMAT_MINIMA | \
-         table << FORMAT_TABLE | scaled << FORMAT_SCALED},
+    {WeightType::id, #NAME, (weights), sizeof(Block##NAME), (low), (high), \
+     (number) | (low) << FORMAT_LOW | (high) << FORMAT_HIGH | (bias) << FORMAT_BIAS | (minima) << FORMAT_MINIMA | \
+         (table) << FORMAT_TABLE | (scaled) << FORMAT_SCALED},
     WEIGHT_FORMATS(FORMAT)
 #undef FORMAT
 };

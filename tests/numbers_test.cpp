@@ -249,7 +249,6 @@ TEST_SUITE("host")
                 const host::FixedPoint to = {.q = q.data(),
                                              .scale = scale.data(),
                                              .sum = sum.data(),
-                                             .planes = nullptr,
                                              .alone = cpu->reads_planes ? planes.data() : nullptr,
                                              .words = cpu->reads_words ? words.data() : nullptr};
                 cpu->quantise(x.data(), to, 256);

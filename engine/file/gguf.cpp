@@ -418,7 +418,8 @@ void Gguf::parse(Cut cut)
             throw Error("{} is cut short or damaged: the weights of {} run past its end; copy or convert it again",
                         file, t.name);
         // As a number: what lies behind the bytes that there are is nobody's, and has its place all the same.
-        t.data = reinterpret_cast<const std::byte*>(reinterpret_cast<uintptr_t>(bytes_.data()) + begin + offsets[i]);
+        t.data = reinterpret_cast<const std::byte*>(    // NOLINT(performance-no-int-to-ptr)
+            reinterpret_cast<uintptr_t>(bytes_.data()) + begin + offsets[i]);
         whole_bytes_ = std::max(whole_bytes_, begin + offsets[i] + t.bytes);
     }
     refuse_overlaps();

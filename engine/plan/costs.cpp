@@ -79,13 +79,13 @@ class Groups {
     {
         const double there = std::min<double>(group_neurons, of_layer_ - double(g) * group_neurons),
                      share = std::clamp(use_.fired[g] / there, 0.0, 1.0);
-        const uint32_t together = tokens_at_once(rows_), left = rows_ % together;
+        const uint32_t together = tokens_at_once(rows_), turns = rows_ / together, left = rows_ % together;
         const auto any_of = [&](uint32_t rows) { return there * (1 - std::pow(1 - share, rows)); };
         slots_ += group_neurons;
         neurons_ += there;
         fired_ += use_.fired[g];
         any_ += any_of(rows_);
-        any_together_ += (rows_ / together) * any_of(together) + (left ? any_of(left) : 0);
+        any_together_ += turns * any_of(together) + (left ? any_of(left) : 0);
     }
     uint32_t slots() const { return slots_; }
 

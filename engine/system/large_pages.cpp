@@ -17,9 +17,11 @@ using Bytes = std::span<const std::byte>;
 
 constexpr size_t piece = 8 * large_page;    // some milliseconds, which is how long an end waits
 
-std::byte* page_from(const std::byte* p)
+/// The begin of the first large page from p on.
+template <class Byte>
+Byte* page_from(Byte* p)
 {
-    return reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(p) + large_page - 1) & ~(large_page - 1));
+    return p + (-reinterpret_cast<uintptr_t>(p) & (large_page - 1));
 }
 
 /// The whole large pages of what parts cover together: between tensors lies what aligns them.
@@ -82,7 +84,7 @@ void ask_for_large_pages(std::span<std::byte> memory)
 LargePages::LargePages(std::vector<Bytes> parts) : moved_(std::make_shared<std::atomic<uint64_t>>(0))
 {
     try {
-        thread_ = std::jthread([pages = whole_pages(std::move(parts)), moved = moved_](std::stop_token stop) {
+        thread_ = std::jthread([pages = whole_pages(std::move(parts)), moved = moved_](const std::stop_token& stop) {
             for (const Bytes& part : pages)
                 if (!move(part, stop, *moved)) return;
         });

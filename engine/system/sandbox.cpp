@@ -89,7 +89,7 @@ std::string found_program(const std::string& name)
     std::string rest = path ? path : "/usr/local/bin:/usr/bin:/bin";
     for (size_t begin = 0, end; begin <= rest.size(); begin = end + 1) {
         end = std::min(rest.find(':', begin), rest.size());
-        const std::string candidate = rest.substr(begin, end - begin) + "/" + name;
+        std::string candidate = rest.substr(begin, end - begin) + "/" + name;
         if (access(candidate.c_str(), X_OK) == 0 && fs::is_regular_file(candidate)) return candidate;
     }
     return "";
@@ -151,11 +151,11 @@ void Sandbox::find_python(const std::string& name)
     const std::string found = found_program(name);
     if (found.empty()) throw Error("there is no program {}: name an interpreter of Python with --python", name);
     // Of a virtual environment, the interpreter that it is made of: its own libraries are not needed.
-    const Started info = start_and_read({found, "-I", "-S", "-c",
-                                         "import os, sys\n"
-                                         "print(os.path.realpath(getattr(sys, '_base_executable', sys.executable)))\n"
-                                         "print(os.path.realpath(sys.base_prefix))\n"
-                                         "print(os.path.realpath(sys.base_exec_prefix))\n"});
+    constexpr const char* folders = "import os, sys\n"
+                                    "print(os.path.realpath(getattr(sys, '_base_executable', sys.executable)))\n"
+                                    "print(os.path.realpath(sys.base_prefix))\n"
+                                    "print(os.path.realpath(sys.base_exec_prefix))\n";
+    const Started info = start_and_read({found, "-I", "-S", "-c", folders});
     std::vector<std::string> lines;
     for (size_t begin = 0, end; (end = info.out.find('\n', begin)) != info.out.npos; begin = end + 1)
         lines.push_back(info.out.substr(begin, end - begin));

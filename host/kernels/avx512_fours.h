@@ -121,9 +121,9 @@ template <int added>
 
 // ---- formats --------------------------------------------------------------------------------------------------------
 
-/// Four rows, each from a block of the file on; halves and added as Eight has them:
-///   groups, blocks        how many groups of 128 they are taken for at once, and how many of the file's blocks these
-///   are weights(b, g, w)      group g of a row: the first 16 weights of each block in w[0], the last 16 in w[1]
+/// Four rows, each from a block of the file on; halves and added are Eight's:
+///   groups, blocks        how many groups of 128 are taken at once, and how many of the file's blocks these are
+///   weights(b, g, w)      group g of a row: the first 16 weights of each block in w[0], the last 16 in w[1]
 ///   plus(g, ints, x, sum) sum + the integers of the rows, which are two where there are halves, times all scales
 template <class B>
 struct Four;

@@ -79,7 +79,7 @@ std::shared_ptr<const EmbeddedRows> measure_once(Engine& engine, Eyes& eyes, con
                                                  const std::vector<Token>& behind, Row& row)
 {
     const double looked_before = eyes.us();
-    const auto image = eyes.look(row.image);
+    auto image = eyes.look(row.image);
     if (!image) throw Error("interrupted");
     const double looking_ms = (eyes.us() - looked_before) / 1000;
     const std::vector<Token> text = text_of(engine, *image, behind);

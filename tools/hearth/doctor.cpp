@@ -121,7 +121,7 @@ std::string as_text(const DoctorFacts& facts, const std::vector<Finding>& found,
 {
     std::string out;
     if (with_facts)
-        for (const auto& [name, value] : described(facts)) out += printable(name + ": " + value) + "\n";
+        for (const auto& [name, value] : described(facts)) out += printable(fmt::format("{}: {}", name, value)) + "\n";
     for (const Finding& f : found) {
         const std::string fix = f.fix.empty() ? "" : ": " + f.fix;
         out += printable(fmt::format("{}: {}{}", f.stops ? "stops" : "slows", f.what, fix)) + "\n";

@@ -214,6 +214,7 @@ void evaluate(const EvalOptions& o, const std::vector<Configuration>& configurat
     for (const std::string& file : o.shown)
         for (eval::Run& run : eval::read_runs(read_bytes(file), file)) runs.push_back(std::move(run));
     std::vector<eval::Summary> all;
+    all.reserve(runs.size());
     for (const eval::Run& run : runs) all.push_back(summarise(run));
     if (!o.json) return print(eval::table(all));
     Json list = Json::array();

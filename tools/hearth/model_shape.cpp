@@ -81,7 +81,7 @@ json parsed(const std::filesystem::path& path)
 {
     std::ifstream file(path, std::ios::binary);
     if (!file) throw Error("{} cannot be read", path.string());
-    const json all = json::parse(file, nullptr, false);
+    json all = json::parse(file, nullptr, false);
     if (!all.is_object()) throw Error("{} is no JSON object, as a config.json is", path.string());
     return all;
 }
@@ -195,7 +195,7 @@ std::shared_ptr<const Gguf> open_shape(const ShapeOptions& o, const std::filesys
     if (!o.arch.empty()) return header_of(find_architecture(o.arch), *how, overrides, o.by_neurons);
     if (const auto config = config_json_at(model))
         return header_of(read_config_json(*config), *how, overrides, o.by_neurons);
-    const auto file = std::make_shared<const Gguf>(model, overrides, Cut::allowed);
+    auto file = std::make_shared<const Gguf>(model, overrides, Cut::allowed);
     if (o.type.empty()) return file;
     return std::make_shared<const Gguf>(
         Gguf::of_header(model, requantised_header(file, *how, {.by_neurons = o.by_neurons}), overrides));
