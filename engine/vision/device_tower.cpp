@@ -273,7 +273,7 @@ class DeviceTower::Work {
 
 DeviceTower::DeviceTower(const TowerWeights& weights, std::shared_ptr<vulkan::Device> device, host::Team& team,
                          TowerLayout layout)
-    : weights_(weights), device_(std::move(device)), team_(team), layout_(std::move(layout)), input_(weights, team),
+    : weights_(weights), device_(std::move(device)), team_(team), layout_(layout), input_(weights, team),
       kernels_(device_, config_of_projector(weights), layout_.row_variants, layout_.products)
 {
     const std::vector<uint64_t> pieces = needs(weights).pieces;

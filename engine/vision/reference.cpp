@@ -131,6 +131,7 @@ std::vector<float> reference_features(const TowerWeights& w, std::span<const flo
     }
     for (const LayerWeights& layer : w.blocks.layers) {
         std::vector<Vector> normed;
+        normed.reserve(x.size());
         for (const Vector& r : x) normed.push_back(layernorm(r, layer.attn_norm, layer.attn_norm_bias, c.norm_eps));
         const std::vector<Vector> attended = attention(layer.attention, c, normed);
         for (size_t r = 0; r < x.size(); ++r) {

@@ -395,7 +395,7 @@ struct WidePiece {
     template <uint32_t T>
     [[gnu::always_inline]] void dot(const Input* x, size_t k, __m256* sum) const
     {
-        constexpr uint32_t halves = sizeof w.scales / sizeof *w.scales;
+        constexpr uint32_t halves = sizeof w.scales / sizeof(__m256);
         // With twice as many additions a sum of its own, so that one piece need not wait for the last.
         __m256 scale[T][halves], part[T];
         for (uint32_t t = 0; t < T; t++) part[t] = halves == 2 ? _mm256_setzero_ps() : sum[t];
