@@ -4,10 +4,10 @@
 #include "kernels.h"
 #include "planes.glsl"
 
-// head_dim is a multiple of 8 here, and no more than 256. Scores are sums in registers, of 4 rows and of 1 to
-// 4 positions in each invocation; the queries and the keys that they are made of lie in shared memory as floats, the keys
-// 32 dimensions at a time. The scores go through shared memory to the invocations that have sums over the values, of 8
-// columns and of some rows each; these read the values, 8 columns at once, from the cache.
+// head_dim is a multiple of 8 here, and no more than 256. Scores are sums in registers, of 4 rows and of 1 to 4
+// positions in each invocation; the queries and the keys that they are made of lie in shared memory as floats, the
+// keys 32 dimensions at a time. The scores go through shared memory to the invocations that have sums over the values,
+// of 8 columns and of some rows each; these read the values, 8 columns at once, from the cache.
 const uint lanes = 128, positions = 64, dims = 32;
 const float lowest = -3.0e38;    // finite: exp(lowest - x) is zero on every device, infinities need not be
 layout(local_size_x = 128) in;
@@ -78,8 +78,8 @@ float capped(float score)
     return finite ? a.softcap * (1 - 2 / (exp(2 * clamp(score / a.softcap, -20, 20)) + 1)) : score;
 }
 
-// sum = kept sum + weight v over the positions of this turn, of which `count` are there, for rows v0 + value_lanes i and
-// columns 8 column and on.
+// sum = kept sum + weight v over the positions of this turn, of which `count` are there, for rows v0 + value_lanes i
+// and columns 8 column and on.
 void add_values(uint cache_row, uint count, uint v0, uint column, inout vec4 sum[value_rows][2])
 {
     [[unroll]] for (uint i = 0; i < value_rows; ++i) {

@@ -43,7 +43,8 @@ void load_weights(uint first_row, uint first_inner)
 void load_inputs(uint first_token, uint first_inner, uint tokens)
 {
     for (uint i = gl_LocalInvocationID.x; i < matmul_tile * quads; i += gl_WorkGroupSize.x) {
-        const uint t = i / quads, q = i % quads, at = (min(first_token + t, tokens - 1) * a.x_stride + first_inner) / 16;
+        const uint t = i / quads, q = i % quads,
+                   at = (min(first_token + t, tokens - 1) * a.x_stride + first_inner) / 16;
         high_tile[t * pitch + q] = Quads(a.planes.high).at[at + q];
         low_tile[t * pitch + q] = Quads(a.planes.low).at[at + q];
         if (q == 0) x_scale[t] = Floats4(a.planes.scale).at[at / quads];
