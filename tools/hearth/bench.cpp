@@ -105,6 +105,7 @@ Engine load_for(const BenchOptions& o)
     if (plots && engine.context() < least_fill)
         throw Error("--plot starts at {} positions, and the context has {}: use a larger -c, or a model that has more",
                     least_fill, engine.context());
+    engine.settle();
     return engine;
 }
 
@@ -122,6 +123,7 @@ void bench(const BenchOptions& o)
                                       .typed = o.typed});
     if (!o.images.images.empty()) {
         Engine engine = load_engine(seeing(o.engine));
+        engine.settle();
         std::optional<Engine> dense;
         if (o.agreement) {
             EngineOptions options = o.engine;

@@ -56,7 +56,6 @@ Series measure_speed(Engine& engine, const Test& test, uint32_t repetitions)
     Series series = {.name = test.name, .tokens = test.tokens, .tokens_per_s = {}};
     Session session = engine.session();
     test.work(session);    // warm caches, compiled kernels
-    engine.settle();
     for (uint32_t r = 0; r < repetitions && !interrupted(); ++r) {
         const StatsTotals totals = measure(session, [&] { test.work(session); });
         series.tokens_per_s.push_back(double(totals.tokens) * 1e6 / totals.us);

@@ -90,6 +90,7 @@ void DeviceRun::figures(const Progress& progress)
 Engine& DeviceRun::engine()
 {
     if (!engine_) engine_ = std::make_unique<Engine>(options_);
+    engine_->settle();
     return *engine_;
 }
 
@@ -172,6 +173,7 @@ SplitResult DeviceRun::split(uint64_t budget)
     options.placement = Placement::most;
     options.sequences = 1;
     Engine e(options);
+    e.settle();
     const BenchTexts texts(e, 1, set_.temperature);
     const Test test = texts.decode(std::min(set_.count, e.context()));
     Series series = measure_speed(e, test, set_.repetitions);
