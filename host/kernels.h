@@ -15,22 +15,19 @@ namespace hearth::host {
 inline constexpr uint32_t fixed_block = 32;
 inline constexpr float fixed_max = 32512.0f;    // 127 * 256, so that both planes fit into int8
 
-// 128 of those numbers in the order in which an instruction set's kernels read them, with what formats need whose
-// weights have a number added to be unsigned. Both kinds take blocks by pairs.
+// 128 of those numbers in the order in which an instruction set's kernels read them.
 
 /// Where bytes are multiplied: q = 256 high + low. Byte 64 p + 8 c + 4 k + i of a plane belongs to number 64 p + 32 k +
 /// 4 c + i: of a pair of blocks four numbers of each in turn. Of a token that is alone byte 64 h + 16 b + i belongs to
-/// number 32 b + 16 h + i. bias[b] is -8 times the sum of the numbers of block b, half_bias the same of its first 16
-/// and its last 16.
+/// number 32 b + 16 h + i. For formats whose weights have a number added to be unsigned, bias[b] is -8 times the sum of
+/// the numbers of block b, half_bias the same of its first 16 and its last 16.
 struct alignas(64) GroupPlanes {
     int8_t high[128], low[128];
     int32_t bias[4], half_bias[2][4];
 };
-/// Where words of 16 bits are: of[p] is pair p, in the order of host/kernels/avx2_wide.h, half_sum[h][b] the sum of the
-/// first or last 16 numbers of block b times their scale.
+/// Where words of 16 bits are, in one of the two orders of host/kernels/avx2_wide.h.
 struct alignas(64) GroupWords {
-    int16_t of[2][64];
-    float half_sum[2][4];
+    int16_t of[128];
 };
 inline constexpr uint32_t group_numbers = 128;
 
@@ -43,7 +40,8 @@ struct Input {
                          // are multiplied with
     const GroupPlanes *planes,
         *alone;    // of the whole groups, one of the two; null where the instruction set reads none
-    const GroupWords* words;
+    const GroupWords *by_pairs, *by_blocks;    // of the whole groups, both orders; null as well
+    const float* half_sum;                     // with them: as `sum`, of 16 numbers each
 };
 
 /// Where the fixed point of a vector goes, as Input has it.
@@ -51,9 +49,10 @@ struct FixedPoint {
     int16_t* q = nullptr;
     float *scale = nullptr, *sum = nullptr;
     GroupPlanes *planes = nullptr, *alone = nullptr;
-    GroupWords* words = nullptr;
+    GroupWords *by_pairs = nullptr, *by_blocks = nullptr;
+    float* half_sum = nullptr;
 
-    Input of(const float* x) const { return {x, q, scale, sum, planes, alone, words}; }
+    Input of(const float* x) const { return {x, q, scale, sum, planes, alone, by_pairs, by_blocks, half_sum}; }
 };
 
 /// Rows that `dot_rows` takes together: they share what can be shared, and x stays in L1 however long it is. They are

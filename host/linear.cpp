@@ -40,18 +40,22 @@ void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bo
     sum_.resize(scale_.size());
     const bool by_rows = quantised && tokens <= most_few_tokens;    // more meet tiles, which read neither
     planes_.resize(by_rows && cpu.reads_planes ? tokens * groups : 0);
-    words_.resize(by_rows && cpu.reads_words ? tokens * groups : 0);
+    for (std::vector<GroupWords>& words : words_) words.resize(by_rows && cpu.reads_words ? tokens * groups : 0);
+    half_sum_.resize(by_rows && cpu.reads_words ? 2 * tokens * blocks : 0);
     inputs_.resize(tokens);
     n_ = n;
     has_floats_ = has_fixed_ = false;
     const auto fixed_point = [&](size_t t) {
         GroupPlanes* const planes = planes_.empty() ? nullptr : &planes_[t * groups];
+        const auto words = [&](uint32_t order) { return words_[order].empty() ? nullptr : &words_[order][t * groups]; };
         return FixedPoint{.q = &q_[t * n],
                           .scale = &scale_[t * blocks],
                           .sum = &sum_[t * blocks],
                           .planes = tokens == 1 ? nullptr : planes,
                           .alone = tokens == 1 ? planes : nullptr,
-                          .words = words_.empty() ? nullptr : &words_[t * groups]};
+                          .by_pairs = words(0),
+                          .by_blocks = words(1),
+                          .half_sum = half_sum_.empty() ? nullptr : &half_sum_[2 * t * blocks]};
     };
     for (size_t t = 0; t < tokens; t++) inputs_[t] = (quantised ? fixed_point(t) : FixedPoint{}).of(x + t * n);
     if (quantised)

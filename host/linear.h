@@ -49,7 +49,8 @@ class Inputs {
     std::vector<int16_t> q_;
     std::vector<float> scale_, sum_;
     std::vector<GroupPlanes> planes_;
-    std::vector<GroupWords> words_;
+    std::vector<GroupWords> words_[2];    // by pairs and by blocks
+    std::vector<float> half_sum_;
     uint32_t n_ = 0;
     Work work_ = Work::many;
     mutable PackedInputs packed_;

@@ -3,6 +3,7 @@
 #include "host/norm.h"
 #include "host/quantise.h"
 #include "host/sparse.h"
+#include "tests/fixed_point.h"
 #include "tests/support.h"
 
 #include <doctest/doctest.h>
@@ -204,39 +205,18 @@ double seen(const Input& x, WeightType type, uint32_t i)
 
 /// Vectors with their fixed-point form, from one instruction set.
 struct Vectors {
-    std::vector<float> x, scale, sum;
-    std::vector<int16_t> q;
-    std::vector<GroupPlanes> planes, alone_planes;
-    std::vector<GroupWords> words;
+    std::vector<float> x;
+    std::vector<FixedVector> fixed;
     std::vector<Input> inputs, alone;    // as tokens of several, each as the only one
 
     Vectors(const Kernels& cpu, uint32_t tokens, uint32_t n, Random& random) : x(random.vector(size_t(tokens) * n))
     {
-        const bool blocks = n % fixed_block == 0;
-        if (blocks) {
-            q.resize(x.size());
-            scale.resize(x.size() / fixed_block);
-            sum.resize(scale.size());
-            planes.resize(n / group_numbers * tokens);
-            alone_planes.resize(planes.size());
-            words.resize(planes.size());
-        }
         for (size_t t = 0; t < tokens; t++) {
-            const size_t at = t * n / fixed_block;
-            const size_t group = t * (n / group_numbers);
-            const bool of_planes = cpu.reads_planes && n >= group_numbers,
-                       of_words = cpu.reads_words && n >= group_numbers;
-            const FixedPoint to = blocks ? FixedPoint{.q = &q[t * n],
-                                                      .scale = &scale[at],
-                                                      .sum = &sum[at],
-                                                      .planes = of_planes ? &planes[group] : nullptr,
-                                                      .alone = of_planes ? &alone_planes[group] : nullptr,
-                                                      .words = of_words ? &words[group] : nullptr}
-                                         : FixedPoint{};
-            if (blocks) cpu.quantise(&x[t * n], to, n);
-            for (std::vector<Input>* as : {&inputs, &alone}) as->push_back(to.of(&x[t * n]));
-            inputs.back().alone = nullptr;
-            alone.back().planes = nullptr;
+            const float* const token = &x[t * n];
+            if (n % fixed_block == 0) fixed.emplace_back(cpu, token, n);
+            for (const bool is_alone : {false, true})
+                (is_alone ? alone : inputs)
+                    .push_back(fixed.empty() ? FixedPoint{}.of(token) : fixed[t].of(token, is_alone));
         }
     }
 };
@@ -524,18 +504,9 @@ TEST_SUITE("host")
     {
         on_every_path([&](const Kernels& cpu) {
             const uint32_t n = 512;
-            std::vector<float> x(n, -3.0f), scale(n / 32), sum(n / 32);
-            std::vector<int16_t> q(n);
-            std::vector<GroupPlanes> planes(n / group_numbers), alone(planes.size());
-            std::vector<GroupWords> words(n / group_numbers);
-            const FixedPoint to = {.q = q.data(),
-                                   .scale = scale.data(),
-                                   .sum = sum.data(),
-                                   .planes = cpu.reads_planes ? planes.data() : nullptr,
-                                   .alone = cpu.reads_planes ? alone.data() : nullptr,
-                                   .words = cpu.reads_words ? words.data() : nullptr};
-            cpu.quantise(x.data(), to, n);
-            for (const float s : sum) CHECK(s == doctest::Approx(-96));
+            const std::vector<float> x(n, -3.0f);
+            const FixedVector fixed(cpu, x.data(), n);
+            for (const float s : fixed.sum) CHECK(s == doctest::Approx(-96));
             for (const WeightFormat& format : weight_formats) {
                 const WeightType type = format.type;
                 if (!is_quantised(type)) continue;
@@ -556,8 +527,7 @@ TEST_SUITE("host")
                     only.fill(reinterpret_cast<const std::byte*>(row.data()));
                     for (const bool is_alone : {false, true}) {
                         float got;
-                        Input input = to.of(x.data());
-                        (is_alone ? input.planes : input.alone) = nullptr;
+                        const Input input = fixed.of(x.data(), is_alone);
                         cpu.of(type).dot_rows(only.data(), 1, &input, 1, n, &got);
                         CHECK(got == doctest::Approx(want));
                     }
@@ -851,17 +821,9 @@ TEST_SUITE("host")
         x[5] = -9;    // the largest of its block
         std::vector<int16_t> first_q;
         on_every_path([&](const Kernels& cpu) {
-            std::vector<int16_t> q(n, 99);
-            std::vector<float> scale(n / 32, NAN), sum = scale;
-            std::vector<GroupPlanes> planes(n / group_numbers), alone(planes.size());
-            std::vector<GroupWords> words(n / group_numbers);
-            const FixedPoint to = {.q = q.data(),
-                                   .scale = scale.data(),
-                                   .sum = sum.data(),
-                                   .planes = cpu.reads_planes ? planes.data() : nullptr,
-                                   .alone = cpu.reads_planes ? alone.data() : nullptr,
-                                   .words = cpu.reads_words ? words.data() : nullptr};
-            cpu.quantise(x.data(), to, n);
+            const FixedVector fixed(cpu, x.data(), n);
+            const auto& q = fixed.q;
+            const auto &scale = fixed.scale, &sum = fixed.sum;
             CHECK(q[5] == -32512);
             CHECK(scale[0] == 9 / fixed_max);
             CHECK(scale[1] == 0);
@@ -883,23 +845,27 @@ TEST_SUITE("host")
                 const size_t group = i / group_numbers;
                 const uint32_t pair = i % group_numbers / 64, block = i / 32 % 2, in_block = i % 32,
                                byte = pair * 64 + in_block / 4 * 8 + block * 4 + i % 4,
-                               byte_alone = in_block / 16 * 64 + pair * 32 + block * 16 + i % 16,
-                               word = (in_block / 16 * 2 + i % 2) * 16 + block * 8 + in_block % 16 / 2;
-                if (cpu.reads_words) CHECK(words[group].of[pair][word] == q[i]);
+                               byte_alone = in_block / 16 * 64 + pair * 32 + block * 16 + i % 16, half = in_block / 16,
+                               in_lane = in_block % 16 / 2,
+                               word = pair * 64 + (half * 2 + i % 2) * 16 + block * 8 + in_lane,
+                               word_of_block = i % group_numbers / 32 * 32 + i % 2 * 16 + half * 8 + in_lane;
+                if (cpu.reads_words) {
+                    CHECK(fixed.by_pairs[group].of[word] == q[i]);
+                    CHECK(fixed.by_blocks[group].of[word_of_block] == q[i]);
+                }
                 if (!cpu.reads_planes) continue;
-                CHECK(256 * planes[group].high[byte] + planes[group].low[byte] == q[i]);
-                CHECK(256 * alone[group].high[byte_alone] + alone[group].low[byte_alone] == q[i]);
+                CHECK(256 * fixed.planes[group].high[byte] + fixed.planes[group].low[byte] == q[i]);
+                CHECK(256 * fixed.alone[group].high[byte_alone] + fixed.alone[group].low[byte_alone] == q[i]);
             }
             for (uint32_t b = 0; b < n / group_numbers * 4; b++) {
                 const auto sum_of = [&](uint32_t first, uint32_t last) {
                     return std::accumulate(&q[b * 32 + first], &q[b * 32] + last, 0);
                 };
-                if (cpu.reads_words) {
-                    CHECK(words[b / 4].half_sum[0][b % 4] == scale[b] * float(sum_of(0, 16)));
-                    CHECK(words[b / 4].half_sum[1][b % 4] == scale[b] * float(sum_of(16, 32)));
-                }
+                if (cpu.reads_words)
+                    for (uint32_t half = 0; half < 2; half++)
+                        CHECK(fixed.half_sum[2 * b + half] == scale[b] * float(sum_of(16 * half, 16 * half + 16)));
                 if (cpu.reads_planes)
-                    for (const GroupPlanes& g : {planes[b / 4], alone[b / 4]}) {
+                    for (const GroupPlanes& g : {fixed.planes[b / 4], fixed.alone[b / 4]}) {
                         CHECK(g.bias[b % 4] == -8 * sum_of(0, 32));
                         CHECK(g.half_bias[0][b % 4] == -8 * sum_of(0, 16));
                         CHECK(g.half_bias[1][b % 4] == -8 * sum_of(16, 32));

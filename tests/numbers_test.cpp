@@ -7,6 +7,7 @@
 #include "host/numbers.h"
 #include "host/predict.h"
 #include "tests/device_support.h"
+#include "tests/fixed_point.h"
 
 #include <bit>
 
@@ -242,17 +243,8 @@ TEST_SUITE("host")
             for (const uint32_t at : {0u, 5u, 31u, 32u, 100u, 255u}) {
                 std::vector<float> x = random_floats(256, 4);
                 x[at] = at % 2 ? NAN : -NAN;
-                std::vector<int16_t> q(256);
-                std::vector<float> scale(8), sum(8);
-                std::vector<host::GroupPlanes> planes(2);
-                std::vector<host::GroupWords> words(2);
-                const host::FixedPoint to = {.q = q.data(),
-                                             .scale = scale.data(),
-                                             .sum = sum.data(),
-                                             .alone = cpu->reads_planes ? planes.data() : nullptr,
-                                             .words = cpu->reads_words ? words.data() : nullptr};
-                cpu->quantise(x.data(), to, 256);
-                for (uint32_t b = 0; b < 8; b++) CHECK(std::isnan(scale[b]) == (b == at / 32));
+                const FixedVector fixed(*cpu, x.data(), 256);
+                for (uint32_t b = 0; b < 8; b++) CHECK(std::isnan(fixed.scale[b]) == (b == at / 32));
                 for (const WeightFormat& f : weight_formats) {
                     if (f.block == 1) continue;
                     std::string row;
@@ -263,7 +255,7 @@ TEST_SUITE("host")
                         reinterpret_cast<const std::byte*>(row.data()), reinterpret_cast<const std::byte*>(row.data()),
                         reinterpret_cast<const std::byte*>(row.data()), reinterpret_cast<const std::byte*>(row.data()),
                         reinterpret_cast<const std::byte*>(row.data())};
-                    const host::Input in = to.of(x.data());
+                    const host::Input in = fixed.of(x.data(), true);
                     float y = 0;
                     cpu->of(f.type).dot_rows(rows, 1, &in, 1, 256, &y);
                     CHECK(std::isnan(y));

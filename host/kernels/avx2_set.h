@@ -246,7 +246,7 @@ struct Avx2Set {
     requires by_wide<W>
     using Wide = WidePiece<P, W>;
 
-    static void fill(const int16_t* q, const float* scale, GroupWords& group)
+    static void fill(const int16_t* q, const float* scale, GroupWords& by_pairs, GroupWords& by_blocks, float* half_sum)
     {
         const auto load = [&](uint32_t i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + 16 * i)); };
         // Words at even places in the first lane, those at odd ones in the other.
@@ -254,18 +254,22 @@ struct Avx2Set {
             const __m128i evens_first = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
             return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(evens_first)), 0xd8);
         };
-        for (uint32_t p = 0; p < 2; p++)
-            for (uint32_t half = 0; half < 2; half++) {
-                const __m256i first = apart(load(4 * p + half)), second = apart(load(4 * p + 2 + half));
-                __m256i* const to = reinterpret_cast<__m256i*>(group.of[p]) + 2 * half;
-                _mm256_store_si256(to, _mm256_permute2x128_si256(first, second, 0x20));
-                _mm256_store_si256(to + 1, _mm256_permute2x128_si256(first, second, 0x31));
+        const auto lanes_of = [](__m256i first, __m256i second, int16_t* to) {
+            _mm256_store_si256(reinterpret_cast<__m256i*>(to), _mm256_permute2x128_si256(first, second, 0x20));
+            _mm256_store_si256(reinterpret_cast<__m256i*>(to) + 1, _mm256_permute2x128_si256(first, second, 0x31));
+        };
+        for (uint32_t p = 0; p < 2; p++) {
+            __m256i of[2][2];    // blocks and their halves
+            for (uint32_t i = 0; i < 4; i++) of[i / 2][i % 2] = apart(load(4 * p + i));
+            for (uint32_t i = 0; i < 2; i++) {
+                lanes_of(of[0][i], of[1][i], by_pairs.of + 64 * p + 32 * i);
+                lanes_of(of[i][0], of[i][1], by_blocks.of + 64 * p + 32 * i);
             }
-        for (uint32_t b = 0; b < 4; b++)
-            for (uint32_t half = 0; half < 2; half++) {
-                const __m256i pairs = _mm256_madd_epi16(load(2 * b + half), _mm256_set1_epi16(1));
-                group.half_sum[half][b] = scale[b] * add_lanes(_mm256_cvtepi32_ps(pairs));
-            }
+        }
+        for (uint32_t i = 0; i < 8; i++) {
+            const __m256i pairs = _mm256_madd_epi16(load(i), _mm256_set1_epi16(1));
+            half_sum[i] = scale[i / 2] * add_lanes(_mm256_cvtepi32_ps(pairs));
+        }
     }
 
     // ---- sums of rows -----------------------------------------------------------------------------------------------

@@ -7,6 +7,11 @@
 //     words[2]  numbers 16 18 ... 30                    |
 //     words[3]  numbers 17 19 ... 31                    |
 //
+// Where 16 weights have a scale, a block lies in both lanes, so that each lane has one:
+//
+//     words[0]  numbers  0  2 ... 14 | 16 18 ... 30
+//     words[1]  numbers  1  3 ... 15 | 17 19 ... 31
+//
 // Of 64 weights of Q4_0 and one token these are 21 instructions with vectors (7 to unpack, 7 to multiply and add, 4 for
 // the scales of the file, 3 to add up in floats) where widening takes 40.
 #pragma once
@@ -91,18 +96,29 @@ struct EightOfToken {
 
     __m256 scale() const { return _mm256_loadu_ps(x.scale + 8 * k); }
     __m256 sum() const { return _mm256_loadu_ps(x.sum + 8 * k); }
-    /// Of the first or last 16 of each.
-    __m256 half_sum(uint32_t half) const
+    const __m256i* pair(uint32_t p) const { return words(x.by_pairs, 4 * p); }
+
+    // Of the halves of blocks 4 i to 4 i + 3, in the order of the file.
+    __m256 half_scale(uint32_t i) const
     {
-        return _mm256_loadu2_m128(x.words[2 * k + 1].half_sum[half], x.words[2 * k].half_sum[half]);
+        const int first = int(4 * i);
+        return _mm256_permutevar8x32_ps(
+            scale(), _mm256_setr_epi32(first, first, first + 1, first + 1, first + 2, first + 2, first + 3, first + 3));
     }
-    const __m256i* pair(uint32_t p) const { return reinterpret_cast<const __m256i*>(x.words[2 * k + p / 2].of[p % 2]); }
+    __m256 half_sum(uint32_t i) const { return _mm256_loadu_ps(x.half_sum + 16 * k + 8 * i); }
+    const __m256i* block(uint32_t b) const { return words(x.by_blocks, 2 * b); }
+
+    const __m256i* words(const GroupWords* groups, uint32_t vector) const
+    {
+        return reinterpret_cast<const __m256i*>(groups[2 * k].of) + vector;
+    }
 };
 
 /// 256 weights of a row, from a block of the file on:
-///   scales                of its blocks, or of their first and last halves
-///   words<p>(w)           pair p as above, which may have something added; always inline: what GCC chooses to call
-///                         differs from set to set, and such a call cost a quarter of the speed of Q5_K and Q5_0
+///   scales                of its blocks; or two, of the halves of its first four blocks and of its last
+///   words<i>(w)           pair i, or with two `scales` block i, as above, which may have something added; always
+///                         inline: what GCC chooses to call differs from set to set, and such a call cost a quarter of
+///                         the speed of Q5_K and Q5_0
 ///   plus_rest(x, sum)     sum + what the weights have beside their words times their scales
 template <class B>
 struct Wide;
@@ -290,26 +306,28 @@ struct Wide<BlockIQ4_XS> {
     __m256 plus_rest(const EightOfToken&, __m256 sum) const { return sum; }
 };
 
-/// The even bytes of 16 in the first half, the odd ones in the last.
-inline __m128i even_and_odd(__m128i bytes)
+/// Bytes shifted to the right by so many bits; less than 0 is to the left.
+template <int bits>
+inline __m256i to_the_right(__m256i v)
 {
-    return _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+    if constexpr (bits >= 0) return bits ? _mm256_srli_epi16(v, bits) : v;
+    else return _mm256_slli_epi16(v, -bits);
 }
+inline __m256i bytes_32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
-/// Where 16 weights have a scale: those of the first halves of eight blocks and those of the last, times d.
+/// Where 16 weights have a scale, times d.
 struct WideHalfScales {
     __m256 scales[2];
 
     WideHalfScales(__m128i of_halves, __m256 d)
+        : scales{_mm256_mul_ps(d, floats_of_signed(of_halves)),
+                 _mm256_mul_ps(d, floats_of_signed(_mm_unpackhi_epi64(of_halves, of_halves)))}
     {
-        const __m128i s = even_and_odd(of_halves);
-        scales[0] = _mm256_mul_ps(d, floats_of_signed(s));
-        scales[1] = _mm256_mul_ps(d, floats_of_signed(_mm_unpackhi_epi64(s, s)));
     }
     __m256 less(float added, const EightOfToken& x, __m256 sum) const
     {
-        for (uint32_t half = 0; half < 2; half++)
-            sum = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_set1_ps(-added), scales[half]), x.half_sum(half), sum);
+        for (uint32_t i = 0; i < 2; i++)
+            sum = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_set1_ps(-added), scales[i]), x.half_sum(i), sum);
         return sum;
     }
 };
@@ -319,16 +337,12 @@ struct Wide<BlockQ6_K> : WideHalfScales {
     const BlockQ6_K& b;
 
     explicit Wide(const BlockQ6_K* b) : WideHalfScales(bytes_16(b->scale), half(b->d)), b(*b) {}
-    template <uint32_t p>
+    template <uint32_t i>
     [[gnu::always_inline]] void words(__m256i* w) const
     {
-        constexpr int left = 4 - 4 * int(p % 2);
-        for (uint32_t half = 0; half < 2; half++) {
-            const uint8_t* const low = b.ql + 64 * (p / 2) + 16 * half;
-            const __m256i q = two_lanes(low, low + 32), upper = both_lanes(b.qh + 32 * (p / 2) + 16 * half);
-            unsigned_words(_mm256_or_si256(nibbles(q, p % 2), masked(shifted<left, left - 2>(upper), 0x30)),
-                           w + 2 * half);
-        }
+        const __m256i low = nibbles(bytes_32(b.ql + 64 * (i / 4) + 32 * (i % 2)), i % 4 / 2),
+                      upper = to_the_right<2 * int(i % 4) - 4>(bytes_32(b.qh + 32 * (i / 4)));
+        unsigned_words(_mm256_or_si256(low, masked(upper, 0x30)), w);
     }
     __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return less(32, x, sum); }
 };
@@ -341,13 +355,10 @@ struct Wide<BlockQ2_K> : WideHalfScales {
         : WideHalfScales(_mm_and_si128(bytes_16(b->scale), _mm_set1_epi8(15)), half(b->d)), b(*b)
     {
     }
-    template <uint32_t p>
+    template <uint32_t i>
     [[gnu::always_inline]] void words(__m256i* w) const
     {
-        constexpr int right = 4 * int(p % 2);
-        for (uint32_t half = 0; half < 2; half++)
-            unsigned_words(masked(shifted<-right, -right - 2>(both_lanes(b.q + 32 * (p / 2) + 16 * half)), 3),
-                           w + 2 * half);
+        unsigned_words(masked(to_the_right<2 * int(i % 4)>(bytes_32(b.q + 32 * (i / 4))), 3), w);
     }
     __m256 plus_rest(const EightOfToken& x, __m256 sum) const
     {
@@ -362,15 +373,11 @@ struct Wide<BlockQ3_K> : WideHalfScales {
     const BlockQ3_K& b;
 
     explicit Wide(const BlockQ3_K* b) : WideHalfScales(half_scales(*b), half(b->d)), b(*b) {}
-    template <uint32_t p>
+    template <uint32_t i>
     [[gnu::always_inline]] void words(__m256i* w) const
     {
-        constexpr int right = 4 * int(p % 2), left = 2 - 2 * int(p);
-        for (uint32_t half = 0; half < 2; half++) {
-            const __m256i low = masked(shifted<-right, -right - 2>(both_lanes(b.q + 32 * (p / 2) + 16 * half)), 3);
-            const __m256i third = masked(shifted<left, left - 1>(both_lanes(b.qh + 16 * half)), 4);
-            unsigned_words(_mm256_or_si256(low, third), w + 2 * half);
-        }
+        const __m256i low = masked(to_the_right<2 * int(i % 4)>(bytes_32(b.q + 32 * (i / 4))), 3);
+        unsigned_words(_mm256_or_si256(low, masked(to_the_right<int(i) - 2>(bytes_32(b.qh)), 4)), w);
     }
     __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return less(4, x, sum); }
 
@@ -395,43 +402,58 @@ struct WidePiece {
     template <uint32_t T>
     [[gnu::always_inline]] void dot(const Input* x, size_t k, __m256* sum) const
     {
-        constexpr uint32_t halves = sizeof w.scales / sizeof(__m256);
-        // With twice as many additions a sum of its own, so that one piece need not wait for the last.
-        __m256 scale[T][halves], part[T];
-        for (uint32_t t = 0; t < T; t++) part[t] = halves == 2 ? _mm256_setzero_ps() : sum[t];
-        for (uint32_t t = 0; t < T; t++)
-            for (uint32_t h = 0; h < halves; h++)
-                scale[t][h] = _mm256_mul_ps(w.scales[h], EightOfToken{x[t], k}.scale());
+        if constexpr (sizeof w.scales == 2 * sizeof(__m256)) dot_halves<T>(x, k, sum);
+        else dot_pairs<T>(x, k, sum);
+        for (uint32_t t = 0; t < T; t++) sum[t] = w.plus_rest({x[t], k}, sum[t]);
+    }
+
+  private:
+    static __m256i two(const __m256i* words, const __m256i* q)
+    {
+        return P::add(_mm256_madd_epi16(words[0], q[0]), words[1], q[1]);
+    }
+    /// sum + products times scale i in the first lane, and times the next in the second
+    static __m256 plus(__m256 sum, __m256i products, __m256 scale, int i)
+    {
+        const __m256i lanes = _mm256_setr_epi32(i, i, i, i, i + 1, i + 1, i + 1, i + 1);
+        return _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_permutevar8x32_ps(scale, lanes), sum);
+    }
+
+    template <uint32_t T>
+    [[gnu::always_inline]] void dot_pairs(const Input* x, size_t k, __m256* sum) const
+    {
+        __m256 scale[T];
+        for (uint32_t t = 0; t < T; t++) scale[t] = _mm256_mul_ps(w.scales[0], EightOfToken{x[t], k}.scale());
         each<wide_pairs>([&](auto p) {
-            const __m256i blocks =
-                _mm256_setr_epi32(2 * p, 2 * p, 2 * p, 2 * p, 2 * p + 1, 2 * p + 1, 2 * p + 1, 2 * p + 1);
             __m256i words[4];
             w.template words<decltype(p)::value>(words);
 #pragma GCC unroll 4
             for (uint32_t t = 0; t < T; t++) {
                 const __m256i* const q = EightOfToken{x[t], k}.pair(p);
-                const auto plus_two = [&](__m256i integers, uint32_t i) {
-                    return P::add(P::add(integers, words[i], q[i]), words[i + 1], q[i + 1]);
-                };
-                const auto two = [&](uint32_t i) {
-                    return P::add(_mm256_madd_epi16(words[i], q[i]), words[i + 1], q[i + 1]);
-                };
-                const auto plus = [&](__m256i integers, uint32_t h) {
-                    const __m256 products = _mm256_cvtepi32_ps(integers),
-                                 scales = _mm256_permutevar8x32_ps(scale[t][h], blocks);
-                    part[t] = _mm256_fmadd_ps(products, scales, part[t]);
-                };
-                if constexpr (halves == 1) plus(plus_two(two(0), 2), 0);
-                else {
-                    plus(two(0), 0);
-                    plus(two(2), 1);
-                }
+                const __m256i products = P::add(P::add(two(words, q), words[2], q[2]), words[3], q[3]);
+                sum[t] = plus(sum[t], products, scale[t], 2 * int(p));
             }
         });
+    }
+
+    template <uint32_t T>
+    [[gnu::always_inline]] void dot_halves(const Input* x, size_t k, __m256* sum) const
+    {
+        // With twice as many additions a sum of its own, so that one piece need not wait for the last.
+        __m256 scale[T][2], part[T];
         for (uint32_t t = 0; t < T; t++) {
-            part[t] = w.plus_rest({x[t], k}, part[t]);
-            sum[t] = halves == 2 ? _mm256_add_ps(sum[t], part[t]) : part[t];
+            part[t] = _mm256_setzero_ps();
+            for (uint32_t i = 0; i < 2; i++)
+                scale[t][i] = _mm256_mul_ps(w.scales[i], EightOfToken{x[t], k}.half_scale(i));
         }
+        each<2 * wide_pairs>([&](auto b) {
+            __m256i words[2];
+            w.template words<decltype(b)::value>(words);
+#pragma GCC unroll 4
+            for (uint32_t t = 0; t < T; t++)
+                part[t] = plus(part[t], two(words, EightOfToken{x[t], k}.block(b)), scale[t][b / 4], 2 * int(b % 4));
+        });
+        for (uint32_t t = 0; t < T; t++) sum[t] = _mm256_add_ps(sum[t], part[t]);
     }
 };
 

@@ -167,7 +167,10 @@ struct Avx512 {
     template <class W>
     using OfRows = std::conditional_t<by_wide<W> && !by_eights<W>, On256, Avx512>;
 
-    static void fill(const int16_t* q, const float* scale, GroupWords& words) { On256::fill(q, scale, words); }
+    static void fill(const int16_t* q, const float* scale, GroupWords& by_pairs, GroupWords& by_blocks, float* half_sum)
+    {
+        On256::fill(q, scale, by_pairs, by_blocks, half_sum);
+    }
     template <bool alone>
     static void fill(const int16_t* q, GroupPlanes& g)
     {

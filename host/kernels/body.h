@@ -44,7 +44,8 @@
 // and, where it has something better for a format W:
 //
 //   fill<alone>(q, planes)                  128 numbers in fixed point (see GroupPlanes)
-//   fill(q, scale, words)                   the same and the scales of their blocks (see GroupWords)
+//   fill(q, scale, by_pairs, by_blocks, half_sum)
+//                                           the same in words (see GroupWords and Input)
 //   Wide<W>                                 a piece of several blocks, which reads words: a Piece as far as the product
 //                                           of a row goes
 //   Sums, SumsOfOne                         of eight rows with one token: of_row(r) those of row r as a Vec,
@@ -118,7 +119,7 @@ namespace hearth::host {
 template <class S>
 void rmsnorm(const float* x, const float* w, float* y, uint32_t n, float eps)
 {
-    const Input self{x, nullptr, nullptr, nullptr, nullptr, nullptr};
+    const Input self = FixedPoint{}.of(x);
     float squares;
     const std::byte* const row = reinterpret_cast<const std::byte*>(x);
     dot_together<S, float, 1, 1>(&row, &row, &self, n, &squares, 1);
@@ -153,8 +154,9 @@ void quantise(const float* x, const FixedPoint& to, uint32_t n)
         for (uint32_t g = 0; to.alone && g < groups; g++) S::template fill<true>(q + g * group_numbers, to.alone[g]);
     }
     if constexpr (reads_words<S>)
-        for (uint32_t g = 0; to.words && g < groups; g++)
-            S::fill(q + g * group_numbers, to.scale + g * (group_numbers / fixed_block), to.words[g]);
+        for (uint32_t g = 0; to.by_pairs && g < groups; g++)
+            S::fill(q + g * group_numbers, to.scale + g * (group_numbers / fixed_block), to.by_pairs[g],
+                    to.by_blocks[g], to.half_sum + g * (2 * group_numbers / fixed_block));
 }
 
 template <class S>

@@ -76,7 +76,7 @@ template <class S, class W, uint32_t R, uint32_t T>
     }
     uint32_t wide = 0;
     if constexpr (has_wide<S, W>)
-        if (x->words) {
+        if (x->by_pairs) {
             wide = n / S::template Wide<W>::weights * S::template Wide<W>::weights;
             dot_range<S, W, typename S::template Wide<W>, R, T>(rows, next, x, 0, wide, n, sum);
         }
@@ -111,7 +111,7 @@ inline constexpr bool reads_planes = requires(GroupPlanes& g)
 template <class S>
 inline constexpr bool reads_words = requires(GroupWords& g)
 {
-    S::fill(nullptr, nullptr, g);
+    S::fill(nullptr, nullptr, g, g, nullptr);
 };
 
 /// Whether S takes eight rows of W at a time.
