@@ -37,8 +37,9 @@ template <class S, class W, class P, uint32_t T, uint32_t accumulators>
 }
 
 /// sum[r][.][t] += the products of numbers first to last of n with pieces P. Where x is so long that it leaves L1
-/// before the next row wants it, a stretch of every row, then the next of every row. What comes `bytes_ahead` later is
-/// fetched meanwhile, be it in the row or, behind its end, in next[r]; of whole rows it is next[r].
+/// before the next row wants it, a stretch of every row, then the next of every row; but not for one token in fixed
+/// point, which comes from L2 in less time than its weights are taken apart. What comes `bytes_ahead` later is fetched
+/// meanwhile, be it in the row or, behind its end, in next[r]; of whole rows it is next[r].
 template <class S, class W, class P, uint32_t R, uint32_t T, uint32_t accumulators>
 [[gnu::always_inline]] inline void dot_range(const std::byte* const* rows, const std::byte* const* next, const Input* x,
                                              uint32_t first, uint32_t last, uint32_t n,
@@ -47,7 +48,7 @@ template <class S, class W, class P, uint32_t R, uint32_t T, uint32_t accumulato
     constexpr uint32_t turn = P::accumulators * P::weights;
     constexpr size_t number = elements < W >> 1 ? sizeof *x->q : sizeof *x->x;
     const auto bytes = [](uint32_t numbers) { return size_t(numbers) / elements<W> * sizeof(W); };
-    const bool whole = R == 1 || T * n * number <= bytes_that_stay;
+    const bool whole = R == 1 || (T == 1 && elements < W >> 1) || T * n * number <= bytes_that_stay;
     const uint32_t stretch = whole ? n : bytes_in_turn * elements<W> / sizeof(W) / turn * turn;
     for (; first < last; first += stretch) {
         const uint32_t here = last - first < stretch ? last : first + stretch;
