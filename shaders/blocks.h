@@ -184,6 +184,10 @@ inline constexpr WeightFormat weight_formats[] = {
     WEIGHT_FORMATS(FORMAT)
 #undef FORMAT
 };
+#define FORMAT(id, NAME, number, weights, low, high, bias, ...) \
+    static_assert((bias) == 0 || (bias) == 1 << ((low) + (high) - 1), #NAME " has a bias that chunk_s8 does not know");
+WEIGHT_FORMATS(FORMAT)
+#undef FORMAT
 
 /// f.operator()<B>() for the block B of a format that is not sparse.
 template <class F>

@@ -5,7 +5,7 @@
 //   number      of the type in a file
 //   weights     of a block
 //   low, high   bits of a weight on the device, which keeps the low ones and the others apart
-//   bias        what is subtracted from the integer of these bits; of formats without blocks there is none
+//   bias        what is subtracted from the integer of these bits: their highest bit, or 0
 //   minima      1: w = scale q - minimum
 //   table       1: the integer is a place in a table of 16 values
 //   scaled      weights that share a scale

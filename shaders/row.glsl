@@ -345,8 +345,8 @@ int sdot4(uint a, uint b, spirv_literal int format);
 
 int dot4(uint a, uint b) { return sdot4(a, b, 0); }
 
-// Weights 4j .. 4j + 3 of a chunk as int8, without scale and minimum. The bias b is a power of two: q - b is q ^ b,
-// sign-extended from b's bit.
+// Weights 4j .. 4j + 3 of a chunk as int8, without scale and minimum. The bias b is the highest bit of q: q - b is q ^
+// b, sign-extended from b's bit.
 uint chunk_s8(uint type, Chunk c, uint j)
 {
     const uint four = chunk_bytes(type, c, j), b = bias(type);
