@@ -1274,6 +1274,66 @@ TEST_SUITE("device")
         tests::check_silence();
     }
 
+    TEST_CASE(
+        "a batch cut into many submits has the bits of one in few, and is cut as finely as the device's pace wants")
+    {
+        const auto file = std::make_shared<Gguf>(shipped_model());
+        const Weights weights = load_weights(file);
+        const std::vector<Token> ids = random_ids(4096, 96, 11);
+        host::Team team(2);
+        struct Result {
+            std::vector<float> logits;
+            std::vector<uint64_t> submits;    // of each batch
+        };
+        const auto run = [&](double resident, bool streamed, double submit_us, double pace) {
+            SessionShape shape = {.batch = 96,
+                                  .context = 512,
+                                  .few = 2,
+                                  .sparsity = std::vector<LayerSparsity>(6),
+                                  .submit_us = submit_us,
+                                  .pace = pace};
+            if (streamed) shape.ring_bytes = 1 << 20;
+            const Needs needs = GpuSession::needs(weights, shape);
+            const ModelLayout layout = {place_most(needs, even_costs(needs), budget_for(needs, resident)),
+                                        std::vector<std::vector<uint32_t>>(6, even_hotness(1, 1024, 1)[0].order),
+                                        shape.sparsity};
+            GpuModel model(test_device(), weights, layout, team, {});
+            GpuSession session(model, shape, Watching());
+            HostLayers cpu(weights, team, {.first_layer = 6, .batch = 96, .pages = 2, .sparsity = shape.sparsity});
+            Scheduler scheduler(cpu, &model, &session, nullptr, team, weights.config);
+            Result result;
+            const uint32_t pages[] = {0, 1};
+            uint32_t position = 0;
+            const auto feed = [&](host::Work work, uint32_t rows) {
+                Batch batch = {.work = work, .wanted = {rows - 1}};
+                for (uint32_t r = 0; r < rows; ++r, ++position) {
+                    batch.rows.push_back({position, position + 1, pages});
+                    batch.tokens.push_back(ids[r]);
+                }
+                batch.take = [&](uint32_t, std::span<const float> l) {
+                    result.logits.insert(result.logits.end(), l.begin(), l.end());
+                };
+                result.submits.push_back(scheduler.feed(batch).submits);
+            };
+            for (int i = 0; i < 3; ++i) feed(host::Work::many, 96);
+            for (int i = 0; i < 3; ++i) feed(host::Work::few, 2);
+            return result;
+        };
+        for (const auto& [resident, streamed] : {std::pair(1.0, false), {0.5, false}, {0.5, true}}) {
+            CAPTURE(resident);
+            CAPTURE(streamed);
+            const Result few = run(resident, streamed, 1e9, 1), many = run(resident, streamed, 100, 1),
+                         finer = run(resident, streamed, 1000, 0.05), coarser = run(resident, streamed, 1e8, 1e6);
+            for (const Result* other : {&many, &finer, &coarser}) CHECK(few.logits == other->logits);
+            for (size_t i = 0; i < few.submits.size(); ++i) CHECK(many.submits[i] > 2 * few.submits[i]);
+            CHECK(finer.submits[0] == few.submits[0]);
+            CHECK(finer.submits[1] > finer.submits[0]);
+            CHECK(coarser.submits[0] > few.submits[0]);
+            CHECK(coarser.submits[1] == few.submits[1]);
+        }
+        tests::check_silence();
+    }
+
     TEST_CASE("groups swapped after every token change nothing but the order of addition, with work submitted in time "
               "and ahead")
     {

@@ -192,6 +192,33 @@ TEST_SUITE("device")
         test_instance()->take_messages();    // the layers rightly complain of the size
     }
 
+    TEST_CASE("commands that would take too long are cut between their stages, and the pieces are timed")
+    {
+        const auto device = test_device();
+        vulkan::Pool pool(device, 1 << 20, vulkan::Use::device, "a test");
+        const vulkan::Slice a = pool.take(1 << 19), b = pool.take(1 << 19);
+        vulkan::Commands commands(device, true, vulkan::Lane::kernels, {.us = 10, .timed = true});
+        for (const double us : {4.0, 5.0, 3.0, 20.0, 1.0}) {    // 4 + 5 | 3 | 20 | 1
+            commands.stage("copy", 0, 0, us);
+            commands.copy(a, b, 1 << 19);
+        }
+        commands.end();
+        CHECK(commands.pieces().size() == 4);
+        vulkan::Commands before(device, false);
+        before.end();
+        vulkan::Queue queue(device);
+        const vulkan::Queue::Work work[] = {{&before}, {&commands}};
+        CHECK(queue.submit(work) == 2);
+        CHECK(queue.calls() == 4);    // the first piece goes with what is before it
+        queue.wait(2);
+        const auto times = commands.piece_times();
+        REQUIRE(times.size() == 4);
+        for (const vulkan::PieceTime& piece : times) CHECK(piece.us > 0);
+        CHECK(times[0].expected_us == 9);
+        CHECK(commands.times().size() == 5);
+        check_silence();
+    }
+
     TEST_CASE("stages are timed in order and keep their names and byte counts")
     {
         const auto device = test_device();

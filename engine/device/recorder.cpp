@@ -34,11 +34,11 @@ struct Block {
 class Recorder {
   public:
     Recorder(GpuModel& model, const SessionShape& shape, const SessionMemory& memory, Watching watching,
-             const Form& form)
+             const Form& form, Pace pace)
         : model_(model), kernels_(model.kernels()), c_(model.config()), shape_(shape), a_(memory.activations),
           kv_(memory.kv), ring_(memory.ring), group_words_(memory.group_words), watching_(watching), form_(form),
-          steps_of_({form.work, watching.activity}), few_(form.work == host::Work::few), capacity_(form.capacity),
-          together_(tokens_at_once(form.capacity))
+          pace_(pace), steps_of_({form.work, watching.activity}), few_(form.work == host::Work::few),
+          capacity_(form.capacity), together_(tokens_at_once(form.capacity))
     {
         uint64_t at = 0;    // in qkv
         for (const auto& [part, width] : {std::pair(&q_, c_.heads), {&k_, c_.kv_heads}, {&v_, c_.kv_heads}}) {
@@ -59,6 +59,7 @@ class Recorder {
                                       .split = w.split(),
                                       .streamed = form_.streamed,
                                       .sparsity = shape_.sparsity[l]};
+            load_ = most_of(layer, share, w.window);
             for (const Step& step : attention_steps(c_, layer, share, pending_, steps_of_))
                 attention(commands, l, step);
             pending_ = {.parts = c_.parallel ? 1u : 0u};
@@ -85,6 +86,7 @@ class Recorder {
                                      std::move(cold), l});
             commands = new_commands();
         }
+        load_ = {.rows = double(capacity_), .passes = passes()};
         if (model_.has_head()) head();
         else
             for (const Step& step : last_steps(c_, pending_)) {
@@ -98,12 +100,34 @@ class Recorder {
     }
 
   private:
-    Commands new_commands() const { return Commands(model_.device(), watching_.timing); }
+    Commands new_commands(bool of_head = false) const
+    {
+        return Commands(model_.device(), watching_.timing, vulkan::Lane::kernels,
+                        {shape_.submit_us, pace_.timed && !of_head});
+    }
+
+    double passes() const { return few_ ? ceil_div(capacity_, together_) : 1; }
+
+    /// What a layer is to do at the most: at the end of the context, all neurons firing.
+    Load most_of(const LayerShape& layer, const BlockShare& share, uint32_t window) const
+    {
+        const double rows = capacity_, neurons = share.neurons, positions = window ? window : shape_.context;
+        return {.rows = rows,
+                .passes = passes(),
+                .positions = rows * positions,
+                .looked_at = rows * neurons,
+                .fired = rows * neurons,
+                .gate_bytes = passes() * neurons * layer.gate.row_bytes(),
+                .up_bytes = passes() * neurons * layer.up.row_bytes(),
+                .down_bytes = rows * neurons * layer.down.row_bytes()};
+    }
 
     /// What is recorded from here on is of that step.
     void begin(Commands& commands, uint32_t l, const Step& step)
     {
-        commands.stage(step_name(step.kind).data(), uint32_t(out_.steps.size()), 0);
+        const size_t dispatches = few_ ? 1 : std::max<size_t>(step.reads.size(), 1);    // a matrix each
+        commands.stage(step_name(step.kind).data(), uint32_t(out_.steps.size()), 0,
+                       step.slow_us(load_) * pace_.of_slow / double(dispatches));
         out_.steps.push_back({step, l});
     }
 
@@ -489,7 +513,7 @@ class Recorder {
     {
         const uint32_t l = uint32_t(model_.layers().size());
         for (const auto& [commands, logits] : {std::pair(&out_.head, a_.logits), {&out_.best, a_.row}}) {
-            *commands = new_commands();
+            *commands = new_commands(true);
             for (const Step& step : head_steps(c_, model_.shape_of_head(form_.work), pending_, steps_of_)) {
                 switch (step.kind) {
                 case StepKind::output_norm: {
@@ -540,6 +564,7 @@ class Recorder {
     uint32_t group_words_;
     Watching watching_;
     Form form_;
+    Pace pace_;
     StepForm steps_of_;
     bool few_;                // the kind of work
     uint32_t capacity_;       // rows at the most
@@ -547,6 +572,7 @@ class Recorder {
     size_t next_half_ = 0;    // of the ring
     Slice q_, k_, v_;         // (capacity, heads or kv_heads, head_dim), one behind the other in qkv
     Pending pending_;         // what the next join adds
+    Load load_;               // of the layer's steps, at the most
     Recording out_;
 };
 
@@ -560,9 +586,9 @@ uint32_t places(const GpuModel& model, uint32_t l)
 }
 
 Recording record(GpuModel& model, const SessionShape& shape, const SessionMemory& memory, Watching watching,
-                 const Form& form)
+                 const Form& form, Pace pace)
 {
-    return Recorder(model, shape, memory, watching, form).record();
+    return Recorder(model, shape, memory, watching, form, pace).record();
 }
 
 }    // namespace hearth

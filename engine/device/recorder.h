@@ -48,6 +48,25 @@ struct Recording {
     std::vector<Segment> segments;
     std::optional<vulkan::Commands> head, best;    // logits, and the largest of each row's
     std::vector<RecordedStep> steps;
+
+    /// f(commands) for all of them that run kernels.
+    template <class F>
+    void each(F&& f) const
+    {
+        for (const Segment& segment : segments) {
+            f(segment.attention);
+            if (segment.ffn) f(*segment.ffn);
+            for (const Streamed& part : segment.streamed) f(part.compute);
+        }
+        for (const auto* const last : {&head, &best})
+            if (*last) f(**last);
+    }
+};
+
+/// How fast the device is taken to be when its commands are cut into pieces.
+struct Pace {
+    double of_slow = 1;    // its time for a step over Step::slow_us
+    bool timed = false;    // the pieces get timestamps, but for those of the head
 };
 
 /// A session's memory on the device.
@@ -64,6 +83,6 @@ uint32_t places(const GpuModel& model, uint32_t l);
 
 /// Writes down what the device does with a batch, in the order of its steps.
 Recording record(GpuModel& model, const SessionShape& shape, const SessionMemory& memory, Watching watching,
-                 const Form& form);
+                 const Form& form, Pace pace);
 
 }    // namespace hearth

@@ -99,7 +99,7 @@ void GpuSession::report(FeedStats& stats) const
     stats.downloaded += downloaded();
     count_neurons(stats);
     stats.streamed_bytes += streamed_bytes_;
-    const Recording& recording = recordings_.at(form_);
+    const Recording& recording = recordings_.at(form_).recording;
     std::vector<vulkan::StageTime> times;
     const auto add = [&](const Commands& commands) {
         stats.dispatches += commands.dispatches();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <utility>
 
 namespace hearth {
 
@@ -44,6 +45,7 @@ void GpuSession::begin(host::Work work, std::span<const host::Row> rows, std::sp
     HEARTH_CHECK(!few || rows.size() <= shape_.few);
     queue_.release_all();    // after an error, a batch may have been left under way, or held
     queue_.wait(last_work_);
+    if (std::exchange(whole_, false)) look_at_pace();
     published_numbers_.resize(model_.layers().size() + 1);
     rows_now_.assign(rows.begin(), rows.end());
     wanted_count_ = uint32_t(wanted.size());
@@ -92,13 +94,74 @@ void GpuSession::want(HeadRows head)
     head_passes_ += few() ? ceil_div(head.count, tokens_at_once(form_.capacity)) : head.count > 0;
 }
 
+// ---- pieces ---------------------------------------------------------------------------------------------------------
+
+namespace {
+
+struct PieceCount {
+    size_t commands = 0, pieces = 0;
+};
+PieceCount count_pieces(const Recording& recording)
+{
+    PieceCount count;
+    recording.each([&](const Commands& c) { ++count.commands, count.pieces += c.pieces().size(); });
+    return count;
+}
+
+}    // namespace
+
+GpuSession::Paced GpuSession::record_at(double pace) const
+{
+    const auto record = [&](bool timed) {
+        return hearth::record(model_, shape_, memory_, watching_, form_, {pace, timed});
+    };
+    Paced out = {.recording = record(!few()), .pace = pace};
+    // Few rows hardly ever take long, and are not timed where even a slow card is quick.
+    if (const PieceCount count = count_pieces(out.recording); few() && count.pieces > count.commands)
+        out.recording = record(true);
+    return out;
+}
+
+/// Once the last batch is done: whether one of its pieces took too long, or they are finer than this device needs.
+void GpuSession::look_at_pace()
+{
+    Paced& paced = recordings_.at(form_);
+    double longest = 0, factor = 0;
+    paced.recording.each([&](const Commands& commands) {
+        for (const vulkan::PieceTime& piece : commands.piece_times()) {
+            longest = std::max(longest, piece.us);
+            // Of what is short, little can be said.
+            factor = std::max(factor, piece.us / std::max(piece.expected_us, shape_.submit_us / 4));
+        }
+    });
+    const PieceCount count = count_pieces(paced.recording);
+    const bool too_long = longest > 2 * shape_.submit_us && factor > 1 && !paced.finest,
+               too_fine = factor > 0 && factor < 0.5 && count.pieces > count.commands;
+    if (too_long || too_fine) paced.other = paced.pace * factor;
+}
+
 Recording& GpuSession::recording()
 {
     auto found = recordings_.find(form_);
-    if (found == recordings_.end())
-        found = recordings_.emplace(form_, record(model_, shape_, memory_, watching_, form_)).first;
-    return found->second;
+    if (found == recordings_.end()) found = recordings_.emplace(form_, record_at(shape_.pace)).first;
+    Paced& paced = found->second;
+    if (paced.other) {
+        const size_t pieces = count_pieces(paced.recording).pieces;
+        const bool finer = *paced.other > paced.pace;
+        paced = record_at(*paced.other);
+        paced.finest = finer && count_pieces(paced.recording).pieces <= pieces;
+    }
+    return paced.recording;
 }
+
+void GpuSession::submit(std::span<const vulkan::Queue::Work> work)
+{
+    const uint64_t calls = queue_.calls();
+    last_work_ = queue_.submit(work);
+    submits_ += uint32_t(queue_.calls() - calls);
+}
+
+// ---- submits --------------------------------------------------------------------------------------------------------
 
 void GpuSession::submit(Segment& segment)
 {
@@ -117,18 +180,19 @@ void GpuSession::submit(Segment& segment)
         if (part.ffn) work.push_back({&*part.ffn});
         if (s + 1 == recording.segments.size() && head_.count > 0) work.push_back({&head_commands()});
     }
-    last_work_ = queue_.submit(work);
+    submit(work);
     for (size_t s = number; s < (ahead ? recording.segments.size() : number + 1); ++s)
         published_numbers_[s] += last_work_ - work.size();
-    ++submits_;
+    whole_ = ahead || number + 1 == recording.segments.size();
 }
 
 uint64_t GpuSession::stream(const Segment& segment, host::Team& team)
 {
+    const uint64_t calls = queue_.calls() + copies_.calls();
     last_work_ = memory_.ring.send(model_, *segment.split, segment.streamed, copies_, queue_, team);
+    submits_ += uint32_t(queue_.calls() + copies_.calls() - calls);
     uint64_t bytes = 0;
     for (const Streamed& part : segment.streamed) bytes += part.bytes;
-    submits_ += 2 * uint32_t(segment.streamed.size());
     streamed_bytes_ += bytes;
     return bytes;
 }
@@ -143,8 +207,7 @@ void GpuSession::submit_head()
 {
     HEARTH_CHECK(head_.count > 0);
     const vulkan::Queue::Work work[] = {{&head_commands()}};
-    last_work_ = queue_.submit(work);
-    ++submits_;
+    submit(work);
 }
 
 void GpuSession::copy_page(uint32_t from, uint32_t to)

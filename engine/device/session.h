@@ -84,6 +84,16 @@ class GpuSession {
   private:
     const Activations& activations() const { return memory_.activations; }
     bool few() const { return form_.work == host::Work::few; }
+    /// A recording, and the pace by which it was cut.
+    struct Paced {
+        Recording recording;
+        double pace;
+        bool finest = false;            // it cannot be cut further
+        std::optional<double> other;    // by which it will be cut the next time
+    };
+    Paced record_at(double pace) const;
+    void look_at_pace();
+    void submit(std::span<const vulkan::Queue::Work> work);
     Recording& recording();
     const vulkan::Commands& head_commands();
     void write_rotations(std::span<const host::Row> rows);
@@ -105,7 +115,7 @@ class GpuSession {
     Watching watching_;
     SessionMemory memory_;
     std::vector<std::vector<double>> frequencies_;    // of rope, per pair; of a model with a window_base both sets
-    std::map<Form, Recording> recordings_;
+    std::map<Form, Paced> recordings_;
     Staging staging_;
 
     // of the batch under way
@@ -115,6 +125,7 @@ class GpuSession {
     uint32_t submits_ = 0, waits_ = 0;
     uint64_t streamed_bytes_ = 0;
     uint64_t last_work_ = 0, first_held_ = 0;
+    bool whole_ = false;                         // all its segments are submitted
     std::vector<uint64_t> published_numbers_;    // of the work after which a segment's x is published
     HeadRows head_;
     uint32_t head_rows_ = 0, head_passes_ = 0;    // of logits, so far, and times that their weights were read for them

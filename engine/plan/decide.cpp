@@ -127,6 +127,7 @@ SessionShape session_shape(const DecisionOptions& o, const Config& c)
             .few = std::clamp(std::max(o.few, o.sequences), 1u, std::min(host::most_few, rows)),
             .kv = o.kv,
             .sparsity = std::vector<LayerSparsity>(c.layers),
+            .submit_us = o.submit_us.value_or(SessionShape().submit_us),
             .rebalance = o.rebalance};
 }
 
@@ -388,6 +389,7 @@ Decision decide(const DecisionOptions& o, const ModelFacts& model, const Machine
     const Config& c = model.weights.config;
     Decision d = {.shape = model.computation.shape};
     d.shape.submit = chosen_submit(o, machine);
+    if (machine.device && machine.figures) d.shape.pace = pace_of(*machine.figures);
     d.shape.stream_from = chosen_stream(o, model.weights, machine);
     d.costs = costs_at(model, machine, d.shape.submit, position);
     if (machine.device) {

@@ -256,6 +256,25 @@ double Step::us(const Load& load, const SideRates& rates) const
     return sum;
 }
 
+namespace {
+
+constexpr double slow_read = 10, slow_products = 50;    // GB and billions of products a second
+
+}    // namespace
+
+double Step::slow_us(const Load& load) const
+{
+    return hearth::us(bytes(load), slow_read) + operations(load) / (2 * slow_products * 1e3);
+}
+
+double pace_of(const Machine& machine)
+{
+    double pace = slow_read / machine.on_device.read;
+    for (const auto& of_format : machine.products)
+        if (const double best = std::ranges::max(of_format); best > 0) pace = std::max(pace, slow_products / best);
+    return std::max(pace, 1.0 / 16);    // what was measured were matrices of good sizes
+}
+
 const Step& step_of(const std::vector<Step>& steps, StepKind kind)
 {
     const auto found = std::ranges::find(steps, kind, &Step::kind);

@@ -133,6 +133,8 @@ struct Step {
     double operations(const Load& load) const;
     /// Microseconds that it is expected to take.
     double us(const Load& load, const SideRates& rates) const;
+    /// And on a slow card that nobody has measured: one that reads 10 GB and computes 100 billion operations a second.
+    double slow_us(const Load& load) const;
 };
 
 /// What a layer leaves to the next join.
@@ -175,6 +177,9 @@ std::vector<Step> host_attention_steps(const Config& config, const LayerShape& s
                                        const StepForm& form);
 Step cold_ffn_step(const LayerShape& shape, const LayerSparsity& sparsity, const StepForm& form);
 Step host_head_step(const StepMatrix& output);
+
+/// The time of a device's steps over their slow_us, where it was measured at the least favourable.
+double pace_of(const Machine& machine);
 
 /// The one of that kind, which must be there.
 const Step& step_of(const std::vector<Step>& steps, StepKind kind);

@@ -153,7 +153,7 @@ class DeviceTower::Work {
         layers_ = {};
         projector_.reset();
         if (loaded.layers)
-            layers_ = record(*loaded.layers, shape_, memory_, {}, {host::Work::many, shape_.batch, false});
+            layers_ = record(*loaded.layers, shape_, memory_, {}, {host::Work::many, shape_.batch, false}, {});
         if (loaded.projector) record_projector(*loaded.projector);
     }
 

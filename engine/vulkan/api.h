@@ -46,10 +46,10 @@ namespace hearth::vulkan {
     X(DestroyShaderModule) X(CreatePipelineLayout) X(DestroyPipelineLayout) X(CreateComputePipelines)                  \
     X(DestroyPipeline) X(CreatePipelineCache) X(DestroyPipelineCache) X(GetPipelineCacheData) X(CreateCommandPool)     \
     X(DestroyCommandPool) X(AllocateCommandBuffers) X(FreeCommandBuffers) X(BeginCommandBuffer) X(EndCommandBuffer)    \
-    X(CmdBindPipeline) X(CmdPushConstants) X(CmdDispatch) X(CmdPipelineBarrier2) X(CmdCopyBuffer) X(CmdResetQueryPool) \
-    X(CmdWriteTimestamp2) X(CreateQueryPool) X(DestroyQueryPool) X(GetQueryPoolResults) X(CreateSemaphore)             \
-    X(DestroySemaphore) X(GetSemaphoreCounterValue) X(SignalSemaphore) X(WaitSemaphores) X(QueueSubmit2)               \
-    X(DeviceWaitIdle)
+    X(CmdBindPipeline) X(CmdPushConstants) X(CmdDispatch) X(CmdDispatchBase) X(CmdPipelineBarrier2) X(CmdCopyBuffer)   \
+    X(CmdResetQueryPool) X(CmdWriteTimestamp2) X(CreateQueryPool) X(DestroyQueryPool) X(GetQueryPoolResults)           \
+    X(CreateSemaphore) X(DestroySemaphore) X(GetSemaphoreCounterValue) X(SignalSemaphore) X(WaitSemaphores)            \
+    X(QueueSubmit2) X(DeviceWaitIdle)
 
 #define HEARTH_STATISTICS_FUNCTIONS(X) \
     X(GetPipelineExecutableStatisticsKHR) X(GetPipelineExecutableInternalRepresentationsKHR)

@@ -21,18 +21,32 @@ struct StageTime {
     double start_us, us;
 };
 
+/// Drivers reset a GPU that one submit keeps busy for too long, on Windows for two seconds. So commands that take long
+/// are submitted in pieces.
+struct PieceLimit {
+    double us = 0;         // that a piece is expected to take at the most; 0: all commands are one piece
+    bool timed = false;    // each piece gets timestamps
+};
+
+/// A piece of a command buffer as it ran.
+struct PieceTime {
+    double expected_us, us;
+};
+
 class Commands {
   public:
     /// `timing`: every stage gets a timestamp. Those for Lane::copies have copies alone, without stages: what they wait
     /// for is said when they are submitted.
-    Commands(std::shared_ptr<Device> device, bool timing, Lane lane = Lane::kernels);
+    Commands(std::shared_ptr<Device> device, bool timing, Lane lane = Lane::kernels, PieceLimit limit = {});
     ~Commands();
     Commands(Commands&& other) noexcept { *this = std::move(other); }
     Commands& operator=(Commands&& other) noexcept;
 
     /// A step that must see the writes of all before it: barrier, label, timestamp and byte count in one call.
-    void stage(const char* name, uint32_t index, uint64_t bytes);
+    /// `expected_us`: that each of its dispatches and copies will take.
+    void stage(const char* name, uint32_t index, uint64_t bytes, double expected_us = 0);
 
+    /// One that would take longer than a piece may is divided by the y of its workgroups.
     template <class Args>
     void dispatch(const Kernel<Args>& kernel, Groups groups, const Args& args)
     {
@@ -44,17 +58,24 @@ class Commands {
     /// Ends the recording; what it wrote will be visible to the host once the submit is done.
     void end();
 
-    VkCommandBuffer handle() const { return handle_; }
+    /// What is submitted, one after the other.
+    std::span<const VkCommandBuffer> pieces() const { return pieces_; }
     uint32_t dispatches() const { return dispatches_; }
 
     /// Stages of the last submit, which must be done.
     std::vector<StageTime> times() const;
+    /// Pieces of the last submit, which must be done; none where they are not timed, or did not all run.
+    std::vector<PieceTime> piece_times() const;
 
   private:
     explicit Commands(std::shared_ptr<Device> device)
         : device_(std::move(device)) {}    // whole, if empty: its destructor runs if the rest throws
     void dispatch_raw(const Pipeline& pipeline, Groups groups, const void* args, uint32_t bytes);
+    void begin_piece();
+    void end_piece();
+    void expect(double us);
     void timestamp();
+    void timestamp(VkQueryPool pool, uint32_t query);
     struct Stage {
         const char* name;
         uint32_t index;
@@ -63,9 +84,12 @@ class Commands {
 
     std::shared_ptr<Device> device_;
     Lane lane_ = Lane::kernels;
-    VkCommandBuffer handle_ = VK_NULL_HANDLE;
-    VkQueryPool queries_ = VK_NULL_HANDLE;
+    PieceLimit limit_;
+    std::vector<VkCommandBuffer> pieces_;    // the last is recorded now
+    std::vector<double> expected_us_;        // of each
+    VkQueryPool queries_ = VK_NULL_HANDLE, piece_queries_ = VK_NULL_HANDLE;
     std::vector<Stage> stages_;
+    double each_us_ = 0;    // expected of this stage's dispatches and copies
     uint32_t dispatches_ = 0;
 };
 
@@ -83,9 +107,11 @@ class Queue {
         uint64_t after_number = 0;    // nor before that work of `after` is done, and sees what it wrote
     };
 
-    /// One vkQueueSubmit2 of all of `work`, in order. Returns the number of the last; the others are numbered just
-    /// before it.
+    /// Submits all of `work`, in order: one vkQueueSubmit2, and one more for each further piece of commands. Returns
+    /// the number of the last; the others are numbered just before it.
     uint64_t submit(std::span<const Work> work);
+    /// Calls of vkQueueSubmit2 so far.
+    uint64_t calls() const { return calls_; }
 
     /// Lets work go that is held for `number` or less. Numbers grow; what the host wrote before is visible to that
     /// work.
@@ -108,7 +134,7 @@ class Queue {
     std::shared_ptr<Device> device_;
     Lane lane_;
     VkSemaphore timeline_ = VK_NULL_HANDLE, held_ = VK_NULL_HANDLE;
-    uint64_t submitted_ = 0, released_ = 0, last_held_ = 0;
+    uint64_t submitted_ = 0, released_ = 0, last_held_ = 0, calls_ = 0;
 };
 
 /// Copies host data into Use::device memory through two staging buffers in turn: one is filled while the other is

@@ -180,11 +180,10 @@ void Device::save_pipeline_cache() const
     write_cached(cache_path_, {data.data(), bytes});
 }
 
-const Pipeline& Device::pipeline(std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,
-                                 uint32_t subgroup)
+const Pipeline& Device::pipeline(const PipelineKey& key, uint32_t args_bytes)
 {
-    auto& pipeline = pipelines_[{std::string(name), {constants.begin(), constants.end()}, subgroup}];
-    if (!pipeline) pipeline = std::make_shared<Pipeline>(*this, name, args_bytes, constants, subgroup);
+    auto& pipeline = pipelines_[key];
+    if (!pipeline) pipeline = std::make_shared<Pipeline>(*this, key, args_bytes);
     return *pipeline;
 }
 

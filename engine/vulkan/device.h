@@ -13,7 +13,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -187,6 +186,17 @@ enum class Lane { kernels, copies };
 
 class Pipeline;    // engine/vulkan/kernel.h
 
+/// What a pipeline is compiled of: a kernel, its specialization constants 0, 1, ..., the size of its subgroups (0: the
+/// device's usual one), and whether it can be dispatched in parts, a range of its workgroups each.
+struct PipelineKey {
+    std::string name;
+    std::vector<uint32_t> constants = {};
+    uint32_t subgroup = 0;
+    bool in_parts = false;
+
+    auto operator<=>(const PipelineKey&) const = default;
+};
+
 /// Whether a device asks its driver's compiler what becomes of each kernel (Pipeline::statistics, Pipeline::code); then
 /// no pipeline comes from a cache.
 enum class Statistics { none, kept, with_code };
@@ -207,8 +217,7 @@ class Device {
     VkCommandPool command_pool(Lane lane) const { return command_pools_[size_t(lane)]; }
     VkPipelineCache pipeline_cache() const { return pipeline_cache_; }
     /// A kernel as Pipeline's constructor makes it, compiled once for as long as the device is open.
-    const Pipeline& pipeline(std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,
-                             uint32_t subgroup);
+    const Pipeline& pipeline(const PipelineKey& key, uint32_t args_bytes);
     double timestamp_ns() const { return timestamp_ns_; }          // of one tick; 0 where the queue has no timestamps
     uint64_t timestamp_mask() const { return timestamp_mask_; }    // the bits that count
 
@@ -240,7 +249,6 @@ class Device {
     VkPipelineCache pipeline_cache_ = VK_NULL_HANDLE;
     std::string cache_path_;
     size_t cache_bytes_ = 0;
-    using PipelineKey = std::tuple<std::string, std::vector<uint32_t>, uint32_t>;    // name, constants, subgroup
     std::map<PipelineKey, std::shared_ptr<const Pipeline>> pipelines_;
     double timestamp_ns_ = 0;
     uint64_t timestamp_mask_ = 0;

@@ -27,12 +27,11 @@ const Spirv& find_module(std::string_view name)
 
 bool has_kernel(std::string_view name) { return find_if_built(name); }
 
-Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_bytes,
-                   std::span<const uint32_t> constants, uint32_t subgroup)
-    : Pipeline(device, name)
+Pipeline::Pipeline(const Device& device, const PipelineKey& key, uint32_t args_bytes) : Pipeline(device, key)
 {
+    const std::span<const uint32_t> constants = key_.constants;
     const DeviceApi& api = device_.api();
-    const Spirv& spirv = find_module(name);
+    const Spirv& spirv = find_module(key_.name);
     const VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, args_bytes};
     const VkPipelineLayoutCreateInfo layout_info = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
                                                     .pushConstantRangeCount = 1,
@@ -49,7 +48,7 @@ Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_by
         entries.push_back({i, uint32_t(i * sizeof(uint32_t)), sizeof(uint32_t)});
     const VkSpecializationInfo specialization = {uint32_t(entries.size()), entries.data(), constants.size_bytes(),
                                                  constants.data()};
-    if (subgroup == 0) subgroup = device_.info().subgroup_size;
+    const uint32_t subgroup = key_.subgroup ? key_.subgroup : device_.info().subgroup_size;
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
         .requiredSubgroupSize = subgroup};
@@ -57,7 +56,7 @@ Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_by
     // some kernels want.
     const bool asks = subgroup != device_.info().reported_subgroup_size;
     HEARTH_CHECK(!asks || std::ranges::count(device_.info().subgroup_sizes, subgroup) > 0);
-    VkPipelineCreateFlags flags = 0;
+    VkPipelineCreateFlags flags = key_.in_parts ? VK_PIPELINE_CREATE_DISPATCH_BASE_BIT : 0;
     if (device_.statistics() != Statistics::none) flags |= VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR;
     if (device_.statistics() == Statistics::with_code)
         flags |= VK_PIPELINE_CREATE_CAPTURE_INTERNAL_REPRESENTATIONS_BIT_KHR;
@@ -78,7 +77,7 @@ Pipeline::Pipeline(const Device& device, std::string_view name, uint32_t args_by
     api.DestroyShaderModule(device_.handle(), module, nullptr);
     if (result != VK_SUCCESS)
         throw Error("the driver of {} refuses the kernel {} (Vulkan error {}): update it or use --device cpu",
-                    device_.info().name, name, int(result));
+                    device_.info().name, key_.name, int(result));
 }
 
 Pipeline::~Pipeline()

@@ -16,17 +16,16 @@ bool has_kernel(std::string_view name);
 /// A compute pipeline whose only interface is a push-constant struct. It belongs to its device: Device::pipeline.
 class Pipeline {
   public:
-    /// `constants` are specialization constants 0, 1, ...; `subgroup` is the size of subgroups, 0: the device's usual
-    /// one. Throws Error if the driver refuses the kernel.
-    Pipeline(const Device& device, std::string_view name, uint32_t args_bytes, std::span<const uint32_t> constants,
-             uint32_t subgroup);
+    /// Throws Error if the driver refuses the kernel.
+    Pipeline(const Device& device, const PipelineKey& key, uint32_t args_bytes);
     ~Pipeline();
     Pipeline(const Pipeline&) = delete;
     Pipeline& operator=(const Pipeline&) = delete;
 
     VkPipeline handle() const { return handle_; }
     VkPipelineLayout layout() const { return layout_; }
-    const std::string& name() const { return name_; }    // of its module
+    const PipelineKey& key() const { return key_; }
+    const std::string& name() const { return key_.name; }    // of its module
 
     /// What the driver's compiler says of this kernel, in the driver's words: "VGPRs", "Spill Count", ... Only where
     /// the device keeps Statistics.
@@ -37,9 +36,9 @@ class Pipeline {
 
   private:
     /// Whole, if empty: its destructor runs if the rest throws.
-    Pipeline(const Device& device, std::string_view name) : device_(device), name_(name) {}
+    Pipeline(const Device& device, const PipelineKey& key) : device_(device), key_(key) {}
     const Device& device_;
-    std::string name_;
+    PipelineKey key_;
     VkPipelineLayout layout_ = VK_NULL_HANDLE;
     VkPipeline handle_ = VK_NULL_HANDLE;
 };
@@ -52,8 +51,8 @@ class Kernel {
     Kernel() = default;
     Kernel(const std::shared_ptr<Device>& device, std::string_view name, std::initializer_list<uint32_t> constants = {},
            uint32_t subgroup = 0)
-        : device_(device), pipeline_(&device->pipeline(name, uint32_t(sizeof(Args)),
-                                                       std::span(constants.begin(), constants.size()), subgroup))
+        : device_(device),
+          pipeline_(&device->pipeline({std::string(name), constants, subgroup}, uint32_t(sizeof(Args))))
     {
     }
     const Pipeline& pipeline() const { return *pipeline_; }
