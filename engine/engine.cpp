@@ -58,6 +58,7 @@ DeviceList list_devices(std::string_view wanted)
                                 .kind = std::string(vulkan::kind_name(d.kind)),
                                 .vendor = d.vendor,
                                 .number = d.number,
+                                .luid = d.luid,
                                 .memory = d.memory,
                                 .free_memory = d.free_memory,
                                 .window = d.window,

@@ -44,6 +44,7 @@ struct EngineOptions : WorkshopOptions, DecisionOptions {
 struct DeviceDescription {
     std::string name, driver, kind;
     uint32_t vendor, number;                 // by which the PCI bus knows it
+    std::string luid;                        // by which Windows knows it; empty elsewhere
     uint64_t memory, free_memory, window;    // all of it, what is free, what the host can write to
     uint32_t subgroup_size, min_subgroup_size, max_subgroup_size;
     bool fp16, int_dot, matrices;

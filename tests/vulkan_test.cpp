@@ -74,6 +74,26 @@ TEST_CASE("a device is named by index or by part of its name, and a bad name is 
                          Error);
 }
 
+TEST_CASE("a GPU that Windows lists twice is one, named by its LUID too, and used without the layer over Direct3D")
+{
+    std::vector<DeviceInfo> all = {device("Direct3D12 (Radeon RX 6600)", DeviceKind::discrete, 9),
+                                   device("Radeon RX 6600", DeviceKind::discrete, 8),
+                                   device("Radeon RX 6600", DeviceKind::discrete, 8)};
+    all[0].luid = all[1].luid = "0xa1b2";
+    all[2].luid = "0xc3d4";
+    all[0].layered = true;
+    CHECK(vulkan::choose_device(all, "auto").index == 1);
+    CHECK(vulkan::choose_device(all, "auto").reason ==
+          "the best of 3 Vulkan devices; unused: Radeon RX 6600 (--device 2)");
+    CHECK(vulkan::choose_device(all, "0xa1b2").index == 1);
+    CHECK(vulkan::choose_device(all, "0xc3d4").index == 2);
+    CHECK(vulkan::choose_device(all, "0").index == 0);    // who wants it has it
+    CHECK_THROWS_WITH_AS(vulkan::choose_device(all, "radeon"),
+                         "'radeon' names 2 devices: use an index of `hearth devices`", Error);
+    all[1].unfit = "lacks timeline semaphores";
+    CHECK(vulkan::choose_device({all[0], all[1]}, "auto").index == 0);
+}
+
 TEST_CASE("subgroups are as large as a vendor's compiler has registers for")
 {
     constexpr uint32_t intel = 0x8086, amd = 0x1002, nvidia = 0x10de;

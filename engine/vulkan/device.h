@@ -40,6 +40,8 @@ struct DeviceInfo {
     std::string name;
     std::string driver;                 // name and version
     uint32_t vendor = 0, number = 0;    // by which the PCI bus knows it
+    std::string luid;                   // by which Windows knows it until it starts anew, "0x1234"; empty elsewhere
+    bool layered = false;               // the driver goes through Direct3D
     DeviceKind kind = DeviceKind::other;
     uint64_t memory = 0;                    // bytes of the largest device-local heap
     uint64_t free_memory = 0;               // of it, as the driver reports; `memory` where it does not
@@ -67,8 +69,8 @@ struct Subgroups {
 /// kernel can ask for.
 Subgroups usual_subgroups(uint32_t vendor, uint32_t reported, std::span<const uint32_t> sizes);
 
-/// Which of `devices` is meant by `wanted`: "auto" (the best GPU; never a software device), an index, or a part of a
-/// name (case does not matter).
+/// Which of `devices` is meant by `wanted`: "auto" (the best GPU; never a software device), an index, a LUID, or a part
+/// of a name (case does not matter). A GPU that is there twice is taken without the layer over Direct3D.
 struct DeviceChoice {
     std::optional<size_t> index;
     std::string reason;    // one clause: why this one, or why none

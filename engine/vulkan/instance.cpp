@@ -30,6 +30,14 @@ bool contains_ignoring_case(std::string_view text, std::string_view part)
            }) != text.end();
 }
 
+/// Whether it is another one's GPU, which is better used by that.
+bool is_double(const std::vector<DeviceInfo>& devices, const DeviceInfo& d)
+{
+    return d.layered && !d.luid.empty() && std::ranges::any_of(devices, [&](const DeviceInfo& other) {
+               return !other.layered && other.luid == d.luid && other.unfit.empty();
+           });
+}
+
 DeviceChoice choose_best(const std::vector<DeviceInfo>& devices)
 {
     DeviceChoice choice{.index = {}, .reason = devices.empty() ? "no Vulkan device was found" : ""};
@@ -40,7 +48,7 @@ DeviceChoice choose_best(const std::vector<DeviceInfo>& devices)
             choice.reason +=
                 fmt::format("{}{} {}", choice.reason.empty() ? "" : "; ", d.name,
                             d.unfit.empty() ? "is a software device, which is used only when named" : d.unfit);
-        } else if (!choice.index || rank(d) > rank(devices[*choice.index])) {
+        } else if (!is_double(devices, d) && (!choice.index || rank(d) > rank(devices[*choice.index]))) {
             choice.index = i;
         }
     }
@@ -48,7 +56,8 @@ DeviceChoice choose_best(const std::vector<DeviceInfo>& devices)
     choice.reason = fmt::format("the best of {} Vulkan device{}", devices.size(), devices.size() == 1 ? "" : "s");
     std::string others;    // of the GPUs that could be used
     for (size_t i = 0; i < devices.size(); ++i)
-        if (i != *choice.index && devices[i].unfit.empty() && devices[i].kind != DeviceKind::software)
+        if (i != *choice.index && devices[i].unfit.empty() && devices[i].kind != DeviceKind::software &&
+            !is_double(devices, devices[i]))
             others += fmt::format("{}{} (--device {})", others.empty() ? "" : ", ", devices[i].name, i);
     if (!others.empty()) choice.reason += fmt::format("; unused: {}", others);
     return choice;
@@ -67,7 +76,9 @@ DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_v
         if (number < devices.size()) found.push_back(number);
     } else {
         for (size_t i = 0; i < devices.size(); ++i)
-            if (contains_ignoring_case(devices[i].name, wanted)) found.push_back(i);
+            if ((devices[i].luid == wanted || contains_ignoring_case(devices[i].name, wanted)) &&
+                !is_double(devices, devices[i]))
+                found.push_back(i);
     }
     if (found.empty())
         throw Error("no device is called '{}': `hearth devices` lists the {} there are", wanted, devices.size());

@@ -3,6 +3,7 @@
 #include "engine/vulkan/kernel.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace hearth::vulkan {
 
@@ -199,6 +200,13 @@ DeviceInfo look_at(const InstanceApi& api, VkPhysicalDevice handle)
     d.name = p.all.properties.deviceName;
     d.vendor = p.all.properties.vendorID;
     d.number = p.all.properties.deviceID;
+    if (p.v11.deviceLUIDValid) {
+        uint64_t luid;
+        static_assert(sizeof(luid) == VK_LUID_SIZE);
+        std::memcpy(&luid, p.v11.deviceLUID, sizeof(luid));
+        d.luid = fmt::format("{:#x}", luid);
+    }
+    d.layered = p.v12.driverID == VK_DRIVER_ID_MESA_DOZEN;
     const uint32_t version = p.all.properties.apiVersion;
     if (version < VK_API_VERSION_1_3) {
         d.unfit = fmt::format("speaks Vulkan {}.{} and 1.3 is needed", VK_API_VERSION_MAJOR(version),

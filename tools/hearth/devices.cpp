@@ -33,6 +33,7 @@ Command add_devices(CLI::App& app)
                 out["devices"].push_back({{"name", d.name},
                                           {"driver", d.driver},
                                           {"kind", d.kind},
+                                          {"luid", d.luid},
                                           {"memory", d.memory},
                                           {"free_memory", d.free_memory},
                                           {"subgroup_size", d.subgroup_size},
@@ -57,8 +58,8 @@ Command add_devices(CLI::App& app)
                                double(d.memory) / 0x1p30, d.subgroup_size);
             if (d.min_subgroup_size != d.max_subgroup_size)
                 out += fmt::format(" ({} to {})", d.min_subgroup_size, d.max_subgroup_size);
-            out += fmt::format("{}{}{}, {}\n", d.fp16 ? ", fp16" : "", d.int_dot ? ", integer dot" : "",
-                               d.matrices ? ", matrices" : "", d.driver);
+            out += fmt::format("{}{}{}, {}{}{}\n", d.fp16 ? ", fp16" : "", d.int_dot ? ", integer dot" : "",
+                               d.matrices ? ", matrices" : "", d.driver, d.luid.empty() ? "" : ", LUID ", d.luid);
         }
         out += list.chosen ? fmt::format("auto takes {} ({})\n", *list.chosen, list.reason)
                            : fmt::format("auto takes the CPU ({})\n", list.reason);
