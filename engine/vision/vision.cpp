@@ -24,13 +24,13 @@ struct Vision::Parts {
 };
 
 Vision::Vision(std::shared_ptr<const TowerWeights> weights, host::Team& team)
-    : parts_(std::make_unique<Parts>(std::move(weights)))
+    : parts_(new Parts{std::move(weights)})    // clang 14 cannot make_unique an aggregate
 {
     parts_->host.emplace(*parts_->weights, team);
 }
 Vision::Vision(std::shared_ptr<const TowerWeights> weights, host::Team& team, std::shared_ptr<vulkan::Device> device,
                const TowerLayout& layout)
-    : parts_(std::make_unique<Parts>(std::move(weights)))
+    : parts_(new Parts{std::move(weights)})    // clang 14 cannot make_unique an aggregate
 {
     parts_->device.emplace(*parts_->weights, std::move(device), team, layout);
 }
