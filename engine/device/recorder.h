@@ -49,15 +49,21 @@ struct Recording {
     std::optional<vulkan::Commands> head, best;    // logits, and the largest of each row's
     std::vector<RecordedStep> steps;
 
-    /// f(commands) for all of them that run kernels.
+    /// f(commands) for those of the segments that run kernels.
     template <class F>
-    void each(F&& f) const
+    void each_of_segments(F&& f) const
     {
         for (const Segment& segment : segments) {
             f(segment.attention);
             if (segment.ffn) f(*segment.ffn);
             for (const Streamed& part : segment.streamed) f(part.compute);
         }
+    }
+    /// And for both heads, too.
+    template <class F>
+    void each(F&& f) const
+    {
+        each_of_segments(f);
         for (const auto* const last : {&head, &best})
             if (*last) f(**last);
     }

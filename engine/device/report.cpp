@@ -105,11 +105,7 @@ void GpuSession::report(FeedStats& stats) const
         stats.dispatches += commands.dispatches();
         for (const vulkan::StageTime& t : commands.times()) times.push_back(t);
     };
-    for (const Segment& segment : recording.segments) {
-        add(segment.attention);
-        if (segment.ffn) add(*segment.ffn);
-        for (const Streamed& part : segment.streamed) add(part.compute);
-    }
+    recording.each_of_segments(add);
     if (head_.count > 0) add(head_.best ? *recording.best : *recording.head);
     match_clocks();
     add_stages(recording, times, stats);
