@@ -1285,12 +1285,12 @@ TEST_SUITE("device")
             std::vector<float> logits;
             std::vector<uint64_t> submits;    // of each batch
         };
-        const auto run = [&](double resident, bool streamed, double submit_us, double pace) {
+        const auto run = [&](double resident, bool streamed, double longest_submit_us, double pace) {
             SessionShape shape = {.batch = 96,
                                   .context = 512,
                                   .few = 2,
                                   .sparsity = std::vector<LayerSparsity>(6),
-                                  .submit_us = submit_us,
+                                  .longest_submit_us = longest_submit_us,
                                   .pace = pace};
             if (streamed) shape.ring_bytes = 1 << 20;
             const Needs needs = GpuSession::needs(weights, shape);

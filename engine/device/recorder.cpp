@@ -103,7 +103,7 @@ class Recorder {
     Commands new_commands(bool of_head = false) const
     {
         return Commands(model_.device(), watching_.timing, vulkan::Lane::kernels,
-                        {shape_.submit_us, pace_.timed && !of_head});
+                        {shape_.longest_submit_us, pace_.timed && !of_head});
     }
 
     double passes() const { return few_ ? ceil_div(capacity_, together_) : 1; }

@@ -131,11 +131,11 @@ void GpuSession::look_at_pace()
         for (const vulkan::PieceTime& piece : commands.piece_times()) {
             longest = std::max(longest, piece.us);
             // Of what is short, little can be said.
-            factor = std::max(factor, piece.us / std::max(piece.expected_us, shape_.submit_us / 4));
+            factor = std::max(factor, piece.us / std::max(piece.expected_us, shape_.longest_submit_us / 4));
         }
     });
     const PieceCount count = count_pieces(paced.recording);
-    const bool too_long = longest > 2 * shape_.submit_us && factor > 1 && !paced.finest,
+    const bool too_long = longest > 2 * shape_.longest_submit_us && factor > 1 && !paced.finest,
                too_fine = factor > 0 && factor < 0.5 && count.pieces > count.commands;
     if (too_long || too_fine) paced.other = paced.pace * factor;
 }

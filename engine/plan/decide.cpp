@@ -127,7 +127,6 @@ SessionShape session_shape(const DecisionOptions& o, const Config& c)
             .few = std::clamp(std::max(o.few, o.sequences), 1u, std::min(host::most_few, rows)),
             .kv = o.kv,
             .sparsity = std::vector<LayerSparsity>(c.layers),
-            .submit_us = o.submit_us.value_or(SessionShape().submit_us),
             .rebalance = o.rebalance};
 }
 

@@ -42,7 +42,6 @@ struct DecisionOptions {
     // plan loses nothing by it, where not given.
     std::optional<bool> keep_vision;
     std::optional<SubmitMode> submit;    // the faster by the machine's figures where not given
-    std::optional<double> submit_us;     // SessionShape::submit_us
     uint32_t context = 0;                // positions of a session; 0: the model's, at most 4096
     uint32_t sequences = 1;              // sessions of that length that the KV cache has room for at once
     uint32_t few = 1;        // rows that are verified or decoded together, at the most; at least `sequences`, up to 16

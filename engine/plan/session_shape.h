@@ -22,7 +22,7 @@ struct SessionShape {
     SubmitMode submit = SubmitMode::just_in_time;
     // That a submit is to take at the most, and what the device's steps are taken to need at first (pace_of). One that
     // takes twice as long is cut into more pieces the next time. Windows resets a GPU after two seconds.
-    double submit_us = 250'000;
+    double longest_submit_us = 250'000;
     double pace = 1;
     bool rebalance = false;    // groups may be replaced
     // Device memory that cold groups pass through in batches of `stream_from` rows and more, which are then computed on
