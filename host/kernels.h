@@ -55,9 +55,9 @@ struct FixedPoint {
     Input of(const float* x) const { return {x, q, scale, sum, planes, alone, by_pairs, by_blocks, half_sum}; }
 };
 
-/// Rows that `dot_rows` takes together: they share what can be shared, and x stays in L1 however long it is. They are
-/// read fastest if they lie some way from each other: neighbours are often in one page, which a processor that fetches
-/// on its own takes for one stream (Zen 4: a fifth slower).
+/// Rows that `dot_rows` takes together: they share what can be shared. Where they meet x in turns, so that it stays in
+/// L1 (see dot_range), they are read fastest if they lie some way from each other: neighbours are often in one page,
+/// which a processor that fetches on its own takes for one stream (Zen 4: a fifth slower).
 inline constexpr uint32_t rows_together = 8;
 
 /// Tokens that meet a row as it is unpacked once.

@@ -16,21 +16,20 @@ std::shared_ptr<const TowerWeights> read_tower_of(const std::filesystem::path& p
                 path.string(), w->width(), dim);
 }
 
-/// One of the two towers.
+/// One of the two towers. Made by `new`, since clang 14 cannot make_unique an aggregate.
 struct Vision::Parts {
     std::shared_ptr<const TowerWeights> weights;
     std::optional<Tower> host = {};
     std::optional<DeviceTower> device = {};
 };
 
-Vision::Vision(std::shared_ptr<const TowerWeights> weights, host::Team& team)
-    : parts_(new Parts{std::move(weights)})    // clang 14 cannot make_unique an aggregate
+Vision::Vision(std::shared_ptr<const TowerWeights> weights, host::Team& team) : parts_(new Parts{std::move(weights)})
 {
     parts_->host.emplace(*parts_->weights, team);
 }
 Vision::Vision(std::shared_ptr<const TowerWeights> weights, host::Team& team, std::shared_ptr<vulkan::Device> device,
                const TowerLayout& layout)
-    : parts_(new Parts{std::move(weights)})    // clang 14 cannot make_unique an aggregate
+    : parts_(new Parts{std::move(weights)})
 {
     parts_->device.emplace(*parts_->weights, std::move(device), team, layout);
 }
