@@ -45,14 +45,15 @@ void Inputs::prepare(Team& team, const float* x, uint32_t tokens, uint32_t n, bo
     inputs_.resize(tokens);
     n_ = n;
     has_floats_ = has_fixed_ = false;
+    const bool is_alone = tokens == 1;    // then its planes have an order of their own
     const auto fixed_point = [&](size_t t) {
         GroupPlanes* const planes = planes_.empty() ? nullptr : &planes_[t * groups];
         const auto words = [&](uint32_t order) { return words_[order].empty() ? nullptr : &words_[order][t * groups]; };
         return FixedPoint{.q = &q_[t * n],
                           .scale = &scale_[t * blocks],
                           .sum = &sum_[t * blocks],
-                          .planes = tokens == 1 ? nullptr : planes,
-                          .alone = tokens == 1 ? planes : nullptr,
+                          .planes = is_alone ? nullptr : planes,
+                          .alone = is_alone ? planes : nullptr,
                           .by_pairs = words(0),
                           .by_blocks = words(1),
                           .half_sum = half_sum_.empty() ? nullptr : &half_sum_[2 * t * blocks]};

@@ -89,6 +89,7 @@ inline double clock_us()
 }
 
 struct FeedStats {
+    host::Work work = host::Work::few;
     uint32_t position = 0;    // of the first row
     BATCH_COUNTERS(COUNTER_MEMBER)
     std::vector<LayerCounts> layers;

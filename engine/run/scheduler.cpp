@@ -21,8 +21,10 @@ FeedStats Scheduler::feed(const Batch& batch)
     HEARTH_CHECK(batch.size() > 0 && batch.tokens.size() == batch.size() && batch.wanted.size() <= batch.size());
     HEARTH_CHECK(batch.work == host::Work::many || batch.size() <= host::most_few);
     const auto start = std::chrono::steady_clock::now();
-    FeedStats stats = {
-        .position = batch.rows[0].position, .tokens = batch.size(), .layers = std::vector<LayerCounts>(config_.layers)};
+    FeedStats stats = {.work = batch.work,
+                       .position = batch.rows[0].position,
+                       .tokens = batch.size(),
+                       .layers = std::vector<LayerCounts>(config_.layers)};
     team_.hold([&] {    // the workers stay awake for the whole batch
         if (gpu_) device_layers(batch, stats);
         else {

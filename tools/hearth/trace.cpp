@@ -21,7 +21,7 @@ void TraceFile::add(const FeedStats& s)
 {
     for (const Stage& stage : s.stages)
         events_.push_back({{"name", stage.name},
-                           {"cat", s.tokens == 1 ? "decode" : "prefill"},
+                           {"cat", s.work == host::Work::few ? "decode" : "prefill"},
                            {"ph", "X"},
                            {"pid", 1},
                            {"tid", stage.on_device ? device_lane : host_lane},
