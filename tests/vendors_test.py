@@ -166,10 +166,91 @@ L3:
         self.assertEqual((loop.instructions, loop.special), (3.5, 1))
         self.assertEqual(loop.loads[16], 1)
 
+    def test_of_loops_that_make_as_much_the_shortest_counts(self):
+        loop = self.loop(vendors.vendor_code.AMD, """\
+BB0:
+\tglobal_load_dwordx4 v[0:3], v[6:7], off
+\tv_dot4_i32_i8 v12, v45, v12, 0
+\ts_cbranch_scc1 BB0
+BB1:
+\tv_dot4_i32_i8 v12, v45, v12, 0
+\ts_cbranch_scc1 BB1
+""")
+        self.assertEqual((loop.instructions, loop.products), (1, 4))
+
+    TILE = """\
+BB0:
+\tv_add_u32_e32 v1, 1, v1
+BB1:
+\tglobal_load_dwordx4 v[0:3], v[6:7], off
+\ts_cbranch_scc1 BB1
+BB2:
+\tglobal_load_dword v0, v[6:7], off
+\ts_cbranch_scc1 BB2
+BB3:
+\tv_fmac_f32_e32 v1, v2, v3
+\tv_pk_fma_f16 v4, v5, v6, v7
+\tds_read_b128 v[0:3], v8
+\ts_cbranch_scc1 BB3
+BB4:
+\ts_cbranch_scc1 BB0
+"""
+
+    def test_of_tiles_has_the_loops_in_it(self):
+        turn = vendors.vendor_code.tile_loop(self.TILE, vendors.vendor_code.AMD, 0, [5, 0], 12)
+        self.assertEqual((turn.instructions, turn.products, turn.loads[16]), (1 + 5 * 1 + 4 * 3, 12, 5))
+
+    def test_of_tiles_may_have_lost_loops_to_the_compiler(self):
+        turn = vendors.vendor_code.tile_loop(self.TILE, vendors.vendor_code.AMD, 0, [7, 5, 0], 12)
+        self.assertEqual(turn.instructions, 18)
+
+    def test_of_tiles_with_an_unknown_loop_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "3 loops in the main one, 1 known"):
+            vendors.vendor_code.tile_loop(self.TILE, vendors.vendor_code.AMD, 0, [5], 12)
+
     def test_of_cards_the_figures_are_those_of_the_plan(self):
         figures = vendors.card_figures()
         self.assertEqual(figures["RTX 2060"], (336e9, 6.45e12 / 2))
         self.assertEqual({vendors.CARDS[card][0] for card in figures} - set(vendors.NEWEST), set())
+
+
+class Peer(unittest.TestCase):
+    def line(self, kernel, body, **constants):
+        code = "BB0:\n" + "".join(f"\t{line}\n" for line in body) + "\ts_cbranch_scc1 BB0\n"
+        return {"kernel": kernel, "code": code, "statistics": {},
+                "constants": {number[1:]: value for number, value in constants.items()}}
+
+    def figure(self, of, *line, **constants):
+        return of(self.line(*line, **constants), vendors.vendor_code.AMD)
+
+    def test_decoding_is_counted_by_the_bytes_of_a_turn(self):
+        dots = ["v_dot4_i32_i8 v1, v2, v3, 0"] * 16 + ["v_add_u32_e32 v1, 1, v1"] * 20    # 64 weights in 36 bytes
+        decode = vendors.peer_kernels.theirs_decode
+        self.assertEqual(self.figure(decode, "mul_mat_vec_q4_k_q8_1_f32", dots, _0=64, _1=1), 1)
+
+    def test_a_prompt_is_counted_without_what_scales_its_sums(self):
+        # 64 x 64 x 32 products for 128 lanes are 1024
+        body = ["v_dot4_i32_i8 v1, v2, v3, 0"] * 256 + ["v_fma_f32 v1, v2, v3, v1"] * 100
+        prompt = vendors.peer_kernels.theirs_prompt
+        self.assertEqual(self.figure(prompt, "matmul_quant", body, _0=128, _1=64, _2=64, _12=2), 1024 / 356)
+
+    def test_a_loop_that_is_not_as_expected_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "q4_k.*: 4 products in its loop, 64 expected"):
+            self.figure(vendors.peer_kernels.theirs_decode, "mul_mat_vec_q4_k_q8_1_f32",
+                        ["v_dot4_i32_i8 v1, v2, v3, 0"], _0=64, _1=1)
+
+    def test_a_kernel_that_was_not_made_is_named(self):
+        with self.assertRaisesRegex(ValueError, "no kernel for decode of F16"):
+            vendors.peer_kernels.of_peer([], vendors.vendor_code.AMD)
+
+    def test_a_table_counts_what_is_better(self):
+        ours = {("decode", form): (2., "a") for form in vendors.peer_kernels.FORMATS}
+        ours |= {("prompt", form): (2., "a") for form in vendors.peer_kernels.FORMATS}
+        theirs = ours | {("decode", "F16"): (1., "b"), ("prompt", "F16"): (1., "b"), ("prompt", "Q8_0"): (3., "b")}
+        text = vendors.peer_kernels.table({"navi21": (ours, theirs)}, "a compiler", "a peer")
+        self.assertIn("\n| decode | 0 | 4 | 1 | 80% |\n| prompt | 1 | 3 | 1 | 80% |\n| **all** | 1 | 7 | 2 | 80% |\n",
+                      text)
+        self.assertIn("| navi21 | F16 | 2.00 | 1.00 | `a` | `b` | worse |\n", text)
 
 
 class Tables(unittest.TestCase):
@@ -179,6 +260,12 @@ class Tables(unittest.TestCase):
             for name in (path.stem for path in folder.glob("*.tsv")):
                 columns = chips[name][0]
                 self.assertEqual(set(vendors.read_table(folder / f"{name}.tsv")[1][0]), {"kernel", *columns})
+
+    def test_the_peer_is_compared_on_every_chip(self):
+        rows = [line.split(" | ") for line in (vendors.TABLES / "peer.md").read_text().splitlines()]
+        self.assertEqual({(row[0].removeprefix("| "), row[1]) for row in rows if row[-1] in
+                          ("better |", "equal |", "worse |")},
+                         {(chip, form) for chip in vendors.NEWEST for form in vendors.BOUND_FORMATS})
 
     def test_three_vendors_are_asked(self):
         self.assertGreaterEqual(len(vendors.NEWEST), 14)

@@ -3,7 +3,8 @@
 //
 //     kernel_statistics DEVICE [FORMAT...]     an index or a part of a name, as of `hearth devices`
 //
-// With formats (q4_0) only what reads rows of them for one token, with the code that the chip gets.
+// With formats (q4_0) only what reads rows of them for one token, and the usual product with many, with the code that
+// the chip gets.
 //
 // The kernels are those that engine/device/kernels.h offers for this device: every weight format, every product, every
 // form of attention, rows gone over in the usual number of subgroups of the usual size.
@@ -20,16 +21,22 @@ using namespace hearth;
 
 namespace {
 
+/// What a turn of a kernel's main loop does, for an invocation.
+struct Turn {
+    double weight_bytes = 0;      // that it reads, of one token's kernels
+    double products = 0;          // that it makes, of many tokens' kernels
+    std::vector<double> trips;    // of the loops inside, in the order of the shader
+};
+
 class Listing {
   public:
     Listing(std::shared_ptr<vulkan::Device> device, bool with_code) : device_(std::move(device)), with_code_(with_code)
     {
     }
 
-    /// `variant`: what tells it from others of its module; may be empty. `turn_bytes`: of weights that an invocation
-    /// reads in a turn of the inner loop.
+    /// `variant`: what tells it from others of its module; may be empty.
     template <class Args>
-    void add(const vulkan::Kernel<Args>& kernel, std::string_view variant = "", double turn_bytes = 0)
+    void add(const vulkan::Kernel<Args>& kernel, std::string_view variant = "", const Turn& turn = {})
     {
         const vulkan::Pipeline& pipeline = kernel.pipeline();
         seen_.insert(pipeline.name());
@@ -37,7 +44,9 @@ class Listing {
         nlohmann::json line = {{"kernel", name}, {"statistics", pipeline.statistics()}};
         if (with_code_) {
             line["code"] = pipeline.code();
-            line["turn_bytes"] = turn_bytes;
+            line["turn_bytes"] = turn.weight_bytes;
+            line["turn_products"] = turn.products;
+            line["trips"] = turn.trips;
         }
         std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     }
@@ -62,6 +71,24 @@ class Listing {
     std::set<std::string> seen_;
 };
 
+/// Of a product with many tokens: a step of 32 along the inner dimension.
+Turn tile_turn(const vulkan::Kernel<gpu::MatMul>& kernel, Product product, const WeightFormat& format)
+{
+    constexpr double tile = gpu::matmul_tile, inner = 32;
+    const double lanes = kernel.pipeline().key().constants[4];
+    Turn turn = {.products = tile * tile * inner / lanes};
+    if (product == Product::integers) {
+        turn.trips = {tile * 2 / lanes, tile * 2 / lanes};    // the tile of weights, that of x: 16 numbers at a time
+    } else {
+        const uint32_t low_bits = kernel_constant(format.type) >> FORMAT_LOW & 63;
+        const double chunk = low_bits < 8 ? 32. : 128. / low_bits;
+        // The tile of weights; the tile of x where its rows are not of whole quads, which is seldom; four numbers of
+        // the inner dimension at a time.
+        turn.trips = {tile * inner / chunk / lanes, 0, inner / 4};
+    }
+    return turn;
+}
+
 void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& device, const WeightFormat& format,
                bool all)
 {
@@ -72,11 +99,17 @@ void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& devi
         if (v.subgroup != usual.subgroup || v.subgroups != usual.subgroups) continue;
         if (v.rows == usual.rows ? v.chunks != usual.chunks : !all) continue;
         const std::string variant = fmt::format("{} x{}", format.name, v.rows);
-        listing.add(kernels.matvec(format.type, v), variant, v.rows * v.chunks * chunk_bytes);
-        listing.add(kernels.ffn_up(format.type, format.type, v), variant, v.rows * v.chunks * chunk_bytes);
+        const Turn turn = {.weight_bytes = v.rows * v.chunks * chunk_bytes};
+        listing.add(kernels.matvec(format.type, v), variant, turn);
+        listing.add(kernels.ffn_up(format.type, format.type, v), variant, turn);
     }
-    listing.add(kernels.ffn_down(format.type), format.name, 2 * chunk_bytes);
-    if (!all) return;
+    listing.add(kernels.ffn_down(format.type), format.name, Turn{.weight_bytes = 2 * chunk_bytes});
+    if (!all) {
+        const Product product = kernels.product(format.type, {});
+        const auto& kernel = kernels.matmul(format.type, false, product);
+        listing.add(kernel, format.name, tile_turn(kernel, product, format));
+        return;
+    }
     for (const uint32_t tokens : {2u, 8u}) {
         RowVariant v = usual;
         v.rows = 1;
