@@ -12,19 +12,27 @@ constexpr Program llama_cpp = {
     "llama.cpp", {.at_once = false}, Placement::most, "ggml-backend: no overlap within a token"};
 // PowerInfer as it is published: both sides of a layer one after the other, since GGML_USE_HYBRID_THREADING is defined
 // nowhere; five synchronisations, each of which starts the device again, and eight small copies for each split layer;
-// 25 kernels for a layer where Hearth has 8. Predictors: 4.9 to 8.7 % of the parameters, by the paper. Times of one
-// synchronisation, copy and kernel as in cards.cpp.
-constexpr double start = 12, notice = 6, kernel = 4;
-constexpr Program powerinfer = {"PowerInfer",
-                                {.at_once = false,
-                                 .crossing_us = 5 * (start + notice) + 8 * start,
-                                 .overhead_us = (25 - 8) * kernel,
-                                 .predictors = 0.068},
-                                Placement::most,
-                                "SJTU-IPADS/PowerInfer at d3ebd7c: ggml-cuda.cu, llama.cpp"};
-// Those that came after it: both sides at once, copies in the background.
-constexpr Program followers = {
-    "its followers", {.predictors = 0.068}, Placement::most, "DynamicInfer, ICLR 2026; Kairox, OSDI 2026"};
+// 25 kernels for a layer where Hearth has 8, and as many nodes of its graph, after each of which all threads of the CPU
+// meet. Of a float for each neuron there are the mask, what both sides have of every product but the last, there and
+// back, and what the last begins with; the mask lies in the CPU's memory, where a kernel of each matrix reads it again:
+// three for each matrix. Predictors: 4.9 to 8.7 % of the parameters, by the paper. Times of one synchronisation, copy,
+// kernel and barrier as in cards.cpp.
+constexpr double start = 12, notice = 6, kernel = 4, barrier = 2;
+constexpr Coupling of_powerinfer = {.at_once = false,
+                                    .crossing_us = 5 * (start + notice) + 8 * start,
+                                    .overhead_us = (25 - 8) * kernel + 25 * barrier,
+                                    .vectors = 3,
+                                    .predictors = 0.068};
+constexpr Program powerinfer = {"PowerInfer", of_powerinfer, Placement::most,
+                                "SJTU-IPADS/PowerInfer at d3ebd7c: ggml.c, ggml-cuda.cu, llama.cpp"};
+// Made from it, as its index of neurons (gpu_bucket) shows: both sides at once, copies in the background.
+constexpr Program dynamic_infer = {"DynamicInfer",
+                                   {.crossing_us = of_powerinfer.crossing_us,
+                                    .overhead_us = of_powerinfer.overhead_us,
+                                    .vectors = of_powerinfer.vectors,
+                                    .predictors = of_powerinfer.predictors},
+                                   Placement::most,
+                                   "DynamicInfer, ICLR 2026"};
 // Experts in the GPU's memory as far as it holds them, all in one program.
 constexpr Program das_llama = {"dasLLAMA", {}, Placement::most, "GaijinEntertainment/daScript PR 3902"};
 
@@ -40,7 +48,8 @@ constexpr double rerun = 0.78, moving = 0.44;
 
 // What explains the large differences.
 constexpr std::string_view falcon = "llama.cpp's kernels for Falcon were slow on that card (its discussion 4534)",
-                           four_bits = "in 4 bit PowerInfer's sums over neurons do not keep up with the memory",
+                           sums = "a warp of its kernel for sums over neurons keeps a row of floats in shared memory, "
+                                  "so that few are under way",
                            halves = "more was served than this curve says: 70 % by the paper's figure 12",
                            small = "the paper serves 42 % of a model of this size from 11 GB, this curve less",
                            slower = "the same program was 40 % faster in the paper of PowerInfer",
@@ -51,7 +60,7 @@ constexpr std::string_view falcon = "llama.cpp's kernels for Falcon were slow on
 constexpr Case cases[] = {
     // 4 bit, 512 tokens written
     {"opt-66b", "q4_0", "RTX 4090", i9, high, 24, Way::layers, "even", 0, &llama_cpp, 256, 2.9, paper, ""},
-    {"opt-66b", "q4_0", "RTX 4090", i9, high, 24, Way::routed, "opt", 0, &powerinfer, 256, 12, paper, four_bits},
+    {"opt-66b", "q4_0", "RTX 4090", i9, high, 24, Way::routed, "opt", 0, &powerinfer, 256, 12, paper, sums},
     {"opt-175b", "q4_0", "RTX 4090", i9, high, 24, Way::layers, "even", 0, &llama_cpp, 256, 0.7, paper, ""},
     {"opt-175b", "q4_0", "RTX 4090", i9, high, 24, Way::routed, "opt", 0, &powerinfer, 256, 1.9, paper, ""},
     {"relufalcon-40b", "q4_0", "RTX 4090", i9, high, 24, Way::layers, "even", 0, &llama_cpp, 256, 17, paper, falcon},
@@ -60,12 +69,12 @@ constexpr Case cases[] = {
     {"relullama-70b", "q4_0", "RTX 4090", i9, high, 24, Way::routed, "relullama-70b", 0, &powerinfer, 256, 10, paper,
      ""},
     {"opt-30b", "q4_0", "RTX 2080 Ti", i7, low, 11, Way::layers, "even", 0, &llama_cpp, 256, 3.8, paper, ""},
-    {"opt-30b", "q4_0", "RTX 2080 Ti", i7, low, 11, Way::routed, "opt", 0, &powerinfer, 256, 13, paper, four_bits},
+    {"opt-30b", "q4_0", "RTX 2080 Ti", i7, low, 11, Way::routed, "opt", 0, &powerinfer, 256, 13, paper, sums},
     {"opt-66b", "q4_0", "RTX 2080 Ti", i7, low, 11, Way::layers, "even", 0, &llama_cpp, 256, 1.1, paper, ""},
     {"opt-66b", "q4_0", "RTX 2080 Ti", i7, low, 11, Way::routed, "opt", 0, &powerinfer, 256, 4.2, paper, ""},
     {"relufalcon-40b", "q4_0", "RTX 2080 Ti", i7, low, 11, Way::layers, "even", 0, &llama_cpp, 256, 2.0, paper, ""},
     {"relufalcon-40b", "q4_0", "RTX 2080 Ti", i7, low, 11, Way::routed, "relufalcon", 0, &powerinfer, 256, 16, paper,
-     four_bits},
+     ""},
     {"relullama-70b", "q4_0", "RTX 2080 Ti", i7, low, 11, Way::layers, "even", 0, &llama_cpp, 256, 1.1, paper, ""},
     {"relullama-70b", "q4_0", "RTX 2080 Ti", i7, low, 11, Way::routed, "relullama-70b", 0, &powerinfer, 256, 5.3, paper,
      small},
@@ -95,11 +104,11 @@ constexpr Case cases[] = {
     {"relullama-7b", "f16", "RTX 2080 Ti", i7, low, 11, Way::layers, "even", 0, &llama_cpp, 128, 8.1, dynamic, ""},
     {"relullama-7b", "f16", "RTX 2080 Ti", i7, low, 11, Way::routed, "relullama-7b", rerun, &powerinfer, 128, 18.9,
      dynamic, ""},
-    {"relullama-70b", "q4_0", "RTX 4090", i9, high, 24, Way::routed, "relullama-70b", moving, &followers, 128, 7.88,
+    {"relullama-70b", "q4_0", "RTX 4090", i9, high, 24, Way::routed, "relullama-70b", moving, &dynamic_infer, 128, 7.88,
      dynamic, reloads},
-    {"relullama-13b", "f16", "RTX 4090", i9, high, 24, Way::routed, "relullama-13b", moving, &followers, 128, 19.1,
+    {"relullama-13b", "f16", "RTX 4090", i9, high, 24, Way::routed, "relullama-13b", moving, &dynamic_infer, 128, 19.1,
      dynamic, reloads},
-    {"relullama-7b", "f16", "RTX 2080 Ti", i7, low, 11, Way::routed, "relullama-7b", moving, &followers, 128, 24.4,
+    {"relullama-7b", "f16", "RTX 2080 Ti", i7, low, 11, Way::routed, "relullama-7b", moving, &dynamic_infer, 128, 24.4,
      dynamic, ""},
     // Experts
     {"qwen3-30b-a3b", "q4_k_m", "RTX 5060 Ti 16 GB", "Ryzen 7 7700X", "DDR5-6000", 16, Way::layers, "", 0, &das_llama,

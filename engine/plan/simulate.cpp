@@ -113,8 +113,12 @@ uint32_t whole_layers(const Needs& needs, uint64_t budget)
 /// What decide leaves of the memory that is free.
 uint64_t budget_of(uint64_t free) { return free - std::min<uint64_t>(free, std::max<uint64_t>(256 << 20, free / 20)); }
 
-double token_us(const Decision& d, const Coupling& coupling)
+double token_us(const Scenario& s, const Decision& d)
 {
+    const Coupling& coupling = s.coupling;
+    const Config& c = s.weights->config;
+    const int matrices = s.weights->layers[0].ffn.up.rows > 0 ? 3 : 2;
+    const double vector_us = c.neurons * sizeof(float) / std::max(s.machine.upload, 1e-9) / 1000;
     double us = d.plan.head ? d.costs.head_device : d.costs.head_host;
     if (!d.plan.layers.empty()) us += d.costs.token;
     for (uint32_t l = 0; l < d.costs.layers.size(); ++l) {
@@ -122,6 +126,7 @@ double token_us(const Decision& d, const Coupling& coupling)
         const bool on_device = l < d.plan.layers.size(), split = on_device && e.host > 0;
         us += coupling.at_once || !split ? e.total : e.device + e.host + e.seam;
         if (split && coupling.crossing_us > 0) us += coupling.crossing_us - e.seam;
+        if (split) us += coupling.vectors * matrices * vector_us;
         if (on_device) us += coupling.overhead_us;
     }
     return us;
@@ -210,7 +215,7 @@ Simulated simulate(const Scenario& s)
     Simulated out = {.device_bytes = d.plan.bytes + d.tower.bytes,
                      .layers_on_device = uint32_t(d.plan.layers.size()),
                      .layers = c.layers};
-    const double us = std::max(token_us(d, s.coupling), moving_us(s, needs, d));
+    const double us = std::max(token_us(s, d), moving_us(s, needs, d));
     out.tokens_per_s = 1e6 / us;
     const uint32_t prompt = s.prompt + tokens_of_images(s);
     if (s.tower) out.looking_s = s.images * look_us(*s.tower, d.tower, s.machine, 1) / 1e6;

@@ -55,6 +55,7 @@ struct Coupling {
     bool at_once = true;       // both sides work at the same time
     double crossing_us = 0;    // of a split layer, instead of the machine's seam, where it is not 0
     double overhead_us = 0;    // of every layer on the device besides
+    double vectors = 0;        // of a float for each neuron, that cross the link for each matrix of a split block
     double predictors = 0;     // of Way::routed: their bytes over a layer's, on the device wherever the layer is
 };
 
