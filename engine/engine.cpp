@@ -178,6 +178,7 @@ struct FoundModel {
         std::string why_none;
         device = open_device(o, *workshop, why_none);
         machine = machine_facts(*workshop, device.get(), why_none);
+        if (machine.figures) machine.figures = figures_for(weights, *machine.figures);
         if (tokenizer) append(notes, tokenizer->notes());
         if (!file->complete())
             notes.push_back(

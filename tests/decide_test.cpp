@@ -1,6 +1,7 @@
 // Decisions from plain values: no device is opened here.
 #include "engine/plan/decide.h"
 #include "engine/device/session.h"
+#include "engine/model/architectures.h"
 #include "tests/support.h"
 
 #include <random>
@@ -180,6 +181,17 @@ TEST_SUITE("plan")
         CHECK(decide({}, model.facts(), measured(1, 1000), 10).plan.head);
         options = {.gpu_layers = 1};    // means as many as that
         CHECK(decide(options, model.facts(), measured(1000, 1), 10).plan.layers.size() == 1);
+    }
+
+    TEST_CASE("a model goes by the figures of the caches if it is small and they were measured, else by memory's")
+    {
+        Machine machine = *measured(10, 100).figures;
+        const Weights small = describe_weights(std::make_shared<Gguf>("model.gguf", random_model(relu).bytes())),
+                      large = describe_weights(header_of(find_architecture("llama-2-7b"), *find_quantisation("q4_0")));
+        CHECK(figures_for(small, machine).host.read == 10);
+        machine.small_host = SideRates{.read = 50};
+        CHECK(figures_for(small, machine).host.read == 50);
+        CHECK(figures_for(large, machine).host.read == 10);
     }
 
     TEST_CASE("the same input gives the same decision")

@@ -113,6 +113,17 @@ TEST_SUITE("steps")
         CHECK(attend.operations({.positions = 15}) == 2 * 15 * 32);
     }
 
+    TEST_CASE("a step takes the time of its bytes, its loops, its rows and its neurons")
+    {
+        SideRates rates = {.read = 1, .step_us = 5, .neuron_us = 0.25};
+        rates.rows.fill({.dot = 2, .row_us = 0.5});    // 2000 bytes in a microsecond
+        const Step matrices = {
+            .kind = StepKind::qkv, .reads = {{.row_bytes = 100, .bytes = 2000}, {.bytes = 2000}}, .dispatches = 3};
+        CHECK(matrices.us({}, rates) == doctest::Approx(2 * 1 + 3 * 5 + 20 * 0.5));
+        const Step block = {.kind = StepKind::cold_ffn, .reads = {{.which = Reads::gates, .row_bytes = 100}}};
+        CHECK(block.us({.looked_at = 40, .gate_bytes = 4000}, rates) == doctest::Approx(2 + 5 + 40 * 0.5 + 40 * 0.25));
+    }
+
     /// Operations and bytes of one token, counted by hand: matrices once, two operations a weight; scores and sums over
     /// the positions that it sees.
     TEST_CASE("a token's operations and bytes are those of an independent count")

@@ -132,6 +132,14 @@ double device_passes(const PlannedBatch& batch)
 
 }    // namespace
 
+Machine figures_for(const Weights& weights, Machine machine)
+{
+    uint64_t bytes = weights.output.bytes();
+    for (const LayerWeights& layer : weights.layers) each_matrix(layer, [&](const Matrix& m) { bytes += m.bytes(); });
+    if (bytes <= small_model && machine.small_host) machine.host = *machine.small_host;
+    return machine;
+}
+
 Costs expected_costs(const PlannedModel& model, const Machine& m, double position)
 {
     const Config& c = model.weights.config;

@@ -29,6 +29,9 @@ struct PlannedModel {
     const std::vector<LayerUse>& use;
 };
 
+/// The figures as they hold for that model.
+Machine figures_for(const Weights& weights, Machine machine);
+
 /// For a token at `position` of the context.
 Costs expected_costs(const PlannedModel& model, const Machine& machine, double position);
 

@@ -21,19 +21,23 @@ inline size_t format_number(WeightType type)
 
 /// How fast rows of one weight format are read at decode, in GB/s of the format's bytes.
 struct RowRates {
-    double dot = 1;      // a matrix times a vector
-    double gate = 1;     // the gates of a feed-forward block of which nothing fires
-    double fired = 1;    // up and down rows of the neurons that fire
+    double dot = 1;       // a matrix times a vector
+    double gate = 1;      // the gates of a feed-forward block of which nothing fires
+    double fired = 1;     // up and down rows of the neurons that fire
+    double row_us = 0;    // of a matrix: a row beside its bytes, which counts where rows are short; of the host
 };
 
 /// One side: the device, or the host with all its threads.
 struct SideRates {
     std::array<RowRates, std::size(weight_formats)> rows;    // in the order of weight_formats
-    double read = 1;       // GB/s of plain reading, which no kernel can exceed by much
-    double kv = 1;         // GB/s of KV cache at decode
-    double vector = 1;     // GB/s of activations in norms and joins
-    double signs = 1;      // GB/s of sign bits in the sign predictor
-    double step_us = 0;    // a step that has hardly anything to do: a dependent dispatch, a parallel loop
+    double read = 1;    // GB/s of plain reading, which no kernel can exceed by much
+    double kv = 1;      // GB/s of KV cache at decode
+    // Billions of products a second of queries and that, which is more where heads share keys; 0: no limit is known.
+    double attend = 0;
+    double vector = 1;       // GB/s of activations in norms and joins
+    double signs = 1;        // GB/s of sign bits in the sign predictor
+    double step_us = 0;      // a step that has hardly anything to do: a dependent dispatch, a parallel loop
+    double neuron_us = 0;    // of the host: the activation of a neuron, and noting it
 
     const RowRates& of(WeightType type) const { return rows[format_number(type)]; }
 };
@@ -94,15 +98,19 @@ constexpr std::string_view product_name(Product p)
 /// of its table; 0: not measured, not offered, or wrong.
 using ProductRates = std::array<std::array<double, std::size(products)>, std::size(weight_formats)>;
 
+/// Bytes of a model that may lie in the host's caches: where they hold less, its figures are those of memory.
+inline constexpr uint64_t small_model = 16 << 20;
+
 struct Machine {
-    std::string device, driver;    // empty: no device was measured
-    std::string system;            // "Linux 6.1.0"; empty: not known
-    std::string kernels;           // of the host: "AVX-512"
-    unsigned threads = 0;          // of the host
-    bool software = false;         // the device computes on the host's cores
-    SideRates host, on_device;     // on_device with the variants below
-    RowVariants row_variants;      // of the device
-    ProductRates products = {};    // of the device
+    std::string device, driver;             // empty: no device was measured
+    std::string system;                     // "Linux 6.1.0"; empty: not known
+    std::string kernels;                    // of the host: "AVX-512"
+    unsigned threads = 0;                   // of the host
+    bool software = false;                  // the device computes on the host's cores
+    SideRates host, on_device;              // on_device with the variants below
+    std::optional<SideRates> small_host;    // of the host for models of at most small_model
+    RowVariants row_variants;               // of the device
+    ProductRates products = {};             // of the device
     // Likewise of the host, in the only way that it has.
     std::array<double, std::size(weight_formats)> host_products = {};
     // GB/s of a file's rows that the host lays out as the device has them.

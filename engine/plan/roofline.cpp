@@ -1,6 +1,7 @@
 #include "engine/plan/roofline.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace hearth {
 
@@ -45,7 +46,10 @@ StepTime expected_time(const PlannedStep& p, host::Work work, const Machine& m)
     StepTime time = {.latency = p.step.dispatches * rates.step_us};
     // Of few rows the kernels' own rates are known; tiles of many rows read weights as fast as anything can.
     SideRates of_work = rates;
-    if (work == host::Work::many) of_work.rows.fill({rates.read, rates.read, rates.read});
+    if (work == host::Work::many) {
+        of_work.rows.fill({rates.read, rates.read, rates.read});
+        if (rates.attend > 0) of_work.kv = INFINITY;    // many queries meet a key at once
+    }
     time.memory = p.step.us(p.load, of_work) - time.latency;
     for (const Read& r : p.step.reads)
         if (const double rate = product_rate(m, p.on_device, r.type); rate > 0)

@@ -61,11 +61,15 @@ bool few(const StepForm& form) { return form.work == host::Work::few; }
 
 Read all(const StepMatrix& m, Reads which = Reads::all)
 {
-    return {.which = which, .type = m.type, .bytes = m.bytes, .products = m.products()};
+    return {.which = which, .type = m.type, .row_bytes = m.row_bytes(), .bytes = m.bytes, .products = m.products()};
 }
 Read neurons_of(Reads which, const StepMatrix& m, double RowRates::*rate, uint32_t products)
 {
-    return {.which = which, .type = m.type, .rate = rate, .products = m.rows > 0 ? products : 0};
+    return {.which = which,
+            .type = m.type,
+            .rate = rate,
+            .row_bytes = m.row_bytes(),
+            .products = m.rows > 0 ? products : 0};
 }
 
 /// r = base + what is pending; its norm.
@@ -250,9 +254,16 @@ double Step::operations(const Load& load) const
 double Step::us(const Load& load, const SideRates& rates) const
 {
     double sum = dispatches * rates.step_us + hearth::us(double(row) * load.rows, rates.vector) +
-                 hearth::us(double(signs) * load.rows, rates.signs) +
-                 hearth::us(double(position) * load.positions, rates.kv);
-    for (const Read& r : reads) sum += hearth::us(read_bytes(r, load), rates.of(r.type).*r.rate);
+                 hearth::us(double(signs) * load.rows, rates.signs);
+    const double products = rates.attend > 0 ? double(position_products) * load.positions / (1000 * rates.attend) : 0;
+    sum += std::max(hearth::us(double(position) * load.positions, rates.kv), products);
+    for (const Read& r : reads) {
+        const double bytes = read_bytes(r, load);
+        const RowRates& rows = rates.of(r.type);
+        sum += hearth::us(bytes, rows.*r.rate);
+        if (r.row_bytes > 0) sum += bytes / r.row_bytes * rows.row_us;
+        if (r.which == Reads::gates) sum += load.looked_at * rates.neuron_us;
+    }
     return sum;
 }
 
@@ -389,10 +400,12 @@ std::vector<Step> last_steps(const Config& c, const Pending& before) { return {j
 std::vector<Step> host_attention_steps(const Config& c, const LayerShape& shape, const LayerSparsity& sparsity,
                                        const StepForm& form)
 {
-    std::vector<Step> steps = {
-        {.kind = qkv, .reads = {all(shape.q), all(shape.k), all(shape.v)}, .dispatches = 3},
-        {.kind = attend, .position = shape.position_bytes, .position_products = 2ull * c.heads * c.head_dim},
-        {.kind = attn_out, .reads = {all(shape.o)}}};
+    std::vector<Step> steps = {{.kind = qkv, .reads = {all(shape.q), all(shape.k), all(shape.v)}, .dispatches = 3},
+                               {.kind = attend,
+                                .position = shape.position_bytes,
+                                .position_products = 2ull * c.heads * c.head_dim,
+                                .dispatches = 2},    // the pages of each head, and what they make together
+                               {.kind = attn_out, .reads = {all(shape.o)}}};
     if (c.experts) steps.push_back({.kind = route, .reads = {all(shape.router)}});
     else if (few(form)) {
         std::vector<Step> predictor;

@@ -101,6 +101,7 @@ struct Read {
     Reads which = Reads::all;
     WeightType type = WeightType::f32;
     double RowRates::*rate = &RowRates::dot;
+    double row_bytes = 0;     // of a row of the matrix
     uint64_t bytes = 0;       // of Reads::all and all_each
     uint64_t products = 0;    // of one row of the batch; of the others for a (row, neuron) pair
 };

@@ -18,16 +18,27 @@ namespace {
 
 using vulkan::Buffer, vulkan::Commands, vulkan::Queue, vulkan::Use;
 
-constexpr uint32_t dim = 4096, rows_per_step = 1024;
+constexpr uint32_t dim = 4096, most_rows = 1024;
 constexpr float nothing_fires = 1e30f;
 
 /// MXFP4's scale is an exponent, and most exponents make numbers without use; its rows are read as IQ4_NL's are, which
 /// have a byte more in 18.
 WeightType measured_as(WeightType type) { return type == WeightType::mxfp4 ? WeightType::iq4_nl : type; }
 
+/// What attention takes of a token, once with keys and values of every head's own, once where eight heads share them.
+struct CacheTime {
+    static constexpr uint32_t heads = 32, few_heads = heads / 8, head_dim = 128, context = 1024;
+    uint64_t bytes = 0;
+    double seconds = 0;
+
+    double gb_per_s() const { return hearth::gb_per_s(bytes, seconds); }
+    double products() const { return 2.0 * heads * head_dim * context / seconds / 1e9; }
+};
+
 // ---- host -----------------------------------------------------------------------------------------------------------
 
-/// As a model's layers do, the work walks through memory that no cache holds.
+/// As a model's layers do, the work walks through all of that memory: so much that no cache holds it, or as little as a
+/// small model has.
 class HostMeasurement {
   public:
     HostMeasurement(host::Team& team, uint64_t bytes)
@@ -42,18 +53,14 @@ class HostMeasurement {
     {
         SideRates rates;
         team_.hold([&] {
-            std::atomic<uint32_t> sink = 0;
-            constexpr int loops = 200;
-            rates.step_us = 1e6 / loops * median_time([&] {
-                                for (int i = 0; i < loops; ++i)
-                                    team_.parallel(team_.size(), [&](uint32_t c) { sink.fetch_add(c); });
-                            });
             for (size_t f = 0; f < std::size(weight_formats); ++f) {
                 rates.rows[f] = rows(measured_as(weight_formats[f].type));
                 progress(double(f + 1) / std::size(weight_formats));
             }
-            rates.kv = kv();
+            rates.kv = cache_time(CacheTime::heads).gb_per_s();
+            rates.attend = cache_time(CacheTime::few_heads).products();
             rates.read = read();
+            measure_small(rates);
         });
         rates.vector = rates.signs = rates.kv;    // both are small on the host
         return rates;
@@ -72,7 +79,7 @@ class HostMeasurement {
     double products(WeightType type)
     {
         constexpr uint32_t tokens = 128;
-        const Matrix some = {type, rows_per_step, dim, memory_.data()};
+        const Matrix some = {type, most_rows, dim, memory_.data()};
         const std::vector<float> x = some_vector(tokens * dim);
         std::vector<float> y(size_t(tokens) * some.rows);
         const double t = median_time([&] {
@@ -102,10 +109,12 @@ class HostMeasurement {
   private:
     RowRates rows(WeightType type)
     {
-        const uint64_t matrix = uint64_t(rows_per_step) * row_bytes(type, dim);
-        const uint32_t layers = std::max<uint32_t>(1, uint32_t(memory_.size() / (3 * matrix)));
-        std::vector<uint32_t> neurons(rows_per_step);
-        for (uint32_t i = 0; i < rows_per_step; ++i) neurons[i] = i;
+        const uint64_t row = row_bytes(type, dim);
+        const uint32_t count = uint32_t(std::min<uint64_t>(most_rows, memory_.size() / (3 * row)));
+        const uint64_t matrix = count * row;
+        const uint32_t layers = uint32_t(memory_.size() / (3 * matrix));
+        std::vector<uint32_t> neurons(count);
+        for (uint32_t i = 0; i < count; ++i) neurons[i] = i;
         host::Inputs inputs;
         inputs.prepare(team_, x_.data(), 1, dim, is_quantised(type), host::Work::few);
         host::FfnScratch scratch;
@@ -115,7 +124,7 @@ class HostMeasurement {
             return median_time([&] {
                 for (uint32_t l = 0; l < layers; ++l) {
                     const std::byte* at = memory_.data() + 3 * l * matrix;
-                    const auto part = [&](uint64_t i) { return Matrix{type, rows_per_step, dim, at + i * matrix}; };
+                    const auto part = [&](uint64_t i) { return Matrix{type, count, dim, at + i * matrix}; };
                     const host::FfnCounts one =
                         host::cold_ffn(team_, {part(0), part(1), part(2), host::Activation::relu}, neurons, inputs, cut,
                                        y.data(), scratch);
@@ -133,6 +142,63 @@ class HostMeasurement {
                 .fired = gb_per_s(fired_bytes, std::max(fired - gates, fired / 10))};
     }
 
+    /// Microseconds of a matrix, the mean of so many as lie in memory behind each other; each with an input of its own,
+    /// which the leader makes ready alone.
+    double matrix_us(WeightType type, uint32_t rows, uint32_t cols)
+    {
+        const uint64_t bytes = rows * row_bytes(type, cols), matrices = memory_.size() / bytes;
+        host::Inputs inputs;
+        const double t = median_time([&] {
+            for (uint64_t i = 0; i < matrices; ++i) {
+                inputs.prepare(team_, x_.data(), 1, cols, is_quantised(type), host::Work::few);
+                host::multiply(team_, {type, rows, cols, memory_.data() + i * bytes}, inputs, y_.data());
+            }
+        });
+        return 1e6 * t / double(matrices);
+    }
+
+    /// What counts in small models: a parallel loop, a short row, and a neuron, beside the bytes that are read.
+    void measure_small(SideRates& rates)
+    {
+        constexpr WeightType type = WeightType::q4_0;
+        constexpr uint32_t cols = 512, few = 192, many = 1536;
+        const double of_few = matrix_us(type, few, cols), of_many = matrix_us(type, many, cols);
+        rates.step_us = std::max((of_few * many - of_many * few) / (many - few), 0.0);
+        for (size_t f = 0; f < std::size(weight_formats); ++f) {
+            const WeightType t = measured_as(weight_formats[f].type);
+            const double row = (matrix_us(t, many, cols) - rates.step_us) / many;
+            rates.rows[f].row_us = std::max(row - double(row_bytes(t, cols)) / rates.rows[f].dot / 1000, 0.0);
+        }
+        rates.neuron_us = std::max(block_us(type, many, cols) - 2 * of_many - matrix_us(type, cols, many), 0.0) / many;
+        for (size_t f = 0; f < std::size(weight_formats); ++f) {    // it was measured among the gates, too
+            const double bytes = double(row_bytes(measured_as(weight_formats[f].type), dim));
+            RowRates& rows = rates.rows[f];
+            rows.gate = std::min(rows.dot, bytes / std::max(bytes / rows.gate - 1000 * rates.neuron_us, 1.0));
+        }
+    }
+
+    /// Likewise of a feed-forward block.
+    double block_us(WeightType type, uint32_t neurons, uint32_t cols)
+    {
+        const uint64_t matrix = neurons * row_bytes(type, cols), bytes = 2 * matrix + cols * row_bytes(type, neurons),
+                       blocks = memory_.size() / bytes;
+        std::vector<uint32_t> all(neurons);
+        for (uint32_t i = 0; i < neurons; ++i) all[i] = i;
+        host::Inputs inputs;
+        host::FfnScratch scratch;
+        const double t = median_time([&] {
+            for (uint64_t i = 0; i < blocks; ++i) {
+                const std::byte* const at = memory_.data() + i * bytes;
+                host::FfnWeights w = {
+                    {type, neurons, cols, at}, {type, neurons, cols, at + matrix}, {}, host::Activation::silu};
+                w.down = {type, cols, neurons, at + 2 * matrix};
+                inputs.prepare(team_, x_.data(), 1, cols, is_quantised(type), host::Work::few);
+                host::cold_ffn(team_, w, all, inputs, host::no_cut, y_.data(), scratch);
+            }
+        });
+        return 1e6 * t / double(blocks);
+    }
+
     double read()
     {
         const std::span<const uint64_t> words(reinterpret_cast<const uint64_t*>(memory_.data()),
@@ -140,25 +206,35 @@ class HostMeasurement {
         return gb_per_s(memory_.size(), median_time([&] { sum += host::sum_words(team_, words); }));
     }
 
-    double kv()
+    /// Seconds for gigabytes of the KV cache, of so many heads of keys and values for 32 of queries.
+    CacheTime cache_time(uint32_t kv_heads)
     {
-        constexpr uint32_t heads = 32, head_dim = 128, context = 1024;
         constexpr uint32_t pages[] = {0, 1, 2, 3};
-        static_assert(std::size(pages) * host::page_positions == context);
-        const host::Row row[] = {{context - 1, context, pages}};
-        host::KvCache keys_and_values({}, heads, std::size(pages), head_dim);
-        for (const host::KvCache::Side* side : {&keys_and_values.keys(), &keys_and_values.values()})
-            std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), side->bytes / sizeof(uint16_t),
-                        uint16_t(0x3000));
+        static_assert(std::size(pages) * host::page_positions == CacheTime::context);
+        const host::Row row[] = {{CacheTime::context - 1, CacheTime::context, pages}};
+        std::vector<host::KvCache> layers;
+        uint64_t bytes = 0;
+        while (bytes < memory_.size()) {
+            layers.emplace_back(host::KvTypes{}, kv_heads, uint32_t(std::size(pages)), CacheTime::head_dim);
+            for (const host::KvCache::Side* side : {&layers.back().keys(), &layers.back().values()}) {
+                std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), side->bytes / sizeof(uint16_t),
+                            uint16_t(0x3000));
+                bytes += side->bytes;
+            }
+        }
         host::AttendScratch scratch;
-        const std::vector<double> frequencies = host::rope_frequencies(head_dim, 10000);
-        const host::AttentionShape shape = {
-            .heads = heads, .kv_heads = heads, .head_dim = head_dim, .scale = 0.1f, .rope = {frequencies}};
-        std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
+        const std::vector<double> frequencies = host::rope_frequencies(CacheTime::head_dim, 10000);
+        const host::AttentionShape shape = {.heads = CacheTime::heads,
+                                            .kv_heads = kv_heads,
+                                            .head_dim = CacheTime::head_dim,
+                                            .scale = 0.1f,
+                                            .rope = {frequencies}};
+        std::vector<float> q = some_vector(CacheTime::heads * CacheTime::head_dim), k = q, v = q, out(q.size());
         const double t = median_time([&] {
-            host::attend(team_, shape, keys_and_values, row, q.data(), k.data(), v.data(), out.data(), scratch);
+            for (host::KvCache& layer : layers)
+                host::attend(team_, shape, layer, row, q.data(), k.data(), v.data(), out.data(), scratch);
         });
-        return gb_per_s(keys_and_values.keys().bytes + keys_and_values.values().bytes, t);
+        return {bytes / layers.size(), t / double(layers.size())};
     }
 
     host::Team& team_;
@@ -235,7 +311,8 @@ class DeviceMeasurement {
             rates.rows[f] = rows(measured_as(weight_formats[f].type), rates.step_us * 1e-6);
             progress(double(f + 1) / std::size(weight_formats));
         }
-        rates.kv = kv(rates.step_us * 1e-6);
+        rates.kv = cache_time(CacheTime::heads, rates.step_us * 1e-6).gb_per_s();
+        rates.attend = cache_time(CacheTime::few_heads, rates.step_us * 1e-6).products();
         rates.signs = rates.of(WeightType::f32).dot;
         return rates;
     }
@@ -375,31 +452,34 @@ class DeviceMeasurement {
                 .fired = gb_per_s(2 * fired * row, std::max(all - gates, all / 10))};
     }
 
-    double kv(double step)
+    CacheTime cache_time(uint32_t kv_heads, double step)
     {
-        constexpr uint32_t heads = 32, context = 1024;
-        const uint64_t cache = uint64_t(heads) * context * 128 * sizeof(uint16_t);
-        if (2 * cache > weights_.bytes()) return 1;
-        const uint32_t splits = kernels_.attend_splits(heads, context);
+        const uint64_t side = uint64_t(kv_heads) * CacheTime::context * CacheTime::head_dim * sizeof(uint16_t);
+        HEARTH_CHECK(2 * side <= weights_.bytes());
+        Config c = config();
+        c.heads = CacheTime::heads;
+        c.kv_heads = kv_heads;
+        const AttendTile tile = attend_tile(device_->info(), c, true);
+        const uint32_t tiles = c.heads / tile.heads, splits = kernels_.attend_splits(tiles, CacheTime::context);
         const uint64_t counters = 4096;    // behind the step
-        std::fill_n(reinterpret_cast<uint32_t*>(step_.mapped<std::byte>() + counters), heads, 0u);
-        const double t = queue_.time([&](Commands& c) {
-            c.stage("tune", 0, 0);
-            c.dispatch(kernels_.attend({}, {}), {heads, 1, splits},
-                       {.step = step_address(),
-                        .q = x_.address(),
-                        .k_cache = weights_.address(),
-                        .v_cache = weights_.address() + cache,
-                        .y = out_.address(),
-                        .parts = out_.address() + (8 << 20),
-                        .counters = step_.address() + counters,
-                        .heads = heads,
-                        .kv_heads = heads,
-                        .pages = context / host::page_positions,
-                        .splits = splits,
-                        .scale = 0.09f});
+        std::fill_n(reinterpret_cast<uint32_t*>(step_.mapped<std::byte>() + counters), c.heads, 0u);
+        const double t = queue_.time([&](Commands& commands) {
+            commands.stage("tune", 0, 0);
+            commands.dispatch(kernels_.attend(tile, {}), {tiles, 1, splits},
+                              {.step = step_address(),
+                               .q = x_.address(),
+                               .k_cache = weights_.address(),
+                               .v_cache = weights_.address() + side,
+                               .y = out_.address(),
+                               .parts = out_.address() + (8 << 20),
+                               .counters = step_.address() + counters,
+                               .heads = c.heads,
+                               .kv_heads = kv_heads,
+                               .pages = CacheTime::context / host::page_positions,
+                               .splits = splits,
+                               .scale = 0.09f});
         });
-        return gb_per_s(2 * cache, std::max(t - step, t / 10));
+        return {2 * side, std::max(t - step, t / 10)};
     }
 
     std::shared_ptr<vulkan::Device> device_;
@@ -421,6 +501,7 @@ Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>&
     const double host_share = device ? 0.3 : 0.8;
     HostMeasurement host(team, 192 << 20);
     m.host = host.measure([&](double share) { progress(share * host_share); });
+    m.small_host = HostMeasurement(team, small_model).measure([](double) {});
     team.hold([&] {
         for (size_t f = 0; f < std::size(weight_formats); ++f) {
             const WeightType type = measured_as(weight_formats[f].type);

@@ -36,9 +36,11 @@ nlohmann::json side_json(SideRates r)
     nlohmann::json rows;
     for (size_t i = 0; i < std::size(weight_formats); ++i)
         rows[std::string(weight_formats[i].name)] = {
-            {"dot", r.rows[i].dot}, {"gate", r.rows[i].gate}, {"fired", r.rows[i].fired}};
+            {"dot", r.rows[i].dot}, {"gate", r.rows[i].gate}, {"fired", r.rows[i].fired}, {"row_us", r.rows[i].row_us}};
     nlohmann::json json = {{"rows", rows}};
     each_figure(r, [&](const char* name, double& x) { json[name] = x; });
+    json["neuron_us"] = r.neuron_us;
+    json["attend"] = r.attend;
     return json;
 }
 
@@ -48,6 +50,9 @@ double figure(const nlohmann::json& at, const char* name)
     if (!(x >= 0)) throw Error("{} is {}", name, x);
     return x;
 }
+
+/// What files of earlier versions do not have.
+double younger_figure(const nlohmann::json& at, const char* name) { return at.contains(name) ? figure(at, name) : 0; }
 
 /// GB/s that something is divided by.
 double rate(const nlohmann::json& at, const char* name)
@@ -78,13 +83,15 @@ SideRates side_from(const nlohmann::json& json)
             younger.push_back(&rates);
             continue;
         }
-        rates = {rate(*row, "dot"), rate(*row, "gate"), rate(*row, "fired")};
+        rates = {rate(*row, "dot"), rate(*row, "gate"), rate(*row, "fired"), younger_figure(*row, "row_us")};
         slowest = {std::min(slowest.dot, rates.dot), std::min(slowest.gate, rates.gate),
                    std::min(slowest.fired, rates.fired)};
     }
     if (younger.size() == std::size(weight_formats)) throw Error("it has no weight format");
     for (RowRates* rates : younger) *rates = slowest;
     each_figure(r, [&](const char* name, double& x) { x = figure(json, name); });
+    r.neuron_us = younger_figure(json, "neuron_us");
+    r.attend = younger_figure(json, "attend");
     return r;
 }
 
@@ -169,6 +176,7 @@ nlohmann::json to_json(const Machine& machine)
                            {"row_variants", variants_json(m.row_variants)},
                            {"products", products_json(m)}};
     each_figure(m, [&](const char* name, double& x) { json[name] = x; });
+    if (m.small_host) json["small_host"] = side_json(*m.small_host);
     return json;
 }
 
@@ -189,6 +197,7 @@ Machine read_machine(const std::filesystem::path& path)
                      .row_variants = variants_from(
                          json.value("row_variants", nlohmann::json::object()))};    // older files have none
         each_figure(m, [&](const char* name, double& x) { x = figure(json, name); });
+        if (json.contains("small_host")) m.small_host = side_from(json.at("small_host"));
         read_products(json.value("products", nlohmann::json::object()), m);    // older files have none
         return m;
     } catch (const std::exception& e) {
