@@ -1,8 +1,8 @@
 // Preloaded into the program by faults_test.py: makes one allocation fail, or threads, as the environment says.
 //
-//   HEARTH_FAIL_NEW=N       the Nth operator new, from 0, throws std::bad_alloc; with HEARTH_FAIL_ON=1 all after it,
-//   too HEARTH_FAIL_THREAD=N    the Nth pthread_create, from 0, and all after it say EAGAIN HEARTH_COUNT=FILE       at
-//   the end the number of allocations is written there
+// * HEARTH_FAIL_NEW=N: the Nth operator new, from 0, throws std::bad_alloc; with HEARTH_FAIL_ON=1 all after it, too
+// * HEARTH_FAIL_THREAD=N: the Nth pthread_create, from 0, and all after it say EAGAIN
+// * HEARTH_COUNT=FILE: at the end the number of allocations is written there
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -43,13 +43,17 @@ void* allocate_or_throw(std::size_t bytes, std::size_t alignment)
 }
 
 struct Count {
+    std::FILE* file = nullptr;    // opened at the start: a program that confines itself may not do so later
+
+    Count()
+    {
+        if (const char* path = std::getenv("HEARTH_COUNT")) file = std::fopen(path, "w");
+    }
     ~Count()
     {
-        const char* path = std::getenv("HEARTH_COUNT");
-        if (std::FILE* file = path ? std::fopen(path, "w") : nullptr) {
-            std::fprintf(file, "%ld\n", allocations.load());
-            std::fclose(file);
-        }
+        if (!file) return;
+        std::fprintf(file, "%ld\n", allocations.load());
+        std::fclose(file);
     }
 } count;
 
