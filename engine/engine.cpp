@@ -47,10 +47,24 @@ Needs device_needs(const Weights& weights, const DecisionOptions& options)
 
 Needs session_needs(const Weights& weights, const SessionShape& shape) { return GpuSession::needs(weights, shape); }
 
-DeviceList list_devices(std::string_view wanted)
+namespace {
+
+/// As vulkan::choose_device, by the figures of that workshop.
+vulkan::DeviceChoice choose_device(const vulkan::Instance& instance, std::string_view wanted, Workshop& workshop)
+{
+    return vulkan::choose_device(instance.devices(), wanted, [&](const vulkan::DeviceInfo& d) {
+        const std::optional<Machine> figures = workshop.figures(&d);
+        return figures ? figures->on_device.read : 0;
+    });
+}
+
+}    // namespace
+
+DeviceList list_devices(std::string_view wanted, const MachineLookup& machine)
 {
     DeviceList list = {.loader = vulkan::open_loader() != nullptr};
-    const auto instance = vulkan::Instance::open({}, list.reason);
+    Workshop workshop({.machine = machine});
+    const auto instance = workshop.instance(list.reason);
     if (!instance) return list;
     for (const vulkan::DeviceInfo& d : instance->devices())
         list.devices.push_back({.name = d.name,
@@ -71,7 +85,7 @@ DeviceList list_devices(std::string_view wanted)
                                 .unfit = d.unfit});
     if (wanted == "cpu") return list;
     try {
-        const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), wanted);
+        const vulkan::DeviceChoice choice = choose_device(*instance, wanted, workshop);
         list.chosen = choice.index;
         list.reason = choice.reason;
     } catch (const Error& e) {
@@ -92,7 +106,7 @@ std::shared_ptr<vulkan::Device> open_device(const EngineOptions& o, Workshop& wo
     if (!instance && o.device != "auto")
         throw Error("--device {} cannot be used: {}; use --device cpu", o.device, why_none);
     if (!instance) return nullptr;
-    const vulkan::DeviceChoice choice = vulkan::choose_device(instance->devices(), o.device);
+    const vulkan::DeviceChoice choice = choose_device(*instance, o.device, workshop);
     if (choice.index) return workshop.device(instance->devices()[*choice.index], allowed_features(o));
     why_none = choice.reason;
     return nullptr;
@@ -100,7 +114,7 @@ std::shared_ptr<vulkan::Device> open_device(const EngineOptions& o, Workshop& wo
 
 MachineFacts machine_facts(Workshop& workshop, const vulkan::Device* device, const std::string& why_none)
 {
-    MachineFacts facts = {.why_none = why_none, .figures = workshop.figures(device)};
+    MachineFacts facts = {.why_none = why_none, .figures = workshop.figures(device ? &device->info() : nullptr)};
     if (device)
         facts.device = DeviceFacts{.name = device->info().name,
                                    .software = device->info().kind == vulkan::DeviceKind::software,

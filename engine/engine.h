@@ -59,8 +59,8 @@ struct DeviceList {
     std::string refused;             // a sentence: why what is wanted cannot be had; empty where it can
 };
 
-/// `wanted` as --device has it.
-DeviceList list_devices(std::string_view wanted = "auto");
+/// `wanted` as --device has it; what was measured of them decides which is the best.
+DeviceList list_devices(std::string_view wanted, const MachineLookup& machine);
 
 /// Device memory for all of a model, by pieces, with the context, batch, sequences and types of the cache of `options`.
 Needs device_needs(const Weights& weights, const DecisionOptions& options = {});

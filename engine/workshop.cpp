@@ -66,11 +66,11 @@ std::shared_ptr<vulkan::Device> Workshop::device(const vulkan::DeviceInfo& info,
     return device;
 }
 
-std::optional<Machine> Workshop::figures(const vulkan::Device* device)
+std::optional<Machine> Workshop::figures(const vulkan::DeviceInfo* device)
 {
     if (!state_->options.machine) return {};
-    std::optional<Machine> machine =
-        state_->options.machine(device ? device->info().name : "", device ? device->info().driver : "", team().size());
+    std::optional<Machine> machine = state_->options.machine(device ? device->name : "", device ? device->driver : "",
+                                                             threads_for(state_->options.threads));
     if (machine && device && !machine->has_device()) machine.reset();    // they say nothing of it
     return machine;
 }

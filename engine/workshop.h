@@ -85,7 +85,7 @@ class Workshop {
     /// One of that instance's; opened once for each set of features.
     std::shared_ptr<vulkan::Device> device(const vulkan::DeviceInfo& info, vulkan::Features features);
     /// The figures of this machine with that device, or with none.
-    std::optional<Machine> figures(const vulkan::Device* device);
+    std::optional<Machine> figures(const vulkan::DeviceInfo* device);
 
     /// Bytes of the device's memory that models have been promised, and more of them for one. Whether they are there is
     /// for the planner to see to.

@@ -7,6 +7,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 MODEL = Path(__file__).resolve().parent / "data" / "fairytale-7m.gguf"
 PROGRAM = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
 LAYERS = PROGRAM.parent / "layers" if PROGRAM else None
+LAVAPIPE = next(Path("/usr/share/vulkan/icd.d").glob("lvp_icd*.json"), None)
 MIB = 1 << 20
 
 LOCAL, VISIBLE, COHERENT, CACHED, PROTECTED, UNCACHED_AMD = 1, 2, 4, 8, 32, 128
@@ -49,7 +51,15 @@ class Case(unittest.TestCase):
         description = self.folder / "device.json"
         description.write_text(json.dumps(device))
         environment = {**os.environ, "HEARTH_OTHER_DEVICE": str(description), "VK_LAYER_PATH": str(LAYERS),
-                       "VK_INSTANCE_LAYERS": "VK_LAYER_HEARTH_other_device", "VK_LOADER_DRIVERS_SELECT": "*lvp*"}
+                       "VK_INSTANCE_LAYERS": "VK_LAYER_HEARTH_other_device",
+                       "XDG_CACHE_HOME": str(self.folder / "cache")}
+        if isinstance(device, list):    # as many drivers
+            drivers = [self.folder / f"driver{i}.json" for i in range(len(device))]
+            for driver in drivers:
+                driver.write_text(LAVAPIPE.read_text())
+            environment["VK_DRIVER_FILES"] = ":".join(map(str, drivers))
+        else:
+            environment["VK_LOADER_DRIVERS_SELECT"] = "*lvp*"
         done = subprocess.run([PROGRAM, *map(str, arguments)], env=environment, stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=300)
         return done.returncode, done.stdout, done.stderr
@@ -88,6 +98,46 @@ class Kinds(Case):
             self.assertIn("Other", err)
 
 
+class Several(Case):
+    """Two discrete cards and what is in the processor."""
+    DEVICES = [{**INTEGRATED, "name": "Inside"}, {**DISCRETE, "name": "Small"},
+               {**DISCRETE, "name": "Large", "heaps": [{"mib": 24576, "local": True}, {"mib": 16384}]}]
+
+    def test_one_is_used_and_the_others_are_named(self):
+        self.assertEqual(self.described(self.DEVICES)["reason"],
+                         "the best of 3 Vulkan devices; unused: Inside (--device 0), Small (--device 1)")
+        code, out, err = self.written(self.DEVICES)
+        self.assertEqual(code, 0, err)
+        self.assertIn("on Large", err)
+        code, again, err = self.run_on(self.DEVICES, "run", MODEL, "-p", "Once upon a time", "-n", 12, "--temp", 0,
+                                       "--device", "small")
+        self.assertEqual((code, again), (0, out), err)
+        self.assertIn("on Small", err)
+
+    def test_what_was_measured_decides_and_not_the_size_of_the_memory(self):
+        driver = self.described(self.DEVICES)["devices"][0]["driver"]
+        for name, read in (("Large", 300), ("Small", 400)):
+            self.measure(name, driver, read)
+        self.assertRegex(self.described(self.DEVICES)["reason"], r"measured: 400 GB/s, where Large has 300; unused: ")
+        code, _, err = self.written(self.DEVICES)
+        self.assertEqual(code, 0, err)
+        self.assertIn("on Small", err)
+
+    def measure(self, name, driver, read):
+        """Writes what `hearth tune` would have written, for any number of threads."""
+        def side(rate):
+            return {"rows": {"F16": {"dot": rate, "gate": rate, "fired": rate}}, "read": rate, "kv": rate,
+                    "vector": rate, "signs": rate, "step_us": 1}
+        figures = {"device": name, "driver": driver, "kernels": "AVX2", "software": False, "host": side(5),
+                   "on_device": side(read), "submit_us": 1, "round_trip_us": 1, "release_us": 1, "upload": 10,
+                   "together": 1}
+        folder = self.folder / "cache" / "hearth"
+        folder.mkdir(parents=True, exist_ok=True)
+        for threads in range(1, 257):
+            file = re.sub("[^a-zA-Z0-9]", "-", f"machine {name} {driver} {threads}") + ".json"
+            (folder / file).write_text(json.dumps({**figures, "threads": threads}))
+
+
 class Troubles(Case):
     def test_a_plan_keeps_to_what_other_programs_leave(self):
         code, _, err = self.run_on(with_budget(DISCRETE, 262), "plan", MODEL)
@@ -108,6 +158,11 @@ class Troubles(Case):
         code, _, err = self.written({**DISCRETE, "allocation": 1})
         self.assertEqual(code, 1)
         self.assertRegex(err, r"hearth: Other has no room for [^\n]+: its buffers end at 1\.0 MiB; [^\n]+\n\Z")
+
+    def test_memory_that_the_host_cannot_reach_is_an_error_that_says_what_for(self):
+        code, _, err = self.written({**DISCRETE, "mapped": 0})
+        self.assertEqual(code, 1)
+        self.assertRegex(err, r"hearth: Other lets this program reach no more of its memory, and [^\n]+\n\Z")
 
     def test_a_device_lost_at_any_submit_ends_the_program_with_a_sentence(self):
         for after in (1, 2, 4, 9):

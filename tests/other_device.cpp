@@ -1,10 +1,12 @@
 // A Vulkan layer that gives a software device the kind, the memory and the troubles of another one, for
-// devices_test.py. What it pretends is a file of JSON, named by HEARTH_OTHER_DEVICE:
+// devices_test.py. What it pretends is a file of JSON, named by HEARTH_OTHER_DEVICE, or a list of them where there are
+// several:
 //
 //   {"name": "Other", "kind": "discrete",                          or integrated
 //    "heaps": [{"mib": 8192, "local": true, "budget": 7000}],      MiB; used is what was allocated in it
 //    "types": [{"heap": 0, "flags": 1}],                           VkMemoryPropertyFlags
 //    "allocation": 1024,                                           MiB that are allocated at once, at the most
+//    "mapped": 64,                                                 MiB that the host can reach at once
 //    "taken_after": 3, "left": 100,      from the allocation of this number on a heap's budget is so many MiB
 //    "lost_after": 5}                    the submit of this number, and all after it, find the device lost
 #include <algorithm>
@@ -21,7 +23,8 @@
 
 namespace {
 
-const nlohmann::json& pretended()
+/// One device, or a list of as many as there are.
+const nlohmann::json& description()
 {
     static const nlohmann::json read = [] {
         const char* path = std::getenv("HEARTH_OTHER_DEVICE");
@@ -31,17 +34,28 @@ const nlohmann::json& pretended()
     return read;
 }
 
+/// What that device pretends to be: of a list the next one, if it has not been seen before.
+const nlohmann::json& pretended(VkPhysicalDevice physical)
+{
+    static std::mutex mutex;
+    static std::map<VkPhysicalDevice, size_t> places;
+    const std::lock_guard lock(mutex);
+    const size_t place = places.try_emplace(physical, places.size()).first->second;
+    return description().is_array() ? description().at(place) : description();
+}
+
 constexpr uint64_t mib = 1 << 20;
 PFN_vkGetInstanceProcAddr next_instance;
 PFN_vkGetDeviceProcAddr next_device;
 VkInstance instance;
-VkDevice device;
+VkDevice device;    // the one that was opened
+VkPhysicalDevice opened = VK_NULL_HANDLE;
 // Of the layer below; asked for while the instance is made, since later the loader answers with ours.
 PFN_vkGetPhysicalDeviceProperties2 real_properties;
 PFN_vkEnumerateDeviceExtensionProperties real_extensions;
 std::mutex mutex;
 std::map<VkDeviceMemory, std::pair<uint32_t, uint64_t>> allocations;    // heap and bytes
-uint64_t used[VK_MAX_MEMORY_HEAPS];
+uint64_t used[VK_MAX_MEMORY_HEAPS], mapped = 0;
 std::atomic<uint64_t> allocated = 0, submitted = 0;
 
 template <class F>
@@ -50,7 +64,7 @@ F device_call(const char* name)
     return reinterpret_cast<F>(next_device(device, name));
 }
 
-bool reached(const char* what, uint64_t count) { return pretended().contains(what) && count >= pretended()[what]; }
+bool reached(const nlohmann::json& p, const char* what, uint64_t count) { return p.contains(what) && count >= p[what]; }
 
 /// The struct of that type in a chain.
 template <class T>
@@ -64,7 +78,7 @@ T* find(void* chain, VkStructureType type)
 VKAPI_ATTR void VKAPI_CALL properties(VkPhysicalDevice physical, VkPhysicalDeviceProperties2* out)
 {
     real_properties(physical, out);
-    const nlohmann::json& p = pretended();
+    const nlohmann::json& p = pretended(physical);
     const std::string name = p["name"];
     std::strncpy(out->properties.deviceName, name.c_str(), sizeof out->properties.deviceName - 1);
     out->properties.deviceType =
@@ -75,9 +89,9 @@ VKAPI_ATTR void VKAPI_CALL properties(VkPhysicalDevice physical, VkPhysicalDevic
     if (v11) v11->maxMemoryAllocationSize = p["allocation"].get<uint64_t>() * mib;
 }
 
-VKAPI_ATTR void VKAPI_CALL memory_properties(VkPhysicalDevice, VkPhysicalDeviceMemoryProperties2* out)
+VKAPI_ATTR void VKAPI_CALL memory_properties(VkPhysicalDevice physical, VkPhysicalDeviceMemoryProperties2* out)
 {
-    const nlohmann::json& p = pretended();
+    const nlohmann::json& p = pretended(physical);
     VkPhysicalDeviceMemoryProperties& m = out->memoryProperties;
     m = {};
     auto* budget = find<VkPhysicalDeviceMemoryBudgetPropertiesEXT>(
@@ -90,7 +104,7 @@ VKAPI_ATTR void VKAPI_CALL memory_properties(VkPhysicalDevice, VkPhysicalDeviceM
                             VkMemoryHeapFlags(local ? VK_MEMORY_HEAP_DEVICE_LOCAL_BIT : 0)};
         if (!budget) continue;
         budget->heapBudget[i] = heap.value("budget", heap["mib"].get<uint64_t>()) * mib;
-        if (local && reached("taken_after", allocated)) budget->heapBudget[i] = p["left"].get<uint64_t>() * mib;
+        if (local && reached(p, "taken_after", allocated)) budget->heapBudget[i] = p["left"].get<uint64_t>() * mib;
         budget->heapUsage[i] = used[i];
     }
     for (const nlohmann::json& type : p["types"])
@@ -100,13 +114,13 @@ VKAPI_ATTR void VKAPI_CALL memory_properties(VkPhysicalDevice, VkPhysicalDeviceM
 VKAPI_ATTR void VKAPI_CALL requirements(VkDevice d, VkBuffer buffer, VkMemoryRequirements* out)
 {
     device_call<PFN_vkGetBufferMemoryRequirements>("vkGetBufferMemoryRequirements")(d, buffer, out);
-    out->memoryTypeBits = (1u << pretended()["types"].size()) - 1;
+    out->memoryTypeBits = (1u << pretended(opened)["types"].size()) - 1;
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL allocate(VkDevice d, const VkMemoryAllocateInfo* info, const VkAllocationCallbacks* by,
                                         VkDeviceMemory* memory)
 {
-    const nlohmann::json& p = pretended();
+    const nlohmann::json& p = pretended(opened);
     const uint32_t heap = p["types"][info->memoryTypeIndex]["heap"];
     const std::lock_guard lock(mutex);
     const uint64_t most = p.value("allocation", uint64_t(1) << 40) * mib;
@@ -120,6 +134,17 @@ VKAPI_ATTR VkResult VKAPI_CALL allocate(VkDevice d, const VkMemoryAllocateInfo* 
     used[heap] += info->allocationSize;
     allocations[*memory] = {heap, info->allocationSize};
     return result;
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL map(VkDevice d, VkDeviceMemory memory, VkDeviceSize offset, VkDeviceSize size,
+                                   VkMemoryMapFlags flags, void** out)
+{
+    {
+        const std::lock_guard lock(mutex);
+        mapped += allocations.at(memory).second;
+        if (mapped > pretended(opened).value("mapped", uint64_t(1) << 40) * mib) return VK_ERROR_MEMORY_MAP_FAILED;
+    }
+    return device_call<PFN_vkMapMemory>("vkMapMemory")(d, memory, offset, size, flags, out);
 }
 
 VKAPI_ATTR void VKAPI_CALL release(VkDevice d, VkDeviceMemory memory, const VkAllocationCallbacks* by)
@@ -136,7 +161,7 @@ VKAPI_ATTR void VKAPI_CALL release(VkDevice d, VkDeviceMemory memory, const VkAl
 
 VKAPI_ATTR VkResult VKAPI_CALL submit(VkQueue queue, uint32_t count, const VkSubmitInfo2* submits, VkFence fence)
 {
-    if (reached("lost_after", ++submitted)) return VK_ERROR_DEVICE_LOST;
+    if (reached(pretended(opened), "lost_after", ++submitted)) return VK_ERROR_DEVICE_LOST;
     return device_call<PFN_vkQueueSubmit2>("vkQueueSubmit2")(queue, count, submits, fence);
 }
 
@@ -195,6 +220,7 @@ VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const Vk
         reinterpret_cast<PFN_vkCreateDevice>(link->pfnNextGetInstanceProcAddr(instance, "vkCreateDevice"));
     const VkResult result = create(physical, info, by, out);
     device = *out;
+    opened = physical;
     return result;
 }
 
@@ -210,6 +236,7 @@ VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_function(VkDevice d, const char*
         {"vkGetDeviceProcAddr", untyped(device_function)},
         {"vkGetBufferMemoryRequirements", untyped(requirements)},
         {"vkAllocateMemory", untyped(allocate)},
+        {"vkMapMemory", untyped(map)},
         {"vkFreeMemory", untyped(release)},
         {"vkQueueSubmit2", untyped(submit)},
     };

@@ -58,6 +58,24 @@ CHECK(none.reason.find("Old speaks Vulkan 1.1") != std::string::npos);
 CHECK(!vulkan::choose_device({}, "auto").index);
 }
 
+TEST_CASE("of two GPUs that were measured auto takes the faster, whatever their kinds and memory")
+{
+    const std::vector<DeviceInfo> all = {device("Small", DeviceKind::discrete, 8),
+                                         device("Large", DeviceKind::discrete, 24),
+                                         device("Wide", DeviceKind::integrated, 96)};
+    const auto choose = [&](std::map<std::string, double> rates) {
+        return vulkan::choose_device(all, "auto", [&](const DeviceInfo& d) { return rates[d.name]; });
+    };
+    CHECK(choose({}).index == 1);
+    CHECK(choose({{"Small", 400}}).index == 1);    // who knows what Large does
+    CHECK(choose({{"Small", 400}, {"Large", 300}}).index == 0);
+    CHECK(choose({{"Small", 400}, {"Large", 300}}).reason ==
+          "the fastest of those that were measured: 400 GB/s, where Large has 300; unused: Large (--device 1), Wide "
+          "(--device 2)");
+    CHECK(choose({{"Large", 300}, {"Wide", 200}}).index == 1);
+    CHECK(choose({{"Large", 150}, {"Wide", 200}}).index == 2);
+}
+
 TEST_CASE("a device is named by index or by part of its name, and a bad name is an error that helps")
 {
     const std::vector<DeviceInfo> all = {device("AMD Radeon RX 6600", DeviceKind::discrete, 8),

@@ -285,8 +285,14 @@ Buffer::Buffer(std::shared_ptr<Device> device, uint64_t bytes, Use use, std::str
         check_result(result, "vkAllocateMemory");
     }
     check_result(api.BindBufferMemory(device_->handle(), handle_, memory_, 0), "vkBindBufferMemory");
-    if (use != Use::device)
-        check_result(api.MapMemory(device_->handle(), memory_, 0, VK_WHOLE_SIZE, 0, &mapped_), "vkMapMemory");
+    if (use != Use::device) {
+        const VkResult reached = api.MapMemory(device_->handle(), memory_, 0, VK_WHOLE_SIZE, 0, &mapped_);
+        if (reached == VK_ERROR_MEMORY_MAP_FAILED)
+            throw Error("{} lets this program reach no more of its memory, and {} wants {:.1f} MiB: use a smaller "
+                        "context (-c), or --device cpu",
+                        device_->info().name, what, double(bytes) / (1 << 20));
+        check_result(reached, "vkMapMemory");
+    }
     const VkBufferDeviceAddressInfo address = {.sType = VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO,
                                                .buffer = handle_};
     address_ = api.GetBufferDeviceAddress(device_->handle(), &address);

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -69,14 +70,19 @@ struct Subgroups {
 /// kernel can ask for.
 Subgroups usual_subgroups(uint32_t vendor, uint32_t reported, std::span<const uint32_t> sizes);
 
+/// GB/s at which a device reads weights, as it was measured; 0 where it was not.
+using MeasuredRate = std::function<double(const DeviceInfo&)>;
+
 /// Which of `devices` is meant by `wanted`: "auto" (the best GPU; never a software device), an index, a LUID, or a part
-/// of a name (case does not matter). A GPU that is there twice is taken without the layer over Direct3D.
+/// of a name (case does not matter). The best is a discrete one before an integrated one, then that of the most memory;
+/// but of two that were measured the faster. A GPU that is there twice is taken without the layer over Direct3D.
 struct DeviceChoice {
     std::optional<size_t> index;
     std::string reason;    // one clause: why this one, or why none
 };
 /// Throws Error where `wanted` names no device, an unfit one, or several.
-DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_view wanted);
+DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_view wanted,
+                           const MeasuredRate& measured = {});
 
 /// Of the memory that device buffers lie in, in bytes: what the driver leaves to this program, and what it holds.
 struct MemoryState {

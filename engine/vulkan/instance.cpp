@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <tuple>
 #include <utility>
 
 namespace hearth::vulkan {
@@ -38,36 +39,45 @@ bool is_double(const std::vector<DeviceInfo>& devices, const DeviceInfo& d)
            });
 }
 
-DeviceChoice choose_best(const std::vector<DeviceInfo>& devices)
+DeviceChoice choose_best(const std::vector<DeviceInfo>& devices, const MeasuredRate& measured)
 {
     DeviceChoice choice{.index = {}, .reason = devices.empty() ? "no Vulkan device was found" : ""};
+    std::vector<size_t> usable;
     for (size_t i = 0; i < devices.size(); ++i) {
         const DeviceInfo& d = devices[i];
-        const auto rank = [](const DeviceInfo& info) { return std::pair(-int(info.kind), info.memory); };
-        if (!d.unfit.empty() || d.kind == DeviceKind::software) {
+        if (!d.unfit.empty() || d.kind == DeviceKind::software)
             choice.reason +=
                 fmt::format("{}{} {}", choice.reason.empty() ? "" : "; ", d.name,
                             d.unfit.empty() ? "is a software device, which is used only when named" : d.unfit);
-        } else if (!is_double(devices, d) && (!choice.index || rank(d) > rank(devices[*choice.index]))) {
-            choice.index = i;
+        else if (!is_double(devices, d)) usable.push_back(i);
+    }
+    if (usable.empty()) return choice;
+    size_t best = *std::ranges::max_element(
+        usable, {}, [&](size_t i) { return std::tuple(-int(devices[i].kind), devices[i].memory, -int64_t(i)); });
+    choice.reason = fmt::format("the best of {} Vulkan device{}", devices.size(), devices.size() == 1 ? "" : "s");
+    if (measured && usable.size() > 1) {
+        const auto rate = [&](size_t i) { return measured(devices[i]); };
+        const size_t fastest = *std::ranges::max_element(usable, {}, rate);
+        if (rate(best) > 0 && rate(fastest) > rate(best)) {
+            choice.reason = fmt::format("the fastest of those that were measured: {:.0f} GB/s, where {} has {:.0f}",
+                                        rate(fastest), devices[best].name, rate(best));
+            best = fastest;
         }
     }
-    if (!choice.index) return choice;
-    choice.reason = fmt::format("the best of {} Vulkan device{}", devices.size(), devices.size() == 1 ? "" : "s");
-    std::string others;    // of the GPUs that could be used
-    for (size_t i = 0; i < devices.size(); ++i)
-        if (i != *choice.index && devices[i].unfit.empty() && devices[i].kind != DeviceKind::software &&
-            !is_double(devices, devices[i]))
-            others += fmt::format("{}{} (--device {})", others.empty() ? "" : ", ", devices[i].name, i);
+    choice.index = best;
+    std::string others;
+    for (size_t i : usable)
+        if (i != best) others += fmt::format("{}{} (--device {})", others.empty() ? "" : ", ", devices[i].name, i);
     if (!others.empty()) choice.reason += fmt::format("; unused: {}", others);
     return choice;
 }
 
 }    // namespace
 
-DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_view wanted)
+DeviceChoice choose_device(const std::vector<DeviceInfo>& devices, std::string_view wanted,
+                           const MeasuredRate& measured)
 {
-    if (wanted == "auto") return choose_best(devices);
+    if (wanted == "auto") return choose_best(devices, measured);
 
     std::vector<size_t> found;
     size_t number = 0;

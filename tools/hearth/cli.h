@@ -183,5 +183,7 @@ nlohmann::json to_json(const FeedStats& stats);
 nlohmann::json to_json(const Machine& machine);
 Machine read_machine(const std::filesystem::path& path);
 std::filesystem::path machine_path(const std::string& device, const std::string& driver, unsigned threads);
+/// What lies there, if anything does; a MachineLookup.
+std::optional<Machine> measured_machine(const std::string& device, const std::string& driver, unsigned threads);
 
 }    // namespace hearth::tools

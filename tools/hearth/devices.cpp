@@ -22,7 +22,7 @@ Command add_devices(CLI::App& app)
     group(app, "Output");
     app.add_flag("--json", *json, "as JSON");
     return [json] {
-        const DeviceList list = list_devices();
+        const DeviceList list = list_devices("auto", measured_machine);
         const std::vector<std::string> sets = sets_here();
         if (*json) {
             nlohmann::json out = {{"cpu", {{"instruction_set", instruction_set().id}, {"instruction_sets", sets}}},

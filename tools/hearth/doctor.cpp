@@ -68,7 +68,7 @@ DoctorFacts doctor_facts(const EngineOptions& o)
     const std::filesystem::path& model = o.model;
     DoctorFacts f = {.system = read_system_facts("/", environment_value,
                                                  model.empty() ? model : std::filesystem::weakly_canonical(model, ec)),
-                     .vulkan = list_devices(o.device),
+                     .vulkan = list_devices(o.device, measured_machine),
                      .measured = measured_machines(),
                      .threads = threads_for(o.threads)};
     if (!model.empty()) f.model = model_state(o);

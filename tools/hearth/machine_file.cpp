@@ -216,4 +216,12 @@ std::filesystem::path machine_path(const std::string& device, const std::string&
     return folder / (name + ".json");
 }
 
+std::optional<Machine> measured_machine(const std::string& device, const std::string& driver, unsigned threads)
+{
+    const std::filesystem::path path = machine_path(device, driver, threads);
+    std::error_code ec;
+    if (path.empty() || !std::filesystem::exists(path, ec)) return {};
+    return read_machine(path);
+}
+
 }    // namespace hearth::tools

@@ -406,12 +406,7 @@ void add_engine_options_of_any(CLI::App& app, EngineOptions& o)
         ->type_name("N");
     add_override(app, o.overrides);
     confinement().add_option(app, false);
-    o.machine = [](const std::string& device, const std::string& driver, unsigned threads) -> std::optional<Machine> {
-        const std::filesystem::path path = machine_path(device, driver, threads);
-        std::error_code ec;
-        if (path.empty() || !std::filesystem::exists(path, ec)) return {};
-        return read_machine(path);
-    };
+    o.machine = measured_machine;
     add_memory_options(app, o);
     add_sparsity_options(app, o);
     add_experiments(app, o);

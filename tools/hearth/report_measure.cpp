@@ -231,7 +231,7 @@ std::vector<NamedDevice> devices_of(const std::string& wanted)
     std::vector<NamedDevice> out;
     if (wanted == "auto") {
         out.push_back(cpu_alone());
-        const DeviceList list = list_devices();
+        const DeviceList list = list_devices("auto", measured_machine);
         for (size_t i = 0; i < list.devices.size(); ++i) {
             const DeviceDescription& d = list.devices[i];
             if (!d.unfit.empty()) say("note: {} is left out: it {}", d.name, d.unfit);
@@ -249,7 +249,7 @@ std::vector<NamedDevice> devices_of(const std::string& wanted)
             out.push_back(cpu_alone());
             continue;
         }
-        const DeviceList list = list_devices(name);
+        const DeviceList list = list_devices(name, measured_machine);
         if (!list.refused.empty() || !list.chosen) throw Error("{}", list.refused.empty() ? list.reason : list.refused);
         out.push_back(device_at(list, *list.chosen));
     }
