@@ -20,7 +20,10 @@ namespace {
 
 vulkan::Features allowed_features(const EngineOptions& options)
 {
-    return {.fp16 = !options.without_fp16, .int_dot = !options.without_int_dot, .matrices = !options.without_matrices};
+    return {.fp16 = !options.without_fp16,
+            .int_dot = !options.without_int_dot,
+            .int64 = !options.without_int64,
+            .matrices = !options.without_matrices};
 }
 
 std::shared_ptr<const Gguf> open_model(const EngineOptions& o, Cut cut = Cut::refused)

@@ -32,6 +32,7 @@ struct EngineOptions : WorkshopOptions, DecisionOptions {
     bool reset_gpu_index = false;     // PowerInfer's split beside the model is not read
     bool without_fp16 = false;        // leave optional abilities of the device unused
     bool without_int_dot = false;
+    bool without_int64 = false;
     bool without_matrices = false;
     bool check_predictor = false;    // count what the predictor misses; slower
     // What the CPU reads moves to memory in large pages; where it and the file fit into memory together, if not given.

@@ -38,6 +38,36 @@ WEIGHT_FORMATS(FORMAT)
 bool is_sparse(uint type) { return (type & FORMAT_SPARSE) != 0; }
 uint number_of(uint type) { return type & 255; }
 
+// Tokens that meet a weight as it is unpacked once.
+layout(constant_id = 5) const uint few = 1;
+
+// Number first + own + more of an array: `first` is the same for all of a subgroup and `more` is known to the compiler,
+// so that what is left for an invocation to compute of an address, for all of its loads together, is `own`. Not for
+// several tokens: GCN has no registers for the addresses of each one's x.
+#ifdef INT64
+#extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
+const bool in_parts = few == 1;
+uint64_t address(Quads w, uint first, uint own, uint more, uint bytes)
+{
+    return uint64_t(w) + uint64_t(first) * bytes + uint64_t(own * bytes) + uint64_t(more * bytes);
+}
+#else
+const bool in_parts = false;
+#define address(w, first, own, more, bytes) w
+#endif
+uvec4 quad_at(Quads w, uint first, uint own, uint more)
+{
+    return in_parts ? Quads(address(w, first, own, more, 16)).at[0] : w.at[first + own + more];
+}
+uvec2 pair_at(Quads w, uint first, uint own, uint more)
+{
+    return in_parts ? ConstPairs(address(w, first, own, more, 8)).at[0] : ConstPairs(w).at[first + own + more];
+}
+uint word_at(Quads w, uint first, uint own, uint more)
+{
+    return in_parts ? ConstWords(address(w, first, own, more, 4)).at[0] : ConstWords(w).at[first + own + more];
+}
+
 // The first quad of a row.
 uint row_at(Quads w, uint type, uint stride, uint row)
 {
@@ -107,22 +137,23 @@ Chunk load_sparse_chunk(Quads w, uint type, uint row, uint i, uint n)
     return c;
 }
 
-// Chunk `at` of a row of n weights; `row` is the row's first quad.
-Chunk load_chunk(Quads w, uint type, uint row, uint at, uint n)
+// Chunk at + more (see quad_at) of a row of n weights; `row` is the row's first quad.
+Chunk load_chunk(Quads w, uint type, uint row, uint at, uint more, uint n)
 {
-    if (is_sparse(type)) return load_sparse_chunk(w, type, row, at * chunk_weights(type), n);
+    if (is_sparse(type)) return load_sparse_chunk(w, type, row, (at + more) * chunk_weights(type), n);
     Chunk c = {uvec4(0), uvec2(0)};
-    if (chunk_weights(type) == 32 && low_bits(type) == 2) c.low.xy = ConstPairs(w).at[row * 2 + at];
-    else c.low = w.at[row + at];
+    if (chunk_weights(type) == 32 && low_bits(type) == 2) c.low.xy = pair_at(w, row * 2, at, more);
+    else c.low = quad_at(w, row, at, more);
     if (chunk_weights(type) < 32) return c;
-    if (high_bits(type) == 1) c.high.x = ConstWords(w).at[row * 4 + n * low_bits(type) / 32 + at];
-    if (high_bits(type) == 2) c.high = ConstPairs(w).at[row * 2 + n * low_bits(type) / 64 + at];
+    if (high_bits(type) == 1) c.high.x = word_at(w, row * 4 + n * low_bits(type) / 32, at, more);
+    if (high_bits(type) == 2) c.high = pair_at(w, row * 2 + n * low_bits(type) / 64, at, more);
     return c;
 }
+Chunk load_chunk(Quads w, uint type, uint row, uint at, uint n) { return load_chunk(w, type, row, at, 0, n); }
 
 float half_at(Quads w, uint first, uint i)    // number i of the fp16 that begin at a word
 {
-    const vec2 pair = unpackHalf2x16(ConstWords(w).at[first + i / 2]);
+    const vec2 pair = unpackHalf2x16(word_at(w, first, i / 2, 0));
     return (i & 1) == 0 ? pair.x : pair.y;
 }
 
@@ -140,35 +171,35 @@ void row_scales(Quads w, uint type, uint row, uint i, uint n, out vec2 scale, ou
     if (is_sparse(type)) {
         scale = vec2(half_at(w, row * 4, sparse_scales(n) + i / 32));
     } else if (number == Q6_K) {
-        const uint word = ConstWords(w).at[first + i / 64];
+        const uint word = word_at(w, first, i / 64, 0);
         scale = half_at(w, first + n / 64, i / 256) * vec2(s8_at(word, i / 16 & 3), s8_at(word, (i / 16 & 3) + 1));
     } else if (number == Q4_K || number == Q5_K) {
-        const uvec4 s = w.at[first / 4 + i / 256];
+        const uvec4 s = quad_at(w, first / 4, i / 256, 0);
         const uint at = i / 32 & 3, scale_byte = u8_at(s.y, at), minimum_byte = u8_at(s.z, at), both = u8_at(s.w, at);
         const bool lower = (i / 32 & 7) < 4;
         const vec2 d = unpackHalf2x16(s.x);
         scale = vec2(d.x * float(lower ? scale_byte & 63 : (both & 15) | scale_byte >> 6 << 4));
         minimum = vec2(d.y * float(lower ? minimum_byte & 63 : both >> 4 | minimum_byte >> 6 << 4));
     } else if (number == Q2_K) {
-        const uint both = ConstWords(w).at[first + i / 64] >> 8 * (i / 16 & 3);
-        const vec2 d = unpackHalf2x16(ConstWords(w).at[first + n / 64 + i / 256]);
+        const uint both = word_at(w, first, i / 64, 0) >> 8 * (i / 16 & 3);
+        const vec2 d = unpackHalf2x16(word_at(w, first + n / 64, i / 256, 0));
         scale = d.x * vec2(both & 15, both >> 8 & 15);
         minimum = d.y * vec2(both >> 4 & 15, both >> 12 & 15);
     } else if (number == Q3_K) {
-        const uvec4 s = w.at[first / 4 + i / 256];
+        const uvec4 s = quad_at(w, first / 4, i / 256, 0);
         const uint k = i / 16 & 15;    // even, so that both scales are in the same words
         const uint low = ((k & 4) == 0 ? s.x : s.y) >> 8 * (k & 3) + k / 8 * 4, high = s.z >> 8 * (k & 3) + k / 4 * 2;
         scale = unpackHalf2x16(s.w).x * (vec2(low & 15 | (high & 3) << 4, low >> 8 & 15 | (high >> 8 & 3) << 4) - 32.0);
     } else if (number == IQ4_XS) {
-        const uvec2 s = ConstPairs(w).at[first / 2 + i / 256];
+        const uvec2 s = pair_at(w, first / 2, i / 256, 0);
         const uint part = i / 32 & 7;
         scale = vec2(unpackHalf2x16(s.x).x * (float(s.y >> 4 * part & 15 | (s.x >> 16 + 2 * part & 3) << 4) - 32.0));
     } else if (number == Q4_1 || number == Q5_1) {
-        const vec2 both = unpackHalf2x16(ConstWords(w).at[first + i / 32]);
+        const vec2 both = unpackHalf2x16(word_at(w, first, i / 32, 0));
         scale = both.xx;
         minimum = -both.yy;
     } else if (number == MXFP4) {
-        const uint e = u8_at(ConstWords(w).at[first + i / 128], i / 32 & 3);
+        const uint e = u8_at(word_at(w, first, i / 128, 0), i / 32 & 3);
         // 2^(e - 128)
         scale = vec2(uintBitsToFloat(e < 2 ? 0x00200000u << e : e == 255 ? 0x7fc00000u : (e - 1) << 23));
     } else {
@@ -240,8 +271,6 @@ layout(constant_id = 3) const uint rows_at_once = 1;
 
 float add_lanes(vec4 v) { return v.x + v.y + v.z + v.w; }
 
-// Tokens that meet a weight as it is unpacked once.
-layout(constant_id = 5) const uint few = 1;
 const uint sums_at_once = rows_at_once * few;
 
 uint token_at(uint token, uint tokens, uint t) { return few == 1 ? token : min(token + t, tokens - 1); }
@@ -256,11 +285,11 @@ struct Part {              // a chunk and its scales as they come from memory
     vec2 scale, minimum;
 };
 
-Part load_part(Quads w, uint type, uint row, uint q, uint n)
+Part load_part(Quads w, uint type, uint row, uint q, uint more, uint n)
 {
     Part p;
-    p.c = load_chunk(w, type, row, q, n);
-    row_scales(w, type, row, q * chunk_weights(type), n, p.scale, p.minimum);
+    p.c = load_chunk(w, type, row, q, more, n);
+    row_scales(w, type, row, (q + more) * chunk_weights(type), n, p.scale, p.minimum);
     return p;
 }
 
@@ -274,8 +303,9 @@ struct Inputs {            // the vectors that rows meet: `few` of (tokens, n) f
 // Where the t-th of them begins, in so many numbers.
 uint input_at(Inputs x, uint t, uint of) { return token_at(x.token, x.tokens, t) * (x.n / of); }
 
-// sum += what chunk q of rows_at_once rows gives; those are parts[first] and on.
-void add_chunk(uint type, Part parts[parts_at_once], uint first, uint q, Inputs x, inout float sum[sums_at_once])
+// sum += what chunk q + more of rows_at_once rows gives; those are parts[first] and on.
+void add_chunk(uint type, Part parts[parts_at_once], uint first, uint q, uint more, Inputs x,
+               inout float sum[sums_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type);
     [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
@@ -288,7 +318,8 @@ void add_chunk(uint type, Part parts[parts_at_once], uint first, uint q, Inputs 
             vec4 weights[rows_at_once];
             [[unroll]] for (uint r = 0; r < rows_at_once; ++r) weights[r] = chunk_part(type, parts[first + r].c, j);
             [[unroll]] for (uint t = 0; t < few; ++t) {
-                const vec4 four = ConstFloats4(x.x).at[input_at(x, t, 4) + q * (chunk / 4) + j];
+                const vec4 four = uintBitsToFloat(
+                    quad_at(Quads(x.x), input_at(x, t, 4), q * (chunk / 4), more * (chunk / 4) + j));
                 [[unroll]] for (uint r = 0; r < rows_at_once; ++r) part[r * few + t] += weights[r] * four;
                 if (has_minima(type)) x_sum[t] += four;
             }
@@ -316,14 +347,14 @@ void rows_dot(Quads w, uint type, uint first, uint stride, uint last, Inputs x, 
     Part parts[parts_at_once];
     for (; q + (chunks_at_once - 1) * step < whole; q += chunks_at_once * step) {
         [[unroll]] for (uint p = 0; p < parts_at_once; ++p)
-            parts[p] = load_part(w, type, row[p % rows_at_once], q + p / rows_at_once * step, n);
+            parts[p] = load_part(w, type, row[p % rows_at_once], q, p / rows_at_once * step, n);
         [[unroll]] for (uint u = 0; u < chunks_at_once; ++u)
-            add_chunk(type, parts, u * rows_at_once, q + u * step, x, sum);
+            add_chunk(type, parts, u * rows_at_once, q, u * step, x, sum);
     }
     if (chunks_at_once > 1)
         for (; q < whole; q += step) {
-            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) parts[r] = load_part(w, type, row[r], q, n);
-            add_chunk(type, parts, 0, q, x, sum);
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) parts[r] = load_part(w, type, row[r], q, 0, n);
+            add_chunk(type, parts, 0, q, 0, x, sum);
         }
     // What is left of a row of odd length, a weight per invocation; x ends with the row. Nothing that is not there is
     // named, even where no invocation comes: Mesa's software device (26.2) reads what is at an address that is the same
@@ -359,7 +390,8 @@ uint chunk_s8(uint type, Chunk c, uint j)
 // The same as add_chunk for formats with blocks in integers: x = scale (256 high + low). 32 * 127 * 32767 fits into 32
 // bits. A bias is taken off the sum, by means of the sums of x: a multiplication for each group instead of some
 // operations for each word.
-void add_chunk_int(uint type, Part parts[parts_at_once], uint first, uint q, Inputs x, inout float sum[sums_at_once])
+void add_chunk_int(uint type, Part parts[parts_at_once], uint first, uint q, uint more, Inputs x,
+                   inout float sum[sums_at_once])
 {
     const uint chunk = chunk_weights(type), group = scale_weights(type);
     uint weights[rows_at_once * 8];
@@ -369,11 +401,14 @@ void add_chunk_int(uint type, Part parts[parts_at_once], uint first, uint q, Inp
             weights[r * 8 + j] = has_table(type) ? look_up(table(type), four) : four;
         }
     [[unroll]] for (uint t = 0; t < few; ++t) {
-        const uint at = input_at(x, t, 16) + q * chunk / 16;
+        const uint at = input_at(x, t, 16), of_chunk = chunk / 16;
         uvec4 high[2], low[2];
-        [[unroll]] for (uint i = 0; i < chunk / 16; ++i)
-            high[i] = x.high.at[at + i], low[i] = x.low.at[at + i];
-        const vec4 scale = x.scale.at[at / 2];    // and the sums of the first 16 and of the others, and 1 / scale
+        [[unroll]] for (uint i = 0; i < of_chunk; ++i) {
+            high[i] = quad_at(x.high, at, q * of_chunk, more * of_chunk + i);
+            low[i] = quad_at(x.low, at, q * of_chunk, more * of_chunk + i);
+        }
+        // And the sums of the first 16 and of the others, and 1 / scale.
+        const vec4 scale = uintBitsToFloat(quad_at(Quads(x.scale), at / 2, (q + more) * of_chunk / 2, 0));
         const ivec2 sums = bias(type) > 0 ? ivec2(roundEven(scale.yz * scale.w)) : ivec2(0);
         [[unroll]] for (uint g = 0; g < chunk / group; ++g) {
             const int x_sum = group < chunk ? sums[g] : sums.x + sums.y;
@@ -404,14 +439,14 @@ void rows_dot_int(Quads w, uint type, uint first, uint stride, uint last, Inputs
     Part parts[parts_at_once];
     for (; q + (chunks_at_once - 1) * step < whole; q += chunks_at_once * step) {
         [[unroll]] for (uint p = 0; p < parts_at_once; ++p)
-            parts[p] = load_part(w, type, row[p % rows_at_once], q + p / rows_at_once * step, n);
+            parts[p] = load_part(w, type, row[p % rows_at_once], q, p / rows_at_once * step, n);
         [[unroll]] for (uint u = 0; u < chunks_at_once; ++u)
-            add_chunk_int(type, parts, u * rows_at_once, q + u * step, x, sum);
+            add_chunk_int(type, parts, u * rows_at_once, q, u * step, x, sum);
     }
     if (chunks_at_once > 1)
         for (; q < whole; q += step) {
-            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) parts[r] = load_part(w, type, row[r], q, n);
-            add_chunk_int(type, parts, 0, q, x, sum);
+            [[unroll]] for (uint r = 0; r < rows_at_once; ++r) parts[r] = load_part(w, type, row[r], q, 0, n);
+            add_chunk_int(type, parts, 0, q, 0, x, sum);
         }
 }
 #endif

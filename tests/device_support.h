@@ -25,7 +25,7 @@ inline std::shared_ptr<vulkan::Instance> test_instance()
 }
 
 /// One device per set of features, open until the end.
-inline std::shared_ptr<vulkan::Device> test_device(vulkan::Features features = {true, true})
+inline std::shared_ptr<vulkan::Device> test_device(vulkan::Features features = {true, true, true})
 {
     const auto instance = test_instance();
     const auto choice = vulkan::choose_device(instance->devices(), device_name);
@@ -38,8 +38,8 @@ inline void check_silence()
     for (const std::string& message : workshop->take_validation_messages()) FAIL_CHECK(message);
 }
 
-/// With all of them, and with none: no kernel uses two, so that each is tested with and without its own.
-inline constexpr vulkan::Features feature_sets[] = {{true, true}, {false, false}};
+/// With all of them, and with none, so that each kernel is tested with and without its own.
+inline constexpr vulkan::Features feature_sets[] = {{true, true, true}, {false, false, false}};
 
 /// A buffer that host and device both see.
 template <class T>

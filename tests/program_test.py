@@ -407,7 +407,8 @@ class RunOnDevice(DeviceCase):
     def test_greedy_text_is_the_expected_one_without_the_optional_abilities_of_the_device(self):
         for case in expected("greedy")[:3]:
             for of_neurons in (1, 0.5):
-                for without in (("--without-fp16",), ("--without-int-dot",), ("--without-fp16", "--without-int-dot")):
+                for without in (("--without-fp16",), ("--without-int-dot",), ("--without-int64",),
+                                ("--without-fp16", "--without-int-dot", "--without-int64")):
                     with self.subTest(case["prompt"], of_neurons=of_neurons, without=without):
                         self.check(case, of_neurons, *without)
 

@@ -134,7 +134,7 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
                           M(Join, part_count), M(Join, part_stride), M(Join, has_cold), M(Join, publish), M(Join, head),
                           M(Join, writes_planes), M(Join, form), M(Join, eps), M(Join, gain)});
     check_layout("quantise", {M(Quantise, x), M(Quantise, planes), M(Quantise, n)});
-    for (const char* kernel : {"matvec", "matvec_idot"})
+    for (const char* kernel : {"matvec", "matvec_idot", "matvec_32", "matvec_idot_32"})
         check_layout(kernel, {M(MatVec, step), M(MatVec, weight), M(MatVec, x), M(MatVec, planes), M(MatVec, y),
                               M(MatVec, rows), M(MatVec, cols), M(MatVec, stride), M(MatVec, relu)});
     for (const char* kernel : {"matmul", "matmul_f16", "matmul_idot"})
@@ -153,7 +153,7 @@ TEST_CASE("the kernels' compiler and ours lay out the argument structs alike")
                             M(Attend, parts), M(Attend, counters), M(Attend, planes), M(Attend, heads),
                             M(Attend, kv_heads), M(Attend, pages), M(Attend, writes_planes), M(Attend, splits),
                             M(Attend, window), M(Attend, scale), M(Attend, softcap)});
-    for (const char* kernel : {"ffn_up", "ffn_up_idot"})
+    for (const char* kernel : {"ffn_up", "ffn_up_idot", "ffn_up_32", "ffn_up_idot_32"})
         check_layout(kernel, {M(FfnUp, step), M(FfnUp, gate), M(FfnUp, up), M(FfnUp, bias), M(FfnUp, x),
                               M(FfnUp, planes), M(FfnUp, h), M(FfnUp, chosen), M(FfnUp, neurons), M(FfnUp, cols),
                               M(FfnUp, gate_stride), M(FfnUp, up_stride), M(FfnUp, cut), M(FfnUp, floor),

@@ -131,7 +131,7 @@ namespace {
 
 template <class Key, class Args>
 const Kernel<Args>& compiled(std::map<Key, Kernel<Args>>& kernels, const Key& key,
-                             const std::shared_ptr<vulkan::Device>& device, const char* name,
+                             const std::shared_ptr<vulkan::Device>& device, const std::string& name,
                              std::initializer_list<uint32_t> constants, uint32_t subgroup = 0)
 {
     const auto found = kernels.find(key);
@@ -139,12 +139,19 @@ const Kernel<Args>& compiled(std::map<Key, Kernel<Args>>& kernels, const Key& ke
                                   : kernels.emplace(key, Kernel<Args>(device, name, constants, subgroup)).first->second;
 }
 
+/// The module of this name that the device can run.
+std::string with_addresses(const vulkan::Device& device, const char* name)
+{
+    return device.features().int64 ? name : fmt::format("{}_32", name);
+}
+
 }    // namespace
 
 const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant& variant, uint32_t together)
 {
     const RowVariant v = fitted(*device_, variant, together);
-    return compiled(matvec_, {type, v, together}, device_, v.int_dot ? "matvec_idot" : "matvec",
+    return compiled(matvec_, {type, v, together}, device_,
+                    with_addresses(*device_, v.int_dot ? "matvec_idot" : "matvec"),
                     {kernel_constant(type), 0, 0, v.rows, v.subgroups * v.subgroup, together, v.chunks}, v.subgroup);
 }
 
@@ -202,7 +209,7 @@ const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, Row
     v = fitted(*device_, v, together);
     v.int_dot = v.int_dot && is_quantised(gate) && is_quantised(up);
     return compiled(
-        ffn_up_, {gate, up, v, together}, device_, v.int_dot ? "ffn_up_idot" : "ffn_up",
+        ffn_up_, {gate, up, v, together}, device_, with_addresses(*device_, v.int_dot ? "ffn_up_idot" : "ffn_up"),
         {kernel_constant(gate), kernel_constant(up), activation_, v.rows, v.subgroups * v.subgroup, together, v.chunks},
         v.subgroup);
 }

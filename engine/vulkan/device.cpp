@@ -40,6 +40,7 @@ std::shared_ptr<Device> Device::open(const std::shared_ptr<Instance>& instance, 
     self->info_ = info;
     self->features_ = {.fp16 = features.fp16 && info.features.fp16,
                        .int_dot = features.int_dot && info.features.int_dot,
+                       .int64 = features.int64 && info.features.int64,
                        .matrices = features.matrices && info.features.matrices};
 
     const InstanceApi& api = instance->api();
@@ -87,12 +88,14 @@ std::shared_ptr<Device> Device::open(const std::shared_ptr<Instance>& instance, 
                                             .timelineSemaphore = VK_TRUE,
                                             .bufferDeviceAddress = VK_TRUE,
                                             .vulkanMemoryModel = with_matrices};
+    const VkPhysicalDeviceFeatures basic = {.shaderInt64 = self->features_.int64};
     const VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
                                        .pNext = &f12,
                                        .queueCreateInfoCount = uint32_t(queues.size()),
                                        .pQueueCreateInfos = queues.data(),
                                        .enabledExtensionCount = uint32_t(extensions.size()),
-                                       .ppEnabledExtensionNames = extensions.data()};
+                                       .ppEnabledExtensionNames = extensions.data(),
+                                       .pEnabledFeatures = &basic};
     check_result(api.CreateDevice(info.handle, &create, nullptr, &self->handle_), "vkCreateDevice");
 #define X(name)                                                                                                        \
     self->api_.name = reinterpret_cast<PFN_vk##name>(api.GetDeviceProcAddr(self->handle_, "vk" #name));                \

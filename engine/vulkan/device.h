@@ -28,6 +28,7 @@ enum class DeviceKind { discrete, integrated, other, software };
 struct Features {
     bool fp16 = false;        // arithmetic in half precision
     bool int_dot = false;     // integer dot product of packed bytes
+    bool int64 = false;       // integers of 64 bits, to compute addresses with
     bool matrices = false;    // cooperative matrices of halves, summed in floats
 };
 

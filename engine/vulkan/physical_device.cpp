@@ -99,7 +99,11 @@ void look_at_memory(const InstanceApi& api, VkPhysicalDevice handle, DeviceInfo&
 /// What of the features kernels use.
 void look_at_features(const InstanceApi& api, const Properties& p, const OfferedFeatures& f, DeviceInfo& d)
 {
-    d.features = {.fp16 = bool(f.v12.shaderFloat16), .int_dot = bool(f.v13.shaderIntegerDotProduct)};
+    d.features = {.fp16 = bool(f.v12.shaderFloat16),
+                  .int_dot = bool(f.v13.shaderIntegerDotProduct),
+                  .int64 = bool(f.all.features.shaderInt64)};
+    // With them Intel's compiler keeps more in registers than there are: half as many kernels again spill on Gen 9.
+    d.features.int64 &= p.all.properties.vendorID != intel;
     // The kernel's memory model is Vulkan's, as the compiler wants it with cooperative matrices. Intel's driver has
     // rules of its own for the size of their subgroups, under which nobody has seen this kernel run.
     const bool fit = f.matrices.cooperativeMatrix && f.v12.shaderFloat16 && f.v12.vulkanMemoryModel &&

@@ -28,6 +28,13 @@ struct Turn {
     std::vector<double> trips;    // of the loops inside, in the order of the shader
 };
 
+/// Of two modules that differ in how they compute addresses a device has one, and both go by one name.
+std::string without_addresses(std::string module)
+{
+    if (module.ends_with("_32")) module.resize(module.size() - 3);
+    return module;
+}
+
 class Listing {
   public:
     Listing(std::shared_ptr<vulkan::Device> device, bool with_code) : device_(std::move(device)), with_code_(with_code)
@@ -39,8 +46,9 @@ class Listing {
     void add(const vulkan::Kernel<Args>& kernel, std::string_view variant = "", const Turn& turn = {})
     {
         const vulkan::Pipeline& pipeline = kernel.pipeline();
-        seen_.insert(pipeline.name());
-        const std::string name = fmt::format("{}{}{}", pipeline.name(), variant.empty() ? "" : " ", variant);
+        const std::string module = without_addresses(pipeline.name());
+        seen_.insert(module);
+        const std::string name = fmt::format("{}{}{}", module, variant.empty() ? "" : " ", variant);
         nlohmann::json line = {{"kernel", name}, {"statistics", pipeline.statistics()}};
         if (with_code_) {
             line["code"] = pipeline.code();
@@ -57,7 +65,7 @@ class Listing {
         const vulkan::Features& able = device_->features();
         std::string names;
         for (unsigned i = 0; i < vulkan::spirv_module_count; ++i) {
-            const std::string name = vulkan::spirv_modules[i].name;
+            const std::string name = without_addresses(vulkan::spirv_modules[i].name);
             if ((name.ends_with("_idot") && !able.int_dot) || (name.ends_with("_f16") && !able.fp16)) continue;
             if (name.ends_with("_coop") && !able.matrices) continue;
             if (!seen_.contains(name)) names += " " + name;

@@ -373,6 +373,7 @@ void add_experiments(CLI::App& app, EngineOptions& o)
     add_rope_options(app, o.overrides);
     app.add_flag("--without-fp16", o.without_fp16, "do not use the GPU's half-precision arithmetic");
     app.add_flag("--without-int-dot", o.without_int_dot, "do not use the GPU's integer dot products");
+    app.add_flag("--without-int64", o.without_int64, "do not use the GPU's integers of 64 bits");
     app.add_flag("--without-matrices", o.without_matrices, "do not use the GPU's cooperative matrices");
 }
 
