@@ -24,8 +24,10 @@ inline std::shared_ptr<vulkan::Instance> test_instance()
     return instance;
 }
 
+inline constexpr vulkan::Features all_features = {.fp16 = true, .int_dot = true, .int64 = true, .matrices = true};
+
 /// One device per set of features, open until the end.
-inline std::shared_ptr<vulkan::Device> test_device(vulkan::Features features = {true, true, true})
+inline std::shared_ptr<vulkan::Device> test_device(vulkan::Features features = all_features)
 {
     const auto instance = test_instance();
     const auto choice = vulkan::choose_device(instance->devices(), device_name);
@@ -39,7 +41,7 @@ inline void check_silence()
 }
 
 /// With all of them, and with none, so that each kernel is tested with and without its own.
-inline constexpr vulkan::Features feature_sets[] = {{true, true, true}, {false, false, false}};
+inline constexpr vulkan::Features feature_sets[] = {all_features, {}};
 
 /// A buffer that host and device both see.
 template <class T>

@@ -484,7 +484,7 @@ TEST_SUITE("device")
             options.mmproj = folder / "mmproj.gguf";
             options.ring_bytes = 1;    // the tower's pieces pass one by one
             if (i % 3 != 0) options.keep_vision = i % 3 == 1;
-            test_device({true, true, true})->take_most_allocated();    // the engine's; what others had
+            test_device()->take_most_allocated();    // the engine's; what others had
             Engine engine(options);
             INFO(engine.summary());
             Session session = engine.session();
