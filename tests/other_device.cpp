@@ -9,6 +9,8 @@
 //    "mapped": 64,                                                 MiB that the host can reach at once
 //    "taken_after": 3, "left": 100,      from the allocation of this number on a heap's budget is so many MiB
 //    "lost_after": 5}                    the submit of this number, and all after it, find the device lost
+#include "tests/vulkan_layer.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -18,8 +20,6 @@
 #include <mutex>
 
 #include <nlohmann/json.hpp>
-#include <vulkan/vk_layer.h>
-#include <vulkan/vulkan.h>
 
 namespace {
 
@@ -45,9 +45,6 @@ const nlohmann::json& pretended(VkPhysicalDevice physical)
 }
 
 constexpr uint64_t mib = 1 << 20;
-PFN_vkGetInstanceProcAddr next_instance;
-PFN_vkGetDeviceProcAddr next_device;
-VkInstance instance;
 VkDevice device;    // the one that was opened
 VkPhysicalDevice opened = VK_NULL_HANDLE;
 // Of the layer below; asked for while the instance is made, since later the loader answers with ours.
@@ -57,12 +54,6 @@ std::mutex mutex;
 std::map<VkDeviceMemory, std::pair<uint32_t, uint64_t>> allocations;    // heap and bytes
 uint64_t used[VK_MAX_MEMORY_HEAPS], mapped = 0;
 std::atomic<uint64_t> allocated = 0, submitted = 0;
-
-template <class F>
-F device_call(const char* name)
-{
-    return reinterpret_cast<F>(next_device(device, name));
-}
 
 bool reached(const nlohmann::json& p, const char* what, uint64_t count) { return p.contains(what) && count >= p[what]; }
 
@@ -113,7 +104,7 @@ VKAPI_ATTR void VKAPI_CALL memory_properties(VkPhysicalDevice physical, VkPhysic
 
 VKAPI_ATTR void VKAPI_CALL requirements(VkDevice d, VkBuffer buffer, VkMemoryRequirements* out)
 {
-    device_call<PFN_vkGetBufferMemoryRequirements>("vkGetBufferMemoryRequirements")(d, buffer, out);
+    device_call<PFN_vkGetBufferMemoryRequirements>(device, "vkGetBufferMemoryRequirements")(d, buffer, out);
     out->memoryTypeBits = (1u << pretended(opened)["types"].size()) - 1;
 }
 
@@ -128,7 +119,7 @@ VKAPI_ATTR VkResult VKAPI_CALL allocate(VkDevice d, const VkMemoryAllocateInfo* 
         return VK_ERROR_OUT_OF_DEVICE_MEMORY;
     VkMemoryAllocateInfo real = *info;
     real.memoryTypeIndex = 0;    // the software device has one
-    const VkResult result = device_call<PFN_vkAllocateMemory>("vkAllocateMemory")(d, &real, by, memory);
+    const VkResult result = device_call<PFN_vkAllocateMemory>(device, "vkAllocateMemory")(d, &real, by, memory);
     if (result != VK_SUCCESS) return result;
     ++allocated;
     used[heap] += info->allocationSize;
@@ -144,7 +135,7 @@ VKAPI_ATTR VkResult VKAPI_CALL map(VkDevice d, VkDeviceMemory memory, VkDeviceSi
         mapped += allocations.at(memory).second;
         if (mapped > pretended(opened).value("mapped", uint64_t(1) << 40) * mib) return VK_ERROR_MEMORY_MAP_FAILED;
     }
-    return device_call<PFN_vkMapMemory>("vkMapMemory")(d, memory, offset, size, flags, out);
+    return device_call<PFN_vkMapMemory>(device, "vkMapMemory")(d, memory, offset, size, flags, out);
 }
 
 VKAPI_ATTR void VKAPI_CALL release(VkDevice d, VkDeviceMemory memory, const VkAllocationCallbacks* by)
@@ -156,13 +147,13 @@ VKAPI_ATTR void VKAPI_CALL release(VkDevice d, VkDeviceMemory memory, const VkAl
             allocations.erase(found);
         }
     }
-    device_call<PFN_vkFreeMemory>("vkFreeMemory")(d, memory, by);
+    device_call<PFN_vkFreeMemory>(device, "vkFreeMemory")(d, memory, by);
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL submit(VkQueue queue, uint32_t count, const VkSubmitInfo2* submits, VkFence fence)
 {
     if (reached(pretended(opened), "lost_after", ++submitted)) return VK_ERROR_DEVICE_LOST;
-    return device_call<PFN_vkQueueSubmit2>("vkQueueSubmit2")(queue, count, submits, fence);
+    return device_call<PFN_vkQueueSubmit2>(device, "vkQueueSubmit2")(queue, count, submits, fence);
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL extensions(VkPhysicalDevice physical, const char* layer, uint32_t* count,
@@ -180,93 +171,40 @@ VKAPI_ATTR VkResult VKAPI_CALL extensions(VkPhysicalDevice physical, const char*
     return result;
 }
 
-/// The layer below this one, in the chain that the loader hands from layer to layer.
-VkLayerInstanceLink* link_of(const VkInstanceCreateInfo* info)
-{
-    auto* link = static_cast<VkLayerInstanceCreateInfo*>(const_cast<void*>(info->pNext));
-    while (link->sType != VK_STRUCTURE_TYPE_LOADER_INSTANCE_CREATE_INFO || link->function != VK_LAYER_LINK_INFO)
-        link = static_cast<VkLayerInstanceCreateInfo*>(const_cast<void*>(link->pNext));
-    return std::exchange(link->u.pLayerInfo, link->u.pLayerInfo->pNext);
-}
-VkLayerDeviceLink* link_of(const VkDeviceCreateInfo* info)
-{
-    auto* link = static_cast<VkLayerDeviceCreateInfo*>(const_cast<void*>(info->pNext));
-    while (link->sType != VK_STRUCTURE_TYPE_LOADER_DEVICE_CREATE_INFO || link->function != VK_LAYER_LINK_INFO)
-        link = static_cast<VkLayerDeviceCreateInfo*>(const_cast<void*>(link->pNext));
-    return std::exchange(link->u.pLayerInfo, link->u.pLayerInfo->pNext);
-}
-
 VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo* info, const VkAllocationCallbacks* by,
                                                VkInstance* out)
 {
-    next_instance = link_of(info)->pfnNextGetInstanceProcAddr;
-    const auto create = reinterpret_cast<PFN_vkCreateInstance>(next_instance(nullptr, "vkCreateInstance"));
-    const VkResult result = create(info, by, out);
+    const VkResult result = make_instance(info, by, out);
     if (result != VK_SUCCESS) return result;
-    instance = *out;
-    real_properties =
-        reinterpret_cast<PFN_vkGetPhysicalDeviceProperties2>(next_instance(instance, "vkGetPhysicalDeviceProperties2"));
-    real_extensions = reinterpret_cast<PFN_vkEnumerateDeviceExtensionProperties>(
-        next_instance(instance, "vkEnumerateDeviceExtensionProperties"));
+    real_properties = instance_call<PFN_vkGetPhysicalDeviceProperties2>("vkGetPhysicalDeviceProperties2");
+    real_extensions = instance_call<PFN_vkEnumerateDeviceExtensionProperties>("vkEnumerateDeviceExtensionProperties");
     return result;
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const VkDeviceCreateInfo* info,
                                              const VkAllocationCallbacks* by, VkDevice* out)
 {
-    const VkLayerDeviceLink* link = link_of(info);
-    next_device = link->pfnNextGetDeviceProcAddr;
-    const auto create =
-        reinterpret_cast<PFN_vkCreateDevice>(link->pfnNextGetInstanceProcAddr(instance, "vkCreateDevice"));
-    const VkResult result = create(physical, info, by, out);
+    const VkResult result = make_device(physical, info, by, out);
     device = *out;
     opened = physical;
     return result;
 }
 
-template <class F>
-PFN_vkVoidFunction untyped(F* f)
+const OwnCalls& own_calls()
 {
-    return reinterpret_cast<PFN_vkVoidFunction>(f);
-}
-
-VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_function(VkDevice d, const char* name)
-{
-    static const std::map<std::string_view, PFN_vkVoidFunction> own = {
-        {"vkGetDeviceProcAddr", untyped(device_function)},
-        {"vkGetBufferMemoryRequirements", untyped(requirements)},
-        {"vkAllocateMemory", untyped(allocate)},
-        {"vkMapMemory", untyped(map)},
-        {"vkFreeMemory", untyped(release)},
-        {"vkQueueSubmit2", untyped(submit)},
+    static const OwnCalls own = {
+        .of_instance = {{"vkCreateInstance", untyped(create_instance)},
+                        {"vkCreateDevice", untyped(create_device)},
+                        {"vkGetPhysicalDeviceProperties2", untyped(properties)},
+                        {"vkGetPhysicalDeviceMemoryProperties2", untyped(memory_properties)},
+                        {"vkEnumerateDeviceExtensionProperties", untyped(extensions)}},
+        .of_device = {{"vkGetBufferMemoryRequirements", untyped(requirements)},
+                      {"vkAllocateMemory", untyped(allocate)},
+                      {"vkMapMemory", untyped(map)},
+                      {"vkFreeMemory", untyped(release)},
+                      {"vkQueueSubmit2", untyped(submit)}},
     };
-    const auto found = own.find(name);
-    return found != own.end() ? found->second : next_device(d, name);
-}
-
-VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL instance_function(VkInstance i, const char* name)
-{
-    static const std::map<std::string_view, PFN_vkVoidFunction> own = {
-        {"vkGetInstanceProcAddr", untyped(instance_function)},
-        {"vkGetDeviceProcAddr", untyped(device_function)},
-        {"vkCreateInstance", untyped(create_instance)},
-        {"vkCreateDevice", untyped(create_device)},
-        {"vkGetPhysicalDeviceProperties2", untyped(properties)},
-        {"vkGetPhysicalDeviceMemoryProperties2", untyped(memory_properties)},
-        {"vkEnumerateDeviceExtensionProperties", untyped(extensions)},
-    };
-    const auto found = own.find(name);
-    return found != own.end() ? found->second : next_instance(i, name);
+    return own;
 }
 
 }    // namespace
-
-extern "C" VK_LAYER_EXPORT VKAPI_ATTR VkResult VKAPI_CALL
-vkNegotiateLoaderLayerInterfaceVersion(VkNegotiateLayerInterface* negotiated)
-{
-    negotiated->loaderLayerInterfaceVersion = 2;
-    negotiated->pfnGetInstanceProcAddr = instance_function;
-    negotiated->pfnGetDeviceProcAddr = device_function;
-    negotiated->pfnGetPhysicalDeviceProcAddr = nullptr;
-    return VK_SUCCESS;
-}

@@ -1,6 +1,8 @@
 // A Vulkan layer that writes what the driver's compiler makes of every compute pipeline of any program: a line of JSON
 // each, to the file that HEARTH_PEER_KERNELS names. It answers every wait at once, since drivers that compile for chips
 // that are not there run nothing; what such a program computes means nothing.
+#include "tests/vulkan_layer.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -14,22 +16,11 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
-#include <vulkan/vk_layer.h>
-#include <vulkan/vulkan.h>
 
 namespace {
 
-PFN_vkGetInstanceProcAddr next_instance;
-PFN_vkGetDeviceProcAddr next_device;
-VkInstance instance;
 std::mutex mutex;
 std::map<VkPipeline, nlohmann::json> unnamed;    // a program names its pipelines after it has made them
-
-template <class F>
-F device_call(VkDevice device, const char* name)
-{
-    return reinterpret_cast<F>(next_device(device, name));
-}
 
 void write(const nlohmann::json& line)
 {
@@ -124,35 +115,9 @@ VKAPI_ATTR VkResult VKAPI_CALL wait_fences(VkDevice, uint32_t, const VkFence*, V
     return VK_SUCCESS;
 }
 
-/// The layer below this one, in the chain that the loader hands from layer to layer.
-template <class Link>
-auto* link_of(const void* chain, VkStructureType type)
-{
-    auto* link = static_cast<Link*>(const_cast<void*>(chain));
-    while (link->sType != type || link->function != VK_LAYER_LINK_INFO)
-        link = static_cast<Link*>(const_cast<void*>(link->pNext));
-    return std::exchange(link->u.pLayerInfo, link->u.pLayerInfo->pNext);
-}
-
-VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo* info, const VkAllocationCallbacks* by,
-                                               VkInstance* out)
-{
-    next_instance = link_of<VkLayerInstanceCreateInfo>(info->pNext, VK_STRUCTURE_TYPE_LOADER_INSTANCE_CREATE_INFO)
-                        ->pfnNextGetInstanceProcAddr;
-    const auto create = reinterpret_cast<PFN_vkCreateInstance>(next_instance(nullptr, "vkCreateInstance"));
-    const VkResult result = create(info, by, out);
-    instance = *out;
-    return result;
-}
-
 VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const VkDeviceCreateInfo* info,
                                              const VkAllocationCallbacks* by, VkDevice* out)
 {
-    const VkLayerDeviceLink* link =
-        link_of<VkLayerDeviceCreateInfo>(info->pNext, VK_STRUCTURE_TYPE_LOADER_DEVICE_CREATE_INFO);
-    next_device = link->pfnNextGetDeviceProcAddr;
-    const auto create =
-        reinterpret_cast<PFN_vkCreateDevice>(link->pfnNextGetInstanceProcAddr(instance, "vkCreateDevice"));
     std::vector<const char*> names(info->ppEnabledExtensionNames,
                                    info->ppEnabledExtensionNames + info->enabledExtensionCount);
     VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR feature = {
@@ -170,46 +135,24 @@ VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const Vk
         more.enabledExtensionCount = uint32_t(names.size());
         more.ppEnabledExtensionNames = names.data();
     }
-    return create(physical, &more, by, out);
+    return make_device(physical, &more, by, out);
 }
 
-template <class F>
-PFN_vkVoidFunction untyped(F* f)
+const OwnCalls& own_calls()
 {
-    return reinterpret_cast<PFN_vkVoidFunction>(f);
-}
-
-VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_function(VkDevice device, const char* name)
-{
-    static const std::map<std::string_view, PFN_vkVoidFunction> own = {
-        {"vkGetDeviceProcAddr", untyped(device_function)},   {"vkCreateComputePipelines", untyped(create_pipelines)},
-        {"vkSetDebugUtilsObjectNameEXT", untyped(set_name)}, {"vkGetSemaphoreCounterValue", untyped(counter)},
-        {"vkGetSemaphoreCounterValueKHR", untyped(counter)}, {"vkWaitSemaphores", untyped(wait_semaphores)},
-        {"vkWaitSemaphoresKHR", untyped(wait_semaphores)},   {"vkWaitForFences", untyped(wait_fences)},
+    static const OwnCalls own = {
+        .of_instance = {{"vkCreateInstance", untyped(make_instance)},
+                        {"vkCreateDevice", untyped(create_device)},
+                        {"vkSetDebugUtilsObjectNameEXT", untyped(set_name)}},
+        .of_device = {{"vkCreateComputePipelines", untyped(create_pipelines)},
+                      {"vkSetDebugUtilsObjectNameEXT", untyped(set_name)},
+                      {"vkGetSemaphoreCounterValue", untyped(counter)},
+                      {"vkGetSemaphoreCounterValueKHR", untyped(counter)},
+                      {"vkWaitSemaphores", untyped(wait_semaphores)},
+                      {"vkWaitSemaphoresKHR", untyped(wait_semaphores)},
+                      {"vkWaitForFences", untyped(wait_fences)}},
     };
-    const auto found = own.find(name);
-    return found != own.end() ? found->second : next_device(device, name);
-}
-
-VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL instance_function(VkInstance i, const char* name)
-{
-    static const std::map<std::string_view, PFN_vkVoidFunction> own = {
-        {"vkGetInstanceProcAddr", untyped(instance_function)}, {"vkGetDeviceProcAddr", untyped(device_function)},
-        {"vkCreateInstance", untyped(create_instance)},        {"vkCreateDevice", untyped(create_device)},
-        {"vkSetDebugUtilsObjectNameEXT", untyped(set_name)},
-    };
-    const auto found = own.find(name);
-    return found != own.end() ? found->second : next_instance(i, name);
+    return own;
 }
 
 }    // namespace
-
-extern "C" VK_LAYER_EXPORT VKAPI_ATTR VkResult VKAPI_CALL
-vkNegotiateLoaderLayerInterfaceVersion(VkNegotiateLayerInterface* negotiated)
-{
-    negotiated->loaderLayerInterfaceVersion = 2;
-    negotiated->pfnGetInstanceProcAddr = instance_function;
-    negotiated->pfnGetDeviceProcAddr = device_function;
-    negotiated->pfnGetPhysicalDeviceProcAddr = nullptr;
-    return VK_SUCCESS;
-}
