@@ -13,10 +13,6 @@ EQUAL = 1.02    # what is nearer than this is called equal
 CASES = "type_a=(f16|q8_0|q6_K|q4_K|q4_0),.*m=4096,n=(1|512),k=14336"
 
 
-def width_of(line, dialect):
-    return line["statistics"]["Max dispatch width"] if dialect is vendor_code.INTEL else 0
-
-
 def format_of(line):
     """By the kernel's name, or where all formats share one by the constant that says which."""
     if match := re.match(r"(?:mul_mat_vec|matmul)_(f16|q\d_[0k])_", line["kernel"]):
@@ -37,7 +33,7 @@ def decode_products(line):
 
 
 def theirs_decode(line, dialect):
-    loop = vendor_code.main_loop(line["code"], dialect, width_of(line, dialect))
+    loop = vendor_code.main_loop(line["code"], dialect, vendor_code.width_of(line, dialect))
     products = decode_products(line)
     if not 0.7 * products <= loop.products <= 2.3 * products:
         raise ValueError(f"{line['kernel']}: {loop.products} products in its loop, {products} expected")
@@ -56,7 +52,7 @@ def theirs_prompt(line, dialect):
     trips = [rows * 32 / at_once / lanes, tokens * 2 / lanes]
     # A turn has 32 of the inner dimension; in integers four times that.
     products = rows * tokens * 32 / lanes * (4 if "_q8_1_" in line["kernel"] else 1)
-    loop = vendor_code.tile_loop(line["code"], dialect, width_of(line, dialect), trips, products)
+    loop = vendor_code.tile_loop(line["code"], dialect, vendor_code.width_of(line, dialect), trips, products)
     if not 1 <= loop.products / products < 1.3:    # scales take some of their own
         raise ValueError(f"{line['kernel']}: {loop.products} products in its loop, {products} expected")
     return products / loop.instructions
@@ -82,7 +78,7 @@ def of_ours(lines, dialect):
     found = {}
     for line in lines:
         kernel, variant = line["kernel"].split(" ", 1)
-        width = width_of(line, dialect)
+        width = vendor_code.width_of(line, dialect)
         if kernel.startswith("matvec") and variant.endswith(" x1"):
             loop = vendor_code.main_loop(line["code"], dialect, width)
             work, figure = "decode", loop.instructions / line["turn_bytes"]

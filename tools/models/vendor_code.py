@@ -104,6 +104,11 @@ def loops_of(blocks, follow):
     return loops
 
 
+def width_of(line, dialect):
+    """Of the kernel that a line of kernel_statistics is about: Intel's, whose instructions may have half of it."""
+    return line["statistics"]["Max dispatch width"] if dialect is INTEL else 0
+
+
 def cost(line, width):
     """Of Intel's instructions each says how many lanes it has; a processor does none faster than one of eight."""
     lanes = re.match(r"^(?:\(.*?\))?\s+\w+\S* \((\d+)", line)
