@@ -7,7 +7,7 @@
 #include "host/kernels.h"
 
 #include <map>
-#include <tuple>
+#include <utility>
 
 namespace hearth {
 
@@ -38,7 +38,7 @@ struct Workshop::State {
     WorkshopOptions options;
     std::optional<host::Team> team;
     std::shared_ptr<vulkan::Instance> instance;
-    std::map<std::tuple<VkPhysicalDevice, bool, bool, bool, bool>, std::shared_ptr<vulkan::Device>> devices;
+    std::map<std::pair<VkPhysicalDevice, vulkan::Features>, std::shared_ptr<vulkan::Device>> devices;
     std::map<VkPhysicalDevice, std::shared_ptr<uint64_t>> promised;    // by the chip, whatever features it is used with
 };
 
@@ -61,7 +61,7 @@ std::shared_ptr<vulkan::Instance> Workshop::instance(std::string& why_not)
 std::shared_ptr<vulkan::Device> Workshop::device(const vulkan::DeviceInfo& info, vulkan::Features features)
 {
     HEARTH_CHECK(state_->instance);
-    auto& device = state_->devices[{info.handle, features.fp16, features.int_dot, features.int64, features.matrices}];
+    auto& device = state_->devices[{info.handle, features}];
     if (!device) device = vulkan::Device::open(state_->instance, info, features);
     return device;
 }

@@ -206,7 +206,7 @@ class HostMeasurement {
         return gb_per_s(memory_.size(), median_time([&] { sum += host::sum_words(team_, words); }));
     }
 
-    /// Seconds for gigabytes of the KV cache, of so many heads of keys and values for 32 of queries.
+    /// Of so many heads of keys and values; a cache of each layer, until they fill as much as that memory.
     CacheTime cache_time(uint32_t kv_heads)
     {
         constexpr uint32_t pages[] = {0, 1, 2, 3};

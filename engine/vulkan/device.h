@@ -30,6 +30,8 @@ struct Features {
     bool int_dot = false;     // integer dot product of packed bytes
     bool int64 = false;       // integers of 64 bits, to compute addresses with
     bool matrices = false;    // cooperative matrices of halves, summed in floats
+
+    auto operator<=>(const Features&) const = default;
 };
 
 /// Of a product that the device makes of cooperative matrices: (m, k) times (k, n).

@@ -56,11 +56,12 @@ DeviceChoice choose_best(const std::vector<DeviceInfo>& devices, const MeasuredR
         usable, {}, [&](size_t i) { return std::tuple(-int(devices[i].kind), devices[i].memory, -int64_t(i)); });
     choice.reason = fmt::format("the best of {} Vulkan device{}", devices.size(), devices.size() == 1 ? "" : "s");
     if (measured && usable.size() > 1) {
-        const auto rate = [&](size_t i) { return measured(devices[i]); };
-        const size_t fastest = *std::ranges::max_element(usable, {}, rate);
-        if (rate(best) > 0 && rate(fastest) > rate(best)) {
+        std::vector<double> rates(devices.size());    // each is a file to be read
+        for (size_t i : usable) rates[i] = measured(devices[i]);
+        const size_t fastest = *std::ranges::max_element(usable, {}, [&](size_t i) { return rates[i]; });
+        if (rates[best] > 0 && rates[fastest] > rates[best]) {
             choice.reason = fmt::format("the fastest of those that were measured: {:.0f} GB/s, where {} has {:.0f}",
-                                        rate(fastest), devices[best].name, rate(best));
+                                        rates[fastest], devices[best].name, rates[best]);
             best = fastest;
         }
     }
