@@ -83,7 +83,8 @@ void run(const std::shared_ptr<const Gguf>& file, DownLayout layout)
         } catch (const NotFiniteNumbers&) {    // as a Session does
             const RowTable rows(weights.config.dim);
             const Diagnosis why = {.weights = weights, .team = team, .batch = 2, .kv = {}, .rows = rows, .device = ""};
-            throw why.of(std::vector{std::vector<Token>(tokens, tokens + position + 1)});
+            const std::vector<Token> text(tokens, tokens + position + 1);
+            throw why.of({&text, 1});
         }
     }
 }

@@ -12,8 +12,8 @@ void read(std::string_view bytes)
 {
     const TemporaryFile file("model.gguf.generated.gpuidx", bytes);
     Config config;
-    config.layers = small_model.layers;
-    config.neurons = small_model.neurons;
+    config.layers = seed_model.layers;
+    config.neurons = seed_model.neurons;
     const GpuIndex index = read_gpu_index(file.path(), config);
     const ActivationStatistics statistics(config.layers, std::vector<double>(config.neurons, 1));
     missorted(index, statistics);

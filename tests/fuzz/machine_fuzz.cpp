@@ -12,13 +12,13 @@ namespace {
 
 void plan(const Machine& machine)
 {
-    static const std::string bytes = random_model(small_model).bytes();
+    static const std::string bytes = random_model(seed_model).bytes();
     static const Weights weights = describe_weights(std::make_shared<const Gguf>("model.gguf", bytes));
-    static const Needs needs = device_needs(weights, {.context = small_model.context, .batch = 16});
+    static const Needs needs = device_needs(weights, {.context = seed_model.context, .batch = 16});
     std::vector<LayerUse> use;
     for (const LayerNeeds& layer : needs.layers)
         use.push_back({.fired = std::vector<double>(layer.groups, 3.5), .looked_at = 0.5, .skips = true});
-    const SessionShape shape = session_shape({.context = small_model.context, .batch = 16}, weights.config);
+    const SessionShape shape = session_shape({.context = seed_model.context, .batch = 16}, weights.config);
     const Costs costs = expected_costs({weights, needs, shape, use}, machine, 7);
     uint64_t all = needs.scratch + needs.head;
     for (const LayerNeeds& layer : needs.layers)

@@ -106,7 +106,7 @@ std::vector<std::pair<std::string, GgufWriter>> models()
 {
     std::vector<std::pair<std::string, GgufWriter>> all;
     const auto make = [&](std::string name, auto&& change) {
-        RandomModel m = small_model;
+        RandomModel m = seed_model;
         change(m);
         all.emplace_back(std::move(name), random_model(m));
     };
@@ -137,7 +137,7 @@ std::vector<std::pair<std::string, GgufWriter>> models()
          [](RandomModel& m) { m.architecture = "falcon", m.two_norms = true, m.activation = host::Activation::gelu; });
     for (const WeightType values : {WeightType::f16, WeightType::q8_0}) {
         make(values == WeightType::f16 ? "sparse-f16" : "sparse-q8_0", [&](RandomModel& m) { m.type = values; });
-        add_sparse(all.back().second, "blk.0.ffn_up.weight", values, small_model.neurons, small_model.dim);
+        add_sparse(all.back().second, "blk.0.ffn_up.weight", values, seed_model.neurons, seed_model.dim);
     }
     make("powerinfer", [](RandomModel& m) { m.predictor = {8}; });
     all.back().second.magic = "PWRI";
@@ -155,15 +155,15 @@ std::vector<std::pair<std::string, GgufWriter>> models()
 
 Profile small_profile(const Gguf& model)
 {
-    Profile p = empty_profile(model, small_model.layers, small_model.neurons, small_model.dim);
+    Profile p = empty_profile(model, seed_model.layers, seed_model.neurons, seed_model.dim);
     p.positions = 40;
     p.stride = 2;
     p.sampled = 20;
     p.texts = {{"0123456789abcdef", 1, 2}};
     for (LayerProfile& layer : p.layers) {
-        for (uint32_t n = 0; n < small_model.neurons; n++) layer.fired[n] = n % 40;
+        for (uint32_t n = 0; n < seed_model.neurons; n++) layer.fired[n] = n % 40;
         for (uint64_t s = 0; s < p.sampled; s++) layer.samples.push_back(uint32_t(s * 0x9e3779b9u));
-        for (uint32_t d = 0; d <= small_model.dim; d++) layer.agreeing[d] = 9, layer.agreeing_fired[d] = d % 9;
+        for (uint32_t d = 0; d <= seed_model.dim; d++) layer.agreeing[d] = 9, layer.agreeing_fired[d] = d % 9;
         layer.predicted = 30;
         layer.predicted_fired = 20;
         layer.activation[17] = 5;
@@ -173,7 +173,7 @@ Profile small_profile(const Gguf& model)
 
 void add_profiles()
 {
-    const std::string bytes = random_model(small_model).bytes();
+    const std::string bytes = random_model(seed_model).bytes();
     const Gguf model("model.gguf", bytes);
     const std::filesystem::path folder = corpus / "profile";
     std::filesystem::create_directories(folder);
@@ -191,7 +191,7 @@ void add_profiles()
 /// A model in three parts: keys, and the tensors in the order of their names.
 void add_parts()
 {
-    const std::string bytes = random_model(small_model).bytes();
+    const std::string bytes = random_model(seed_model).bytes();
     const Gguf model("model.gguf", bytes);
     std::string all;
     constexpr uint16_t count = 3;
@@ -217,10 +217,10 @@ void add_gpu_index()
 {
     GgufWriter file;
     file.key("general.architecture", "generic.gpu_index");
-    file.key("generic.gpu_index.block_count", small_model.layers);
+    file.key("generic.gpu_index.block_count", seed_model.layers);
     file.key("split.vram_capacity", uint64_t(1) << 30);
-    std::vector<int32_t> on_gpu(small_model.neurons), bucket;
-    for (uint32_t i = 0; i < small_model.neurons; i += 3) {
+    std::vector<int32_t> on_gpu(seed_model.neurons), bucket;
+    for (uint32_t i = 0; i < seed_model.neurons; i += 3) {
         on_gpu[i] = 1;
         bucket.push_back(int32_t(i));
     }

@@ -5,7 +5,7 @@
 
 namespace hearth::fuzz {
 
-inline const RandomModel small_model = {
+inline const RandomModel seed_model = {
     .layers = 1, .dim = 32, .heads = 2, .kv_heads = 1, .neurons = 32, .vocab = 20, .context = 16};
 
 }    // namespace hearth::fuzz
