@@ -145,6 +145,13 @@ class Wine(unittest.TestCase):
                 self.assertNotIn(b"\r", done.stderr)
         run(WINDOWS, "run", self.model, "--no-such-option", code=2)
 
+    def test_confinement_is_refused_where_a_trial_shows_that_it_does_nothing(self):
+        """Wine takes the calls, and a process that has given up writing goes on writing."""
+        done = run(WINDOWS, "inspect", self.model, "--confine", "on", code=1)
+        self.assertRegex(done.stderr.decode(), r"(?s)\Ahearth: this system cannot keep files from being written "
+                                               r"\(a low level of integrity[^\n]*: use --confine off\n\Z")
+        self.same("inspect", self.model, "--confine", "off")
+
     @unittest.skipUnless(HANGS, "asked for by --hangs")
     def test_no_run_hangs(self):
         subprocess.run([Path(WINE).with_name("wineserver"), "-p"], env=ENVIRONMENT, check=True)    # which stays

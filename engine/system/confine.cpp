@@ -2,7 +2,6 @@
 
 #include "engine/error.h"
 
-#ifdef __linux__
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -19,11 +18,11 @@
 #include <cstddef>
 #include <cstring>
 #include <optional>
-#endif
 
 namespace hearth {
 
-#ifdef __linux__
+const char* const confining_files = "Landlock, of Linux 5.13 and newer where it is switched on";
+const char* const confining_calls = "seccomp, of Linux";
 
 namespace {
 
@@ -353,16 +352,5 @@ std::string confinement_advice(int error)
                ? "; this process is confined to what it was told to write: --confine off lifts that"
                : "";
 }
-
-#else
-
-bool can_confine_files() { return false; }
-bool can_confine_calls() { return false; }
-bool confine_files(const Outputs&, bool) { return false; }
-bool confine_calls(bool) { return false; }
-std::string single_process_filter() { return ""; }
-std::string confinement_advice(int) { return ""; }
-
-#endif
 
 }    // namespace hearth
