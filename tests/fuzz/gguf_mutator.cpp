@@ -91,7 +91,7 @@ std::optional<File> parse(std::string_view bytes)
         }
         if (k.value.type >= std::size(scalar_bytes) || k.value.type == array_type) return {};
         for (uint64_t e = 0; e < n && c.good; e++) k.value.elements.push_back(element(c, k.value.type));
-        if (k.name == "general.alignment" && !k.value.array && k.value.elements[0].size() == 4)
+        if (k.name == "general.alignment" && c.good && !k.value.array && k.value.elements[0].size() == 4)
             std::memcpy(&f.alignment, k.value.elements[0].data(), 4);
         else f.keys.push_back(std::move(k));
     }
