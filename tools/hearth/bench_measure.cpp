@@ -84,11 +84,18 @@ StatsTotals measure_stages(Engine& engine, const Test& test, Series& series, std
     };
     test.work(session);
     if (readings > 0) series.read_speed = readings / seconds_per_gb;
+    // Timestamps take time, too; of a software device as much as small steps do.
+    uint64_t stamps = 0;
+    for (const auto& [key, total] : totals.stages) stamps += std::get<bool>(key) ? total.count : 0;
+    double stamp_us = 0;
+    if (stamps > 0 && !series.tokens_per_s.empty())
+        stamp_us = std::max(totals.us - 1e6 * double(totals.tokens) / series.mean(), 0.0) / double(stamps);
     std::map<std::pair<bool, std::string>, StageRow> rows;
     for (const auto& [key, total] : totals.stages) {
         const auto& [on_device, name, layer] = key;
         StageRow& row = rows.try_emplace({on_device, name}, StageRow{test.name, name, on_device, 0, 0}).first->second;
-        row.us += total.us / double(totals.tokens);
+        const double us = total.us - (on_device ? double(total.count) * stamp_us : 0);
+        row.us += std::max(us, 0.0) / double(totals.tokens);
         row.bytes += double(total.bytes) / double(totals.tokens);
     }
     for (const auto& [key, row] : rows) stages.push_back(row);

@@ -47,6 +47,19 @@ struct Measurement {
     double all_us = 0;
 };
 
+double median(std::vector<double> v)
+{
+    std::nth_element(v.begin(), v.begin() + v.size() / 2, v.end());
+    return v[v.size() / 2];
+}
+
+double median_us(const std::vector<FeedStats>& feeds)
+{
+    std::vector<double> us;
+    for (const FeedStats& f : feeds) us.push_back(f.us);
+    return median(std::move(us));
+}
+
 Measurement measure(const RooflineOptions& o)
 {
     const PlannedBatch batch = o.batch();
@@ -59,35 +72,41 @@ Measurement measure(const RooflineOptions& o)
     while (text.size() < room) text.push_back(Token(random() % engine.config().vocab));
     const std::span<const Token> before = std::span(text).first(size_t(batch.position)),
                                  rows = std::span(text).subspan(before.size());
-    Session session = engine.session(true);
-    if (!before.empty()) session.feed(before);
-    constexpr int runs = 7;
-    std::map<std::pair<bool, std::string>, std::vector<double>> all;
-    std::vector<double> whole;
     catch_interrupt();
-    for (int run = 0; run <= runs; ++run) {    // the first warms caches
-        FeedStats stats;
-        if (o.prompt > 0) {
-            session.on_stats = [&](const FeedStats& s) { stats = s; };
-            session.feed(rows);
-        } else {
-            const Turn turn = {.session = &session, .tokens = rows, .take = [](size_t, std::span<const float>) {}};
-            stats = engine.together({&turn, 1});
+    const auto feeds = [&](bool timing) {
+        Session session = engine.session(timing);
+        if (!before.empty()) session.feed(before);
+        constexpr int runs = 7;
+        std::vector<FeedStats> all;
+        for (int run = 0; run <= runs; ++run) {    // the first warms caches
+            FeedStats stats;
+            if (o.prompt > 0) {
+                session.on_stats = [&](const FeedStats& s) { stats = s; };
+                session.feed(rows);
+            } else {
+                const Turn turn = {.session = &session, .tokens = rows, .take = [](size_t, std::span<const float>) {}};
+                stats = engine.together({&turn, 1});
+            }
+            session.rewind(before.size());
+            if (interrupted()) throw Error("interrupted");
+            if (run > 0) all.push_back(std::move(stats));
         }
-        session.rewind(before.size());
-        if (interrupted()) throw Error("interrupted");
-        if (run == 0) continue;
-        std::map<std::pair<bool, std::string>, double> sums;
-        for (const Stage& stage : stats.stages) sums[{stage.on_device, std::string(stage.name)}] += stage.us;
-        for (const auto& [key, us] : sums) all[key].push_back(us);
-        whole.push_back(stats.us);
-    }
-    const auto median = [](std::vector<double> v) {
-        std::nth_element(v.begin(), v.begin() + v.size() / 2, v.end());
-        return v[v.size() / 2];
+        return all;
     };
-    Measurement out = {.plan = engine.plan(), .us = {}, .all_us = median(whole)};
-    for (const auto& [key, us] : all) out.us[key] = median(us);
+    const std::vector<FeedStats> plain = feeds(false), timed = feeds(true);
+    Measurement out = {.plan = engine.plan(), .us = {}, .all_us = median_us(plain)};
+    // Timestamps take time, too; of a software device as much as small steps do.
+    const auto on_device = [](const Stage& stage) { return stage.on_device; };
+    const double stamps = double(std::ranges::count_if(timed[0].stages, on_device)),
+                 stamp_us = stamps > 0 ? std::max(median_us(timed) - out.all_us, 0.0) / stamps : 0;
+    std::map<std::pair<bool, std::string>, std::vector<double>> sums;
+    for (size_t run = 0; run < timed.size(); ++run)
+        for (const Stage& stage : timed[run].stages) {
+            std::vector<double>& of_step = sums[{stage.on_device, std::string(stage.name)}];
+            of_step.resize(timed.size());
+            of_step[run] += stage.on_device ? std::max(stage.us - stamp_us, 0.0) : stage.us;
+        }
+    for (const auto& [key, us] : sums) out.us[key] = median(us);
     return out;
 }
 
