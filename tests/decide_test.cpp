@@ -47,7 +47,7 @@ MachineFacts measured(double host, double device)
     m.figures = Machine{.device = "a GPU", .submit_us = 5, .round_trip_us = 20, .release_us = 10};
     for (const auto& [side, gb_per_s] : {std::pair(&m.figures->host, host), {&m.figures->on_device, device}}) {
         side->rows.fill({gb_per_s, gb_per_s, gb_per_s});
-        side->read = side->kv = side->vector = side->signs = gb_per_s;
+        side->read = side->attention.kv = side->vector = side->signs = gb_per_s;
     }
     return m;
 }

@@ -463,7 +463,7 @@ TEST_SUITE("device")
                 Shared<uint32_t> keys(device, words), high(device, n / 4), low(device, n / 4),
                     counters(device, std::vector<uint32_t>(kv_heads));
                 TestStep step(device, 1, positions - 1);
-                run(device, kernels.attend({.heads = 2}, {}), {kv_heads, 1, splits},
+                run(device, kernels.attend({.heads = 2, .head_dim = head_dim}, {}), {kv_heads, 1, splits},
                     {.step = step.address(),
                      .q = q.address(),
                      .k_cache = keys.address(),

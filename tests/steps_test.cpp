@@ -115,13 +115,32 @@ TEST_SUITE("steps")
 
     TEST_CASE("a step takes the time of its bytes, its loops, its rows and its neurons")
     {
-        SideRates rates = {.read = 1, .step_us = 5, .neuron_us = 0.25};
+        SideRates rates = {.read = 1, .step_us = 5};
         rates.rows.fill({.dot = 2, .row_us = 0.5});    // 2000 bytes in a microsecond
         const Step matrices = {
             .kind = StepKind::qkv, .reads = {{.row_bytes = 100, .bytes = 2000}, {.bytes = 2000}}, .dispatches = 3};
         CHECK(matrices.us({}, rates) == doctest::Approx(2 * 1 + 3 * 5 + 20 * 0.5));
+        rates.rows.fill({.dot = 2, .fired = 1, .passed = 4});
+        const Step downs = {.kind = StepKind::ffn_down,
+                            .reads = {{.which = Reads::downs, .rate = &RowRates::fired, .row_bytes = 1000}}};
+        CHECK(downs.us({.looked_at = 40, .fired = 10, .down_bytes = 10000}, rates) == doctest::Approx(10 + 10 + 5));
+        rates.rows.fill({.dot = 2, .row_us = 0.5, .neuron_us = 0.25});
         const Step block = {.kind = StepKind::cold_ffn, .reads = {{.which = Reads::gates, .row_bytes = 100}}};
         CHECK(block.us({.looked_at = 40, .gate_bytes = 4000}, rates) == doctest::Approx(2 + 5 + 40 * 0.5 + 40 * 0.25));
+    }
+
+    TEST_CASE("attention takes the time of bytes, products, keys and queries, for every position")
+    {
+        const SideRates rates = {
+            .attention = {.kv = 2, .products = 4, .keys_us = 0.5, .query_us = 0.25}, .step_us = 5, .norm_us = 7};
+        const Step attend = {.kind = StepKind::attend,
+                             .position = 1000,
+                             .position_products = 2000,
+                             .key_groups = 2,
+                             .queries = 8,
+                             .dispatches = 2};
+        CHECK(attend.us({.positions = 10}, rates) == doctest::Approx(10 * (0.5 + 0.5 + 2 * 0.5 + 8 * 0.25) + 2 * 5));
+        CHECK(Step{.kind = StepKind::ffn_norm}.us({}, rates) == 7);
     }
 
     /// Operations and bytes of one token, counted by hand: matrices once, two operations a weight; scores and sums over

@@ -1,4 +1,5 @@
 // The choice of the device's row kernels by measuring: the fastest wins, and never a wrong one.
+#include "engine/tune/attention.h"
 #include "engine/tune/products.h"
 #include "tests/device_support.h"
 
@@ -19,6 +20,13 @@ const std::vector<RowVariant> some_variants = [] {
 }();
 constexpr RowVariant usual = {.subgroup = 32, .subgroups = 4, .rows = 1, .int_dot = false};
 const std::vector<double> want = {1, -2, 3};
+
+/// What a position of one key group is expected to take.
+double expected_us(const AttentionRates& a, uint32_t head_dim, uint32_t queries)
+{
+    const double products = a.products > 0 ? 2.0 * head_dim * queries / (1000 * a.products) : 0;
+    return 4.0 * head_dim / (1000 * a.kv) + products + a.keys_us + queries * a.query_us;
+}
 
 /// Each property has a best value of its own.
 double pretended_seconds(const RowVariant& v)
@@ -42,6 +50,32 @@ TEST_SUITE("tune")
             fastest_right(some_variants, usual, want, run, [](const RowVariant&) { FAIL("none is wrong"); });
         CHECK(best == RowVariant{.subgroup = 16, .subgroups = 1, .rows = 2, .int_dot = true});
         CHECK(tried.size() <= 8);
+    }
+
+    TEST_CASE("the figures of attention are those that its times were made of")
+    {
+        const AttentionRates made = {.kv = 20, .products = 40, .keys_us = 0.01, .query_us = 0.004};
+        const auto times = [&](uint32_t head_dim) {
+            return AttentionTimes::Of{expected_us(made, head_dim, 1),
+                                      expected_us(made, head_dim, AttentionTimes::sharing)};
+        };
+        const AttentionRates found = attention_rates({times(AttentionTimes::narrow), times(AttentionTimes::wide)});
+        CHECK(found.kv == doctest::Approx(made.kv));
+        CHECK(found.products == doctest::Approx(made.products));
+        CHECK(found.keys_us == doctest::Approx(made.keys_us));
+        CHECK(found.query_us == doctest::Approx(made.query_us));
+    }
+
+    TEST_CASE("times that no figures explain give none that is negative, and the time of wide keys as it was")
+    {
+        const AttentionTimes::Of strange[] = {{1, 1}, {1, 0.5}, {1, 20}, {1, 4}, {0.1, 0.1}, {3, 9}};
+        for (const auto& narrow : strange)
+            for (const auto& wide : strange) {
+                const AttentionRates found = attention_rates({narrow, wide});
+                CHECK(found.kv > 0);
+                for (const double figure : {found.products, found.keys_us, found.query_us}) CHECK(figure >= 0);
+                CHECK(expected_us(found, AttentionTimes::wide, 1) == doctest::Approx(wide.alone));
+            }
     }
 
     TEST_CASE("a variant with a wrong result is named and not used, however fast; where the usual one is wrong another "

@@ -112,7 +112,7 @@ GpuKernels::GpuKernels(const std::shared_ptr<vulkan::Device>& device, const Conf
       quantise(device, "quantise", {}, device->info().heavy_subgroup_size), rope(device, "rope"),
       glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
       threshold(device, "threshold"), route(device, "route"), best(device, "best"), device_(device),
-      activation_(uint32_t(c.activation)), head_dim_(c.head_dim), tuned_(tuned), products_(products)
+      activation_(uint32_t(c.activation)), tuned_(tuned), products_(products)
 {
     static_assert(gpu::slot_neurons == group_neurons && expert_unit % group_neurons == 0 &&
                   host::most_experts <= gpu::route_most_experts);
@@ -222,10 +222,11 @@ const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type)
 const Kernel<gpu::Attend>& GpuKernels::attend(AttendTile tile, host::KvTypes kv)
 {
     const uint32_t k = is_quantised(kv.k), v = is_quantised(kv.v), heavy = device_->info().heavy_subgroup_size;
-    const std::array key = {tile.heads, tile.tokens, tile.rows, k, v};
+    const std::array key = {tile.heads, tile.tokens, tile.rows, tile.head_dim, k, v};
     if (tile.rows == 0)
-        return compiled(attend_, key, device_, "attend", {head_dim_, tile.heads, tile.tokens, k, v}, heavy);
-    return compiled(attend_, key, device_, "attend_tile", {head_dim_, tile.heads, tile.tokens, k, v, tile.rows}, heavy);
+        return compiled(attend_, key, device_, "attend", {tile.head_dim, tile.heads, tile.tokens, k, v}, heavy);
+    return compiled(attend_, key, device_, "attend_tile", {tile.head_dim, tile.heads, tile.tokens, k, v, tile.rows},
+                    heavy);
 }
 
 AttendTile attend_tile(const vulkan::DeviceInfo& device, const Config& c, bool decode)
@@ -240,20 +241,19 @@ AttendTile attend_tile(const vulkan::DeviceInfo& device, const Config& c, bool d
         // 32 sums over values in an invocation; half of them where it has half of the registers.
         const uint32_t numbers = device.min_subgroup_size <= 16 ? 2048 : 4096,
                        rows = std::clamp(std::bit_floor(numbers / c.head_dim), 8u, 32u), heads = heads_of(rows);
-        return {heads, rows / heads, rows};
+        return {heads, rows / heads, rows, c.head_dim};
     }
     // Each row is a register and a half of sums in every invocation, and a software device's compiler takes a second
     // for eight.
     constexpr uint32_t most_rows = 4, most_numbers = 1024;
     const uint32_t rows = std::clamp(most_numbers / c.head_dim, 1u, most_rows), heads = heads_of(rows);
-    return {heads, decode ? 1 : rows / heads};
+    return {heads, decode ? 1 : rows / heads, 0, c.head_dim};
 }
 
 uint32_t most_attend_splits(uint32_t context)
 {
-    constexpr uint32_t positions = 128,
-                       most = 16;    // that a workgroup takes at a time; more would take long to add up
-    return std::min(ceil_div(context, positions), most);
+    constexpr uint32_t most = 16;    // more would take long to add up
+    return std::min(ceil_div(context, tile_positions), most);
 }
 
 uint32_t GpuKernels::attend_splits(uint32_t tiles, uint32_t context) const

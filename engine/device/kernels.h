@@ -18,6 +18,7 @@ namespace hearth {
 struct AttendTile {
     uint32_t heads = 1, tokens = 1;
     uint32_t rows = 0;    // of the kernel for prompts, which has room for so many heads of tokens; 0: the other one
+    uint32_t head_dim = 0;
 };
 AttendTile attend_tile(const vulkan::DeviceInfo& device, const Config& config, bool decode);
 
@@ -78,14 +79,14 @@ class GpuKernels {
 
   private:
     std::shared_ptr<vulkan::Device> device_;
-    uint32_t activation_, head_dim_;
+    uint32_t activation_;
     RowVariants tuned_;
     ProductRates products_;
     std::map<std::tuple<WeightType, RowVariant, uint32_t>, vulkan::Kernel<gpu::MatVec>> matvec_;
     std::map<std::tuple<WeightType, bool, Product>, vulkan::Kernel<gpu::MatMul>> matmul_;
     std::map<std::tuple<WeightType, WeightType, RowVariant, uint32_t>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
     std::map<WeightType, vulkan::Kernel<gpu::FfnDown>> ffn_down_;
-    std::map<std::array<uint32_t, 5>, vulkan::Kernel<gpu::Attend>> attend_;
+    std::map<std::array<uint32_t, 6>, vulkan::Kernel<gpu::Attend>> attend_;
 };
 
 }    // namespace hearth

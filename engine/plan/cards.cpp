@@ -220,8 +220,8 @@ SideRates rates(double matrix, double fired, double read, double kv, double step
 {
     SideRates r;
     r.rows.fill({.dot = matrix, .gate = matrix, .fired = fired});
-    r.read = read, r.kv = kv, r.vector = read, r.signs = read;
-    r.step_us = step_us;
+    r.read = read, r.attention.kv = kv, r.vector = read, r.signs = read;
+    r.step_us = r.norm_us = step_us;
     return r;
 }
 

@@ -133,7 +133,7 @@ Machine bound_machine(double device_gb_per_s)
     m.device = "a bound";
     for (const auto& [side, rate] : {std::pair(&m.host, host_gb_per_s), {&m.on_device, device_gb_per_s}}) {
         side->rows.fill({rate, rate, rate});
-        side->read = side->kv = side->vector = side->signs = rate;
+        side->read = side->attention.kv = side->vector = side->signs = rate;
     }
     m.round_trip_us = m.release_us = seam;
     m.upload = 24;

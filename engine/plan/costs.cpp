@@ -50,23 +50,36 @@ struct NeuronsRead {
     double gates = 0, ups = 0, downs = 0;
 };
 
-Load load_of(const LayerShape& shape, const NeuronsRead& n, const PlannedBatch& batch, double passes)
+/// Positions that the rows see, those of each in whole tiles.
+double positions_seen(const LayerShape& shape, const PlannedBatch& batch, uint32_t tile)
 {
     double positions = 0;
     for (uint32_t r = 0; r < batch.rows; ++r) {
-        const double sees = batch.position + r + 1;
-        positions += shape.window ? std::min(sees, double(shape.window)) : sees;
+        const double all = batch.position + r + 1, sees = shape.window ? std::min(all, double(shape.window)) : all;
+        positions += std::ceil(sees / tile) * tile;
     }
+    return positions;
+}
+
+Load load_of(const LayerShape& shape, const NeuronsRead& n, const PlannedBatch& batch, double passes)
+{
     const double of_down =
         shape.down_by_rows ? double(shape.down.bytes) / std::max(shape.down.cols, 1u) : shape.down.row_bytes();
     return {.rows = double(batch.rows),
             .passes = passes,
-            .positions = positions,
+            .positions = positions_seen(shape, batch, 1),
             .looked_at = n.looked_at,
             .fired = n.fired,
             .gate_bytes = n.gates * shape.gate.row_bytes(),
             .up_bytes = n.ups * shape.up.row_bytes(),
             .down_bytes = n.downs * of_down};
+}
+
+Load device_load(const LayerShape& shape, const NeuronsRead& n, const PlannedBatch& batch, double passes)
+{
+    Load load = load_of(shape, n, batch, passes);
+    if (batch.work == host::Work::few) load.tiled = positions_seen(shape, batch, tile_positions);
+    return load;
 }
 
 /// x to the n, which is mostly 1 here. std::pow took most of a simulation's time, ten times as long on Windows.
@@ -157,7 +170,7 @@ Costs expected_costs(const PlannedModel& model, const Machine& m, double positio
         BlockShare share = {.neurons = groups * group_neurons, .split = true, .sparsity = model.shape.sparsity[l]};
         LayerCosts layer;
         layer.activity = use.fired;
-        const Load of_token = load_of(here, {}, token, 1);
+        const Load of_token = device_load(here, {}, token, 1);
         for (const Step& step : attention_steps(c, here, share, pending, form))
             (of_predictor(step) ? layer.predict : layer.attention) += step.us(of_token, device);
         pending = pending_after(c, here, share, form);    // as if all were resident: partial sums cost little
@@ -169,8 +182,8 @@ Costs expected_costs(const PlannedModel& model, const Machine& m, double positio
             for (uint32_t g = k; g < groups; ++g) cold.add(g);
             share.neurons = std::min(hot.slots(), decode_neurons(c));
             bool planes = true;
-            layer.device_ffn.push_back(
-                total_us(ffn_steps(c, here, share, form, planes), load_of(here, hot.on_device(), token, 1), device));
+            layer.device_ffn.push_back(total_us(ffn_steps(c, here, share, form, planes),
+                                                device_load(here, hot.on_device(), token, 1), device));
             layer.host_ffn.push_back(k < groups ? cold_ffn.us(load_of(there, cold.on_host(token.work), token, 1), host)
                                                 : 0);
             if (k < groups) hot.add(k);
@@ -227,7 +240,7 @@ class PlannedSteps {
         BlockShare share = {.neurons = few ? std::min(hot.slots(), decode_neurons(c_)) : hot.slots(),
                             .split = cold.slots() > 0,
                             .sparsity = model_.shape.sparsity[l]};
-        const Load load = load_of(shape, few ? hot.on_device() : NeuronsRead(), batch_, device_passes(batch_));
+        const Load load = device_load(shape, few ? hot.on_device() : NeuronsRead(), batch_, device_passes(batch_));
         add(attention_steps(c_, shape, share, pending_, form_), l, true, load);
         bool planes = share.neurons > 0;
         add(ffn_steps(c_, shape, share, form_, planes), l, true, load);

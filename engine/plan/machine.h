@@ -21,23 +21,31 @@ inline size_t format_number(WeightType type)
 
 /// How fast rows of one weight format are read at decode, in GB/s of the format's bytes.
 struct RowRates {
-    double dot = 1;       // a matrix times a vector
-    double gate = 1;      // the gates of a feed-forward block of which nothing fires
-    double fired = 1;     // up and down rows of the neurons that fire
-    double row_us = 0;    // of a matrix: a row beside its bytes, which counts where rows are short; of the host
+    double dot = 1;          // a matrix times a vector
+    double gate = 1;         // the gates of a feed-forward block of which nothing fires
+    double fired = 1;        // up and down rows of the neurons that fire
+    double passed = 0;       // down rows of the device, fired or not, before any is read; 0: they take no time
+    double row_us = 0;       // of a matrix: a row beside its bytes, which counts where rows are short
+    double neuron_us = 0;    // of gates and ups: the activation of a neuron beside its rows, and noting it
+};
+
+/// What attention takes at decode: the sum of these, for every position that a token sees.
+struct AttentionRates {
+    double kv = 1;          // GB/s of keys and values
+    double products = 0;    // billions a second of queries and them; 0: they take no time
+    double keys_us = 0;     // the keys of one key group, however wide they are
+    double query_us = 0;    // a query that meets them, likewise: its score, and the exponential of that
 };
 
 /// One side: the device, or the host with all its threads.
 struct SideRates {
     std::array<RowRates, std::size(weight_formats)> rows;    // in the order of weight_formats
     double read = 1;    // GB/s of plain reading, which no kernel can exceed by much
-    double kv = 1;      // GB/s of KV cache at decode
-    // Billions of products a second of queries and that, which is more where heads share keys; 0: no limit is known.
-    double attend = 0;
-    double vector = 1;       // GB/s of activations in norms and joins
-    double signs = 1;        // GB/s of sign bits in the sign predictor
-    double step_us = 0;      // a step that has hardly anything to do: a dependent dispatch, a parallel loop
-    double neuron_us = 0;    // of the host: the activation of a neuron, and noting it
+    AttentionRates attention;
+    double vector = 1;     // GB/s of activations in norms and joins
+    double signs = 1;      // GB/s of sign bits in the sign predictor
+    double step_us = 0;    // a step that has hardly anything to do: a dependent dispatch, a parallel loop
+    double norm_us = 0;    // a norm or join of a short vector, of the device: its invocations wait for each other
 
     const RowRates& of(WeightType type) const { return rows[format_number(type)]; }
 };

@@ -43,17 +43,20 @@ StepTime& StepTime::operator+=(const StepTime& other)
 StepTime expected_time(const PlannedStep& p, host::Work work, const Machine& m)
 {
     const SideRates& rates = p.on_device ? m.on_device : m.host;
-    StepTime time = {.latency = p.step.dispatches * rates.step_us};
+    StepTime time = {.latency = p.step.least_us(rates)};
     // Of few rows the kernels' own rates are known; tiles of many rows read weights as fast as anything can.
     SideRates of_work = rates;
     if (work == host::Work::many) {
         of_work.rows.fill({rates.read, rates.read, rates.read});
-        if (rates.attend > 0) of_work.kv = INFINITY;    // many queries meet a key at once
+        of_work.attention.keys_us = 0;    // many queries meet a key at once
+        if (rates.attention.products > 0) of_work.attention.kv = INFINITY;
     }
     time.memory = p.step.us(p.load, of_work) - time.latency;
     for (const Read& r : p.step.reads)
         if (const double rate = product_rate(m, p.on_device, r.type); rate > 0)
             time.arithmetic += products_of(r, p.load) / rate;
+    // The rates of one row were measured with its arithmetic, and the products of many in other kernels.
+    if (work == host::Work::few && p.load.rows <= 1) time.arithmetic = std::min(time.arithmetic, time.memory);
     return time;
 }
 

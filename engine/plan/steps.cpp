@@ -251,18 +251,30 @@ double Step::operations(const Load& load) const
     return 2 * products;
 }
 
+double Step::least_us(const SideRates& rates) const
+{
+    const bool norm = kind == StepKind::attn_norm || kind == StepKind::ffn_norm || kind == StepKind::output_norm ||
+                      kind == StepKind::last_join;
+    return dispatches * (norm ? rates.norm_us : rates.step_us);
+}
+
 double Step::us(const Load& load, const SideRates& rates) const
 {
-    double sum = dispatches * rates.step_us + hearth::us(double(row) * load.rows, rates.vector) +
+    double sum = least_us(rates) + hearth::us(double(row) * load.rows, rates.vector) +
                  hearth::us(double(signs) * load.rows, rates.signs);
-    const double products = rates.attend > 0 ? double(position_products) * load.positions / (1000 * rates.attend) : 0;
-    sum += std::max(hearth::us(double(position) * load.positions, rates.kv), products);
+    if (position > 0) {
+        const AttentionRates& a = rates.attention;
+        const double positions = std::max(load.positions, load.tiled);
+        sum += positions * (hearth::us(double(position), a.kv) + key_groups * a.keys_us + queries * a.query_us);
+        if (a.products > 0) sum += positions * double(position_products) / (1000 * a.products);
+    }
     for (const Read& r : reads) {
         const double bytes = read_bytes(r, load);
         const RowRates& rows = rates.of(r.type);
         sum += hearth::us(bytes, rows.*r.rate);
-        if (r.row_bytes > 0) sum += bytes / r.row_bytes * rows.row_us;
-        if (r.which == Reads::gates) sum += load.looked_at * rates.neuron_us;
+        if (r.which == Reads::gates) sum += load.looked_at * rows.neuron_us;
+        if (r.which == Reads::downs && rows.passed > 0) sum += hearth::us(load.looked_at * r.row_bytes, rows.passed);
+        else if (r.row_bytes > 0) sum += bytes / r.row_bytes * rows.row_us;
     }
     return sum;
 }
@@ -306,6 +318,8 @@ std::vector<Step> attention_steps(const Config& c, const LayerShape& shape, cons
     steps.push_back({.kind = attend,
                      .position = shape.position_bytes,
                      .position_products = 2 * q_width,
+                     .key_groups = c.kv_heads,
+                     .queries = c.heads,
                      .planes = few(form) && shape.o.integers && c.head_dim % 32 == 0});
     if (shape.o.integers && !steps.back().planes) steps.push_back(quantise(quantise_attended, q_width));
     steps.push_back({.kind = attn_out, .reads = {all(shape.o)}});
@@ -404,6 +418,8 @@ std::vector<Step> host_attention_steps(const Config& c, const LayerShape& shape,
                                {.kind = attend,
                                 .position = shape.position_bytes,
                                 .position_products = 2ull * c.heads * c.head_dim,
+                                .key_groups = c.kv_heads,
+                                .queries = c.heads,
                                 .dispatches = 2},    // the pages of each head, and what they make together
                                {.kind = attn_out, .reads = {all(shape.o)}}};
     if (c.experts) steps.push_back({.kind = route, .reads = {all(shape.router)}});

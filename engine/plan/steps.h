@@ -111,6 +111,7 @@ struct Load {
     double rows = 1;
     double passes = 1;                  // so often each weight is read: rows / those that meet it at once
     double positions = 0;               // of the KV cache, that the rows see, all together
+    double tiled = 0;                   // the same, if only whole tiles are computed; 0: they are as many
     double looked_at = 0, fired = 0;    // (row, neuron) pairs: gates, and up and down that are computed
     double gate_bytes = 0, up_bytes = 0, down_bytes = 0;    // of the rows that are read for them
 };
@@ -124,7 +125,8 @@ struct Step {
     uint64_t row = 0;         // bytes of activations, of a row
     uint64_t position = 0;    // bytes of the KV cache, of a position that a row sees
     uint64_t position_products = 0;
-    uint64_t signs = 0;         // bytes of sign bits, of a row
+    uint32_t key_groups = 0, queries = 0;    // that meet such a position
+    uint64_t signs = 0;                      // bytes of sign bits, of a row
     uint32_t dispatches = 1;    // that wait for each other: of kernels on the device, of parallel loops on the host
     bool planes = false;        // it writes the planes of what it gives by itself
     uint32_t first_neuron = 0, neurons = 0;    // of many rows' ffn_up, glu and ffn_down: a range of the block
@@ -132,8 +134,9 @@ struct Step {
     double bytes(const Load& load) const;
     /// Multiplications and additions that the result needs; what a kernel computes beyond that does not count.
     double operations(const Load& load) const;
-    /// Microseconds that it is expected to take.
+    /// Microseconds that it is expected to take, and those of them that it takes however little there is to do.
     double us(const Load& load, const SideRates& rates) const;
+    double least_us(const SideRates& rates) const;
     /// And on a slow card that nobody has measured: one that reads 10 GB and computes 100 billion operations a second.
     double slow_us(const Load& load) const;
 };
@@ -190,6 +193,7 @@ inline constexpr uint32_t most_sums = 8;    // of an invocation in the row kerne
 /// Of so many few rows, those that meet each weight at once.
 uint32_t tokens_at_once(uint32_t tokens);
 inline constexpr uint32_t most_slices = 16;        // partial sums of few rows' hot FFN
+inline constexpr uint32_t tile_positions = 128;    // of a sequence, that attention takes at a time
 inline constexpr uint32_t most_best_parts = 64;    // workgroups that look for the largest logit
 uint32_t ffn_slices(uint32_t neurons);
 uint32_t parts_of_best(uint32_t vocab);

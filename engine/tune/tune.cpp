@@ -3,6 +3,7 @@
 #include "engine/device/step.h"
 #include "engine/system/large_pages.h"
 #include "engine/system/limits.h"
+#include "engine/tune/attention.h"
 #include "engine/tune/measure.h"
 #include "engine/tune/products.h"
 #include "host/attention.h"
@@ -25,15 +26,19 @@ constexpr float nothing_fires = 1e30f;
 /// have a byte more in 18.
 WeightType measured_as(WeightType type) { return type == WeightType::mxfp4 ? WeightType::iq4_nl : type; }
 
-/// What attention takes of a token, once with keys and values of every head's own, once where eight heads share them.
-struct CacheTime {
-    static constexpr uint32_t heads = 32, few_heads = heads / 8, head_dim = 128, context = 1024;
-    uint64_t bytes = 0;
-    double seconds = 0;
+/// The attention that is measured: `microseconds` of so many heads of keys and values, and of such a width.
+constexpr uint32_t heads = 32, context = 512, pages[] = {0, 1};
+static_assert(std::size(pages) * host::page_positions == context);
 
-    double gb_per_s() const { return hearth::gb_per_s(bytes, seconds); }
-    double products() const { return 2.0 * heads * head_dim * context / seconds / 1e9; }
-};
+template <class F>
+AttentionTimes attention_times(F&& microseconds)
+{
+    const auto of = [&](uint32_t head_dim) {
+        const auto each = [&](uint32_t kv_heads) { return microseconds(kv_heads, head_dim) / (context * kv_heads); };
+        return AttentionTimes::Of{each(heads), each(heads / AttentionTimes::sharing)};
+    };
+    return {of(AttentionTimes::narrow), of(AttentionTimes::wide)};
+}
 
 // ---- host -----------------------------------------------------------------------------------------------------------
 
@@ -57,12 +62,16 @@ class HostMeasurement {
                 rates.rows[f] = rows(measured_as(weight_formats[f].type));
                 progress(double(f + 1) / std::size(weight_formats));
             }
-            rates.kv = cache_time(CacheTime::heads).gb_per_s();
-            rates.attend = cache_time(CacheTime::few_heads).products();
             rates.read = read();
             measure_small(rates);
+            const AttentionTimes times = attention_times([&](uint32_t kv_heads, uint32_t head_dim) {
+                const double us = attention_us(kv_heads, head_dim);
+                return std::max(us - 2 * rates.step_us, us / 10);
+            });
+            rates.attention = attention_rates(times);
+            // Both are small on the host.
+            rates.vector = rates.signs = 4.0 * AttentionTimes::wide / times.wide_us.alone / 1000;
         });
-        rates.vector = rates.signs = rates.kv;    // both are small on the host
         return rates;
     }
 
@@ -169,11 +178,13 @@ class HostMeasurement {
             const double row = (matrix_us(t, many, cols) - rates.step_us) / many;
             rates.rows[f].row_us = std::max(row - double(row_bytes(t, cols)) / rates.rows[f].dot / 1000, 0.0);
         }
-        rates.neuron_us = std::max(block_us(type, many, cols) - 2 * of_many - matrix_us(type, cols, many), 0.0) / many;
+        const double neuron_us =
+            std::max(block_us(type, many, cols) - 2 * of_many - matrix_us(type, cols, many), 0.0) / many;
         for (size_t f = 0; f < std::size(weight_formats); ++f) {    // it was measured among the gates, too
             const double bytes = double(row_bytes(measured_as(weight_formats[f].type), dim));
             RowRates& rows = rates.rows[f];
-            rows.gate = std::min(rows.dot, bytes / std::max(bytes / rows.gate - 1000 * rates.neuron_us, 1.0));
+            rows.neuron_us = neuron_us;
+            rows.gate = std::min(rows.dot, bytes / std::max(bytes / rows.gate - 1000 * neuron_us, 1.0));
         }
     }
 
@@ -206,16 +217,14 @@ class HostMeasurement {
         return gb_per_s(memory_.size(), median_time([&] { sum += host::sum_words(team_, words); }));
     }
 
-    /// Of so many heads of keys and values; a cache of each layer, until they fill as much as that memory.
-    CacheTime cache_time(uint32_t kv_heads)
+    /// Of a layer: each has a cache of its own, until they fill as much as that memory.
+    double attention_us(uint32_t kv_heads, uint32_t head_dim)
     {
-        constexpr uint32_t pages[] = {0, 1, 2, 3};
-        static_assert(std::size(pages) * host::page_positions == CacheTime::context);
-        const host::Row row[] = {{CacheTime::context - 1, CacheTime::context, pages}};
+        const host::Row row[] = {{context - 1, context, pages}};
         std::vector<host::KvCache> layers;
         uint64_t bytes = 0;
         while (bytes < memory_.size()) {
-            layers.emplace_back(host::KvTypes{}, kv_heads, uint32_t(std::size(pages)), CacheTime::head_dim);
+            layers.emplace_back(host::KvTypes{}, kv_heads, uint32_t(std::size(pages)), head_dim);
             for (const host::KvCache::Side* side : {&layers.back().keys(), &layers.back().values()}) {
                 std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), side->bytes / sizeof(uint16_t),
                             uint16_t(0x3000));
@@ -223,18 +232,15 @@ class HostMeasurement {
             }
         }
         host::AttendScratch scratch;
-        const std::vector<double> frequencies = host::rope_frequencies(CacheTime::head_dim, 10000);
-        const host::AttentionShape shape = {.heads = CacheTime::heads,
-                                            .kv_heads = kv_heads,
-                                            .head_dim = CacheTime::head_dim,
-                                            .scale = 0.1f,
-                                            .rope = {frequencies}};
-        std::vector<float> q = some_vector(CacheTime::heads * CacheTime::head_dim), k = q, v = q, out(q.size());
+        const std::vector<double> frequencies = host::rope_frequencies(head_dim, 10000);
+        const host::AttentionShape shape = {
+            .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .scale = 0.1f, .rope = {frequencies}};
+        std::vector<float> q = some_vector(heads * head_dim), k = q, v = q, out(q.size());
         const double t = median_time([&] {
             for (host::KvCache& layer : layers)
                 host::attend(team_, shape, layer, row, q.data(), k.data(), v.data(), out.data(), scratch);
         });
-        return {bytes / layers.size(), t / double(layers.size())};
+        return 1e6 * t / double(layers.size());
     }
 
     host::Team& team_;
@@ -279,40 +285,29 @@ class DeviceMeasurement {
     SideRates measure(const std::function<void(double)>& progress)
     {
         SideRates rates;
-        constexpr int chain = 100;
-        const auto norms = [&](uint32_t n, uint32_t parts) {
-            return queue_.time([&](Commands& c) {
-                for (int i = 0; i < chain; ++i) {
-                    c.stage("tune", 0, 0);
-                    c.dispatch(kernels_.join, {1},
-                               {.step = step_address(),
-                                .base = x_.address(),
-                                .parts = weights_.address(),
-                                .cold = 0,
-                                .weight = x_.address(),
-                                .residual = out_.address(),
-                                .y = out_.address() + (1 << 20),
-                                .published = 0,
-                                .n = n,
-                                .part_count = parts,
-                                .part_stride = n,
-                                .has_cold = 0,
-                                .publish = 0,
-                                .head = 0,
-                                .eps = 1e-5f,
-                                .gain = 1});
-                }
-            }) / chain;
-        };
-        const double small = norms(32, 0), large = norms(dim, 16);
-        rates.step_us = small * 1e6;
-        rates.vector = gb_per_s(uint64_t(dim) * sizeof(float) * 19, std::max(large - small, large / 10));
+        // Small matrices: what a step costs, and of it a row and a neuron beside their bytes.
+        constexpr WeightType usual = WeightType::q4_0;
+        constexpr uint32_t few = 512, many = 2048, cols = 512;
+        const double of_few = matrix_us(usual, few, cols), of_many = matrix_us(usual, many, cols);
+        rates.step_us = std::clamp((of_few * many - of_many * few) / (many - few), of_few / 10, of_few);
+        rates.norm_us = norm_us(32, 0);
+        const double large = norm_us(dim, 16);
+        rates.vector = gb_per_s(uint64_t(dim) * sizeof(float) * 19, std::max(large - rates.norm_us, large / 10) * 1e-6);
         for (size_t f = 0; f < std::size(weight_formats); ++f) {
-            rates.rows[f] = rows(measured_as(weight_formats[f].type), rates.step_us * 1e-6);
+            const WeightType type = measured_as(weight_formats[f].type);
+            const double matrix = matrix_us(type, many, cols), both = ffn_up_us(type, many, cols),
+                         neuron = std::max(both - 2 * matrix + rates.step_us, 0.0) / many;
+            RowRates& r = rates.rows[f];
+            r = rows(type, rates.step_us, neuron);
+            const double row = (matrix - rates.step_us) / many;
+            r.row_us = std::max(row - double(row_quads(type, cols)) * 16 / r.dot / 1000, 0.0);
+            r.neuron_us = neuron;
             progress(double(f + 1) / std::size(weight_formats));
         }
-        rates.kv = cache_time(CacheTime::heads, rates.step_us * 1e-6).gb_per_s();
-        rates.attend = cache_time(CacheTime::few_heads, rates.step_us * 1e-6).products();
+        rates.attention = attention_rates(attention_times([&](uint32_t kv_heads, uint32_t head_dim) {
+            const double us = attention_us(kv_heads, head_dim);
+            return std::max(us - rates.step_us, us / 10);
+        }));
         rates.signs = rates.of(WeightType::f32).dot;
         return rates;
     }
@@ -320,8 +315,9 @@ class DeviceMeasurement {
     double dot(WeightType type)
     {
         const uint32_t stride = row_quads(type, dim), rows = uint32_t(weights_.bytes() / (stride * 16));
-        return gb_per_s(weights_.bytes(),
-                        queue_.time([&](Commands& c) { matvec(c, type, std::min(rows, uint32_t(out_.bytes() / 4))); }));
+        return gb_per_s(weights_.bytes(), queue_.time([&](Commands& c) {
+            matvec(c, type, std::min(rows, uint32_t(out_.bytes() / 4)), dim, weights_.address());
+        }));
     }
 
     double submit_s() { return submit_; }
@@ -379,54 +375,124 @@ class DeviceMeasurement {
         return {first, first + (256 << 10), first + (512 << 10)};
     }
 
-    /// One token at position 1023 of a sequence whose pages lie one behind the other.
+    /// The last token of that context, whose pages lie one behind the other.
     uint64_t step_address()
     {
-        constexpr uint32_t pages[] = {0, 1, 2, 3};
-        const host::Row row[] = {{1023, 1024, pages}};
+        const host::Row row[] = {{context - 1, context, pages}};
         write_step({1, std::size(pages)}, step_.mapped<void>(), step_.address(), row, 1, {}, 0);
         return step_.address();
     }
 
-    void matvec(Commands& c, WeightType type, uint32_t rows)
+    void matvec(Commands& c, WeightType type, uint32_t rows, uint32_t cols, uint64_t weight)
     {
         c.stage("tune", 0, 0);
-        const RowVariant variant = kernels_.variant(type, rows, dim);
+        const RowVariant variant = kernels_.variant(type, rows, cols);
         c.dispatch(kernels_.matvec(type, variant), row_groups(rows, variant),
                    {.step = step_address(),
-                    .weight = weights_.address(),
+                    .weight = weight,
                     .x = x_.address(),
                     .planes = planes(),
                     .y = out_.address(),
                     .rows = rows,
-                    .cols = dim,
-                    .stride = row_quads(type, dim)});
+                    .cols = cols,
+                    .stride = row_quads(type, cols)});
     }
 
-    RowRates rows(WeightType type, double step)
+    /// Of gates and ups that lie behind each other from `weights` on.
+    void ffn_up(Commands& c, WeightType type, uint32_t neurons, uint32_t cols, float cut, uint64_t weights)
     {
+        const uint32_t stride = row_quads(type, cols);
+        const RowVariant variant = kernels_.variant(type, neurons, cols);
+        c.stage("tune", 0, 0);
+        c.dispatch(kernels_.ffn_up(type, type, variant), row_groups(neurons, variant),
+                   {.step = step_address(),
+                    .gate = weights,
+                    .up = weights + uint64_t(neurons) * stride * 16,
+                    .x = x_.address(),
+                    .planes = planes(),
+                    .h = out_.address(),
+                    .neurons = neurons,
+                    .cols = cols,
+                    .gate_stride = stride,
+                    .up_stride = stride,
+                    .cut = cut,
+                    .has_up = 1});
+    }
+
+    /// A step among others, as a layer has them: the mean of many, each behind another kernel that has hardly anything
+    /// to do, less what that takes. Behind itself a kernel is quicker where changing it takes time.
+    template <class F>
+    double among_others_us(F&& step)
+    {
+        constexpr int steps = 40;
+        const auto other = [&](Commands& c) {
+            c.stage("tune", 0, 0);
+            c.dispatch(kernels_.quantise, {1}, {.x = x_.address(), .planes = planes(), .n = 32});
+        };
+        const double both = queue_.time([&](Commands& c) {
+            for (int i = 0; i < steps; ++i) step(c, i), other(c);
+        });
+        const double alone = queue_.time([&](Commands& c) {
+            for (int i = 0; i < steps; ++i) other(c);
+        });
+        return 1e6 / steps * std::max(both - alone, both / 10);
+    }
+
+    /// Of a matrix; they lie behind each other.
+    double matrix_us(WeightType type, uint32_t rows, uint32_t cols)
+    {
+        const uint64_t bytes = uint64_t(rows) * row_quads(type, cols) * 16, places = weights_.bytes() / bytes;
+        return among_others_us(
+            [&](Commands& c, int i) { matvec(c, type, rows, cols, weights_.address() + i % places * bytes); });
+    }
+
+    /// Of the first half of a feed-forward block in which every neuron fires.
+    double ffn_up_us(WeightType type, uint32_t neurons, uint32_t cols)
+    {
+        const uint64_t bytes = 2ull * neurons * row_quads(type, cols) * 16, places = weights_.bytes() / bytes;
+        return among_others_us([&](Commands& c, int i) {
+            ffn_up(c, type, neurons, cols, -INFINITY, weights_.address() + i % places * bytes);
+        });
+    }
+
+    /// Of a join of so many parts, and the norm behind it.
+    double norm_us(uint32_t n, uint32_t parts)
+    {
+        return among_others_us([&](Commands& c, int) {
+            c.stage("tune", 0, 0);
+            c.dispatch(kernels_.join, {1},
+                       {.step = step_address(),
+                        .base = x_.address(),
+                        .parts = weights_.address(),
+                        .cold = 0,
+                        .weight = x_.address(),
+                        .residual = out_.address(),
+                        .y = out_.address() + (1 << 20),
+                        .published = 0,
+                        .n = n,
+                        .part_count = parts,
+                        .part_stride = n,
+                        .has_cold = 0,
+                        .publish = 0,
+                        .head = 0,
+                        .eps = 1e-5f,
+                        .gain = 1});
+        });
+    }
+
+    RowRates rows(WeightType type, double step_us, double neuron_us)
+    {
+        const double step = step_us * 1e-6;
         const uint32_t stride = row_quads(type, dim);
         const uint64_t row = uint64_t(stride) * 16;
         const uint32_t dot_rows = uint32_t(std::min<uint64_t>(weights_.bytes() / row, out_.bytes() / sizeof(float)));
         const uint32_t neurons = uint32_t(weights_.bytes() / row / 3) / 32 * 32, slices = 16;
         Buffer fires(device_, neurons / 8, Use::readback, "the measurement");
-        const RowVariant variant = kernels_.variant(type, neurons, dim);
-        const auto block = [&](float cut) {
+        const auto up = [&](float cut) {
+            return queue_.time([&](Commands& c) { ffn_up(c, type, neurons, dim, cut, weights_.address()); });
+        };
+        const auto down = [&] {    // of what the last `up` fired
             return queue_.time([&](Commands& c) {
-                c.stage("tune", 0, 0);
-                c.dispatch(kernels_.ffn_up(type, type, variant), row_groups(neurons, variant),
-                           {.step = step_address(),
-                            .gate = weights_.address(),
-                            .up = weights_.address() + neurons * row,
-                            .x = x_.address(),
-                            .planes = planes(),
-                            .h = out_.address(),
-                            .neurons = neurons,
-                            .cols = dim,
-                            .gate_stride = stride,
-                            .up_stride = stride,
-                            .cut = cut,
-                            .has_up = 1});
                 c.stage("tune", 0, 0);
                 c.dispatch(kernels_.ffn_down(type), {ceil_div(dim, gpu::ffn_down_chunks * chunk_weights(type)), slices},
                            {.step = step_address(),
@@ -442,28 +508,31 @@ class DeviceMeasurement {
                             .words = neurons / 32});
             });
         };
-        const double dot = queue_.time([&](Commands& c) { matvec(c, type, dot_rows); });
-        const double gates = block(nothing_fires), all = block(0);
+        const double dot = queue_.time([&](Commands& c) { matvec(c, type, dot_rows, dim, weights_.address()); });
+        const double gates = up(nothing_fires), passed = down(), ups = up(0), downs = down();
+        const double of_neurons = neurons * neuron_us * 1e-6, of_rows = ups - gates + downs - passed;
         uint64_t fired = 0;
         for (uint32_t i = 0; i < neurons / 32; ++i) fired += uint64_t(std::popcount(fires.mapped<uint32_t>()[i]));
         HEARTH_CHECK(fired > 0);    // else nothing was measured
         return {.dot = gb_per_s(dot_rows * row, std::max(dot - step, dot / 10)),
-                .gate = gb_per_s(neurons * row, std::max(gates - 2 * step, gates / 10)),
-                .fired = gb_per_s(2 * fired * row, std::max(all - gates, all / 10))};
+                .gate = gb_per_s(neurons * row, std::max(gates - step - of_neurons, gates / 10)),
+                .fired = gb_per_s(2 * fired * row, std::max(of_rows, (ups + downs) / 10)),
+                .passed = gb_per_s(neurons * row, std::max(passed - step, passed / 10))};
     }
 
-    CacheTime cache_time(uint32_t kv_heads, double step)
+    double attention_us(uint32_t kv_heads, uint32_t head_dim)
     {
-        const uint64_t side = uint64_t(kv_heads) * CacheTime::context * CacheTime::head_dim * sizeof(uint16_t);
+        const uint64_t side = uint64_t(kv_heads) * context * head_dim * sizeof(uint16_t);
         HEARTH_CHECK(2 * side <= weights_.bytes());
         Config c = config();
-        c.heads = CacheTime::heads;
+        c.heads = heads;
         c.kv_heads = kv_heads;
+        c.head_dim = head_dim;
         const AttendTile tile = attend_tile(device_->info(), c, true);
-        const uint32_t tiles = c.heads / tile.heads, splits = kernels_.attend_splits(tiles, CacheTime::context);
+        const uint32_t tiles = c.heads / tile.heads, splits = kernels_.attend_splits(tiles, context);
         const uint64_t counters = 4096;    // behind the step
         std::fill_n(reinterpret_cast<uint32_t*>(step_.mapped<std::byte>() + counters), c.heads, 0u);
-        const double t = queue_.time([&](Commands& commands) {
+        return 1e6 * queue_.time([&](Commands& commands) {
             commands.stage("tune", 0, 0);
             commands.dispatch(kernels_.attend(tile, {}), {tiles, 1, splits},
                               {.step = step_address(),
@@ -475,11 +544,10 @@ class DeviceMeasurement {
                                .counters = step_.address() + counters,
                                .heads = c.heads,
                                .kv_heads = kv_heads,
-                               .pages = CacheTime::context / host::page_positions,
+                               .pages = context / host::page_positions,
                                .splits = splits,
                                .scale = 0.09f});
         });
-        return {2 * side, std::max(t - step, t / 10)};
     }
 
     std::shared_ptr<vulkan::Device> device_;

@@ -15,7 +15,6 @@ template <class F>
 void each_figure(SideRates& r, F&& f)
 {
     f("read", r.read);
-    f("kv", r.kv);
     f("vector", r.vector);
     f("signs", r.signs);
     f("step_us", r.step_us);
@@ -35,12 +34,16 @@ nlohmann::json side_json(SideRates r)
 {
     nlohmann::json rows;
     for (size_t i = 0; i < std::size(weight_formats); ++i)
-        rows[std::string(weight_formats[i].name)] = {
-            {"dot", r.rows[i].dot}, {"gate", r.rows[i].gate}, {"fired", r.rows[i].fired}, {"row_us", r.rows[i].row_us}};
+        rows[std::string(weight_formats[i].name)] = {{"dot", r.rows[i].dot},       {"gate", r.rows[i].gate},
+                                                     {"fired", r.rows[i].fired},   {"passed", r.rows[i].passed},
+                                                     {"row_us", r.rows[i].row_us}, {"neuron_us", r.rows[i].neuron_us}};
     nlohmann::json json = {{"rows", rows}};
     each_figure(r, [&](const char* name, double& x) { json[name] = x; });
-    json["neuron_us"] = r.neuron_us;
-    json["attend"] = r.attend;
+    json["norm_us"] = r.norm_us;
+    json["attention"] = {{"kv", r.attention.kv},
+                         {"products", r.attention.products},
+                         {"keys_us", r.attention.keys_us},
+                         {"query_us", r.attention.query_us}};
     return json;
 }
 
@@ -83,15 +86,25 @@ SideRates side_from(const nlohmann::json& json)
             younger.push_back(&rates);
             continue;
         }
-        rates = {rate(*row, "dot"), rate(*row, "gate"), rate(*row, "fired"), younger_figure(*row, "row_us")};
+        rates = {.dot = rate(*row, "dot"),
+                 .gate = rate(*row, "gate"),
+                 .fired = rate(*row, "fired"),
+                 .passed = younger_figure(*row, "passed"),
+                 .row_us = younger_figure(*row, "row_us"),
+                 .neuron_us = younger_figure(*row, "neuron_us")};
         slowest = {std::min(slowest.dot, rates.dot), std::min(slowest.gate, rates.gate),
                    std::min(slowest.fired, rates.fired)};
     }
     if (younger.size() == std::size(weight_formats)) throw Error("it has no weight format");
     for (RowRates* rates : younger) *rates = slowest;
     each_figure(r, [&](const char* name, double& x) { x = figure(json, name); });
-    r.neuron_us = younger_figure(json, "neuron_us");
-    r.attend = younger_figure(json, "attend");
+    r.norm_us = json.contains("norm_us") ? figure(json, "norm_us") : r.step_us;
+    if (json.contains("attention")) {
+        const nlohmann::json& a = json.at("attention");
+        r.attention = {rate(a, "kv"), figure(a, "products"), figure(a, "keys_us"), figure(a, "query_us")};
+    } else {
+        r.attention.kv = rate(json, "kv");
+    }
     return r;
 }
 

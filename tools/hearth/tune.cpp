@@ -28,7 +28,14 @@ std::string table(const Machine& m)
     }
     out +=
         fmt::format("| plain reading | {:.2f} | | | {} | | |\n", m.host.read, cell(m.on_device.read, m.has_device()));
-    out += fmt::format("| KV cache | {:.2f} | | | {} | | |\n", m.host.kv, cell(m.on_device.kv, m.has_device()));
+    // In F16, of heads that share no keys.
+    const auto cache = [](const AttentionRates& a) {
+        constexpr double width = 128, bytes = 4 * width;
+        const double products = a.products > 0 ? 2 * width / a.products : 0;
+        return bytes / (bytes / a.kv + products + 1000 * (a.keys_us + a.query_us));
+    };
+    out += fmt::format("| KV cache | {:.2f} | | | {} | | |\n", cache(m.host.attention),
+                       cell(cache(m.on_device.attention), m.has_device()));
     if (!m.has_device()) return out;
     out += "\nRows of a matrix on the GPU: subgroups of a workgroup x invocations, rows that a subgroup takes at once, "
            "i: in integers\n\n|";
