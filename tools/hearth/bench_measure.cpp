@@ -68,6 +68,15 @@ Series measure_speed(Engine& engine, const Test& test, uint32_t repetitions)
     return series;
 }
 
+double stamp_us(const StatsTotals& timed, double longer_us)
+{
+    uint64_t stamps = 0;
+    double shortest = INFINITY;
+    for (const auto& [key, total] : timed.stages)
+        if (std::get<bool>(key)) stamps += total.count, shortest = std::min(shortest, total.us / double(total.count));
+    return stamps > 0 && longer_us > 0 ? std::min(longer_us / double(stamps), 0.9 * shortest) : 0;
+}
+
 StatsTotals measure_stages(Engine& engine, const Test& test, Series& series, std::vector<StageRow>& stages)
 {
     Session session = engine.session(true);
@@ -84,18 +93,12 @@ StatsTotals measure_stages(Engine& engine, const Test& test, Series& series, std
     };
     test.work(session);
     if (readings > 0) series.read_speed = readings / seconds_per_gb;
-    // Timestamps take time, too; of a software device as much as small steps do.
-    uint64_t stamps = 0;
-    for (const auto& [key, total] : totals.stages) stamps += std::get<bool>(key) ? total.count : 0;
-    double stamp_us = 0;
-    if (stamps > 0 && !series.tokens_per_s.empty())
-        stamp_us = std::max(totals.us - 1e6 * double(totals.tokens) / series.mean(), 0.0) / double(stamps);
+    const double stamp = stamp_us(totals, totals.us - 1e6 * double(totals.tokens) / series.mean());
     std::map<std::pair<bool, std::string>, StageRow> rows;
     for (const auto& [key, total] : totals.stages) {
         const auto& [on_device, name, layer] = key;
         StageRow& row = rows.try_emplace({on_device, name}, StageRow{test.name, name, on_device, 0, 0}).first->second;
-        const double us = total.us - (on_device ? double(total.count) * stamp_us : 0);
-        row.us += std::max(us, 0.0) / double(totals.tokens);
+        row.us += (total.us - (on_device ? double(total.count) * stamp : 0)) / double(totals.tokens);
         row.bytes += double(total.bytes) / double(totals.tokens);
     }
     for (const auto& [key, row] : rows) stages.push_back(row);

@@ -33,6 +33,10 @@ class BenchTexts {
 /// How fast it is, run by run, without timing of its stages. Throws Error where it is interrupted.
 Series measure_speed(Engine& engine, const Test& test, uint32_t repetitions);
 
+/// What the timestamp of a device's stage takes, of software as much as a small step: `longer_us` is by how much timed
+/// batches took longer than others do. It is a part of every stage, and so less than the shortest.
+double stamp_us(const StatsTotals& timed, double longer_us);
+
 /// Its stages, in a timed run, whose totals are returned; between the tokens, how fast the host reads.
 StatsTotals measure_stages(Engine& engine, const Test& test, Series& series, std::vector<StageRow>& stages);
 

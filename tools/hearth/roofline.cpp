@@ -1,5 +1,6 @@
 // hearth roofline: what every step of a batch reads and computes, what bounds it, and what would make it faster.
 #include "engine/plan/roofline.h"
+#include "tools/hearth/bench_measure.h"
 #include "tools/hearth/computer.h"
 #include "tools/hearth/model_shape.h"
 #include "tools/hearth/plot.h"
@@ -95,16 +96,15 @@ Measurement measure(const RooflineOptions& o)
     };
     const std::vector<FeedStats> plain = feeds(false), timed = feeds(true);
     Measurement out = {.plan = engine.plan(), .us = {}, .all_us = median_us(plain)};
-    // Timestamps take time, too; of a software device as much as small steps do.
-    const auto on_device = [](const Stage& stage) { return stage.on_device; };
-    const double stamps = double(std::ranges::count_if(timed[0].stages, on_device)),
-                 stamp_us = stamps > 0 ? std::max(median_us(timed) - out.all_us, 0.0) / stamps : 0;
+    StatsTotals totals;
+    for (const FeedStats& stats : timed) totals.add(stats);
+    const double longer = (median_us(timed) - out.all_us) * double(timed.size()), stamp = stamp_us(totals, longer);
     std::map<std::pair<bool, std::string>, std::vector<double>> sums;
     for (size_t run = 0; run < timed.size(); ++run)
         for (const Stage& stage : timed[run].stages) {
             std::vector<double>& of_step = sums[{stage.on_device, std::string(stage.name)}];
             of_step.resize(timed.size());
-            of_step[run] += stage.on_device ? std::max(stage.us - stamp_us, 0.0) : stage.us;
+            of_step[run] += stage.us - (stage.on_device ? stamp : 0);
         }
     for (const auto& [key, us] : sums) out.us[key] = median(us);
     return out;
