@@ -348,6 +348,11 @@ class Models(unittest.TestCase):
                 self.assertIn(expected, err)
                 self.assertEqual(err.count("\n"), 1, err)
                 self.assertFalse([p for p in self.folder.iterdir() if p.name.startswith("x")])
+        with contextlib.chdir(self.folder):    # a program here, as a shell takes it
+            Path("hearth").symlink_to(HEARTH.absolute())
+            code, err = run("gptq", "relu", "x.gguf", "--calibration", short, "--hearth", "./hearth")
+            Path("hearth").unlink()
+        self.assertIn("shorter than one window", err)
         for pattern in ("0", "1.5", "4:2", "two", "3:5"):
             self.assertEqual(run("sparsegpt", "a", "b", "--calibration", "c", "--pattern", pattern)[0], 2)
 

@@ -50,7 +50,8 @@ import gptq
 from checkpoint import read_safetensors
 from convert import TYPES, Quantization, add_keys, join_gptq, targets_of, write_model
 from folder import file_in, names_in
-from llama import WITHOUT_TORCH, Folder, Layer, Model, copy_keys, device_of, rmsnorm, tokens_of, torch, windows_of
+from llama import (WITHOUT_TORCH, Folder, Layer, Model, add_hearth_option, copy_keys, device_of, rmsnorm, tokens_of,
+                   torch, windows_of)
 from sentences import Refusal, progress, run, say
 from whole_file import new_folder, scratch_folder, target_of
 
@@ -607,8 +608,7 @@ def main(argv=None):
                       help="of the mean of H's diagonal; default %(default)s")
     both.add_argument("--type", choices=TYPES,
                       help="of a GGUF file's matrices; default f16, or what holds GPTQ's exactly")
-    both.add_argument("--hearth", type=Path, default=Path(__file__).resolve().parents[1] / "build/release/hearth",
-                      help="the program, which cuts text into tokens; default build/release/hearth")
+    add_hearth_option(both)
     both.add_argument("--device", default="cpu", help="torch's name of what computes; default %(default)s")
     both.add_argument("--threads", type=int, metavar="N", help="of the CPU")
     rounding = methods.add_parser("gptq", parents=[both], help="4 or 8 bits")

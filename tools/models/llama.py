@@ -9,6 +9,7 @@ import sentences  # noqa: F401, I001 - first, so that whatever fails after it en
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -284,7 +285,14 @@ def windows_of(ids, most, window):
     return runs[np.arange(wanted) * len(runs) // max(1, wanted)]
 
 
-# ---- the program -----------------------------------------------------------------------------------------------------
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+def add_hearth_option(parser):
+    """A path is taken from this folder, and a name is looked for, as a shell does."""
+    parser.add_argument("--hearth", type=lambda text: Path(shutil.which(text) or text).absolute(),
+                        default=Path(__file__).resolve().parents[2] / "build" / "release" / "hearth",
+                        help="the program, which cuts text into tokens; default build/release/hearth")
+
 
 def device_of(name):
     try:

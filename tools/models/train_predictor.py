@@ -46,7 +46,7 @@ import numpy as np
 from gguf import GGUFValueType as Kind
 
 from convert import TYPES, Target, check_width, encode, write_head
-from llama import WITHOUT_TORCH, Layer, Model, copy_keys, device_of, tokens_of, torch, windows_of
+from llama import WITHOUT_TORCH, Layer, Model, add_hearth_option, copy_keys, device_of, tokens_of, torch, windows_of
 from sentences import Refusal, progress, run, say
 from whole_file import replacing, scratch_folder
 
@@ -447,8 +447,7 @@ def main(argv=None):
     parser.add_argument("--adjacent", action="store_true",
                         help="also train every predictor on what enters the layer before, and print how well it does; "
                              "takes twice as long and changes nothing in the file")
-    parser.add_argument("--hearth", type=Path, default=Path(__file__).resolve().parents[1] / "build/release/hearth",
-                        help="the program, which cuts text into tokens; default build/release/hearth")
+    add_hearth_option(parser)
     parser.add_argument("--device", default="cpu", help="torch's name of what computes; default %(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
