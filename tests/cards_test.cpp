@@ -1,5 +1,6 @@
 // Cards, processors and memories: that their tables are whole, found by name, and become the figures of a machine.
 #include "engine/plan/cards.h"
+#include "engine/plan/kernel_costs.h"
 #include "tests/support.h"
 
 #include <set>
@@ -30,6 +31,28 @@ std::string refusal(const char* name)
 
 TEST_SUITE("cards")
 {
+    TEST_CASE("what kernels cost is known of every generation and format")
+    {
+        for (const Card& c : all_cards())
+            for (const WeightFormat& f : weight_formats) {
+                INFO(c.name << " " << f.name);
+                const auto found = std::ranges::count_if(kernel_costs, [&](const KernelCost& k) {
+                    return k.generation == c.generation->name && k.type == f.type && k.dot > 0 && k.up > 0 &&
+                           k.down > 0;
+                });
+                CHECK(found == 1);
+            }
+    }
+
+    TEST_CASE("a card whose arithmetic is too slow for a format reads it more slowly than its memory could")
+    {
+        const Machine m = machine("RTX 3060 12 GB", "7700X", "DDR5-6000");
+        const RowRates &plain = m.on_device.of(WeightType::f16), &looked_up = m.on_device.of(WeightType::iq4_nl);
+        CHECK(plain.dot == doctest::Approx(360 * 0.9));
+        CHECK(looked_up.dot < 0.5 * plain.dot);
+        CHECK(m.on_device.of(WeightType::q4_0).dot == plain.dot);
+    }
+
     TEST_CASE("every row is whole, has its source and a name of its own")
     {
         std::set<std::string_view> names;

@@ -1,6 +1,7 @@
 #include "engine/plan/cards.h"
 
 #include "engine/error.h"
+#include "engine/plan/kernel_costs.h"
 
 #include <algorithm>
 #include <cctype>
@@ -244,6 +245,19 @@ double read_rate(const Computer& c)
 
 constexpr double billions_of_products(double tflops) { return tflops * 1000 / 2; }
 
+/// A card that computes too little for its memory is slower than that.
+void limit_by_arithmetic(SideRates& rates, const Card& card)
+{
+    const double lanes = card.tflops * 1000 / 2;    // billions of instructions a second
+    for (const KernelCost& k : kernel_costs) {
+        if (k.generation != card.generation->name) continue;
+        RowRates& r = rates.rows[format_number(k.type)];
+        r.dot = std::min(r.dot, lanes / k.dot);
+        r.gate = std::min(r.gate, lanes / k.up);
+        r.fired = std::min(r.fired, 2 * lanes / (k.up + k.down));    // half of the bytes are ups'
+    }
+}
+
 void add_card(Machine& m, const Computer& c)
 {
     const Card& card = *c.card;
@@ -251,6 +265,7 @@ void add_card(Machine& m, const Computer& c)
     const double memory = card.integrated() ? c.memory->gb_per_s : card.gb_per_s, reached = memory * g.reached;
     m.device = card.name;
     m.on_device = rates(reached, reached * fired_on_device, reached, reached * kv_on_device, step);
+    limit_by_arithmetic(m.on_device, card);
     for (size_t f = 0; f < std::size(weight_formats); ++f) {
         auto& ways = m.products[f];
         ways[size_t(Product::floats)] = billions_of_products(card.tflops * tiles);
