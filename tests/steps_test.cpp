@@ -108,6 +108,10 @@ TEST_SUITE("steps")
         CHECK(qkv.bytes({.rows = 4, .passes = 1}) == 1032);
         CHECK(qkv.bytes({.rows = 16, .passes = 2}) == 2128);
         CHECK(qkv.operations({.rows = 4, .passes = 1}) == 4000);
+        // A matrix of 50 rows, and of three rows of a batch 7 neurons whose down rows have 40 columns.
+        CHECK(sums_of({.row_bytes = 20, .bytes = 1000, .products = 500}, {.rows = 4}) == 200);
+        CHECK(sums_of({.which = Reads::ups, .products = 40}, {.rows = 3, .fired = 7}) == 7);
+        CHECK(sums_of({.which = Reads::downs, .products = 40}, {.rows = 3, .fired = 7}) == 120);
         const Step attend = {.kind = StepKind::attend, .position = 64, .position_products = 32};
         CHECK(attend.bytes({.positions = 7 + 8}) == 15 * 64);
         CHECK(attend.operations({.positions = 15}) == 2 * 15 * 32);

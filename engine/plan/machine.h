@@ -35,6 +35,7 @@ struct AttentionRates {
     double products = 0;    // billions a second of queries and them; 0: they take no time
     double keys_us = 0;     // the keys of one key group, however wide they are
     double query_us = 0;    // a query that meets them, likewise: its score, and the exponential of that
+    double prompt = 0;    // of the host: billions of products a second of many rows, with all of this; 0: not measured
 };
 
 /// One side: the device, or the host with all its threads.
@@ -121,6 +122,8 @@ struct Machine {
     ProductRates products = {};             // of the device
     // Likewise of the host, in the only way that it has.
     std::array<double, std::size(weight_formats)> host_products = {};
+    // And microseconds of a sum of such products beside them, which counts where they are few.
+    std::array<double, std::size(weight_formats)> host_sum_us = {};
     // GB/s of a file's rows that the host lays out as the device has them.
     std::array<double, std::size(weight_formats)> laid_out = {};
     double submit_us = 0;        // one submit, on the host

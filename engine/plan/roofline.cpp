@@ -48,13 +48,17 @@ StepTime expected_time(const PlannedStep& p, host::Work work, const Machine& m)
     SideRates of_work = rates;
     if (work == host::Work::many) {
         of_work.rows.fill({rates.read, rates.read, rates.read});
-        of_work.attention.keys_us = 0;    // many queries meet a key at once
-        if (rates.attention.products > 0) of_work.attention.kv = INFINITY;
+        AttentionRates& a = of_work.attention;
+        a.keys_us = 0;    // many queries meet a key at once
+        if (a.products > 0) a.kv = INFINITY;
+        if (a.prompt > 0) a.products = a.prompt, a.query_us = 0;
     }
     time.memory = p.step.us(p.load, of_work) - time.latency;
     for (const Read& r : p.step.reads)
         if (const double rate = product_rate(m, p.on_device, r.type); rate > 0)
             time.arithmetic += products_of(r, p.load) / rate;
+    if (!p.on_device)
+        for (const Read& r : p.step.reads) time.arithmetic += sums_of(r, p.load) * m.host_sum_us[format_number(r.type)];
     // The rates of one row were measured with its arithmetic, and the products of many in other kernels.
     if (work == host::Work::few && p.load.rows <= 1) time.arithmetic = std::min(time.arithmetic, time.memory);
     return time;

@@ -237,6 +237,18 @@ double us(double bytes, double gb_per_s) { return bytes / std::max(gb_per_s, 1e-
 
 double products_of(const Read& read, const Load& load) { return double(read.products) * times(read.which, load); }
 
+double sums_of(const Read& read, const Load& load)
+{
+    switch (read.which) {
+    case Reads::all:
+    case Reads::all_each: return read.row_bytes > 0 ? double(read.bytes) / read.row_bytes * load.rows : 0;
+    case Reads::gates:
+    case Reads::ups: return times(read.which, load);
+    case Reads::downs: return double(read.products) * load.rows;    // which are the columns
+    }
+    return 0;
+}
+
 double Step::bytes(const Load& load) const
 {
     double sum = double(row + signs) * load.rows + double(position) * load.positions;

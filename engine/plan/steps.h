@@ -118,6 +118,8 @@ struct Load {
 
 /// Products of a weight and a number that it takes part in.
 double products_of(const Read& read, const Load& load);
+/// Sums of such products.
+double sums_of(const Read& read, const Load& load);
 
 struct Step {
     StepKind kind = {};

@@ -69,6 +69,7 @@ class HostMeasurement {
                 return std::max(us - 2 * rates.step_us, us / 10);
             });
             rates.attention = attention_rates(times);
+            rates.attention.prompt = prompt_products();
             // Both are small on the host.
             rates.vector = rates.signs = 4.0 * AttentionTimes::wide / times.wide_us.alone / 1000;
         });
@@ -84,19 +85,23 @@ class HostMeasurement {
         return gb_per_s(all.bytes(), median_time([&] { host::multiply(team_, all, inputs, y_.data()); }));
     }
 
-    /// Billions of products a second, of a matrix with many tokens.
-    double products(WeightType type)
+    /// A matrix with many tokens: billions of products a second, and microseconds of a sum of them beside that.
+    std::pair<double, double> products(WeightType type)
     {
-        constexpr uint32_t tokens = 128;
-        const Matrix some = {type, most_rows, dim, memory_.data()};
-        const std::vector<float> x = some_vector(tokens * dim);
-        std::vector<float> y(size_t(tokens) * some.rows);
-        const double t = median_time([&] {
-            host::Inputs inputs;
-            inputs.prepare(team_, x.data(), tokens, dim, is_quantised(type), host::Work::many);
-            host::multiply(team_, some, inputs, y.data());
-        });
-        return double(some.rows) * dim * tokens / t / 1e9;
+        constexpr uint32_t tokens = 128, few = 256;
+        const auto us = [&](uint32_t cols) {
+            const Matrix some = {type, most_rows, cols, memory_.data()};
+            const std::vector<float> x = some_vector(tokens * cols);
+            std::vector<float> y(size_t(tokens) * some.rows);
+            return 1e6 * median_time([&] {
+                       host::Inputs inputs;
+                       inputs.prepare(team_, x.data(), tokens, cols, is_quantised(type), host::Work::many);
+                       host::multiply(team_, some, inputs, y.data());
+                   });
+        };
+        constexpr double sums = double(most_rows) * tokens;
+        const double rate = sums * dim / us(dim) / 1000;
+        return {rate, std::max(us(few) / sums - few / rate / 1000, 0.0)};
     }
 
     /// GB/s of rows laid out as the device has them.
@@ -217,6 +222,15 @@ class HostMeasurement {
         return gb_per_s(memory_.size(), median_time([&] { sum += host::sum_words(team_, words); }));
     }
 
+    static host::KvCache some_cache(uint32_t kv_heads, uint32_t head_dim)
+    {
+        host::KvCache cache(host::KvTypes{}, kv_heads, uint32_t(std::size(pages)), head_dim);
+        for (const host::KvCache::Side* side : {&cache.keys(), &cache.values()})
+            std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), side->bytes / sizeof(uint16_t),
+                        uint16_t(0x3000));
+        return cache;
+    }
+
     /// Of a layer: each has a cache of its own, until they fill as much as that memory.
     double attention_us(uint32_t kv_heads, uint32_t head_dim)
     {
@@ -224,12 +238,8 @@ class HostMeasurement {
         std::vector<host::KvCache> layers;
         uint64_t bytes = 0;
         while (bytes < memory_.size()) {
-            layers.emplace_back(host::KvTypes{}, kv_heads, uint32_t(std::size(pages)), head_dim);
-            for (const host::KvCache::Side* side : {&layers.back().keys(), &layers.back().values()}) {
-                std::fill_n(reinterpret_cast<uint16_t*>(side->memory.get()), side->bytes / sizeof(uint16_t),
-                            uint16_t(0x3000));
-                bytes += side->bytes;
-            }
+            layers.push_back(some_cache(kv_heads, head_dim));
+            bytes += layers.back().keys().bytes + layers.back().values().bytes;
         }
         host::AttendScratch scratch;
         const std::vector<double> frequencies = host::rope_frequencies(head_dim, 10000);
@@ -241,6 +251,27 @@ class HostMeasurement {
                 host::attend(team_, shape, layer, row, q.data(), k.data(), v.data(), out.data(), scratch);
         });
         return 1e6 * t / double(layers.size());
+    }
+
+    /// Billions of products a second, of the tokens with which a prompt begins.
+    double prompt_products()
+    {
+        constexpr uint32_t tokens = 256, kv_heads = heads / 4, head_dim = 128, width = heads * head_dim;
+        host::KvCache cache = some_cache(kv_heads, head_dim);
+        std::vector<host::Row> rows;
+        double positions = 0;
+        for (uint32_t p = 0; p < tokens; ++p) {
+            rows.push_back({p, p + 1, pages});
+            positions += p + 1;
+        }
+        const std::vector<double> frequencies = host::rope_frequencies(head_dim, 10000);
+        const host::AttentionShape shape = {
+            .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim, .scale = 0.1f, .rope = {frequencies}};
+        std::vector<float> q = some_vector(tokens * width), k = q, v = q, out(q.size());
+        host::AttendScratch scratch;
+        const double t = median_time(
+            [&] { host::attend(team_, shape, cache, rows, q.data(), k.data(), v.data(), out.data(), scratch); });
+        return 2 * width * positions / t / 1e9;
     }
 
     host::Team& team_;
@@ -573,7 +604,7 @@ Machine measure_machine(host::Team& team, const std::shared_ptr<vulkan::Device>&
     team.hold([&] {
         for (size_t f = 0; f < std::size(weight_formats); ++f) {
             const WeightType type = measured_as(weight_formats[f].type);
-            m.host_products[f] = host.products(type);
+            std::tie(m.host_products[f], m.host_sum_us[f]) = host.products(type);
             if (device) m.laid_out[f] = host.laid_out(type);
             progress(host_share + (device ? 0.05 : 0.2) * double(f + 1) / std::size(weight_formats));
         }

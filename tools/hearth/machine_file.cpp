@@ -43,7 +43,8 @@ nlohmann::json side_json(SideRates r)
     json["attention"] = {{"kv", r.attention.kv},
                          {"products", r.attention.products},
                          {"keys_us", r.attention.keys_us},
-                         {"query_us", r.attention.query_us}};
+                         {"query_us", r.attention.query_us},
+                         {"prompt", r.attention.prompt}};
     return json;
 }
 
@@ -101,7 +102,8 @@ SideRates side_from(const nlohmann::json& json)
     r.norm_us = json.contains("norm_us") ? figure(json, "norm_us") : r.step_us;
     if (json.contains("attention")) {
         const nlohmann::json& a = json.at("attention");
-        r.attention = {rate(a, "kv"), figure(a, "products"), figure(a, "keys_us"), figure(a, "query_us")};
+        r.attention = {rate(a, "kv"), figure(a, "products"), figure(a, "keys_us"), figure(a, "query_us"),
+                       younger_figure(a, "prompt")};
     } else {
         r.attention.kv = rate(json, "kv");
     }
@@ -115,6 +117,7 @@ nlohmann::json products_json(const Machine& m)
     for (size_t f = 0; f < std::size(weight_formats); ++f) {
         nlohmann::json format;
         if (m.host_products[f] > 0) format["host"] = m.host_products[f];
+        if (m.host_sum_us[f] > 0) format["host_sum_us"] = m.host_sum_us[f];
         if (m.laid_out[f] > 0) format["laid_out"] = m.laid_out[f];
         for (const Product p : products)
             if (const double rate = m.products[f][size_t(p)]; rate > 0) format[std::string(product_name(p))] = rate;
@@ -129,6 +132,7 @@ void read_products(const nlohmann::json& json, Machine& m)
         const nlohmann::json format = json.value(std::string(weight_formats[f].name), nlohmann::json::object());
         const auto figure = [&](std::string_view name) { return std::max(format.value(std::string(name), 0.0), 0.0); };
         m.host_products[f] = figure("host");
+        m.host_sum_us[f] = figure("host_sum_us");
         m.laid_out[f] = figure("laid_out");
         for (const Product p : products) m.products[f][size_t(p)] = figure(product_name(p));
     }
