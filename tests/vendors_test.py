@@ -6,6 +6,7 @@
 
 import importlib.machinery
 import importlib.util
+import re
 import stat
 import subprocess
 import sys
@@ -211,7 +212,12 @@ BB4:
     def test_of_cards_the_figures_are_those_of_the_plan(self):
         figures = vendors.card_figures()
         self.assertEqual(figures["RTX 2060"], (336e9, 6.45e12 / 2))
-        self.assertEqual({vendors.CARDS[card][0] for card in figures} - set(vendors.NEWEST), set())
+        self.assertEqual({vendors.GENERATIONS[vendors.CARDS[card]][0] for card in figures} - set(vendors.NEWEST), set())
+
+    def test_of_every_generation_the_plan_has_what_kernels_cost(self):
+        written = re.findall(r'\{"([^"]+)", WeightType', vendors.KERNEL_COSTS.read_text())
+        self.assertEqual(set(written), set(vendors.GENERATIONS))
+        self.assertEqual(len(written), len(vendors.GENERATIONS) * len(vendors.all_formats()))
 
 
 class Peer(unittest.TestCase):
