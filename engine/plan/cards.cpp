@@ -248,7 +248,7 @@ constexpr double billions_of_products(double tflops) { return tflops * 1000 / 2;
 /// A card that computes too little for its memory is slower than that.
 void limit_by_arithmetic(SideRates& rates, const Card& card)
 {
-    const double lanes = card.tflops * 1000 / 2;    // billions of instructions a second
+    const double lanes = billions_of_products(card.tflops);    // or of other instructions, a second
     for (const KernelCost& k : kernel_costs) {
         if (k.generation != card.generation->name) continue;
         RowRates& r = rates.rows[format_number(k.type)];

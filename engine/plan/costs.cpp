@@ -50,13 +50,13 @@ struct NeuronsRead {
     double gates = 0, ups = 0, downs = 0;
 };
 
-/// Positions that the rows see, those of each in whole tiles.
+/// Positions that the rows see, those of each in whole tiles; 0: as they are.
 double positions_seen(const LayerShape& shape, const PlannedBatch& batch, uint32_t tile)
 {
     double positions = 0;
     for (uint32_t r = 0; r < batch.rows; ++r) {
         const double all = batch.position + r + 1, sees = shape.window ? std::min(all, double(shape.window)) : all;
-        positions += std::ceil(sees / tile) * tile;
+        positions += tile ? std::ceil(sees / tile) * tile : sees;
     }
     return positions;
 }
@@ -67,7 +67,7 @@ Load load_of(const LayerShape& shape, const NeuronsRead& n, const PlannedBatch& 
         shape.down_by_rows ? double(shape.down.bytes) / std::max(shape.down.cols, 1u) : shape.down.row_bytes();
     return {.rows = double(batch.rows),
             .passes = passes,
-            .positions = positions_seen(shape, batch, 1),
+            .positions = positions_seen(shape, batch, 0),
             .looked_at = n.looked_at,
             .fired = n.fired,
             .gate_bytes = n.gates * shape.gate.row_bytes(),
@@ -182,8 +182,8 @@ Costs expected_costs(const PlannedModel& model, const Machine& m, double positio
             for (uint32_t g = k; g < groups; ++g) cold.add(g);
             share.neurons = std::min(hot.slots(), decode_neurons(c));
             bool planes = true;
-            layer.device_ffn.push_back(total_us(ffn_steps(c, here, share, form, planes),
-                                                device_load(here, hot.on_device(), token, 1), device));
+            layer.device_ffn.push_back(
+                total_us(ffn_steps(c, here, share, form, planes), load_of(here, hot.on_device(), token, 1), device));
             layer.host_ffn.push_back(k < groups ? cold_ffn.us(load_of(there, cold.on_host(token.work), token, 1), host)
                                                 : 0);
             if (k < groups) hot.add(k);

@@ -3,6 +3,7 @@
 
 #include "engine/file/gguf.h"
 
+#include <algorithm>
 #include <array>
 #include <compare>
 #include <cstdint>
@@ -31,6 +32,13 @@ struct RowRates {
 
 /// What attention takes at decode: the sum of these, for every position that a token sees.
 struct AttentionRates {
+    /// Microseconds of a position: so many bytes of keys and values, products with them, key groups and queries.
+    double us(double bytes, double all_products, double key_groups, double queries) const
+    {
+        return bytes / std::max(kv, 1e-9) / 1000 + (products > 0 ? all_products / (1000 * products) : 0) +
+               key_groups * keys_us + queries * query_us;
+    }
+
     double kv = 1;          // GB/s of keys and values
     double products = 0;    // billions a second of queries and them; 0: they take no time
     double keys_us = 0;     // the keys of one key group, however wide they are

@@ -274,12 +274,9 @@ double Step::us(const Load& load, const SideRates& rates) const
 {
     double sum = least_us(rates) + hearth::us(double(row) * load.rows, rates.vector) +
                  hearth::us(double(signs) * load.rows, rates.signs);
-    if (position > 0) {
-        const AttentionRates& a = rates.attention;
-        const double positions = std::max(load.positions, load.tiled);
-        sum += positions * (hearth::us(double(position), a.kv) + key_groups * a.keys_us + queries * a.query_us);
-        if (a.products > 0) sum += positions * double(position_products) / (1000 * a.products);
-    }
+    if (position > 0)
+        sum += std::max(load.positions, load.tiled) *
+               rates.attention.us(double(position), double(position_products), key_groups, queries);
     for (const Read& r : reads) {
         const double bytes = read_bytes(r, load);
         const RowRates& rows = rates.of(r.type);

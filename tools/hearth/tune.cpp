@@ -31,8 +31,7 @@ std::string table(const Machine& m)
     // In F16, of heads that share no keys.
     const auto cache = [](const AttentionRates& a) {
         constexpr double width = 128, bytes = 4 * width;
-        const double products = a.products > 0 ? 2 * width / a.products : 0;
-        return bytes / (bytes / a.kv + products + 1000 * (a.keys_us + a.query_us));
+        return bytes / (1000 * a.us(bytes, 2 * width, 1, 1));
     };
     out += fmt::format("| KV cache | {:.2f} | | | {} | | |\n", cache(m.host.attention),
                        cell(cache(m.on_device.attention), m.has_device()));
