@@ -59,6 +59,66 @@ TEST_SUITE("architectures")
         CHECK_THROWS_WITH_AS(find_architecture("gpt-5"), doctest::Contains("llama-7b"), Error);
     }
 
+    TEST_CASE("a mixture has better types where others' files of its name have them")
+    {
+        // As llama-quantize chooses: how many layers have which type.
+        const auto types_of = [](const char* name, const char* mixture, const std::string& part) {
+            const auto file = header_of(find_architecture(name), type(mixture));
+            std::vector<std::pair<std::string, int>> counts;
+            for (const GgufTensor& t : file->tensors()) {
+                if (!t.name.starts_with("blk.") || t.name.find("." + part) == t.name.npos) continue;
+                if (counts.empty() || counts.back().first != t.type_name()) counts.emplace_back(t.type_name(), 0);
+                ++counts.back().second;
+            }
+            std::string out;
+            for (const auto& [type, count] : counts)
+                out += fmt::format("{}{} {}", out.empty() ? "" : ", ", type, count);
+            return out;
+        };
+        struct Row {
+            const char *mixture, *v, *down, *output, *others;
+        };
+        const std::string thirds_6 = "Q6_K 4, Q4_K 2, Q6_K 1, Q4_K 2, Q6_K 1, Q4_K 2, Q6_K 1, Q4_K 2, Q6_K 1, Q4_K 2, "
+                                     "Q6_K 1, Q4_K 2, Q6_K 1, Q4_K 2, Q6_K 1, Q4_K 2, Q6_K 5";
+        std::string thirds_5 = thirds_6;
+        for (size_t at; (at = thirds_5.find("Q4")) != std::string::npos;) thirds_5[at + 1] = '5';
+        for (const Row& row : {
+                 Row{"q2_k", "Q3_K 32", "Q3_K 32", "Q3_K 32", "Q2_K 32"},
+                 Row{"q2_k_s", "Q2_K 32", "Q4_K 4, Q2_K 28", "Q2_K 32", "Q2_K 32"},
+                 Row{"q3_k_s", "Q3_K 32", "Q3_K 32", "Q3_K 32", "Q3_K 32"},
+                 Row{"q3_k_m", "Q5_K 2, Q4_K 30", "Q5_K 2, Q4_K 30", "Q4_K 32", "Q3_K 32"},
+                 Row{"q3_k_l", "Q5_K 32", "Q5_K 32", "Q5_K 32", "Q3_K 32"},
+                 Row{"q4_k_s", "Q5_K 4, Q4_K 28", "Q5_K 4, Q4_K 28", "Q4_K 32", "Q4_K 32"},
+                 Row{"q4_k_m", thirds_6.c_str(), thirds_6.c_str(), "Q4_K 32", "Q4_K 32"},
+                 Row{"q5_k_s", "Q5_K 32", "Q5_K 32", "Q5_K 32", "Q5_K 32"},
+                 Row{"q5_k_m", thirds_5.c_str(), thirds_5.c_str(), "Q5_K 32", "Q5_K 32"},
+                 Row{"q6_k", "Q6_K 32", "Q6_K 32", "Q6_K 32", "Q6_K 32"},
+                 Row{"iq4_nl", "IQ4_NL 32", "Q5_K 4, IQ4_NL 28", "IQ4_NL 32", "IQ4_NL 32"},
+                 Row{"q5_1", "Q5_1 32", "Q5_1 32", "Q5_1 32", "Q5_1 32"},
+             }) {
+            CAPTURE(row.mixture);
+            CHECK(types_of("llama-2-7b", row.mixture, "attn_v.") == row.v);
+            CHECK(types_of("llama-2-7b", row.mixture, "ffn_down.") == row.down);
+            CHECK(types_of("llama-2-7b", row.mixture, "attn_output.") == row.output);
+            for (const char* part : {"attn_q.", "attn_k.", "ffn_gate.", "ffn_up."})
+                CHECK(types_of("llama-2-7b", row.mixture, part) == row.others);
+            const auto file = header_of(find_architecture("llama-2-7b"), type(row.mixture));
+            CHECK(file->find("output.weight")->type_name() == "Q6_K");
+            CHECK(file->find("token_embd.weight")->type_name() + " 32" == row.others);
+        }
+        for (const auto& [mixture, better] :
+             {std::pair("q2_k", "Q4_K 32"), {"q2_k_s", "Q4_K 32"}, {"iq4_nl", "Q5_K 32"}})
+            CHECK(types_of("llama-3-8b", mixture, "attn_v.") == better);    // four heads share keys and values
+        for (const auto& [mixture, output] : {std::pair("q2_k", "Q5_K 32"),
+                                              {"q2_k_s", "Q2_K 32"},
+                                              {"q3_k_l", "Q5_K 32"},
+                                              {"q4_k_m", "Q5_K 32"},
+                                              {"q4_0", "Q4_0 32"}}) {
+            CHECK(types_of("mixtral-8x7b", mixture, "attn_output.") == output);
+            for (const char* part : {"attn_k.", "attn_v."}) CHECK(types_of("mixtral-8x7b", mixture, part) == "Q8_0 32");
+        }
+    }
+
     TEST_CASE("they have as many parameters as their makers say")
     {
         // In billions, by the models' cards and papers.

@@ -676,8 +676,8 @@ TEST_SUITE("host")
         return error / all;
     }
 
-    TEST_CASE("blocks of 256 lose less than those whose scales follow from the largest weights, whatever the weights "
-              "look like")
+    TEST_CASE("scales that are searched for lose less than those that follow from the largest weights, whatever the "
+              "weights look like")
     {
         Random random(6);
         struct Kind {
@@ -700,7 +700,8 @@ TEST_SUITE("host")
             double normal;    // relative error of normal weights
         };
         for (const Most& most :
-             {Most{WeightType::q4_k, 0.073}, Most{WeightType::q5_k, 0.0365}, Most{WeightType::q6_k, 0.0178}}) {
+             {Most{WeightType::q2_k, 0.264}, Most{WeightType::q3_k, 0.147}, Most{WeightType::q4_k, 0.073},
+              Most{WeightType::q5_k, 0.0365}, Most{WeightType::q6_k, 0.0178}, Most{WeightType::iq4_nl, 0.076}}) {
             for (const Kind& kind : kinds) {
                 CAPTURE(format_of(most.type).name);
                 CAPTURE(kind.name);
@@ -719,11 +720,16 @@ TEST_SUITE("host")
     TEST_CASE("a block of 256 that holds its weights exactly is found again")
     {
         Random random(7);
-        for (const WeightType type : {WeightType::q4_k, WeightType::q5_k, WeightType::q6_k}) {
+        for (const WeightType type :
+             {WeightType::q2_k, WeightType::q3_k, WeightType::q4_k, WeightType::q5_k, WeightType::q6_k}) {
             CAPTURE(format_of(type).name);
+            const int steps = type == WeightType::q2_k   ? 4
+                              : type == WeightType::q3_k ? 8
+                              : type == WeightType::q5_k ? 32
+                                                         : 16;
             std::vector<float> x(256);
             for (size_t i = 0; i < x.size(); i++)
-                x[i] = float(i % (type == WeightType::q5_k ? 32 : 16)) - 8;    // steps of 1 in every part
+                x[i] = float(int(i) % steps - steps / 2);    // steps of 1 in every part
             std::vector<std::byte> made(row_bytes(type, 256));
             find_quantiser(type)->encode(x.data(), made.data(), 256);
             CHECK(std::sqrt(lost(type, x, made.data())) < 2e-3);    // the scale of the scales is fp16
@@ -731,6 +737,21 @@ TEST_SUITE("host")
             find_quantiser(type)->encode(x.data(), made.data(), 256);
             CHECK(std::sqrt(lost(type, x, made.data())) < 2e-3);
         }
+    }
+
+    /// Both ways in which a format is encoded; the second with columns that count differently.
+    std::vector<std::pair<const char*, std::function<void(const float*, std::byte*, uint32_t)>>> encoders(
+        const RowQuantiser& quantiser)
+    {
+        std::vector<std::pair<const char*, std::function<void(const float*, std::byte*, uint32_t)>>> all = {
+            {"all columns alike", quantiser.encode}};
+        if (quantiser.encode_weighted)
+            all.emplace_back("weighted", [&](const float* x, std::byte* row, uint32_t n) {
+                std::vector<float> importance(n);
+                for (uint32_t i = 0; i < n; i++) importance[i] = i % 7 ? 1 : 2;
+                quantiser.encode_weighted(x, importance.data(), row, n);
+            });
+        return all;
     }
 
     TEST_CASE("a number that no block can hold makes weights that are not finite, and zeros make zeros")
@@ -741,21 +762,56 @@ TEST_SUITE("host")
             CAPTURE(format.name);
             const uint32_t block = std::max(format.block, 32u);
             const auto decode = kernels().of(format.type).decode;
-            for (const float bad : {INFINITY, -INFINITY, NAN, 1e9f, -1e9f, 3e38f}) {
-                CAPTURE(bad);
-                std::vector<float> x(2 * block, 1.0f), back(2 * block);
-                x[3] = bad;
-                std::vector<std::byte> row(row_bytes(format.type, 2 * block));
-                quantiser->encode(x.data(), row.data(), 2 * block);
-                decode(row.data(), back.data(), 2 * block);
-                CHECK_FALSE(std::isfinite(back[3]));
-                CHECK(back[block] == doctest::Approx(1).epsilon(0.15));
+            for (const auto& [how, encode] : encoders(*quantiser)) {
+                CAPTURE(how);
+                for (const float bad : {INFINITY, -INFINITY, NAN, 1e9f, -1e9f, 3e38f}) {
+                    CAPTURE(bad);
+                    std::vector<float> x(2 * block, 1.0f), back(2 * block);
+                    x[3] = bad;
+                    std::vector<std::byte> row(row_bytes(format.type, 2 * block));
+                    encode(x.data(), row.data(), 2 * block);
+                    decode(row.data(), back.data(), 2 * block);
+                    CHECK_FALSE(std::isfinite(back[3]));
+                    CHECK(back[block] == doctest::Approx(1).epsilon(0.15));
+                }
+                std::vector<float> x(block), back(block, 1.0f);
+                std::vector<std::byte> row(row_bytes(format.type, block));
+                encode(x.data(), row.data(), block);
+                decode(row.data(), back.data(), block);
+                CHECK(back == x);
+                x[block / 3] = -2.5f;    // one outlier keeps its size, and the others stay what they are
+                encode(x.data(), row.data(), block);
+                decode(row.data(), back.data(), block);
+                CHECK(back[block / 3] == doctest::Approx(-2.5f).epsilon(0.01));
+                for (uint32_t i = 0; i < block; i++) CHECK((i == block / 3 || std::abs(back[i]) < 0.05f));
             }
-            std::vector<float> x(block), back(block, 1.0f);
-            std::vector<std::byte> row(row_bytes(format.type, block));
-            quantiser->encode(x.data(), row.data(), block);
-            decode(row.data(), back.data(), block);
-            CHECK(back == x);
+        }
+    }
+
+    TEST_CASE("weights whose columns count more are more exact, and none is less so than rounding alone would make it")
+    {
+        Random random(8);
+        std::vector<float> x(16 * 256), importance(x.size()), even(x.size(), 3.0f);
+        for (float& w : x) w = random.normal();
+        for (float& w : importance) w = std::exp(2 * random.normal());
+        const auto error = [&](WeightType type, const std::vector<std::byte>& stored,
+                               const std::vector<float>& weight) {
+            std::vector<float> back(x.size());
+            kernels().of(type).decode(stored.data(), back.data(), uint32_t(x.size()));
+            double sum = 0;
+            for (size_t i = 0; i < x.size(); i++) sum += weight[i] * std::pow(double(x[i]) - back[i], 2);
+            return sum;
+        };
+        for (const WeightFormat& format : weight_formats) {
+            const RowQuantiser* quantiser = find_quantiser(format.type);
+            if (!quantiser || !quantiser->encode_weighted) continue;
+            CAPTURE(format.name);
+            std::vector<std::byte> alike(row_bytes(format.type, x.size())), weighted = alike, evenly = alike;
+            quantiser->encode(x.data(), alike.data(), uint32_t(x.size()));
+            quantiser->encode_weighted(x.data(), importance.data(), weighted.data(), uint32_t(x.size()));
+            quantiser->encode_weighted(x.data(), even.data(), evenly.data(), uint32_t(x.size()));
+            CHECK(error(format.type, weighted, importance) < 0.8 * error(format.type, alike, importance));
+            CHECK(error(format.type, evenly, even) < 1.001 * error(format.type, alike, even));
         }
     }
 

@@ -29,7 +29,8 @@ import make_model  # noqa: E402
 
 MODEL, TEXT = TESTS / "data" / "fairytale-7m.gguf", TESTS / "data" / "fairytales-valid.txt"
 PROGRAM = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
-TYPES = {"f16": Type.F16, "bf16": Type.BF16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0}
+TYPES = {"f16": Type.F16, "bf16": Type.BF16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1,
+         "q5_0": Type.Q5_0, "q5_1": Type.Q5_1}
 
 
 class Case(unittest.TestCase):
@@ -211,16 +212,38 @@ class Weights(Case):
                                        np.sqrt(np.sum((x - y) ** 2, dtype=float) / np.sum(x ** 2, dtype=float)),
                                        places=6)
 
+    def test_every_type_loses_less_than_others_files_of_that_name_do(self):
+        # What llama-quantize's lose of the shipped model's weights, format by format.
+        theirs = {"Q2_K": 0.297, "Q3_K": 0.151, "Q4_K": 0.0717, "Q5_K": 0.0363, "Q6_K": 0.0182, "IQ4_NL": 0.0764,
+                  "Q4_1": 0.0786, "Q5_0": 0.0431, "Q5_1": 0.0381}
+        rows, seen = read(MODEL)[1], set()
+        for kind in ("q2_k", "q3_k_m", "q5_k_m", "q4_1", "q5_0", "q5_1", "iq4_nl"):
+            self.quantize(MODEL, self.out, kind)
+            stored = read(self.out)[1]
+            sums = {}
+            for name, (before, x) in rows.items():    # as gguf understands the blocks
+                if x.ndim == 2:
+                    sum_ = sums.setdefault(stored[name][0].name, [0, 0])
+                    sum_[0] += np.sum((floats(stored[name]) - x.astype(np.float32)) ** 2, dtype=float)
+                    sum_[1] += np.sum(x.astype(np.float32) ** 2, dtype=float)
+            for name, (lost, whole) in sums.items():
+                with self.subTest(kind, format=name):
+                    self.assertLess(np.sqrt(lost / whole), theirs[name])
+            seen |= set(sums)
+        self.assertEqual(seen, set(theirs))
+
     def test_rows_that_are_no_blocks_of_256_get_blocks_of_32(self):
         source = self.made("--plain", "--type", "f32", "--dim", "96", "--heads", "3", "--kv-heads", "3",
                            "--layers", "3")
-        for kind, common, better in (("q4_k_m", Type.Q5_0, Type.Q8_0), ("q6_k", Type.Q8_0, Type.Q8_0)):
+        for kind, common, better in (("q4_k_m", Type.Q5_0, Type.Q8_0), ("q6_k", Type.Q8_0, Type.Q8_0),
+                                     ("q3_k_s", Type.Q4_0, Type.Q4_0), ("q5_k_s", Type.Q5_1, Type.Q5_1)):
             report, _ = self.quantize(source, self.out, kind)
             for t in report["tensors"]:
                 if t["name"].endswith("norm.weight"):
                     continue
                 more = t["name"] == "output.weight" or t["name"] in ("blk.2.attn_v.weight", "blk.2.ffn_down_t.weight")
-                self.check(source, self.out, t["name"], better if more else common,
+                self.check(source, self.out, t["name"],
+                           Type.Q8_0 if t["name"] == "output.weight" else better if more else common,
                            before=t["name"].replace("down_t", "down"))
                 self.assertEqual(t["note"], "its rows are no whole blocks of 256")
 
@@ -249,7 +272,8 @@ class Weights(Case):
 
 class Kept(Case):
     def test_keys_stay_but_for_the_type_of_the_file(self):
-        for name, number in (("f16", 1), ("bf16", 32), ("q8_0", 7), ("q6_k", 18), ("q4_k_m", 15), ("q4_0", 2)):
+        for name, number in (("f16", 1), ("bf16", 32), ("q8_0", 7), ("q6_k", 18), ("q4_k_m", 15), ("q4_0", 2),
+                             ("q2_k", 10), ("q2_k_s", 21), ("iq4_nl", 25)):
             self.quantize(MODEL, self.out, name)
             self.assertEqual(read(self.out)[0], read(MODEL)[0] | {"general.file_type": number})
 

@@ -18,12 +18,6 @@
 
 namespace hearth {
 
-const Quantisation* find_quantisation(std::string_view name)
-{
-    const Quantisation* found = std::ranges::find(quantisations, name, &Quantisation::name);
-    return found == std::end(quantisations) ? nullptr : found;
-}
-
 double RequantisedTensor::error() const { return squares > 0 ? std::sqrt(error_squares / squares) : 0; }
 
 RequantisedTensor Requantised::total() const
@@ -106,14 +100,12 @@ std::optional<LayerPart> layer_part(std::string_view name)
 }
 
 /// The better type that a mixture has for a matrix; nullptr where it is like most.
-const Exception* exception_of(std::span<const Exception> exceptions, const GgufTensor& t, uint32_t layers)
+const Exception* exception_of(std::span<const Exception> exceptions, const GgufTensor& t, const Config& c)
 {
-    const auto where = layer_part(t.name);
-    if (!where) return nullptr;
-    const uint32_t l = where->layer, eighth = layers / 8;
-    const bool chosen = l < eighth || l >= 7 * layers / 8 || (l - eighth) % 3 == 2;
+    const auto at = layer_part(t.name);
+    if (!at) return nullptr;
     const auto found = std::ranges::find_if(
-        exceptions, [&](const Exception& e) { return where->part.starts_with(e.part) && (chosen || !e.some_layers); });
+        exceptions, [&](const Exception& e) { return at->part.starts_with(e.part) && e.where(c, at->layer); });
     return found == exceptions.end() ? nullptr : &*found;
 }
 
@@ -123,9 +115,8 @@ struct Fallback {
 };
 
 constexpr Fallback fallbacks[] = {
-    {WeightType::q4_k, WeightType::q5_0},
-    {WeightType::q5_k, WeightType::q5_1},
-    {WeightType::q6_k, WeightType::q8_0},
+    {WeightType::q2_k, WeightType::q4_0}, {WeightType::q3_k, WeightType::q4_0}, {WeightType::q4_k, WeightType::q5_0},
+    {WeightType::q5_k, WeightType::q5_1}, {WeightType::q6_k, WeightType::q8_0},
 };
 
 /// Of a job that is a plain down projection; else it stays as it is.
@@ -177,7 +168,7 @@ Job job_of(const Gguf& model, const GgufTensor& t, const Quantisation& how, cons
     if ((head || is_predictor(t.name)) && sensitive != how.matrices) {
         better(sensitive);
         job.note = head ? "the output" : "a predictor";
-    } else if (const Exception* exception = exception_of(how.exceptions, t, config.layers)) {
+    } else if (const Exception* exception = exception_of(how.exceptions, t, config)) {
         better(exception->type);
         if (job.note.empty()) job.note = "counts more";
     }

@@ -2,50 +2,13 @@
 #pragma once
 
 #include "engine/file/gguf.h"
+#include "engine/model/quantisations.h"
 
 #include <functional>
 #include <memory>
 #include <optional>
-#include <span>
 
 namespace hearth {
-
-/// Matrices whose errors count more than those of others, and which a mixture keeps in a better type.
-struct Exception {
-    std::string_view part;    // of a layer: its tensors' names begin with it
-    bool some_layers;         // only the first and the last eighth of the layers, and every third between
-    WeightType type;
-};
-
-/// What llama.cpp's `quantize` calls Q4_K_M, and hubs by the same name, for dense models: its authors found these by
-/// perplexity at equal size. (Theirs also depends on the family in Falcon's and with eight experts.)
-inline constexpr Exception q4_k_m[] = {
-    {"attn_v.", true, WeightType::q6_k},
-    {"ffn_down", true, WeightType::q6_k},
-    {"attn_qkv.", false, WeightType::q5_k},
-};
-
-/// What a model can be quantised to.
-struct Quantisation {
-    std::string_view name;    // on the command line
-    WeightType matrices;
-    WeightType sensitive;    // the output matrix (or the embedding where it serves as one) and predictors: few bytes,
-                             // and their errors count more
-    uint32_t file_type;      // general.file_type, by llama.cpp's numbers
-    std::span<const Exception> exceptions = {};
-};
-
-inline constexpr Quantisation quantisations[] = {
-    {"f16", WeightType::f16, WeightType::f16, 1},
-    {"bf16", WeightType::bf16, WeightType::bf16, 32},
-    {"q8_0", WeightType::q8_0, WeightType::q8_0, 7},
-    {"q6_k", WeightType::q6_k, WeightType::q6_k, 18},
-    {"q4_k_m", WeightType::q4_k, WeightType::q6_k, 15, q4_k_m},
-    {"q4_0", WeightType::q4_0, WeightType::q8_0, 2},
-};
-
-/// nullptr where there is no such name.
-const Quantisation* find_quantisation(std::string_view name);
 
 struct RequantisedTensor {
     std::string name;             // in the copy

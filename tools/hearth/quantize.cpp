@@ -88,10 +88,12 @@ Command add_quantize(CLI::App& app)
     for (const Quantisation& q : quantisations) names.emplace_back(q.name);
     add_model_options(app, o->model);
     app.add_option("OUT", o->output, "the GGUF file to write")->required()->check(not_empty());
-    app.add_option("TYPE", o->type,
-                   "of the matrices; vectors are F32. With q4_0 the output matrix and predictors (fc1, fc2) are Q8_0, "
-                   "with q4_k_m Q6_K; that is a "
-                   "mixture of Q4_K with Q6_K for the values of attention and the down projection of some layers")
+    app.add_option(
+           "TYPE", o->type,
+           "of the matrices; vectors are F32. The output matrix and predictors (fc1, fc2) are Q6_K at least, with "
+           "q4_0 Q8_0. Types that end with _s, _m or _l, q2_k and iq4_nl are mixtures, as in others' files of "
+           "these names: the values of attention, its output and the down projection of all or some layers are "
+           "of a better type")
         ->required()
         ->check(CLI::IsMember(names));
     app.add_option("--output-type", o->sensitive,
@@ -117,8 +119,8 @@ Command add_quantize(CLI::App& app)
         "not be transposed at "
         "load; other programs do not read that, and --plain stores it their way. Where activations are never zero it "
         "stays as others store it. "
-        "Rows that are no whole blocks of 256 get blocks of 32 (Q5_0 for Q4_K, Q8_0 for Q6_K), and where they are none "
-        "of those either F16. With "
+        "Rows that are no whole blocks of 256 get blocks of 32 (Q4_0 for Q2_K and Q3_K, Q5_0 for Q4_K, Q5_1 for Q5_K, "
+        "Q8_0 for Q6_K), and where they are none of those either F16. With "
         "f16 and q8_0, a matrix with many zeros (of SparseGPT, 2:4 or any other pattern) is stored without them, which "
         "inspect shows as F16_SPARSE "
         "or Q8_0_SPARSE. The error is the root of the mean square of what was lost, relative to that of the weights.");
