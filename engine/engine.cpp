@@ -135,9 +135,10 @@ std::string short_of_memory(const std::string& device, const vulkan::MemoryState
         device, double(state.budget) / mib, double(state.used) / mib, double(state.budget) * 0.95 / mib);
 }
 
-DownLayout down_layout(Sparsity sparsity)
+DownLayout down_layout(Sparsity sparsity, bool on_device)
 {
-    return sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons;
+    if (sparsity != Sparsity::dense) return DownLayout::by_neurons;
+    return on_device ? DownLayout::dense : DownLayout::as_stored;
 }
 
 void append(std::vector<std::string>& to, const std::vector<std::string>& more)
@@ -173,6 +174,8 @@ struct FoundModel {
     EngineOptions options;
     std::shared_ptr<Workshop> workshop;
     std::shared_ptr<const Gguf> file;
+    std::string why_no_device;
+    std::shared_ptr<vulkan::Device> device;
     std::optional<Tokenizer> tokenizer;    // a header may come without
     Weights weights;                       // described only, until they are loaded
     FiringSources sources;
@@ -181,20 +184,18 @@ struct FoundModel {
     std::shared_ptr<const TowerWeights> tower;    // null: it sees nothing
     TowerNeeds tower_needs;
     std::string why_blind;    // then a sentence
-    std::shared_ptr<vulkan::Device> device;
     MachineFacts machine;
     std::vector<std::string> notes;
 
     FoundModel(const EngineOptions& o, std::shared_ptr<const Gguf> found)
         : options(o), workshop(o.workshop ? o.workshop : std::make_shared<Workshop>(o)), file(std::move(found)),
-          weights(describe_weights(file, down_layout(o.sparsity))), sources(sources_of(o, *file, weights.config)),
-          computation(decide_computation(o, weights, sources)), needs(GpuSession::needs(weights, computation.shape))
+          device(open_device(o, *workshop, why_no_device)), weights(describe_weights(file, layout())),
+          sources(sources_of(o, *file, weights.config)), computation(decide_computation(o, weights, sources)),
+          needs(GpuSession::needs(weights, computation.shape))
     {
         if (file->complete() || file->keys().contains("tokenizer.ggml.model")) tokenizer.emplace(*file);
         find_tower();
-        std::string why_none;
-        device = open_device(o, *workshop, why_none);
-        machine = machine_facts(*workshop, device.get(), why_none);
+        machine = machine_facts(*workshop, device.get(), why_no_device);
         if (machine.figures) machine.figures = figures_for(weights, *machine.figures);
         if (tokenizer) append(notes, tokenizer->notes());
         if (!file->complete())
@@ -205,6 +206,7 @@ struct FoundModel {
         append(notes, computation.notes);
     }
 
+    DownLayout layout() const { return down_layout(options.sparsity, device != nullptr); }
     ModelFacts facts() const { return {weights, computation, needs, tower ? &tower_needs : nullptr}; }
     PlannedModel planned() const { return {weights, needs, computation.shape, computation.use}; }
 
@@ -301,7 +303,7 @@ struct LoadedModel : FoundModel {
     /// To the host's memory; most of it stays in the file, which is mapped.
     void read_weights(const Progress& progress)
     {
-        weights = load_weights(file, down_layout(options.sparsity), team.size(), progress);
+        weights = load_weights(file, layout(), team.size(), progress);
         if (weights.transposed)
             notes.push_back(fmt::format("{} stores ffn_down by columns, so it was transposed in memory at load; "
                                         "`hearth quantize{}` writes files that need no transposing",

@@ -142,7 +142,7 @@ FfnCounts Share::gate_and_up() const
                       looked_at.fetch_add(chunk_looked_at, std::memory_order_relaxed);
                       touched.fetch_add(chunk_touched, std::memory_order_relaxed);
                   });
-    return {active, touched + (w.down.rows > 0 ? columns_of_down().bytes() : 0), looked_at};
+    return {active, touched, looked_at};
 }
 
 /// What is added for each of few rows, in the order of the neurons. Without a branch that would be mispredicted at
@@ -285,21 +285,26 @@ void Share::down_dense(float* y) const
 
 }    // namespace
 
-FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> wanted, const Inputs& x, float cut,
+FfnCounts cold_gate_and_up(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x,
+                           float cut, FfnScratch& scratch, std::span<const float> strengths)
+{
+    scratch.neurons.assign(neurons.begin(), neurons.end());
+    scratch.h.resize(neurons.size() * x.tokens());
+    return Share{team, w, x, cut, strengths, scratch}.gate_and_up();
+}
+
+FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut,
                    float* y, FfnScratch& scratch, std::span<const float> strengths)
 {
-    std::vector<uint32_t>& neurons = scratch.neurons;
-    neurons.assign(wanted.begin(), wanted.end());
-    scratch.h.resize(neurons.size() * x.tokens());
-
+    FfnCounts counts = cold_gate_and_up(team, w, neurons, x, cut, scratch, strengths);
     const Share share{team, w, x, cut, strengths, scratch};
-    const FfnCounts counts = share.gate_and_up();
     if (w.down.rows > 0) {
         share.down_dense(y);
+        counts.bytes += share.columns_of_down().bytes();
         return counts;
     }
     if (x.work() == Work::many) {
-        multiply_transposed(team, w.down_t, neurons, scratch.h.data(), x.tokens(), y);
+        multiply_transposed(team, w.down_t, scratch.neurons, scratch.h.data(), x.tokens(), y);
         return counts;
     }
     share.list_terms();

@@ -26,7 +26,7 @@ struct FfnWeights {
     Activation activation;
     float floor = 0;     // what relu gives 0 up to, and x above: more than 0 in FATReLU (arXiv 2402.13516)
     Matrix bias = {};    // (neurons, 1) floats; no rows: 0
-    Matrix down = {};    // (dim, neurons)
+    Matrix down = {};    // (dim, neurons); of experts (experts dim, neurons of one)
 
     const Matrix& either_down() const { return down.rows > 0 ? down : down_t; }
 
@@ -68,5 +68,9 @@ struct FfnScratch {
 /// multiplied by, of few rows only; 0 where it is none of that row's; empty: 1.
 FfnCounts cold_ffn(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x, float cut,
                    float* y, FfnScratch& scratch, std::span<const float> strengths = {});
+
+/// The first half of that: scratch.h, and what it took, without down.
+FfnCounts cold_gate_and_up(Team& team, const FfnWeights& w, std::span<const uint32_t> neurons, const Inputs& x,
+                           float cut, FfnScratch& scratch, std::span<const float> strengths = {});
 
 }    // namespace hearth::host

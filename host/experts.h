@@ -26,12 +26,21 @@ struct ExpertScratch {
     FfnScratch ffn;
     Inputs inputs;
     std::vector<float> x, y, strengths;    // of the rows of one expert; of few rows' neurons
-    std::vector<uint32_t> tokens;
+    std::vector<uint32_t> tokens, neurons;
+
+    struct Hidden {    // of an expert whose down projection is stored by its rows, for few rows
+        Matrix down;
+        std::vector<uint32_t> rows;    // that go through it
+        std::vector<float> h;          // (rows, neurons)
+        Inputs inputs;                 // of it
+    };
+    std::vector<Hidden> hidden;
 };
 
 /// y[t] = sum over `neurons` of weights[t][their expert] times what cold_ffn gives for them. x and y are (tokens, dim),
 /// weights (tokens, experts), and neurons of one expert stand together. Of few rows the neurons should be of experts
-/// that one of them goes through. cut, work and counts as of cold_ffn.
+/// that one of them goes through. With w.down they are all neurons of their experts. cut, work and counts as of
+/// cold_ffn.
 FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::span<const uint32_t> neurons,
                        const float* weights, const float* x, uint32_t tokens, Work work, float cut, float* y,
                        ExpertScratch& scratch);

@@ -199,6 +199,11 @@ TEST_SUITE("engine")
         check_schedules(silu, {}, many, 0);
         check_schedules(silu, {.kv = {WeightType::q8_0, WeightType::q8_0}}, many, 0);
         check_schedules(experts, {}, many, 0);
+        for (const WeightType type : {WeightType::f32, WeightType::q4_0}) {    // down as other programs store it
+            RandomModel plain = experts_model();
+            plain.dim = 64, plain.type = type, plain.down_transposed = false;
+            check_schedules(write_random_model(folder / "plain.gguf", plain), {}, many, 0);
+        }
     }
 
     TEST_CASE("few rows read the rows of neurons that fire for any of them, once")

@@ -111,8 +111,8 @@ void read_gate_and_up(Tensors& tensors, const Family& family, const Config& c, u
     if (family.all_biases) layer.ffn.bias = tensors.column(name("ffn_up.bias"), c.neurons);
 }
 
-/// The stored matrix if it has to be transposed: of down_t there is but the shape then. Experts always are: a token
-/// goes through few of them; and sparse rows, which cannot be cut at a column.
+/// The stored matrix if it has to be transposed: of down_t there is but the shape then. Sparse rows always are: they
+/// cannot be cut at a column.
 std::optional<Matrix> read_down(Tensors& tensors, const Config& c, uint32_t l, DownLayout layout, LayerWeights& layer)
 {
     const auto name = [l](const char* part) { return fmt::format("blk.{}.{}.weight", l, part); };
@@ -123,7 +123,8 @@ std::optional<Matrix> read_down(Tensors& tensors, const Config& c, uint32_t l, D
     }
     const Matrix stored = c.experts ? tensors.experts(plain, c.experts, c.dim, c.neurons_together())
                                     : tensors.matrix(plain, c.dim, c.neurons);
-    if (layout == DownLayout::dense && !host::makes_zeros(c.activation) && !c.experts && !stored.starts) {
+    const DownLayout least = c.experts ? DownLayout::as_stored : DownLayout::dense;
+    if (layout >= least && !host::makes_zeros(c.activation) && !stored.starts) {
         layer.ffn.down = stored;
         return {};
     }

@@ -142,7 +142,9 @@ enum class DownLayout {
     by_neurons,    // it is transposed: F32, F16, BF16 keep their type; quantised ones become F16, since a transposed
                    // block has other scales, or F32 where they are beyond what halves hold, which only load_weights
                    // knows
-    dense,         // it stays as it is in models whose activations are never zero: for those who leave no neuron out
+    dense,         // it stays as it is in models whose activations are never zero: for those who leave no neuron out;
+                   // experts' is transposed nonetheless, since a device takes them by neurons
+    as_stored,     // the same for experts, too: for a host that has all of them
 };
 
 /// Reads a model. PowerInfer's files say nothing of the activation and are taken for ReLU models, plain GGUF files for

@@ -64,7 +64,7 @@ double positions_seen(const LayerShape& shape, const PlannedBatch& batch, uint32
 Load load_of(const LayerShape& shape, const NeuronsRead& n, const PlannedBatch& batch, double passes)
 {
     const double of_down =
-        shape.down_by_rows ? double(shape.down.bytes) / std::max(shape.down.cols, 1u) : shape.down.row_bytes();
+        shape.down_by_rows ? double(shape.down.bytes) / std::max(shape.gate.rows, 1u) : shape.down.row_bytes();
     return {.rows = double(batch.rows),
             .passes = passes,
             .positions = positions_seen(shape, batch, 0),

@@ -448,7 +448,9 @@ Step cold_ffn_step(const LayerShape& shape, const LayerSparsity& sparsity, const
 {
     const LayerSparsity of_form = few(form) ? sparsity : LayerSparsity();
     FewReads reads = few_reads(shape, of_form);
-    if (shape.down_by_rows) reads.down = {neurons_of(Reads::downs, shape.down, &RowRates::dot, shape.down.rows)};
+    if (shape.down_by_rows)    // rows are of one expert's neurons
+        reads.down = {neurons_of(Reads::downs, shape.down, &RowRates::dot,
+                                 uint32_t(shape.down.products() / std::max(shape.gate.rows, 1u)))};
     reads.up.insert(reads.up.end(), reads.down.begin(), reads.down.end());
     return {.kind = cold_ffn, .reads = reads.up, .dispatches = 2};
 }

@@ -80,7 +80,7 @@ struct StepMatrix {
 /// A layer's matrices as they lie on one side, those of its block with all neurons of that side.
 struct LayerShape {
     StepMatrix q, k, v, o, router, gate, up, down, fc1, fc2;
-    bool down_by_rows = false;      // down is (dim, neurons), and of it every weight is read
+    bool down_by_rows = false;      // down is as FfnWeights has it, and of it every weight is read
     uint64_t sign_bytes = 0;        // of a sign predictor; 0: there is none
     uint64_t position_bytes = 0;    // of the KV cache
     uint32_t window = 0;            // as LayerWeights has it
