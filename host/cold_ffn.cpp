@@ -230,21 +230,21 @@ void Share::down_few(float* y) const
             return downs[neurons[s.terms[std::min<size_t>(wanted, s.terms.size() - 1)].place]];
         };
         for (;;) {
-            // The next few neurons that any of the rows wants, and of each row the terms among them.
-            uint32_t place = UINT32_MAX;
-            for (uint32_t r = 0; r < rows; r++)
-                if (next[r] < end[r]) place = std::min(place, of_row[r].terms[next[r]].place);
+            // The next few terms of the row whose next neuron comes first: what other rows want of those is then still
+            // in the cache. Which terms are added at once depends on their row alone, since a kernel may round them
+            // together.
+            uint32_t r = 0, place = UINT32_MAX;
+            for (uint32_t i = 0; i < rows; i++)
+                if (next[i] < end[i] && of_row[i].terms[next[i]].place < place)
+                    r = i, place = of_row[i].terms[next[i]].place;
             if (place == UINT32_MAX) break;
-            const uint32_t behind = rows > 1 ? place + together : UINT32_MAX;
-            for (uint32_t r = 0; r < rows; r++) {
-                Term terms[together];
-                uint32_t count = 0;
-                for (; next[r] < end[r] && count < together && of_row[r].terms[next[r]].place < behind; next[r]++) {
-                    const FfnScratch::Term& term = of_row[r].terms[next[r]];
-                    terms[count++] = {term.strength, downs[neurons[term.place]], ahead_of(r, next[r])};
-                }
-                if (count > 0) axpy(terms, count, of_row[r].sum(part), dim);
+            Term terms[together];
+            uint32_t count = 0;
+            for (; next[r] < end[r] && count < together; next[r]++) {
+                const FfnScratch::Term& term = of_row[r].terms[next[r]];
+                terms[count++] = {term.strength, downs[neurons[term.place]], ahead_of(r, next[r])};
             }
+            axpy(terms, count, of_row[r].sum(part), dim);
         }
     });
     for (const Sums& s : std::span(of_row, rows)) {

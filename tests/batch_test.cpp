@@ -196,6 +196,12 @@ TEST_SUITE("engine")
         const int many = thorough ? 1000 : 40;
         for (const Sparsity sparsity : {Sparsity::dense, Sparsity::exact, Sparsity::predict})
             check_schedules(relu, {.sparsity = sparsity}, many, 0);
+        for (const WeightType type : {WeightType::q4_0, WeightType::q4_k}) {    // rows that are added up in integers
+            RandomModel integers = tiny;
+            integers.dim = 512, integers.heads = 8, integers.type = type;
+            const auto model = write_random_model(folder / "integers.gguf", integers);
+            check_schedules(model, {.sparsity = Sparsity::exact}, many / 4, 0);
+        }
         check_schedules(silu, {}, many, 0);
         check_schedules(silu, {.kv = {WeightType::q8_0, WeightType::q8_0}}, many, 0);
         check_schedules(experts, {}, many, 0);
