@@ -2,7 +2,7 @@
 // which AVX-VNNI does at once (see avx2_wide.h).
 #pragma once
 
-#include "host/kernels/avx2_wide.h"
+#include "host/kernels/avx2_sums.h"
 
 #include <immintrin.h>
 
@@ -274,93 +274,11 @@ struct Avx2Set {
 
     // ---- sums of rows -----------------------------------------------------------------------------------------------
 
-    /// The scales of 8 blocks.
-    static Vec eight_scales(const BlockQ4_0* b)
+    template <class B>
+    requires by_wide<B>
+    static size_t add_rows(const B*, const Term* terms, uint32_t count, float* y, uint32_t n)
     {
-        const auto d = [&](uint32_t i) { return short(b[i].d); };
-        return _mm256_cvtph_ps(_mm_set_epi16(d(7), d(6), d(5), d(4), d(3), d(2), d(1), d(0)));
-    }
-
-    /// Sixteen rows at a time in integers: what a block of a row is multiplied with (a_r times its scale) becomes fixed
-    /// point of 16 bits for all of them together, in two planes of 8. Products of two rows are added up in 16 bits: 8
-    /// times 2 * 15 * 128 is less than 2^15.
-    static size_t add_rows(const BlockQ4_0*, const Term* terms, uint32_t count, float* y, uint32_t n)
-    {
-        constexpr uint32_t rows = 16, pairs = rows / 2, together = lanes;    // blocks
-        const uint32_t turns = n / (together * fixed_block);
-        const __m256i byte = _mm256_set1_epi32(255), nibble = _mm256_set1_epi8(15);
-        for (; count > 0; terms += rows) {
-            const uint32_t here = count < rows ? count : rows, used = (here + 1) / 2;
-            count -= here;
-            const BlockQ4_0* row[rows];
-            for (uint32_t r = 0; r < rows; r++)
-                row[r] = reinterpret_cast<const BlockQ4_0*>(terms[r < here ? r : 0].row);
-            RowsAhead ahead(terms, here, turns * together * sizeof(BlockQ4_0));
-            for (uint32_t turn = 0; turn < turns; turn++) {
-                alignas(32) int32_t high[pairs][together], low[pairs][together], bias[together];
-                alignas(32) float scale[together];
-                Vec factor[rows], largest = zero();
-                for (uint32_t r = 0; r < 2 * used; r++) {
-                    ahead.fetch(64);    // the memory has to be kept busy here, too
-                    factor[r] = mul(set(r < here ? terms[r].a : 0.0f), eight_scales(row[r] + turn * together));
-                    largest = most(largest, abs(factor[r]));
-                }
-                store(scale, mul(largest, set(1 / fixed_max)));
-                const Vec some =
-                    _mm256_cmp_ps(largest, set(1e-30f), _CMP_GE_OQ);    // below about 1e-34 a reciprocal is no float
-                const Vec inverse = _mm256_and_ps(some, _mm256_div_ps(set(fixed_max), largest));
-                __m256i sum = _mm256_setzero_si256();
-                for (uint32_t pair = 0; pair < used; pair++) {
-                    const auto fixed = [&](uint32_t r) {
-                        return _mm256_cvtps_epi32(mul(factor[2 * pair + r], inverse));
-                    };
-                    const auto both = [&](__m256i a, __m256i b) {
-                        return _mm256_or_si256(_mm256_and_si256(a, byte),
-                                               _mm256_slli_epi32(_mm256_and_si256(b, byte), 8));
-                    };
-                    const auto upper = [&](__m256i q) {
-                        return _mm256_srai_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(128)), 8);
-                    };
-                    const __m256i q[2] = {fixed(0), fixed(1)};
-                    _mm256_store_si256(reinterpret_cast<__m256i*>(high[pair]), both(upper(q[0]), upper(q[1])));
-                    _mm256_store_si256(reinterpret_cast<__m256i*>(low[pair]), both(q[0], q[1]));
-                    sum = _mm256_add_epi32(sum, _mm256_add_epi32(q[0], q[1]));
-                }
-                _mm256_store_si256(reinterpret_cast<__m256i*>(bias), _mm256_mullo_epi32(sum, _mm256_set1_epi32(-8)));
-
-                for (uint32_t b = 0; b < together; b++, y += fixed_block) {
-                    ahead.fetch(here * sizeof(BlockQ4_0) - 2 * used * 64 / together);
-                    __m256i sums[4] = {};    // columns 0 to 15 and 16 to 31, high and low planes
-                    for (uint32_t pair = 0; pair < used; pair++) {
-                        const auto q = [&](uint32_t r) {
-                            return _mm_loadu_si128(
-                                reinterpret_cast<const __m128i*>(row[2 * pair + r][turn * together + b].q));
-                        };
-                        const __m128i first = q(0), second = q(1);
-                        const __m256i columns =
-                            _mm256_set_m128i(_mm_unpackhi_epi8(first, second), _mm_unpacklo_epi8(first, second));
-                        const __m256i w[2] = {_mm256_and_si256(columns, nibble),
-                                              _mm256_and_si256(_mm256_srli_epi16(columns, 4), nibble)};
-                        const __m256i factors[2] = {_mm256_set1_epi16(short(high[pair][b])),
-                                                    _mm256_set1_epi16(short(low[pair][b]))};
-                        for (uint32_t i = 0; i < 4; i++)
-                            sums[i] = _mm256_add_epi16(sums[i], _mm256_maddubs_epi16(w[i / 2], factors[i % 2]));
-                    }
-                    for (uint32_t v = 0; v < fixed_block / lanes; v++) {
-                        const auto part = [&](__m256i s) {
-                            return _mm256_cvtepi16_epi32(v % 2 ? _mm256_extracti128_si256(s, 1)
-                                                               : _mm256_castsi256_si128(s));
-                        };
-                        const __m256i all =
-                            _mm256_add_epi32(_mm256_slli_epi32(part(sums[v / 2 * 2]), 8), part(sums[v / 2 * 2 + 1]));
-                        const Vec products = _mm256_cvtepi32_ps(_mm256_add_epi32(all, _mm256_set1_epi32(bias[b])));
-                        store(y + v * lanes, fma(set(scale[b]), products, load(y + v * lanes)));
-                    }
-                }
-            }
-            y -= turns * together * fixed_block;
-        }
-        return turns * together;
+        return WideSum<B>::add(terms, count, y, n);
     }
 };
 

@@ -39,6 +39,7 @@ struct DotProduct {
 
 inline constexpr uint32_t wide_numbers = 256, wide_pairs = 4;
 
+inline __m256i bytes_32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline __m128i bytes_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline __m256i two_lanes(const void* a, const void* b) { return _mm256_set_m128i(bytes_16(b), bytes_16(a)); }
 inline __m256i both_lanes(const void* p) { return _mm256_broadcastsi128_si256(bytes_16(p)); }
@@ -116,10 +117,18 @@ struct EightOfToken {
 
 /// 256 weights of a row, from a block of the file on:
 ///   scales                of its blocks; or two, of the halves of its first four blocks and of its last
-///   words<i>(w)           pair i, or with two `scales` block i, as above, which may have something added; always
-///                         inline: what GCC chooses to call differs from set to set, and such a call cost a quarter of
-///                         the speed of Q5_K and Q5_0
-///   plus_rest(x, sum)     sum + what the weights have beside their words times their scales
+///   words<i>(w)           with one scale: pair i as above, which may have something added; always inline: what GCC
+///                         chooses to call differs from set to set, and such a call cost a quarter of the speed of
+///                         Q5_K and Q5_0
+///   bits, packed<u>()     for sums of rows: 32 bytes of unsigned integers of so many bits. Of 8 bits (u < 8) they are
+///   of
+///                         block u, 16 in each lane, with two `scales`; else of pair u / 2, whose blocks have a lane
+///                         each, numbers 16 (u % 2) to 16 (u % 2) + 15. Of 4 bits (u < 4) they are of pair u, low
+///                         nibbles first in each lane; or with `shares_bytes` those of its first block are the low
+///                         nibbles of all 32 bytes, those of its second the high ones
+///   added                 what was added to the integers of words, by their formats
+///   packed_added          the same of packed ones, which are not negative
+///   minimum(i)            where formats have minima: what each weight has besides, for scales i
 template <class B>
 struct Wide;
 
@@ -142,11 +151,36 @@ inline __m256i nibbles(__m256i bytes, uint32_t half) { return masked(half ? _mm2
         signed_words(_mm256_shuffle_epi8(both_lanes(values), nibbles(bytes, half)), w + 2 * half);
 }
 
+/// What makes the least of a table's values 0: no more, since it costs floats their last bits.
+template <class B>
+constexpr int least_added()
+{
+    int least = 0;
+    for (const int8_t v : B::values) least = v < least ? v : least;
+    return -least;
+}
+/// The same as bytes, that added to each.
+template <class B>
+[[gnu::always_inline]] inline __m256i looked_up_bytes(__m256i bytes, uint32_t half)
+{
+    const __m256i from_0 = _mm256_add_epi8(both_lanes(B::values), _mm256_set1_epi8(least_added<B>()));
+    return _mm256_shuffle_epi8(from_0, nibbles(bytes, half));
+}
+
 /// What a block has beside nibbles says how its weights are made: a table of values, fifth bits, a minimum.
 template <class B>
 struct WideOneScale {
     const B* b;
     __m256 scales[1];
+    static constexpr bool has_values = requires { B::values; }
+    , has_fifth_bits = requires(const B& b) { b.qh; }
+    , has_minima = requires(const B& b) { b.m; };
+    static constexpr int added = has_values || has_minima ? 0 : has_fifth_bits ? 16 : 8;
+    static constexpr int packed_added = [] {
+        if constexpr (has_values) return least_added<B>();
+        else return added;
+    }();
+    static constexpr uint32_t bits = has_values || has_fifth_bits ? 8 : 4;
 
     explicit WideOneScale(const B* b) : b(b)
     {
@@ -156,25 +190,26 @@ struct WideOneScale {
     template <uint32_t p>
     [[gnu::always_inline]] void words(__m256i* w) const
     {
-        const __m256i q = two_lanes(b[2 * p].q, b[2 * p + 1].q);
-        if constexpr (has_values) looked_up_words(q, B::values, w);
-        else if constexpr (has_fifth_bits) five_bit_words(q, b[2 * p].qh, b[2 * p + 1].qh, w);
-        else nibble_words(q, w);
+        if constexpr (has_values) looked_up_words(nibbles_of<p>(), B::values, w);
+        else if constexpr (has_fifth_bits)
+            for (uint32_t half = 0; half < 2; half++) unsigned_words(five_bits<p>(half), w + 2 * half);
+        else nibble_words(nibbles_of<p>(), w);
     }
-    __m256 plus_rest(const EightOfToken& x, __m256 sum) const
+    template <uint32_t u>
+    [[gnu::always_inline]] __m256i packed() const
     {
-        if constexpr (has_values) return sum;
-        else if constexpr (requires { b->m; })
-            return _mm256_fmadd_ps(_mm256_cvtph_ps(eight_words<sizeof(B)>(&b->m)), x.sum(), sum);
-        else    // what was added to each weight
-            return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_set1_ps(has_fifth_bits ? -16.0f : -8.0f), scales[0]), x.sum(),
-                                   sum);
+        if constexpr (has_values) return looked_up_bytes<B>(nibbles_of<u / 2>(), u % 2);
+        else if constexpr (has_fifth_bits) return five_bits<u / 2>(u % 2);
+        else return nibbles_of<u>();
     }
+    __m256 minimum(uint32_t) const requires has_minima { return _mm256_cvtph_ps(eight_words<sizeof(B)>(&b->m)); }
 
   private:
-    static constexpr bool has_values = requires { B::values; }
-    , has_fifth_bits = requires(const B& b) { b.qh; };
-
+    template <uint32_t p>
+    [[gnu::always_inline]] __m256i nibbles_of() const
+    {
+        return two_lanes(b[2 * p].q, b[2 * p + 1].q);
+    }
     [[gnu::always_inline]] static void nibble_words(__m256i q, __m256i* w)
     {
         const __m256i low = _mm256_set1_epi16(15);
@@ -183,18 +218,16 @@ struct WideOneScale {
         w[2] = _mm256_and_si256(_mm256_srli_epi16(q, 4), low);
         w[3] = _mm256_srli_epi16(q, 12);
     }
-    [[gnu::always_inline]] static void five_bit_words(__m256i q, const uint8_t* first, const uint8_t* second,
-                                                      __m256i* w)
+    template <uint32_t p>
+    [[gnu::always_inline]] __m256i five_bits(uint32_t half) const
     {
-        const __m256i bit = _mm256_set1_epi64x(int64_t(0x8040201008040201));
-        const __m256i fifth =
-            _mm256_set_m128i(_mm_set1_epi32(int(load_32(second))), _mm_set1_epi32(int(load_32(first))));
-        for (uint32_t half = 0; half < 2; half++) {
-            const int64_t byte = int64_t(half * 0x0202020202020202);
-            const __m256i which = _mm256_setr_epi64x(byte, byte + 0x0101010101010101, byte, byte + 0x0101010101010101);
-            const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(fifth, which), bit), bit);
-            unsigned_words(_mm256_or_si256(nibbles(q, half), masked(set, 16)), w + 2 * half);
-        }
+        const __m256i bit = _mm256_set1_epi64x(int64_t(0x8040201008040201)),
+                      fifth = _mm256_set_m128i(_mm_set1_epi32(int(load_32(b[2 * p + 1].qh))),
+                                               _mm_set1_epi32(int(load_32(b[2 * p].qh))));
+        const int64_t byte = int64_t(half * 0x0202020202020202);
+        const __m256i which = _mm256_setr_epi64x(byte, byte + 0x0101010101010101, byte, byte + 0x0101010101010101);
+        const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(fifth, which), bit), bit);
+        return _mm256_or_si256(nibbles(nibbles_of<p>(), half), masked(set, 16));
     }
 };
 
@@ -245,12 +278,13 @@ template <class B>
 struct WideSixBitScales {
     const B& b;
     __m256 scales[1], minima;
+    static constexpr int added = 0, packed_added = 0;
 
     explicit WideSixBitScales(const B* b) : b(*b)
     {
         const SixBits six(b->scale);
         scales[0] = _mm256_mul_ps(half(b->d), floats_of_bytes(six.scales));
-        minima = _mm256_mul_ps(half(b->dmin), floats_of_bytes(six.minima));
+        minima = _mm256_mul_ps(half(b->dmin ^ 0x8000), floats_of_bytes(six.minima));
     }
     /// Of pair p, whose blocks are the low nibbles of 32 bytes and the high ones; above them may be something else.
     template <uint32_t p>
@@ -258,12 +292,19 @@ struct WideSixBitScales {
     {
         return shifted<0, -4>(both_lanes(b.q + 32 * p + 16 * half));
     }
-    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return _mm256_fnmadd_ps(minima, x.sum(), sum); }
+    __m256 minimum(uint32_t) const { return minima; }
 };
 
 template <>
 struct Wide<BlockQ4_K> : WideSixBitScales<BlockQ4_K> {
     using WideSixBitScales::WideSixBitScales;
+    static constexpr uint32_t bits = 4;
+    static constexpr bool shares_bytes = true;
+    template <uint32_t u>
+    [[gnu::always_inline]] __m256i packed() const
+    {
+        return bytes_32(b.q + 32 * u);
+    }
     template <uint32_t p>
     [[gnu::always_inline]] void words(__m256i* w) const
     {
@@ -278,14 +319,20 @@ struct Wide<BlockQ4_K> : WideSixBitScales<BlockQ4_K> {
 template <>
 struct Wide<BlockQ5_K> : WideSixBitScales<BlockQ5_K> {
     using WideSixBitScales::WideSixBitScales;
+    static constexpr uint32_t bits = 8;
+    template <uint32_t u>
+    [[gnu::always_inline]] __m256i packed() const
+    {
+        constexpr uint32_t p = u / 2, half = u % 2;
+        constexpr int left = 4 - 2 * int(p);
+        const __m256i fifth = masked(shifted<left, left - 1>(both_lanes(b.qh + 16 * half)), 0x10);
+        return _mm256_or_si256(masked(low_nibbles<p>(half), 15), fifth);
+    }
     template <uint32_t p>
     [[gnu::always_inline]] void words(__m256i* w) const
     {
-        constexpr int left = 4 - 2 * int(p);
-        for (uint32_t half = 0; half < 2; half++) {
-            const __m256i fifth = masked(shifted<left, left - 1>(both_lanes(b.qh + 16 * half)), 0x10);
-            unsigned_words(_mm256_or_si256(masked(low_nibbles<p>(half), 15), fifth), w + 2 * half);
-        }
+        unsigned_words(packed<2 * p>(), w);
+        unsigned_words(packed<2 * p + 1>(), w + 2);
     }
 };
 
@@ -293,6 +340,8 @@ template <>
 struct Wide<BlockIQ4_XS> {
     const BlockIQ4_XS& b;
     __m256 scales[1];
+    static constexpr int added = 0, packed_added = least_added<BlockIQ4_NL>();
+    static constexpr uint32_t bits = 8;
 
     explicit Wide(const BlockIQ4_XS* b) : b(*b)
     {
@@ -301,9 +350,13 @@ struct Wide<BlockIQ4_XS> {
     template <uint32_t p>
     [[gnu::always_inline]] void words(__m256i* w) const
     {
-        looked_up_words(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b.q + 32 * p)), BlockIQ4_NL::values, w);
+        looked_up_words(bytes_32(b.q + 32 * p), BlockIQ4_NL::values, w);
     }
-    __m256 plus_rest(const EightOfToken&, __m256 sum) const { return sum; }
+    template <uint32_t u>
+    [[gnu::always_inline]] __m256i packed() const
+    {
+        return looked_up_bytes<BlockIQ4_NL>(bytes_32(b.q + 32 * (u / 2)), u % 2);
+    }
 };
 
 /// Bytes shifted to the right by so many bits; less than 0 is to the left.
@@ -313,79 +366,81 @@ inline __m256i to_the_right(__m256i v)
     if constexpr (bits >= 0) return bits ? _mm256_srli_epi16(v, bits) : v;
     else return _mm256_slli_epi16(v, -bits);
 }
-inline __m256i bytes_32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 /// Where 16 weights have a scale, times d.
 struct WideHalfScales {
     __m256 scales[2];
+    static constexpr uint32_t bits = 8;
 
     WideHalfScales(__m128i of_halves, __m256 d)
         : scales{_mm256_mul_ps(d, floats_of_signed(of_halves)),
                  _mm256_mul_ps(d, floats_of_signed(_mm_unpackhi_epi64(of_halves, of_halves)))}
     {
     }
-    __m256 less(float added, const EightOfToken& x, __m256 sum) const
-    {
-        for (uint32_t i = 0; i < 2; i++)
-            sum = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_set1_ps(-added), scales[i]), x.half_sum(i), sum);
-        return sum;
-    }
 };
 
 template <>
 struct Wide<BlockQ6_K> : WideHalfScales {
     const BlockQ6_K& b;
+    static constexpr int added = 32, packed_added = added;
 
     explicit Wide(const BlockQ6_K* b) : WideHalfScales(bytes_16(b->scale), half(b->d)), b(*b) {}
     template <uint32_t i>
-    [[gnu::always_inline]] void words(__m256i* w) const
+    [[gnu::always_inline]] __m256i packed() const
     {
         const __m256i low = nibbles(bytes_32(b.ql + 64 * (i / 4) + 32 * (i % 2)), i % 4 / 2),
                       upper = to_the_right<2 * int(i % 4) - 4>(bytes_32(b.qh + 32 * (i / 4)));
-        unsigned_words(_mm256_or_si256(low, masked(upper, 0x30)), w);
+        return _mm256_or_si256(low, masked(upper, 0x30));
     }
-    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return less(32, x, sum); }
 };
 
 template <>
 struct Wide<BlockQ2_K> : WideHalfScales {
     const BlockQ2_K& b;
+    static constexpr int added = 0, packed_added = 0;
 
     explicit Wide(const BlockQ2_K* b)
         : WideHalfScales(_mm_and_si128(bytes_16(b->scale), _mm_set1_epi8(15)), half(b->d)), b(*b)
     {
     }
     template <uint32_t i>
-    [[gnu::always_inline]] void words(__m256i* w) const
+    [[gnu::always_inline]] __m256i packed() const
     {
-        unsigned_words(masked(to_the_right<2 * int(i % 4)>(bytes_32(b.q + 32 * (i / 4))), 3), w);
+        return masked(to_the_right<2 * int(i % 4)>(bytes_32(b.q + 32 * (i / 4))), 3);
     }
-    __m256 plus_rest(const EightOfToken& x, __m256 sum) const
+    __m256 minimum(uint32_t i) const
     {
         const __m128i minima = _mm_and_si128(_mm_srli_epi16(bytes_16(b.scale), 4), _mm_set1_epi8(15));
-        const WideHalfScales times_dmin(minima, half(b.dmin));
-        return times_dmin.less(1, x, sum);
+        return WideHalfScales(minima, half(b.dmin ^ 0x8000)).scales[i];
     }
 };
 
 template <>
 struct Wide<BlockQ3_K> : WideHalfScales {
     const BlockQ3_K& b;
+    static constexpr int added = 4, packed_added = added;
 
     explicit Wide(const BlockQ3_K* b) : WideHalfScales(half_scales(*b), half(b->d)), b(*b) {}
     template <uint32_t i>
-    [[gnu::always_inline]] void words(__m256i* w) const
+    [[gnu::always_inline]] __m256i packed() const
     {
         const __m256i low = masked(to_the_right<2 * int(i % 4)>(bytes_32(b.q + 32 * (i / 4))), 3);
-        unsigned_words(_mm256_or_si256(low, masked(to_the_right<int(i) - 2>(bytes_32(b.qh)), 4)), w);
+        return _mm256_or_si256(low, masked(to_the_right<int(i) - 2>(bytes_32(b.qh)), 4));
     }
-    __m256 plus_rest(const EightOfToken& x, __m256 sum) const { return less(4, x, sum); }
 
     static __m128i half_scales(const BlockQ3_K& b)
     {
         const ThreeBitScales s(b);
         return _mm_set_epi64x(int64_t(s.last), int64_t(s.first));
     }
+};
+
+template <class B>
+inline constexpr uint32_t scales_of = sizeof(Wide<B>::scales) / sizeof(__m256);    // vectors
+template <class B>
+inline constexpr bool has_minimum = requires(const Wide<B>& w)
+{
+    w.minimum(0);
 };
 
 // ---- products -------------------------------------------------------------------------------------------------------
@@ -395,6 +450,7 @@ struct Wide<BlockQ3_K> : WideHalfScales {
 template <class P, class B>
 struct WidePiece {
     static constexpr uint32_t weights = wide_numbers, accumulators = 1;
+    static constexpr bool halves = scales_of<B> == 2;
     Wide<B> w;
 
     WidePiece(const B* row, size_t k) : w(row + k * (wide_numbers / elements<B>)) {}
@@ -402,9 +458,17 @@ struct WidePiece {
     template <uint32_t T>
     [[gnu::always_inline]] void dot(const Input* x, size_t k, __m256* sum) const
     {
-        if constexpr (sizeof w.scales == 2 * sizeof(__m256)) dot_halves<T>(x, k, sum);
+        if constexpr (halves) dot_halves<T>(x, k, sum);
         else dot_pairs<T>(x, k, sum);
-        for (uint32_t t = 0; t < T; t++) sum[t] = w.plus_rest({x[t], k}, sum[t]);
+        for (uint32_t t = 0; t < T; t++) {
+            const EightOfToken token = {x[t], k};
+            for (uint32_t i = 0; i < scales_of<B>; i++) {
+                const __m256 of_x = halves ? token.half_sum(i) : token.sum();
+                if constexpr (Wide<B>::added)
+                    sum[t] = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_set1_ps(-Wide<B>::added), w.scales[i]), of_x, sum[t]);
+                if constexpr (has_minimum<B>) sum[t] = _mm256_fmadd_ps(w.minimum(i), of_x, sum[t]);
+            }
+        }
     }
 
   private:
@@ -448,7 +512,7 @@ struct WidePiece {
         }
         each<2 * wide_pairs>([&](auto b) {
             __m256i words[2];
-            w.template words<decltype(b)::value>(words);
+            unsigned_words(w.template packed<decltype(b)::value>(), words);
 #pragma GCC unroll 4
             for (uint32_t t = 0; t < T; t++)
                 part[t] = plus(part[t], two(words, EightOfToken{x[t], k}.block(b)), scale[t][b / 4], 2 * int(b % 4));

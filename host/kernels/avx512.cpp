@@ -345,14 +345,24 @@ struct Avx512 {
             lower, _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(c, byte), 16), _mm512_slli_epi32(d, 24)));
     }
 
+    template <class B>
+    static constexpr bool by_columns = requires(const B* const* row, __m512i* w)
+    {
+        columns(row, 0, w);
+    };
+
+    template <class B>
+    requires(by_wide<B> && !by_columns<B>) static size_t
+        add_rows(const B*, const Term* terms, uint32_t count, float* y, uint32_t n)
+    {
+        return WideSum<B>::add(terms, count, y, n);
+    }
+
     /// Sixteen rows at a time in integers: what a block of a row is multiplied with (a_r times its scale) becomes fixed
     /// point of 16 bits for all of them together, in two planes as the activations.
     template <class B>
-    static size_t add_rows(const B*, const Term* terms, uint32_t count, float* y, uint32_t n) requires
-        requires(const B* const* row, __m512i* w)
-    {
-        columns(row, 0, w);
-    }
+    requires by_columns<B>
+    static size_t add_rows(const B*, const Term* terms, uint32_t count, float* y, uint32_t n)
     {
         constexpr uint32_t rows = 16, quads = rows / 4, together = 16;    // blocks
         const uint32_t turns = n / (together * fixed_block);
