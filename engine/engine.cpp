@@ -3,6 +3,7 @@
 #include "engine/model/other_kinds.h"
 #include "engine/plan/host_reads.h"
 #include "engine/run/diagnosis.h"
+#include "engine/run/importance_meter.h"
 #include "engine/run/embedded_rows.h"
 #include "engine/tune/profiler.h"
 #include "engine/run/scheduler.h"
@@ -488,6 +489,14 @@ void Profiling::window(std::span<const Token> tokens)
     session_->feed(tokens);
     profiler_->commit(uint32_t(tokens.size()));
 }
+
+ImportanceMeasuring::ImportanceMeasuring(Engine& engine)
+    : meter_(std::make_unique<ImportanceMeter>(engine.weights(), engine.team(), engine.context()))
+{
+}
+ImportanceMeasuring::~ImportanceMeasuring() = default;
+void ImportanceMeasuring::window(std::span<const Token> tokens) { meter_->window(tokens); }
+Importance ImportanceMeasuring::measured() const { return meter_->measured(); }
 
 std::vector<std::string> Engine::take_validation_messages() { return model_->workshop->take_validation_messages(); }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/text/tokenizer.h"
+#include "engine/model/importance.h"
 #include "engine/model/weights.h"
 #include "engine/plan/activity.h"
 #include "engine/plan/decide.h"
@@ -166,6 +167,7 @@ Machine measure_machine(const EngineOptions& options, const std::function<void(d
                         const std::function<void(const std::string&)>& warn);
 
 class Engine;
+class ImportanceMeter;
 class Profiler;
 
 /// Fills a profile from windows of text.
@@ -181,6 +183,21 @@ class Profiling {
   private:
     std::unique_ptr<Profiler> profiler_;
     std::unique_ptr<Session> session_;
+};
+
+/// Measures on windows of text how much the columns of a model's matrices count, with the host alone.
+class ImportanceMeasuring {
+  public:
+    /// It must outlive this.
+    explicit ImportanceMeasuring(Engine& engine);
+    ~ImportanceMeasuring();
+    /// Runs a window of no more tokens than the context has, from position 0.
+    void window(std::span<const Token> tokens);
+    /// Of all windows so far; the caller knows which texts they were.
+    Importance measured() const;
+
+  private:
+    std::unique_ptr<ImportanceMeter> meter_;
 };
 
 class Engine {

@@ -268,6 +268,66 @@ class Weights(Case):
         self.assertRegex(table.stdout, r"(?m)^13906944 bytes of weights before, 4445184 now")
 
 
+class Importance(Case):
+    def measured(self, model, *options):
+        path = self.folder / "x.imatrix"
+        result = self.hearth("profile", model, "-f", TEXT, "--imatrix", path, "-n", 2000, *options)
+        self.assertEqual((result.returncode, result.stdout), (0, ""), result.stderr)
+        return path, result.stderr
+
+    def test_a_matrix_in_others_form_makes_errors_smaller_where_they_count(self):
+        source = self.folder / "model.gguf"
+        self.quantize(MODEL, source, "f16", "--plain")
+        path, talk = self.measured(MODEL)
+        self.assertRegex(talk, r"x\.imatrix: 43 matrices, measured on 2000 tokens in 8 windows\n\Z")
+        self.assertEqual([p.name for p in self.folder.iterdir() if p.suffix in (".profile", ".part")], [])
+        keys, tensors = read(path)
+        self.assertEqual(keys, {"general.type": "imatrix", "imatrix.datasets": [str(TEXT)], "imatrix.chunk_count": 8,
+                                "imatrix.chunk_size": 256})
+        rows = read(source)[1]
+        matrices = {name for name, (_, x) in rows.items() if x.ndim == 2}
+        self.assertEqual({n.rpartition(".")[0] for n in tensors}, matrices)
+        for name in matrices:
+            (kind, sums), (_, counts) = tensors[f"{name}.in_sum2"], tensors[f"{name}.counts"]
+            self.assertEqual((kind, sums.shape, counts.tolist()), (Type.F32, (1, rows[name][1].shape[1]), [[2008]]))
+        for kind in ("q2_k", "q4_0"):
+            lost = []
+            for options in ((), ("--imatrix", path)):
+                _, talk = self.quantize(source, self.out, kind, "--plain", *options)
+                self.assertNotIn("imatrix", talk)
+                stored = read(self.out)[1]
+                lost.append(sum(np.sum((floats(stored[n]) - floats(rows[n])) ** 2 * tensors[f"{n}.in_sum2"][1],
+                                       dtype=float) / np.mean(tensors[f"{n}.in_sum2"][1]) for n in matrices))
+            self.assertLess(lost[1], 0.9 * lost[0], kind)
+        _, talk = self.quantize(source, self.out, "q8_0", "--imatrix", path)
+        self.assertIn("x.imatrix changed nothing", talk)
+
+    def test_a_matrix_of_another_model_or_a_broken_one_is_refused(self):
+        path, _ = self.measured(MODEL)
+        other = self.made("--plain", "--type", "f16", "--dim", "96", "--heads", "3", "--kv-heads", "3")
+        self.refused(other, self.out, "q4_0", "--imatrix", path, says=[str(path), "belongs to another model"])
+        whole = path.read_bytes()
+        for cut in (0, 10, 500, len(whole) - 31):    # behind come 28 bytes of padding
+            path.write_bytes(whole[:cut])
+            self.refused(MODEL, self.out, "q4_0", "--imatrix", path, says=[str(path)])
+        self.refused(MODEL, self.out, "q4_0", "--imatrix", MODEL, says=["its general.type is", "llama-imatrix"])
+        self.refused(MODEL, self.out, "q4_0", "--imatrix", self.folder / "none", says=["none"])
+
+    def test_an_interrupted_measurement_leaves_what_was_there(self):
+        self.out.write_text("earlier")
+        many = [x for _ in range(20) for x in ("-f", TEXT)]
+        with subprocess.Popen([PROGRAM, "profile", MODEL, *many, "--imatrix", self.out], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as process:
+            self.addCleanup(process.kill)
+            time.sleep(1.5)
+            process.send_signal(signal.SIGINT)
+            out, talk = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, out), (1, ""), talk)
+        self.assertRegex(talk, r"hearth: interrupted[^\n]*\n\Z")
+        self.assertEqual(self.out.read_text(), "earlier")
+        self.assertEqual([p.name for p in self.folder.iterdir() if p.name.endswith(".part")], [])
+
+
 # ---- what stays ------------------------------------------------------------------------------------------------------
 
 class Kept(Case):

@@ -1,6 +1,7 @@
 #include "engine/model/requantise.h"
 
 #include "engine/model/families.h"
+#include "engine/model/importance.h"
 #include "engine/file/gguf_writer.h"
 #include "engine/file/not_finite.h"
 #include "engine/model/weights.h"
@@ -11,7 +12,6 @@
 #include "host/sparse.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -49,6 +49,7 @@ struct Job {
     std::vector<uint32_t> starts =
         {};                  // of sparse rows (Matrix::starts), which `type` is the type of the values of; else empty
     uint32_t stacked = 0;    // matrices, one below the other, where the source's shape does not say so
+    std::vector<float> importance = {};    // (experts, cols): what an error in a column counts; empty: all count alike
 
     uint32_t experts() const { return stacked ? stacked : source->shape.size() > 2 ? uint32_t(source->shape[2]) : 1; }
     uint32_t source_rows() const
@@ -67,6 +68,7 @@ struct Job {
     bool copied() const { return !transposed && WeightType(source->type) == type && !sparse(); }
     bool keeps_values() const { return !transposed && values_of(WeightType(source->type)) == type; }
     bool sparse() const { return !starts.empty(); }
+    const float* importance_of(uint32_t row) const { return &importance[size_t(row / (rows() / experts())) * cols()]; }
     WeightType stored_type() const { return sparse() ? sparse_type_of(type) : type; }
     std::vector<uint64_t> shape() const
     {
@@ -81,23 +83,6 @@ struct Job {
 };
 
 bool is_predictor(std::string_view name) { return name.ends_with(".fc1.weight") || name.ends_with(".fc2.weight"); }
-
-/// The layer of "blk.N.part" and its part; nothing where it is no such name.
-struct LayerPart {
-    uint32_t layer;
-    std::string_view part;
-};
-
-std::optional<LayerPart> layer_part(std::string_view name)
-{
-    constexpr std::string_view prefix = "blk.";
-    LayerPart found = {};
-    if (!name.starts_with(prefix)) return {};
-    const auto [end, error] = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), found.layer);
-    if (error != std::errc() || end == name.data() + name.size()) return {};
-    found.part = name.substr(size_t(end + 1 - name.data()));
-    return found;
-}
 
 /// The better type that a mixture has for a matrix; nullptr where it is like most.
 const Exception* exception_of(std::span<const Exception> exceptions, const GgufTensor& t, const Config& c)
@@ -134,12 +119,11 @@ void store_by_neurons(Job& job)
 /// Of a job that is a down projection by neurons: as all programs store it, that of experts with a dimension for them.
 void store_by_columns(Job& job, uint32_t experts)
 {
-    constexpr std::string_view by_neurons = ".ffn_down_t.weight";
-    if (!job.name.ends_with(by_neurons)) return;
+    std::string name = name_by_columns(job.name, experts > 0);
+    if (name == job.name) return;
     job.transposed = true;
     job.stacked = std::max(experts, 1u);
-    job.name.replace(job.name.size() - by_neurons.size(), by_neurons.size(),
-                     experts ? ".ffn_down_exps.weight" : ".ffn_down.weight");
+    job.name = std::move(name);
     job.note = "by columns now";
 }
 
@@ -277,7 +261,7 @@ Chunk make_chunk(const Gguf& model, const Job& job, uint32_t first, uint32_t cou
     }
     const uint32_t cols = job.cols();
     const uint64_t stride = row_bytes(job.type, cols);
-    const auto encode = host::find_quantiser(job.type)->encode;
+    const host::RowQuantiser& quantiser = *host::find_quantiser(job.type);
     const auto decode = host::kernels().of(job.type).decode;
     std::vector<float> x(uint64_t(count) * cols), stored(cols);
     read_rows(job, first, count, x.data());
@@ -285,8 +269,10 @@ Chunk make_chunk(const Gguf& model, const Job& job, uint32_t first, uint32_t cou
     chunk.bytes.resize(count * stride);
     for (uint32_t r = 0; r < count; r++) {
         const float* row = &x[uint64_t(r) * cols];
-        encode(row, &chunk.bytes[r * stride], cols);
-        decode(&chunk.bytes[r * stride], stored.data(), cols);
+        std::byte* const to = &chunk.bytes[r * stride];
+        if (job.importance.empty()) quantiser.encode(row, to, cols);
+        else quantiser.encode_weighted(row, job.importance_of(first + r), to, cols);
+        decode(to, stored.data(), cols);
         add_squares(row, stored.data(), cols, chunk.squares);
     }
     if (!std::isfinite(chunk.squares.of_weights)) throw NotFiniteWeights();
@@ -480,6 +466,36 @@ void copy(const Gguf& model, const Job& job, host::Team& team, ModelFile& file, 
     }
 }
 
+/// Gives jobs what an importance matrix has for them. In a down projection by neurons a column of others' files is a
+/// row, whose weights count alike.
+void weigh(const Importance& importance, const std::filesystem::path& from, std::vector<Job>& jobs, Requantised& result)
+{
+    const std::string file = from.string();
+    std::vector<std::string_view> without;
+    uint32_t weighted = 0;
+    for (Job& job : jobs) {
+        const host::RowQuantiser* const quantiser = host::find_quantiser(job.type);
+        const bool by_neurons = job.name.ends_with(".ffn_down_t.weight");
+        if (job.keeps_values() || job.sparse() || !quantiser->encode_weighted || by_neurons) continue;
+        const auto found = importance.matrices.find(job.name);
+        if (found == importance.matrices.end()) {
+            without.push_back(job.name);
+            continue;
+        }
+        job.importance = column_weights(found->second);
+        HEARTH_CHECK(job.importance.size() == size_t(job.experts()) * job.cols());
+        ++weighted;
+    }
+    if (weighted == 0)
+        result.notes.push_back(fmt::format("{} changed nothing: types of 4 to 6 bits in blocks, and of fewer, are what "
+                                           "it helps",
+                                           file));
+    if (!without.empty())
+        result.notes.push_back(fmt::format("{}{} is not in {}: quantised without", without[0],
+                                           without.size() > 1 ? fmt::format(" (and {} more)", without.size() - 1) : "",
+                                           file));
+}
+
 GgufKeys keys_of(const Gguf& model, bool with_profile, uint32_t file_type)
 {
     GgufKeys keys;
@@ -548,6 +564,8 @@ Requantised requantise(const std::shared_ptr<const Gguf>& model, const Quantisat
     const Config config = describe_weights(model).config;    // throws where it is no model that can be run
     model->check_sparse_rows();
     refuse_same_file(*model, out);
+    std::optional<Importance> importance;
+    if (!options.importance.empty()) importance = read_importance(options.importance, *model, config.experts);
     host::Team team(threads_for(options.threads));
     std::vector<Job> jobs;
     std::vector<GgufEntry> entries;
@@ -558,6 +576,7 @@ Requantised requantise(const std::shared_ptr<const Gguf>& model, const Quantisat
     const Zeros zeros = options.dense || options.plain ? Zeros()
                                                        : find_zeros(*model, config.experts > 0, jobs, team,
                                                                     [&](double share) { progress(looking * share); });
+    if (importance) weigh(*importance, options.importance, jobs, result);
     for (const Job& job : jobs) {
         add_entries(*model, job, entries);
         result.tensors.push_back({.name = job.name,

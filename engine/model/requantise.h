@@ -35,6 +35,7 @@ struct RequantiseOptions {
     bool by_neurons = false;                     // the down projection, also where no neuron is left out
     bool plain = false;    // as other programs read it: down projections by columns, no predictors, no sparse rows
     unsigned threads = 0;
+    std::filesystem::path importance = {};    // a file of what errors in each column count; empty: all count alike
 };
 
 /// The header of what `requantise` would write without looking for zeros: for questions about sizes.

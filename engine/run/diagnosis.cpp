@@ -76,8 +76,8 @@ Error Diagnosis::of(std::span<const std::vector<Token>> texts) const
                     .pages = pool.size(),
                     .kv = kv,
                     .sparsity = std::vector<LayerSparsity>(c.layers)});
-    cpu.parts = [&](uint32_t l, const char* part, std::span<const float> x) {
-        if (!found && !host::all_finite(x)) overflows(l, part);
+    cpu.parts = [&](uint32_t l, HostLayers::Part part, std::span<const float> x) {
+        if (!found && !host::all_finite(x)) overflows(l, HostLayers::part_name(part));
     };
     cpu.cached = [&](uint32_t l, std::span<const float> keys, std::span<const float> values) {
         for (const auto& [name, flag, x, type] :

@@ -70,6 +70,20 @@ HostLayers::HostLayers(const Weights& weights, host::Team& team, Shape shape)
             signs_[l - first_layer] = host::SignRows(team, weights.layers[l].ffn.gate, all_);
 }
 
+const char* HostLayers::part_name(Part part)
+{
+    constexpr const char* names[] = {"norm before attention",
+                                     "product with attn_q",
+                                     "product with attn_k",
+                                     "product with attn_v",
+                                     "attention",
+                                     "product with attn_output",
+                                     "norm before the feed-forward block",
+                                     "feed-forward block",
+                                     "sum with what came before"};
+    return names[size_t(part)];
+}
+
 void HostLayers::count(FeedStats& stats, uint32_t l, const Step& step, const Load& load, double& start) const
 {
     const double end = clock_us();
@@ -137,14 +151,14 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
     host::multiply(team_, a.k, inputs_, k_.data());
     host::multiply(team_, a.v, inputs_, v_.data());
     count(stats, l, step_of(steps, StepKind::qkv), load, start);
-    const auto show = [&](const char* step, const std::vector<float>& of_batch, size_t width) {
-        if (parts) parts(l, step, std::span(of_batch).first(tokens * width));
+    const auto show = [&](Part part, const std::vector<float>& of_batch, size_t width) {
+        if (parts) parts(l, part, std::span(of_batch).first(tokens * width));
     };
     const size_t q_width = size_t(c.heads) * c.head_dim, kv_width = size_t(c.kv_heads) * c.head_dim;
-    show("norm before attention", norm_, c.dim);
-    show("product with attn_q", q_, q_width);
-    show("product with attn_k", k_, kv_width);
-    show("product with attn_v", v_, kv_width);
+    show(Part::attn_norm, norm_, c.dim);
+    show(Part::q, q_, q_width);
+    show(Part::k, k_, kv_width);
+    show(Part::v, v_, kv_width);
 
     const host::AttentionShape shape = {.heads = c.heads,
                                         .kv_heads = c.kv_heads,
@@ -163,15 +177,15 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
                  v_.data(), mixed_.data(), attend_scratch_);
     count(stats, l, step_of(steps, StepKind::attend), load, start);
     if (cached) cached(l, std::span(k_).first(tokens * kv_width), std::span(v_).first(tokens * kv_width));
-    show("attention", mixed_, q_width);
+    show(Part::attention, mixed_, q_width);
     inputs_.prepare(team_, mixed_.data(), tokens, c.heads * c.head_dim, is_quantised(a.o.type), work);
     host::multiply(team_, a.o, inputs_, attended_.data());
-    show("product with attn_output", attended_, c.dim);
+    show(Part::attn_output, attended_, c.dim);
     if (!c.parallel) add_block(attended_, w.post_attn_norm, a.o_bias, tokens, x);
     count(stats, l, step_of(steps, StepKind::attn_out), load, start);
 
     normalise_rows(team_, {w.ffn_norm, w.ffn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
-    show("norm before the feed-forward block", norm_, c.dim);
+    show(Part::ffn_norm, norm_, c.dim);
     Cold cold = {.neurons = all_, .may_fire = all_};
     if (c.experts) {
         cold = route(l, work, tokens, norm_.data(), stats);
@@ -181,10 +195,10 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
         if (work == host::Work::few) cold = predict(l, tokens, norm_.data(), x, stats);
     }
     cold_ffn(l, cold, work, tokens, norm_.data(), stats);
-    show("feed-forward block", out_, c.dim);
+    show(Part::ffn, out_, c.dim);
     if (c.parallel) add_block(attended_, w.post_attn_norm, a.o_bias, tokens, x);
     add_block(out_, w.post_ffn_norm, w.down_bias, tokens, x);
-    if (parts) parts(l, "sum with what came before", {x, size_t(tokens) * c.dim});
+    if (parts) parts(l, Part::sum, {x, size_t(tokens) * c.dim});
 }
 
 HostLayers::Cold HostLayers::of_experts(std::span<const uint32_t> neurons, uint32_t rows, const float* experts)

@@ -89,9 +89,13 @@ class HostLayers {
     void watch_gates(uint32_t l, std::span<const uint32_t> neurons, uint32_t tokens, const float* x,
                      const float* residual);
 
-    /// Where these are set, they are shown what every step of a layer gives, and the keys and values as they go into
-    /// the cache. Of a batch's tokens.
-    std::function<void(uint32_t l, const char* step, std::span<const float>)> parts;
+    /// What a layer computes, in this order.
+    enum class Part { attn_norm, q, k, v, attention, attn_output, ffn_norm, ffn, sum };
+    static const char* part_name(Part part);    // for messages
+
+    /// Where these are set, they are shown every part of a layer, and the keys and values as they go into the cache. Of
+    /// a batch's tokens.
+    std::function<void(uint32_t l, Part part, std::span<const float>)> parts;
     std::function<void(uint32_t l, std::span<const float> keys, std::span<const float> values)> cached;
 
     /// Logits of rows at the end of the residual stream, at most most_few of them, neither scaled nor capped: x is

@@ -131,6 +131,7 @@ Reference::Reference(const Weights& weights)
                            {},
                            {}});
     active_.resize(layers_.size());
+    inputs_.resize(layers_.size());
 }
 
 Vector Reference::feed(Token token)
@@ -142,23 +143,24 @@ Vector Reference::feed(Token token)
     for (size_t l = 0; l < layers_.size(); ++l) {
         const LayerWeights& w = weights_.layers[l];
         const Vector input = x;
-        add_block(c, x, attention(w.attention, layers_[l], norm(c, input, w.attn_norm, w.attn_norm_bias)),
+        add_block(c, x, attention(w.attention, layers_[l], norm(c, input, w.attn_norm, w.attn_norm_bias), inputs_[l]),
                   w.post_attn_norm);
         add(x, w.attention.o_bias);    // empty where the family has none, as down_bias
-        add_block(
-            c, x,
-            feed_forward(w.ffn, layers_[l], norm(c, c.parallel ? input : x, w.ffn_norm, w.ffn_norm_bias), active_[l]),
-            w.post_ffn_norm);
+        add_block(c, x,
+                  feed_forward(w.ffn, layers_[l], norm(c, c.parallel ? input : x, w.ffn_norm, w.ffn_norm_bias),
+                               active_[l], inputs_[l]),
+                  w.post_ffn_norm);
         add(x, w.down_bias);
     }
     ++position_;
-    Vector logits = output_ * norm(c, x, weights_.output_norm, weights_.output_norm_bias);
+    output_input_ = norm(c, x, weights_.output_norm, weights_.output_norm_bias);
+    Vector logits = output_ * output_input_;
     for (float& v : logits) v = capped(c.logit_scale * v, c.logit_cap);
     return logits;
 }
 
-Vector Reference::attention(const AttentionWeights& w, Layer& layer,
-                            const Vector& x) const    // per head: sum_p softmax_p(score_scale q . k_p) v_p
+Vector Reference::attention(const AttentionWeights& w, Layer& layer, const Vector& x,
+                            Inputs& inputs) const    // per head: sum_p softmax_p(score_scale q . k_p) v_p
 {
     const Config& c = weights_.config;
     Vector q = layer.q * x, k = layer.k * x, v = layer.v * x;
@@ -190,6 +192,8 @@ Vector Reference::attention(const AttentionWeights& w, Layer& layer,
             for (uint32_t i = 0; i < w.v_dim; ++i)
                 mixed[h * w.v_dim + i] += weight[p - first] / total * layer.values[p][kv_head * w.v_dim + i];
     }
+    inputs.attention = x;
+    inputs.attn_output = mixed;
     return layer.o * mixed;
 }
 
@@ -216,15 +220,20 @@ Vector Reference::expert_weights(const Layer& layer, const Vector& x)
 }
 
 /// sum_n weight_n act(gate_n . x + bias_n) (up_n . x) down_n; without a gate the third factor is 1
-Vector Reference::feed_forward(const host::FfnWeights& w, const Layer& layer, const Vector& x, uint32_t& active)
+Vector Reference::feed_forward(const host::FfnWeights& w, const Layer& layer, const Vector& x, uint32_t& active,
+                               Inputs& inputs)
 {
     const Vector weights = expert_weights(layer, x);
     const Vector gate = layer.gate * x, up = w.up.rows > 0 ? layer.up * x : Vector(gate.size(), 1.0f);
     Vector y(x.size());
+    inputs.ffn = x;
+    inputs.ffn_down.assign(layer.gate.rows, 0);
+    inputs.experts = weights;
     active = 0;
     for (uint32_t n = 0; n < layer.gate.rows; ++n) {
-        const float h =
-            weights[n / weights_.config.neurons_together()] * glu(weights_.config, gate[n] + w.bias_of(n), up[n]);
+        const float weight = weights[n / weights_.config.neurons_together()];
+        if (weight != 0) inputs.ffn_down[n] = glu(weights_.config, gate[n] + w.bias_of(n), up[n]);
+        const float h = weight * inputs.ffn_down[n];
         if (h == 0) continue;
         ++active;
         for (uint32_t i = 0; i < y.size(); ++i) y[i] += h * layer.down_t.w[size_t(n) * y.size() + i];

@@ -15,6 +15,14 @@ class Reference {
     /// Runs one token at the next position; returns its logits (vocab).
     std::vector<float> feed(Token token);
 
+    /// What the matrices of a layer were multiplied with for the last token. Of experts, the neurons of those that it
+    /// did not go through are 0, and no strength is multiplied in: `experts` are the strengths.
+    struct Inputs {
+        std::vector<float> attention, attn_output, ffn, ffn_down, experts;
+    };
+    const std::vector<Inputs>& inputs() const { return inputs_; }
+    const std::vector<float>& output_input() const { return output_input_; }
+
     /// Neurons of each layer whose activation was not zero for the last token.
     const std::vector<uint32_t>& active() const { return active_; }
 
@@ -37,10 +45,11 @@ class Reference {
         Dense q, k, v, o, gate, up, down_t, router;
         std::vector<std::vector<float>> keys, values;    // (kv_heads * k_dim), (kv_heads * v_dim) per position
     };
-    std::vector<float> attention(const AttentionWeights& w, Layer& layer, const std::vector<float>& x) const;
+    std::vector<float> attention(const AttentionWeights& w, Layer& layer, const std::vector<float>& x,
+                                 Inputs& inputs) const;
     std::vector<float> expert_weights(const Layer& layer, const std::vector<float>& x);
     std::vector<float> feed_forward(const host::FfnWeights& w, const Layer& layer, const std::vector<float>& x,
-                                    uint32_t& active);
+                                    uint32_t& active, Inputs& inputs);
 
     const Weights& weights_;
     std::vector<double> frequencies_[2];    // of rope; the second ones by Config::window_base
@@ -48,6 +57,8 @@ class Reference {
     std::vector<Layer> layers_;
     uint32_t position_ = 0;
     std::vector<uint32_t> active_;
+    std::vector<Inputs> inputs_;
+    std::vector<float> output_input_;
     float closest_choice_ = INFINITY;
 };
 

@@ -18,7 +18,7 @@ struct ProfileOptions {
     EngineOptions engine;
     ImageOptions images;
     std::vector<std::string> files, merge;
-    std::string output, embed;
+    std::string output, embed, imatrix;
     int64_t limit = 0;
     std::optional<double> calibrate;    // share of the neurons to leave out
     bool json = false;
@@ -265,6 +265,43 @@ void profile(ProfileOptions o)
     say("kept in {}{}", path.string(), interrupted() ? "; interrupted: the same command goes on from here" : "");
 }
 
+/// An importance matrix of the texts, in place of a profile.
+void measure_importance(ProfileOptions o)
+{
+    std::vector<std::string> texts;
+    for (const std::string& file : o.files) texts.push_back(read_text_file(file));
+    if (texts.empty()) throw Error("an importance matrix is measured on a text: name one with -f");
+    catch_interrupt();
+    confinement().allow(o.imatrix);
+    o.engine.device = "cpu";    // where every input can be seen
+    Engine engine = load_engine(o.engine);
+    std::vector<std::vector<Token>> tokens;
+    size_t all = 0, done = 0;
+    for (size_t i = 0; i < texts.size(); ++i) {
+        tokens.push_back(engine.tokenizer().encode(texts[i]));
+        if (o.limit) tokens[i].resize(std::min(tokens[i].size(), size_t(o.limit)));
+        if (tokens[i].empty()) throw Error("{} has no tokens: name a file with a text", o.files[i]);
+        all += tokens[i].size();
+    }
+    ImportanceMeasuring measuring(engine);
+    {
+        ProgressBar bar("measuring");
+        for (const std::vector<Token>& text : tokens)
+            for (const std::span<const Token> window : windows_of(text, engine.context() - 1)) {
+                if (interrupted()) throw Error("interrupted; {} was not written", o.imatrix);
+                std::vector<Token> input = {engine.tokenizer().bos()};
+                input.insert(input.end(), window.begin(), window.end());
+                measuring.window(input);
+                bar.show(double(done += window.size()) / double(all));
+            }
+    }
+    Importance measured = measuring.measured();
+    measured.texts = o.files;
+    write_importance(o.imatrix, measured);
+    say("{}: {} matrices, measured on {} tokens in {} windows", o.imatrix, measured.matrices.size(), all,
+        measured.windows);
+}
+
 }    // namespace
 
 Command add_profile(CLI::App& app)
@@ -290,9 +327,17 @@ Command add_profile(CLI::App& app)
                    "SiLU models: share of the neurons, such as 0.4, that --sparsity threshold shall leave out; says "
                    "what it costs on the first text")
         ->check(number_between(0, 1));
+    auto* imatrix = app.add_option("--imatrix", o->imatrix,
+                                   "instead of a profile, write an importance matrix of the texts: what the columns of "
+                                   "the matrices are multiplied with, for `hearth quantize --imatrix` and others' "
+                                   "programs; measured on the CPU")
+                        ->check(not_empty());
     app.add_flag("--anew", o->anew, "do not go on with a profile that is there");
     app.add_flag("--json", o->json, "print all counts as JSON");
+    for (const char* name : {"-o", "--merge", "--embed", "--calibrate", "--anew", "--json", "--image"})
+        imatrix->excludes(app.get_option(name));
     return [o, &app] {
+        if (!o->imatrix.empty()) return measure_importance(*o);
         // An image of LLaVA 1.5 takes 576 of them.
         if (!o->images.images.empty() && app.get_option("-c")->empty()) o->engine.context = 1024;
         profile(*o);

@@ -11,7 +11,7 @@ namespace {
 
 struct QuantizeOptions {
     ModelOptions model;
-    std::string output, type, sensitive;
+    std::string output, type, sensitive, imatrix;
     unsigned threads = 0;
     bool dense = false, by_neurons = false, plain = false, json = false;
 };
@@ -52,7 +52,8 @@ nlohmann::json json_of(const Requantised& r)
 void quantize(const QuantizeOptions& o)
 {
     const Quantisation& how = *find_quantisation(o.type);
-    RequantiseOptions options = {.dense = o.dense, .by_neurons = o.by_neurons, .plain = o.plain, .threads = o.threads};
+    RequantiseOptions options = {
+        .dense = o.dense, .by_neurons = o.by_neurons, .plain = o.plain, .threads = o.threads, .importance = o.imatrix};
     if (!o.sensitive.empty()) options.sensitive = find_quantisation(o.sensitive)->matrices;
     confinement().allow(o.output);
     confinement().all(false);
@@ -100,6 +101,11 @@ Command add_quantize(CLI::App& app)
                    "another type for the output matrix (the embedding where it serves as one) and predictors; nothing "
                    "gets larger than it was by it")
         ->check(CLI::IsMember(names));
+    app.add_option(
+           "--imatrix", o->imatrix,
+           "an importance matrix of the same model: errors count as much as a text showed that they do. `hearth "
+           "profile MODEL -f TEXT --imatrix FILE` makes one, and others' files (GGUF) will do")
+        ->check(not_empty());
     app.add_flag("--dense", o->dense,
                  "store zeros like other weights (default: f16 and q8_0 leave them out where that saves a tenth)");
     auto* by_neurons = app.add_flag("--by-neurons", o->by_neurons,
