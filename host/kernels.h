@@ -105,8 +105,8 @@ struct RowKernels {
     /// are count + rows_together rows, of which the last may be some row again.
     void (*dot_rows)(const std::byte* const* rows, uint32_t count, const Input* x, uint32_t tokens, uint32_t n,
                      float* y);
-    /// y_i += sum_r a_r w[r]_i in ascending order of r < count: the bits of one row after the other, y being read and
-    /// written once for a few
+    /// y_i += sum_r a_r w[r]_i for r < count, y being read and written once for a few rows: which rows are in a call
+    /// may decide the last bits
     void (*axpy)(const Term* terms, uint32_t count, float* y, uint32_t n);
     /// y_i = w_i
     void (*decode)(const std::byte* row, float* y, uint32_t n);
@@ -123,6 +123,9 @@ struct RowKernels {
     /// So many tokens meet a matrix row by row, more do tile by tile: that is faster where enough lanes of a tile are
     /// used.
     uint32_t few_tokens;
+    /// In rows of so many numbers at the most, for one token, they are not read side by side but one after the other,
+    /// which is fastest where they follow each other in memory.
+    uint32_t most_one_by_one = 0;
 };
 
 /// The largest few_tokens of any format, and what is most formats' (measured with AVX-512, whose tiles have 32 tokens;

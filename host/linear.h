@@ -71,10 +71,13 @@ void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& r
     const Rows rows_of(w);
     const std::byte* rows[most + rows_together];
     float products[most * most_few_tokens];
-    // The i-th of n rows to be computed: the first of each eighth, then the second of each. An eighth is an odd number
-    // of rows: rows are usually an even number of cache lines long, and eight of them at a distance of an even number
-    // of rows would meet in few sets of L1, or one.
-    const auto place = [](uint32_t i, uint32_t n) {
+    const RowKernels& kernel = kernels().of(w.type);
+    const bool one_by_one = tokens == 1 && w.cols <= kernel.most_one_by_one;
+    // The i-th of n rows to be computed. Where they are read side by side, the first of each eighth, then the second of
+    // each. An eighth is an odd number of rows: rows are usually an even number of cache lines long, and eight of them
+    // at a distance of an even number of rows would meet in few sets of L1, or one.
+    const auto place = [one_by_one](uint32_t i, uint32_t n) {
+        if (one_by_one) return i;
         const uint32_t eighth = n / rows_together, each = eighth ? (eighth - 1) | 1 : 0;
         return i < each * rows_together ? i % rows_together * each + i / rows_together : i;
     };
@@ -84,7 +87,7 @@ void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& r
         for (uint32_t i = 0; i < here; i++) rows[i] = rows_of[row(j + place(i, here))];
         for (uint32_t i = 0; i < rows_together; i++)
             rows[here + i] = rows_of[row(std::min(after + place(i, std::min(most, known - after)), known - 1))];
-        kernels().of(w.type).dot_rows(rows, here, x.span().data(), tokens, w.cols, products);
+        kernel.dot_rows(rows, here, x.span().data(), tokens, w.cols, products);
         for (uint32_t i = 0; i < here; i++) out(j + place(i, here), products + size_t(i) * tokens);
     }
 }

@@ -225,6 +225,8 @@ constexpr RowKernels row_kernels(WeightType type)
                     false,
                     usual_few_tokens};
     if constexpr (requires { S::template few_tokens<W>; }) k.few_tokens = S::template few_tokens<W>;
+    if constexpr (!by_groups<typename OfRows<S, W>::Set, W>)
+        k.most_one_by_one = elements < W >> 1 ? UINT32_MAX : bytes_that_stay / sizeof(float);
     if constexpr (elements < W >> 1) {
         k.integers = integers<S, W>;
         k.has_minima = BlockPiece<S, W>::has_minima;
