@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include "engine/model/config.h"
 #include "engine/model/other_kinds.h"
 #include "engine/plan/host_reads.h"
 #include "engine/run/diagnosis.h"
@@ -136,10 +137,13 @@ std::string short_of_memory(const std::string& device, const vulkan::MemoryState
         device, double(state.budget) / mib, double(state.used) / mib, double(state.budget) * 0.95 / mib);
 }
 
-DownLayout down_layout(Sparsity sparsity, bool on_device)
+/// A device reads neurons of experts alone, whether they are in its slots or pass through it.
+DownLayout down_layout(const EngineOptions& o, const Gguf& file, bool device)
 {
-    if (sparsity != Sparsity::dense) return DownLayout::by_neurons;
-    return on_device ? DownLayout::dense : DownLayout::as_stored;
+    if (o.sparsity != Sparsity::dense) return DownLayout::by_neurons;
+    const bool passing = o.stream.value_or(0) > 0;
+    const bool host_only = !device || (!passing && (o.disable_gpu_index || o.cpu_experts >= read_config(file).layers));
+    return host_only ? DownLayout::as_stored : DownLayout::dense;
 }
 
 void append(std::vector<std::string>& to, const std::vector<std::string>& more)
@@ -207,7 +211,7 @@ struct FoundModel {
         append(notes, computation.notes);
     }
 
-    DownLayout layout() const { return down_layout(options.sparsity, device != nullptr); }
+    DownLayout layout() const { return down_layout(options, *file, device != nullptr); }
     ModelFacts facts() const { return {weights, computation, needs, tower ? &tower_needs : nullptr}; }
     PlannedModel planned() const { return {weights, needs, computation.shape, computation.use}; }
 

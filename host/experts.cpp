@@ -54,11 +54,10 @@ uint64_t down_of_experts(Team& team, const FfnWeights& w, uint32_t experts, uint
     const std::vector<uint32_t>& neurons = scratch.ffn.neurons;
     const size_t count = neurons.size() / together;
     scratch.hidden.resize(std::max(scratch.hidden.size(), count));
-    const std::span hidden = std::span(scratch.hidden).first(count);
     uint64_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
         const size_t first = i * together;
-        ExpertScratch::Hidden& to = hidden[i];
+        ExpertScratch::Hidden& to = scratch.hidden[i];
         to.down = expert_of(w, experts, neurons[first] / together).down;
         to.rows.clear();
         for (uint32_t r = 0; r < rows; r++)
@@ -72,7 +71,7 @@ uint64_t down_of_experts(Team& team, const FfnWeights& w, uint32_t experts, uint
     }
     parallel_rows(team, dim, count * w.down.mean_row_bytes(), [&](uint32_t first, uint32_t last) {
         for (uint32_t r = 0; r < rows; r++) std::fill(y + size_t(r) * dim + first, y + size_t(r) * dim + last, 0.0f);
-        for (const ExpertScratch::Hidden& from : hidden)
+        for (const ExpertScratch::Hidden& from : std::span(scratch.hidden).first(count))
             multiply_some(
                 from.down, last - first, last - first, [&](uint32_t j) { return first + j; }, from.inputs,
                 [&](uint32_t j, const float* products) {

@@ -39,8 +39,8 @@ struct ExpertScratch {
 
 /// y[t] = sum over `neurons` of weights[t][their expert] times what cold_ffn gives for them. x and y are (tokens, dim),
 /// weights (tokens, experts), and neurons of one expert stand together. Of few rows the neurons should be of experts
-/// that one of them goes through. With w.down they are all neurons of their experts. cut, work and counts as of
-/// cold_ffn.
+/// that one of them goes through. With w.down they are all neurons of their experts, in the file's order. cut, work and
+/// counts as of cold_ffn.
 FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::span<const uint32_t> neurons,
                        const float* weights, const float* x, uint32_t tokens, Work work, float cut, float* y,
                        ExpertScratch& scratch);

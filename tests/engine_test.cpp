@@ -669,6 +669,7 @@ TEST_SUITE("device")
         check_experts({{.device = device_name},
                        {.device = device_name, .resident = 0.1},
                        {.device = device_name, .resident = 0},
+                       {.device = device_name, .cpu_experts = true},
                        {.device = device_name, .resident = 0.7, .layers = 1}});
         if (thorough) check_experts({{.device = device_name, .resident = 0.5}});
     }

@@ -19,13 +19,17 @@ struct Path {
     host::KvTypes kv = {};
     uint32_t batch = EngineOptions().batch;
     uint64_t ring = 0;    // bytes that the neurons of prompts pass through; 0: they are the host's
+    bool cpu_experts = false;
 
     std::string name() const
     {
         return fmt::format("{}, {:.0f} % resident, {}{}{}{}{}", device, resident * 100,
                            sparsity == Sparsity::exact ? "exact" : "dense",
                            layers < 1000 ? ", the first layers only" : "", without_fp16 ? ", without fp16" : "",
-                           without_int_dot ? ", without integer dot" : "", ring ? ", streamed" : "");
+                           without_int_dot ? ", without integer dot" : "",
+                           ring          ? ", streamed"
+                           : cpu_experts ? ", experts on the CPU"
+                                         : "");
     }
 };
 
@@ -51,6 +55,7 @@ inline EngineOptions options_for(const std::filesystem::path& model, const Path&
     o.batch = path.batch;
     o.stream = path.ring ? 2 : 0;
     o.ring_bytes = path.ring;
+    if (path.cpu_experts) o.cpu_experts = UINT32_MAX;
     const DownLayout layout = path.sparsity == Sparsity::dense ? DownLayout::dense : DownLayout::by_neurons;
     if (path.device == "cpu") return o;
     const Weights weights = describe_weights(std::make_shared<Gguf>(model), layout);

@@ -87,7 +87,7 @@ void each_tensor(const Weights& weights, size_t l, GpuModel::Layer& to, Visitor&
     visit.neurons(to.gate, w.ffn.gate);
     visit.neurons(to.up, w.ffn.up);
     visit.neurons(to.down_t, w.ffn.down_t);
-    visit.columns(to.down, w.ffn.down);
+    if (!weights.config.experts) visit.columns(to.down, w.ffn.down);
     visit.neurons(to.bias, w.ffn.bias);
     visit.matrix(to.router, w.router.scores);
     if (weights.config.experts) visit.experts(to.group_experts);

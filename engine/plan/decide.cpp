@@ -168,6 +168,7 @@ SubmitMode chosen_submit(const DecisionOptions& o, const MachineFacts& m)
 /// Tokens from which on cold groups are streamed.
 uint32_t chosen_stream(const DecisionOptions& o, const Weights& weights, const MachineFacts& m)
 {
+    if (weights.config.experts && weights.layers[0].ffn.down.rows > 0) return UINT32_MAX;    // they are the host's
     if (o.stream) return *o.stream > 0 ? std::max(*o.stream, 2u) : UINT32_MAX;
     if (m.device && m.figures)
         if (const auto measured = stream_from(weights, *m.figures)) return *measured;

@@ -49,7 +49,7 @@ ImportanceMeter::ImportanceMeter(const Weights& weights, host::Team& team, uint3
     layers_.watch = [this](const LayerActivity& activity) { block(activity); };
 }
 
-/// A feed-forward block, expert by expert; it is computed a second time for what its down projection reads.
+/// A feed-forward block, expert by expert; half of it is computed a second time, for what its down projection reads.
 void ImportanceMeter::block(const LayerActivity& a)
 {
     const Config& c = weights_.config;
@@ -66,10 +66,9 @@ void ImportanceMeter::block(const LayerActivity& a)
         if (rows == 0) continue;
         layer.ffn.add(e, rows, rows_.data(), c.dim, 1);
         std::iota(neurons.begin(), neurons.end(), e * together);
-        out_.resize(rows_.size());
         inputs_.prepare(team_, rows_.data(), rows, c.dim, is_quantised(w.gate.type) || is_quantised(w.up.type),
                         host::Work::many);
-        host::cold_ffn(team_, w, neurons, inputs_, host::no_cut, out_.data(), scratch_);
+        host::cold_gate_and_up(team_, w, neurons, inputs_, host::no_cut, scratch_);
         layer.ffn_down.add(e, rows, scratch_.h.data(), 1, rows);
     }
 }

@@ -43,7 +43,7 @@ class ImportanceMeter {
     Sums output_;
     host::Inputs inputs_;
     host::FfnScratch scratch_;
-    std::vector<float> x_, rows_, out_;
+    std::vector<float> x_, rows_;
 };
 
 }    // namespace hearth
