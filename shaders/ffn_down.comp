@@ -28,6 +28,7 @@ void main()    // x: columns; y: slices; z: tokens
 {
     const uint token = gl_WorkGroupID.z;
     if (token >= a.step.at.tokens) return;
+    share_table(type);
     const uint me = gl_LocalInvocationID.x, slice = gl_WorkGroupID.y, team = me / ffn_down_chunks;
     const uint chunk = chunk_weights(type),
                column = (gl_WorkGroupID.x * ffn_down_chunks + me % ffn_down_chunks) * chunk;

@@ -40,5 +40,7 @@
 #define FORMAT_MINIMA 23
 #define FORMAT_TABLE 24
 #define FORMAT_SCALED 25
+// And where such a table lies: in shared memory, or else in registers.
+#define FORMAT_TABLE_SHARED 0x80000000u
 
 #endif

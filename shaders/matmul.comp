@@ -57,6 +57,7 @@ void main()
     const uint tokens = a.head != 0 ? a.step.at.head_tokens : a.step.at.tokens;
     const uint first_row = gl_WorkGroupID.x * tile_rows, first_token = gl_WorkGroupID.y * tile_tokens;
     if (first_token >= tokens) return;
+    share_table(type);
     // Rows r0 + 8 i and tokens t0 + t_lanes j; TRANSPOSED rows 8 r0 + i, since they lie side by side there.
     const uint r0 = gl_LocalInvocationID.x % 8, t0 = gl_LocalInvocationID.x / 8;
 

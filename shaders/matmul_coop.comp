@@ -69,6 +69,7 @@ void main()
     const uint tokens = a.head != 0 ? a.step.at.head_tokens : a.step.at.tokens;
     const uint first_row = gl_WorkGroupID.x * tile_rows, first_token = gl_WorkGroupID.y * tile_tokens;
     if (first_token >= tokens) return;
+    share_table(type);
     // This subgroup's, within the tile.
     const uint r0 = gl_SubgroupID % 2 * share_rows, t0 = gl_SubgroupID / 2 * share_tokens;
 

@@ -62,6 +62,7 @@ void main()
     const uint tokens = a.head != 0 ? a.step.at.head_tokens : a.step.at.tokens;
     const uint first_row = gl_WorkGroupID.x * matmul_tile, first_token = gl_WorkGroupID.y * matmul_tile;
     if (first_token >= tokens) return;
+    share_table(type);
     // Rows r0 + 8 i, tokens t0 + t_lanes j.
     const uint r0 = gl_LocalInvocationID.x % 8, t0 = gl_LocalInvocationID.x / 8;
 

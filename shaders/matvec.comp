@@ -12,6 +12,7 @@ void main()    // x: rows; y: tokens, `few` at a time
 {
     const uint token = gl_WorkGroupID.y * few, tokens = a.step.at.tokens;
     if (token >= tokens) return;
+    share_table(type);
     Inputs x = {ConstFloats(a.x), Quads(a.planes.high), Quads(a.planes.low), ConstFloats4(a.planes.scale),
                       token, tokens, a.cols};
     const uint step = gl_NumWorkGroups.x * gl_NumSubgroups * rows_at_once;

@@ -187,6 +187,27 @@ void check_product(GpuKernels& kernels, const std::shared_ptr<vulkan::Device>& d
     }
 }
 
+/// Kernels that have tables of formats in registers, and that have them in shared memory.
+struct BothTables {
+    GpuKernels kernels[2];
+
+    BothTables(const std::shared_ptr<vulkan::Device>& device, const Config& config)
+        : kernels{{device, config}, {device, config}}
+    {
+        for (const bool shares : {false, true}) kernels[shares].shares_tables = shares;
+    }
+};
+/// Every format; those with a table in both ways.
+std::vector<std::pair<WeightFormat, bool>> formats_and_tables()
+{
+    std::vector<std::pair<WeightFormat, bool>> all;
+    for (const WeightFormat& format : all_formats()) {
+        all.emplace_back(format, false);
+        if (format.constant >> FORMAT_TABLE & 1) all.emplace_back(format, true);
+    }
+    return all;
+}
+
 }    // namespace
 
 TEST_SUITE("device")
@@ -214,10 +235,11 @@ TEST_SUITE("device")
     {
         for_each_feature_set([](const auto& device) {
             TestStep one(device, 1, 0, 1, 1);
-            GpuKernels kernels(device, shape());
-            for (const WeightFormat& format : all_formats())
+            BothTables both(device, shape());
+            for (const auto& [format, shares_table] : formats_and_tables())
                 for (const uint32_t cols : odd_sizes(format.type))
                     for (const uint32_t rows : {1u, 31u, 257u}) {
+                        GpuKernels& kernels = both.kernels[shares_table];
                         TestMatrix w(device, format.type, rows, cols, rows + cols);
                         const std::vector<float> x = random_floats(cols, 7);
                         TestInput input(device, x);
@@ -317,12 +339,14 @@ TEST_SUITE("device")
                                                 {Product::integers, {.int_dot = true}},
                                                 {Product::matrices, {.matrices = true}}}) {
             const auto device = test_device(features);
-            GpuKernels kernels(device, shape());
-            for (const WeightFormat& format : all_formats())
+            BothTables both(device, shape());
+            for (const auto& [format, shares_table] : formats_and_tables())
                 for (const bool transposed : {false, true}) {
+                    GpuKernels& kernels = both.kernels[shares_table];
                     if (!offers(*device, product, format.type, {.transposed = transposed})) continue;
                     const bool some = format.type == WeightType::f16 || format.type == WeightType::q4_k;
                     if (!thorough && !some && product == Product::matrices) continue;
+                    if (!thorough && shares_table && (transposed || format.type != WeightType::mxfp4)) continue;
                     for (const uint32_t cols : odd_sizes(format.type)) {
                         if (cols >= 900) continue;
                         const TestMatrix w(device, format.type, 67, cols, cols);
@@ -655,8 +679,9 @@ TEST_SUITE("device")
             for (const auto& [activation, floor] : activations) blocks.emplace_back(activation, floor, true);
             blocks.emplace_back(host::Activation::relu, 0.0f, false);
             for (const auto& [activation, floor, gated] : blocks) {
-                GpuKernels kernels(device, shape(activation));
-                for (const WeightFormat& format : all_formats()) {
+                BothTables both(device, shape(activation));
+                for (const auto& [format, shares_table] : formats_and_tables()) {
+                    GpuKernels& kernels = both.kernels[shares_table];
                     // Every activation with floats, integers, and integers with minima; every format with one
                     // activation.
                     const bool some = format.type == WeightType::f16 || format.type == WeightType::q8_0 ||

@@ -107,7 +107,8 @@ Groups row_groups(uint32_t rows, const RowVariant& variant, uint32_t tokens, uin
 
 GpuKernels::GpuKernels(const std::shared_ptr<vulkan::Device>& device, const Config& c, const RowVariants& tuned,
                        const ProductRates& products)
-    : join(device, "join",
+    : shares_tables(device->info().kind != vulkan::DeviceKind::software),
+      join(device, "join",
            {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
       quantise(device, "quantise", {}, device->info().heavy_subgroup_size), rope(device, "rope"),
       glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
@@ -117,6 +118,11 @@ GpuKernels::GpuKernels(const std::shared_ptr<vulkan::Device>& device, const Conf
     static_assert(gpu::slot_neurons == group_neurons && expert_unit % group_neurons == 0 &&
                   host::most_experts <= gpu::route_most_experts);
     HEARTH_CHECK(c.head_dim <= gpu::rope_most_elements);
+}
+
+uint32_t GpuKernels::constant(WeightType type) const
+{
+    return kernel_constant(type) | (shares_tables ? FORMAT_TABLE_SHARED : 0);
 }
 
 RowVariant GpuKernels::variant(WeightType type, uint32_t rows, uint32_t cols) const
@@ -152,7 +158,7 @@ const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant&
     const RowVariant v = fitted(*device_, variant, together);
     return compiled(matvec_, {type, v, together}, device_,
                     with_addresses(*device_, v.int_dot ? "matvec_idot" : "matvec"),
-                    {kernel_constant(type), 0, 0, v.rows, v.subgroups * v.subgroup, together, v.chunks}, v.subgroup);
+                    {constant(type), 0, 0, v.rows, v.subgroups * v.subgroup, together, v.chunks}, v.subgroup);
 }
 
 bool offers(const vulkan::Device& device, Product product, WeightType type, const ProductUse& use)
@@ -190,7 +196,7 @@ const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, 
     const uint32_t smallest = device_->info().min_subgroup_size, heavy = device_->info().heavy_subgroup_size;
     const auto tiled = [&](const char* name, uint32_t each) -> const Kernel<gpu::MatMul>& {
         const uint32_t lanes = gpu::matmul_tile * gpu::matmul_tile / (8 * each);
-        return compiled(matmul_, key, device_, name, {kernel_constant(type), transposed, each, 1, lanes}, heavy);
+        return compiled(matmul_, key, device_, name, {constant(type), transposed, each, 1, lanes}, heavy);
     };
     switch (product) {
     case Product::floats: return tiled("matmul", smallest == 32 ? 8 : 4);
@@ -200,8 +206,8 @@ const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, 
     }
     const auto [m, n, k] = device_->info().matrix;
     const uint32_t subgroup = device_->info().subgroup_size;
-    return compiled(matmul_, key, device_, "matmul_coop",
-                    {kernel_constant(type), transposed, m, 1, 4 * subgroup, 1, n, k}, subgroup);
+    return compiled(matmul_, key, device_, "matmul_coop", {constant(type), transposed, m, 1, 4 * subgroup, 1, n, k},
+                    subgroup);
 }
 
 const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v, uint32_t together)
@@ -210,13 +216,12 @@ const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, Row
     v.int_dot = v.int_dot && is_quantised(gate) && is_quantised(up);
     return compiled(
         ffn_up_, {gate, up, v, together}, device_, with_addresses(*device_, v.int_dot ? "ffn_up_idot" : "ffn_up"),
-        {kernel_constant(gate), kernel_constant(up), activation_, v.rows, v.subgroups * v.subgroup, together, v.chunks},
-        v.subgroup);
+        {constant(gate), constant(up), activation_, v.rows, v.subgroups * v.subgroup, together, v.chunks}, v.subgroup);
 }
 
 const Kernel<gpu::FfnDown>& GpuKernels::ffn_down(WeightType type)
 {
-    return compiled(ffn_down_, type, device_, "ffn_down", {kernel_constant(type)}, device_->info().heavy_subgroup_size);
+    return compiled(ffn_down_, type, device_, "ffn_down", {constant(type)}, device_->info().heavy_subgroup_size);
 }
 
 const Kernel<gpu::Attend>& GpuKernels::attend(AttendTile tile, host::KvTypes kv)

@@ -51,6 +51,9 @@ class GpuKernels {
     GpuKernels(const std::shared_ptr<vulkan::Device>& device, const Config& config, const RowVariants& tuned = {},
                const ProductRates& products = {});
 
+    /// Whether the table of a format that has one lies in shared memory: see row.glsl. Of kernels not yet asked for.
+    bool shares_tables;
+
     /// How the rows of a matrix are gone over.
     RowVariant variant(WeightType type, uint32_t rows, uint32_t cols) const;
     RowVariant variant(const GpuMatrix& m) const { return variant(m.type, m.rows, m.cols); }
@@ -78,6 +81,9 @@ class GpuKernels {
     const vulkan::Kernel<gpu::Best> best;
 
   private:
+    /// What tells a kernel the format of its rows.
+    uint32_t constant(WeightType type) const;
+
     std::shared_ptr<vulkan::Device> device_;
     uint32_t activation_;
     RowVariants tuned_;
