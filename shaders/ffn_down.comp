@@ -2,12 +2,12 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
+layout(local_size_x = 128) in;
 #include "row.glsl"
 
 // A workgroup has four teams of ffn_down_chunks invocations. All teams own the same columns, a chunk per invocation,
 // and take every fourth neuron each.
 const uint teams = 4, lanes = teams * ffn_down_chunks, at_once = 2;
-layout(local_size_x = 128) in;
 layout(constant_id = 0) const uint type = 0;
 layout(push_constant, scalar) uniform Push { FfnDown a; };
 

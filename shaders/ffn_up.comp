@@ -2,10 +2,10 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
+layout(local_size_x_id = 4) in;
 #include "row.glsl"
 #include "activation.glsl"
 
-layout(local_size_x_id = 4) in;
 layout(constant_id = 0) const uint gate_type = 0;
 layout(constant_id = 1) const uint up_type = 0;
 layout(constant_id = 2) const uint activation = 0;

@@ -2,6 +2,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
+layout(local_size_x_id = 4) in;    // 64 x 64 / (8 each)
 #include "row.glsl"
 
 // A workgroup makes 64 rows x 64 tokens in steps of 32 along the inner dimension; an invocation makes 8 rows x `each`
@@ -18,7 +19,6 @@ const uint tile_padding = 2;
 const uint tile_padding = 1;
 #endif
 
-layout(local_size_x_id = 4) in;    // 64 x 64 / (8 each)
 layout(constant_id = 0) const uint type = 0;
 layout(constant_id = 1) const bool TRANSPOSED = false;
 layout(constant_id = 2) const uint each = 8;    // as many as there are registers for

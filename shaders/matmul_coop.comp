@@ -5,6 +5,7 @@
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #include "kernels.h"
+layout(local_size_x_id = 4) in;    // four subgroups
 #include "row.glsl"
 
 // A workgroup of four subgroups makes 64 rows x 64 tokens in steps of 32 along the inner dimension, each subgroup a
@@ -15,12 +16,11 @@
 const float x_gain = 1.0 / 16, low_gain = 1024;
 const uint tile_rows = matmul_tile, tile_tokens = matmul_tile, tile_inner = 32;
 const uint share_rows = tile_rows / 2, share_tokens = tile_tokens / 2;    // of a subgroup
-layout(local_size_x_id = 4) in;    // four subgroups
 layout(constant_id = 0) const uint type = 0;
 layout(constant_id = 1) const bool TRANSPOSED = false;
 layout(constant_id = 2) const uint matrix_rows = 16;      // M of the device's matrices: divides share_rows
-layout(constant_id = 6) const uint matrix_tokens = 16;    // N: divides share_tokens
-layout(constant_id = 7) const uint matrix_inner = 16;     // K: divides tile_inner
+layout(constant_id = 7) const uint matrix_tokens = 16;    // N: divides share_tokens
+layout(constant_id = 8) const uint matrix_inner = 16;     // K: divides tile_inner
 layout(push_constant, scalar) uniform Push { MatMul a; };
 
 // A quad of padding keeps neighbouring rows of a tile in different banks, and each on 16 bytes, as loading a matrix

@@ -3,12 +3,12 @@
 #extension GL_GOOGLE_include_directive : require
 #define INT_DOT
 #include "kernels.h"
+layout(local_size_x_id = 4) in;    // 64 x 64 / (8 each): 128 or 256
 #include "row.glsl"
 
 // A workgroup makes 64 rows x 64 tokens, a block of 32 weights after the other, and an invocation 8 rows x `each`
 // tokens of them: it reads the tokens' words from shared memory once, and then row after row.
 const uint block = 32, quads = block / 16;
-layout(local_size_x_id = 4) in;    // 64 x 64 / (8 each): 128 or 256
 layout(constant_id = 0) const uint type = 0;
 layout(constant_id = 2) const uint each = 4;    // as many as there are registers for
 layout(push_constant, scalar) uniform Push { MatMul a; };

@@ -2,9 +2,9 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels.h"
+layout(local_size_x_id = 4) in;
 #include "row.glsl"
 
-layout(local_size_x_id = 4) in;
 layout(constant_id = 0) const uint type = 0;
 layout(push_constant, scalar) uniform Push { MatVec a; };
 

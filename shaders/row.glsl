@@ -105,7 +105,8 @@ shared uint tables[32];
 
 uint first_of_table(uint type) { return number_of(type) == MXFP4 ? 0 : 16; }
 
-// Before the first look_up, by the whole workgroup.
+// Before the first look_up, by the whole workgroup, whose size is declared before this file is included: newer
+// compilers want it so.
 void share_table(uint type)
 {
     if (!is_shared(type)) return;
