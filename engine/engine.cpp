@@ -201,6 +201,7 @@ struct FoundModel {
         if (file->complete() || file->keys().contains("tokenizer.ggml.model")) tokenizer.emplace(*file);
         find_tower();
         machine = machine_facts(*workshop, device.get(), why_no_device);
+        computation.shape.matrices = device && device->features().matrices;
         if (machine.figures) machine.figures = figures_for(weights, *machine.figures);
         if (tokenizer) append(notes, tokenizer->notes());
         if (!file->complete())
@@ -257,6 +258,10 @@ struct LoadedModel : FoundModel {
         decision = decide(options, facts(), machine, usual_position(computation.shape));
         if (!decision.unfit.empty()) throw Error("{}", decision.unfit);
         append(notes, decision.notes);
+        if (device && !options.without_matrices && device->info().features.matrices && !device->features().matrices)
+            notes.push_back(fmt::format("{} gives wrong results with cooperative matrices, so prompts are read without "
+                                        "them, which is slower; update its driver",
+                                        device->info().name));
         if (device) promise = workshop->promise(*device, decision.plan.bytes + decision.tower.bytes);
         if (!decision.plan.layers.empty()) upload(part_of(progress, share, 1 - share));
         enlarge_pages();

@@ -1,5 +1,6 @@
 #include "engine/workshop.h"
 
+#include "engine/device/matrix_check.h"
 #include "engine/error.h"
 #include "engine/system/limits.h"
 #include "engine/vulkan/device.h"
@@ -62,7 +63,13 @@ std::shared_ptr<vulkan::Device> Workshop::device(const vulkan::DeviceInfo& info,
 {
     HEARTH_CHECK(state_->instance);
     auto& device = state_->devices[{info.handle, features}];
-    if (!device) device = vulkan::Device::open(state_->instance, info, features);
+    if (device) return device;
+    device = vulkan::Device::open(state_->instance, info, features);
+    if (device->features().matrices && !multiplies_matrices(device)) {
+        vulkan::Features without = features;
+        without.matrices = false;
+        device = this->device(info, without);
+    }
     return device;
 }
 

@@ -82,7 +82,8 @@ class Workshop {
 
     /// As vulkan::Instance::open has it.
     std::shared_ptr<vulkan::Instance> instance(std::string& why_not);
-    /// One of that instance's; opened once for each set of features.
+    /// One of that instance's; opened once for each set of features. Without cooperative matrices where it gets them
+    /// wrong.
     std::shared_ptr<vulkan::Device> device(const vulkan::DeviceInfo& info, vulkan::Features features);
     /// The figures of this machine with that device, or with none.
     std::optional<Machine> figures(const vulkan::DeviceInfo* device);

@@ -38,7 +38,7 @@ struct Step {              // written by the host before each submit
 };
 
 #ifndef __cplusplus
-layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Steps { Step at; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer Steps { Step at; };
 #endif
 
 // Sizes that the host needs to know of a kernel's workgroup.
@@ -61,9 +61,13 @@ const uint join_rms = 0;
 const uint join_layer_norm = 1;
 const uint join_post_norm = 2;
 
-struct Planes {            // x_i = scale[i / 32] (256 high_i + low_i): x as two planes of integers
-    Words high, low;       // (n) int8, four to a word
-    Floats scale;          // (n / 32, 4): scale, the sums of the first and the last 16 x of the block, 1 / scale
+struct Planes {            // x as the sum of two planes, of integers (Quantise) or of halves (Halve)
+    Words high, low;       // integers: (n) int8, four to a word; x_i = scale[i / 32] (256 high_i + low_i)
+                           // halves: (rows, pitch) fp16, two to a word, where pitch is the width of a row up to a
+                           // multiple of 32, with zeros behind its end; x_ti = scale[t] (high_ti + low_ti)
+    Floats scale;          // integers: (n / 32, 4): scale, the sums of the first and the last 16 x of the block,
+                           //   1 / scale
+                           // halves: (rows), powers of two
 };
 
 struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y = weight r / sqrt(mean(r^2) + eps)
@@ -90,10 +94,17 @@ struct Join {              // s = gain (sum_p parts_p + cold);  r = base + s;  y
     float eps, gain;
 };
 
-struct Quantise {          // planes of x, with scale = max |x| of the block / 32512
+struct Quantise {          // planes of x in integers, with scale = max |x| of the block / 32512
     Floats x;              // (n)
     Planes planes;
     uint n;
+};
+
+struct Halve {             // planes of x in halves, with scale = 2^(e - 13), 2^e <= max |x| of the row < 2^(e + 1)
+                           // One workgroup per row.
+    Floats x;              // (rows, width)
+    Planes planes;
+    uint width;
 };
 
 struct MatVec {            // y_tr = sum_i w_ri x_ti.  A subgroup per row, or per few rows; a workgroup per few tokens.
@@ -107,11 +118,12 @@ struct MatVec {            // y_tr = sum_i w_ri x_ti.  A subgroup per row, or pe
 };
 
 struct MatMul {            // y_tr = sum_i w_ri x_ti, or with TRANSPOSED y_tr = sum_i w_ir x_ti.
-                           // A tile of 64 rows x 64 tokens per workgroup.
+                           // A tile of rows and tokens per workgroup: GpuKernels::tile_of.
     Steps step;
     Quads weight;          // (rows, inner), TRANSPOSED: (inner, rows)
     Floats x;              // (tokens, x_stride)
-    Planes planes;         // of x, all tokens as one vector, for the integer variant: x_stride is then a multiple of 32
+    Planes planes;         // of x: in integers, all tokens as one vector, where x_stride is a multiple of 32; or in
+                           // halves, for cooperative matrices
     Floats y;              // (tokens, y_stride)
     uint rows, inner, stride, x_stride, y_stride;
     uint head;             // 1: as many tokens as step.head_tokens, else step.tokens

@@ -12,12 +12,14 @@ layout(local_size_x_id = 4) in;    // 64 x 64 / (8 each)
 const uint tile_rows = matmul_tile, tile_tokens = matmul_tile, tile_inner = 32;
 #ifdef FP16
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
-#define Four f16vec4
+#define Kept f16vec4
 const uint tile_padding = 2;
 #else
-#define Four vec4
+#define Kept vec4
 const uint tile_padding = 1;
 #endif
+const uint kept_fours = 1;
+Kept keep(vec4 fours[kept_fours]) { return Kept(fours[0]); }
 
 layout(constant_id = 0) const uint type = 0;
 layout(constant_id = 1) const bool TRANSPOSED = false;

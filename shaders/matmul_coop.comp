@@ -8,59 +8,53 @@
 layout(local_size_x_id = 4) in;    // four subgroups
 #include "row.glsl"
 
-// A workgroup of four subgroups makes 64 rows x 64 tokens in steps of 32 along the inner dimension, each subgroup a
-// quarter of them, in matrices of the size that the device offers. Weights are halves, as in matmul_f16. x is the sum
-// of two halves, since one alone would cost a random model a thousandth of its largest logit: x = (high + low /
-// low_gain) / x_gain. The gain of the low one keeps it from becoming subnormal; it has sums of its own, added in the
-// end. The gain of both leaves room for an x of up to a million, where a half ends at 65504.
-const float x_gain = 1.0 / 16, low_gain = 1024;
-const uint tile_rows = matmul_tile, tile_tokens = matmul_tile, tile_inner = 32;
-const uint share_rows = tile_rows / 2, share_tokens = tile_tokens / 2;    // of a subgroup
+// A workgroup of four subgroups makes tile_rows rows x tile_tokens tokens in steps of 32 along the inner dimension,
+// each subgroup a quarter of them, in matrices of the size that the device offers. Weights are halves, as in
+// matmul_f16. x is the sum of two halves (Planes), since one alone would cost a random model a thousandth of its
+// largest logit; both meet the weights that were loaded once.
 layout(constant_id = 0) const uint type = 0;
 layout(constant_id = 1) const bool TRANSPOSED = false;
 layout(constant_id = 2) const uint matrix_rows = 16;      // M of the device's matrices: divides share_rows
 layout(constant_id = 7) const uint matrix_tokens = 16;    // N: divides share_tokens
 layout(constant_id = 8) const uint matrix_inner = 16;     // K: divides tile_inner
+layout(constant_id = 9) const uint share_rows = 32;       // of a subgroup, as many as there are registers for
+layout(constant_id = 10) const uint share_tokens = 32;
 layout(push_constant, scalar) uniform Push { MatMul a; };
+const uint tile_rows = 2 * share_rows, tile_tokens = 2 * share_tokens, tile_inner = 32;
 
-// A quad of padding keeps neighbouring rows of a tile in different banks, and each on 16 bytes, as loading a matrix
-// demands.
-#define Four f16vec4
-const uint tile_padding = 2;
+// Eight halves to a quad, which is how a matrix is best loaded, and what it must begin with. One of padding keeps
+// neighbouring rows of a tile in different banks.
+#define Kept uvec4
+const uint kept_fours = 2, tile_padding = 1;
+uvec4 keep(vec4 fours[kept_fours])
+{
+    const f16vec4 first = f16vec4(fours[0]), second = f16vec4(fours[1]);
+    return uvec4(packFloat2x16(first.xy), packFloat2x16(first.zw), packFloat2x16(second.xy), packFloat2x16(second.zw));
+}
 #include "weight_tile.glsl"
-const uint x_pitch = tile_inner / 4 + tile_padding;    // in Fours
-shared f16vec4 x_high[tile_tokens * x_pitch], x_low[tile_tokens * x_pitch];
-shared float y_tile[4 * matrix_rows * matrix_tokens];    // a matrix of each subgroup, on its way to y
+const uint x_width = tile_inner / 8, x_pitch = x_width + tile_padding;    // in quads
+shared uvec4 x_high[tile_tokens * x_pitch], x_low[tile_tokens * x_pitch];
 
 #define Sums coopmat<float, gl_ScopeSubgroup, matrix_rows, matrix_tokens, gl_MatrixUseAccumulator>
 #define Weights coopmat<float16_t, gl_ScopeSubgroup, matrix_rows, matrix_inner, gl_MatrixUseA>
 #define Inputs coopmat<float16_t, gl_ScopeSubgroup, matrix_inner, matrix_tokens, gl_MatrixUseB>
 
-// What a half keeps of x, cut off at its last bit; below 2^-14 that is 2^-24. Not float(float16_t(x)), which Mesa's
-// compiler takes for x itself.
-float cut(float x)
-{
-    const float least = 1.0 / 16777216;
-    return abs(x) < 1.0 / 16384 ? trunc(x / least) * least : uintBitsToFloat(floatBitsToUint(x) & 0xffffe000u);
-}
-
+// Of tokens that are not there, the last one's: nobody reads what becomes of them.
 void load_inputs(uint first_token, uint first_inner, uint tokens)
 {
-    for (uint i = gl_LocalInvocationID.x; i < tile_tokens * tile_inner / 4; i += gl_WorkGroupSize.x) {
-        const uint row = i / (tile_inner / 4), column = i % (tile_inner / 4), k = first_inner + 4 * column;
-        // Of tokens that are not there, the last one's: nobody reads what becomes of them.
-        const uint at = min(first_token + row, tokens - 1) * a.x_stride + k;
-        vec4 x = vec4(0);
-        if ((a.x_stride | a.inner) % 4 == 0) {
-            if (k < a.inner) x = Floats4(a.x).at[at / 4];
-        } else {
-            [[unroll]] for (uint c = 0; c < 4; ++c)
-                if (k + c < a.inner) x[c] = a.x.at[at + c];
-        }
-        x *= x_gain;
-        const vec4 high = vec4(cut(x.x), cut(x.y), cut(x.z), cut(x.w));
-        x_high[row * x_pitch + column] = f16vec4(high);
-        x_low[row * x_pitch + column] = f16vec4((x - high) * low_gain);
+    const uint column = gl_LocalInvocationID.x % x_width, t0 = gl_LocalInvocationID.x / x_width,
+               t_step = gl_WorkGroupSize.x / x_width, each = tile_tokens / t_step,
+               pitch = (a.x_stride + 31) / 32 * 4, k = first_inner / 8 + column;    // in quads
+    uvec4 high[each], low[each];    // all are on their way before the first is waited for
+    [[unroll]] for (uint j = 0; j < each; ++j) {
+        const uint at = min(first_token + t0 + j * t_step, tokens - 1) * pitch + k;
+        high[j] = Quads(a.planes.high).at[at];
+        low[j] = Quads(a.planes.low).at[at];
+    }
+    [[unroll]] for (uint j = 0; j < each; ++j) {
+        const uint at = (t0 + j * t_step) * x_pitch + column;
+        x_high[at] = high[j];
+        x_low[at] = low[j];
     }
 }
 
@@ -74,49 +68,54 @@ void main()
     const uint r0 = gl_SubgroupID % 2 * share_rows, t0 = gl_SubgroupID / 2 * share_tokens;
 
     const uint count_r = share_rows / matrix_rows, count_t = share_tokens / matrix_tokens;
-    Sums sum[count_r * count_t], low_sum[count_r * count_t];
-    [[unroll]] for (uint i = 0; i < count_r * count_t; ++i) sum[i] = low_sum[i] = Sums(0.0);
+    Sums sum[count_r * count_t];
+    [[unroll]] for (uint i = 0; i < count_r * count_t; ++i) sum[i] = Sums(0.0);
     for (uint first_inner = 0; first_inner < a.inner; first_inner += tile_inner) {
         barrier();
         load_weights(first_row, first_inner);
         load_inputs(first_token, first_inner, tokens);
         barrier();
-        [[dont_unroll]] for (uint k = 0; k < tile_inner; k += matrix_inner) {
+        [[unroll]] for (uint k = 0; k < tile_inner; k += matrix_inner) {
             Weights w[count_r];
             [[unroll]] for (uint i = 0; i < count_r; ++i) {
                 const uint r = r0 + i * matrix_rows;
                 if (TRANSPOSED)
-                    coopMatLoad(w[i], w_tile, k * w_pitch + r / 4, w_pitch, gl_CooperativeMatrixLayoutColumnMajor);
+                    coopMatLoad(w[i], w_tile, k * w_pitch + r / 8, w_pitch, gl_CooperativeMatrixLayoutColumnMajor);
                 else
-                    coopMatLoad(w[i], w_tile, r * w_pitch + k / 4, w_pitch, gl_CooperativeMatrixLayoutRowMajor);
+                    coopMatLoad(w[i], w_tile, r * w_pitch + k / 8, w_pitch, gl_CooperativeMatrixLayoutRowMajor);
             }
             [[unroll]] for (uint j = 0; j < count_t; ++j) {
                 Inputs high, low;    // stored by tokens, and so by columns
-                const uint at = (t0 + j * matrix_tokens) * x_pitch + k / 4;
+                const uint at = (t0 + j * matrix_tokens) * x_pitch + k / 8;
                 coopMatLoad(high, x_high, at, x_pitch, gl_CooperativeMatrixLayoutColumnMajor);
                 coopMatLoad(low, x_low, at, x_pitch, gl_CooperativeMatrixLayoutColumnMajor);
                 [[unroll]] for (uint i = 0; i < count_r; ++i) {
                     sum[i * count_t + j] = coopMatMulAdd(w[i], high, sum[i * count_t + j]);
-                    low_sum[i * count_t + j] = coopMatMulAdd(w[i], low, low_sum[i * count_t + j]);
+                    sum[i * count_t + j] = coopMatMulAdd(w[i], low, sum[i * count_t + j]);
                 }
             }
         }
     }
 
     // Where a matrix keeps which element is the device's own affair, so it goes through shared memory, where an
-    // invocation knows what is outside.
-    const uint size = matrix_rows * matrix_tokens, own = gl_SubgroupID * size;
+    // invocation knows what is outside. Nobody needs the tile of x any more. (No loop: around one some compilers keep
+    // sums in memory.)
+    barrier();
+    const uint column = matrix_rows / 4, size = column * matrix_tokens, own = gl_SubgroupID * size,    // in quads
+               subgroup = gl_WorkGroupSize.x / 4;
     [[unroll]] for (uint i = 0; i < count_r; ++i)
         [[unroll]] for (uint j = 0; j < count_t; ++j) {
-            const Sums both = (sum[i * count_t + j] + low_sum[i * count_t + j] * (1 / low_gain)) * (1 / x_gain);
             subgroupBarrier();
-            coopMatStore(both, y_tile, own, matrix_rows, gl_CooperativeMatrixLayoutColumnMajor);
+            coopMatStore(sum[i * count_t + j], x_high, own, column, gl_CooperativeMatrixLayoutColumnMajor);
             subgroupBarrier();
-            for (uint e = gl_SubgroupInvocationID; e < size; e += gl_SubgroupSize) {
-                const uint r = first_row + r0 + i * matrix_rows + e % matrix_rows,
-                           t = first_token + t0 + j * matrix_tokens + e / matrix_rows;
-                if (r < a.rows && t < tokens)
-                    a.y.at[t * a.y_stride + r] = y_tile[own + e] + (a.add != 0 ? a.y.at[t * a.y_stride + r] : 0);
+            [[unroll]] for (uint n = 0; n < size / subgroup; ++n) {
+                const uint e = gl_SubgroupInvocationID + n * subgroup,
+                           r = first_row + r0 + i * matrix_rows + 4 * (e % column),
+                           t = first_token + t0 + j * matrix_tokens + e / column, at = t * a.y_stride + r;
+                if (t >= tokens) continue;
+                const vec4 y = a.planes.scale.at[t] * uintBitsToFloat(x_high[own + e]);
+                [[unroll]] for (uint c = 0; c < 4; ++c)
+                    if (r + c < a.rows) a.y.at[at + c] = y[c] + (a.add != 0 ? a.y.at[at + c] : 0);
             }
         }
 }

@@ -967,7 +967,7 @@ TEST_SUITE("device")
             write_random_model(folder / "small.gguf", {.layers = 2, .dim = 96, .neurons = 200, .seed = 11});
         EngineOptions draft = options_for(small, {.device = device_name}),
                       target = options_for(shipped_model(), {.device = device_name});
-        const uint64_t all_of_target = *target.vram_budget, budget = *draft.vram_budget + all_of_target / 2;
+        const uint64_t all_of_target = *target.vram_budget, budget = *draft.vram_budget + all_of_target * 2 / 3;
         draft.vram_budget = target.vram_budget = budget;
         uint64_t half = 0;
         {

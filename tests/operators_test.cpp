@@ -153,15 +153,20 @@ void check_product(GpuKernels& kernels, const std::shared_ptr<vulkan::Device>& d
             want.push_back(sum);
         }
     Shared<float> dx(device, x), y(device, std::vector<float>(size_t(tokens) * y_stride, 12345.0f)),
-        scale(device, padded / 8);
-    Shared<uint32_t> high(device, padded / 4), low(device, padded / 4);
+        scale(device, std::max(padded / 8, tokens));
+    const uint32_t words = tokens * ceil_div(x_stride, 32) * 16;    // of planes of halves
+    Shared<uint32_t> high(device, std::max(words, padded / 4)), low(device, std::max(words, padded / 4));
+    if (product == Product::matrices)
+        run(device, kernels.halve, {tokens},
+            {.x = dx.address(), .planes = {high.address(), low.address(), scale.address()}, .width = x_stride});
     if (product == Product::integers)
         run(device, kernels.quantise, {1},
             {.x = dx.address(), .planes = {high.address(), low.address(), scale.address()}, .n = padded});
     for (const uint32_t again : {0u, 1u}) {
         TestStep step(device, tokens, 0, 1, tokens);
         (again ? (*step).tokens : (*step).head_tokens) = 0;
-        run(device, kernels.matmul(format.type, transposed, product), {(outer + 63) / 64, 2},
+        run(device, kernels.matmul(format.type, transposed, product, tokens),
+            kernels.matmul_groups(product, outer, tokens),
             {.step = step.address(),
              .weight = w.device->address(),
              .x = dx.address(),

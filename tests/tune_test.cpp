@@ -170,10 +170,11 @@ TEST_SUITE("device")
                 CHECK((rates[format_number(format.type)][size_t(product)] > 0) == measured);
             }
         const WeightType q4_k = WeightType::q4_k;
+        const auto plain = test_device({.fp16 = true, .int_dot = true});    // without matrices
         const auto chosen = [&](std::array<double, std::size(products)> of_q4_k, const ProductUse& use) {
             ProductRates pretended = {};
             pretended[format_number(q4_k)] = of_q4_k;
-            return GpuKernels(device, Config(), {}, pretended).product(q4_k, use);
+            return GpuKernels(plain, Config(), {}, pretended).product(q4_k, use);
         };
         CHECK(chosen({5, 2, 3, 0}, {}) == Product::floats);
         CHECK(chosen({1, 2, 3, 0}, {}) == Product::integers);
@@ -183,7 +184,7 @@ TEST_SUITE("device")
         CHECK(chosen({1, 2, 3, 0}, {.transposed = true, .halves = false}) == Product::floats);
         CHECK(chosen({1, 2, 3, 9}, {}) ==
               Product::integers);    // what the device does not offer was measured on another
-        CHECK(GpuKernels(device, Config()).product(WeightType::f16, {.halves = false}) ==
+        CHECK(GpuKernels(plain, Config()).product(WeightType::f16, {.halves = false}) ==
               Product::halves);    // which they are
         check_silence();
     }

@@ -48,6 +48,9 @@ void each_activation(const Config& c, const SessionShape& shape, const Wants& wa
     f(&A::high, Use::device, word * rows * ceil_div(widest, 4));
     f(&A::low, Use::device, word * rows * ceil_div(widest, 4));
     f(&A::scale, Use::device, word * rows * 4 * ceil_div(widest, 32));
+    f(&A::half_high, Use::device, word * rows * 16 * ceil_div(widest, 32));
+    f(&A::half_low, Use::device, word * rows * 16 * ceil_div(widest, 32));
+    f(&A::half_scale, Use::device, word * rows);
     f(&A::attend_parts, Use::device, word * few * c.heads * most_attend_splits(shape.context) * (c.head_dim + 2));
     f(&A::attend_counters, Use::device, word * few * c.heads);
     f(&A::scores, Use::device, word * rows * c.experts);

@@ -26,15 +26,18 @@ struct Activations {
     /// Device memory that they take.
     static uint64_t device_bytes(const Config& config, const SessionShape& shape);
 
+    /// Of the vector that was quantised, and of the one that was halved.
     gpu::Planes planes() const { return {high.address, low.address, scale.address}; }
+    gpu::Planes halves() const { return {half_high.address, half_low.address, half_scale.address}; }
 
     // On the device.
-    vulkan::Slice residual, head_residual, xn;    // (batch, dim)
-    vulkan::Slice qkv;                            // (batch, heads, head_dim), then keys and values likewise
-    vulkan::Slice mixed;                          // (batch, heads, head_dim), what attention gives
-    vulkan::Slice parts;                          // (parts, batch, dim), as of gpu::Join
-    vulkan::Slice h, u;                           // (batch, neurons)
-    vulkan::Slice high, low, scale;               // as of gpu::Planes, of the widest of these vectors
+    vulkan::Slice residual, head_residual, xn;        // (batch, dim)
+    vulkan::Slice qkv;                                // (batch, heads, head_dim), then keys and values likewise
+    vulkan::Slice mixed;                              // (batch, heads, head_dim), what attention gives
+    vulkan::Slice parts;                              // (parts, batch, dim), as of gpu::Join
+    vulkan::Slice h, u;                               // (batch, neurons)
+    vulkan::Slice high, low, scale;                   // as of gpu::Planes, of the widest of these vectors, in integers
+    vulkan::Slice half_high, half_low, half_scale;    // and in halves
     vulkan::Slice attend_parts, attend_counters;
     vulkan::Slice scores, routed;     // (batch, experts)
     vulkan::Slice chosen;             // as of gpu::Route

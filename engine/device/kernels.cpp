@@ -110,8 +110,8 @@ GpuKernels::GpuKernels(const std::shared_ptr<vulkan::Device>& device, const Conf
     : shares_tables(device->info().kind != vulkan::DeviceKind::software),
       join(device, "join",
            {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
-      quantise(device, "quantise", {}, device->info().heavy_subgroup_size), rope(device, "rope"),
-      glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
+      quantise(device, "quantise", {}, device->info().heavy_subgroup_size), halve(device, "halve"),
+      rope(device, "rope"), glu(device, "glu", {uint32_t(c.activation)}), predict_sign(device, "predict_sign"),
       threshold(device, "threshold"), route(device, "route"), best(device, "best"), device_(device),
       activation_(uint32_t(c.activation)), tuned_(tuned), products_(products)
 {
@@ -170,32 +170,30 @@ bool offers(const vulkan::Device& device, Product product, WeightType type, cons
     case Product::integers:
         return can_int_dot(device, type) && use.planes &&
                !use.transposed;    // else every weight of a sum has another scale
-    case Product::matrices: return device.features().matrices && halves;
+    case Product::matrices: return device.features().matrices && halves && use.planes && type != WeightType::f32;
     }
     return false;
 }
 
 Product GpuKernels::product(WeightType type, const ProductUse& use) const
 {
-    // Without figures, what is most likely fastest. Not cooperative matrices: some drivers name them and make errors,
-    // so they are for who has tuned.
-    constexpr std::array<double, std::size(products)> usual = {1, 2, 3, 0};
     const auto& measured = products_[format_number(type)];
-    const auto& rates = std::ranges::max(measured) > 0 ? measured : usual;
+    const auto& rates = std::ranges::max(measured) > 0 ? measured : usual_products;
     Product best = Product::floats;
     for (const Product p : products)
         if (offers(*device_, p, type, use) && rates[size_t(p)] > rates[size_t(best)]) best = p;
     return best;
 }
 
-const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, Product product)
+const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, Product product, uint32_t tokens)
 {
-    const std::tuple key(type, transposed, product);
+    const Tile tile = tile_of(product, tokens);
+    const std::tuple key(type, transposed, product, tile.tokens);
     // An invocation makes eight rows times so many tokens. Intel's GPUs, whose subgroups are small, have half of the
     // registers for each, and GCN, whose subgroups are all of 64, too little shared memory for subgroups that do more.
     const uint32_t smallest = device_->info().min_subgroup_size, heavy = device_->info().heavy_subgroup_size;
     const auto tiled = [&](const char* name, uint32_t each) -> const Kernel<gpu::MatMul>& {
-        const uint32_t lanes = gpu::matmul_tile * gpu::matmul_tile / (8 * each);
+        const uint32_t lanes = tile.rows * tile.tokens / (8 * each);
         return compiled(matmul_, key, device_, name, {constant(type), transposed, each, 1, lanes}, heavy);
     };
     switch (product) {
@@ -205,9 +203,23 @@ const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, 
     case Product::matrices: break;
     }
     const auto [m, n, k] = device_->info().matrix;
-    const uint32_t subgroup = device_->info().subgroup_size;
-    return compiled(matmul_, key, device_, "matmul_coop", {constant(type), transposed, m, 1, 4 * subgroup, 1, n, k},
-                    subgroup);
+    return compiled(matmul_, key, device_, "matmul_coop",
+                    {constant(type), transposed, m, 1, 4 * smallest, 1, 1, n, k, tile.rows / 2, tile.tokens / 2},
+                    smallest);
+}
+
+GpuKernels::Tile GpuKernels::tile_of(Product product, uint32_t tokens) const
+{
+    if (product != Product::matrices) return {gpu::matmul_tile, gpu::matmul_tile};
+    // What four subgroups have registers for; Intel's, whose lanes are 16, for a quarter.
+    if (device_->info().min_subgroup_size < 32) return {64, 32};
+    return {128, tokens > 64 ? 128u : 64u};
+}
+
+vulkan::Groups GpuKernels::matmul_groups(Product product, uint32_t rows, uint32_t tokens) const
+{
+    const Tile tile = tile_of(product, tokens);
+    return {ceil_div(rows, tile.rows), ceil_div(tokens, tile.tokens)};
 }
 
 const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v, uint32_t together)

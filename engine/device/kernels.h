@@ -33,7 +33,7 @@ std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType ty
 struct ProductUse {
     bool transposed = false;
     bool halves = true;    // weights may be rounded to halves
-    bool planes = true;    // those of x are there, or can be
+    bool planes = true;    // those of x are there, or can be, of integers and of halves
 };
 
 /// Whether the device can multiply matrices of this type so.
@@ -64,7 +64,15 @@ class GpuKernels {
     const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type, const RowVariant& variant, uint32_t together = 1);
     /// The fastest way for many tokens.
     Product product(WeightType type, const ProductUse& use) const;
-    const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, Product product);
+    /// For so many tokens at the most.
+    const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, Product product, uint32_t tokens);
+    /// Workgroups that it takes for so many rows.
+    vulkan::Groups matmul_groups(Product product, uint32_t rows, uint32_t tokens) const;
+    /// What a workgroup makes.
+    struct Tile {
+        uint32_t rows, tokens;
+    };
+    Tile tile_of(Product product, uint32_t tokens) const;
     /// In floats if one of the types has no integers.
     const vulkan::Kernel<gpu::FfnUp>& ffn_up(WeightType gate, WeightType up, RowVariant variant, uint32_t together = 1);
     const vulkan::Kernel<gpu::FfnDown>& ffn_down(WeightType type);
@@ -73,6 +81,7 @@ class GpuKernels {
     uint32_t attend_splits(uint32_t tiles, uint32_t context) const;
     const vulkan::Kernel<gpu::Join> join;
     const vulkan::Kernel<gpu::Quantise> quantise;
+    const vulkan::Kernel<gpu::Halve> halve;
     const vulkan::Kernel<gpu::Rope> rope;
     const vulkan::Kernel<gpu::Glu> glu;
     const vulkan::Kernel<gpu::PredictSign> predict_sign;
@@ -89,7 +98,7 @@ class GpuKernels {
     RowVariants tuned_;
     ProductRates products_;
     std::map<std::tuple<WeightType, RowVariant, uint32_t>, vulkan::Kernel<gpu::MatVec>> matvec_;
-    std::map<std::tuple<WeightType, bool, Product>, vulkan::Kernel<gpu::MatMul>> matmul_;
+    std::map<std::tuple<WeightType, bool, Product, uint32_t>, vulkan::Kernel<gpu::MatMul>> matmul_;
     std::map<std::tuple<WeightType, WeightType, RowVariant, uint32_t>, vulkan::Kernel<gpu::FfnUp>> ffn_up_;
     std::map<WeightType, vulkan::Kernel<gpu::FfnDown>> ffn_down_;
     std::map<std::array<uint32_t, 6>, vulkan::Kernel<gpu::Attend>> attend_;

@@ -334,14 +334,18 @@ GpuModel::GpuModel(const std::shared_ptr<vulkan::Device>& device, const Weights&
     }
 }
 
-bool GpuModel::meets_integers(const GpuMatrix& m, host::Work work) const
+Meets GpuModel::meets(const GpuMatrix& m, host::Work work, bool transposed) const
 {
-    if (m.rows == 0) return false;
-    return work == host::Work::few ? kernels_.reads_planes(m)
-                                   : kernels_.product(m.type, {.halves = m.halves}) == Product::integers;
+    if (m.rows == 0) return Meets::floats;
+    if (work == host::Work::few) return kernels_.reads_planes(m) ? Meets::integers : Meets::floats;
+    switch (kernels_.product(m.type, {.transposed = transposed, .halves = m.halves})) {
+    case Product::integers: return Meets::integers;
+    case Product::matrices: return Meets::halves;
+    default: return Meets::floats;
+    }
 }
 
-StepMatrix GpuModel::matrix(const GpuMatrix& m, host::Work work) const
+StepMatrix GpuModel::matrix(const GpuMatrix& m, host::Work work, bool transposed) const
 {
     if (m.rows == 0) return {};
     const uint32_t block = format_of(m.type).block;
@@ -352,7 +356,7 @@ StepMatrix GpuModel::matrix(const GpuMatrix& m, host::Work work) const
             .block = block,
             .block_bytes = uint32_t(device_bytes(values_of(m.type), block)),
             .padding = 16,
-            .integers = meets_integers(m, work)};
+            .meets = meets(m, work, transposed)};
 }
 
 LayerShape GpuModel::shape(uint32_t l, host::Work work, bool one_row, host::KvTypes kv) const
@@ -368,7 +372,7 @@ LayerShape GpuModel::shape(uint32_t l, host::Work work, bool one_row, host::KvTy
                         .sign_bytes = w.signs.bytes,
                         .position_bytes = KvPool::position_bytes(config(), kv),
                         .window = w.window};
-    if (one_row && w.qkv.rows > 0) shape.q.integers = shape.k.integers = shape.v.integers = meets_integers(w.qkv, work);
+    if (one_row && w.qkv.rows > 0) shape.q.meets = shape.k.meets = shape.v.meets = meets(w.qkv, work, false);
     return with_block(shape, w, work);
 }
 
@@ -377,7 +381,7 @@ LayerShape GpuModel::with_block(LayerShape shape, const GpuFfn& block, host::Wor
     shape.gate = matrix(block.gate, work);
     shape.up = matrix(block.up, work);
     shape.down_by_rows = block.down.rows > 0;
-    shape.down = matrix(shape.down_by_rows ? block.down : block.down_t, work);
+    shape.down = shape.down_by_rows ? matrix(block.down, work) : matrix(block.down_t, work, true);
     return shape;
 }
 

@@ -94,8 +94,8 @@ class GpuModel {
     GpuKernels& kernels() { return kernels_; }
 
   private:
-    bool meets_integers(const GpuMatrix& m, host::Work work) const;
-    StepMatrix matrix(const GpuMatrix& m, host::Work work) const;
+    Meets meets(const GpuMatrix& m, host::Work work, bool transposed) const;
+    StepMatrix matrix(const GpuMatrix& m, host::Work work, bool transposed = false) const;
 
     std::shared_ptr<vulkan::Device> device_;
     const Weights& weights_;

@@ -23,6 +23,10 @@ struct ProductKind {
     bool add = false;         // to what is in y
 };
 
+struct Size {
+    uint32_t rows, width;
+};
+
 /// The neurons of a layer that are computed together: those in its slots, or some of the ring.
 struct Block {
     const GpuFfn& weights;
@@ -141,12 +145,12 @@ class Recorder {
             return join(commands, l, step, capacity_, args);
         }
         case StepKind::quantise_attn_norm:
-        case StepKind::quantise_ffn_norm: return quantise(commands, l, step, a_.xn, capacity_ * c_.dim);
+        case StepKind::quantise_ffn_norm: return quantise(commands, l, step, a_.xn, {capacity_, c_.dim});
         case StepKind::qkv: begin(commands, l, step); return qkv(commands, w);
         case StepKind::rope: begin(commands, l, step); return rope(commands, l);
         case StepKind::attend: begin(commands, l, step); return attend(commands, l, step.planes);
         case StepKind::quantise_attended:
-            return quantise(commands, l, step, a_.mixed, capacity_ * c_.heads * c_.head_dim);
+            return quantise(commands, l, step, a_.mixed, {capacity_, c_.heads * c_.head_dim});
         case StepKind::attn_out: begin(commands, l, step); return linear(commands, w.o, a_.mixed, a_.parts);
         case StepKind::ffn_norm: {
             pending_ = {.parts = c_.parallel ? 0u : 1u};
@@ -194,12 +198,17 @@ class Recorder {
         commands.dispatch(kernels_.join, {rows}, args);
     }
 
-    /// The two integer planes of x, of n numbers in all.
-    void quantise(Commands& commands, uint32_t l, const Step& step, const Slice& x, uint32_t n)
+    /// Planes of x, as the step wants them.
+    void quantise(Commands& commands, uint32_t l, const Step& step, const Slice& x, Size size)
     {
+        const uint32_t n = size.rows * size.width;
         begin(commands, l, step);
-        commands.dispatch(kernels_.quantise, {std::min(ceil_div(n / 32, 64), 65535u)},
-                          {.x = x.address, .planes = a_.planes(), .n = n});
+        if (step.planes)
+            commands.dispatch(kernels_.quantise, {std::min(ceil_div(n / 32, 64), 65535u)},
+                              {.x = x.address, .planes = a_.planes(), .n = n});
+        if (step.halves)
+            commands.dispatch(kernels_.halve, {size.rows},
+                              {.x = x.address, .planes = a_.halves(), .width = size.width});
     }
 
     /// y = w x for every token.
@@ -228,13 +237,13 @@ class Recorder {
         const bool transposed = kind.use.transposed;
         kind.use.halves = kind.use.halves && w.halves;
         const uint32_t out = transposed ? w.cols : w.rows, inner = transposed ? w.rows : w.cols;
-        commands.dispatch(kernels_.matmul(w.type, transposed, kernels_.product(w.type, kind.use)),
-                          {ceil_div(out, gpu::matmul_tile),
-                           ceil_div(kind.of_head ? std::min(capacity_, head_rows) : capacity_, gpu::matmul_tile)},
+        const Product way = kernels_.product(w.type, kind.use);
+        const uint32_t tokens = kind.of_head ? std::min(capacity_, head_rows) : capacity_;
+        commands.dispatch(kernels_.matmul(w.type, transposed, way, tokens), kernels_.matmul_groups(way, out, tokens),
                           {.step = a_.step.address,
                            .weight = w.memory.address,
                            .x = x.address,
-                           .planes = a_.planes(),
+                           .planes = way == Product::matrices ? a_.halves() : a_.planes(),
                            .y = y.address,
                            .rows = out,
                            .inner = inner,
@@ -378,9 +387,12 @@ class Recorder {
     {
         const GpuFfn& w = block.weights;
         switch (step.kind) {
-        case StepKind::quantise_ffn_norm: return quantise(commands, l, step, a_.xn, capacity_ * c_.dim);
+        case StepKind::quantise_ffn_norm: return quantise(commands, l, step, a_.xn, {capacity_, c_.dim});
         case StepKind::quantise_h:
-            return quantise(commands, l, step, a_.h, capacity_ * (few_ ? w.down.cols : w.gate.rows));
+            return quantise(commands, l, step, a_.h,
+                            {capacity_, few_              ? w.down.cols
+                                        : w.down.rows > 0 ? w.gate.rows
+                                                          : step.neurons});
         case StepKind::watch_gates:
             return watch(commands, l, step, a_.h, a_.watched_gates, uint64_t(capacity_) * step.neurons);
         default: break;
@@ -524,7 +536,7 @@ class Recorder {
                     break;
                 }
                 case StepKind::quantise_output_norm:
-                    quantise(**commands, l, step, a_.xn, std::min(capacity_, head_rows) * c_.dim);
+                    quantise(**commands, l, step, a_.xn, {std::min(capacity_, head_rows), c_.dim});
                     break;
                 default:
                     begin(**commands, l, step);

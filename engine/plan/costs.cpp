@@ -19,27 +19,52 @@ bool of_predictor(const Step& step)
     return step.kind >= StepKind::predict_signs && step.kind <= StepKind::predict_mask;
 }
 
-/// What meets planes of integers on the device, by its measured variants; where none was measured, all that can.
-void set_integers(StepMatrix& m, const Machine* machine)
+/// What the device's kernels go over a batch's matrices by.
+struct Ways {
+    const Machine* machine;    // with the variants that were measured; null: all matrices as kernels can at best
+    host::Work work = host::Work::few;
+    bool matrices = false;    // as of SessionShape
+};
+
+Meets meets_of_many(WeightType type, const Ways& ways, bool transposed)
 {
-    if (m.rows == 0) return;
-    m.integers = is_quantised(m.type);
-    if (!machine) return;
-    if (const auto& measured = machine->row_variants.of(m.type, m.rows, m.cols)) m.integers = measured->int_dot;
+    auto rates = usual_products;
+    if (ways.machine && std::ranges::max(ways.machine->products[format_number(type)]) > 0)
+        rates = ways.machine->products[format_number(type)];
+    if (!ways.matrices || type == WeightType::f32) rates[size_t(Product::matrices)] = 0;
+    if (transposed || !is_quantised(type)) rates[size_t(Product::integers)] = 0;
+    switch (Product(std::ranges::max_element(rates) - rates.begin())) {
+    case Product::integers: return Meets::integers;
+    case Product::matrices: return Meets::halves;
+    default: return Meets::floats;
+    }
 }
 
-LayerShape device_shape(const LayerNeeds& needs, const Machine* machine)
+void set_meets(StepMatrix& m, const Ways& ways, bool transposed = false)
+{
+    if (m.rows == 0) return;
+    if (ways.work == host::Work::many) {
+        m.meets = meets_of_many(m.type, ways, transposed);
+        return;
+    }
+    bool integers = is_quantised(m.type);
+    if (ways.machine)
+        if (const auto& measured = ways.machine->row_variants.of(m.type, m.rows, m.cols)) integers = measured->int_dot;
+    m.meets = integers ? Meets::integers : Meets::floats;
+}
+
+LayerShape device_shape(const LayerNeeds& needs, const Ways& ways)
 {
     LayerShape shape = needs.shape;
-    for (StepMatrix* m : {&shape.q, &shape.k, &shape.v, &shape.o, &shape.gate, &shape.up, &shape.down})
-        set_integers(*m, machine);
+    for (StepMatrix* m : {&shape.q, &shape.k, &shape.v, &shape.o, &shape.gate, &shape.up}) set_meets(*m, ways);
+    if (ways.work == host::Work::many || shape.down_by_rows) set_meets(shape.down, ways, !shape.down_by_rows);
     return shape;
 }
 
-StepMatrix device_output(const Needs& needs, const Machine* machine)
+StepMatrix device_output(const Needs& needs, const Ways& ways)
 {
     StepMatrix output = needs.output;
-    set_integers(output, machine);
+    set_meets(output, ways);
     return output;
 }
 
@@ -165,7 +190,7 @@ Costs expected_costs(const PlannedModel& model, const Machine& m, double positio
     for (uint32_t l = 0; l < c.layers; ++l) {
         const uint32_t groups = model.needs.layers[l].groups;
         const LayerUse& use = model.use[l];
-        const LayerShape here = device_shape(model.needs.layers[l], &m),
+        const LayerShape here = device_shape(model.needs.layers[l], {&m}),
                          there = host_shape(c, model.weights.layers[l], model.shape.kv);
         BlockShare share = {.neurons = groups * group_neurons, .split = true, .sparsity = model.shape.sparsity[l]};
         LayerCosts layer;
@@ -193,7 +218,7 @@ Costs expected_costs(const PlannedModel& model, const Machine& m, double positio
             layer.host_ffn[0];
         costs.layers.push_back(std::move(layer));
     }
-    costs.head_device = total_us(head_steps(c, device_output(model.needs, &m), pending, form), {}, device);
+    costs.head_device = total_us(head_steps(c, device_output(model.needs, {&m}), pending, form), {}, device);
     costs.head_host = host_head_step(host_matrix(model.weights.output)).us({}, host);
     return costs;
 }
@@ -204,7 +229,8 @@ namespace {
 class PlannedSteps {
   public:
     PlannedSteps(const PlannedModel& model, const Machine* machine, const PlannedBatch& batch)
-        : model_(model), machine_(machine), batch_(batch), form_{batch.work}, c_(model.weights.config)
+        : model_(model), ways_{machine, batch.work, model.shape.matrices}, batch_(batch), form_{batch.work},
+          c_(model.weights.config)
     {
     }
 
@@ -216,7 +242,7 @@ class PlannedSteps {
         }
         const Load wanted = {.passes = 1};    // the last row's logits
         if (plan.head)
-            add(head_steps(c_, device_output(model_.needs, machine_), pending_, form_), c_.layers, true, wanted);
+            add(head_steps(c_, device_output(model_.needs, ways_), pending_, form_), c_.layers, true, wanted);
         else if (!plan.layers.empty())
             add(last_steps(c_, pending_), uint32_t(plan.layers.size()), true, {.rows = double(batch_.rows)});
         if (!plan.head) add({host_head_step(host_matrix(model_.weights.output))}, c_.layers, false, wanted);
@@ -232,7 +258,7 @@ class PlannedSteps {
     void device_layer(uint32_t l, const std::vector<uint32_t>& resident)
     {
         const bool few = batch_.work == host::Work::few;
-        const LayerShape shape = device_shape(model_.needs.layers[l], machine_);
+        const LayerShape shape = device_shape(model_.needs.layers[l], ways_);
         Groups hot(model_.use[l], c_.neurons, batch_.rows), cold = hot;
         std::vector<bool> here(model_.needs.layers[l].groups);
         for (const uint32_t g : resident) here[g] = true;
@@ -264,7 +290,7 @@ class PlannedSteps {
     }
 
     const PlannedModel& model_;
-    const Machine* machine_;
+    Ways ways_;
     PlannedBatch batch_;
     StepForm form_;
     const Config& c_;

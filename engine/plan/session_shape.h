@@ -29,6 +29,7 @@ struct SessionShape {
     // the device alone; 0 bytes: none are.
     uint64_t ring_bytes = 0;
     uint32_t stream_from = 2;
+    bool matrices = false;    // the device has cooperative ones, which many rows can meet
 
     uint32_t pages_of_one() const { return ceil_div(context, host::page_positions); }
     uint32_t pages() const { return sequences * pages_of_one(); }

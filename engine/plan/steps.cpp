@@ -55,7 +55,7 @@ constexpr bool in_order()
 static_assert(in_order());
 
 constexpr uint64_t floats = sizeof(float);
-constexpr uint64_t plane_bytes = 6;    // a float that is read, and what its two planes and their scales take
+constexpr uint64_t plane_bytes = 2, half_bytes = 4;    // of a number's two planes, of integers or of halves
 
 bool few(const StepForm& form) { return form.work == host::Work::few; }
 
@@ -78,11 +78,27 @@ Step join(StepKind kind, const Config& c, const Pending& pending)
     return {.kind = kind, .row = c.dim * floats * (3 + pending.parts + pending.cold)};
 }
 
-Step quantise(StepKind kind, uint64_t numbers) { return {.kind = kind, .row = numbers * plane_bytes}; }
-
-bool any_integers(std::initializer_list<const StepMatrix*> readers)
+/// Planes of a vector.
+struct Wanted {
+    bool integers = false, halves = false;
+};
+Wanted wanted_by(std::initializer_list<const StepMatrix*> readers)
 {
-    return std::ranges::any_of(readers, [](const StepMatrix* m) { return m->rows > 0 && m->integers; });
+    const auto any = [&](Meets what) {
+        return std::ranges::any_of(readers, [&](const StepMatrix* m) { return m->rows > 0 && m->meets == what; });
+    };
+    return {any(Meets::integers), any(Meets::halves)};
+}
+
+/// Makes those that are wanted and that the step before, if it makes integers, has not written.
+void add_planes(std::vector<Step>& steps, StepKind kind, uint64_t numbers, Wanted wanted)
+{
+    if (!steps.empty() && steps.back().planes) wanted.integers = false;
+    if (!wanted.integers && !wanted.halves) return;
+    steps.push_back({.kind = kind,
+                     .row = numbers * (floats + wanted.integers * plane_bytes + wanted.halves * half_bytes),
+                     .planes = wanted.integers,
+                     .halves = wanted.halves});
 }
 
 /// A join, and the planes of what it gives where matrices that read it want them and it cannot write them itself.
@@ -90,9 +106,9 @@ void add_join(std::vector<Step>& steps, const Config& c, const Pending& pending,
               StepKind planes, std::initializer_list<const StepMatrix*> readers)
 {
     steps.push_back(join(kind, c, pending));
-    if (!any_integers(readers)) return;
-    steps.back().planes = few(form) && c.dim % 32 == 0 && c.dim / 32 <= gpu::join_most_blocks;
-    if (!steps.back().planes) steps.push_back(quantise(planes, c.dim));
+    const Wanted wanted = wanted_by(readers);
+    steps.back().planes = wanted.integers && few(form) && c.dim % 32 == 0 && c.dim / 32 <= gpu::join_most_blocks;
+    add_planes(steps, planes, c.dim, wanted);
 }
 
 void add_predictor(std::vector<Step>& steps, const LayerShape& shape, const LayerSparsity& sparsity, Reads which)
@@ -329,8 +345,8 @@ std::vector<Step> attention_steps(const Config& c, const LayerShape& shape, cons
                      .position_products = 2 * q_width,
                      .key_groups = c.kv_heads,
                      .queries = c.heads,
-                     .planes = few(form) && shape.o.integers && c.head_dim % 32 == 0});
-    if (shape.o.integers && !steps.back().planes) steps.push_back(quantise(quantise_attended, q_width));
+                     .planes = few(form) && wanted_by({&shape.o}).integers && c.head_dim % 32 == 0});
+    add_planes(steps, quantise_attended, q_width, wanted_by({&shape.o}));
     steps.push_back({.kind = attn_out, .reads = {all(shape.o)}});
     // In a parallel block the next layer's join adds what attention gives, and here there is a norm of the layer's
     // input only.
@@ -354,25 +370,22 @@ std::vector<Step> tiled_ffn_steps(const Config& c, const LayerShape& shape, cons
     std::vector<Step> steps;
     for (uint32_t first = 0; first < share.neurons; first += prefill_neurons(c)) {
         const uint32_t count = std::min(prefill_neurons(c), share.neurons - first);
-        const auto add = [&](Step step) {
-            step.first_neuron = first;
-            step.neurons = count;
-            steps.push_back(std::move(step));
-        };
-        if (any_integers({&shape.gate, &shape.up}) && !planes) add(quantise(quantise_ffn_norm, c.dim));
+        const size_t before = steps.size();
+        const auto add = [&](Step step) { steps.push_back(std::move(step)); };
+        if (!planes) add_planes(steps, quantise_ffn_norm, c.dim, wanted_by({&shape.gate, &shape.up}));
         planes = true;
         Step up = {.kind = ffn_up, .reads = {all(shape.gate.part(count))}};
         if (shape.up.rows > 0) up.reads.push_back(all(shape.up.part(count)));
         add(std::move(up));
         if (form.watched && !c.experts) add({.kind = watch_gates, .row = count * floats});
         add({.kind = glu, .row = 3ull * count * floats});
-        if (shape.down_by_rows && shape.down.integers) {
-            add(quantise(quantise_h, share.neurons));
-            planes = false;    // the same memory
-        }
+        const size_t without = steps.size();
+        add_planes(steps, quantise_h, shape.down_by_rows ? share.neurons : count, wanted_by({&shape.down}));
+        if (steps.size() > without) planes = false;    // the same memory
         const StepMatrix down =
             shape.down_by_rows ? shape.down.columns(std::min(share.neurons, shape.down.cols)) : shape.down.part(count);
         add({.kind = ffn_down, .reads = {all(down)}});
+        for (size_t i = before; i < steps.size(); ++i) steps[i].first_neuron = first, steps[i].neurons = count;
     }
     return steps;
 }
@@ -391,7 +404,7 @@ std::vector<Step> ffn_steps(const Config& c, const LayerShape& shape, const Bloc
         return steps;
     }
     const StepMatrix down = shape.down.columns(std::min(share.neurons, shape.down.cols));
-    if (down.integers) steps.push_back(quantise(quantise_h, down.cols));
+    add_planes(steps, quantise_h, down.cols, wanted_by({&down}));
     steps.push_back({.kind = ffn_down, .reads = {all(down)}, .neurons = share.neurons});
     return steps;
 }

@@ -23,8 +23,8 @@ inline constexpr uint32_t group_neurons = 32;
 
 constexpr uint32_t ceil_div(uint64_t a, uint64_t b) { return uint32_t((a + b - 1) / b); }
 
-/// In the order in which a layer has them. `quantise_...` makes the integer planes of a vector that the step before
-/// could not write itself.
+/// In the order in which a layer has them. `quantise_...` makes those planes of a vector (gpu::Planes) that the step
+/// before could not write itself.
 enum class StepKind : uint8_t {
     attn_norm,
     quantise_attn_norm,
@@ -60,6 +60,9 @@ std::string_view step_name(StepKind kind);
 /// Whether it is of a feed-forward block's neurons.
 bool of_ffn(StepKind kind);
 
+/// What of x a matrix meets: x itself, or planes of it, which somebody has to make.
+enum class Meets : uint8_t { floats, integers, halves };
+
 /// A matrix as a step reads it on one side.
 struct StepMatrix {
     WeightType type = WeightType::f32;
@@ -67,7 +70,7 @@ struct StepMatrix {
     uint64_t bytes = 0;                     // of all rows, as they lie on this side
     uint32_t block = 1, block_bytes = 0;    // columns that lie together
     uint32_t padding = 1;                   // rows are filled up to a multiple of so many bytes
-    bool integers = false;                  // it meets planes of integers, which somebody has to make
+    Meets meets = Meets::floats;
 
     double row_bytes() const { return rows ? double(bytes) / rows : 0; }
     uint64_t products() const { return uint64_t(rows) * cols; }
@@ -130,7 +133,8 @@ struct Step {
     uint32_t key_groups = 0, queries = 0;    // that meet such a position
     uint64_t signs = 0;                      // bytes of sign bits, of a row
     uint32_t dispatches = 1;    // that wait for each other: of kernels on the device, of parallel loops on the host
-    bool planes = false;        // it writes the planes of what it gives by itself
+    bool planes = false;        // it writes planes of integers of what it gives
+    bool halves = false;        // and of halves: only quantise_...
     uint32_t first_neuron = 0, neurons = 0;    // of many rows' ffn_up, glu and ffn_down: a range of the block
 
     double bytes(const Load& load) const;

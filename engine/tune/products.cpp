@@ -21,6 +21,7 @@ class ProductTuning {
                    "the measurement"),
           input_(device, x_.size() * sizeof(float), Use::device, "the measurement"),
           planes_(device, x_.size() * 3, Use::device, "the measurement"),
+          halves_(device, x_.size() * 4 + size.tokens * sizeof(float), Use::device, "the measurement"),
           y_(device, uint64_t(size.rows) * size.tokens * sizeof(float), Use::device, "the measurement"),
           result_(device, y_.bytes(), Use::readback, "the measurement"),
           step_(device, sizeof(gpu::Step), Use::upload, "the measurement")
@@ -32,6 +33,7 @@ class ProductTuning {
             c.stage("tune", 0, 0);
             c.dispatch(kernels_.quantise, {std::min(ceil_div(x_.size() / 32, 64), 65535u)},
                        {.x = input_.address(), .planes = planes(), .n = uint32_t(x_.size())});
+            c.dispatch(kernels_.halve, {size.tokens}, {.x = input_.address(), .planes = halves(), .width = size.cols});
         });
         step_.mapped<gpu::Step>()->tokens = size.tokens;    // all that a product reads of it
     }
@@ -59,12 +61,12 @@ class ProductTuning {
             if (!offers(*device_, product, type, {})) continue;
             const auto multiply = [&](Commands& c) {
                 c.stage("tune", 0, 0);
-                c.dispatch(kernels_.matmul(type, false, product),
-                           {ceil_div(size_.rows, gpu::matmul_tile), ceil_div(size_.tokens, gpu::matmul_tile)},
+                c.dispatch(kernels_.matmul(type, false, product, size_.tokens),
+                           kernels_.matmul_groups(product, size_.rows, size_.tokens),
                            {.step = step_.address(),
                             .weight = weights_.address(),
                             .x = input_.address(),
-                            .planes = planes(),
+                            .planes = product == Product::matrices ? halves() : planes(),
                             .y = y_.address(),
                             .rows = size_.rows,
                             .inner = size_.cols,
@@ -108,6 +110,11 @@ class ProductTuning {
         const uint64_t high = planes_.address(), low = high + x_.size();    // a byte, a byte, and 16 for 32 numbers
         return {high, low, low + x_.size()};
     }
+    gpu::Planes halves() const
+    {
+        const uint64_t high = halves_.address(), low = high + 2 * x_.size();
+        return {high, low, low + 2 * x_.size()};
+    }
 
     std::shared_ptr<vulkan::Device> device_;
     ProductSize size_;
@@ -115,7 +122,7 @@ class ProductTuning {
     MeasuredQueue queue_;
     vulkan::Uploader uploader_;
     std::vector<float> x_;    // (tokens, cols)
-    Buffer weights_, input_, planes_, y_, result_, step_;
+    Buffer weights_, input_, planes_, halves_, y_, result_, step_;
 };
 
 }    // namespace

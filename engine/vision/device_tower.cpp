@@ -218,8 +218,9 @@ class DeviceTower::Work {
     {
         GpuKernels& kernels = tower_.kernels_;
         projector_->stage("project", 0, 0);
-        projector_->dispatch(kernels.matmul(m.type, false, kernels.product(m.type, {.halves = false, .planes = false})),
-                             {ceil_div(m.rows, gpu::matmul_tile), ceil_div(w_.patches(), gpu::matmul_tile)},
+        const Product product = kernels.product(m.type, {.halves = false, .planes = false});
+        projector_->dispatch(kernels.matmul(m.type, false, product, w_.patches()),
+                             kernels.matmul_groups(product, m.rows, w_.patches()),
                              {.step = memory_.activations.step.address,
                               .weight = m.memory.address,
                               .x = x.address,

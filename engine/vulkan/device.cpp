@@ -87,7 +87,8 @@ std::shared_ptr<Device> Device::open(const std::shared_ptr<Instance>& instance, 
                                             .scalarBlockLayout = VK_TRUE,
                                             .timelineSemaphore = VK_TRUE,
                                             .bufferDeviceAddress = VK_TRUE,
-                                            .vulkanMemoryModel = with_matrices};
+                                            .vulkanMemoryModel = with_matrices,
+                                            .vulkanMemoryModelDeviceScope = with_matrices};
     const VkPhysicalDeviceFeatures basic = {.shaderInt64 = self->features_.int64};
     const VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
                                        .pNext = &f12,

@@ -11,8 +11,8 @@ namespace {
 
 constexpr uint32_t intel = 0x8086;    // a vendor's number
 
-/// The largest product of halves, summed in floats, whose sizes divide a quarter of a tile of matmul_coop; zeros where
-/// there is none.
+/// The largest product of halves, summed in floats, whose sizes divide what a subgroup makes in matmul_coop; zeros
+/// where there is none.
 MatrixSize matrix_size(const InstanceApi& api, VkPhysicalDevice device)
 {
     MatrixSize best;
@@ -25,7 +25,7 @@ MatrixSize matrix_size(const InstanceApi& api, VkPhysicalDevice device)
     for (const VkCooperativeMatrixPropertiesKHR& p : all) {
         const bool halves = p.AType == VK_COMPONENT_TYPE_FLOAT16_KHR && p.BType == VK_COMPONENT_TYPE_FLOAT16_KHR;
         const bool floats = p.CType == VK_COMPONENT_TYPE_FLOAT32_KHR && p.ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR;
-        if (!halves || !floats || p.scope != VK_SCOPE_SUBGROUP_KHR || 32 % p.MSize || 32 % p.NSize || 32 % p.KSize)
+        if (!halves || !floats || p.scope != VK_SCOPE_SUBGROUP_KHR || 32 % p.MSize || 16 % p.NSize || 32 % p.KSize)
             continue;
         if (p.MSize * p.NSize * p.KSize > best.m * best.n * best.k) best = {p.MSize, p.NSize, p.KSize};
     }
@@ -104,10 +104,11 @@ void look_at_features(const InstanceApi& api, const Properties& p, const Offered
                   .int64 = bool(f.all.features.shaderInt64)};
     // With them Intel's compiler keeps more in registers than there are: half as many kernels again spill on Gen 9.
     d.features.int64 &= p.all.properties.vendorID != intel;
-    // The kernel's memory model is Vulkan's, as the compiler wants it with cooperative matrices. Intel's driver has
-    // rules of its own for the size of their subgroups, under which nobody has seen this kernel run.
+    // The kernel's memory model is Vulkan's, as the compiler wants it with cooperative matrices. Intel's chips before
+    // Xe2, with subgroups of 8, have too few registers for it.
     const bool fit = f.matrices.cooperativeMatrix && f.v12.shaderFloat16 && f.v12.vulkanMemoryModel &&
-                     p.all.properties.vendorID != intel;
+                     f.v12.vulkanMemoryModelDeviceScope &&
+                     (p.all.properties.vendorID != intel || p.v13.minSubgroupSize >= 16);
     if (fit && has_kernel("matmul_coop")) d.matrix = matrix_size(api, d.handle);
     d.features.matrices = d.matrix.m > 0;
     // Every Vulkan 1.3 device has the instruction; those that only emulate it are faster with floats. A software

@@ -79,20 +79,25 @@ class Listing {
     std::set<std::string> seen_;
 };
 
+constexpr uint32_t many_tokens = 512;
+
 /// Of a product with many tokens: a step of 32 along the inner dimension.
-Turn tile_turn(const vulkan::Kernel<gpu::MatMul>& kernel, Product product, const WeightFormat& format)
+Turn tile_turn(const GpuKernels& kernels, const vulkan::Kernel<gpu::MatMul>& kernel, Product product,
+               const WeightFormat& format)
 {
-    constexpr double tile = gpu::matmul_tile, inner = 32;
+    constexpr double inner = 32;
+    const auto [rows, tokens] = kernels.tile_of(product, many_tokens);
     const double lanes = kernel.pipeline().key().constants[4];
-    Turn turn = {.products = tile * tile * inner / lanes};
+    Turn turn = {.products = rows * tokens * inner / lanes};
     if (product == Product::integers) {
-        turn.trips = {tile * 2 / lanes, tile * 2 / lanes};    // the tile of weights, that of x: 16 numbers at a time
+        turn.trips = {rows * 2 / lanes, tokens * 2 / lanes};    // the tile of weights, that of x: 16 numbers at a time
     } else {
         const uint32_t low_bits = kernel_constant(format.type) >> FORMAT_LOW & 63;
         const double chunk = low_bits < 8 ? 32. : 128. / low_bits;
         // The tile of weights; the tile of x where its rows are not of whole quads, which is seldom; four numbers of
         // the inner dimension at a time.
-        turn.trips = {tile * inner / chunk / lanes, 0, inner / 4};
+        turn.trips = {rows * inner / chunk / lanes, 0};
+        if (product != Product::matrices) turn.trips.push_back(inner / 4);
     }
     return turn;
 }
@@ -114,8 +119,8 @@ void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& devi
     listing.add(kernels.ffn_down(format.type), format.name, Turn{.weight_bytes = 2 * chunk_bytes});
     if (!all) {
         const Product product = kernels.product(format.type, {});
-        const auto& kernel = kernels.matmul(format.type, false, product);
-        listing.add(kernel, format.name, tile_turn(kernel, product, format));
+        const auto& kernel = kernels.matmul(format.type, false, product, many_tokens);
+        listing.add(kernel, format.name, tile_turn(kernels, kernel, product, format));
         return;
     }
     for (const uint32_t tokens : {2u, 8u}) {
@@ -128,7 +133,7 @@ void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& devi
     for (const bool transposed : {false, true})
         for (const Product p : products)
             if (offers(device, p, format.type, {.transposed = transposed}))
-                listing.add(kernels.matmul(format.type, transposed, p),
+                listing.add(kernels.matmul(format.type, transposed, p, many_tokens),
                             fmt::format("{}{}", format.name, transposed ? " transposed" : ""));
 }
 
@@ -173,6 +178,7 @@ int list(std::string_view wanted, std::span<char*> formats)
     for (const WeightFormat& format : sparse_formats) list_rows(listing, kernels, *device, format, true);
     listing.add(kernels.join);
     listing.add(kernels.quantise);
+    listing.add(kernels.halve);
     listing.add(kernels.rope);
     listing.add(kernels.glu);
     listing.add(kernels.predict_sign);
