@@ -17,13 +17,33 @@ from pathlib import Path
 SCRIPT = Path(__file__).resolve().parent.parent / "tools/vendors"
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(SCRIPT.parent))
-loader = importlib.machinery.SourceFileLoader("vendors", str(SCRIPT))
-vendors = importlib.util.module_from_spec(importlib.util.spec_from_loader("vendors", loader))
-loader.exec_module(vendors)
+
+
+def program(path):
+    loader = importlib.machinery.SourceFileLoader(path.name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(path.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+vendors, newest = program(SCRIPT), program(SCRIPT.parent / "newest")
 
 
 def row(kernel="join", spills=0, scratch=0, instructions=100, cycles=1000):
     return {"kernel": kernel, "spills": spills, "scratch": scratch, "instructions": instructions, "cycles": cycles}
+
+
+class Shipped(unittest.TestCase):
+    def test_the_compiled_kernels_are_of_the_sources_that_are_here(self):
+        self.assertEqual((newest.COMPILED / "sources.sha256").read_text(), newest.sources(),
+                         "shaders have changed: tools/newest kernels --write")
+        for name in newest.SHIPPED:
+            self.assertTrue((newest.COMPILED / f"{name}.spv").exists())
+
+    def test_every_kernel_of_the_build_is_known(self):
+        named = {name for name, _, _ in newest.kernels()}
+        self.assertLessEqual({"matvec_idot_32", "matmul_f16", "best", *newest.SHIPPED}, named)
+        self.assertEqual(len(named), len(newest.kernels()))
 
 
 class Comparison(unittest.TestCase):
