@@ -344,6 +344,8 @@ TEST_SUITE("device")
                                                 {Product::integers, {.int_dot = true}},
                                                 {Product::matrices, {.matrices = true}}}) {
             const auto device = test_device(features);
+            if (features.matrices)    // else they were found wrong when it was opened
+                CHECK(device->features().matrices == device->info().features.matrices);
             BothTables both(device, shape());
             for (const auto& [format, shares_table] : formats_and_tables())
                 for (const bool transposed : {false, true}) {
