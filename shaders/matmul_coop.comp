@@ -25,6 +25,7 @@ const uint tile_rows = 2 * share_rows, tile_tokens = 2 * share_tokens, tile_inne
 // Eight halves to a quad, which is how a matrix is best loaded, and what it must begin with. One of padding keeps
 // neighbouring rows of a tile in different banks.
 #define Kept uvec4
+#define F16_AS_READ
 const uint kept_fours = 2, tile_padding = 1;
 uvec4 keep(vec4 fours[kept_fours])
 {
@@ -64,8 +65,9 @@ void main()
     const uint first_row = gl_WorkGroupID.x * tile_rows, first_token = gl_WorkGroupID.y * tile_tokens;
     if (first_token >= tokens) return;
     share_table(type);
-    // This subgroup's, within the tile.
-    const uint r0 = gl_SubgroupID % 2 * share_rows, t0 = gl_SubgroupID / 2 * share_tokens;
+    // This subgroup's share, and where it begins within the tile.
+    const uint r_share = gl_SubgroupID % 2, t_share = gl_SubgroupID / 2;
+    const uint r0 = r_share * share_rows, t0 = t_share * share_tokens;
 
     const uint count_r = share_rows / matrix_rows, count_t = share_tokens / matrix_tokens;
     Sums sum[count_r * count_t];
@@ -99,10 +101,15 @@ void main()
 
     // Where a matrix keeps which element is the device's own affair, so it goes through shared memory, where an
     // invocation knows what is outside. Nobody needs the tile of x any more. (No loop: around one some compilers keep
-    // sums in memory.)
+    // sums in memory.) Everything here comes from the two shares, since what is kept for it during the loop matters:
+    // NVIDIA's open compiler takes registers in order, and if the sums do not happen to begin at a multiple of four
+    // it moves all of them, twice a turn.
     barrier();
-    const uint column = matrix_rows / 4, size = column * matrix_tokens, own = gl_SubgroupID * size,    // in quads
+    const uint column = matrix_rows / 4, size = column * matrix_tokens,    // in quads
+               own = (2 * r_share + t_share) * size,
                subgroup = gl_WorkGroupSize.x / 4;
+    const uint row0 = (2 * gl_WorkGroupID.x + r_share) * share_rows,
+               token0 = (2 * gl_WorkGroupID.y + t_share) * share_tokens;
     [[unroll]] for (uint i = 0; i < count_r; ++i)
         [[unroll]] for (uint j = 0; j < count_t; ++j) {
             subgroupBarrier();
@@ -110,8 +117,8 @@ void main()
             subgroupBarrier();
             [[unroll]] for (uint n = 0; n < size / subgroup; ++n) {
                 const uint e = gl_SubgroupInvocationID + n * subgroup,
-                           r = first_row + r0 + i * matrix_rows + 4 * (e % column),
-                           t = first_token + t0 + j * matrix_tokens + e / column, at = t * a.y_stride + r;
+                           r = row0 + i * matrix_rows + 4 * (e % column),
+                           t = token0 + j * matrix_tokens + e / column, at = t * a.y_stride + r;
                 if (t >= tokens) continue;
                 const vec4 y = a.planes.scale.at[t] * uintBitsToFloat(x_high[own + e]);
                 [[unroll]] for (uint c = 0; c < 4; ++c)

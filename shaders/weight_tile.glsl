@@ -2,6 +2,7 @@
 // matrix does: tile_rows rows of tile_inner weights, or TRANSPOSED tile_inner of tile_rows.
 // Who includes this has said
 //   Kept, kept_fours, keep(fours)          what so many times four weights are kept as
+//   F16_AS_READ                            or not: Kept is what a chunk of F16 is
 //   tile_rows, tile_inner, tile_padding    sizes; the last one in Kept, 16 bytes for each of the tile's rows, which
 //                                          keep those beside each other in different banks
 //   type, TRANSPOSED, a                    constants and arguments of MatMul
@@ -30,6 +31,12 @@ void load_weights(uint first_row, uint first_inner)
         row_scales(a.weight, type, row, at * chunk, stored_cols, scale, minimum);
         const bool outside = TRANSPOSED ? row0 + r >= stored_rows : col0 + c >= stored_cols;
         if (!ends_whole && outside) weights.low = uvec4(0), scale = minimum = vec2(0);
+#ifdef F16_AS_READ
+        if (number_of(type) == F16) {
+            w_tile[r * w_pitch + c / 8] = weights.low;
+            continue;
+        }
+#endif
         [[unroll]] for (uint j = 0; j < chunk / 4; j += kept_fours) {
             vec4 fours[kept_fours];
             [[unroll]] for (uint f = 0; f < kept_fours; ++f) {
