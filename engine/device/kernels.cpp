@@ -17,12 +17,28 @@ bool can_int_dot(const vulkan::Device& device, WeightType type)
     return is_quantised(type) && device.features().int_dot;
 }
 
+uint32_t low_bits(WeightType type) { return kernel_constant(type) >> FORMAT_LOW & 63; }
+
+/// Whether a chunk of it takes more registers than one of Q4_0.
+bool is_heavy(WeightType type)
+{
+    const uint32_t constant = kernel_constant(type), low = low_bits(type), high = constant >> FORMAT_HIGH & 3;
+    return low < 16 && (low + high > 4 || (constant >> FORMAT_SCALED & 63) < 32);
+}
+
+/// Intel's GPUs, whose subgroups are small, have half of the registers for each invocation.
+bool has_few_registers(const vulkan::DeviceInfo& info)
+{
+    return info.kind != vulkan::DeviceKind::software && info.min_subgroup_size < 32;
+}
+
 /// Whether the device can run it on rows of some type. A neuron's slot is a multiple of `rows`.
 bool offers(const vulkan::Device& device, const RowVariant& v)
 {
     const vulkan::DeviceInfo& info = device.info();
     const bool size = v.subgroup == info.subgroup_size || std::ranges::count(info.subgroup_sizes, v.subgroup) > 0;
-    const bool loads = v.rows > 0 && v.chunks > 0 && v.rows * v.chunks <= most_loads;
+    const uint32_t most_rows = has_few_registers(info) ? 2 : most_loads;
+    const bool loads = v.rows > 0 && v.rows <= most_rows && v.chunks > 0 && v.rows * v.chunks <= most_loads;
     return size && loads && v.subgroups > 0 && v.subgroups <= info.max_subgroups &&
            v.subgroups * v.subgroup <= info.max_workgroup && v.rows <= v.subgroup && gpu::slot_neurons % v.rows == 0;
 }
@@ -36,7 +52,7 @@ constexpr uint32_t tried_rows[] = {1, 2, 4}, tried_subgroups[] = {1, 4, 16}, tri
 uint32_t usual_chunks(const vulkan::Device& device, WeightType type, uint32_t rows)
 {
     if (device.info().kind == vulkan::DeviceKind::software || is_sparse(type)) return 1;
-    const bool few_weights = (kernel_constant(type) >> FORMAT_LOW & 63) >= 8;    // in a chunk, so that x takes little
+    const bool few_weights = low_bits(type) >= 8;    // in a chunk, so that x takes little
     return std::max((few_weights ? 4u : 2u) / rows, 1u);
 }
 
@@ -44,13 +60,16 @@ uint32_t usual_chunks(const vulkan::Device& device, WeightType type, uint32_t ro
 
 RowVariant usual_variant(const vulkan::Device& device, WeightType type)
 {
-    // x costs a software device as much as the weights do, a GPU has it in the nearest cache.
+    // x costs a software device as much as the weights do, a GPU has it in the nearest cache. Intel's needs eight
+    // instructions for an address, and a quad of halves meets two of x.
     const vulkan::DeviceInfo& info = device.info();
+    uint32_t rows = info.kind == vulkan::DeviceKind::software ? 4 : 1;
+    if (has_few_registers(info) && low_bits(type) >= 16 && !is_sparse(type)) rows = 2;
     return {.subgroup = info.subgroup_size,
             .subgroups = 128 / info.subgroup_size,
-            .rows = info.kind == vulkan::DeviceKind::software ? 4u : 1u,
+            .rows = rows,
             .int_dot = can_int_dot(device, type),
-            .chunks = usual_chunks(device, type, 1)};
+            .chunks = usual_chunks(device, type, rows)};
 }
 
 std::vector<RowVariant> row_variants(const vulkan::Device& device, WeightType type)
@@ -88,12 +107,14 @@ static RowVariant narrowed(RowVariant v, uint32_t together)
     return v;
 }
 
-/// The variant as it is compiled: with many sums in small subgroups where a device has registers for no others.
-static RowVariant fitted(const vulkan::Device& device, RowVariant v, uint32_t together)
+/// The variant as it is compiled: with many sums in small subgroups where a device has registers for no others. Of more
+/// bits than four, or with a scale for 16 weights, two are many.
+static RowVariant fitted(const vulkan::Device& device, WeightType type, RowVariant v, uint32_t together)
 {
     v = narrowed(v, together);
     const vulkan::DeviceInfo& info = device.info();
-    if (info.heavy_subgroup_size < info.subgroup_size && v.rows * together > 2)
+    const uint32_t most = is_heavy(type) ? 1 : 2;
+    if (info.heavy_subgroup_size < info.subgroup_size && v.rows * together > most)
         v.subgroup = std::min(v.subgroup, info.heavy_subgroup_size);
     return v;
 }
@@ -155,7 +176,7 @@ std::string with_addresses(const vulkan::Device& device, const char* name)
 
 const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant& variant, uint32_t together)
 {
-    const RowVariant v = fitted(*device_, variant, together);
+    const RowVariant v = fitted(*device_, type, variant, together);
     return compiled(matvec_, {type, v, together}, device_,
                     with_addresses(*device_, v.int_dot ? "matvec_idot" : "matvec"),
                     {constant(type), 0, 0, v.rows, v.subgroups * v.subgroup, together, v.chunks}, v.subgroup);
@@ -178,7 +199,9 @@ bool offers(const vulkan::Device& device, Product product, WeightType type, cons
 Product GpuKernels::product(WeightType type, const ProductUse& use) const
 {
     const auto& measured = products_[format_number(type)];
-    const auto& rates = std::ranges::max(measured) > 0 ? measured : usual_products;
+    auto rates = std::ranges::max(measured) > 0 ? measured : usual_products;
+    // Intel's has no instruction that takes a half beside floats: each would cost one to be made a float.
+    if (std::ranges::max(measured) == 0 && has_few_registers(device_->info())) rates[size_t(Product::halves)] = 0;
     Product best = Product::floats;
     for (const Product p : products)
         if (offers(*device_, p, type, use) && rates[size_t(p)] > rates[size_t(best)]) best = p;
@@ -224,7 +247,8 @@ vulkan::Groups GpuKernels::matmul_groups(Product product, uint32_t rows, uint32_
 
 const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v, uint32_t together)
 {
-    v = fitted(*device_, v, together);
+    v = fitted(*device_, gate, v, together);
+    if (device_->info().heavy_subgroup_size < v.subgroup && is_heavy(gate)) v.chunks = std::max(v.chunks / 2, 1u);
     v.int_dot = v.int_dot && is_quantised(gate) && is_quantised(up);
     return compiled(
         ffn_up_, {gate, up, v, together}, device_, with_addresses(*device_, v.int_dot ? "ffn_up_idot" : "ffn_up"),
