@@ -5,6 +5,7 @@
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #include "kernels.h"
+#define IN_TILE
 layout(local_size_x_id = 4) in;    // four subgroups
 #include "row.glsl"
 
@@ -40,17 +41,18 @@ shared uvec4 x_high[tile_tokens * x_pitch], x_low[tile_tokens * x_pitch];
 #define Weights coopmat<float16_t, gl_ScopeSubgroup, matrix_rows, matrix_inner, gl_MatrixUseA>
 #define Inputs coopmat<float16_t, gl_ScopeSubgroup, matrix_inner, matrix_tokens, gl_MatrixUseB>
 
-// Of tokens that are not there, the last one's: nobody reads what becomes of them.
-void load_inputs(uint first_token, uint first_inner, uint tokens)
+// An invocation's are in one column, from token t0 on. Of tokens that are not there, the last one's: nobody reads what
+// becomes of them.
+void load_inputs(uint first_token, uint first_inner, uint tokens, uint column, uint t0)
 {
-    const uint column = gl_LocalInvocationID.x % x_width, t0 = gl_LocalInvocationID.x / x_width,
-               t_step = gl_WorkGroupSize.x / x_width, each = tile_tokens / t_step,
-               pitch = (a.x_stride + 31) / 32 * 4, k = first_inner / 8 + column;    // in quads
+    const uint t_step = gl_WorkGroupSize.x / x_width, each = tile_tokens / t_step,
+               pitch = (a.x_stride + 31) / 32 * 4, k = first_inner / 8 + column,    // in quads
+               first = first_token * pitch, last = tokens - 1 - first_token;
     uvec4 high[each], low[each];    // all are on their way before the first is waited for
     [[unroll]] for (uint j = 0; j < each; ++j) {
-        const uint at = min(first_token + t0 + j * t_step, tokens - 1) * pitch + k;
-        high[j] = Quads(a.planes.high).at[at];
-        low[j] = Quads(a.planes.low).at[at];
+        const uint at = min(t0 * pitch + j * (t_step * pitch), last * pitch) + k;
+        high[j] = quad_near(Quads(a.planes.high), first, at);
+        low[j] = quad_near(Quads(a.planes.low), first, at);
     }
     [[unroll]] for (uint j = 0; j < each; ++j) {
         const uint at = (t0 + j * t_step) * x_pitch + column;
@@ -65,6 +67,7 @@ void main()
     const uint first_row = gl_WorkGroupID.x * tile_rows, first_token = gl_WorkGroupID.y * tile_tokens;
     if (first_token >= tokens) return;
     share_table(type);
+    const uint x_column = gl_LocalInvocationID.x % x_width, x_token = gl_LocalInvocationID.x / x_width;
     // This subgroup's share, and where it begins within the tile.
     const uint r_share = gl_SubgroupID % 2, t_share = gl_SubgroupID / 2;
     const uint r0 = r_share * share_rows, t0 = t_share * share_tokens;
@@ -75,7 +78,7 @@ void main()
     for (uint first_inner = 0; first_inner < a.inner; first_inner += tile_inner) {
         barrier();
         load_weights(first_row, first_inner);
-        load_inputs(first_token, first_inner, tokens);
+        load_inputs(first_token, first_inner, tokens, x_column, x_token);
         barrier();
         [[unroll]] for (uint k = 0; k < tile_inner; k += matrix_inner) {
             Weights w[count_r];
@@ -116,7 +119,7 @@ void main()
             coopMatStore(sum[i * count_t + j], x_high, own, column, gl_CooperativeMatrixLayoutColumnMajor);
             subgroupBarrier();
             [[unroll]] for (uint n = 0; n < size / subgroup; ++n) {
-                const uint e = gl_SubgroupInvocationID + n * subgroup,
+                const uint e = gl_LocalInvocationID.x % subgroup + n * subgroup,
                            r = row0 + i * matrix_rows + 4 * (e % column),
                            t = token0 + j * matrix_tokens + e / column, at = t * a.y_stride + r;
                 if (t >= tokens) continue;

@@ -49,7 +49,11 @@ layout(constant_id = 5) const uint few = 1;
 const bool in_parts = few == 1;
 uint64_t address(Quads w, uint first, uint own, uint more, uint bytes)
 {
+#ifdef IN_TILE    // which is near `w`: a GPU adds one number of 32 bits to an address as it loads
+    return uint64_t(w) + uint64_t((first + own + more) * bytes);
+#else
     return uint64_t(w) + uint64_t(first) * bytes + uint64_t(own * bytes) + uint64_t(more * bytes);
+#endif
 }
 #else
 const bool in_parts = false;
@@ -59,6 +63,17 @@ uvec4 quad_at(Quads w, uint first, uint own, uint more)
 {
     return in_parts ? Quads(address(w, first, own, more, 16)).at[0] : w.at[first + own + more];
 }
+#ifdef IN_TILE
+// Quad number first + own of an array, `first` being the same for the whole workgroup.
+uvec4 quad_near(Quads w, uint first, uint own)
+{
+#ifdef INT64
+    return Quads(uint64_t(w) + uint64_t(first) * 16 + uint64_t(own * 16)).at[0];
+#else
+    return w.at[first + own];
+#endif
+}
+#endif
 uvec2 pair_at(Quads w, uint first, uint own, uint more)
 {
     return in_parts ? ConstPairs(address(w, first, own, more, 8)).at[0] : ConstPairs(w).at[first + own + more];

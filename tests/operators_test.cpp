@@ -137,8 +137,8 @@ void check_product(GpuKernels& kernels, const std::shared_ptr<vulkan::Device>& d
     INFO(std::string(format.name) << (transposed ? ", transposed, in " : ", in ") << std::string(product_name(product))
                                   << ", " << w.rows << " x " << w.cols << ", " << tokens << " tokens of " << size);
     const uint32_t inner = transposed ? w.rows : w.cols, outer = transposed ? w.cols : w.rows;
-    const uint32_t x_stride = product == Product::integers ? inner + 32 : inner + 5, y_stride = outer + 3,
-                   padded = tokens * x_stride / 32 * 32;
+    const uint32_t x_stride = product == Product::integers ? inner + 32 : inner + (transposed ? 4 : 5),
+                   y_stride = outer + 3, padded = tokens * x_stride / 32 * 32;
     std::vector<float> x = random_floats(size_t(tokens) * x_stride, 9);
     for (float& v : x) v *= size;
     const bool in_halves = product == Product::halves || product == Product::matrices;
@@ -339,7 +339,7 @@ TEST_SUITE("device")
     {
         // Each way on a device that has no more than it needs; a software device's compiler takes a second for a
         // kernel, for some ten.
-        for (const auto& [product, features] : {std::pair(Product::floats, vulkan::Features{}),
+        for (const auto& [product, features] : {std::pair(Product::floats, vulkan::Features{.int64 = true}),
                                                 {Product::halves, {.fp16 = true}},
                                                 {Product::integers, {.int_dot = true}},
                                                 {Product::matrices, {.matrices = true}}}) {
@@ -363,6 +363,25 @@ TEST_SUITE("device")
                     }
                 }
         }
+        check_silence();
+    }
+
+    TEST_CASE("a product with many tokens is right in tiles that are as narrow as half a chunk of weights")
+    {
+        const auto device = test_device({.int64 = true});
+        GpuKernels kernels(device, shape());
+        kernels.flat_tiles = true;
+        for (const WeightFormat& format : all_formats())
+            for (const bool transposed : {false, true}) {
+                using enum WeightType;
+                const bool some = std::ranges::count(std::array{f16, q8_0, q4_0, q2_k, q6_k}, format.type) > 0;
+                if (!thorough && (!some || (transposed && format.type != q2_k))) continue;
+                for (const uint32_t cols : odd_sizes(format.type)) {
+                    if (cols >= 900) continue;
+                    const TestMatrix w(device, format.type, 131, cols, cols);
+                    check_product(kernels, device, Product::floats, w, format, transposed, 67, 1);
+                }
+            }
         check_silence();
     }
 

@@ -129,6 +129,7 @@ Groups row_groups(uint32_t rows, const RowVariant& variant, uint32_t tokens, uin
 GpuKernels::GpuKernels(const std::shared_ptr<vulkan::Device>& device, const Config& c, const RowVariants& tuned,
                        const ProductRates& products)
     : shares_tables(device->info().kind != vulkan::DeviceKind::software),
+      flat_tiles(device->info().min_subgroup_size == 64),
       join(device, "join",
            {std::clamp(ceil_div(c.dim, 512) * 128, 128u, std::min(512u, device->info().max_workgroup))}),
       quantise(device, "quantise", {}, device->info().heavy_subgroup_size), halve(device, "halve"),
@@ -172,6 +173,15 @@ std::string with_addresses(const vulkan::Device& device, const char* name)
     return device.features().int64 ? name : fmt::format("{}_32", name);
 }
 
+/// The same of a kernel whose workgroups read what lies near one address: AMD's GPUs (and software) add a number of 32
+/// bits to it as they load, for NVIDIA's and Intel's that is more work than an index.
+std::string with_near_addresses(const vulkan::Device& device, const char* name)
+{
+    constexpr uint32_t nvidia = 0x10de, intel = 0x8086;
+    const uint32_t vendor = device.info().vendor;
+    return vendor == nvidia || vendor == intel ? fmt::format("{}_32", name) : with_addresses(device, name);
+}
+
 }    // namespace
 
 const Kernel<gpu::MatVec>& GpuKernels::matvec(WeightType type, const RowVariant& variant, uint32_t together)
@@ -187,7 +197,9 @@ bool offers(const vulkan::Device& device, Product product, WeightType type, cons
     const bool halves = use.halves || values_of(type) == WeightType::f16;    // which are what they are
     switch (product) {
     case Product::floats: return true;
-    case Product::halves: return device.features().fp16 && halves;
+    case Product::halves:
+        // Intel's has no instruction that takes a half beside floats: each would cost one to be made a float.
+        return device.features().fp16 && halves && !has_few_registers(device.info());
     case Product::integers:
         return can_int_dot(device, type) && use.planes &&
                !use.transposed;    // else every weight of a sum has another scale
@@ -200,8 +212,10 @@ Product GpuKernels::product(WeightType type, const ProductUse& use) const
 {
     const auto& measured = products_[format_number(type)];
     auto rates = std::ranges::max(measured) > 0 ? measured : usual_products;
-    // Intel's has no instruction that takes a half beside floats: each would cost one to be made a float.
-    if (std::ranges::max(measured) == 0 && has_few_registers(device_->info())) rates[size_t(Product::halves)] = 0;
+    // On GCN each weight would cost an instruction to be made a half.
+    const vulkan::DeviceInfo& info = device_->info();
+    if (std::ranges::max(measured) == 0 && info.kind != vulkan::DeviceKind::software && info.min_subgroup_size != 32)
+        rates[size_t(Product::halves)] = 0;
     Product best = Product::floats;
     for (const Product p : products)
         if (offers(*device_, p, type, use) && rates[size_t(p)] > rates[size_t(best)]) best = p;
@@ -212,31 +226,37 @@ const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, 
 {
     const Tile tile = tile_of(product, tokens);
     const std::tuple key(type, transposed, product, tile.tokens);
-    // An invocation makes eight rows times so many tokens. Intel's GPUs, whose subgroups are small, have half of the
-    // registers for each, and GCN, whose subgroups are all of 64, too little shared memory for subgroups that do more.
+    // An invocation makes eight rows times so many tokens: half as many on Intel's GPUs, which have half of the
+    // registers for each.
     const uint32_t smallest = device_->info().min_subgroup_size, heavy = device_->info().heavy_subgroup_size;
-    const auto tiled = [&](const char* name, uint32_t each) -> const Kernel<gpu::MatMul>& {
+    const uint32_t of_floats = smallest >= 32 || flat_tiles ? 8 : 4;
+    const auto tiled = [&](const std::string& name, uint32_t each) -> const Kernel<gpu::MatMul>& {
         const uint32_t lanes = tile.rows * tile.tokens / (8 * each);
-        return compiled(matmul_, key, device_, name, {constant(type), transposed, each, 1, lanes}, heavy);
+        return compiled(matmul_, key, device_, name,
+                        {constant(type), transposed, each, 1, lanes, 1, 1, tile.rows, tile.inner}, heavy);
     };
     switch (product) {
-    case Product::floats: return tiled("matmul", smallest == 32 ? 8 : 4);
-    case Product::halves: return tiled("matmul_f16", smallest == 32 ? 8 : 4);
+    case Product::floats: return tiled(with_near_addresses(*device_, "matmul"), of_floats);
+    case Product::halves: return tiled(with_near_addresses(*device_, "matmul_f16"), of_floats);
     case Product::integers: return tiled("matmul_idot", smallest <= 16 ? 2 : 4);
     case Product::matrices: break;
     }
     const auto [m, n, k] = device_->info().matrix;
-    return compiled(matmul_, key, device_, "matmul_coop",
+    return compiled(matmul_, key, device_, with_near_addresses(*device_, "matmul_coop"),
                     {constant(type), transposed, m, 1, 4 * smallest, 1, 1, n, k, tile.rows / 2, tile.tokens / 2},
                     smallest);
 }
 
 GpuKernels::Tile GpuKernels::tile_of(Product product, uint32_t tokens) const
 {
-    if (product != Product::matrices) return {gpu::matmul_tile, gpu::matmul_tile};
-    // What four subgroups have registers for; Intel's, whose lanes are 16, for a quarter.
-    if (device_->info().min_subgroup_size < 32) return {64, 32};
-    return {128, tokens > 64 ? 128u : 64u};
+    const uint32_t smallest = device_->info().min_subgroup_size;
+    if (product == Product::matrices) {
+        // What four subgroups have registers for; Intel's, whose lanes are 16, for a quarter.
+        if (smallest < 32) return {64, 32};
+        return {128, tokens > 64 ? 128u : 64u};
+    }
+    if (flat_tiles && product != Product::integers) return {128, gpu::matmul_tile, 16};
+    return {gpu::matmul_tile, gpu::matmul_tile};
 }
 
 vulkan::Groups GpuKernels::matmul_groups(Product product, uint32_t rows, uint32_t tokens) const

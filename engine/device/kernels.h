@@ -53,6 +53,9 @@ class GpuKernels {
 
     /// Whether the table of a format that has one lies in shared memory: see row.glsl. Of kernels not yet asked for.
     bool shares_tables;
+    /// Whether tiles of many tokens are those for GCN, whose subgroups are all of 64: flat, so that its shared memory
+    /// holds four of them. Likewise.
+    bool flat_tiles;
 
     /// How the rows of a matrix are gone over.
     RowVariant variant(WeightType type, uint32_t rows, uint32_t cols) const;
@@ -70,7 +73,7 @@ class GpuKernels {
     vulkan::Groups matmul_groups(Product product, uint32_t rows, uint32_t tokens) const;
     /// What a workgroup makes.
     struct Tile {
-        uint32_t rows, tokens;
+        uint32_t rows, tokens, inner = 32;    // numbers of each that are in shared memory at once
     };
     Tile tile_of(Product product, uint32_t tokens) const;
     /// In floats if one of the types has no integers.

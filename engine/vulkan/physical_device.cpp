@@ -102,6 +102,12 @@ void look_at_features(const InstanceApi& api, const Properties& p, const Offered
     d.features = {.fp16 = bool(f.v12.shaderFloat16),
                   .int_dot = bool(f.v13.shaderIntegerDotProduct),
                   .int64 = bool(f.all.features.shaderInt64)};
+    // Every Vulkan 1.3 device has the instruction; those that only emulate it are faster with floats. A software
+    // device keeps it, for the tests.
+    d.features.int_dot &= p.v13.integerDotProduct4x8BitPackedSignedAccelerated || d.kind == DeviceKind::software;
+    // With them Intel's compiler keeps more in registers: on Gen 9, which has no such dots, more than there are, and
+    // nearly three times as many kernels spill. On later chips an address takes five instructions instead of eight.
+    d.features.int64 &= p.all.properties.vendorID != intel || d.features.int_dot;
     // The kernel's memory model is Vulkan's, as the compiler wants it with cooperative matrices. Intel's chips before
     // Xe2, with subgroups of 8, have too few registers for it.
     const bool fit = f.matrices.cooperativeMatrix && f.v12.shaderFloat16 && f.v12.vulkanMemoryModel &&
@@ -109,12 +115,6 @@ void look_at_features(const InstanceApi& api, const Properties& p, const Offered
                      (p.all.properties.vendorID != intel || p.v13.minSubgroupSize >= 16);
     if (fit && has_kernel("matmul_coop")) d.matrix = matrix_size(api, d.handle);
     d.features.matrices = d.matrix.m > 0;
-    // Every Vulkan 1.3 device has the instruction; those that only emulate it are faster with floats. A software
-    // device keeps it, for the tests.
-    d.features.int_dot &= p.v13.integerDotProduct4x8BitPackedSignedAccelerated || d.kind == DeviceKind::software;
-    // With them Intel's compiler keeps more in registers: on Gen 9, which has no such dots, more than there are, and
-    // nearly three times as many kernels spill. On later chips an address takes five instructions instead of eight.
-    d.features.int64 &= p.all.properties.vendorID != intel || d.features.int_dot;
 }
 
 void look_at_subgroups(const Properties& p, const OfferedFeatures& f, DeviceInfo& d)

@@ -66,7 +66,8 @@ class Listing {
         std::string names;
         for (unsigned i = 0; i < vulkan::spirv_module_count; ++i) {
             const std::string name = without_addresses(vulkan::spirv_modules[i].name);
-            if ((name.ends_with("_idot") && !able.int_dot) || (name.ends_with("_f16") && !able.fp16)) continue;
+            if (name.ends_with("_idot") && !able.int_dot) continue;
+            if (name.ends_with("_f16") && !offers(*device_, Product::halves, WeightType::f16, {})) continue;
             if (name.ends_with("_coop") && !able.matrices) continue;
             if (!seen_.contains(name)) names += " " + name;
         }
