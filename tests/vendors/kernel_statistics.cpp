@@ -82,23 +82,21 @@ class Listing {
 
 constexpr uint32_t many_tokens = 512;
 
-/// Of a product with many tokens: a step of 32 along the inner dimension.
+/// Of a product with many tokens: a step along the inner dimension.
 Turn tile_turn(const GpuKernels& kernels, const vulkan::Kernel<gpu::MatMul>& kernel, Product product,
                const WeightFormat& format)
 {
-    constexpr double inner = 32;
-    const auto [rows, tokens] = kernels.tile_of(product, many_tokens);
+    const auto [rows, tokens, step] = kernels.tile_of(product, many_tokens);
+    const double inner = step;
     const double lanes = kernel.pipeline().key().constants[4];
     Turn turn = {.products = rows * tokens * inner / lanes};
     if (product == Product::integers) {
         turn.trips = {rows * 2 / lanes, tokens * 2 / lanes};    // the tile of weights, that of x: 16 numbers at a time
     } else {
         const uint32_t low_bits = kernel_constant(format.type) >> FORMAT_LOW & 63;
-        const double chunk = low_bits < 8 ? 32. : 128. / low_bits;
-        // The tile of weights; the tile of x where its rows are not of whole quads, which is seldom; four numbers of
-        // the inner dimension at a time.
+        const double chunk = std::min(low_bits < 8 ? 32. : 128. / low_bits, inner);
+        // The tile of weights; the tile of x where its rows are not of whole quads, which is seldom.
         turn.trips = {rows * inner / chunk / lanes, 0};
-        if (product != Product::matrices) turn.trips.push_back(inner / 4);
     }
     return turn;
 }

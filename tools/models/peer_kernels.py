@@ -79,7 +79,7 @@ def of_ours(lines, dialect):
     for line in lines:
         kernel, variant = line["kernel"].split(" ", 1)
         width = vendor_code.width_of(line, dialect)
-        if kernel.startswith("matvec") and variant.endswith(" x1"):
+        if kernel.startswith("matvec") and "tokens" not in variant:
             loop = vendor_code.main_loop(line["code"], dialect, width)
             work, figure = "decode", loop.instructions / line["turn_bytes"]
         elif kernel.startswith("matmul"):
