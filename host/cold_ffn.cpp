@@ -23,7 +23,21 @@ float activate(Activation a, float floor, float x)
 
 namespace {
 
-float activate(const FfnWeights& w, float x) { return activate(w.activation, w.floor, x); }
+/// x_i = act(x_i)
+void activate(const FfnWeights& w, float* x, size_t n)
+{
+    const auto gate = [&](float linear, float cubic) { kernels().gate(x, uint32_t(n), linear, cubic); };
+    switch (w.activation) {
+    case Activation::silu: return gate(1, 0);
+    case Activation::gelu_tanh: return gate(1.5957691f, 1.5957691f * 0.044715f);
+    case Activation::quick_gelu: return gate(1.702f, 0);
+    case Activation::gelu:
+    case Activation::relu:
+    case Activation::drelu: break;
+    }
+    for (size_t i = 0; i < n; i++) x[i] = activate(w.activation, w.floor, x[i]);
+}
+
 float activate_up(const FfnWeights& w, float x) { return w.activation == Activation::drelu && x <= 0 ? 0.0f : x; }
 
 /// One call: place p of h belongs to neurons[p].
@@ -65,13 +79,16 @@ void Share::gate_and_up_some(uint32_t first, uint32_t last) const
             [&](uint32_t j, const float* products) {
                 for (uint32_t t = 0; t < tokens; t++) h[size_t(first + j) * tokens + t] = products[t];
             });
+        if (w.bias.rows > 0)
+            for (uint32_t p = first; p < end; p++)
+                for (uint32_t t = 0; t < tokens; t++) h[size_t(p) * tokens + t] += w.bias_of(neurons[p]);
+        activate(w, &h[size_t(first) * tokens], size_t(end - first) * tokens);
         for (uint32_t p = first; p < end; p++) {
-            bool fires = false;
-            for (uint32_t t = 0; t < tokens; t++) {
-                float& strength = h[size_t(p) * tokens + t];
-                const float gate = activate(w, strength + w.bias_of(neurons[p]));
+            bool fires = !skips();
+            for (uint32_t t = 0; t < tokens && skips(); t++) {
+                float& gate = h[size_t(p) * tokens + t];
                 const bool silent = std::abs(gate) <= cut;    // what is not a number is not: it has to be seen
-                strength = silent ? 0.0f : gate;
+                gate = silent ? 0.0f : gate;
                 fires |= !silent;
             }
             fired[count] = p;
@@ -91,24 +108,27 @@ void Share::gate_and_up_tiled() const
 {
     const uint32_t tokens = x.tokens(), count = uint32_t(neurons.size());
     const auto row = [&](uint32_t p) { return neurons[p]; };
-    /// f(h, product) for every row and token
-    const auto each = [&](const Products& products, const auto& f) {
+    /// f(place, its h of some tokens, their products)
+    const auto each_row = [&](const Products& products, const auto& f) {
         for (uint32_t r = 0; r < products.rows; r++) {
             const uint32_t p = products.first_row + r;
-            float* const to = &h[size_t(p) * tokens + products.first_token];
-            for (uint32_t t = 0; t < products.tokens; t++)
-                f(p, to[t], products.of_row[size_t(r) * products.stride + t]);
+            f(p, &h[size_t(p) * tokens + products.first_token], &products.of_row[size_t(r) * products.stride]);
         }
     };
     multiply_tiled(team, w.gate, count, row, x, [&](const Products& products) {
-        each(products, [&](uint32_t p, float& out, float product) {
-            const float gate = activate(w, product + w.bias_of(neurons[p]));
-            out = std::abs(gate) <= cut ? 0.0f : gate;
+        each_row(products, [&](uint32_t p, float* gates, const float* of_row) {
+            const float bias = w.bias_of(neurons[p]);
+            for (uint32_t t = 0; t < products.tokens; t++) gates[t] = of_row[t] + bias;
+            activate(w, gates, products.tokens);
+            for (uint32_t t = 0; t < products.tokens && skips(); t++)
+                if (std::abs(gates[t]) <= cut) gates[t] = 0;
         });
     });
     if (w.up.rows == 0) return;
     multiply_tiled(team, w.up, count, row, x, [&](const Products& products) {
-        each(products, [&](uint32_t, float& out, float product) { out *= activate_up(w, product); });
+        each_row(products, [&](uint32_t, float* out, const float* of_row) {
+            for (uint32_t t = 0; t < products.tokens; t++) out[t] *= activate_up(w, of_row[t]);
+        });
     });
 }
 
@@ -124,19 +144,19 @@ FfnCounts Share::gate_and_up() const
     parallel_rows(team, uint32_t(neurons.size()), w.gate.mean_row_bytes() + (skips() ? 0 : w.up.mean_row_bytes()),
                   [&](uint32_t first, uint32_t last) {
                       if (!tiled) gate_and_up_some(first, last);
-                      uint64_t chunk_active = 0, chunk_touched = 0, chunk_looked_at = 0;
-                      if (strengths.empty()) chunk_looked_at = uint64_t(last - first) * tokens;
-                      else
-                          for (size_t i = size_t(first) * tokens; i < size_t(last) * tokens; i++) {
+                      const size_t begin = size_t(first) * tokens, end = size_t(last) * tokens;
+                      uint64_t chunk_touched = 0, chunk_looked_at = end - begin;
+                      if (!strengths.empty())
+                          for (size_t i = begin; i < end; i++) {
                               h[i] = strengths[i] == 0 ? 0.0f : h[i] * strengths[i];
-                              chunk_looked_at += strengths[i] != 0;
+                              chunk_looked_at -= strengths[i] == 0;
                           }
+                      const uint64_t chunk_active = end - begin - uint64_t(std::count(&h[begin], &h[end], 0.0f));
                       for (uint32_t p = first; p < last; p++) {
                           const float* row = &h[size_t(p) * tokens];
-                          const uint64_t nonzero = uint64_t(tokens - std::count(row, row + tokens, 0.0f));
-                          chunk_active += nonzero;
+                          const bool fires = !skips() || std::any_of(row, row + tokens, [](float v) { return v != 0; });
                           chunk_touched += gates.bytes(neurons[p]);
-                          if (nonzero > 0 || !skips()) chunk_touched += ups.bytes(neurons[p]) + downs.bytes(neurons[p]);
+                          if (fires) chunk_touched += ups.bytes(neurons[p]) + downs.bytes(neurons[p]);
                       }
                       active.fetch_add(chunk_active, std::memory_order_relaxed);
                       looked_at.fetch_add(chunk_looked_at, std::memory_order_relaxed);

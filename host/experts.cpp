@@ -30,6 +30,13 @@ void route(Team& team, const Router& router, const Inputs& x, float* weights)
     }
 }
 
+size_t run_of_expert(std::span<const uint32_t> neurons, uint32_t together)
+{
+    const uint32_t first = neurons[0] / together * together;
+    const auto most = neurons.first(std::min<size_t>(neurons.size(), together));
+    return size_t(std::ranges::partition_point(most, [&](uint32_t n) { return n - first < together; }) - most.begin());
+}
+
 namespace {
 
 /// One of the experts as a block of its own.
@@ -91,10 +98,14 @@ FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::s
     const uint32_t dim = w.gate.cols, together = w.gate.rows / experts;
     const bool quantised = is_quantised(w.gate.type) || is_quantised(w.up.type);
     if (work == Work::few) {    // all their experts at once
-        scratch.strengths.clear();
-        for (const uint32_t n : neurons)
-            for (uint32_t r = 0; r < tokens; r++)
-                scratch.strengths.push_back(weights[size_t(r) * experts + n / together]);
+        scratch.strengths.resize(neurons.size() * tokens);
+        for (size_t i = 0; i < neurons.size();) {
+            const size_t end = i + run_of_expert(neurons.subspan(i), together);
+            const float* const of_expert = weights + neurons[i] / together;
+            for (; i < end; i++)
+                for (uint32_t r = 0; r < tokens; r++)
+                    scratch.strengths[i * tokens + r] = of_expert[size_t(r) * experts];
+        }
         scratch.inputs.prepare(team, x, tokens, dim, quantised, work);
         if (w.down.rows == 0) return cold_ffn(team, w, neurons, scratch.inputs, cut, y, scratch.ffn, scratch.strengths);
         FfnCounts counts = cold_gate_and_up(team, w, neurons, scratch.inputs, cut, scratch.ffn, scratch.strengths);
@@ -106,7 +117,7 @@ FfnCounts cold_experts(Team& team, const FfnWeights& w, uint32_t experts, std::s
     std::fill_n(y, size_t(tokens) * dim, 0.0f);
     for (size_t first = 0, last; first < neurons.size(); first = last) {
         const uint32_t e = neurons[first] / together;
-        for (last = first + 1; last < neurons.size() && neurons[last] / together == e;) last++;
+        last = first + run_of_expert(neurons.subspan(first), together);
         scratch.tokens.clear();
         for (uint32_t t = 0; t < tokens; t++)
             if (weights[size_t(t) * experts + e] != 0) scratch.tokens.push_back(t);

@@ -21,6 +21,10 @@ struct Router {
 /// experts)
 void route(Team& team, const Router& router, const Inputs& x, float* weights);
 
+/// How many of the first neurons are of the first one's expert. There is one at least, and those of an expert, which
+/// has `together`, stand together.
+size_t run_of_expert(std::span<const uint32_t> neurons, uint32_t together);
+
 /// Memory that `cold_experts` keeps from call to call.
 struct ExpertScratch {
     FfnScratch ffn;

@@ -185,6 +185,8 @@ struct Kernels {
     uint32_t (*differing_bits)(const uint64_t* a, const uint64_t* b, uint32_t words);
     /// y_i = fp16(x_i)
     void (*to_f16)(const float* x, uint16_t* y, uint32_t n);
+    /// x_i = x_i / (1 + exp(-x_i (linear + cubic x_i^2))): SiLU, and the forms of GELU with sigmoid and tanh
+    void (*gate)(float* x, uint32_t n, float linear, float cubic);
 
     CacheKernels caches[std::size(cache_types)];    // in the order of cache_types
     /// s_p = exp(scale s_p - largest) for p < n, largest = max_p scale s_p. s has room for whole vectors (16 floats),

@@ -1046,6 +1046,38 @@ TEST_SUITE("host")
         });
     }
 
+    TEST_CASE("a gate is its formula to a part in a million, with the same bits wherever it stands")
+    {
+        Random random(11);
+        on_every_path([&](const Kernels& cpu) {
+            for (const auto& [linear, cubic] : {std::pair(1.0f, 0.0f), {1.702f, 0.0f}, {1.5957691f, 0.0713548f}})
+                for (const uint32_t n : {1u, 31u, 33u, 257u}) {
+                    std::vector<float> x = random.vector(n);
+                    for (float& v : x) v *= 20;
+                    const std::vector<float> before = x;
+                    cpu.gate(x.data(), n, linear, cubic);
+                    double worst = 0;
+                    for (uint32_t i = 0; i < n; i++) {
+                        const double v = before[i], z = v * (linear + cubic * v * v), want = v / (1 + std::exp(-z));
+                        // Of a product of floats that large the exponential magnifies the rounding.
+                        worst =
+                            std::max(worst, std::fabs(x[i] - want) / (std::fabs(want) * (1 + std::fabs(z)) + 1e-30));
+                        float alone = before[i];
+                        cpu.gate(&alone, 1, linear, cubic);
+                        CHECK(alone == x[i]);
+                    }
+                    CAPTURE(n);
+                    CHECK(worst < 1e-6);
+                }
+            std::vector<float> x = {INFINITY, 1e30f, -1e30f, NAN};
+            cpu.gate(x.data(), 4, 1, 0);
+            CHECK(x[0] == INFINITY);
+            CHECK(x[1] == 1e30f);
+            CHECK(std::fabs(x[2]) < 1e-7f);
+            CHECK(std::isnan(x[3]));
+        });
+    }
+
     TEST_CASE("chunks of rows cover a matrix once, and a small matrix is one chunk")
     {
         Team team(3);

@@ -205,17 +205,13 @@ HostLayers::Cold HostLayers::of_experts(std::span<const uint32_t> neurons, uint3
 {
     const uint32_t count = weights_.config.experts, together = weights_.config.neurons_together();
     may_fire_.clear();
-    uint32_t first = 0;    // of the expert that the neurons at hand are of; they come in runs
-    bool any = false;
-    for (size_t i = 0; i < neurons.size(); ++i) {
-        const uint32_t n = neurons[i];
-        if (i == 0 || n - first >= together) {
-            const uint32_t e = n / together;
-            first = e * together;
-            any = false;
-            for (uint32_t r = 0; r < rows; ++r) any |= experts[size_t(r) * count + e] != 0;
-        }
-        if (any) may_fire_.push_back(n);
+    for (size_t i = 0; i < neurons.size();) {
+        const uint32_t e = neurons[i] / together;
+        const auto run = neurons.subspan(i, host::run_of_expert(neurons.subspan(i), together));
+        i += run.size();
+        bool any = false;
+        for (uint32_t r = 0; r < rows; ++r) any |= experts[size_t(r) * count + e] != 0;
+        if (any) may_fire_.insert(may_fire_.end(), run.begin(), run.end());
     }
     return {.neurons = neurons, .may_fire = may_fire_, .predicted = {}, .experts = experts};
 }

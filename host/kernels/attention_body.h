@@ -201,7 +201,7 @@ void mix(const float* w, uint32_t stride, uint32_t rows, const std::byte* v, uin
     }
 }
 
-/// e^x of x <= 0, to two parts in ten million; 0 below -87.7. What is not a number stays so.
+/// e^x of x <= 88, to two parts in ten million; 0 below -87.7. What is not a number stays so.
 template <class S>
 typename S::Vec exponential(typename S::Vec x)
 {

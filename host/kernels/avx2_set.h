@@ -57,6 +57,7 @@ struct Avx2Set {
     static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
     static Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
     static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+    static Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
     static Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
     static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 

@@ -42,6 +42,7 @@ struct Avx512 {
     static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
     static Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
     static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+    static Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
     static Vec abs(Vec a) { return _mm512_abs_ps(a); }
     static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
     static uint32_t signs(Vec v) { return _mm512_movepi32_mask(_mm512_castps_si512(v)); }

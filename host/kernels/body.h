@@ -8,7 +8,8 @@
 //   load(p) store(p, v)             p to float, F16 or (load only) Bf16, of any alignment
 //   store_rounded(p, v)             to int16_t, to nearest
 //   fma(a, b, c) mul(a, b)          lane by lane; fma is a b + c
-//   add(a, b) abs(a) max(a, b)      max is b where one is not a number
+//   add(a, b) div(a, b) abs(a)
+//   max(a, b)                       b where one is not a number
 //   most(a, b) most_lanes(v)        of numbers that are not negative the larger, where NaN is larger than all; the same
 //                                   of all lanes
 //   add_lanes(v) max_lanes(v)       to one float
@@ -198,6 +199,24 @@ void to_f16(const float* x, uint16_t* y, uint32_t n)
 
 namespace hearth::host {
 
+/// x_i = x_i / (1 + exp(-z_i)),  z_i = x_i (linear + cubic x_i^2)
+template <class S>
+void gate(float* x, uint32_t n, float linear, float cubic)
+{
+    using Vec = typename S::Vec;
+    const auto gated = [&](Vec v) {
+        Vec factor = S::set(linear);
+        if (cubic != 0)
+            factor = S::fma(S::mul(v, v), S::set(cubic), factor);    // else infinity would be multiplied by 0
+        // e^88 is near the largest float.
+        const Vec z = S::max(S::set(-88.0f), S::mul(v, factor));
+        return S::div(v, S::add(S::set(1.0f), exponential<S>(S::mul(z, S::set(-1.0f)))));
+    };
+    uint32_t i = 0;
+    for (; i + S::lanes <= n; i += S::lanes) S::store(x + i, gated(S::load(x + i)));
+    if (i < n) store_some<S>(x + i, gated(load_some<S>(x + i, n - i)), n - i);
+}
+
 // ---- the table ------------------------------------------------------------------------------------------------------
 
 /// The set that takes the products of rows of W: S, if it names no other.
@@ -260,6 +279,7 @@ constexpr Kernels make_kernels(Isa isa)
             .pack_signs = pack_signs<S>,
             .differing_bits = differing_bits<S>,
             .to_f16 = to_f16<S>,
+            .gate = gate<S>,
             .caches = {cache_kernels<S, F16>(WeightType::f16), cache_kernels<S, BlockQ8_0>(WeightType::q8_0)},
             .soften = soften<S>};
 }

@@ -57,6 +57,7 @@ struct Plain {
     }    // rounds twice; without the instruction std::fma is a slow function
     static Vec mul(Vec a, Vec b) { return a * b; }
     static Vec add(Vec a, Vec b) { return a + b; }
+    static Vec div(Vec a, Vec b) { return a / b; }
     static Vec abs(Vec a) { return std::fabs(a); }
     static Vec max(Vec a, Vec b) { return a > b ? a : b; }
     static uint32_t signs(Vec v) { return __builtin_bit_cast(uint32_t, v) >> 31; }
