@@ -165,8 +165,8 @@ void check_product(GpuKernels& kernels, const std::shared_ptr<vulkan::Device>& d
     for (const uint32_t again : {0u, 1u}) {
         TestStep step(device, tokens, 0, 1, tokens);
         (again ? (*step).tokens : (*step).head_tokens) = 0;
-        run(device, kernels.matmul(format.type, transposed, product, tokens),
-            kernels.matmul_groups(product, outer, tokens),
+        const auto [kernel, groups] = kernels.matmul(format.type, transposed, product, outer, tokens);
+        run(device, kernel, groups,
             {.step = step.address(),
              .weight = w.device->address(),
              .x = dx.address(),

@@ -222,29 +222,30 @@ Product GpuKernels::product(WeightType type, const ProductUse& use) const
     return best;
 }
 
-const Kernel<gpu::MatMul>& GpuKernels::matmul(WeightType type, bool transposed, Product product, uint32_t tokens)
+GpuKernels::MatMul GpuKernels::matmul(WeightType type, bool transposed, Product product, uint32_t rows, uint32_t tokens)
 {
     const Tile tile = tile_of(product, tokens);
+    const Groups groups = {ceil_div(rows, tile.rows), ceil_div(tokens, tile.tokens)};
     const std::tuple key(type, transposed, product, tile.tokens);
+    const uint32_t smallest = device_->info().min_subgroup_size;
+    if (product == Product::matrices) {
+        const auto [m, n, k] = device_->info().matrix;
+        return {compiled(matmul_, key, device_, with_near_addresses(*device_, "matmul_coop"),
+                         {constant(type), transposed, m, 1, 4 * smallest, 1, 1, n, k, tile.rows / 2, tile.tokens / 2},
+                         smallest),
+                groups};
+    }
     // An invocation makes eight rows times so many tokens: half as many on Intel's GPUs, which have half of the
     // registers for each.
-    const uint32_t smallest = device_->info().min_subgroup_size, heavy = device_->info().heavy_subgroup_size;
-    const uint32_t of_floats = smallest >= 32 || flat_tiles ? 8 : 4;
-    const auto tiled = [&](const std::string& name, uint32_t each) -> const Kernel<gpu::MatMul>& {
-        const uint32_t lanes = tile.rows * tile.tokens / (8 * each);
-        return compiled(matmul_, key, device_, name,
-                        {constant(type), transposed, each, 1, lanes, 1, 1, tile.rows, tile.inner}, heavy);
-    };
-    switch (product) {
-    case Product::floats: return tiled(with_near_addresses(*device_, "matmul"), of_floats);
-    case Product::halves: return tiled(with_near_addresses(*device_, "matmul_f16"), of_floats);
-    case Product::integers: return tiled("matmul_idot", smallest <= 16 ? 2 : 4);
-    case Product::matrices: break;
-    }
-    const auto [m, n, k] = device_->info().matrix;
-    return compiled(matmul_, key, device_, with_near_addresses(*device_, "matmul_coop"),
-                    {constant(type), transposed, m, 1, 4 * smallest, 1, 1, n, k, tile.rows / 2, tile.tokens / 2},
-                    smallest);
+    const bool small = smallest <= 16 && !flat_tiles, in_integers = product == Product::integers;
+    const uint32_t each = in_integers ? (small ? 2 : 4) : small ? 4 : 8, lanes = tile.rows * tile.tokens / (8 * each);
+    const std::string name = in_integers
+                                 ? "matmul_idot"
+                                 : with_near_addresses(*device_, product == Product::halves ? "matmul_f16" : "matmul");
+    return {compiled(matmul_, key, device_, name,
+                     {constant(type), transposed, each, 1, lanes, 1, 1, tile.rows, tile.inner},
+                     device_->info().heavy_subgroup_size),
+            groups};
 }
 
 GpuKernels::Tile GpuKernels::tile_of(Product product, uint32_t tokens) const
@@ -257,12 +258,6 @@ GpuKernels::Tile GpuKernels::tile_of(Product product, uint32_t tokens) const
     }
     if (flat_tiles && product != Product::integers) return {128, gpu::matmul_tile, 16};
     return {gpu::matmul_tile, gpu::matmul_tile};
-}
-
-vulkan::Groups GpuKernels::matmul_groups(Product product, uint32_t rows, uint32_t tokens) const
-{
-    const Tile tile = tile_of(product, tokens);
-    return {ceil_div(rows, tile.rows), ceil_div(tokens, tile.tokens)};
 }
 
 const Kernel<gpu::FfnUp>& GpuKernels::ffn_up(WeightType gate, WeightType up, RowVariant v, uint32_t together)

@@ -67,10 +67,12 @@ class GpuKernels {
     const vulkan::Kernel<gpu::MatVec>& matvec(WeightType type, const RowVariant& variant, uint32_t together = 1);
     /// The fastest way for many tokens.
     Product product(WeightType type, const ProductUse& use) const;
-    /// For so many tokens at the most.
-    const vulkan::Kernel<gpu::MatMul>& matmul(WeightType type, bool transposed, Product product, uint32_t tokens);
-    /// Workgroups that it takes for so many rows.
-    vulkan::Groups matmul_groups(Product product, uint32_t rows, uint32_t tokens) const;
+    struct MatMul {
+        const vulkan::Kernel<gpu::MatMul>& kernel;
+        vulkan::Groups groups;
+    };
+    /// For so many rows, and tokens at the most.
+    MatMul matmul(WeightType type, bool transposed, Product product, uint32_t rows, uint32_t tokens);
     /// What a workgroup makes.
     struct Tile {
         uint32_t rows, tokens, inner = 32;    // numbers of each that are in shared memory at once

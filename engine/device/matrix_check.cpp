@@ -44,8 +44,8 @@ bool multiplies_matrices(const std::shared_ptr<vulkan::Device>& device)
         commands.stage("halve", 0, 0);
         commands.dispatch(kernels.halve, {tokens}, {.x = x.address(), .planes = halves, .width = inner});
         commands.stage("multiply", 0, 0);
-        commands.dispatch(kernels.matmul(WeightType::f16, false, Product::matrices, tokens),
-                          kernels.matmul_groups(Product::matrices, rows, tokens),
+        const auto [kernel, groups] = kernels.matmul(WeightType::f16, false, Product::matrices, rows, tokens);
+        commands.dispatch(kernel, groups,
                           {.step = step.address(),
                            .weight = weights.address(),
                            .planes = halves,

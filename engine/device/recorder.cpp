@@ -239,7 +239,8 @@ class Recorder {
         const uint32_t out = transposed ? w.cols : w.rows, inner = transposed ? w.rows : w.cols;
         const Product way = kernels_.product(w.type, kind.use);
         const uint32_t tokens = kind.of_head ? std::min(capacity_, head_rows) : capacity_;
-        commands.dispatch(kernels_.matmul(w.type, transposed, way, tokens), kernels_.matmul_groups(way, out, tokens),
+        const auto [kernel, groups] = kernels_.matmul(w.type, transposed, way, out, tokens);
+        commands.dispatch(kernel, groups,
                           {.step = a_.step.address,
                            .weight = w.memory.address,
                            .x = x.address,

@@ -61,8 +61,8 @@ class ProductTuning {
             if (!offers(*device_, product, type, {})) continue;
             const auto multiply = [&](Commands& c) {
                 c.stage("tune", 0, 0);
-                c.dispatch(kernels_.matmul(type, false, product, size_.tokens),
-                           kernels_.matmul_groups(product, size_.rows, size_.tokens),
+                const auto [kernel, groups] = kernels_.matmul(type, false, product, size_.rows, size_.tokens);
+                c.dispatch(kernel, groups,
                            {.step = step_.address(),
                             .weight = weights_.address(),
                             .x = input_.address(),

@@ -219,8 +219,8 @@ class DeviceTower::Work {
         GpuKernels& kernels = tower_.kernels_;
         projector_->stage("project", 0, 0);
         const Product product = kernels.product(m.type, {.halves = false, .planes = false});
-        projector_->dispatch(kernels.matmul(m.type, false, product, w_.patches()),
-                             kernels.matmul_groups(product, m.rows, w_.patches()),
+        const auto [kernel, groups] = kernels.matmul(m.type, false, product, m.rows, w_.patches());
+        projector_->dispatch(kernel, groups,
                              {.step = memory_.activations.step.address,
                               .weight = m.memory.address,
                               .x = x.address,

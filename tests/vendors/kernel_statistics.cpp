@@ -80,7 +80,7 @@ class Listing {
     std::set<std::string> seen_;
 };
 
-constexpr uint32_t many_tokens = 512;
+constexpr uint32_t many_rows = 4096, many_tokens = 512;
 
 /// Of a product with many tokens: a step along the inner dimension.
 Turn tile_turn(const GpuKernels& kernels, const vulkan::Kernel<gpu::MatMul>& kernel, Product product,
@@ -118,7 +118,7 @@ void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& devi
     listing.add(kernels.ffn_down(format.type), format.name, Turn{.weight_bytes = 2 * chunk_bytes});
     if (!all) {
         const Product product = kernels.product(format.type, {});
-        const auto& kernel = kernels.matmul(format.type, false, product, many_tokens);
+        const auto& kernel = kernels.matmul(format.type, false, product, many_rows, many_tokens).kernel;
         listing.add(kernel, format.name, tile_turn(kernels, kernel, product, format));
         return;
     }
@@ -132,7 +132,7 @@ void list_rows(Listing& listing, GpuKernels& kernels, const vulkan::Device& devi
     for (const bool transposed : {false, true})
         for (const Product p : products)
             if (offers(device, p, format.type, {.transposed = transposed}))
-                listing.add(kernels.matmul(format.type, transposed, p, many_tokens),
+                listing.add(kernels.matmul(format.type, transposed, p, many_rows, many_tokens).kernel,
                             fmt::format("{}{}", format.name, transposed ? " transposed" : ""));
 }
 
