@@ -17,18 +17,37 @@ namespace {
 
 /// cos and sin of a position's angle, times the magnitude, one pair after the other. In double: at position 4096 a
 /// float's angle is off by 2e-4.
-std::vector<float> rotation(const Rope& rope, uint32_t position)
+void rotation(const Rope& rope, uint32_t position, float* turns)
 {
-    std::vector<float> turns;
-    turns.reserve(2 * rope.frequencies.size());
     for (const double frequency : rope.frequencies) {
-        turns.push_back(float(rope.magnitude * std::cos(position * frequency)));
-        turns.push_back(float(rope.magnitude * std::sin(position * frequency)));
+        *turns++ = float(rope.magnitude * std::cos(position * frequency));
+        *turns++ = float(rope.magnitude * std::sin(position * frequency));
     }
-    return turns;
 }
 
-void turn(float* x, uint32_t heads, uint32_t head_dim, const std::vector<float>& turns, PairOrder order)
+/// Those of all rows, which the layers of a batch have in common: computed for the first of them.
+std::span<const float> turns_of(Team& team, const Rope& rope, std::span<const Row> rows, AttendScratch& scratch)
+{
+    const auto same_place = [](const Row& row, uint32_t position) { return row.position == position; };
+    const size_t width = 2 * rope.frequencies.size();
+    for (const AttendScratch::Turns& t : scratch.turns)
+        if (t.magnitude == rope.magnitude && std::ranges::equal(t.frequencies, rope.frequencies) &&
+            std::ranges::equal(rows, t.positions, same_place))
+            return t.of_rows;
+    AttendScratch::Turns& t = scratch.turns[scratch.oldest_turns];
+    scratch.oldest_turns = 1 - scratch.oldest_turns;
+    t.frequencies.assign(rope.frequencies.begin(), rope.frequencies.end());
+    t.magnitude = rope.magnitude;
+    t.positions.clear();
+    for (const Row& row : rows) t.positions.push_back(row.position);
+    t.of_rows.resize(rows.size() * width);
+    parallel_rows(team, uint32_t(rows.size()), width * sizeof(double), [&](uint32_t begin, uint32_t end) {
+        for (size_t r = begin; r < end; r++) rotation(rope, rows[r].position, t.of_rows.data() + r * width);
+    });
+    return t.of_rows;
+}
+
+void turn(float* x, uint32_t heads, uint32_t head_dim, std::span<const float> turns, PairOrder order)
 {
     const size_t pairs = turns.size() / 2;
     const size_t step = order == PairOrder::neighbours ? 2 : 1, apart = order == PairOrder::neighbours ? 1 : pairs;
@@ -211,7 +230,9 @@ std::vector<double> rope_frequencies(uint32_t rope_dim, double base)
 
 void rotate(const Rope& rope, float* x, uint32_t heads, uint32_t head_dim, uint32_t position)
 {
-    turn(x, heads, head_dim, rotation(rope, position), rope.pairs);
+    std::vector<float> turns(2 * rope.frequencies.size());
+    rotation(rope, position, turns.data());
+    turn(x, heads, head_dim, turns, rope.pairs);
 }
 
 // ---- the cache ------------------------------------------------------------------------------------------------------
@@ -262,6 +283,8 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, std::span<const
     scratch.sum.resize(scratch.scale.size());
     const auto encode_key = find_quantiser(cache.keys().type)->encode,
                encode_value = find_quantiser(cache.values().type)->encode;
+    const std::span<const float> turns = turns_of(team, s.rope, rows, scratch);
+    const size_t turns_size = 2 * s.rope.frequencies.size();
 
     parallel_rows(
         team, uint32_t(rows.size()), (q_size + 2 * kv_size) * sizeof(float), [&](uint32_t begin, uint32_t end) {
@@ -272,9 +295,9 @@ void attend(Team& team, const AttentionShape& s, KvCache& cache, std::span<const
                 normalise(q + r * q_size, s.heads, n, s.weights.q_norm, s.weights.eps);
                 normalise(k + r * kv_size, s.kv_heads, n, s.weights.k_norm, s.weights.eps);
                 const uint32_t position = rows[r].position;
-                const std::vector<float> turns = rotation(s.rope, position);
-                turn(q + r * q_size, s.heads, n, turns, s.rope.pairs);
-                turn(k + r * kv_size, s.kv_heads, n, turns, s.rope.pairs);
+                const auto of_row = turns.subspan(r * turns_size, turns_size);
+                turn(q + r * q_size, s.heads, n, of_row, s.rope.pairs);
+                turn(k + r * kv_size, s.kv_heads, n, of_row, s.rope.pairs);
                 if (fixed) {
                     const size_t at = r * q_size, blocks = at / fixed_block;
                     const FixedPoint to = {

@@ -91,6 +91,15 @@ struct AttendScratch {
     std::vector<int16_t> q;    // the queries in fixed point, for quantised keys
     std::vector<float> scale, sum;
     std::vector<float> parts;
+
+    /// What rotates the rows of the last batch; of two, since a model's layers may have frequencies of two kinds.
+    struct Turns {
+        std::vector<double> frequencies;
+        float magnitude = 0;
+        std::vector<uint32_t> positions;
+        std::vector<float> of_rows;    // (rows, pairs): cos and sin of each
+    } turns[2];
+    uint32_t oldest_turns = 0;
 };
 
 /// For every row r: adds biases, normalises, rotates q and k to its position, puts k and v into its page of the cache,

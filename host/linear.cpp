@@ -116,7 +116,19 @@ uint64_t sum_words(Team& team, std::span<const uint64_t> words)
 
 namespace {
 
-/// y[t][j] = sum_i w[row(j)][i] x[t][i] for j < rows
+/// y[t][j] = sum_i w[row(j)][i] x[t][i] for first <= j < last of so many rows
+template <class Row>
+void multiply_range(const Matrix& w, uint32_t first, uint32_t last, uint32_t rows, const Row& row, const Inputs& x,
+                    float* y)
+{
+    multiply_some(
+        w, last - first, last - first, [&](uint32_t j) { return row(first + j); }, x,
+        [&](uint32_t j, const float* products) {
+            for (uint32_t t = 0; t < x.tokens(); t++) y[size_t(t) * rows + first + j] = products[t];
+        });
+}
+
+/// The same for all rows
 template <class Row>
 void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, const Inputs& x, float* y)
 {
@@ -129,13 +141,8 @@ void multiply_each(Team& team, const Matrix& w, uint32_t rows, const Row& row, c
         });
         return;
     }
-    parallel_rows(team, rows, w.mean_row_bytes(), [&](uint32_t first, uint32_t last) {
-        multiply_some(
-            w, last - first, last - first, [&](uint32_t j) { return row(first + j); }, x,
-            [&](uint32_t j, const float* products) {
-                for (uint32_t t = 0; t < x.tokens(); t++) y[size_t(t) * rows + first + j] = products[t];
-            });
-    });
+    parallel_rows(team, rows, w.mean_row_bytes(),
+                  [&](uint32_t first, uint32_t last) { multiply_range(w, first, last, rows, row, x, y); });
 }
 
 }    // namespace
@@ -144,6 +151,33 @@ void multiply(Team& team, const Matrix& w, const Inputs& x, float* y)
 {
     multiply_each(
         team, w, w.rows, [](uint32_t r) { return r; }, x, y);
+}
+
+void multiply(Team& team, std::initializer_list<ProductOf> products, const Inputs& x)
+{
+    uint32_t rows = 0;
+    uint64_t bytes = 0;
+    bool tiled = false;
+    for (const ProductOf& p : products) {
+        rows += p.w.rows;
+        bytes += p.w.bytes();
+        tiled |= p.w.rows > 0 && x.in_tiles(p.w.type);
+    }
+    if (tiled) {
+        for (const ProductOf& p : products) multiply(team, p.w, x, p.y);
+        return;
+    }
+    parallel_rows(team, rows, rows ? bytes / rows : 0, [&](uint32_t first, uint32_t last) {
+        uint32_t before = 0;    // rows of the matrices that came before
+        for (const ProductOf& p : products) {
+            const uint32_t end = before + p.w.rows, from = std::clamp(first, before, end) - before,
+                           to = std::clamp(last, before, end) - before;
+            if (from < to)
+                multiply_range(
+                    p.w, from, to, p.w.rows, [](uint32_t r) { return r; }, x, p.y);
+            before = end;
+        }
+    });
 }
 
 void multiply_rows(Team& team, const Matrix& w, std::span<const uint32_t> rows, const Inputs& x, float* y)

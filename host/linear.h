@@ -95,6 +95,15 @@ void multiply_some(const Matrix& w, uint32_t count, uint32_t known, const Row& r
 /// y[t][r] = sum_i w[r][i] x[t][i];  y is (x.tokens(), w.rows)
 void multiply(Team& team, const Matrix& w, const Inputs& x, float* y);
 
+/// A matrix, and where its product goes.
+struct ProductOf {
+    const Matrix& w;
+    float* y;
+};
+
+/// The same for several matrices of equal columns, which few tokens meet in one hand-over to the threads.
+void multiply(Team& team, std::initializer_list<ProductOf> products, const Inputs& x);
+
 /// The same for some rows: y[t][j] = sum_i w[rows[j]][i] x[t][i];  y is (x.tokens(), rows.size())
 void multiply_rows(Team& team, const Matrix& w, std::span<const uint32_t> rows, const Inputs& x, float* y);
 

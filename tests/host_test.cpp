@@ -398,7 +398,7 @@ struct Conversation {
         for (const KvCache::Side* side :
              {&cache.keys(), &cache.values()})    // NaN, as a scale too: what is not written must not be read
             std::memset(side->memory.get(), 0x7e, side->bytes);
-        AttendScratch scratch;
+        static AttendScratch scratch;    // of all shapes: nothing that is kept of one batch may serve another
         std::vector<uint32_t> pages((shape.context + page_positions - 1) / page_positions);
         std::iota(pages.begin(), pages.end(), 0);
         for (uint32_t first = 0; first < tokens; first += batch) {
@@ -1128,6 +1128,22 @@ TEST_SUITE("host")
                            Work::many);    // one thread takes more rows at a time
             multiply(single, w.matrix, inputs, alone.data());
             CHECK(same_bits(together, alone));
+
+            // As parts of which one is empty, and for many tokens, too.
+            for (const uint32_t some : {1u, tokens}) {
+                inputs.prepare(team, x.data(), some, cols, is_quantised(type), Work::many);
+                std::vector<float> first(size_t(some) * 100), rest(size_t(some) * 201);
+                multiply(team,
+                         {{w.matrix.slice(0, 100), first.data()},
+                          {w.matrix.slice(100, 0), nullptr},
+                          {w.matrix.slice(100, 201), rest.data()}},
+                         inputs);
+                for (uint32_t t = 0; t < some; t++) {
+                    const float* const of_token = &together[size_t(t) * rows];
+                    CHECK(std::equal(of_token, of_token + 100, &first[size_t(t) * 100]));
+                    CHECK(std::equal(of_token + 100, of_token + rows, &rest[size_t(t) * 201]));
+                }
+            }
         }
     }
 

@@ -436,14 +436,15 @@ std::vector<Step> last_steps(const Config& c, const Pending& before) { return {j
 std::vector<Step> host_attention_steps(const Config& c, const LayerShape& shape, const LayerSparsity& sparsity,
                                        const StepForm& form)
 {
-    std::vector<Step> steps = {{.kind = qkv, .reads = {all(shape.q), all(shape.k), all(shape.v)}, .dispatches = 3},
-                               {.kind = attend,
-                                .position = shape.position_bytes,
-                                .position_products = 2ull * c.heads * c.head_dim,
-                                .key_groups = c.kv_heads,
-                                .queries = c.heads,
-                                .dispatches = 2},    // the pages of each head, and what they make together
-                               {.kind = attn_out, .reads = {all(shape.o)}}};
+    std::vector<Step> steps = {
+        {.kind = qkv, .reads = {all(shape.q), all(shape.k), all(shape.v)}, .dispatches = few(form) ? 1u : 3u},
+        {.kind = attend,
+         .position = shape.position_bytes,
+         .position_products = 2ull * c.heads * c.head_dim,
+         .key_groups = c.kv_heads,
+         .queries = c.heads,
+         .dispatches = 2},    // the pages of each head, and what they make together
+        {.kind = attn_out, .reads = {all(shape.o)}}};
     if (c.experts) steps.push_back({.kind = route, .reads = {all(shape.router)}});
     else if (few(form)) {
         std::vector<Step> predictor;

@@ -147,9 +147,7 @@ void HostLayers::layer(uint32_t l, const Batch& batch, float* x, FeedStats& stat
     normalise_rows(team_, {w.attn_norm, w.attn_norm_bias, c.norm_eps}, tokens, x, norm_.data());
     inputs_.prepare(team_, norm_.data(), tokens, c.dim,
                     is_quantised(a.q.type) || is_quantised(a.k.type) || is_quantised(a.v.type), work);
-    host::multiply(team_, a.q, inputs_, q_.data());
-    host::multiply(team_, a.k, inputs_, k_.data());
-    host::multiply(team_, a.v, inputs_, v_.data());
+    host::multiply(team_, {{a.q, q_.data()}, {a.k, k_.data()}, {a.v, v_.data()}}, inputs_);
     count(stats, l, step_of(steps, StepKind::qkv), load, start);
     const auto show = [&](Part part, const std::vector<float>& of_batch, size_t width) {
         if (parts) parts(l, part, std::span(of_batch).first(tokens * width));
