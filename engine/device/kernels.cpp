@@ -60,7 +60,7 @@ uint32_t usual_chunks(const vulkan::Device& device, WeightType type, uint32_t ro
 
 RowVariant usual_variant(const vulkan::Device& device, WeightType type)
 {
-    // x costs a software device as much as the weights do, a GPU has it in the nearest cache. Intel's needs eight
+    // x costs a software device as much as the weights do, a GPU has it in the nearest cache. Intel's needs many
     // instructions for an address, and a quad of halves meets two of x.
     const vulkan::DeviceInfo& info = device.info();
     uint32_t rows = info.kind == vulkan::DeviceKind::software ? 4 : 1;
