@@ -151,7 +151,8 @@ FfnCounts Share::gate_and_up() const
                               h[i] = strengths[i] == 0 ? 0.0f : h[i] * strengths[i];
                               chunk_looked_at -= strengths[i] == 0;
                           }
-                      const uint64_t chunk_active = end - begin - uint64_t(std::count(&h[begin], &h[end], 0.0f));
+                      const uint64_t chunk_active =
+                          end - begin - uint64_t(std::count(h.data() + begin, h.data() + end, 0.0f));
                       for (uint32_t p = first; p < last; p++) {
                           const float* row = &h[size_t(p) * tokens];
                           const bool fires = !skips() || std::any_of(row, row + tokens, [](float v) { return v != 0; });
