@@ -279,7 +279,7 @@ struct Avx2Set {
     requires by_wide<B>
     static size_t add_rows(const B*, const Term* terms, uint32_t count, float* y, uint32_t n)
     {
-        return WideSum<B>::add(terms, count, y, n);
+        return WideSum<P, B>::add(terms, count, y, n);
     }
 };
 

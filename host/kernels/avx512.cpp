@@ -356,7 +356,7 @@ struct Avx512 {
     requires(by_wide<B> && !by_columns<B>) static size_t
         add_rows(const B*, const Term* terms, uint32_t count, float* y, uint32_t n)
     {
-        return WideSum<B>::add(terms, count, y, n);
+        return WideSum<DotProduct, B>::add(terms, count, y, n);
     }
 
     /// Sixteen rows at a time in integers: what a block of a row is multiplied with (a_r times its scale) becomes fixed
