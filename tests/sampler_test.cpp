@@ -75,6 +75,59 @@ TEST_SUITE("sampler")
         CHECK(drawn({.top_k = 0, .top_p = 0, .min_p = 0}) == std::set<Token>{0});
     }
 
+    TEST_CASE("whatever was passed over, the tokens are those of all logits in order")
+    {
+        /// By the formulas, with all logits sorted.
+        const auto plain = [](std::span<const float> logits, const SamplerOptions& o, double random) {
+            std::vector<std::pair<double, Token>> all;    // smallest first
+            for (Token i = 0; i < logits.size(); ++i)
+                if (logits[i] > -INFINITY) all.push_back({-double(logits[i]), i});
+            std::ranges::sort(all);
+            if (o.top_k && o.top_k < all.size()) all.resize(o.top_k);
+            const double best = all[0].first;
+            double total = 0, reached = 0;
+            for (const auto& [x, id] : all) total += std::exp(best - x);
+            size_t kept = 0;
+            for (; kept < all.size(); ++kept) {
+                if (kept && (reached >= o.top_p * total || std::exp(best - all[kept].first) < o.min_p)) break;
+                reached += std::exp(best - all[kept].first);
+            }
+            all.resize(kept);
+            total = 0;
+            for (const auto& [x, id] : all) total += std::exp((best - x) / o.temperature);
+            double pick = random * total;
+            for (const auto& [x, id] : all)
+                if ((pick -= std::exp((best - x) / o.temperature)) < 0) return id;
+            return all.back().second;
+        };
+        std::vector<SamplerOptions> options(6);
+        options[1] = {.temperature = 1.5f, .top_k = 0, .top_p = 0.9f, .min_p = 0};
+        options[2] = {.temperature = 1, .top_k = 0, .top_p = 0.9999f, .min_p = 0};
+        options[3] = {.temperature = 0.5f, .top_k = 1000, .top_p = 1, .min_p = 0.01f};
+        options[4] = {.temperature = 2, .top_k = 1, .top_p = 1, .min_p = 0};
+        options[5] = {.temperature = 0.7f, .top_k = 300, .top_p = 1, .min_p = 0};
+        for (const size_t n : {1, 2, 255, 256, 257, 5000, 70000}) {
+            std::vector<float> logits = tests::random_floats(n, 7);
+            for (size_t i = 0; i < n; ++i) {
+                logits[i] *= 6;
+                if (i % 3 == 1) logits[i] = std::round(logits[i]);    // many alike
+                if (i % 7 == 2) logits[i] = NAN;
+                if (i % 11 == 3) logits[i] = -INFINITY;
+            }
+            for (SamplerOptions& o : options) {
+                CAPTURE(n);
+                CAPTURE(&o - options.data());
+                o.seed = 5;
+                Sampler sampler(o);
+                std::mt19937_64 random(o.seed);
+                for (int i = 0; i < 20; ++i)
+                    CHECK(sampler.sample(logits) == plain(logits, o, double(random() >> 11) * 0x1p-53));
+            }
+            const Token best = most_probable(logits);
+            CHECK(best == plain(logits, {.temperature = 1, .top_k = 1}, 0));
+        }
+    }
+
     TEST_CASE("what the penalty was made to forget is as probable as ever")
     {
         Sampler sampler({.temperature = 0, .repeat_penalty = 2});

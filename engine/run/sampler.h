@@ -57,7 +57,8 @@ class Sampler {
                (options_.repeat_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0);
     }
     void penalise();
-    Token draw();
+    Token draw(std::span<const float> logits);
+    void find_best(std::span<const float> logits, size_t count);
 
     SamplerOptions options_;
     std::mt19937_64 random_;
@@ -74,8 +75,9 @@ class Sampler {
     {
         return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
     }
-    std::vector<float> logits_;    // kept from call to call
-    std::vector<Candidate> all_;
+    // Kept from call to call.
+    std::vector<float> logits_, largest_, ordered_;    // with penalties; of each block, and the same in order
+    std::vector<Candidate> best_;
 };
 
 }    // namespace hearth
