@@ -16,44 +16,44 @@ SignRows::SignRows(Team& team, const Matrix& w, std::span<const uint32_t> rows)
     });
 }
 
-namespace {
-
-/// mask bit j: may_fire(j) for j < neurons
-template <class F>
-void fill_mask(Team& team, uint32_t neurons, uint64_t bytes, uint32_t* mask, const F& may_fire)
-{
-    parallel_rows(team, (neurons + 31) / 32, 32 * bytes, [&](uint32_t first, uint32_t last) {
-        for (uint32_t g = first; g < last; g++) {
-            uint32_t word = 0;
-            for (uint32_t j = g * 32; j < std::min(neurons, g * 32 + 32); j++) word |= uint32_t(may_fire(j)) << j % 32;
-            mask[g] = word;
-        }
-    });
-}
-
-}    // namespace
-
 void predict_sign(Team& team, const SignRows& signs, const float* x, uint32_t agreements, uint32_t* mask)
 {
     std::vector<uint64_t> of_x(signs.words());
     kernels().pack_signs(x, of_x.data(), signs.cols());
     const auto differing = kernels().differing_bits;
-    fill_mask(team, signs.rows(), signs.words() * 8, mask, [&](uint32_t j) {
-        return signs.cols() - differing(signs.row(j), of_x.data(), signs.words()) >= agreements;
+    const uint32_t neurons = signs.rows();
+    parallel_rows(team, (neurons + 31) / 32, 32 * 8ull * signs.words(), [&](uint32_t first, uint32_t last) {
+        for (uint32_t g = first; g < last; g++) {
+            uint32_t word = 0;
+            for (uint32_t j = g * 32; j < std::min(neurons, g * 32 + 32); j++)
+                word |= uint32_t(signs.cols() - differing(signs.row(j), of_x.data(), signs.words()) >= agreements)
+                        << j % 32;
+            mask[g] = word;
+        }
     });
 }
 
 void predict_lowrank(Team& team, const Matrix& fc1, const Matrix& fc2, std::span<const uint32_t> rows, const float* r,
-                     float threshold, uint32_t* mask)
+                     uint32_t tokens, float threshold, uint32_t* mask, LowRankScratch& scratch)
 {
-    Inputs inputs;
-    std::vector<float> hidden(fc1.rows), scores(rows.size());
-    inputs.prepare(team, r, 1, fc1.cols, is_quantised(fc1.type), Work::few);
-    multiply(team, fc1, inputs, hidden.data());
+    Inputs& x = scratch.inputs;
+    std::vector<float>& hidden = scratch.hidden;
+    hidden.resize(size_t(tokens) * fc1.rows);
+    x.prepare(team, r, tokens, fc1.cols, is_quantised(fc1.type), Work::few);
+    multiply(team, fc1, x, hidden.data());
     for (float& h : hidden) h = h < 0 ? 0.0f : h;    // NaN stays, as below
-    inputs.prepare(team, hidden.data(), 1, fc2.cols, is_quantised(fc2.type), Work::few);
-    multiply_rows(team, fc2, rows, inputs, scores.data());
-    fill_mask(team, uint32_t(rows.size()), sizeof(float), mask, [&](uint32_t j) { return !(scores[j] < threshold); });
+    x.prepare(team, hidden.data(), tokens, fc2.cols, is_quantised(fc2.type), Work::few);
+    const uint32_t neurons = uint32_t(rows.size()), words = (neurons + 31) / 32;
+    parallel_rows(team, words, 32 * fc2.mean_row_bytes(), [&](uint32_t first, uint32_t last) {
+        for (uint32_t t = 0; t < tokens; t++) std::fill(mask + t * words + first, mask + t * words + last, 0);
+        const uint32_t begin = first * 32, count = std::min(last * 32, neurons) - begin;
+        multiply_some(
+            fc2, count, neurons - begin, [&](uint32_t j) { return rows[begin + j]; }, x,
+            [&](uint32_t j, const float* scores) {
+                for (uint32_t t = 0; t < tokens; t++)
+                    mask[t * words + (begin + j) / 32] |= uint32_t(!(scores[t] < threshold)) << (begin + j) % 32;
+            });
+    });
 }
 
 }    // namespace hearth::host

@@ -29,9 +29,16 @@ class SignRows {
 /// / 32) words.
 void predict_sign(Team& team, const SignRows& signs, const float* x, uint32_t agreements, uint32_t* mask);
 
-/// Neuron rows[j] may fire if fc2_row . relu(fc1 . r) >= threshold; r is the residual before its norm.
+/// Memory of predict_lowrank, reused from call to call.
+struct LowRankScratch {
+    Inputs inputs;
+    std::vector<float> hidden;    // (tokens, fc1's rows)
+};
+
+/// For each of few tokens: neuron rows[j] may fire if fc2_row . relu(fc1 . r) >= threshold; r (tokens, dim) is the
+/// residual before its norm. `mask`: (tokens, ceil(rows / 32)) words.
 /// Source: PowerInfer (arXiv 2312.12456).
 void predict_lowrank(Team& team, const Matrix& fc1, const Matrix& fc2, std::span<const uint32_t> rows, const float* r,
-                     float threshold, uint32_t* mask);
+                     uint32_t tokens, float threshold, uint32_t* mask, LowRankScratch& scratch);
 
 }    // namespace hearth::host

@@ -52,30 +52,38 @@ TEST_SUITE("host")
                               two = encode_rows(type, random_floats(neurons * hidden, 2), hidden);
             const Matrix fc1 = {type, hidden, dim, reinterpret_cast<const std::byte*>(one.data())},
                          fc2 = {type, neurons, hidden, reinterpret_cast<const std::byte*>(two.data())};
-            const std::vector<float> r = random_floats(dim, 3);
+            constexpr uint32_t tokens = 3, words = 5;
+            const std::vector<float> r = random_floats(tokens * dim, 3);
             std::vector<uint32_t> order(neurons);
             std::iota(order.rbegin(), order.rend(), 0);
             const float threshold = 1.5f;
-            std::vector<uint32_t> mask(5);
-            host::predict_lowrank(team, fc1, fc2, order, r.data(), threshold, mask.data());
-            std::vector<float> row(hidden);
-            std::vector<double> h(hidden);
-            for (uint32_t k = 0; k < hidden; ++k) {
-                host::kernels().of(type).decode(fc1.row(k), row.data(), dim);
-                for (uint32_t i = 0; i < dim; ++i) h[k] += double(row[i]) * r[i];
-                h[k] = std::max(h[k], 0.0);
-            }
+            std::vector<uint32_t> mask(tokens * words, ~0u);
+            host::LowRankScratch scratch;
+            host::predict_lowrank(team, fc1, fc2, order, r.data(), tokens, threshold, mask.data(), scratch);
             uint32_t predicted = 0;
-            for (uint32_t j = 0; j < neurons; ++j) {
-                host::kernels().of(type).decode(fc2.row(order[j]), row.data(), hidden);
-                double score = 0;
-                for (uint32_t k = 0; k < hidden; ++k) score += double(row[k]) * h[k];
-                if (std::abs(score - threshold) < 0.01) continue;    // rounding may decide
-                CHECK((mask[j / 32] >> j % 32 & 1) == (score >= threshold));
-                predicted += score >= threshold;
+            for (uint32_t t = 0; t < tokens; ++t) {
+                std::vector<uint32_t> alone(words);
+                host::predict_lowrank(team, fc1, fc2, order, &r[t * dim], 1, threshold, alone.data(), scratch);
+                CHECK(std::ranges::equal(alone, std::span(mask).subspan(t * words, words)));
+                std::vector<float> row(hidden);
+                std::vector<double> h(hidden);
+                for (uint32_t k = 0; k < hidden; ++k) {
+                    host::kernels().of(type).decode(fc1.row(k), row.data(), dim);
+                    for (uint32_t i = 0; i < dim; ++i) h[k] += double(row[i]) * r[t * dim + i];
+                    h[k] = std::max(h[k], 0.0);
+                }
+                for (uint32_t j = 0; j < neurons; ++j) {
+                    host::kernels().of(type).decode(fc2.row(order[j]), row.data(), hidden);
+                    double score = 0;
+                    for (uint32_t k = 0; k < hidden; ++k) score += double(row[k]) * h[k];
+                    if (std::abs(score - threshold) < 0.01) continue;    // rounding may decide
+                    CHECK((mask[t * words + j / 32] >> j % 32 & 1) == (score >= threshold));
+                    predicted += score >= threshold;
+                }
+                CHECK((mask[t * words + words - 1] >> (neurons - 128)) == 0);
             }
-            CHECK(predicted > 10);
-            CHECK(predicted < neurons - 10);
+            CHECK(predicted > 10 * tokens);
+            CHECK(predicted < (neurons - 10) * tokens);
         }
     }
 }

@@ -59,9 +59,9 @@ constexpr uint64_t plane_bytes = 2, half_bytes = 4;    // of a number's two plan
 
 bool few(const StepForm& form) { return form.work == host::Work::few; }
 
-Read all(const StepMatrix& m, Reads which = Reads::all)
+Read all(const StepMatrix& m)
 {
-    return {.which = which, .type = m.type, .row_bytes = m.row_bytes(), .bytes = m.bytes, .products = m.products()};
+    return {.type = m.type, .row_bytes = m.row_bytes(), .bytes = m.bytes, .products = m.products()};
 }
 Read neurons_of(Reads which, const StepMatrix& m, double RowRates::*rate, uint32_t products)
 {
@@ -111,15 +111,15 @@ void add_join(std::vector<Step>& steps, const Config& c, const Pending& pending,
     add_planes(steps, planes, c.dim, wanted);
 }
 
-void add_predictor(std::vector<Step>& steps, const LayerShape& shape, const LayerSparsity& sparsity, Reads which)
+void add_predictor(std::vector<Step>& steps, const LayerShape& shape, const LayerSparsity& sparsity)
 {
     const uint64_t neurons = shape.fc2.rows;
     switch (sparsity.predictor) {
     case Predictor::none: break;
     case Predictor::sign: steps.push_back({.kind = predict_signs, .signs = shape.sign_bytes}); break;
     case Predictor::lowrank:
-        steps.push_back({.kind = predict_hidden, .reads = {all(shape.fc1, which)}});
-        steps.push_back({.kind = predict_scores, .reads = {all(shape.fc2, which)}});
+        steps.push_back({.kind = predict_hidden, .reads = {all(shape.fc1)}});
+        steps.push_back({.kind = predict_scores, .reads = {all(shape.fc2)}});
         steps.push_back({.kind = predict_mask, .row = neurons * floats});
         break;
     }
@@ -226,7 +226,6 @@ double read_bytes(const Read& r, const Load& load)
 {
     switch (r.which) {
     case Reads::all: return double(r.bytes) * load.passes;
-    case Reads::all_each: return double(r.bytes) * load.rows;
     case Reads::gates: return load.gate_bytes;
     case Reads::ups: return load.up_bytes;
     case Reads::downs: return load.down_bytes;
@@ -238,8 +237,7 @@ double read_bytes(const Read& r, const Load& load)
 double times(Reads which, const Load& load)
 {
     switch (which) {
-    case Reads::all:
-    case Reads::all_each: return load.rows;
+    case Reads::all: return load.rows;
     case Reads::gates: return load.looked_at;
     case Reads::ups:
     case Reads::downs: return load.fired;
@@ -256,8 +254,7 @@ double products_of(const Read& read, const Load& load) { return double(read.prod
 double sums_of(const Read& read, const Load& load)
 {
     switch (read.which) {
-    case Reads::all:
-    case Reads::all_each: return read.row_bytes > 0 ? double(read.bytes) / read.row_bytes * load.rows : 0;
+    case Reads::all: return read.row_bytes > 0 ? double(read.bytes) / read.row_bytes * load.rows : 0;
     case Reads::gates:
     case Reads::ups: return times(read.which, load);
     case Reads::downs: return double(read.products) * load.rows;    // which are the columns
@@ -356,7 +353,7 @@ std::vector<Step> attention_steps(const Config& c, const LayerShape& shape, cons
         steps.push_back({.kind = route_scores, .reads = {all(shape.router)}});
         steps.push_back({.kind = route, .row = 3ull * c.experts * floats});
     }
-    if (share.split && few(form)) add_predictor(steps, shape, share.sparsity, Reads::all);
+    if (share.split && few(form)) add_predictor(steps, shape, share.sparsity);
     if (form.watched) steps.push_back({.kind = watch_residual, .row = c.dim * floats});
     return steps;
 }
@@ -448,10 +445,13 @@ std::vector<Step> host_attention_steps(const Config& c, const LayerShape& shape,
     if (c.experts) steps.push_back({.kind = route, .reads = {all(shape.router)}});
     else if (few(form)) {
         std::vector<Step> predictor;
-        add_predictor(predictor, shape, sparsity, Reads::all_each);
+        add_predictor(predictor, shape, sparsity);
         if (predictor.empty()) return steps;
         Step together = predictor[0];
-        if (sparsity.predictor == Predictor::lowrank) together.reads.push_back(predictor[1].reads[0]);
+        if (sparsity.predictor == Predictor::lowrank) {
+            together.reads.push_back(predictor[1].reads[0]);
+            together.dispatches = 2;
+        }
         together.kind = predict_mask;
         steps.push_back(std::move(together));
     }

@@ -94,18 +94,17 @@ StepMatrix host_matrix(const Matrix& m);
 
 /// Rows of a matrix that a step reads, and how fast they come.
 enum class Reads : uint8_t {
-    all,         // every row, once for all rows of the batch that meet it together
-    all_each,    // every row, for each row of the batch
-    gates,       // those of neurons that are looked at: Load::gate_bytes
-    ups,         // ... that fire for any row: Load::up_bytes
-    downs,       // ... that fire: Load::down_bytes
+    all,      // every row, once for all rows of the batch that meet it together
+    gates,    // those of neurons that are looked at: Load::gate_bytes
+    ups,      // ... that fire for any row: Load::up_bytes
+    downs,    // ... that fire: Load::down_bytes
 };
 struct Read {
     Reads which = Reads::all;
     WeightType type = WeightType::f32;
     double RowRates::*rate = &RowRates::dot;
     double row_bytes = 0;     // of a row of the matrix
-    uint64_t bytes = 0;       // of Reads::all and all_each
+    uint64_t bytes = 0;       // of Reads::all
     uint64_t products = 0;    // of one row of the batch; of the others for a (row, neuron) pair
 };
 

@@ -3,6 +3,7 @@
 #include "host/norm.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 namespace hearth {
@@ -223,17 +224,27 @@ HostLayers::Cold HostLayers::predict(uint32_t l, uint32_t rows, const float* x, 
     if (predictor == Predictor::none) return {.neurons = all_, .may_fire = all_};
     double start = clock_us();
     const size_t words = (c.neurons + 31) / 32;
-    for (size_t r = 0; r < rows; ++r) {
-        uint32_t* const mask = &mask_[r * words];
-        if (predictor == Predictor::sign) {
-            const host::SignRows& signs = signs_[l - shape_.first_layer];
-            host::predict_sign(team_, signs, x + r * c.dim, sparsity(l).agreements, mask);
-        } else {
-            host::predict_lowrank(team_, w.fc1, w.fc2, all_, residual + r * c.dim, w.predictor_threshold, mask);
+    if (predictor == Predictor::sign) {
+        const host::SignRows& signs = signs_[l - shape_.first_layer];
+        for (size_t r = 0; r < rows; ++r)
+            host::predict_sign(team_, signs, x + r * c.dim, sparsity(l).agreements, &mask_[r * words]);
+    } else {
+        host::predict_lowrank(team_, w.fc1, w.fc2, all_, residual, rows, w.predictor_threshold, mask_.data(),
+                              predict_scratch_);
+    }
+    may_fire_.clear();
+    predicted_.clear();
+    for (uint32_t word = 0; word < words; ++word) {
+        uint32_t any = 0;
+        for (uint32_t r = 0; r < rows; ++r) any |= mask_[r * words + word];
+        for (; any; any &= any - 1) {
+            const uint32_t bit = uint32_t(std::countr_zero(any));
+            may_fire_.push_back(32 * word + bit);
+            for (uint32_t r = 0; r < rows && rows > 1; ++r)
+                predicted_.push_back(float(mask_[r * words + word] >> bit & 1));
         }
     }
-    const Cold cold =
-        predicted(all_, rows, [&](uint32_t r, uint32_t n) { return mask_[r * words + n / 32] >> n % 32 & 1; });
+    const Cold cold = {.neurons = all_, .may_fire = may_fire_, .predicted = predicted_};
     count(stats, l, step_of(steps(l, host::Work::few), StepKind::predict_mask), {.rows = double(rows)}, start);
     return cold;
 }

@@ -128,6 +128,7 @@ class HostLayers {
     void count_missed(uint32_t l, const Cold& cold, uint32_t rows, LayerCounts& counts);
     std::vector<float> norm_, q_, k_, v_, mixed_, attended_, out_, logits_, gates_;
     host::Inputs inputs_;
+    host::LowRankScratch predict_scratch_;
     host::ExpertScratch scratch_;
     host::AttendScratch attend_scratch_;
 };

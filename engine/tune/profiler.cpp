@@ -67,8 +67,8 @@ void Profiler::sample(const LayerActivity& a, uint32_t t, uint32_t* row)
     const bool lowrank = w.fc1.rows > 0;
     if (lowrank) {
         mask_.resize(ceil_div(n, 32));
-        host::predict_lowrank(team_, w.fc1, w.fc2, a.neurons, a.residual + size_t(t) * c.dim, w.predictor_threshold,
-                              mask_.data());
+        host::predict_lowrank(team_, w.fc1, w.fc2, a.neurons, a.residual + size_t(t) * c.dim, 1, w.predictor_threshold,
+                              mask_.data(), predict_scratch_);
     }
     const auto differing = host::kernels().differing_bits;
     for (size_t j = 0; j < n; ++j) {

@@ -30,6 +30,7 @@ class Profiler {
     std::vector<host::SignRows> signs_;    // of the gates, in file order
     std::vector<LayerProfile> heard_;
     std::vector<uint32_t> counts_, mask_;
+    host::LowRankScratch predict_scratch_;
     std::vector<uint64_t> signs_of_x_;
 };
 
