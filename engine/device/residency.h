@@ -10,7 +10,8 @@
 namespace hearth {
 
 /// A layer's neurons in placement order: `order[group_neurons * g]` and the next group_neurons - 1 are group g, the
-/// last group may be shorter. A group is in a slot of device memory, or it is cold, which is the host's.
+/// last group may be shorter; bit i of word g of a mask of the layer is that of the i-th of them. A group is in a slot
+/// of device memory, or it is cold, which is the host's.
 class LayerResidency {
   public:
     LayerResidency(std::vector<uint32_t> order, std::vector<uint32_t> slots);
@@ -25,8 +26,6 @@ class LayerResidency {
     bool split() const { return !cold_.empty(); }
     uint32_t resident_neurons() const { return uint32_t(order_.size() - cold_neurons_.size()); }
 
-    /// Where a neuron is in the order: bit i of word g of a mask of the layer belongs to place 32 g + i.
-    uint32_t place_of(uint32_t neuron) const { return place_[neuron]; }
     uint32_t expert_of(uint32_t g, size_t experts) const
     {
         return uint32_t(order_[size_t(g) * group_neurons] / (order_.size() / experts));

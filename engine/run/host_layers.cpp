@@ -39,7 +39,7 @@ void add_to_rows(const std::vector<float>& y, uint32_t rows, float* x)
 HostLayers::HostLayers(const Weights& weights, host::Team& team, Shape shape)
     : weights_(weights), team_(team),
       shape_(std::move(shape)), frequencies_{rope_frequencies(weights.config), rope_frequencies(weights.config, true)},
-      all_(weights.config.neurons)
+      all_(weights.config.neurons), groups_(ceil_div(weights.config.neurons, group_neurons))
 {
     const Config& c = weights.config;
     const uint32_t batch = shape_.batch, first_layer = shape_.first_layer;
@@ -55,6 +55,7 @@ HostLayers::HostLayers(const Weights& weights, host::Team& team, Shape shape)
     }
     head_step_ = host_head_step(host_matrix(weights.output));
     std::iota(all_.begin(), all_.end(), 0);
+    std::iota(groups_.begin(), groups_.end(), 0);
     for (uint32_t l = first_layer; l < (shape_.one_cache ? first_layer + 1 : c.layers); ++l)
         caches_.emplace_back(shape_.kv, c.kv_heads, shape_.pages, c.head_dim);
     norm_.resize(size_t(batch) * c.dim);
@@ -215,6 +216,26 @@ HostLayers::Cold HostLayers::of_experts(std::span<const uint32_t> neurons, uint3
     return {.neurons = neurons, .may_fire = may_fire_, .predicted = {}, .experts = experts};
 }
 
+HostLayers::Cold HostLayers::predicted(std::span<const uint32_t> neurons, std::span<const uint32_t> groups,
+                                       std::span<const uint32_t> order, std::span<const uint32_t* const> masks)
+{
+    may_fire_.clear();
+    predicted_.clear();
+    for (const uint32_t g : groups) {
+        const size_t first = size_t(g) * group_neurons;
+        uint32_t any = 0;
+        for (const uint32_t* const mask : masks) any |= mask[g];
+        if (order.size() - first < group_neurons) any &= (1u << (order.size() - first)) - 1;
+        for (; any; any &= any - 1) {
+            const uint32_t i = uint32_t(std::countr_zero(any));
+            may_fire_.push_back(order[first + i]);
+            for (size_t r = 0; r < masks.size() && masks.size() > 1; ++r)
+                predicted_.push_back(float(masks[r][g] >> i & 1));
+        }
+    }
+    return {.neurons = neurons, .may_fire = may_fire_, .predicted = predicted_};
+}
+
 /// Of all the layer's neurons, those that may fire for one of few rows.
 HostLayers::Cold HostLayers::predict(uint32_t l, uint32_t rows, const float* x, const float* residual, FeedStats& stats)
 {
@@ -232,19 +253,9 @@ HostLayers::Cold HostLayers::predict(uint32_t l, uint32_t rows, const float* x, 
         host::predict_lowrank(team_, w.fc1, w.fc2, all_, residual, rows, w.predictor_threshold, mask_.data(),
                               predict_scratch_);
     }
-    may_fire_.clear();
-    predicted_.clear();
-    for (uint32_t word = 0; word < words; ++word) {
-        uint32_t any = 0;
-        for (uint32_t r = 0; r < rows; ++r) any |= mask_[r * words + word];
-        for (; any; any &= any - 1) {
-            const uint32_t bit = uint32_t(std::countr_zero(any));
-            may_fire_.push_back(32 * word + bit);
-            for (uint32_t r = 0; r < rows && rows > 1; ++r)
-                predicted_.push_back(float(mask_[r * words + word] >> bit & 1));
-        }
-    }
-    const Cold cold = {.neurons = all_, .may_fire = may_fire_, .predicted = predicted_};
+    const uint32_t* masks[host::most_few];
+    for (size_t r = 0; r < rows; ++r) masks[r] = &mask_[r * words];
+    const Cold cold = predicted(all_, groups_, all_, std::span(masks, rows));
     count(stats, l, step_of(steps(l, host::Work::few), StepKind::predict_mask), {.rows = double(rows)}, start);
     return cold;
 }

@@ -53,26 +53,10 @@ class HostLayers {
     /// normalised, are (rows, dim).
     std::span<const float> cold_ffn(uint32_t l, const Cold& cold, host::Work work, uint32_t rows, const float* x,
                                     FeedStats& stats);
-    /// Of the host's neurons those that may fire for one of few rows, where may_fire(r, n) says so of neuron n.
-    template <class F>
-    Cold predicted(std::span<const uint32_t> neurons, uint32_t rows, const F& may_fire)
-    {
-        may_fire_.clear();
-        predicted_.clear();
-        float of_rows[host::most_few];
-        for (const uint32_t n : neurons) {
-            bool any = false;
-            for (uint32_t r = 0; r < rows; ++r) {
-                const bool fires = may_fire(r, n);
-                of_rows[r] = fires;
-                any |= fires;
-            }
-            if (!any) continue;
-            may_fire_.push_back(n);
-            if (rows > 1) predicted_.insert(predicted_.end(), of_rows, of_rows + rows);
-        }
-        return {.neurons = neurons, .may_fire = may_fire_, .predicted = predicted_};
-    }
+    /// Of the host's `neurons`, which are those of `groups` of an order, the ones that may fire for one of few rows: of
+    /// row r those whose bit is set in masks[r], where bit i of word g is that of order[32 g + i].
+    Cold predicted(std::span<const uint32_t> neurons, std::span<const uint32_t> groups, std::span<const uint32_t> order,
+                   std::span<const uint32_t* const> masks);
 
     /// Of the host's neurons those of experts that one of few rows goes through.
     Cold of_experts(std::span<const uint32_t> neurons, uint32_t rows, const float* experts);
@@ -114,7 +98,7 @@ class HostLayers {
     std::vector<std::array<Step, 2>> cold_ffn_steps_;        // likewise
     Step head_step_;
     std::vector<double> frequencies_[2];    // of rope; the second ones by Config::window_base
-    std::vector<uint32_t> all_;             // neurons of a layer
+    std::vector<uint32_t> all_, groups_;    // neurons of a layer, and groups of them
     std::vector<host::SignRows> signs_;     // of layers first_layer and up, for Predictor::sign
     std::vector<uint32_t> mask_;            // (rows, groups)
     std::vector<uint32_t> may_fire_;

@@ -111,10 +111,9 @@ HostLayers::Cold Scheduler::cold_work(uint32_t l, const Batch& batch)
         return {.neurons = neurons, .may_fire = neurons, .predicted = {}, .experts = experts};
     if (experts) return host_.of_experts(neurons, batch.size(), experts);
     if (host_.sparsity(l).predictor == Predictor::none) return {.neurons = neurons, .may_fire = neurons};
-    return host_.predicted(neurons, batch.size(), [&](uint32_t row, uint32_t neuron) {
-        const uint32_t place = residency.place_of(neuron);
-        return device_->mask(l, row)[place / 32] >> place % 32 & 1;
-    });
+    const uint32_t* masks[host::most_few];
+    for (uint32_t r = 0; r < batch.size(); ++r) masks[r] = device_->mask(l, r).data();
+    return host_.predicted(neurons, residency.cold_groups(), residency.order(), std::span(masks, batch.size()));
 }
 
 /// The device's gates of a layer, then the host's.
