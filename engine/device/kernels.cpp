@@ -173,13 +173,19 @@ std::string with_addresses(const vulkan::Device& device, const char* name)
     return device.features().int64 ? name : fmt::format("{}_32", name);
 }
 
-/// The same of a kernel whose workgroups read what lies near one address: AMD's GPUs (and software) add a number of 32
-/// bits to it as they load, for NVIDIA's and Intel's that is more work than an index.
+/// The same of a kernel whose workgroups read what lies near one address, which is more work than an index where
+/// offsets are not added as they load.
 std::string with_near_addresses(const vulkan::Device& device, const char* name)
 {
-    constexpr uint32_t nvidia = 0x10de, intel = 0x8086;
-    const uint32_t vendor = device.info().vendor;
-    return vendor == nvidia || vendor == intel ? fmt::format("{}_32", name) : with_addresses(device, name);
+    return device.info().adds_offsets ? with_addresses(device, name) : fmt::format("{}_32", name);
+}
+
+/// Rates of products where nobody has measured. On GCN each weight would cost an instruction to be made a half.
+std::array<double, std::size(products)> usual_rates(const vulkan::DeviceInfo& info)
+{
+    auto rates = usual_products;
+    if (info.min_subgroup_size == 64) rates[size_t(Product::halves)] = 0;
+    return rates;
 }
 
 }    // namespace
@@ -211,11 +217,7 @@ bool offers(const vulkan::Device& device, Product product, WeightType type, cons
 Product GpuKernels::product(WeightType type, const ProductUse& use) const
 {
     const auto& measured = products_[format_number(type)];
-    auto rates = std::ranges::max(measured) > 0 ? measured : usual_products;
-    // On GCN each weight would cost an instruction to be made a half.
-    const vulkan::DeviceInfo& info = device_->info();
-    if (std::ranges::max(measured) == 0 && info.kind != vulkan::DeviceKind::software && info.min_subgroup_size != 32)
-        rates[size_t(Product::halves)] = 0;
+    const auto rates = std::ranges::max(measured) > 0 ? measured : usual_rates(device_->info());
     Product best = Product::floats;
     for (const Product p : products)
         if (offers(*device_, p, type, use) && rates[size_t(p)] > rates[size_t(best)]) best = p;

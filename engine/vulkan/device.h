@@ -55,6 +55,7 @@ struct DeviceInfo {
     uint32_t reported_subgroup_size = 0;    // what the driver gives to who asks for none
     uint32_t min_subgroup_size = 0, max_subgroup_size = 0;
     std::vector<uint32_t> subgroup_sizes;    // that a kernel can ask for
+    bool adds_offsets = false;               // of 32 bits to an address as it loads, at no cost
     Features features;
     MatrixSize matrix;             // if features.matrices
     uint32_t max_workgroup = 0;    // invocations

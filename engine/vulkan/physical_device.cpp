@@ -9,7 +9,7 @@ namespace hearth::vulkan {
 
 namespace {
 
-constexpr uint32_t intel = 0x8086;    // a vendor's number
+constexpr uint32_t intel = 0x8086, nvidia = 0x10de;    // vendors' numbers
 
 /// The largest product of halves, summed in floats, whose sizes divide what a subgroup makes in matmul_coop; zeros
 /// where there is none.
@@ -220,6 +220,7 @@ DeviceInfo look_at(const InstanceApi& api, VkPhysicalDevice handle)
         return d;
     }
     d.driver = fmt::format("{} {}", p.v12.driverName, p.v12.driverInfo);
+    d.adds_offsets = d.vendor != intel && d.vendor != nvidia;    // AMD's GPUs do, and software
     d.kind = kind_of(p.all.properties.deviceType);
     look_at_memory(api, handle, d);
     const OfferedFeatures f(api, handle);
