@@ -39,7 +39,7 @@ sys.path.insert(0, str(TESTS))
 import program_test as program  # noqa: E402
 from program_test import ALL, ARGUMENTS, CPU, DEVICE, Case, setUpModule  # noqa: E402, F401
 
-# The best two logits may be turned round by rounding if they are no farther apart; those of the second are larger.
+# The best two logits may be turned round by rounding if they are no farther apart; Gemma's are larger.
 NEAR = 0.1 if GEMMA else 0.01
 WORST = 0.001     # of the mean negative log likelihood
 COUNT = 48        # greedy tokens
